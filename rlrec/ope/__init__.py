@@ -59,11 +59,12 @@ ASSUMPTIONS = {
 
 
 class EstimatorChoice(Record):
-    """An EstimatorChoice holds the requested estimators by label and unit; each unit is a fold of its own.
+    """An EstimatorChoice holds the requested estimators by label and unit. Each unit is computed by a fold of its own.
 
-    labels: all labels, in the order of the request. named: the estimators that the request names one by one, not by
-    a group; slates_named: whether it names estimators per slate, or their group, and not only `all`; answering:
-    whether it names none, so that on pages the first of ANSWERING with a sufficient estimate answers."""
+    labels: all labels, in the order of the request. named: the labels that the request names itself, not by a group;
+    slates_named: whether the request names estimators per slate, or the group of these estimators, and not only
+    `all`; answering: whether the request names no estimators, so that on pages the first estimator of ANSWERING with
+    a sufficient estimate answers."""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]
@@ -75,15 +76,15 @@ class EstimatorChoice(Record):
 
     @property
     def with_answering(self) -> EstimatorChoice:
-        """Return the choice with the estimators of pages that may answer. They have no label, and a row only where they
-        answer."""
+        """Return the choice with the estimators of pages that may answer. These estimators have no label, and they have
+        a row only if they answer."""
         slates = {name: cast("SlateEstimator", estimator(name)) for names in ANSWERING.values() for name in names}
         return replace(self, slates=self.slates | slates, answering=True)
 
     @property
     def with_companions(self) -> EstimatorChoice:
-        """Return the choice with an estimator that assumes less, against which those that assume independent slots are
-        checked. Where this estimator was not requested it has no label and no row."""
+        """Return the choice with an additional estimator that assumes less. The estimators that assume independent
+        slots are checked against it. If the additional estimator was not requested, it has no label and no row."""
         kinds = self.slates.values()
         if not any(kind.independent_slots for kind in kinds) or any(kind.joint for kind in kinds):
             return self
@@ -152,8 +153,8 @@ def descriptions() -> dict[str, list[tuple[str, str]]]:
 
 
 def _form(kind: Any) -> str:
-    """Return the form in which an estimator is written, with optional parts in brackets. Of two parameters the form
-    shows the first."""
+    """Return the form in which an estimator is written, with optional parts in brackets. If the estimator has two
+    parameters, the form shows the first parameter."""
     forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(kind).values()][:1]
     return kind.name + "".join(forms if kind.name in NEED_CURVE else (f"[{form}]" for form in forms))
 

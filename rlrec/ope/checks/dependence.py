@@ -1,7 +1,7 @@
 """This module tests whether rewards depend on the earlier part of a visit, on the slots above, or on earlier visits.
 
-The first two tests are linear models of rewards within cells (an arm at a position); errors are over blocks of
-clusters."""
+The first two tests are linear models of rewards within cells. A cell is an arm at a position. The errors are
+computed over blocks of clusters."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _CONSTANT_SHARE = 1e-9  # share of the variance within cells below which a colum
 
 
 class CellSums(Sums):
-    """CellSums holds sums over rows, of d columns, which can be added. The last column is explained by the others.
+    """CellSums holds sums over rows of d columns. The sums of two batches can be added. The last column is explained by
+    the other columns.
 
-    cells (64, c, d + 1): per block of clusters and cell, of the columns and of 1
-    moments (64, d, d): per block, of the products of two columns"""
+    cells (64, c, d + 1): for each block of clusters and each cell, the sum of each column, and the number of rows
+    moments (64, d, d): for each block, the sums of the products of two columns"""
 
     cells: Array
     moments: Array
@@ -39,22 +40,22 @@ def block_numbers(cluster: Ids) -> Ids:
 
 
 def block_sums(columns: Sequence[Array | None], block: Ids, cell: Ids, *, cells: int) -> Array:
-    """Return the sums of columns per block and cell, (k, 64, cells).
+    """Return the sum of each column per block and cell, (k, 64, cells).
 
-    columns (n,) each; None counts rows."""
+    columns: the values of each column, (n,), or None to count the rows."""
     index = block * cells + cell
     sums = [np.bincount(index, weights=column, minlength=BLOCKS * cells) for column in columns]
     return np.reshape(sums, (len(columns), BLOCKS, cells)).astype(np.float64)
 
 
 def is_rejected(p_value: float | None) -> bool:
-    """Tell whether a test rejects its hypothesis. Without a p-value (None) it does not."""
+    """Tell whether a test rejects its hypothesis. A test without a p-value (None) does not reject it."""
     return p_value is not None and p_value < ALPHA
 
 
 class Slopes(NamedTuple):
-    """Slopes holds the coefficients of the tested columns that vary, as estimate (k,), covariance (k, k) and number of
-    blocks."""
+    """Slopes holds the coefficients of the tested columns that vary: their estimate (k,), their covariance (k, k), and
+    the number of blocks."""
 
     estimate: Array
     covariance: Array
@@ -64,7 +65,7 @@ class Slopes(NamedTuple):
 def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) -> CellSums:
     """Return the sums of one batch of columns, (n,) each.
 
-    cell: number from 0, negative for rows that are not compared."""
+    cell: the number of each row's cell, from 0, or a negative number for a row that is not compared."""
     compared_columns, rows = columns, cell >= 0
     if not rows.all():
         compared_columns, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
@@ -80,8 +81,8 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
 
 
 def slopes(sums: CellSums, *, n_tested: int) -> Slopes | None:
-    """Return the coefficients of the first `n_tested` columns; None without enough evidence, if none of them varies or
-    too few clusters have rows."""
+    """Return the coefficients of the first `n_tested` columns. The result is None without enough evidence, that is, if
+    no tested column varies or too few clusters have rows."""
     cells, moments = sums.cells.sum(axis=0), sums.moments.sum(axis=0)
     present_blocks = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
     products = _centred_products(cells, moments)
@@ -101,9 +102,9 @@ def slopes(sums: CellSums, *, n_tested: int) -> Slopes | None:
 
 
 def _centred_products(cells: Array, moments: Array) -> Array:
-    """Return the products of two columns around their means in each cell, (d, d).
+    """Return the sums of the products of two columns around their means in each cell, (d, d).
 
-    cells (c, d + 1), moments (d, d): sums."""
+    cells (c, d + 1), moments (d, d): the sums as in `CellSums`, without the axis of blocks."""
     columns, count = cells[:, :-1], np.maximum(cells[:, -1:], 1.0)
     return moments - (columns / count).T @ columns
 
@@ -135,8 +136,9 @@ def carry_over_sums(
 ) -> CellSums:
     """Sum up one batch of impressions, (n,) each, for the test of carry-over.
 
-    cell: number of the arm and position, from 0, negative for rows that are not compared. step: the step in the
-    visit, from 0; repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
+    cell: the number of the arm and position, from 0, or a negative number for rows that are not compared. step: the
+    step of the visit, from 0; repeats: the number of earlier slates of the visit that showed the arm; length: the
+    number of decisions of the visit."""
     largest_count = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
     log1p = np.log1p(np.arange(largest_count + 1))  # for every count that may occur
     log_length = log1p[length]
@@ -145,8 +147,8 @@ def carry_over_sums(
 
 
 def carry_over_p_value(sums: CellSums) -> float | None:
-    """Return the p-value of the hypothesis that rewards depend neither on the step nor on repeats; None without enough
-    evidence, if no visit has a second step or too few clusters have rows."""
+    """Return the p-value of the hypothesis that rewards depend neither on the step nor on repeats. The result is None
+    without enough evidence, that is, if no visit has a second step or too few clusters have rows."""
     tested_slopes = slopes(sums, n_tested=_N_TESTED)
     if tested_slopes is None:
         return None
@@ -170,11 +172,11 @@ def carry_over_p_value(sums: CellSums) -> float | None:
 def slots_above_sums(
     reward: Array, *, attraction: Array, cell: Ids, cells: int, decision: Ids, position: Ids, cluster: Ids
 ) -> CellSums:
-    """Sum up one batch of slots, (n,) each, in order of decision and position. Slots below a missing one are not
+    """Sum up one batch of slots, (n,) each, in order of decision and position. Slots below a missing slot are not
     compared.
 
-    attraction: the attraction of each slot's arm; cell: number of the arm and position, from 0, negative for rows
-    that are not compared."""
+    attraction: the attraction of each slot's arm; cell: the number of the arm and position, from 0, or a negative
+    number for rows that are not compared."""
     starts = run_starts(decision)
     # the attraction of the arms above on the same slate
     attraction_before = np.cumsum(attraction) - attraction
@@ -184,8 +186,8 @@ def slots_above_sums(
 
 
 def slots_above_p_value(sums: CellSums) -> float | None:
-    """Return the one-sided p-value of the hypothesis that slots below attractive arms do not have lower rewards; None
-    without enough evidence."""
+    """Return the one-sided p-value of the hypothesis that slots below attractive arms do not have lower rewards. The
+    result is None without enough evidence."""
     tested_slopes = slopes(sums, n_tested=1)
     if tested_slopes is None or not tested_slopes.covariance[0, 0] > 0:
         return None
@@ -216,13 +218,13 @@ _DEPENDENT_SHARE = (
 
 
 class VisitCarryOverSums(Sums, kw_only=True):
-    """VisitCarryOverSums holds sums over visits. The outcomes of a visit are the return of the person's next visit (0
-    without one), whether there is one, and 1.
+    """VisitCarryOverSums holds sums over visits. A visit has three outcomes: the return of the person's next visit (0
+    without a next visit), whether there is a next visit, and 1.
 
-    products (3, 64, a): per block of persons, of each outcome x (m / p of the arm shown - m of each eligible arm)
-    visits (3, 64): of the outcomes; impressions (64, a): of each arm; rewards (64, a): their rewards
-    events: of each kind of event (2, 64, a), the number of impressions of each arm that had one, and the sum of the
-    values"""
+    products (3, 64, a): for each outcome, block of persons and arm, the sum of the outcome x (m / p if the arm was
+    shown - m if the arm was eligible) visits (3, 64): the sum of each outcome per block; impressions (64, a): the
+    impressions of each arm; rewards (64, a): the rewards of these impressions events: for each kind of event (2, 64,
+    a), the number of impressions of each arm that had such an event, and the sum of the values"""
 
     products: Array
     visits: Array
@@ -231,8 +233,9 @@ class VisitCarryOverSums(Sums, kw_only=True):
     events: Mapping[str, Array]
 
     def p_value(self) -> float | None:
-        """Return the p-value of the hypothesis that next visits do not depend on what a visit showed; None without
-        enough evidence, if too few persons have several visits or the logger drew nothing at random."""
+        """Return the p-value of the hypothesis that next visits do not depend on what a visit showed. The result is
+        None without enough evidence, that is, if too few persons have several visits or the logger drew nothing at
+        random."""
         next_return, next_visits, visits = self.visits.sum(axis=1)
         is_present = self.visits[2] > 0
         blocks = int(is_present.sum())
@@ -266,13 +269,12 @@ class VisitCarryOverSums(Sums, kw_only=True):
 
 
 class VisitDraws(Record, eq=False):
-    """VisitDraws holds the logger's draws in some visits.
+    """VisitDraws holds the logger's draws in visits.
 
-    visit, arm, shown: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every slot
-    below, where it could not be drawn again
-    decided, eligible, m_total: for every decision, the row of its visit, the row of its eligible set in `members`, and
-    the sum of m over its slots
-    members (sets, a): 1 for the arms of each eligible set"""
+    visit, arm, shown: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every
+    slot below, if the arm could not be drawn again in that slot decided, eligible, m_total: for every decision, the
+    row of its visit, the row of its eligible set in `members`, and the sum of m over its slots members (sets, a): 1
+    for the arms of each eligible set"""
 
     visit: Ids
     arm: Ids
@@ -295,11 +297,12 @@ def visit_carry_over_sums(
     draws: VisitDraws, *, person: Ids, served: Flags, following: Ids, returns: Array, visit: Ids, arm: Ids,
     reward: Array, events: Mapping[str, Array],
 ) -> VisitCarryOverSums:  # fmt: skip
-    """Sum up the visits and impressions of some persons.
+    """Sum up the visits and impressions of a batch of persons.
 
-    person, served, following, returns (s,), for visits: the person's digest; whether the visit counts; the row of
-    the person's next visit, -1 without one; its return. visit, arm, reward, events (n,), for impressions: row of the
-    visit, rank of the arm, reward, and the sum of the values of each kind of event."""
+    For each visit (s,), person is the digest of the person; served: whether the visit counts; following: the row of
+    the person's next visit, or -1 if there is none; returns: the return of the visit. For each impression (n,),
+    visit is the row of its visit; arm: the rank of the arm; reward: the reward; events: for each kind, the sum of
+    the values of the events."""
     block, n_scored_arms = (
         (hash_bits(person, salt=_VISIT_SALT) % np.uint64(BLOCKS)).astype(np.intp),
         draws.members.shape[1],
@@ -321,9 +324,9 @@ def visit_carry_over_sums(
 
 
 def _scores(impressions: Array, rewards: Array) -> Array:
-    """Return the mean reward of each arm minus that of all arms, shrunk to 0, (a,).
+    """Return the mean reward of each arm minus the mean reward of all arms, shrunk to 0, (a,).
 
-    impressions, rewards: (b, a)."""
+    impressions, rewards: the sums of each block and arm, (b, a)."""
     count, total = impressions.sum(axis=0), rewards.sum(axis=0)
     mean = total.sum() / max(count.sum(), 1.0)
     return (total - mean * count) / (count + _PRIOR_IMPRESSIONS)

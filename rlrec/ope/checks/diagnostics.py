@@ -22,16 +22,16 @@ _ROW_COUNTS = ("rows", "left_out", "rewards", "weighted_rewards")
 
 
 class Weights(Record, eq=False):
-    """Weights holds diagnostics over rows that can be added, as `weights(batch_1) + weights(batch_2)`.
+    """Weights holds diagnostics over rows. The diagnostics of two batches can be added, as `weights(batch_1) +
+    weights(batch_2)`.
 
-    rows, left_out: number of rows that can be weighed, and of the others
-    rewards, weighted_rewards: number of rows whose reward, and whose weight x reward, is not 0
-    weight, not_default: sum of weights, and sum over rows whose reward is not the default
-    largest, bound: largest weight, and largest provable weight (inf where some row has no bound)
-    unsupported, n_unsupported: sum of the unsupported mass, and number of rows where it is known
-    reward_size: sum of |weight x reward|
-    earned, counted: sum of the logged rewards, and number of rows, where rows count as often as their `count`
-    top_weights, top_rewards: the largest 100,000 weights and |weight x reward|"""
+    rows, left_out: number of rows that can be weighed, and of rows that cannot rewards, weighted_rewards: number of
+    rows whose reward, and whose weight x reward, is not 0 weight, not_default: sum of weights, and sum of the
+    weights of rows whose reward is not the default largest, bound: largest weight, and largest provable weight (inf
+    if any row has no bound) unsupported, n_unsupported: sum of the unsupported mass, and number of rows where this
+    mass is known reward_size: sum of |weight x reward| earned, counted: sum of the logged rewards, and number of
+    rows, where each row counts as often as its `count` top_weights, top_rewards: the largest 100,000 weights, and
+    the largest 100,000 values of |weight x reward|"""
 
     rows: int
     left_out: int
@@ -66,13 +66,13 @@ class Weights(Record, eq=False):
 
     @property
     def served(self) -> float | None:
-        """Return the mean of the logged rewards; None without rows."""
+        """Return the mean of the logged rewards, or None without rows."""
         return self.earned / self.counted if self.counted else None
 
     @cached_property
     def top1_share(self) -> float | None:
-        """Return the share of the top 1 % of rows in the sum of |weight x reward|. With more than ten million rows it
-        is that of the top 100,000."""
+        """Return the share of the top 1 % of rows in the sum of |weight x reward|. With more than ten million rows the
+        result is the share of the top 100,000 rows."""
         if not self.reward_size:
             return None
         count = -(-self.rows // 100)
@@ -80,8 +80,8 @@ class Weights(Record, eq=False):
 
     @cached_property
     def k_hat(self) -> float | None:
-        """Return the shape of the tail of the weights; None where a largest weight is provable or the tail is too
-        short."""
+        """Return the shape of the tail of the weights. The result is None if a largest weight is provable, or if the
+        tail is too short."""
         return None if np.isfinite(self.bound) else k_hat(self.top_weights, self.rows)
 
 
@@ -101,8 +101,9 @@ def weight_diagnostics(
 ) -> Weights:  # fmt: skip
     """Return the diagnostics of the rows of a batch, (n,) each.
 
-    bound: the largest weight that each row could have had, inf or NaN where none is known; used: the rows that can
-    be weighed, None for all; largest: the largest of a row's weights, None where each row has one weight."""
+    bound: the largest weight that each row could have had, inf or NaN if no largest weight is known; used: the rows
+    that can be weighed, or None for all rows; largest: the largest weight of each row, or None if each row has only
+    one weight."""
     count, left_out = batch.count, batch.left_out
     if used is not None:
         left_out += int((~used).sum())
@@ -130,10 +131,14 @@ def _largest_values(*parts: Array) -> Array:
 
 
 def k_hat(top: Array, rows: int) -> float | None:
-    """Return the shape of the generalised Pareto tail of `rows` weights whose largest are `top`. The shape is fitted on
-    the top min(rows / 5, 3 sqrt(rows)), with a prior of ten observations at 1/2. None if the tail has fewer than 50
-    distinct values. Above 0.7 the mean of such weights is unreliable. Source: stan-dev/loo, R/gpdfit.R (after Zhang &
-    Stephens 2009), 30 + sqrt(n) points on the grid."""
+    """Return the shape of the generalised Pareto tail of `rows` weights.
+
+    The shape is fitted on the top min(rows / 5, 3 sqrt(rows)) weights, with a prior of ten observations at 1/2. The
+    result is None if the tail has fewer than 50 distinct values. If the result is above 0.7, the mean of such
+    weights is unreliable. Source: stan-dev/loo, R/gpdfit.R (after Zhang & Stephens 2009), 30 + sqrt(n) points on the
+    grid.
+
+    top: the largest of the weights."""
     length = min(int(np.ceil(min(0.2 * rows, 3 * np.sqrt(rows)))), len(top) - 1)
     if length < 50:
         return None

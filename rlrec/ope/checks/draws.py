@@ -50,12 +50,13 @@ _ROUNDED = 1e-9
 
 
 def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: int) -> tuple[Ids, Ids]:
-    """Return pairs of a context and a cell that it lies in, (c,) each, by context and cell.
+    """Return pairs of a context and a cell that the context lies in, (c,) each, ordered by context and cell.
 
-    row, column, value (e,): the features of contexts; contexts: their number. The first half of the cells are values
-    of fields (for numbers: values close together), the other half whole contexts. Hashes determine the cell, so that
-    nothing about the log need be known beforehand; values that share a cell make it coarser, but no test of it
-    wrong."""
+    The first half of the cells are values of fields (for numbers: values close together), the other half are whole
+    contexts. Hashes determine the cell, so that nothing about the log need be known beforehand. If two values share
+    a cell, the cell is coarser, but no test of the cell is wrong.
+
+    row, column, value (e,): the features of contexts; contexts: the number of contexts; cells: the number of cells."""
     half_cells = cells // 2
     value_step = np.clip(np.rint(value * _STEPS_PER_UNIT), -_LARGEST_STEP, _LARGEST_STEP).astype(np.int64)
     value_cell = hash_bits(column.astype(np.int64) * 256 + value_step, salt=_SALT) % np.uint64(half_cells)
@@ -77,8 +78,8 @@ def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Id
 
 
 class FirstCounts(Record, kw_only=False, eq=False):
-    """FirstCounts holds the number of rows with each of the `limit` smallest values, ascending. Those of two batches
-    can be added."""
+    """FirstCounts holds the number of rows with each of the `limit` smallest values, ascending. The counts of two
+    batches can be added."""
 
     value: npt.NDArray[Any]
     count: Array
@@ -88,7 +89,7 @@ class FirstCounts(Record, kw_only=False, eq=False):
     def count_rows(cls, value: npt.NDArray[Any], limit: int, count: Array | None = None) -> FirstCounts:
         """Count the rows with each value.
 
-        count (n,): how often each row counts; None for once."""
+        count (n,): how often each row counts, or None if each row counts once."""
         values, index = np.unique(value, return_inverse=True)
         counts = np.bincount(index.ravel(), weights=count, minlength=len(values)).astype(np.float64)
         return cls(values[:limit], counts[:limit], limit)
@@ -99,11 +100,11 @@ class FirstCounts(Record, kw_only=False, eq=False):
 
 
 class Draws(Record, kw_only=False, eq=False):
-    """Draws holds the first two draws of each of the first GROUPS groups of draws, by hash. Samples of two batches can
-    be added.
+    """Draws holds the first two draws of each group of draws, for the first GROUPS groups by hash. A group has the
+    draws of one time and context. The samples of two batches can be added.
 
-    group, order (n,): hashes of a time and context, and of a decision; arm, p (n,): the arm shown, and its
-    propensity."""
+    group, order (n,): the hash of each draw's time and context, and the hash of its decision; arm, p (n,): the arm
+    shown, and the propensity of this arm."""
 
     group: Words
     order: Words
@@ -124,7 +125,8 @@ class Draws(Record, kw_only=False, eq=False):
 
     @property
     def are_repeated(self) -> bool:
-        """Tell whether second draws show the arm of the first one more often than their propensities allow."""
+        """Tell whether the second draws of groups show the same arm as the first draws more often than the propensities
+        allow."""
         second_draws = 1 + np.flatnonzero(self.group[1:] == self.group[:-1])
         gain = (self.arm[second_draws] == self.arm[second_draws - 1]) / self.p[second_draws] - 1
         log_wealth_by_bet = np.log1p(_STAKES[:, None] * gain).sum(axis=1)
@@ -132,8 +134,8 @@ class Draws(Record, kw_only=False, eq=False):
 
 
 class RepeatSums(Sums):
-    """RepeatSums holds samples of draws at the same time in the same context, and of identical sessions, by their
-    hashes."""
+    """RepeatSums holds two samples by hash: the draws at the same time in the same context, and the kinds of identical
+    sessions."""
 
     draws: Draws
     kinds: FirstCounts
@@ -150,9 +152,10 @@ class RepeatSums(Sums):
 class ClippingSums(Sums):
     """ClippingSums holds the sums over decisions that a test of clipped propensities needs.
 
-    log (shares,): log wealth of bets on "less"; moments (4,): the sums of 1, of 1 / p, of its square and of the
-    number of eligible arms; sizes: the numbers that occur; smallest: counts of the smallest propensities. The last
-    three are over decisions in which every arm had, or may have had, a positive probability."""
+    log (shares,): logarithm of the wealth of bets on "less"; moments (4,): sums of 1, of 1 / p, of its square, and
+    of the number of eligible arms; sizes: the numbers of eligible arms that occur; smallest: counts of the smallest
+    propensities. moments, sizes and smallest are over the decisions in which every arm had, or may have had, a
+    positive probability."""
 
     log: Array
     moments: Array
@@ -164,7 +167,7 @@ class ClippingSums(Sums):
         """Sum up one batch of decisions.
 
         p, arms (n,): the propensity of the arm that each decision shows, and the number of eligible arms; least
-        (n,): the smallest propensity of any of them, NaN where it is not logged."""
+        (n,): the smallest propensity of any eligible arm, or NaN if this propensity is not logged."""
         has_bet = (least > 0) & (least * arms < 1 - _ROUNDED)
         largest_ratio = 1 / (least[has_bet] * arms[has_bet])
         gain = np.minimum((1 / (p[has_bet] * arms[has_bet]) - 1) / (largest_ratio - 1), 1.0)
@@ -177,7 +180,7 @@ class ClippingSums(Sums):
 
     @property
     def raises_alarm(self) -> bool:
-        """Tell whether arms with small propensities were shown less often than these say."""
+        """Tell whether arms with small propensities were shown less often than these propensities say."""
         if float(log_wealth(np.append(self.log, 0.0)[:, None])[0]) > -np.log(CUT_ALPHA):
             return True
         n, inverse_total, squares, arms_total = self.moments.tolist()

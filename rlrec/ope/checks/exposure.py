@@ -18,12 +18,13 @@ _SALT = 2
 
 
 def spread(exposure: Array) -> dict[str, float | None]:
-    """Return the spread of exposures (m,), 0 or more, over all arms of a catalogue, including those without exposure;
-    None where nothing was exposed.
+    """Return the spread of exposures (m,), 0 or more, over all arms of a catalogue, including arms without exposure.
+    The figures are None if nothing was exposed.
 
-    coverage: share of the arms with any exposure. gini: 0 where all have the same, 1 - 1/m where one arm has it all.
-    entropy: the entropy in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy.
-    Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
+    coverage: the share of the arms with any exposure. gini: 0 if all arms have the same exposure, 1 - 1/m if one arm
+    has all of it. entropy: the entropy in nats. effective_arms: exp(entropy), the number of equally exposed arms
+    with the same entropy. Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m;
+    Shannon's entropy."""
     total, m = float(exposure.sum()), len(exposure)
     if not total > 0:
         return dict.fromkeys(("coverage", "gini", "entropy", "effective_arms"))
@@ -41,10 +42,10 @@ def spread(exposure: Array) -> dict[str, float | None]:
 
 
 class RateSums(Sums):
-    """RateSums holds sums of arms over groups of clusters, which can be added.
+    """RateSums holds sums of arms over groups of clusters. The sums of two batches can be added.
 
-    examined, reward (groups, a): pulls, counted by the examination of their positions, and rewards; doubt: half the
-    width of that examination's interval, in logarithms, summed over pulls."""
+    examined, reward (groups, a): the number of pulls, weighted by the examination of their positions, and the sum of
+    the rewards; doubt: half the width of the interval of that examination, in logarithms, summed over pulls."""
 
     examined: Array
     reward: Array
@@ -62,8 +63,8 @@ class RateSums(Sums):
     ) -> RateSums:
         """Sum up slots, (n,) each.
 
-        arm: 0..arms - 1; cluster: digests of the units that were randomised; doubt: the error of the examination of
-        the slot's position."""
+        arm: a number in 0..arms - 1; cluster: the digest of the unit that was randomised; examined: the examination
+        of the slot's position; doubt: half the width of the interval of this examination, in logarithms."""
         groups = max(2, min(GROUPS, CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
         summed = examined, reward, examined * doubt
@@ -72,12 +73,15 @@ class RateSums(Sums):
 
 
 def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:
-    """Return the reward of each arm per examined pull, and its interval, (a,) each; NaN without pulls.
+    """Return the reward of each arm per examined pull, and the bounds of its interval, (a,) each. The result is NaN for
+    an arm without pulls.
 
-    bounded: whether rewards are in [0, 1]. Then the interval is Wilson's with the pulls divided by the design
-    effect, the clustered variance over that of independent slots (at least 1); else it is from Student's t over
+    With `bounded` the interval is Wilson's, with the pulls divided by the design effect, which is the clustered
+    variance over the variance of independent slots (at least 1). Otherwise the interval is from Student's t over
     groups of clusters. Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's
-    interval for the exact one."""
+    interval for the exact interval.
+
+    bounded: whether rewards are in [0, 1]."""
     pulls, reward_sum = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
     n_groups = (sums.examined > 0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -33,7 +33,7 @@ _LEAST_PROBABILITY = 1e-12  # stands for the probability of clicks that a fit ru
 
 
 class SessionSums(Sums):
-    """SessionSums holds the number of sessions by number of slots and clicks, (65, 65)."""
+    """SessionSums holds the number of sessions with each number of slots and each number of clicks, (65, 65)."""
 
     counts: Array
 
@@ -41,7 +41,7 @@ class SessionSums(Sums):
     def from_sessions(cls, slots: Ids, clicks: Ids) -> SessionSums:
         """Count the sessions of one batch of entire sessions.
 
-        slots, clicks (n,): the numbers of slots and clicks of each session."""
+        slots, clicks (n,): the number of slots and the number of clicks of each session."""
         cell = np.ravel_multi_index(cells_of(slots, clicks), (LARGEST + 1, LARGEST + 1))
         return cls(np.bincount(cell, minlength=(LARGEST + 1) ** 2).reshape(LARGEST + 1, -1).astype(np.float64))
 
@@ -70,11 +70,11 @@ def cells_of(slots: Ids, clicks: Ids) -> tuple[Ids, Ids]:
 
 
 def machines(counts: Array) -> tuple[float, Array]:
-    """Return the log likelihood ratio of people and machines against people alone, and the probability that a session
-    with so many slots and clicks is a machine's, (65, 65). Shorter sessions say little about the number of machines;
-    their share there is taken to be that of the others.
+    """Return the logarithm of the likelihood ratio of people and machines against people alone, and the probability
+    that a session with each number of slots and clicks is a machine's, (65, 65). Shorter sessions say little about the
+    number of machines, so the share of machines among them is taken to be the share among the longer sessions.
 
-    counts: the counts that `SessionSums` describes."""
+    counts: the counts as in `SessionSums`."""
     gain, shares = 0.0, np.zeros_like(counts)
     shorter_fit, n_fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
     for start, end in pairwise((2, *_LENGTHS)):
@@ -107,8 +107,8 @@ def machines(counts: Array) -> tuple[float, Array]:
 
 
 def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
-    """Return the probability of the clicks in so many slots (c,) under each fit of people, (g, c), and for machines,
-    (c,). slots ascend."""
+    """Return the probability of the number of clicks in the number of slots (c,) under each fit of people, (g, c), and
+    for machines, (c,). slots must ascend."""
     a, b, rising_both, log_ways, thinning = _tables()
     p_people = []
     for n in np.unique(slots).tolist():
@@ -121,9 +121,9 @@ def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
 
 @cache
 def _tables() -> tuple[Array, Array, Array, Array, list[Array]]:
-    """Return, for each fit, logs of a (a + 1) ..., and the same for b and a + b, (g, 65) each; logs of binomial
-    coefficients, (65, 65); and for each share in _ATTRACTED the probabilities that so many of so many clicks remain,
-    (65, 65)."""
+    """Return tables for each fit of people. The tables are the logarithms of a (a + 1) ..., of b (b + 1) ..., and of
+    the same product for a + b, (g, 65) each; the logarithms of binomial coefficients, (65, 65); and, for each share in
+    _ATTRACTED, the probability that each number of clicks remains of each number of clicks, (65, 65)."""
     mean, spread = (grid.ravel() for grid in np.meshgrid(_MEANS, _SPREADS, indexing="ij"))
     rising = [
         np.cumsum(np.c_[np.zeros(len(x)), np.log(x[:, None] + np.arange(LARGEST))], axis=1)

@@ -42,9 +42,10 @@ _MAX_PAGE_ROUNDS, _PAGE_TOLERANCE = 100, 1e-5  # the same over pages
 class PositionRows(Record, eq=False):
     """PositionRows holds the slots of pages in order, (n,) each.
 
-    page; arm (a number from 0); position from 1; reward above the default; cluster; count: how many pages its page
-    stands for in a log that dropped some. marginals (n, K): the logger's probability of the slot's arm at each
-    position of its page; NaN where unknown."""
+    page: a number of the page; arm: a number from 0; position: a number from 1; reward: the reward above the
+    default; cluster: the cluster; count: how many pages of the original log the page stands for, if rows were
+    dropped from the log. marginals (n, K): the logger's probability of the slot's arm at each position of the page,
+    NaN if unknown."""
 
     page: Ids
     arm: Ids
@@ -55,13 +56,13 @@ class PositionRows(Record, eq=False):
     marginals: Array
 
     def take(self, rows: Flags) -> PositionRows:
-        """Return some of the rows."""
+        """Return the flagged rows."""
         return PositionRows(**{name: column[rows] for name, column in vars(self).items()})
 
 
 class ExaminedPosition(Record):
-    """This record has a position of a curve, with its examination relative to position 1, with bounds (infinite where
-    unknown), and the slots and rewards of the log there."""
+    """This record has a position of a curve: its examination relative to position 1, the bounds of the examination
+    (infinite if unknown), and the numbers of slots and rewards of the log at the position."""
 
     position: int
     examination: float
@@ -74,7 +75,7 @@ class ExaminedPosition(Record):
 class EstimatedCurve(Record):
     """An EstimatedCurve is a curve of examination from position 1 on.
 
-    reasons: says from which position on the curve is uncertain, and why it ends, each as CODE:POSITION; empty if
+    reasons: the position from which the curve is uncertain, and why the curve ends, each as CODE:POSITION; empty if
     nothing is lacking."""
 
     positions: Sequence[ExaminedPosition]
@@ -83,8 +84,8 @@ class EstimatedCurve(Record):
 
 
 class LogRatio(Record):
-    """A LogRatio is the log of the examination at a position, from its chain of d ratios. It is a smooth function of 2d
-    sums, alternately numerators and denominators."""
+    """A LogRatio is the logarithm of the examination at a position, computed from the d ratios of neighbours above it.
+    It is a smooth function of 2d sums, alternately numerators and denominators."""
 
     def value(self, mean: Array) -> Array:
         return np.log(mean[..., 1::2]).sum(axis=-1) - np.log(mean[..., ::2]).sum(axis=-1)
@@ -96,12 +97,12 @@ class LogRatio(Record):
 
 
 class OverlapSums(Sums):
-    """OverlapSums holds sums of some batches, which can be added.
+    """OverlapSums holds sums over batches. The sums of two batches can be added.
 
-    moments: per cluster, of the weighted rewards of each pair of neighbours. effective (K - 1, 2, 2, 2): for every
-    pair, its upper and lower side, over slots and over slots with a reward: the sum of the weights, and of their
-    squares. slots, rewards (K,): the numbers of slots and rewards that could be compared; unknown: slots whose
-    marginals at their own and a neighbouring position are not known."""
+    moments: for each cluster, the weighted rewards of each pair of neighbours. effective (K - 1, 2, 2, 2): for every
+    pair, for its upper and lower side, and over all slots and over slots with a reward: the sum of the weights, and
+    the sum of their squares. slots, rewards (K,): the slots that could be compared, and those with a reward;
+    unknown: the number of slots whose marginals at their own and a neighbouring position are not known."""
 
     moments: Moments
     effective: Array
@@ -111,9 +112,9 @@ class OverlapSums(Sums):
 
 
 def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
-    """Return the sums of one batch by overlap weights. With P_k the marginal of the slot's arm at position k, a slot at
-    k has weight h / P_k and one at k + 1 has weight h / P_(k+1), where h = P_k P_(k+1) / (P_k + P_(k+1)), times its
-    count.
+    """Return the sums of one batch by overlap weights. With P_k the marginal of the slot's arm at position k, the
+    weight of a slot at k is h / P_k times its count, and the weight of a slot at k + 1 is h / P_(k+1) times its count,
+    where h = P_k P_(k+1) / (P_k + P_(k+1)).
 
     spans_batches: whether a cluster may have rows in another batch."""
     n, size = rows.marginals.shape
@@ -144,8 +145,9 @@ def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
 
 
 def count_slots(rows: PositionRows, size: int, comparable: Flags | None = None) -> tuple[Ids, Ids]:
-    """Return the number of slots at each position, or of those flagged as comparable, and how many of them have a
-    reward, (size,) each."""
+    """Return the number of slots at each position, and how many of these slots have a reward, (size,) each.
+
+    comparable: flags of the rows to count; None counts all rows."""
     is_inside = rows.position <= size if comparable is None else (rows.position <= size) & comparable
     position_index, rewarded = rows.position[is_inside] - 1, (rows.reward != 0)[is_inside]
     return np.bincount(position_index, minlength=size), np.bincount(position_index[rewarded], minlength=size)
@@ -184,16 +186,16 @@ def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
 
 
 def examined_positions(value: Array, lower: Array, upper: Array, rewards: Ids, slots: Ids) -> list[ExaminedPosition]:
-    """Return the positions of a curve that has these values."""
+    """Return the positions of a curve, from arrays with one value per position."""
     names, n = ("examination", "lower", "upper", "rewards", "slots"), len(value)
     rows = zip(*(column.tolist() for column in (value, lower, upper, rewards[:n], slots[:n])), strict=True)
     return [ExaminedPosition(position=k, **dict(zip(names, row, strict=True))) for k, row in enumerate(rows, 1)]
 
 
 def _lacking_reason(pair: int, effective: Array, totals: Array) -> str | None:
-    """Return the reason why the lower one of two neighbours cannot be compared with the upper one.
+    """Return the reason why the lower of two neighbouring positions cannot be compared with the upper position.
 
-    pair: counted from 0."""
+    pair: the number of the pair of neighbours, from 0."""
     weight, squares = effective[..., 0], effective[..., 1]
     number = np.divide(np.square(weight), squares, out=np.zeros_like(weight), where=squares > 0)
     if number[:, 0].min() < FEWEST:
@@ -204,9 +206,10 @@ def _lacking_reason(pair: int, effective: Array, totals: Array) -> str | None:
 
 
 class Pages(Record, kw_only=False, eq=False):
-    """Pages holds complete pages, (p, K).
+    """Pages holds complete pages, as arrays (p, K).
 
-    arm: -1 below the end; click; cluster and count (p,), as in `PositionRows`."""
+    arm: the arm at each position, -1 below the end of the page; click: whether the slot was clicked; cluster, count
+    (p,): as in `PositionRows`."""
 
     arm: Ids
     click: Flags
@@ -220,8 +223,8 @@ class Pages(Record, kw_only=False, eq=False):
         return Pages(*(column[rows] for column in vars(self).values()))
 
     def examined(self, model: str) -> Flags:
-        """Tell which slots were certainly examined, (p, K), down to the first click (cascade), or to the last one
-        (dcm)."""
+        """Tell which slots were certainly examined, (p, K). These are the slots down to the first click under the
+        cascade model, and down to the last click under dcm."""
         is_shown, clicks_below = self.arm >= 0, _from_below(self.click)
         has_no_click = clicks_below[:, :1] == 0
         if model == "cascade":
@@ -230,12 +233,12 @@ class Pages(Record, kw_only=False, eq=False):
 
 
 def _from_below(click: Flags) -> Ids:
-    """Return the number of clicks at and below each position, (p, K)."""
+    """Return the number of clicks at each position and all positions below it, (p, K)."""
     return np.cumsum(click[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
 
 
 def complete_pages(rows: PositionRows) -> Pages:
-    """Return the pages of a batch that lack no slot above the last one shown, cut at K positions."""
+    """Return the pages of a batch that lack no slot above the last slot shown. Pages are cut at K positions."""
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
     depth = numbers_in_runs(starts, len(rows.page))
     page_number = np.cumsum(depth == 0) - 1
@@ -248,12 +251,14 @@ def complete_pages(rows: PositionRows) -> Pages:
 
 
 class ClickSums(Sums):
-    """ClickSums holds sums of some batches, where pages are multiplied by their counts. They can be added.
+    """ClickSums holds sums over batches, where pages are multiplied by their counts. The sums of two batches can be
+    added.
 
-    slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): slots
-    that were certainly examined under cascade and under dcm, and clicks on these. test_pages: held-out pages, a
-    share 1 / thinning of them. looks: for the fitted model (none for pbm), per cluster: pages down to each position,
-    and those that are examined there. totals (2, K): slots of the log, and those with a reward."""
+    slots, clicks (A, K): the slots and clicks of pages that are not held out, by arm and position; examined, clicked
+    (2, A, K): the slots that were certainly examined under cascade and under dcm, and the clicks on these slots.
+    test_pages: held-out pages, of which a share 1 / thinning is kept. looks: for the fitted model (none for pbm) and
+    each cluster, the pages that reach each position, and the pages on which the position is examined. totals (2, K):
+    slots of the log, and slots with a reward."""
 
     slots: Array
     clicks: Array
@@ -276,7 +281,7 @@ class ClickSums(Sums):
 def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool) -> ClickSums:
     """Return the sums of one batch.
 
-    arms: their number; model: the one whose curve is estimated."""
+    arms: the number of arms; model: the model whose curve is estimated."""
     batch, size = complete_pages(rows), rows.marginals.shape[1]
     is_test = hash_bits(batch.cluster, salt=_SALT) % np.uint64(TEST_DIVISOR) == 0
     fitting_rows = batch.take(~is_test)
@@ -331,8 +336,8 @@ def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
     """Return, under dcm, the probability of looking on after a click at each position, and the mean probability that a
     slot below the last click was examined, (K,) each.
 
-    The estimate is by expectation-maximisation. The held-out pages give the probability of looking on, the others
-    the attraction of arms."""
+    The estimate is by expectation-maximisation. The held-out pages give the probability of looking on, and the other
+    pages give the attraction of arms."""
     test_pages, count, size = sums.test_pages, sums.test_pages.count, sums.slots.shape[1]
     is_shown, tail_clicks = test_pages.arm >= 0, _from_below(test_pages.click)
     is_last_click = test_pages.click & (tail_clicks == 1)
@@ -364,8 +369,8 @@ def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
 def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
     """Return the attraction of each arm, (A,), shrunk by one slot to the mean of all arms.
 
-    looking (k,): under pbm the examination of each position; under cascade and dcm that of slots that may have been
-    examined."""
+    looking (k,): under pbm the examination of each position; under cascade and dcm the examination of slots that may
+    have been examined."""
     k = len(looking)
     slots, clicks = sums.slots[:, :k], sums.clicks[:, :k]
     looks = slots @ looking
@@ -382,9 +387,9 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
 class ModelComparison(Record):
     """A ModelComparison compares models of examination.
 
-    log_likelihood: for each model, the mean per slot of the held-out pages; preferred: the model with the largest
-    one if it exceeds that of `model` by more than two standard errors, else `model` itself. None: there are no pages
-    to compare on."""
+    log_likelihood: for each model, the mean logarithm of the likelihood per slot of the held-out pages; preferred:
+    the model with the largest log_likelihood, if it exceeds that of `model` by more than two standard errors, else
+    `model` itself. preferred is None if there are no pages on which to compare models."""
 
     log_likelihood: dict[str, float]
     preferred: str | None
@@ -396,8 +401,8 @@ NO_COMPARISON = ModelComparison(log_likelihood={}, preferred=None)
 def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
     """Compare the models on the held-out pages.
 
-    examination (k,): the examination by the position-based model; pages are cut at k. With k = 1 the log has no such
-    model, and the others are compared on whole pages."""
+    examination (k,): the examination of each position in the position-based model; pages are cut at k. With k = 1
+    the log has no position-based model, and the other models are compared on whole pages."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
     test_pages = replace(sums.test_pages, arm=sums.test_pages.arm[:, :k], click=sums.test_pages.click[:, :k])
     is_shown = test_pages.arm >= 0
@@ -433,8 +438,8 @@ def _log_likelihood(test_pages: Pages, probability: Array) -> Array:
 
 
 def _click_probabilities(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
-    """Return the probability of a click at each slot given the clicks above, (p, K). After a click at position k,
-    looking goes on with probability going_on[k]."""
+    """Return the probability of a click at each slot, given the clicks above the slot, (p, K). After a click at
+    position k, looking goes on with probability going_on[k]."""
     probability, p_looking = np.empty(attraction.shape), np.ones(len(attraction))
     for position in range(attraction.shape[1]):
         p_attracts, click = attraction[:, position], test_pages.click[:, position]
@@ -500,10 +505,10 @@ def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> Esti
 
 
 def _connected_length(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
-    """Return the number of positions, from the first on, that can be compared with it, and the reason why there are not
-    more.
+    """Return how many positions, from the first one on, can be compared with the first position, and the reason why
+    there are not more.
 
-    rewards: logged at each position."""
+    rewards: the number of logged rewards at each position."""
     size = slots.shape[1]
     adjacency = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
     is_reached = np.eye(size, dtype=np.bool_)[0]
@@ -520,7 +525,7 @@ def _connected_length(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]
 def _maximise_likelihood(slots: Array, clicks: Array) -> Array:
     """Return the examination of each position, (K,), up to a factor. Source: Wang et al. 2018.
 
-    slots, clicks (c, K)."""
+    slots, clicks (c, K): the numbers of slots and of clicks for each context and arm, by position."""
     theta, no_clicks = np.full(slots.shape[1], 0.5), slots - clicks
     gamma = clicks.sum(axis=1) / slots.sum(axis=1)
     for _ in range(_MAX_CELL_ROUNDS):

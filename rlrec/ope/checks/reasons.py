@@ -243,11 +243,11 @@ HINTS = {
 
 
 def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
-    """Return the reasons among these whose hint helps. While propensities are wrong, or no row has one, no other hint
-    helps; where some rows lack one, fitting theirs makes the estimate worse. While rewards are young, the hint on drift
-    does not help, since the rewards of the newest decisions are not known.
+    """Return the reasons whose hint helps. While propensities are wrong, or no row has a propensity, no other hint
+    helps. If some rows lack a propensity, fitting propensities for them makes the estimate worse. While rewards are
+    young, the hint on drift does not help, since the rewards of the newest decisions are not known.
 
-    is_explored: whether the log explores as much as a floor would make it."""
+    is_explored: whether the log explores as much as a floor would make it explore."""
     reason_set = {*reasons}
     if "wrong-propensities" in reason_set:
         return ["wrong-propensities"]
@@ -261,13 +261,13 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
 def hint(reason: str, **names: str) -> str:
     """Return the remedy for a reason.
 
-    names: the target with options, the day in the middle of the log, the beginning of a filter, and a logger and the
-    others, where these are known."""
+    names: texts for the places of the remedy: the target with options, the day in the middle of the log, the
+    beginning of a filter, and a logger and the other loggers, where these are known."""
     return HINTS[reason].format_map(_UNKNOWN | names)
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:
-    """Return the worst of these verdicts; `ok` where there is none."""
+    """Return the worst of the verdicts, or `ok` if there is no verdict."""
     return min(verdicts, key=VERDICTS.index, default=VERDICTS[-1])
 
 

@@ -40,8 +40,8 @@ _MIN_EVENTS = 50  # events, of decisions that were watched up to an age, that a 
 class DriftSums(Sums):
     """DriftSums holds the sums over rows that a test of drift needs.
 
-    table (4, 64, periods, a): the sums of weights, of weighted rewards, and of the squares of both, by block of
-    clusters, period and arm."""
+    table (4, 64, periods, a): for each block of clusters, period and arm, the sums of weights, of weighted rewards,
+    of squared weights, and of squared weighted rewards."""
 
     table: Array
 
@@ -51,7 +51,7 @@ class DriftSums(Sums):
     ) -> DriftSums:
         """Sum up rows, (n,) each.
 
-        period: its number, from 0 to PERIODS - 1."""
+        period: the number of the row's period, from 0 to PERIODS - 1."""
         weight, width = 1 / np.maximum(propensity, LEAST_PROPENSITY), min(arms, ARMS + 1)
         columns = (weight, weight * reward, weight**2, (weight * reward) ** 2)
         cell = period * width + np.minimum(arm, ARMS)
@@ -59,8 +59,8 @@ class DriftSums(Sums):
         return cls(table.reshape(4, BLOCKS, PERIODS, width))
 
     def followed_by(self, later: DriftSums) -> DriftSums:
-        """Return both logs as one. The later log is the last period, and the first two periods of this log become the
-        first."""
+        """Return the sums of both logs, joined. The later log becomes the last period, and the first two periods of
+        this log become the first period."""
         first_period, last_period = (
             self.table[:, :, :2].sum(axis=2, keepdims=True),
             later.table.sum(axis=2, keepdims=True),
@@ -79,7 +79,7 @@ class DriftSums(Sums):
         )
 
     def _changes(self, sums_before: Array, sums_after: Array, least_change: float) -> bool:
-        """Tell whether rewards differ between two times, given by their sums (4, 64, a)."""
+        """Tell whether rewards differ between two spans of time, given by the sums of each, (4, 64, a)."""
         with np.errstate(all="ignore"):
             effective_rows, effective_rewards = (
                 np.array(
@@ -122,8 +122,10 @@ class DriftSums(Sums):
 
 
 def _difference(sums: Array) -> Array:
-    """Return the increase in arms' rewards, (..., a), from sums (4, ..., a) of weights and weighted rewards, early and
-    late; 0 for an arm without rows on one side."""
+    """Return the increase in each arm's mean reward from the early to the late time, (..., a). The result is 0 for an
+    arm without rows at either time.
+
+    sums (4, ..., a): the early weights and weighted rewards, then the late ones."""
     difference = sums[3] / sums[2] - sums[1] / sums[0]
     return np.where(np.isfinite(difference), difference, 0.0)
 
@@ -132,10 +134,10 @@ class ArrivalSums(Sums):
     """ArrivalSums holds sums over decisions and events. Decisions are classed by their distance to the last decision of
     the log.
 
-    decisions (64, AGES + 1): their number, by block of clusters and class; the last class is of complete decisions
-    rewards (64, AGES + 1, AGES): of events, by block, class of the decision and class of the event's age
-    events (AGES + 1, AGES): their number
-    watched: how long the log goes on after the last decision, in windows"""
+    decisions (64, AGES + 1): the number of decisions, by block of clusters and class; the last class has the
+    complete decisions rewards (64, AGES + 1, AGES): the rewards of events, by block, class of the decision and class
+    of the event's age events (AGES + 1, AGES): the number of events, by class of the decision and class of the
+    event's age watched: how long the log goes on after the last decision, in windows"""
 
     decisions: Array
     rewards: Array
@@ -149,9 +151,9 @@ class ArrivalSums(Sums):
     def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:
         """Sum up decisions and their events.
 
-        distance (n,): the time from each decision to the last one of the log, in windows, infinite where it is
-        complete; cluster (n,): the cluster of each decision. decision, age, reward (m,): for each event, its
-        decision, its age in windows of at most 1, and its contribution to the reward."""
+        distance (n,): the time from each decision to the last decision of the log, in windows, infinite if the
+        decision is complete; cluster (n,): the cluster of each decision. decision, age, reward (m,): the decision of
+        each event, the age of the event in windows (at most 1), and the contribution of the event to the reward."""
         block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
         (number,) = block_sums([None], block, classes, cells=AGES + 1)
         cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)
@@ -192,13 +194,13 @@ class ArrivalSums(Sums):
 def arrived_shares(links: Array) -> Array:
     """Return the share of all reward that has come by each age, (a,).
 
-    links (a,): the reward that came by the previous age as a share of that by this age, among decisions that were
-    watched long enough; the first one is not used."""
+    links (a,): among decisions that were watched long enough, the reward that came by the previous age as a share of
+    the reward that came by this age. The first link is not used."""
     return np.append(np.cumprod(links[:0:-1])[::-1], 1.0)
 
 
 def _classes(age: Array) -> Ids:
-    """Return the class of each age, given in windows; AGES from a whole window on."""
+    """Return the class of each age, given in windows. The class of an age of a whole window or more is AGES."""
     with np.errstate(divide="ignore"):
         steps = np.ceil(np.log(age) / np.log(_AGE_RATIO)) + AGES - 1
     return np.clip(np.where(age >= 1, AGES, steps), 0, AGES).astype(np.int64)

@@ -64,8 +64,8 @@ class Diagnosis(Record):
         return self.reaches(LEAST_MEAN_WEIGHT)
 
     def reaches(self, share: float) -> bool:
-        """Tell whether the loggers could show this share of what the target shows, but for arms that they surely never
-        show."""
+        """Tell whether the loggers could show this share of what the target shows. Arms that the loggers surely never
+        show are not counted."""
         is_reached = self.mean_weight_upper is None or self.mean_weight_upper >= share
         return is_reached and not _INSUFFICIENT["unsupported"](self)
 
@@ -94,9 +94,10 @@ _WEAK: dict[str, Callable[[Diagnosis], bool]] = {
 
 
 def decide_verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
-    """Return `ok`, `weak` or `insufficient`, and all reasons, worst first.
+    """Return the verdict (`ok`, `weak` or `insufficient`) and all reasons, worst first.
 
-    extra: names of REASONS that only the caller or the interval knows; each limits the verdict to its best one."""
+    extra: names of REASONS that only the caller or the interval knows; each of these reasons limits the verdict to
+    the best verdict that the reason allows."""
     insufficient_reasons, weak_reasons = (
         {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
@@ -111,13 +112,15 @@ def decide_verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tupl
 
 
 def lower_verdict(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the verdict, lowered to the worst of those that these reasons allow, and the reasons, worst first."""
+    """Return the verdict and the reasons, worst first. The verdict is lowered to the worst verdict that the reasons
+    allow."""
     ordered_reasons = in_order(reasons)
     return worst_verdict([verdict, *(REASONS[reason].best for reason in ordered_reasons)]), ordered_reasons
 
 
 def _ess_cause(ess: float | None, clusters: int) -> str | None:
-    """Return the worst threshold that an effective sample size falls below; None if there is none."""
+    """Return the worst threshold that an effective sample size falls below, or None if the size is above all
+    thresholds."""
     least_by_cause = {cause: number if number >= 1 else number * clusters for cause, number in ESS_LIMITS.items()}
     return next((cause for cause, number in least_by_cause.items() if ess is None or ess < number), None)
 
@@ -165,7 +168,8 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _left_out(reason: str, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line with the reason and the numbers of rows left out, with the total that includes them."""
+    """Return a line with the reason, the numbers of rows left out, and the total number of rows, which includes these
+    rows."""
     counts = dict.fromkeys((row["left_out"], row["left_out"] + row["n"]) for row in estimates)
     shares = " or ".join(f"{left_out:,} of {total:,}" for left_out, total in counts)
     return [f"{REASONS[reason].text}; {shares} were left out, for this or another reason"]
@@ -214,7 +218,7 @@ def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _span(values: Sequence[float | None]) -> str:
-    """Return the text of the least and the greatest of some figures."""
+    """Return the text of the smallest and the largest of the values."""
     low, high = (f"{pick(value or 0 for value in values):,.4g}" for pick in (min, max))
     return low if low == high else f"{low} to {high}"
 
@@ -235,8 +239,8 @@ class Answer(NamedTuple):
     """An Answer is the answer of a comparison.
 
     answer: better, worse, same or unknown; needed: the number of further clusters after which an answer has even
-    odds, if the true difference is the estimated one; None where the answer is known, or where more of this log
-    cannot give one."""
+    odds, if the true difference is the estimated difference. needed is None if the answer is known, or if more of
+    this log cannot give an answer."""
 
     answer: str
     needed: int | None
@@ -249,13 +253,16 @@ def judge_difference(
 ) -> Answer:  # fmt: skip
     """Return the answer of a difference with its interval.
 
-    scale: the value that a difference is relative to (1 for a lift), 0 where it is not known. precision: differences
-    up to this count as none. ess: effective clusters, None without weights; rewards: effective number of rewards
-    that are not the default. growth: the factor by which clusters must grow to make the interval narrower by a ratio
-    [default: its square]; shortages: factors by which they must grow for bounds. `better` and `worse` need an
-    interval without 0, and no reason for doubt except the size of the sample, which intervals account for. Sides
-    that differ only by rounding are the same, however few rows there are, unless their weights are in doubt, or
-    there is one cluster, whose weighted mean does not depend on its weight."""
+    `better` and `worse` need an interval without 0, and no reason for doubt except the size of the sample, which
+    intervals account for. If the two sides differ only by rounding, the answer is `same`, however few rows there
+    are, unless the weights of the sides are in doubt, or there is one cluster, whose weighted mean does not depend
+    on its weight.
+
+    scale: the value that a difference is relative to (1 for a lift), 0 if the value is not known. precision:
+    differences up to this size count as none. ess: the effective number of clusters, None without weights; rewards: the
+    effective number of rewards that are not the default. growth: the factor by which clusters must grow to make the
+    interval narrower by a ratio [default: the square of the ratio]; shortages: factors by which clusters must grow for
+    bounds."""
     doubts = doubts_of(reasons)
     answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
     if answer == "same" and clusters > 1 and doubts.isdisjoint(WEIGHT_DOUBTS):
@@ -283,7 +290,7 @@ def judge_difference(
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
-    """Return the reasons that no interval accounts for. An estimate with one of them gives no answer."""
+    """Return the reasons that no interval accounts for. An estimate with such a reason gives no answer."""
     size_reasons = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     other_reasons = ((name, REASONS[name]) for name in {*reasons} - size_reasons)
     return {name for name, reason in other_reasons if reason.group == "support" or reason.best != "ok"}
@@ -292,9 +299,9 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
 def _width(
     value: float | None, lower: float | None, upper: float | None, least: float, precision: float
 ) -> list[float]:  # fmt: skip
-    """Return the ratios by which the interval must become narrower to exclude differences that count as none, with even
-    odds if the true difference is the estimated one, or to lie within the smallest difference that counts, whichever
-    comes first."""
+    """Return the ratios by which the interval must become narrower to give an answer, with even odds if the true
+    difference is the estimated difference. An answer needs an interval that excludes the differences that count as
+    none, or one that lies within the smallest difference that counts, whichever comes first."""
     if value is None or lower is None or upper is None:
         return []
     low_distance, high_distance, size = value - lower, upper - value, abs(value)

@@ -47,8 +47,8 @@ SHARE: Bounds = (0.0, 1.0)
 class Metric(Record):
     """A Metric is a ratio of columns of `UnitSums`.
 
-    reward: number of its reward definition; limits: its smallest and largest possible value; per_unit: whether the
-    denominator counts units."""
+    reward: the number of the metric's reward definition; limits: the smallest and largest possible value of the
+    metric; per_unit: whether the denominator counts units."""
 
     name: str
     numerator: str
@@ -59,17 +59,18 @@ class Metric(Record):
 
     @property
     def lacking(self) -> str | None:
-        """Return the column that shows whether rows that the log dropped may be missing; None where none can be
-        missing."""
+        """Return the column that shows whether rows that the log dropped may be missing. The result is None if no row
+        can be missing."""
         return None if self.denominator.startswith("mature_decisions") else SAMPLED_FLAGS["visits" in self.denominator]
 
     def bounds(self, value: MetricValue, level: float) -> Bounds:
-        """Return the interval of a value within the limits; infinite where it is unknown."""
+        """Return the interval of a value within the limits of the metric. The bounds are infinite if they are
+        unknown."""
         low, high = value.bounds(level)
         return (max(low, self.limits[0]), min(high, self.limits[1])) if value.varied else UNKNOWN
 
     def reasons(self, *values: MetricValue, bounded: bool) -> tuple[str, ...]:
-        """Return the reasons why these groups have no value, or no bound."""
+        """Return the reasons why the groups with these values have no value, or no bound."""
         if not all(value.units for value in values):
             return ("none-at-risk" if self.denominator.startswith("at_risk") else "no-units",)
         is_few = min(value.units for value in values) < 2
@@ -79,8 +80,8 @@ class Metric(Record):
 def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
     """Return the metrics of an answer, in order.
 
-    rewards: the number of reward definitions; per_session: whether the unit is the session, which is recognised by
-    its own key."""
+    rewards: the number of reward definitions; per_session: whether the unit is the session. A session is recognised
+    by its own key."""
     units, numbers = "units" if per_session else "recognised", range(rewards)
     return [
         Metric(name="visits", numerator="visits", denominator="units", per_unit=True),
@@ -114,11 +115,11 @@ def _reward_metric(number: int, name: str, denominator: str) -> Metric:
 
 
 class MetricValue(Record):
-    """A MetricValue is a metric of a group.
+    """A MetricValue is the value of a metric of a group.
 
-    units: the number of units that count; rewarded: units whose numerator is not 0; numerator, denominator: the sums
-    over units; value, error: their ratio and its standard error (NaN for fewer than two units); least: a lower limit
-    of the ratio, 0 where no unit has a numerator below 0."""
+    units: the number of units that count; rewarded: the number of units whose numerator is not 0; numerator,
+    denominator: the sums over units; value, error: the ratio of the two sums and its standard error (NaN for fewer
+    than two units); least: a lower limit of the ratio, 0 if no unit has a numerator below 0."""
 
     units: int = 0
     rewarded: int = 0
@@ -130,9 +131,11 @@ class MetricValue(Record):
 
     @classmethod
     def from_sums(cls, sums: Moments | ClusterSummary | None) -> MetricValue:
-        """Return the ratio of the first two columns; None: no units. While every unit has its own sums, the error is
-        the jackknife's, which keeps false alarms at 5 % even for 20 users with very different numbers of decisions;
-        else that of the delta method."""
+        """Return the ratio of the first two columns. If every unit has its own sums, the error is the jackknife's,
+        which keeps false alarms at 5 % even for 20 users with very different numbers of decisions. Otherwise the error
+        is that of the delta method.
+
+        sums: the sums of the columns, or None if there are no units."""
         if sums is None:
             return cls()
         summary = sums.summary() if isinstance(sums, Moments) else sums
@@ -147,27 +150,27 @@ class MetricValue(Record):
 
     @property
     def per_unit(self) -> float:
-        """Return the mean numerator of a unit, NaN without units."""
+        """Return the mean numerator of a unit, or NaN without units."""
         return self.numerator / self.units if self.units else np.nan
 
     @property
     def varied(self) -> bool:
-        """Tell whether there is a positive error."""
+        """Tell whether the error is positive."""
         return self.error > 0 and self.units > 1
 
     def bounds(self, level: float) -> Bounds:
-        """Return the interval of the ratio by Student's t; infinite without variation, which does not prove
-        certainty."""
+        """Return the interval of the ratio by Student's t. The bounds are infinite without variation, which does not
+        prove certainty."""
         reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.varied else np.inf
         low = max(self.value - reach, min(self.least, self.value))
         return (low, self.value + reach) if self.varied else UNKNOWN
 
 
 def fold(numerator: Array, unit: Ids, *, spans_batches: bool) -> Moments:
-    """Return the sums of one batch of decisions; `fold(a) + fold(b)` are those of both.
+    """Return the sums of one batch of decisions. `fold(a) + fold(b)` are the sums of both batches.
 
-    numerator (n,): the numerator of every decision; unit (n,): digest of the randomised user or session, any 64 bits;
-    spans_batches: whether a unit may have rows in another batch."""
+    numerator (n,): the numerator of every decision; unit (n,): the digest of the randomised user or session, any 64
+    bits; spans_batches: whether a unit may have rows in another batch."""
     return ratio_sums(numerator, np.ones(len(numerator)), unit=unit, spans_batches=spans_batches)
 
 
@@ -191,14 +194,13 @@ def _jackknife(sums: Array, value: float) -> float:
 class Comparison(Record):
     """A Comparison is the difference between two metrics or targets. A figure that does not exist is None, never NaN.
 
-    base: the value of the second one; p_value: two-sided, of no difference; clusters: the number of clusters of both
-    sides; ess: effective
-    clusters, the smaller of the two sides, None without weights
-    verdict, reasons: as in an estimate, the worse of the two
-    theta, narrowed: with adjustment, the coefficient of the past, and by how much it narrows the interval
-    freedom: degrees of freedom of std_error; careful_error: the error for bounds at every look
-    even_units, even_rewards: units, and those with a reward, of an even split that is as informative
-    sequence: the confidence sequence of the bounds, if they hold at every look"""
+    base: the value of the second metric or target; p_value: the two-sided p-value of no difference; clusters: the
+    number of clusters of both sides; ess: the effective number of clusters of the side where it is smaller, None
+    without weights verdict, reasons: the worse verdict of the two sides and the reasons, as in an estimate theta,
+    narrowed: with adjustment, the coefficient of the past, and by how much the adjustment narrows the interval
+    freedom: degrees of freedom of std_error; careful_error: the error for bounds that hold at every look even_units,
+    even_rewards: the number of units, and of units with a reward, of an even split that is as informative sequence:
+    the sequence of the bounds, if the bounds hold at every look"""
 
     value: float | None = None
     base: float | None = None
@@ -220,31 +222,31 @@ class Comparison(Record):
 
     @classmethod
     def from_figures(cls, reasons: Iterable[str] = (), **figures: Any) -> Comparison:
-        """Return the comparison with these figures. Values that are not finite become None."""
+        """Return the comparison with the figures. Figures that are not finite become None."""
         finite_figures: dict[str, Any] = {
             name: finite_or_none(value) if isinstance(value, float) else value for name, value in figures.items()
         }
         return cls(**finite_figures).with_reasons(*reasons)
 
     def with_reasons(self, *reasons: str) -> Comparison:
-        """Return the comparison with further reasons, which limit its verdict."""
+        """Return the comparison with further reasons. These reasons limit the verdict of the comparison."""
         verdict = worst_verdict((self.verdict, *(REASONS[reason].best for reason in reasons)))
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
 
     def without_group(self, group: str) -> Comparison:
-        """Return the comparison without the reasons of a group, where another comparison covers them."""
+        """Return the comparison without the reasons of a group. This is for reasons that another comparison covers."""
         return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
 
     def at_this_look(self, alpha: float) -> Comparison:
-        """Return the comparison with bounds by Student's t, which are wrong with probability alpha at one look that was
-        planned."""
+        """Return the comparison with bounds by Student's t for one planned look. The bounds are wrong with probability
+        alpha."""
         if self.std_error is None or not self.freedom:
             return self
         return self._with_reach(t_quantile(1 - alpha / 2, self.freedom) * self.std_error)
 
     def at_every_look(self, sequence: LookSequence) -> Comparison:
-        """Return the comparison with its p-value and bounds that are wrong at any look with probability alpha. Both are
-        absent until there are enough units and rewards."""
+        """Return the comparison with a p-value and bounds that are wrong at any look with probability alpha. The
+        p-value and the bounds are None until there are enough units and rewards."""
         without_bounds = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
         if self.lower is None or not self.careful_error:
             return without_bounds
@@ -257,7 +259,7 @@ class Comparison(Record):
         )
 
     def _with_reach(self, reach: float) -> Comparison:
-        """Return the comparison with bounds at this distance from its value."""
+        """Return the comparison with bounds at the distance `reach` from its value."""
         return replace(self, lower=(self.value or 0.0) - reach, upper=(self.value or 0.0) + reach)
 
     @property
@@ -287,14 +289,15 @@ class Comparison(Record):
 
     @property
     def shortage(self) -> int | None:
-        """Return the number of further units before which nothing is said; None where there are enough, or it is not
-        known."""
+        """Return the number of further units before which no answer is given. The result is None if there are enough
+        units, or if the number is not known."""
         is_short = self.sequence is not None and self.even_rewards and self._shortage > 1
         return ceil(self.clusters * (self._shortage - 1)) if is_short else None
 
     @property
     def answer(self) -> Answer:
-        """Tell whether the first figure is better, worse, or as good, and how many further clusters would decide."""
+        """Tell whether the first metric or target is better than the second, worse, or as good, and how many further
+        clusters would decide."""
         base, value, growth, shortages = self.base or 0.0, self.value or 0.0, None, list[float]()
         if self.sequence is not None:
             growth = partial(self.sequence.growth_factor, n=max(1, self.clusters))
@@ -312,10 +315,11 @@ class Comparison(Record):
 
 
 def difference(value: MetricValue, baseline: MetricValue, *, level: float, correlation: float = 0.0) -> Comparison:
-    """Return `value` minus `baseline` by Welch's t over units; a side without variation so far uses the other's. There
-    are no bounds and no p-value where neither side varies.
+    """Return `value` minus `baseline` by Welch's t over units. A side without variation so far uses the variation of
+    the other side. There are no bounds and no p-value if neither side varies.
 
-    correlation: between the two, where units are in both; degrees of freedom are then those of the smaller side."""
+    correlation: the correlation between the two values, if units are in both groups; the degrees of freedom are then
+    those of the smaller side."""
     sides = value, baseline
     variances, freedom = np.array([_variance(*sides), _variance(*sides[::-1])]), np.array([s.units - 1 for s in sides])
     variance = variances.sum()
@@ -338,7 +342,7 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
 
 def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
     """Return the variance that the smaller side may lack, if one of its units varies as much as a unit of both sides
-    together. A few units that happen to be similar seem more certain than they are."""
+    together. A few units that happen to be similar make a mean seem more certain than it is."""
     units = np.array([side.units for side in sides])
     freedom, smaller_side = units - 1, int(units[1] <= units[0])
     pooled_variance = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
@@ -355,7 +359,8 @@ def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Compar
 
 
 def _compare_by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
-    """Return the difference with its interval and p-value by Student's t; without either for 0 degrees of freedom."""
+    """Return the difference with its interval and p-value by Student's t. With 0 degrees of freedom there is no
+    interval and no p-value."""
     reach = t_quantile((1 + level) / 2, freedom) * error if freedom else np.inf
     p_value = 2 * t_below(-abs(value) / error, freedom) if freedom else np.nan
     return Comparison.from_figures(
@@ -385,10 +390,11 @@ def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[flo
 
 def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]]]) -> tuple[float, float]:
     """Return chi-square of the assigned units against the weights at the last look, and a p-value that holds at every
-    look, the smallest one so far; NaN without units.
+    look. The p-value is the smallest p-value so far. Both are NaN without units. Source: Lindon & Malek 2022, a
+    Dirichlet mixture against the weights.
 
-    phases: for each, the weights, which need not sum to 1, and at each look its units so far, one number per
-    variant. Source: Lindon & Malek 2022, a Dirichlet mixture against the weights."""
+    phases: for each phase, its weights, which need not sum to 1, and, for each look, the units of the phase so far,
+    one number per variant."""
     chi2, ended_factors, largest_factor = np.nan, np.zeros(len(SPLIT_UNITS)), -np.inf
     for weights, looks in phases:
         share = np.asarray(weights, np.float64) / np.sum(weights)
@@ -403,8 +409,8 @@ def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]
 
 
 def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) -> float:
-    """Return the log Bayes factor of shares drawn from a Dirichlet distribution of size c around the defined ones,
-    against the defined shares."""
+    """Return the logarithm of the Bayes factor of shares drawn from a Dirichlet distribution of size c around the
+    defined shares, against the defined shares."""
     log_odds = lgamma(c) - lgamma(c + sum(units))
     for n, share in zip(units, shares, strict=True):
         log_odds += lgamma(c * share + n) - lgamma(c * share) - n * log(share)
@@ -412,8 +418,10 @@ def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) ->
 
 
 def is_unlikely(split: tuple[float, float]) -> bool:
-    """Tell whether a split differs from its definition, with a false alarm in 1 of 1,000 experiments, however often one
-    looks."""
+    """Tell whether a split differs from its definition. A false alarm occurs in 1 of 1,000 experiments, however often
+    the split is looked at.
+
+    split: the result of `sample_ratio`."""
     return split[1] < ALARM
 
 
@@ -428,8 +436,8 @@ _MIN_TAIL_REPLICATES = 20
 
 
 def gate_alpha(pair: int) -> float:
-    """Return the error probability of all looks at one pair of versions. Pairs of a year are numbered from 1; over all
-    of them it sums to ALPHA."""
+    """Return the error probability of all looks at one pair of versions. Pairs of a year are numbered from 1. The error
+    probabilities of all pairs sum to ALPHA."""
     return ALPHA * 6 / (pi**2 * pair**2)
 
 
@@ -443,8 +451,8 @@ def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) ->
     """Return the level of a test at one look, such that all looks at a growing log together have error probability
     alpha.
 
-    It is the level at which a normal bound is as far from the estimate as the one-sided sequence that is tightest at
-    best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up
+    At this level, a normal bound is as far from the estimate as the bound of the one-sided sequence that is tightest
+    at best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up
     three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
     sequence = LookSequence.tightest(best_n, alpha, sides=1)
     reach = float(sequence.half_width(clusters, clusters)) if clusters >= MIN_CLUSTERS else MAX_DISTANCE
@@ -509,7 +517,7 @@ def compare(
 def _contrast_columns(
     target: EstimatorFold, reference: EstimatorFold | None, measure: type[Minus]
 ) -> tuple[Array, Minus]:
-    """Return the columns of both sides, and their difference as a function of these."""
+    """Return the columns of both sides, and the difference of the two sides as a function of these columns."""
     if reference is None:
         return np.column_stack([target.units, target.earned]), measure(target.estimator, Ratio())
     return np.column_stack([target.units, reference.units]), measure(target.estimator)
@@ -521,8 +529,8 @@ def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
 
 
 def _bootstrap_bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
-    """Return bounds by bootstrap-t. Where there are too few replicates for alpha, these are the bounds at the smallest
-    level with enough replicates, or Student's t where it is farther away."""
+    """Return bounds by bootstrap-t. If there are too few replicates for alpha, the bounds are those at the smallest
+    level with enough replicates, or the bounds by Student's t if these are farther away."""
     if not sample.error > 0 or not len(sample.t):
         return UNKNOWN
     bootstrap_alpha = max(alpha, _MIN_TAIL_REPLICATES / (len(sample.t) + 1))

@@ -30,10 +30,11 @@ Key = tuple[int, Metric]
 
 
 class OutcomeSums(Sums, kw_only=True):
-    """OutcomeSums holds sums over units, which can be added. Keys are the number of a group and a metric.
+    """OutcomeSums holds sums over units. The sums of two batches can be added. Keys are the number of a group and a
+    metric.
 
-    groups: the sums of each group. pairs: for each group and the first group, (2, 2): over units in both groups, the
-    products of numerator and denominator in the group with those in the first."""
+    groups: the sums of each group. pairs: for each group paired with the first group, (2, 2): over units in both
+    groups, the products of numerator and denominator in the group with numerator and denominator in the first group."""
 
     groups: Mapping[Key, Moments]
     pairs: Mapping[Key, Array]
@@ -42,7 +43,7 @@ class OutcomeSums(Sums, kw_only=True):
 def fold(
     units: UnitSums, metrics: Sequence[Metric], *, past: UnitSums | None = None, shared: bool = False
 ) -> OutcomeSums:
-    """Return the sums of a batch that has each of its units completely.
+    """Return the sums of a batch. The batch must have all rows of each of its units.
 
     past: the same units before their entry, all in group 0; shared: whether a unit can be in several groups."""
     names = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
@@ -64,7 +65,7 @@ def fold(
 
 
 def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str, Array] | None) -> Moments:
-    """Return the sums of a metric over the rows that count for it."""
+    """Return the sums of a metric over the given rows whose denominator is above 0."""
     rows = rows[units.columns[metric.denominator][rows] > 0]
     sides = [units.columns, *([] if past_columns is None else [past_columns])]
     columns = [side[name][rows] for side in sides for name in (metric.numerator, metric.denominator)]
@@ -75,9 +76,9 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
 
 
 def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
-    """Return the columns for these units, (n,), 0 where a unit has no row.
+    """Return each column with one value per given unit, (n,). The value is 0 if the unit has no row.
 
-    sums: the sums of one group, by digest."""
+    sums: the sums of one group, ordered by digest."""
     if not len(sums.unit):
         return {name: np.zeros(len(unit)) for name in sums.columns}
     index, is_present = look_up(sums.unit, unit)
@@ -85,7 +86,7 @@ def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
 
 
 class Outcomes(Record, eq=False):
-    """Outcomes gives the figures from sums over the whole log.
+    """An Outcomes object computes values and differences of metrics from sums over the whole log.
 
     adjusted: whether to adjust for the pasts of units."""
 
@@ -94,15 +95,16 @@ class Outcomes(Record, eq=False):
     adjusted: bool = False
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """Return a metric of a group, unadjusted."""
+        """Return the value of a metric of a group, without adjustment."""
         return MetricValue.from_sums(self._summaries.get((group, metric)))
 
     def units(self, group: int, metric: Metric) -> int:
-        """Return the number of units of a group that count."""
+        """Return the number of units of a group that count for the metric."""
         return self.value(group, metric).units
 
     def compare(self, group: int, metric: Metric) -> Comparison:
-        """Return the difference of a metric between a group and the first one, or the reasons why there is none."""
+        """Return the difference of a metric between a group and the first group, or the reasons why there is no
+        difference."""
         sides = self.value(group, metric), self.value(0, metric)
         unadjusted = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
         result = self._adjust(group, metric, unadjusted) if self.adjusted else unadjusted
@@ -111,8 +113,8 @@ class Outcomes(Record, eq=False):
         return replace(result, base=unadjusted.base).with_reasons(*(("no-past",) if lacks_past else reasons))
 
     def guard_margin(self, group: int, metric: Metric, least: float) -> Comparison:
-        """Return a metric of a group minus the value that a guard requires, the first group's value changed by the
-        share `least`."""
+        """Return a metric of a group minus the value that a guard requires. The required value is the first group's
+        value changed by the share `least`."""
         value, first_value = self.value(group, metric), self.value(0, metric)
         required_factor = 1 + least * np.sign(first_value.value)
         required_value = replace(
@@ -124,8 +126,8 @@ class Outcomes(Record, eq=False):
         )
 
     def differs_from_first(self, group: int, metric: Metric) -> bool:
-        """Tell whether a group differs from the first one, with a false alarm in 1 of 1,000 cases. The p-value decides;
-        where neither group varies, the number of units does."""
+        """Tell whether a group differs from the first group, with a false alarm in 1 of 1,000 cases. The p-value
+        decides. If neither group varies, the number of units decides."""
         result, sides = self.compare(group, metric), [self.value(side, metric) for side in (group, 0)]
         if result.p_value is None:
             values_differ = abs(result.value or 0.0) > rounding(*(side.value for side in sides))
@@ -137,7 +139,8 @@ class Outcomes(Record, eq=False):
         return {key: sums.summary() for key, sums in self.sums.groups.items()}
 
     def _correlation(self, group: int, metric: Metric) -> float:
-        """Return the correlation of a metric between this group and the first, from the influences of units in both."""
+        """Return the correlation of a metric between this group and the first group, from the influences of units that
+        are in both groups."""
         products, sides = self.sums.pairs.get((group, metric)), []
         for number in (group, 0):
             summary = self._summaries.get((number, metric))
@@ -156,8 +159,8 @@ class Outcomes(Record, eq=False):
     # -- adjustment for the past --
 
     def _adjust(self, group: int, metric: Metric, unadjusted: Comparison) -> Comparison:
-        """Return the difference minus theta times that of the pasts (CUPED). Source: Deng et al. 2013, eq. 4 and 5, for
-        ratios by their linear terms."""
+        """Return the difference minus theta times the difference of the pasts (CUPED). Source: Deng et al. 2013, eq. 4
+        and 5, for ratios by their linear terms."""
         theta = self._theta(metric)
         value, baseline = (None if theta is None else self._adjusted(side, metric, theta) for side in (group, 0))
         if value is None or baseline is None:
@@ -168,7 +171,8 @@ class Outcomes(Record, eq=False):
         return replace(result, theta=theta, narrowed=narrowed)
 
     def adjusted_value(self, group: int, metric: Metric) -> MetricValue | None:
-        """Return a metric of a group minus theta times its past; None where there is nothing to adjust for."""
+        """Return a metric of a group minus theta times its past. The result is None if there is no past to adjust
+        for."""
         theta = self._theta(metric) if self.adjusted else None
         return None if theta is None else self._adjusted(group, metric, theta)
 
@@ -217,17 +221,17 @@ def share_of_visits(begun: Array, ages: Array) -> float:
 
 
 def mean_age(ages: Array) -> float:
-    """Return the mean age of units as a share of the oldest possible one; NaN without a unit.
+    """Return the mean age of units as a share of the oldest possible age, or NaN without a unit.
 
-    ages (t,): units by age."""
+    ages (t,): the number of units of each age."""
     return float(ages @ (np.arange(len(ages)) + 0.5) / len(ages) / ages.sum()) if ages.sum() else np.nan
 
 
 def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
-    """Return the share of their visits that the units of a group have had, if they come as those of all groups do; NaN
-    without units.
+    """Return the share of their visits that the units of a group have had, if these units come as often as the units of
+    all groups. The result is NaN without units.
 
-    begun, ages (t,): the arguments of `share_of_visits`; group_ages: units of the group by their present age."""
+    begun, ages (t,): as in `share_of_visits`; group_ages: the number of units of the group of each present age."""
     units_reaching_age = np.cumsum(ages[::-1])[::-1]
     is_long_enough = units_reaching_age >= max(units_reaching_age[0] / 10, 1)
     visits_by_age = np.cumsum(np.where(is_long_enough, begun / np.maximum(units_reaching_age, 1), 0.0))
@@ -236,7 +240,7 @@ def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
 
 
 def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric, alarm: float = ALARM) -> bool:
-    """Tell whether the difference from the first group is another one for older units than for younger ones.
+    """Tell whether the difference from the first group is not the same for older units as for younger units.
 
     alarm: the probability of a false alarm."""
     sides = []
@@ -250,9 +254,9 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
 
 class _Covariate(Record, kw_only=False, eq=False):
     """This record has a metric of a group with its past. R = sum N / sum D is the metric, and K is the mean over units
-    of N0 - R0 D0.
+    of N0 - R0 D0, where N0 and D0 are the sums of the past.
 
-    summary: the summary of the columns N, D, N0, D0 and 1; ratio: R0."""
+    summary: the sums of the columns N, D, N0, D0 and 1; ratio: R0."""
 
     summary: ClusterSummary
     ratio: float
@@ -260,7 +264,7 @@ class _Covariate(Record, kw_only=False, eq=False):
     @property
     def products(self) -> tuple[float, float]:
         """Return the sum over units of the product of their deviations in the metric and in the past, and the sum of
-        squares of the latter."""
+        squared deviations in the past."""
         influence, past = (weights * self.summary.total[4] for weights in self._weights)
         squares = past[:, None] * self.summary.moment * past
         square = float(squares.sum())
@@ -282,7 +286,7 @@ class _Covariate(Record, kw_only=False, eq=False):
 
     @property
     def _weights(self) -> tuple[Array, Array]:
-        """Return the influence of a unit on R and on K, as coefficients of its columns."""
+        """Return the influence of a unit on R and its influence on K, as coefficients of the columns of the unit."""
         numerator, denominator, _, _, units = self.summary.total.tolist()
         influence = np.array([1.0, -numerator / denominator, 0.0, 0.0, 0.0]) / denominator
         return influence, np.array([0.0, 0.0, 1.0, -self.ratio, -self._past_mean]) / units
@@ -300,21 +304,23 @@ MIN_UNITS = 2  # of every group in a stratum that counts; with one unit there is
 
 
 class PhasedOutcomes(Outcomes, eq=False):
-    """PhasedOutcomes combines the figures of strata.
+    """A PhasedOutcomes object combines the figures of strata.
 
-    sums: the sums of all units; strata: the strata by number; groups: their number. Errors assume that strata are
-    uncorrelated; those of `ramp_strata` are, although a unit can be in several."""
+    sums: the sums of all units; strata: the sums of each stratum, by number; groups: the number of groups. Errors
+    assume that strata are uncorrelated. The strata of `ramp_strata` are uncorrelated, although a unit can be in
+    several strata."""
 
     strata: Mapping[int, Outcomes]
     groups: int
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """Return a metric of a group, as if all groups had the same share of their units in each stratum."""
+        """Return the value of a metric of a group, as if all groups had the same share of their units in each
+        stratum."""
         values = {key: outcomes.value(group, metric) for key, outcomes in self.strata.items()}
         return self._combine(group, metric, values)
 
     def units(self, group: int, metric: Metric) -> int:
-        """Return the number of units of a group that count, over all strata."""
+        """Return the number of units of a group that count for the metric, over all strata."""
         return sum(outcomes.value(group, metric).units for outcomes in self.strata.values())
 
     def _shares(self, metric: Metric) -> dict[int, float]:
@@ -344,13 +350,15 @@ class PhasedOutcomes(Outcomes, eq=False):
 
 
 def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Ids]:
-    """Return the units of a ramp in each phase that served them, and the stratum of each. A stratum is a phase together
-    with the last phase before in which the unit was served.
+    """Return the units of a ramp in each phase that served them, and the stratum of each unit. A stratum is a phase
+    together with the last earlier phase in which the unit was served.
 
-    Phases after the one in which it moved are left out, since whether a unit comes again may depend on that. Within
-    a stratum all units had been served alike before they were drawn, so differences of strata are uncorrelated.
+    After a unit has moved to another group, its later phases are left out, since whether a unit comes again may
+    depend on the move. Within a stratum all units had been served alike before they were drawn, so differences of
+    strata are uncorrelated.
 
-    cells: the sums of the groups phase * groups + group; of several in a phase, the first one counts."""
+    cells: the sums of the groups phase * groups + group; if a unit is in several groups of a phase, the first group
+    counts."""
     rows = np.lexsort((cells.entry, cells.group // groups, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
     starts_unit = np.append(True, unit[1:] != unit[:-1])[: len(unit)]

@@ -42,13 +42,12 @@ class Dm(ImpressionEstimator):
 
 
 class RidgeSums(Sums):
-    """RidgeSums holds the normal equations of every cross-fitting fold, where the arms' diagonal block is stored as a
-    diagonal. They can be added.
+    """RidgeSums holds the normal equations of every cross-fitting fold. The diagonal block of the arms is stored as a
+    diagonal. The sums of two batches can be added.
 
-    count (k, a), reward (k, a): rows and sum of rewards per fold and arm
-    cross (k, a, d): sum of the other columns (intercept, positions, context features) per arm
-    gram (k, d, d), answer (k, d): products of the other columns with each other and with the reward
-    square (k,): sum of squared rewards"""
+    count (k, a), reward (k, a): the number of rows and the sum of rewards per fold and arm cross (k, a, d): sum of
+    the other columns (intercept, positions, context features) per arm gram (k, d, d), answer (k, d): products of the
+    other columns with each other and with the reward square (k,): sum of squared rewards"""
 
     count: Array
     reward: Array
@@ -58,11 +57,13 @@ class RidgeSums(Sums):
     square: Array
 
     def total(self, folds: list[int]) -> RidgeSums:
-        """Return the sum over some folds, without the axis of folds."""
+        """Return the sum over the given folds, without the axis of folds."""
         return RidgeSums(**{name: array[folds].sum(axis=0) for name, array in vars(self).items()})
 
     def error(self, effects: Array, beta: Array) -> float:
-        """Return the sum of squared errors of a fit (a,), (d,) on the rows of these sums, which belong to one fold."""
+        """Return the sum of squared errors of a fit on the rows of these sums, which belong to one fold.
+
+        effects (a,), beta (d,): the coefficients of the arms and of the other columns."""
         linear = effects @ self.reward + beta @ self.answer
         square = effects**2 @ self.count + 2 * effects @ self.cross @ beta + beta @ self.gram @ beta
         return float(self.square - 2 * linear + square)
@@ -71,12 +72,11 @@ class RidgeSums(Sums):
 class Ridge(Record):
     """Ridge fits reward = intercept + arm + position + context x slope, by ridge regression.
 
-    arms, positions, features: their numbers
-    ridge: penalty of an arm's and a position's effect, in rows; that of a feature applies after scaling to variance 1,
-    so its unit does not matter; the intercept has none. None: the best of 1, 10, ..., 100,000, by cross-validation
-    within the rows to which a model is fitted
-    folds: number of cross-fitting folds into which clusters are divided; a fold is predicted by the model of the
-    others"""
+    arms, positions, features: the numbers of arms, of positions and of features ridge: penalty of the effect of an
+    arm or a position, in rows. The penalty of a feature applies after the feature is scaled to variance 1, so the
+    unit of the feature does not matter; the intercept has no penalty. With None the penalty is the best of 1, 10,
+    ..., 100,000, by cross-validation within the rows to which a model is fitted folds: number of cross-fitting folds
+    into which clusters are divided; a fold is predicted by the model of the other folds"""
 
     arms: int
     positions: int = 1
@@ -90,7 +90,8 @@ class Ridge(Record):
             raise InputError(f"{self} is no reward model", hint="ridge above 0, 3 folds or more, 1 arm or more")
 
     def fold(self, cluster: Ids) -> Ids:
-        """Return the cross-fitting fold of each row's cluster, (n,) in 0..folds - 1, a hash of its digest."""
+        """Return the cross-fitting fold of each row, (n,), a number in 0..folds - 1. The fold is a hash of the digest
+        of the row's cluster."""
         return (hash_bits(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
 
     def sums(
@@ -132,13 +133,13 @@ class Ridge(Record):
         return sums
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
-        """Return the fitted model; its predictions are clipped to `reward_range`."""
+        """Return the fitted model. The predictions of the model are clipped to `reward_range`."""
         fitted = [self._fit(sums, fold) for fold in range(self.folds)]
         effects, coefficients = map(np.stack, zip(*fitted, strict=True))
         return Model(ridge=self, effects=effects, coefficients=coefficients, reward_range=reward_range)
 
     def _columns(self, position: Ids, context: Array | None, code: Ids, rows: Ids) -> Array:
-        """Return the intercept, one column per position, and the context of these rows, (n, d)."""
+        """Return the columns of these rows, (n, d): the intercept, one column per position, and the context."""
         columns = np.zeros((len(rows), 1 + self.positions + self.features))
         columns[:, 0] = 1.0
         columns[np.arange(len(rows)), position[rows]] = 1.0
@@ -193,7 +194,8 @@ class Ridge(Record):
         ]
 
     def _scale(self, gram: Array) -> Array:
-        """Return factors of the penalty, (d,): 0 for the intercept, 1 for a position, its variance for a feature."""
+        """Return the factor of the penalty of each column, (d,): 0 for the intercept, 1 for a position, and the
+        variance of the feature for a feature."""
         mean = gram[0] / gram[0, 0]
         square = np.diag(gram) / gram[0, 0]
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
@@ -202,7 +204,7 @@ class Ridge(Record):
 
 
 def _add_features(sums: Array, first_index: Ids, context: Array, code: Ids, weight: Array) -> None:
-    """Add the nonzero features of each row to the sums, at positions from `first` (n,) on."""
+    """Add the nonzero features of each row to the sums. The features of a row begin at index `first_index` (n,)."""
     index, feature = np.nonzero(context)
     values, start = context[index, feature], offsets(np.bincount(index, minlength=len(context)))
     for begin in range(0, len(code), _BLOCK):
@@ -220,7 +222,8 @@ def _totals(index: Ids, values: Array, size: int) -> Array:
 class Model(Record, eq=False):
     """A Model is a fitted `Ridge` with q(row, arm) = clip(effects[fold, arm] + offset(row)).
 
-    effects (k, a): the effects of the arms, per fold. coefficients (k, d): intercept, positions, slopes."""
+    effects (k, a): the effect of each arm, per fold. coefficients (k, d): the intercept, effects of positions, and
+    slopes."""
 
     ridge: Ridge
     effects: Array
@@ -228,9 +231,9 @@ class Model(Record, eq=False):
     reward_range: tuple[float, float]
 
     def offset(self, fold: Ids, position: Ids, *, context: Array | None = None, code: Ids | None = None) -> Array:
-        """Return the value of a row without its arm's effect, (n,).
+        """Return the value of each row without the effect of its arm, (n,).
 
-        fold (n,) as in `Ridge.fold`; the others as in `Ridge.sums`."""
+        fold (n,): as returned by `Ridge.fold`; position, context, code: as in `Ridge.sums`."""
         self.ridge._check(None, position, context, code)
         slopes_from = 1 + self.ridge.positions
         offset = self.coefficients[fold, 0] + self.coefficients[fold, position]
@@ -244,11 +247,10 @@ class Model(Record, eq=False):
         return np.clip(self.effects[fold, arm] + offset, *self.reward_range)
 
     def expected(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
-        """Return the mean of q under the target, (n,).
+        """Return the mean of q under the target, (n,). Values are clipped arm by arm, as in `predicted` (else dr would
+        be biased). If no value leaves the range, one product of arrays is enough.
 
-        target (m, a): its probabilities in m distinct cases; case (n,): index of a row's case. Values are clipped
-        arm by arm, as in `predicted` (else dr would be biased); where no value leaves the range, one product is
-        enough."""
+        target (m, a): the target's probabilities in m distinct cases; case (n,): the index of each row's case."""
         # no value leaves the range: sum over arms of pi (effect + offset)
         range_low, range_high = self.reward_range
         lowest_effect, highest_effect = self.effects.min(), self.effects.max()
@@ -275,8 +277,8 @@ class Model(Record, eq=False):
 
 
 class RewardTable(Record, kw_only=False, eq=False):
-    """A RewardTable is a reward model that the user gives. It has values (v, a), one row per value of a context field
-    (v = 1 without one)."""
+    """A RewardTable is a reward model that the user gives. The model has values (v, a), one row per value of a context
+    field (v = 1 without a context field)."""
 
     values: Array
 
@@ -287,11 +289,13 @@ class RewardTable(Record, kw_only=False, eq=False):
     def predicted(self, arm: Ids, *, value: Ids) -> Array:
         """Return q of the arm shown, (n,).
 
-        value (n,): the table's row that applies."""
+        value (n,): the index of the row of the table that applies."""
         return self.values[value, arm]
 
     def expected(self, target: Array, *, case: Ids, value: Ids) -> Array:
-        """Return the mean q under the target, (n,); target (m, a) and case (n,) as in `Model.expected`."""
+        """Return the mean of q under the target, (n,).
+
+        target (m, a), case (n,): as in `Model.expected`; value (n,): the index of the row of the table that applies."""
         return (target @ self.values.T)[case, value]
 
 
@@ -307,7 +311,7 @@ class Dr(ImpressionEstimator):
         return (repr(self), "rows")
 
     def weight_used(self, weight: Array) -> Array:
-        """Return the weights, (n,), that the estimator uses in place of these."""
+        """Return the weights that the estimator uses in place of the given weights, (n,)."""
         return weight
 
     def terms(self, batch: LogBatch) -> Array:

@@ -17,11 +17,11 @@ SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest one; smaller ones c
 
 
 def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids) -> Array:
-    """Return the weights of slates, slot by slot, (n,), where the logger drew uniformly among all ordered slates
+    """Return the weights of slates, slot by slot, (n,). The logger must have drawn uniformly among all ordered slates
     without repeats.
 
     at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the
-    slate. size: the size of the slate; arms: the number of eligible arms."""
+    slate. size: the number of slots of the slate; arms: the number of eligible arms."""
     remaining_arms = np.maximum(arms - size, 1)
     constant = 1 / size - (arms - 1) / remaining_arms
     weight = constant + (arms - 1) * at_position + (arms - 1) / remaining_arms * anywhere
@@ -40,11 +40,11 @@ def can_list(size: int, arms: int) -> bool:
 
 
 def coefficients(support: Index, probability: Array, shares: Array) -> Array:
-    """Return G^+ q as a number for every position and arm, (size, arms). A slate's weight is the sum of these over its
-    slots.
+    """Return G^+ q as a number for every position and arm, (size, arms). The weight of a slate is the sum of these
+    numbers over its slots.
 
-    support (s, size): slates that the logger may show, with probability (s,) each; shares (size, arms): the target's
-    probabilities of arms at positions."""
+    support (s, size): the slates that the logger may show; probability (s,): the probability of each slate; shares
+    (size, arms): the target's probabilities of arms at positions."""
     size, arms = shares.shape
     cell = support + np.arange(size) * arms
     is_shown = np.zeros((len(support), size * arms))

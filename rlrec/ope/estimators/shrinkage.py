@@ -18,9 +18,9 @@ _ARMS_PER_KIND = 8  # arms that are needed for each kind of event whose effect i
 
 
 class ShrunkEffects(Record, kw_only=False, eq=False):
-    """ShrunkEffects holds normal posteriors of effects.
+    """A ShrunkEffects object holds normal posteriors of effects.
 
-    mean, sd (k,): the mean and standard deviation of each arm's posterior; prior_mean, prior_sd: those of an arm
+    mean, sd (k,): the mean and standard deviation of the effect of each arm; prior_mean, prior_sd: those of an arm
     that was never shown."""
 
     mean: Array
@@ -29,9 +29,9 @@ class ShrunkEffects(Record, kw_only=False, eq=False):
     prior_sd: float
 
     def against(self, share: Array) -> ShrunkEffects:
-        """Return these effects minus their mean weighted by shares (k,), which sum to 1. Errors that all arms have in
-        common (where arms come and go), and errors that grow with effects, shift that mean, and cancel in the
-        differences."""
+        """Return these effects minus their mean weighted by shares (k,), which sum to 1. The mean is shifted by errors
+        that all arms have in common (where arms come and go), and by errors that grow with effects. Such errors cancel
+        in the differences."""
         offset = float(share @ self.mean)
         mean, prior_mean = self.mean - offset, self.prior_mean - offset
         rounding_error = 1e-12 * abs(offset)
@@ -83,9 +83,10 @@ def shrink_cells(
     overall: ShrunkEffects, effect: Array, error: Array, usable: Flags, predictors: Array
 ) -> list[ShrunkEffects]:
     """Return the posteriors in each of c cells, normal around the arm's posterior over all cells. An arm that was never
-    shown has the prior of the whole.
+    shown has the prior over all cells.
 
-    effect, error, usable (c, k); predictors (c k, p): the predictors of a cell's difference from the whole."""
+    effect, error, usable (c, k): the effect of each arm in each cell, its standard error, and whether it is usable;
+    predictors (c k, p): the predictors of the difference between a cell and all cells."""
     difference = shrink((effect - overall.mean).ravel(), error.ravel(), usable.ravel(), predictors)
     mean = overall.mean + difference.mean.reshape(effect.shape)
     sd = np.hypot(overall.sd, difference.sd.reshape(effect.shape))
@@ -109,7 +110,8 @@ def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: flo
 
 
 def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Array, Array, Array]:
-    """Return the log posterior of each of several spreads, and the lines of y given it, (t, q), with covariances."""
+    """Return the logarithm of the posterior of each of several spreads, and, given each spread, the line of y, (t, q),
+    with its covariance."""
     precision = np.full(design.shape[1], slope**-2)
     precision[0] = 0.0  # the common mean has a flat prior
     information = np.einsum("tn,nq,nr->tqr", 1 / variance, design, design, optimize=True) + np.diag(precision)
@@ -121,10 +123,10 @@ def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Arra
 
 
 class LineDraws(Record, kw_only=False, eq=False):
-    """LineDraws holds draws from a posterior, n of each.
+    """A LineDraws object holds n draws from a posterior.
 
     slopes (n, p): the slopes of the line, per unit of each predictor; predicted, effects (n, k): the values on the
-    line, and the effects, which deviate from it."""
+    line, and the effects, which deviate from the line."""
 
     slopes: Array
     predicted: Array
@@ -166,7 +168,8 @@ def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rn
 
 
 def _standardized(predictors: Array, usable: Flags) -> Array:
-    """Return the predictors of the usable effects with mean 0 and spread 1, (n, p), without those that do not vary."""
+    """Return the predictors of the usable effects with mean 0 and spread 1, (n, p), without the predictors that do not
+    vary."""
     centred = predictors[usable] - predictors[usable].mean(axis=0)
     spread = centred.std(axis=0)
     is_varying = spread > 1e-9 * np.abs(predictors[usable]).max(initial=0.0, axis=0)
@@ -204,8 +207,8 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
     """Return the posterior means (k, p) and covariances (k, p, p) of the rates of kinds of events at the slots of arms.
     Rates may be correlated.
 
-    values: sums of the values, (k, p); products (p, p): sums of products of two kinds over all slots; looks (k,),
-    all above 0.
+    values: the sums of the values, (k, p); products (p, p): the sums of products of two kinds over all slots; looks
+    (k,): the looks at each arm, all above 0.
 
     Source: as in `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
     look_total = float(looks.sum())
@@ -220,7 +223,7 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
 
 
 def draw_errors(covariance: Array, *, draws: int, rng: np.random.Generator) -> Array:
-    """Draw normal errors with covariances (k, p, p), (n, k, p)."""
+    """Draw normal errors with these covariances (k, p, p). The result has the shape (draws, k, p)."""
     spread, axes = np.linalg.eigh(covariance)
     root = axes * np.sqrt(np.maximum(spread, 0.0))[:, None, :]
     errors: Array = np.einsum("kpq,nkq->nkp", root, rng.normal(size=(draws, *covariance.shape[:2])))

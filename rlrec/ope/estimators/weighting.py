@@ -63,7 +63,7 @@ class BetaIps(Reweighing):
         return np.stack(columns, axis=-1)
 
     def baseline(self, mean: Array) -> Array:
-        """Return b at mean terms (..., d), (...,)."""
+        """Return b at mean terms (..., d). The result has the shape (...,)."""
         return np.divide(mean[..., 3], mean[..., 4], out=np.zeros(mean.shape[:-1]), where=mean[..., 4] > 0)
 
 
@@ -83,10 +83,11 @@ class Cram(ImpressionEstimator):
 
 
 def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: Iterable[float]) -> Array:
-    """Return the weights of `Cram`, (n,). A weight is the change of a target's weights at each step, in the rows that
-    came later, multiplied by the ratio of all rows to those.
+    """Return the weights of `Cram`, (n,). The weight of a row is the sum, over the steps before the row, of the change
+    of the target's weight at the step, multiplied by the count of the step.
 
-    weights, later (n,): the weights after each step."""
+    weights, later (n,): after each step, the target's weights, and which rows came later; counts: for each step, the
+    ratio of all rows to the rows that came later."""
     previous_weight, crammed_sum = np.zeros(()), np.zeros(())
     for weight, is_later, count in zip(weights, later, counts, strict=True):
         crammed_sum = crammed_sum + np.where(is_later, count * (weight - previous_weight), 0.0)
@@ -130,7 +131,7 @@ class ChangedWeights(ImpressionEstimator):
 
     @abstractmethod
     def weight_used(self, weight: Array) -> Array:
-        """Return the weights, (n,), that the estimator uses in place of these."""
+        """Return the weights that the estimator uses in place of the given weights, (n,)."""
 
     def distortion(self, batch: LogBatch) -> Array:
         return np.abs(batch.weight - self.weight_used(batch.weight))

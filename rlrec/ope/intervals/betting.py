@@ -30,18 +30,20 @@ HEAVIEST = 1e100  # larger weights 1 / p are cut to this
 
 
 def log_factors_not_shown(least: Array) -> Array:
-    """Return the log factor of each bet, (BETS, n), where the arm was eligible and not shown.
+    """Return the logarithm of the factor by which each bet multiplies its wealth if the arm was eligible and not shown,
+    (BETS, n).
 
-    least (n,): the smallest propensity of any eligible arm, 0 where it is unknown. Where only one arm is eligible
+    least (n,): the smallest propensity of any eligible arm, or 0 if it is unknown. If only one arm is eligible
     (least 1), there is no bet on "less"."""
     more_factors = np.repeat(np.log1p(-MORE_STAKES)[:, None], len(least), axis=1)
     return np.vstack([np.zeros(len(least)), more_factors, np.log1p(LESS_SHARES[:, None] * _odds(least))])
 
 
 def log_factors_shown(p: Array, least: Array) -> Array:
-    """Return the log factor of each bet, (BETS, n), where the arm was shown.
+    """Return the logarithm of the factor by which each bet multiplies its wealth if the arm was shown, (BETS, n).
 
-    p (n,): its propensity, above 0; least (n,): the smallest propensity of any eligible arm, 0 where it is unknown."""
+    p (n,): the propensity of the arm, above 0; least (n,): the smallest propensity of any eligible arm, or 0 if it
+    is unknown."""
     gain = np.minimum(1 / p, HEAVIEST) - 1
     # stays below 1 although p and least are rounded
     loss = np.minimum(LESS_SHARES[:, None] * _odds(least) * gain, LESS_SHARES[:, None])
@@ -54,17 +56,17 @@ def _odds(least: Array) -> Array:
 
 
 def spread_wealth(log: Array) -> Array:
-    """Return the log wealth of the bets after a small share of the total is redistributed over all of them, (BETS, m).
-    So a logger that becomes wrong after a long honest time still meets bets with money.
+    """Return the logarithm of the wealth of the bets after a small share of the total is redistributed over all bets,
+    (BETS, m). So a logger that becomes wrong after a long honest time still meets bets with money.
 
-    log (BETS, m): log wealth of each bet."""
+    log (BETS, m): the logarithm of the wealth of each bet."""
     return np.logaddexp(np.log1p(-REDISTRIBUTED_SHARE) + log, np.log(REDISTRIBUTED_SHARE) + log_wealth(log))
 
 
 def log_wealth(log: Array) -> Array:
-    """Return the log of the mean wealth of all bets, (m,).
+    """Return the logarithm of the mean wealth of all bets, (m,).
 
-    log (BETS, m): log wealth of each bet."""
+    log (BETS, m): the logarithm of the wealth of each bet."""
     largest_log = log.max(axis=0)
     return largest_log + np.log(np.exp(log - largest_log).mean(axis=0))
 
@@ -81,13 +83,14 @@ _LEAST_PROPENSITY = 1e-200  # smaller propensities are not bet on
 
 
 class BetSums(Sums):
-    """BetSums holds the log wealth of every bet on every arm, (bets, m); sums of batches can be added."""
+    """BetSums holds the logarithm of the wealth of every bet on every arm, (bets, m). The sums of two batches can be
+    added."""
 
     log: Array = field(default_factory=lambda: np.zeros((len(STAKES), 1)))
 
 
 def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
-    """Return the log wealth that one batch of decisions adds.
+    """Return the amounts that one batch of decisions adds to the logarithms of the wealth.
 
     p, arm (n,): the propensity and the number of the arm that each decision showed; eligible (m,): the number of
     decisions in which each arm was eligible."""

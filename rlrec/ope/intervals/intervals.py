@@ -31,8 +31,8 @@ _MAX_SQUARE_SUM = 1e100  # above it, products in Cressie-Read overflow and there
 
 def check_interval(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
     """Raise InputError for an unknown interval, a level outside (0, 1), or an estimator that lacks this interval. An
-    estimator without any valid interval (dm) is accepted beside others; its bounds are null. Cressie-Read is refused
-    for it, as for all estimators but ips and snips."""
+    estimator without any valid interval (dm) is accepted beside other estimators; its bounds are null. Cressie-Read is
+    refused for dm, as for all estimators but ips and snips."""
     if interval not in INTERVALS:
         hint = suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}"
         raise InputError(f"unknown interval {interval!r}", hint=hint)
@@ -51,7 +51,8 @@ def check_level(level: float) -> None:
 
 
 def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
-    """Return the value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
+    """Return the value and the standard error, (...,) each, from sums over n clusters. The error is by the delta method
+    with n - 1.
 
     total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An
     estimate does not change with the scale of its terms, so it is evaluated at the sums; since gradient x total = 0
@@ -69,7 +70,7 @@ def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> t
 
 
 def normal_bounds(value: float, error: float, level: float) -> Bounds:
-    """Return value -+ z x error. Bounds are unknown where the error is 0, since a log without variation does not prove
+    """Return value -+ z x error. Bounds are unknown if the error is 0, since a log without variation does not prove
     certainty."""
     half_width = -NormalDist().inv_cdf((1 - level) / 2) * error
     return (value - half_width, value + half_width) if error > 0 else UNKNOWN
@@ -91,8 +92,10 @@ def _usual_draws(seed: int, m: int) -> Sequence[npt.NDArray[np.uint16]]:
 
 
 def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
-    """Return quantiles, over replicates, of the smallest and of the largest of several t, (b,) each; (inf, -inf) for
-    none."""
+    """Return the quantile, over replicates, of the smallest of several t, and the quantile of the largest. The result
+    is (inf, -inf) if there is no t.
+
+    t: the replicates of each t, (b,)."""
     if not len(t):
         return np.inf, -np.inf
     columns = np.stack(t)
@@ -105,10 +108,10 @@ def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
 
 
 class Studentised(Record, eq=False):
-    """This record has an estimate of many columns and its studentised replicates.
+    """This record has an estimate of many columns and the studentised replicates of the estimate.
 
-    t (b,): (value* - value) / error* of each replicate; values (b,): value*. Both are empty where the error is
-    unknown (NaN) or 0."""
+    t (b,): (value* - value) / error* of each replicate; values (b,): value* of each replicate. Both are empty if the
+    error is unknown (NaN) or 0."""
 
     value: float
     error: float
@@ -116,14 +119,14 @@ class Studentised(Record, eq=False):
     values: Array = field(default_factory=lambda: np.empty(0))
 
     def quantiles(self, level: float) -> Bounds:
-        """Return the quantiles of t that bound an interval of this level."""
+        """Return the two quantiles of t that bound an interval of this level."""
         return _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
 
     def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
         """Return the bounds of the studentised bootstrap, value - t x error, where t are the quantiles of (value* -
         value) / error* over replicates. A replicate without variation has error 0: its t is -inf or +inf, by the sign
-        of its difference. One without any weight counts as an extreme on both sides. A bound is infinite if its
-        quantile is, or if there are too few replicates for the level.
+        of its difference. A replicate without any weight counts as an extreme on both sides. A bound is infinite if its
+        quantile is infinite, or if there are too few replicates for the level.
 
         at_least: quantiles of t that the bounds must at least reach."""
         if not len(self.t):
@@ -134,7 +137,8 @@ class Studentised(Record, eq=False):
 
 
 def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, n_replicates: int = REPLICATES) -> Studentised:
-    """Run `studentised_bootstraps` for one estimate. With `n_replicates` 0 it computes only value and error."""
+    """Return the result of `studentised_bootstraps` for one estimate. With `n_replicates` 0 only the value and the
+    error are computed."""
     return studentised_bootstraps([(estimator, units)], seed=seed, n_replicates=n_replicates)[0]
 
 
@@ -144,8 +148,10 @@ def studentised_bootstraps(
     """Run the studentised bootstrap, and return one result per sample. In each replicate the squared error is the sum
     over units of (count x influence^2), with that replicate's own gradient.
 
-    samples: estimators with their sums of clusters or blocks, (m, d). A draw depends only on the seed and on m, so
-    two targets on one log have the same draws, and all samples with the same m share one."""
+    A draw depends only on the seed and on m, so two targets on one log have the same draws, and all samples with the
+    same m share one set of draws.
+
+    samples: estimators with their sums of clusters or blocks, (m, d)."""
     sample_figures = [_by_influence(*sample) for sample in samples]
     t, values = ([[np.empty(0)] for _ in samples] for _ in range(2))
     indices_by_size: dict[int, list[int]] = {}
@@ -174,7 +180,8 @@ def studentised_bootstraps(
 
 
 def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:
-    """Return the value, its error, and the size below which an error counts as zero; NaN where there is none."""
+    """Return the value, its error, and the size below which an error counts as zero. The result has NaN if there is no
+    value or error."""
     m, total = len(units), units.sum(axis=0)
     with np.errstate(all="ignore"):
         value, gradient = float(estimator.value(total)), estimator.gradient(total)
@@ -185,13 +192,13 @@ def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]
 
 
 def bounding_rank(level: float, n_replicates: int) -> int:
-    """Return the rank, counted from either end of the sorted replicates, of the one that bounds an interval; 0 if
-    `n_replicates` is too small."""
+    """Return the rank of the replicate that bounds an interval, counted from either end of the sorted replicates. The
+    rank is 0 if `n_replicates` is too small."""
     return int((n_replicates + 1) * (1 - level) / 2 + _NOTHING)
 
 
 def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
-    """Return distance / error of every replicate, (b,). Where the error is 0, this is infinite with the sign of the
+    """Return distance / error of every replicate, (b,). If the error is 0, the result is infinite with the sign of the
     distance."""
     distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
     infinite_t = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
@@ -201,7 +208,8 @@ def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
 
 
 def _quantiles(t: Array, rank: int) -> Bounds:
-    """Return the rank-th value from below and from above. NaN (sorted to the end) is an extreme on both sides."""
+    """Return the value of this rank from below, and the value of this rank from above. NaN (sorted to the end) is an
+    extreme on both sides."""
     n_nan = int(np.isnan(t).sum())
     numbers, rank = t[: len(t) - n_nan], rank - n_nan
     return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN
@@ -210,8 +218,8 @@ def _quantiles(t: Array, rank: int) -> Bounds:
 def stretch_bounds(value: float, error: float, bounds: Bounds, parts: Sequence[float]) -> tuple[float, Bounds]:
     """Return the error and bounds of an estimate, widened by the error of a simulation.
 
-    parts: the estimate from each of several equal parts of the simulation; the variance of their mean is their
-    variance over their number."""
+    parts: the estimate from each of several equal parts of the simulation. The variance of the mean of the parts is
+    the variance of the parts over their number."""
     if len(parts) < 2 or not error > 0:
         return error, bounds
     total_error = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
@@ -220,8 +228,8 @@ def stretch_bounds(value: float, error: float, bounds: Bounds, parts: Sequence[f
 
 
 def pull_bounds(bounds: Bounds, outer_bounds: Bounds, share: float) -> Bounds:
-    """Return the bounds, moved by this share of the distance towards outer ones, where these lie farther out and are
-    finite."""
+    """Return the bounds, moved towards the outer bounds by this share of the distance. A bound is moved only if the
+    outer bound lies farther out and is finite."""
     (low, high), (outer_low, outer_high) = bounds, outer_bounds
     low_gap = low - outer_low if -np.inf < outer_low < low < np.inf else 0.0
     high_gap = outer_high - high if -np.inf < high < outer_high < np.inf else 0.0
@@ -234,7 +242,8 @@ def intersection(bounds: Sequence[Bounds], value: float) -> Bounds:
 
 
 class WeightSums(Record):
-    """WeightSums holds sums for Cressie-Read over n observations of w, w^2, wr, w^2 r and w^2 r^2."""
+    """A WeightSums object holds sums for Cressie-Read: the number n of observations, and the sums of w, w^2, w r, w^2 r
+    and w^2 r^2 over the observations."""
 
     n: int
     w: float
@@ -267,8 +276,8 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
 
 
 def _least_spread(sums: WeightSums, fake_weight: float) -> float:
-    """Return the smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake_weight`
-    added to the n."""
+    """Return the smallest sum of h^2 that makes the mean weight 1, if one fake observation of weight `fake_weight` is
+    added to the n observations."""
     n = sums.n
     if np.isinf(fake_weight):
         return 1 + 1 / n
@@ -319,9 +328,11 @@ N_LOGGED_COLUMNS = 2  # columns of the log: the logged rewards, and the rows
 
 
 class Minus(Record, kw_only=False):
-    """A Minus is the estimate of one target minus a baseline, whose columns follow the target's.
+    """A Minus is the estimate of one target minus a baseline. The columns of the baseline follow the columns of the
+    target.
 
-    baseline: the logged average, from the `N_LOGGED_COLUMNS` columns; None: another target with the same estimator."""
+    baseline: the logged average, from the `N_LOGGED_COLUMNS` columns; None for another target with the same
+    estimator."""
 
     estimator: Smooth
     baseline: Smooth | None = None
@@ -336,7 +347,7 @@ class Minus(Record, kw_only=False):
         return np.ones(mean.shape[:-1])
 
     def base(self, mean: Array) -> float:
-        """Return the value that the difference is relative to."""
+        """Return the value that the difference is relative to, at mean terms."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float((self.baseline or self.estimator).value(self.sides(mean)[1]))
 
@@ -351,7 +362,7 @@ class Minus(Record, kw_only=False):
 
 
 class Relative(Minus, kw_only=False):
-    """A Relative is the difference as a share of the size of the baseline."""
+    """A Relative is the difference between a target and a baseline, as a share of the size of the baseline."""
 
     def value(self, mean: Array) -> Array:
         return super().value(mean) / self.unit(mean)

@@ -26,9 +26,10 @@ def tightness(best_n: float, alpha: float) -> float:
 class LookSequence(NamedTuple):
     """A LookSequence is a confidence sequence, whose bounds hold at every look.
 
-    rho: determines when it is tightest; comparisons whose levels depend on each other share it. alpha: the
-    probability that it is wrong at some look, below 1/2 for one side; sides: the number of its bounds that are used,
-    1 or 2. variance: the variance of one cluster, so that variance / n is the squared error."""
+    rho: a number that determines at how many clusters the sequence is tightest; comparisons whose levels depend on
+    each other have the same rho. alpha: the probability that the sequence is wrong at some look, below 1/2 for one
+    side; sides: the number of bounds that are used, 1 or 2. In the methods, variance is the variance of one cluster,
+    so that variance / n is the squared error."""
 
     rho: float
     alpha: float
@@ -40,8 +41,8 @@ class LookSequence(NamedTuple):
         return cls(tightness(best_n, alpha * 2 / sides), alpha, sides)
 
     def half_width(self, variance: float | Array, n: float | Array) -> Array:
-        """Return the distance from the estimate to its bounds after n clusters; infinite with n = 0. The distance is
-        the square root of 2 variance (n rho^2 + 1) / (n rho)^2 times the log of the odds."""
+        """Return the distance from the estimate to its bounds after n clusters. The distance is infinite with n = 0.
+        Otherwise it is the square root of 2 variance (n rho^2 + 1) / (n rho)^2 times the logarithm of the odds."""
         spread = _spread(n, self.rho)
         log_odds = np.log(spread / self.alpha) if self.sides == 2 else np.log1p(spread / (2 * self.alpha))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -56,8 +57,8 @@ class LookSequence(NamedTuple):
         return float(growth_factors[is_narrow.argmax()]) if is_narrow.any() else np.inf
 
     def p_value(self, difference: float | Array, variance: float | Array, n: float | Array) -> Array:
-        """Return the smallest level at which the two-sided sequence excludes 0 after n clusters. It is valid at every
-        look."""
+        """Return the smallest level at which the two-sided sequence excludes 0 after n clusters. This p-value is valid
+        at every look."""
         squared_z = np.square(difference) * n / variance
         return np.minimum(1.0, _spread(n, self.rho) * np.exp(-squared_z / 2 * _settled_share(n, self.rho)))
 
@@ -83,10 +84,10 @@ SEARCH_RATIO, BISECTIONS = 1e-6, 16
 
 
 def variance_of_difference(variance: float, other_variance: float, shares: Sequence[float]) -> float:
-    """Return the variance, per unit, of the difference between the smallest other group and the first one.
+    """Return the variance, per unit, of the difference between the smallest other group and the first group.
 
     variance, other_variance: the variance of a unit of the first group, and of a unit of the other groups; shares:
-    the share of all units that each group has."""
+    the share of each group in all units."""
     return variance / shares[0] + other_variance / min(shares[1:])
 
 
@@ -99,15 +100,16 @@ def fixed_units(variance: float, difference: float, *, alpha: float, power: floa
 def sequential_units(
     variance: float, difference: float, *, alpha: float, power: float, best_n: float | None = None
 ) -> float:  # fmt: skip
-    """Return the number of units of all groups after which a confidence sequence has excluded 0 with this power, where
-    somebody looks all along. A path leaves the sequence where noise and drift together exceed its width.
+    """Return the number of units of all groups after which a confidence sequence has excluded 0 with this power, if
+    somebody looks all along. A path leaves the sequence where noise and drift together exceed the width of the
+    sequence.
 
-    best_n: the number of units at which the sequence is tightest; None: the result itself."""
+    best_n: the number of units at which the sequence is tightest; None stands for the result itself."""
     look_share = np.arange(1, N_LOOKS + 1) / N_LOOKS
     noise = np.random.default_rng(0).normal(0.0, N_LOOKS**-0.5, (N_PATHS, N_LOOKS)).cumsum(axis=1) / look_share
 
     def needed(ratio: float) -> float:
-        """Return the number of units, where the sequence is tightest at `ratio` times this number."""
+        """Return the number of units needed, if the sequence is tightest at `ratio` times this number."""
         width = LookSequence.tightest(ratio, alpha).half_width(1.0, look_share)
         drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors at the end
         return variance * (drift / difference) ** 2

@@ -37,9 +37,11 @@ def terms(reward: Array, p: Array, pulls: Array | float = 1.0) -> Array:
 
 
 def means(sums: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
-    """Return the weighted mean of each arm and its normal bounds, (m,) each, in the unit of the reward; sums (TERMS,
-    m). The squared error is by the delta method, sum w^2 (r - mean)^2 over (sum w)^2. Means are NaN where an arm has no
-    row; bounds are NaN where all its rewards are equal."""
+    """Return the weighted mean of each arm and its two normal bounds, (m,) each, in the unit of the reward. The squared
+    error is by the delta method, sum w^2 (r - mean)^2 over (sum w)^2. The mean of an arm without rows is NaN; the
+    bounds of an arm are NaN if all its rewards are equal.
+
+    sums (TERMS, m): the sums of `terms` over the rows of each arm."""
     weight, reward, squares, cross, rewards = sums
     total = np.where(weight > 0, weight, np.nan)
     mean = reward / total

@@ -32,7 +32,8 @@ TABLE_COLUMNS = ("target_at", "logged_at", "exposure", "expectation", "change")
 
 
 class ValueRange(Record, kw_only=False):
-    """A ValueRange holds the smallest and the largest of some values; the sum of two is the range of both."""
+    """A ValueRange holds the smallest and the largest of a set of values. The sum of two ranges is the range of both
+    sets."""
 
     least: float = np.inf
     largest: float = -np.inf
@@ -45,21 +46,21 @@ class ValueRange(Record, kw_only=False):
         return ValueRange(min(self.least, other.least), max(self.largest, other.largest))
 
     def scaled(self, factor: float) -> ValueRange:
-        """Return the range of values that count `factor` times, which is unchanged."""
+        """Return the range of values that count `factor` times, which is the same range."""
         return self
 
 
 class RewardColumns(Record, eq=False):
-    """RewardColumns holds the columns of a batch of any unit, (n,) each for its rows, and checks them when built.
+    """RewardColumns holds the columns of a batch of any unit, (n,) each for its rows, and checks the columns when
+    built.
 
-    reward: inside its window
-    cluster: digest of the unit that was randomised, any signed or unsigned 64 bits
-    predicted, expected: a reward model's value of what was shown, and its mean over what the target may show
-    largest: the largest weight that any choice could have had; NaN (or inf) where no bound is known
-    unsupported: the target's probability of choices the logger gave 0; NaN where that is unknown
-    default: whether the reward is the default; without it, a reward of 0 counts as the default
-    count: how many rows each stands for, 1 / the probability that the log kept it; 1 without it
-    left_out: number of rows that could not be used, and are not in the arrays
+    reward: the reward inside the window of the row cluster: the digest of the unit that was randomised, any signed
+    or unsigned 64 bits predicted, expected: a reward model's value of what was shown, and the model's mean over what
+    the target may show largest: the largest weight that any choice could have had; NaN (or inf) if no bound is known
+    unsupported: the target's probability of choices to which the logger gave 0; NaN if that probability is unknown
+    default: whether the reward is the default; without this column, a reward of 0 counts as the default count: how
+    many rows each row stands for, 1 / the probability that the log kept the row; 1 without this column left_out:
+    number of rows that could not be used, and are not in the arrays
 
     Raises InputError for a wrong shape or a value outside its range."""
 
@@ -93,7 +94,7 @@ class RewardColumns(Record, eq=False):
         return {name: column for name, column in columns.items() if column is not None}
 
     def n_rows(self, name: str) -> int:
-        """Return the length of the column of that name."""
+        """Return the number of rows that the column of that name has."""
         return len(self.reward)
 
     def __len__(self) -> int:
@@ -101,11 +102,12 @@ class RewardColumns(Record, eq=False):
         return len(self.reward)
 
     def take(self, rows: Flags | Ids) -> Self:
-        """Return a batch of these rows, given as flags or indices, in that order. Its `left_out` is 0."""
+        """Return a batch of these rows, given as flags or indices, in the given order. The `left_out` of the result is
+        0."""
         return type(self)(**{name: column[rows] for name, column in self.columns().items()})
 
     def counted(self, column: Array) -> Array:
-        """Return a column of rows with each value multiplied by the count of its row; (n,) or (n, c)."""
+        """Return a column of rows, (n,) or (n, c), with each value multiplied by the count of its row."""
         return column if self.count is None else (column.T * self.count).T
 
     @cached_property
@@ -117,10 +119,11 @@ class RewardColumns(Record, eq=False):
 class LogBatch(RewardColumns, eq=False):
     """A LogBatch holds rows of the log as one target sees them; one row is an impression.
 
-    propensity (n,): the logging policy's probability of this arm, either its marginal at the position or that of the
-    slate down to it; NaN where none was logged: estimators with weights leave the row out and count it.
-    target (n,): the target's probability of the same event; NaN where it has none (left out as well).
-    crammed (n,): the weights of `Cram`, of either sign; None for a target that has not learned from the rows."""
+    propensity (n,): the logging policy's probability of this arm, either the marginal probability at the position or
+    the probability of the slate down to the arm. It is NaN if no propensity was logged; estimators with weights
+    leave such a row out and count it. target (n,): the target's probability of the same event; NaN if the target has
+    none (such a row is left out as well). crammed (n,): the weights of `Cram`, of either sign; None for a target
+    that has not learned from the rows."""
 
     propensity: Array
     target: Array
@@ -140,7 +143,7 @@ class LogBatch(RewardColumns, eq=False):
 
     @cached_property
     def weight(self) -> Array:
-        """Return the importance weight target / propensity, (n,); 0 where the row cannot be weighed."""
+        """Return the importance weight target / propensity, (n,), or 0 if the row cannot be weighed."""
         weight = np.zeros(len(self))
         with np.errstate(over="ignore"):
             np.divide(self.target, self.propensity, out=weight, where=self.usable)
@@ -148,8 +151,9 @@ class LogBatch(RewardColumns, eq=False):
 
     @cached_property
     def core(self) -> dict[str, Array]:
-        """Return the columns that diagnostics, lifts and Cressie-Read need whatever estimators are requested. They are
-        the rows that can be weighed, their rewards, their weights, and the products of both."""
+        """Return the columns that diagnostics, lifts and Cressie-Read need whatever estimators are requested. The
+        columns are the rows that can be weighed, their rewards, their weights, and the products of rewards and
+        weights."""
         rows = self.usable.astype(np.float64)
         columns = (rows, rows * self.reward, self.weight, self.weight * self.reward)
         return dict(zip(CORE_COLUMNS, columns, strict=True))
@@ -166,7 +170,7 @@ class Smooth(Protocol):
     """A Smooth object is a smooth function of mean terms, with its derivative."""
 
     def value(self, mean: Array) -> Array:
-        """Return the estimate at mean terms (..., d), (...,)."""
+        """Return the estimate at mean terms (..., d). The result has the shape (...,)."""
 
     def gradient(self, mean: Array) -> Array:
         """Return the derivative of the estimate by the mean terms, (..., d)."""
@@ -209,26 +213,26 @@ class Estimator(Ratio, ABC):
 
     @property
     def name(self) -> str:
-        """Return the name of its class in lower case, so that SwitchDr is switch-dr."""
+        """Return the name of the estimator's class in lower case, with hyphens, so that SwitchDr is switch-dr."""
         return re.sub(r"\B(?=[A-Z])", "-", type(self).__name__).lower()
 
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """Return the names of the columns that `value` takes. The first is a cluster's contribution to the numerator,
-        the second the number of rows or the weight that it is divided by. Equal names mean equal columns in all
-        estimators."""
+        """Return the names of the columns that `value` takes. The first column is a cluster's contribution to the
+        numerator, the second column is the number of rows or the weight that the numerator is divided by. Equal names
+        mean equal columns in all estimators."""
 
     @property
     def prefix(self) -> str:
-        """Return the prefix of its column names in a fold whose estimators have different weights."""
+        """Return the prefix of the estimator's column names in a fold whose estimators have different weights."""
         return ""
 
     def enclosing_estimators(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
-        """Return the estimators whose bounds enclose a `biased` one. They are the same estimator without the bias, with
-        the smallest, and with the largest value that the log allows.
+        """Return the estimators whose bounds enclose the estimate of this estimator, if it is `biased`. They are the
+        same estimator without the bias, with the smallest, and with the largest value that the log allows.
 
-        least, largest: the smallest and largest possible reward; the columns do not depend on them."""
+        least, largest: the smallest and the largest reward; the columns do not depend on them."""
         return ()
 
 
@@ -243,13 +247,13 @@ class ImpressionEstimator(Estimator):
         return np.column_stack([batch.core[name] for name in self.columns])
 
     def distortion(self, batch: LogBatch) -> Array:
-        """Return |weight - weight used| of every row, (n,); 0 for an estimator that is not `biased`."""
+        """Return |weight - weight used| of every row, (n,). The result is 0 for an estimator that is not `biased`."""
         return np.zeros(len(batch))
 
 
 def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
     """Return 64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated
-    bits. They define blocks and cross-fitting folds. Source: the finaliser of SplitMix64."""
+    bits. The bits define blocks and cross-fitting folds. Source: the finaliser of SplitMix64."""
     mixed_bits = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed_bits = (mixed_bits ^ (mixed_bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed_bits = (mixed_bits ^ (mixed_bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -263,7 +267,7 @@ def require_positive(label: str, value: float, *, example: str) -> None:
 
 
 def predictions_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
-    """Return `predicted` and `expected` of the batch. Raises InputError if it has no reward model."""
+    """Return `predicted` and `expected` of the batch. Raises InputError if the batch has no reward model."""
     if batch.predicted is None or batch.expected is None:
         raise InputError(f"{name} needs a reward model", hint="give one, or use ips or snips")
     return batch.predicted, batch.expected

@@ -40,14 +40,15 @@ def count_blocks(arms: int) -> int:
 
 
 def has_looks(shown: Array, expected: Array) -> Flags:
-    """Tell whether arms have looks enough to be judged, (k,), from the looks at each and the expected ones. The
-    exposures of an arm that was hardly shown are the logger's expectations, which follow the context, so no effect of
-    it can be told."""
+    """Tell whether each arm has enough looks to be judged, (k,). The exposures of an arm that was hardly shown are the
+    logger's expectations, which follow the context, so no effect of such an arm can be told.
+
+    shown, expected: the looks at each arm, and the expected looks."""
     return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _LEAST_SHOWN_SHARE * expected))
 
 
 def unfitted_residuals(residual: Array, share: Array) -> Array:
-    """Return the residuals of blocks as large as if the effects did not fit them.
+    """Return the residuals of blocks, made as large as if the effects had not been fitted to the block.
 
     share: the share of the exposures that a block carries alone. Source: Bell and McCaffrey 2002, Bias Reduction in
     Standard Errors for Linear Regression with Multi-Stage Samples, for the square root."""
@@ -55,10 +56,10 @@ def unfitted_residuals(residual: Array, share: Array) -> Array:
 
 
 class Exposures(Record, kw_only=False, eq=False):
-    """Exposures holds the looks of n rows, pages or visits, at k arms.
+    """An Exposures object holds the looks of n rows (pages or visits) at k arms.
 
-    row, arm, look (m,): the row and arm of each slot, and how much it is looked at. expected (u, k): the expected
-    looks in each of u draws; draw (n,): the draw of each row, negative where it is not known."""
+    row, arm, look (m,): the row and the arm of each slot, and how much the slot is looked at. expected (u, k): the
+    expected looks in each of u draws; draw (n,): the draw of each row, negative if it is not known."""
 
     row: Ids
     arm: Ids
@@ -76,34 +77,36 @@ class Exposures(Record, kw_only=False, eq=False):
 
     @property
     def expected_by_row(self) -> Array:
-        """Return the expected looks of each row, (n, k); NaN where its draw is not known."""
+        """Return the expected looks of each row, (n, k). The result is NaN if the draw of the row is not known."""
         by_row = np.full((len(self), self.arms), np.nan)
         by_row[self.draw >= 0] = self.expected[self.draw[self.draw >= 0]]
         return by_row
 
     @property
     def dense(self) -> Array:
-        """Return the shown minus the expected looks of each row, (n, k); NaN where its draw is not known."""
+        """Return the shown minus the expected looks of each row, (n, k). The result is NaN if the draw of the row is
+        not known."""
         cell = self.row * self.arms + self.arm
         shown = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms)
         return shown.astype(np.float64, copy=False).reshape(-1, self.arms) - self.expected_by_row
 
     def take(self, rows: Ids) -> Exposures:
-        """Return the exposures of some of the rows."""
+        """Return the exposures of the given rows."""
         number = np.full(len(self), -1, np.int64)
         number[rows] = np.arange(len(rows))
         row = number[self.row]
         return Exposures(row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected, self.draw[rows])
 
     def totals(self, count: Array) -> tuple[Array, Array]:
-        """Return how often each arm was looked at, and how often that was expected, (k,) each. count (n,): the weight
-        of each row."""
+        """Return the sum of the looks at each arm, and the sum of the expected looks, (k,) each.
+
+        count (n,): the weight of each row."""
         shown = np.bincount(self.arm, weights=self.look * count[self.row], minlength=self.arms)
         expected = np.bincount(self.draw, weights=count, minlength=len(self.expected)) @ self.expected
         return shown.astype(np.float64), expected
 
     def merge_rows(self, group: Ids) -> Exposures:
-        """Merge groups of rows into one row each, and return their exposures.
+        """Merge each group of rows into one row, and return the exposures of the merged rows.
 
         group (n,): the number of each row's group, ascending from 0."""
         starts = run_starts(group)
@@ -121,12 +124,13 @@ class Exposures(Record, kw_only=False, eq=False):
 
 
 class ExposureRegression(Sums):
-    """An ExposureRegression holds sums over rows by block of clusters. It has b blocks, d columns (3 that are known
-    before the draw, and the exposures of k arms) and o outcomes.
+    """An ExposureRegression holds sums over rows by block of clusters. There are b blocks, d columns (3 columns that
+    are known before the draw, and the exposures of k arms) and o outcomes.
 
-    square (b, d, d): sums of products of two columns. With more than 128 arms (b, d, 4): products with the first 3
-    columns, and squares of exposures; each arm is then regressed on separately. crossed (b, d, o): products of
-    columns and outcomes. looks (2, k): looks at each arm, and expected looks."""
+    square (b, d, d): sums of products of two columns. With more than 128 arms square has the shape (b, d, 4):
+    products with the first 3 columns, and squares of exposures; the outcomes are then regressed on each arm
+    separately. crossed (b, d, o): products of columns and outcomes. looks (2, k): the looks at each arm, and the
+    expected looks."""
 
     square: Array
     crossed: Array
@@ -140,8 +144,10 @@ class ExposureRegression(Sums):
         return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)), np.zeros((2, arms)))
 
     def add_rows(self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids) -> None:
-        """Add n rows to these sums in place: baseline (n, 3), exposures times factor (n,), outcomes (n, o); cluster
-        (n,): digests."""
+        """Add n rows to these sums in place.
+
+        baseline (n, 3): the columns that are known before the draw; factor (n,): the factor of the exposures of each
+        row; outcomes (n, o): the outcomes; cluster (n,): the digest of each row's cluster."""
         block, columns = block_numbers(cluster, blocks=len(self.square)), np.hstack([baseline, outcomes])
         self.looks[...] += exposures.totals(np.square(factor))
         if not self._is_joint:
@@ -160,8 +166,8 @@ class ExposureRegression(Sums):
                 self.crossed[block_of_row[start]] += products[:, d:]
 
     def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
-        """Add rows whose arms are regressed on separately. The exposure of such an arm is the sum over slots that
-        showed it, minus the sum over draws that expected it."""
+        """Add rows for regressions on each arm separately. The exposure of an arm is the sum over slots that showed the
+        arm, minus the sum over draws that expected the arm."""
         blocks, k, expected, crossed = len(self.square), exposures.arms, exposures.expected, self.crossed
 
         def by_block(number: Ids, weight: Array, width: int) -> Array:
@@ -188,12 +194,13 @@ class ExposureRegression(Sums):
 
     @cached_property
     def effects(self) -> Array:
-        """Return the effect of each arm, (k, o); 0 where its exposure never varied."""
+        """Return the effect of each arm on each outcome, (k, o). The effect is 0 if the exposure of the arm never
+        varied."""
         return self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))[BASELINE_COLUMNS:]
 
     @cached_property
     def influences(self) -> Array:
-        """Return the contribution of each block to the effects, (b, k, o), as `unfitted_residuals` makes it."""
+        """Return the contribution of each block to the effects, (b, k, o), enlarged by `unfitted_residuals`."""
         slopes = self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))
         if self._is_joint:
             influence = np.asarray(self._inverse @ (self.crossed - self.square @ slopes))[:, BASELINE_COLUMNS:]
@@ -211,8 +218,8 @@ class ExposureRegression(Sums):
 
     @cached_property
     def is_varying(self) -> Flags:
-        """Tell whether the exposure of each arm varied, (k,). It must vary beyond the sum over all arms, in more than
-        one block of clusters (which may be one person), and with looks enough."""
+        """Tell whether the exposure of each arm varied, (k,). The exposure must vary beyond the sum over all arms, in
+        more than one block of clusters (which may be one person), and the arm must have enough looks."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
         is_carried_alone = (by_block.max(axis=0) > _MAX_BLOCK_SHARE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
@@ -227,7 +234,8 @@ class ExposureRegression(Sums):
 
     @property
     def variances(self) -> Array:
-        """Return the variance of each effect from its exposures, for noise of variance 1 per row, (k,)."""
+        """Return the variance of the effect of each arm that follows from its exposures, for noise of variance 1 per
+        row, (k,)."""
         if self._is_joint:
             return np.diag(self._inverse)[BASELINE_COLUMNS:]
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1]
@@ -266,15 +274,15 @@ class ExposureRegression(Sums):
         )
 
     def _separate_slopes(self, crossed: Array) -> Array:
-        """Return the slopes of the exposures (..., k, o), each from a regression on that exposure alone; 0 for one that
-        does not vary."""
+        """Return the slopes of the exposures (..., k, o), each from a regression on that exposure alone. The slope is 0
+        for an exposure that does not vary."""
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1:]
         return np.divide(crossed, square, out=np.zeros_like(crossed), where=self.is_varying[:, None])
 
 
 def std_errors(influences: Array, *, columns: int) -> Array:
-    """Return the standard errors of sums over blocks, (...), from the contribution of each block, (b, ...); NaN with
-    fewer blocks than twice the regressed columns."""
+    """Return the standard errors of sums over blocks, (...), from the contribution of each block, (b, ...). The result
+    is NaN if there are fewer blocks than twice the number of regressed columns."""
     n_present = int((influences != 0).reshape(len(influences), -1).any(axis=1).sum())
     factor = n_present / (n_present - columns) if n_present >= 2 * columns else np.nan
     return np.asarray(np.sqrt(np.square(influences).sum(axis=0) * factor))

@@ -32,14 +32,13 @@ _SALT = 1
 
 
 class BlockSums(Sums, kw_only=True):
-    """BlockSums holds sums over clusters of c columns.
+    """A BlockSums object holds sums over clusters of c columns.
 
-    present (c,): number of clusters in which a column is not 0
-    moment (c, c): sum over clusters of the outer product of their sums
-    largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of absolute values
-    growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED_COLUMN, for each of STAKES; NaN without this
-    column, where it is negative, and where clusters do not count once each
-    units (m, c): sums of the clusters, or of 4,096 blocks of them"""
+    present (c,): number of clusters in which a column is not 0 moment (c, c): sum over clusters of the outer product
+    of the sums of the cluster largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of
+    absolute values growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED_COLUMN, for each of
+    STAKES. It is NaN without this column, if the column is negative, or if a cluster does not count once units (m,
+    c): sums of the clusters, or of 4,096 blocks of clusters"""
 
     present: Ids
     moment: Array
@@ -60,19 +59,18 @@ class BlockSums(Sums, kw_only=True):
 
 
 class ClusterSummary(BlockSums, kw_only=True):
-    """A ClusterSummary holds sums over all clusters at the end of a fold; a bootstrap draws from their units.
+    """A ClusterSummary holds sums over all clusters at the end of a fold. A bootstrap draws from the units of the
+    summary.
 
-    columns: the index of each column by its name
-    total (c,): sums over all clusters
-    blocks: whether units are blocks; a bootstrap then draws from all of them, as the number of clusters in each is
-    random"""
+    columns: the index of each column by its name total (c,): sums over all clusters blocks: whether units are
+    blocks; a bootstrap then draws from all blocks, as the number of clusters in each block is random"""
 
     columns: Mapping[str, int]
     total: Array
     blocks: bool
 
     def with_prefix(self, prefix: str) -> ClusterSummary:
-        """Return the summary of the columns whose names have a prefix, which is removed from the names."""
+        """Return the summary of the columns whose names have a prefix. The prefix is removed from the names."""
         numbers = {
             name.removeprefix(prefix): number for name, number in self.columns.items() if name.startswith(prefix)
         }
@@ -85,9 +83,9 @@ class ClusterSummary(BlockSums, kw_only=True):
 
 
 class _Clusters(Record, kw_only=False, eq=False):
-    """This record has the sums of each cluster (m, c), ascending by digest (m,).
+    """This record has the sums of each cluster (m, c), and the ascending digests of the clusters (m,).
 
-    staked: the index of the column STAKED_COLUMN; None without it."""
+    staked: the index of the column STAKED_COLUMN, or None without this column."""
 
     digests: Ids
     sums: Array
@@ -129,10 +127,10 @@ class _Clusters(Record, kw_only=False, eq=False):
 
 
 class Moments(Sums):
-    """Moments holds sums of c columns over clusters. `moments(batch_1) + moments(batch_2)` is the moments of both
-    batches together.
+    """A Moments object holds sums of c columns over clusters. `moments(batch_1) + moments(batch_2)` is the moments of
+    both batches together.
 
-    columns: their names. spans_batches: whether a cluster may have rows in another batch."""
+    columns: the names of the columns. spans_batches: whether a cluster may have rows in another batch."""
 
     columns: tuple[str, ...]
     spans_batches: bool
@@ -155,7 +153,7 @@ class Moments(Sums):
         return Moments(self.columns, self.spans_batches, self._clusters.scaled(factor))
 
     def closed(self) -> Moments:
-        """Return these sums, once no later batch can have rows of their clusters."""
+        """Return these sums in their final form. No later batch may have rows of the clusters."""
         return Moments(self.columns, False, _limit_clusters(self._clusters, spans_batches=False))
 
     def summary(self) -> ClusterSummary:
@@ -169,8 +167,8 @@ class Moments(Sums):
 
 
 def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
-    """Return summaries whose units are the same clusters, or the same blocks, in the same order, so that a bootstrap
-    draws the same units for all. A cluster has zeros in a group without its rows."""
+    """Return a summary of each group. The units of all summaries are the same clusters, or the same blocks, in the same
+    order, so that a bootstrap draws the same units for all groups. A cluster has zeros in a group without its rows."""
     group_sums, units = [group._clusters for group in groups], list[Array]()
     clusters = [sums for sums in group_sums if isinstance(sums, _Clusters)]
     digests = np.unique(np.concatenate([sums.digests for sums in clusters])) if clusters else np.empty(0, np.int64)
@@ -185,11 +183,12 @@ def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
 
 
 class Steps(Record, kw_only=False, eq=False):
-    """A Steps object holds sums at every step, of up to 4,096 clusters or of 4,096 blocks of more. They can be added,
-    and have the order of `ClusterSummary.units`.
+    """A Steps object holds sums at every step, of up to 4,096 clusters, or of 4,096 blocks of more clusters. The sums
+    of two batches can be added, and have the order of `ClusterSummary.units`.
 
-    columns: names of the first c columns; the last column keeps its value after a visit's end
-    digests (m,): ascending, of clusters, or (`blocks`) numbers of blocks; sums (m, c + 1, h): at each of h steps"""
+    columns: names of the first c columns; the last column keeps its value after a visit's end digests (m,): the
+    ascending digests of clusters, or (with `blocks`) the numbers of blocks; sums (m, c + 1, h): the sums at each of
+    h steps"""
 
     columns: tuple[str, ...]
     digests: Ids
@@ -221,8 +220,9 @@ class Steps(Record, kw_only=False, eq=False):
 def sum_steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Return the sums of one batch of visits at every step. Decisions are sorted by visit and step.
 
-    columns: the values of each decision, (n,), by the name of the column; 0 after a visit's end. held_column (n,):
-    keeps its last value after the end. cluster, length (s,): of every visit, at most `horizon` decisions long."""
+    columns: by name, the value of each decision, (n,), which is 0 after a visit's end. held_column (n,): a column
+    that keeps its last value after the end. cluster, length (s,): the cluster of every visit, and its number of
+    decisions, at most `horizon`."""
     # the units that are summed over: clusters, or blocks of them
     digests, unit = np.unique(cluster, return_inverse=True)
     blocks = len(digests) > BLOCKS
@@ -253,7 +253,7 @@ def cluster_blocks(digests: Ids) -> Ids:
 def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batches: bool) -> Moments:
     """Return the moments of one batch.
 
-    terms (n, c): columns of every row; cluster (n,): digest of the cluster of a row."""
+    terms (n, c): the columns of every row; cluster (n,): the digest of the cluster of each row."""
     # rows of a cluster mostly lie together: adding them up first leaves less to sort
     cluster, terms = _add_runs(cluster, terms)
     if (cluster[1:] < cluster[:-1]).any():

@@ -22,11 +22,11 @@ SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that show whe
 
 
 class Visits(Record, eq=False):
-    """Visits holds all visits of some persons, (v,) each.
+    """Visits holds all visits of a set of persons, (v,) each.
 
-    person, unit: digests; started_at, ended_at; is_over: whether it has ended; recognised: whether the person would
-    be recognised under another session key (None: all would); horizon: the time up to which another visit would be
-    in the log (None: all times)."""
+    person, unit: the digests of the person and of the unit; started_at, ended_at: the times of the visit; is_over:
+    whether the visit has ended; recognised: whether the person would be recognised under another session key (None:
+    all persons would); horizon: the time up to which another visit would be in the log (None: all times)."""
 
     person: Ids
     unit: Ids
@@ -38,21 +38,23 @@ class Visits(Record, eq=False):
 
     @cached_property
     def next_start(self) -> Ids:
-        """Return the start of the person's first visit after the end of each visit; FAR_FUTURE where there is none."""
+        """Return, for each visit, the start of the person's first visit after its end, or FAR_FUTURE if there is
+        none."""
         next_index = np.searchsorted(self._starts, self._key(self._code, self.ended_at), side="right")
         started_at = np.append(self.started_at[self._order], FAR_FUTURE)[next_index]
         same_person = np.append(self._code[self._order], -1)[next_index] == self._code
         return np.where(same_person, started_at, FAR_FUTURE)
 
     def begun_before(self, visit: Ids, at: Ids) -> Ids:
-        """Return the number of visits that the person of each of these visits had begun before a time, (m,)."""
+        """Return, for each of the given visits, the number of visits that its person had begun before the time,
+        (m,)."""
         code = self._code[visit]
         visits_begun = np.searchsorted(self._starts, self._key(code, at - 1), side="right")
         return visits_begun - np.searchsorted(self._starts, code * len(self._times))
 
     @cached_property
     def unit_code(self) -> Ids:
-        """Return the number of each unit, (v,), in order of digest."""
+        """Return the number of each visit's unit, (v,). Units are numbered in order of digest."""
         return self._code if self.unit is self.person else np.unique(self.unit, return_inverse=True)[1].reshape(-1)
 
     # Pairs of person and time, encoded in one number that sorts like the pairs.
@@ -78,11 +80,11 @@ class Visits(Record, eq=False):
 
 
 class ServedDecisions(Record, eq=False):
-    """ServedDecisions holds the decisions of some visits, (d,) each.
+    """ServedDecisions holds the decisions of visits, (d,) each.
 
-    visit: the index of the visit; group: number of the group, from 0; at: time; rewards, mature (r, d): for each reward
-    definition, the reward and whether it counts; keep: the probability that the log kept the decision (None: 1);
-    day: number of the day (None: days in UTC)."""
+    visit: index of the visit; group: number of the group, from 0; at: time of the decision; rewards, mature (r, d):
+    for each reward definition, the reward and whether it counts; keep: the probability that the log kept the
+    decision (None: 1); day: number of the day (None: days in UTC)."""
 
     visit: Ids
     group: Ids
@@ -107,13 +109,13 @@ class UnitSums(Record, eq=False):
     """UnitSums holds the sums of units in groups, (m,) each, by group and digest. A unit has a row in every group that
     served it.
 
-    unit: digest; group: number; entry: time of the group's first decision for the unit; visit: index of the visit of
-    that decision; columns: numerators and denominators, and SAMPLED_FLAGS, 1 where the log may have dropped
-    decisions of a unit that has several, or that has several in one visit.
+    Where the log dropped decisions, each decision counts 1 / keep times. A visit or a unit counts 1 / the
+    probability that at least one of its decisions in the log was kept. This is exact if the visit or unit has a
+    single decision, or a decision that was certain to be kept.
 
-    Where the log dropped decisions, each counts 1 / keep times. A visit or a unit counts 1 / the probability that one
-    of its decisions in the log was kept; this is exact where it has a single one, or one that was certain to be kept.
-    """
+    unit: the digest of the unit; group: the number of the group; entry: the time of the group's first decision for the
+    unit; visit: the index of the visit of that decision; columns: numerators, denominators and SAMPLED_FLAGS. A flag is
+    1 if the log may have dropped decisions of a unit that has several decisions, or that has several in one visit."""
 
     unit: Ids
     group: Ids
@@ -126,15 +128,17 @@ class UnitSums(Record, eq=False):
         return UnitSums(**ids, columns=take(self.columns, rows))
 
     def regrouped(self, group: Ids) -> UnitSums:
-        """Return the same sums with the units of one group in other groups."""
+        """Return the same sums with the units of one group in other groups.
+
+        group: the number of the new group of each unit."""
         return replace(self, group=group).take(np.lexsort((self.unit, group)))
 
 
 def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, counts_days: bool = True) -> UnitSums:
     """Compute the sums of every unit in every group.
 
-    now: the time at which windows are over, one for all or one per visit; counts_days: whether to add a column of
-    active days."""
+    now: the time at which windows are over, one time for all visits or one per visit; counts_days: whether to add a
+    column of active days."""
     # stays: a visit in a group, restricted to the decisions of that group
     first_rows, stay = distinct(decisions.group, decisions.visit)
     group, visit, n = decisions.group[first_rows], decisions.visit[first_rows], len(first_rows)
@@ -225,8 +229,8 @@ AGES = 64  # classes of ages, of equal width, up to the horizon
 
 
 class ReturnTimes(Sums):
-    """ReturnTimes counts returns by the time that their visit was watched and by the time that they took, (65, 64), in
-    classes of a 64th of the horizon. The last class of the watched time is a whole horizon."""
+    """A ReturnTimes object counts returns by the time that the visit was watched and by the time that the return took,
+    (65, 64), in classes of a 64th of the horizon. The last class of the watched time is a whole horizon."""
 
     number: Array
 
@@ -234,8 +238,8 @@ class ReturnTimes(Sums):
     def from_visits(cls, *, watched: Array, gap: Array) -> ReturnTimes:
         """Count the returns of visits.
 
-        watched, gap (n,): how long each visit was watched, and the gap after it, in horizons; a gap is infinite
-        where nobody came back."""
+        watched, gap (n,): how long each visit was watched, and the time until the return, in horizons; a gap is
+        infinite if nobody came back."""
         has_returned = gap <= np.minimum(watched, 1.0)
         row = np.minimum(watched[has_returned] * AGES, AGES).astype(np.int64)
         column = np.minimum(gap[has_returned] * AGES, AGES - 1).astype(np.int64)

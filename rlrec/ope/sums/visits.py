@@ -1,4 +1,5 @@
-"""This module makes visits of the log the input of session estimators, and computes the columns that they use.
+"""This module makes visits of the log the input of session estimators, and computes the columns that session estimators
+use.
 
 A "session" of an estimate is one visit. Visits differ in length. After its end a visit keeps its last weight, with
 rewards and values of 0; if it were dropped from the sums, the longer visits would represent all."""
@@ -22,11 +23,11 @@ HEAVIEST = 1e100
 class VisitBatch(RewardColumns, eq=False):
     """A VisitBatch holds visits of the log as one target sees them, s visits with n decisions in all.
 
-    start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in order of step, at least one.
-    log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target would
-    never show it.
-    Of the other columns, `cluster` and `count` are (s,); reward (of the page), predicted (the discounted return from
-    that step on) and largest (a log) are (n,)."""
+    start (s + 1,): the decisions of visit i are rows start[i] to start[i + 1] - 1, in order of step, at least one.
+    log_ratio (n,): the logarithm of the ratio of the target's probability of the slate to the logging policy's
+    probability; -inf if the target would never show the slate. Of the other columns, `cluster` and `count` are (s,);
+    reward (of the page), predicted (the discounted return from that step on) and largest (the logarithm of a weight)
+    are (n,)."""
 
     by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count")  # the columns that are (s,)
     start: Ids
@@ -61,7 +62,8 @@ class VisitBatch(RewardColumns, eq=False):
         return np.diff(self.start)
 
     def take(self, visits: Flags | Ids) -> Self:
-        """Return a batch of these visits, given as flags or indices, in that order. Its `left_out` is 0."""
+        """Return a batch of these visits, given as flags or indices, in the given order. The `left_out` of the result
+        is 0."""
         index = np.arange(len(self))[visits]
         # the decisions of the visits, visit by visit
         length = self.length[index]
@@ -74,7 +76,8 @@ class VisitBatch(RewardColumns, eq=False):
 
 
 class Course(Record, kw_only=False, eq=False):
-    """A Course computes the columns of one batch of visits that estimators name, (s,) per visit, (n,) per decision.
+    """A Course computes the columns of one batch of visits that estimators name. A column is (s,) per visit, or (n,)
+    per decision.
 
     gamma: discount per step, in [0, 1]."""
 
@@ -95,7 +98,8 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def ratio(self) -> Array:
-        """Return w_t, the product of all ratios up to this step. Logs are added step by step, of all visits at once."""
+        """Return w_t, the product of all ratios up to this step. The logarithms of the ratios are added step by step,
+        for all visits at once."""
         log_ratios, start = self.batch.log_ratio.copy(), self.batch.start[:-1]
         # sorted by length, the visits with at least so many steps come first
         longest_first = start[np.argsort(-self.batch.length, kind="stable")]
@@ -113,8 +117,8 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def correction(self) -> Array:
-        """Return gamma^t w_t (r_t + gamma V_{t+1} - Q_t), the weighted error of the model. After the end, V is
-        `value_at_end`."""
+        """Return gamma^t w_t (r_t + gamma V_{t+1} - Q_t), the weighted error of the model. After the end of a visit, V
+        is `value_at_end`."""
         predicted, expected = self._model
         next_value = np.zeros(len(expected))
         next_value[:-1] = expected[1:]
@@ -182,8 +186,8 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def bound(self) -> Array:
-        """Return the largest weight that the visit could have had; inf where no bound is known, or where it is 1e100 or
-        more."""
+        """Return the largest weight that the visit could have had. The result is inf if no bound is known, or if the
+        bound is 1e100 or more."""
         if self.batch.largest is None:
             return np.full(len(self.batch), np.inf)
         log_bounds = self.sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))

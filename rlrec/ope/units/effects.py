@@ -1,10 +1,11 @@
-"""This module estimates, to first order, what pages with other arms would earn. It uses the effects of arms, from pages
-whose draw is known.
+"""This module estimates, to first order, what pages with other arms would earn. The estimate uses the effects of arms,
+from pages whose draw is known.
 
-The exposure of an arm on a page is the sum over positions of shown x examination; its expectation before the draw is
-known. The difference of the two is uncorrelated with all that was fixed before the draw, whoever the visitor is and
-however the logger adapts. In the regression of the rewards of a page and the rest of its visit on it, the
-coefficient of an arm is therefore the effect of one more look at it. Only differences between arms are identified."""
+The exposure of an arm on a page is the sum over positions of shown x examination. The expectation of the exposure
+before the draw is known. The difference of the two is uncorrelated with all that was fixed before the draw, whoever
+the visitor is and however the logger adapts. In the regression of the rewards of a page and the rest of its visit on
+this difference, the coefficient of an arm is therefore the effect of one more look at the arm. Only differences
+between arms are identified."""
 
 from __future__ import annotations
 
@@ -43,12 +44,13 @@ class Effects(Estimator):
 
 
 class EffectBatch(RewardColumns, eq=False):
-    """An EffectBatch holds pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a
-    page is not known.
+    """An EffectBatch holds pages of the log as one target sees them, s pages and k arms of the catalogue. The values of
+    a page are NaN if its distributions are not known.
 
-    reward (s,): the reward of the page and its events; remaining (s,): including later pages of the visit. exposure
-    (s, k): shown minus expected; expectation (s, k): what was expected; change (s, k): expected under the target
-    minus expected under the logger; looks (s,): the sum of the examinations of the page's positions."""
+    reward (s,): the reward of the page and its events; remaining (s,): the same reward including later pages of the
+    visit. exposure (s, k): shown minus expected exposure; expectation (s, k): the expected exposure; change (s, k):
+    the expected exposure under the target minus that under the logger; looks (s,): the sum of the examinations of
+    the page's positions."""
 
     remaining: Array
     exposure: Array
@@ -65,9 +67,9 @@ class EffectBatch(RewardColumns, eq=False):
 class EffectFold(Fold):
     """An EffectFold sums what the estimator `effects` needs.
 
-    arms: the arms of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair. Figures,
-    for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 4, k):
-    exposures, exposures x remaining reward, changes, expected looks; square (b, k, k): products of exposures."""
+    arms: the arms of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair of arms.
+    Figures, for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b,
+    4, k): exposures, exposures x remaining reward, changes, expected looks; square (b, k, k): products of exposures."""
 
     arms: int
 
@@ -78,7 +80,7 @@ class EffectFold(Fold):
 
     @property
     def most_loggers(self) -> int:
-        """Return 0, since the regression itself weighs loggers, by the variation of their exposures."""
+        """Return 0, since the regression itself weighs loggers by the variation of their exposures."""
         return 0
 
     def partial(self, batch: EffectBatch, /) -> RowSums:
@@ -107,7 +109,7 @@ class EffectFold(Fold):
     def estimator_fold(
         self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /
     ) -> EstimatorFold:
-        """Return the estimate as a sum over blocks of clusters, with the influence of each."""
+        """Return the estimate as a sum over blocks of clusters, with the influence of each block."""
         by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
         rows, reward, remaining, looks = by_block.T
         # an arm that was hardly shown has no effect that can be told

@@ -1,4 +1,5 @@
-"""This module turns sums over clusters into estimates. Each estimator reports one at the end of a fold over the log."""
+"""This module turns sums over clusters into estimates. Each estimator reports one estimate at the end of a fold over
+the log."""
 
 from __future__ import annotations
 
@@ -41,10 +42,10 @@ _FIGURES = (
 
 
 class LoggerWeight(Record):
-    """A LoggerWeight is the weight of a row of a logger, 1 on average.
+    """A LoggerWeight is the weight of a row of a logger. The weights of all rows are 1 on average.
 
-    version: None for all loggers without a weight of their own; is_target: whether it showed just what the target
-    shows."""
+    version: the version of the logger, None for all loggers without a weight of their own; is_target: whether the
+    logger showed just what the target shows."""
 
     version: str | None
     rows: int
@@ -134,28 +135,29 @@ class Estimate(Record):
 
     @property
     def lift_bounds(self) -> tuple[float | None, float | None]:
-        """Return the bounds of the lift for decisions. Where several targets were evaluated, they hold for all of them
-        together."""
+        """Return the bounds of the lift for decisions. If several targets were evaluated, the bounds hold for all
+        targets together."""
         if self.may_be_best is None and self.simultaneous_lower is None:
             return self.lift_lower, self.lift_upper
         return self.simultaneous_lower, self.simultaneous_upper
 
     @cached_property
     def logger_shares(self) -> list[tuple[LoggerWeight, float]]:
-        """Return each logger with its share of the rows as they are weighed."""
+        """Return each logger with its share of the weighed rows."""
         total = sum(logger.rows * logger.weight for logger in self.logger_weights)
         return [(logger, logger.rows * logger.weight / total) for logger in self.logger_weights]
 
     @cached_property
     def target_loggers(self) -> list[str]:
-        """Return the loggers that showed just what the target shows, where nearly all that counts is theirs."""
+        """Return the loggers that showed just what the target shows, if nearly all rows that count are rows of these
+        loggers."""
         doubts = WEIGHT_DOUBTS - {"mean-weight"}  # which here says that what counts next to nothing lacks some rows
         shares = {logger.version: share for logger, share in self.logger_shares if logger.is_target and share}
         is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE and doubts.isdisjoint(self.reasons)
         return [name for name in shares if name is not None] if is_nearly_all else []
 
     def lowered(self, reasons: Iterable[str]) -> Estimate:
-        """Return the estimate with further reasons, and its verdict limited by them."""
+        """Return the estimate with further reasons. These reasons limit the verdict of the estimate."""
         verdict, all_reasons = verdicts.lower_verdict(self.verdict, (*self.reasons, *reasons))
         return replace(self, verdict=verdict, reasons=all_reasons)
 
@@ -189,19 +191,17 @@ USUAL_OPTIONS = FinishOptions()
 
 class EstimatorFold(Record, eq=False):
     """An EstimatorFold is one estimator at the end of a fold, with its columns of the sums and the estimate that
-    follows.
+    follows from them.
 
-    distorted: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a model
-    weight_column: the column of the weights from which the effective sample size is computed; mean_column: the column
-    of weights that are 1 on average
-    by_step (m, h) each: for the units, the sums whose quotient the estimator takes at each of h steps
-    effective: the effective sample size, where it is not that of weights; most_effective: an upper limit of it, and
-    short_horizon: whether that limit is too small
-    reward_range: the range of one row's reward, if it differs from the options; observed: the range of the logged
-    rewards of rows,
-    where neither a reward nor a weight has a bound that is known; reasons: the reasons that do not follow from figures;
-    facts:
-    fields of the estimate that do not follow from sums; noun, basis: words of the estimand"""
+    distorted: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a
+    model weight_column: the column of the weights from which the effective sample size is computed; mean_column: the
+    column of weights that are 1 on average by_step (m, h) each: for the units, the sums whose quotient the estimator
+    takes at each of h steps effective: the effective sample size, if it is not the effective sample size of weights;
+    most_effective: an upper limit of the effective sample size; short_horizon: whether that limit is too small
+    reward_range: the range of the reward of one row, if it differs from the options; observed: the range of the
+    logged rewards of rows, if neither a reward nor a weight has a known bound; reasons: the reasons that do not
+    follow from figures; facts: fields of the estimate that do not follow from sums; noun, basis: words of the
+    estimand"""
 
     label: str
     estimator: Estimator
@@ -241,7 +241,7 @@ class EstimatorFold(Record, eq=False):
     @property
     def sample(self) -> Array:
         """Return the units that a bootstrap draws from, (m, d). Clusters without a usable row are not included. All
-        blocks are, even empty ones, since the number of clusters in a block is random."""
+        blocks are included, even empty blocks, since the number of clusters in a block is random."""
         if self.summary.blocks or self.by_step:
             return self.units
         return self.units[self.earned[:, 1] > 0]
@@ -253,7 +253,7 @@ class EstimatorFold(Record, eq=False):
 
     @property
     def has_weights(self) -> bool:
-        """Tell whether the estimator has weights, and these give information."""
+        """Tell whether the estimator has weights, and these weights give information."""
         has_information = self.n > 0 and not (self.estimator.needs_all_rows and self.weights.left_out)
         return self.estimator.weighted and has_information and bool(np.isfinite(self.weights.largest))
 
@@ -271,7 +271,7 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def value_and_error(self) -> tuple[float, float]:
-        """Return the value and standard error; NaN where there is none."""
+        """Return the value and standard error, or NaN if there is no value or error."""
         if not self.n:
             return np.nan, np.nan
         if self.by_step:
@@ -282,8 +282,8 @@ class EstimatorFold(Record, eq=False):
         return float(value), float(error)
 
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
-        """Return the fields of the lift, which is the estimate's excess over the logged mean, as a share of the latter.
-        The lift is 0 for a target that shows what was logged, or whose sums are those of the log."""
+        """Return the fields of the lift, which is the estimate's excess over the logged mean, as a share of the logged
+        mean. The lift is 0 for a target that shows what was logged, or whose sums are the sums of the log."""
         lift, lift_error = self.relative
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
@@ -306,7 +306,7 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def relative(self) -> tuple[float, float]:
-        """Return the lift and its error; NaN where there is none."""
+        """Return the lift and its error, or NaN if there is no lift or error."""
         units = np.column_stack([self.units, self.earned])
         if not self.n or len(units) < 2:
             return np.nan, np.nan
@@ -316,7 +316,8 @@ class EstimatorFold(Record, eq=False):
         return (0.0, 0.0) if is_equal and np.isfinite(sample.value) else (sample.value, sample.error)
 
     def lift_bounds(self, bounds: Bounds) -> Bounds:
-        """Return the bounds of the lift, as many errors away as those of the value."""
+        """Return the bounds of the lift. They are as many errors away from the lift as the bounds of the value are from
+        the value."""
         (value, error), (lift, lift_error) = self.value_and_error, self.relative
         if not lift_error:
             return lift, lift
@@ -327,20 +328,22 @@ class EstimatorFold(Record, eq=False):
         return low, high
 
     def sides(self, reward_range: Bounds) -> list[EstimatorFold]:
-        """Return the estimates whose bounds enclose this one. This is the estimate itself, if no weights were changed.
-        Otherwise they are the same without the change, and the two extremes that the log allows, one as lower and one
-        as upper bound. (The changed estimate may be biased, so its own error is not enough.)
+        """Return the estimates whose bounds enclose this estimate.
 
-        reward_range: the `reward_range` of the options."""
+        If no weights were changed, the result is the estimate itself. Otherwise the results are the same estimator
+        without the change, and the two extremes that the log allows, one extreme as lower and one as upper bound.
+        (The changed estimate may be biased, so its own error is not enough.)
+
+        reward_range: the reward range of the options."""
         if not self.distorted:
             return [self]
         kinds = self.estimator.enclosing_estimators(*(self.reward_range or reward_range))
         return [replace(self, estimator=kind, distorted=0.0) for kind in kinds]
 
     def limits(self, reward_range: Bounds) -> Bounds:
-        """Return the limits at which bounds are cut. For a mean of rewards they are the limits of a row's reward.
+        """Return the limits at which bounds are cut. For a mean of rewards the result has the limits of a row's reward.
 
-        reward_range: the `reward_range` of the options."""
+        reward_range: the reward range of the options."""
         return (self.reward_range or reward_range) if self.estimator.self_normalised else ANY_REWARD
 
     @property
@@ -349,7 +352,7 @@ class EstimatorFold(Record, eq=False):
         return self.sides((0.0, 0.0))[0]
 
     def bounds(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Bounds:
-        """Return the interval from the estimator's own error, infinite where it is unknown.
+        """Return the interval from the estimator's own error. The bounds are infinite if they are unknown.
 
         bootstrap: bounds of estimators by bootstrap-t."""
         value, error = self.value_and_error
@@ -364,9 +367,9 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def heaviness(self) -> float:
-        """Return how far an interval is extended towards that of Cressie and Read, from 0 to 1. The extent grows
-        linearly from 0 at a largest weight of `HEAVY_WEIGHT` to the full extent at twice that, less the more rows are
-        effective."""
+        """Return how far an interval is extended towards the interval of Cressie and Read, from 0 to 1. The extent
+        grows linearly from 0 at a largest weight of `HEAVY_WEIGHT` to the full extent at twice that weight. The full
+        extent is smaller the more rows are effective."""
         largest, ess = self.weights.largest, self.diagnosis.ess
         if not (self.estimator.widens_interval and largest > HEAVY_WEIGHT and ess):
             return 0.0
@@ -448,8 +451,8 @@ class EstimatorFold(Record, eq=False):
         return estimate
 
     def _always_lower(self, level: float) -> float | None:
-        """Return the lower bound of the mean weighted reward per row that holds at every look; None for other
-        estimators."""
+        """Return the lower bound of the mean weighted reward per row that holds at every look. The result is None for
+        estimators that have no such bound."""
         growth = self.summary.growth
         if self.estimator.columns != (STAKED_COLUMN, "rows") or not self.n or np.isnan(growth).any():
             return None
@@ -480,8 +483,8 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def _mean_weight(self) -> tuple[float | None, float | None, float | None]:
-        """Return the mean weight per row, its distance from 1 in clustered standard errors, and the mean plus 3 of
-        these errors."""
+        """Return the mean weight per row, the distance of this mean from 1 in clustered standard errors, and the mean
+        plus 3 of these errors."""
         columns = [self.summary.columns[name] for name in (self.mean_column, "rows")]
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
@@ -492,7 +495,7 @@ class EstimatorFold(Record, eq=False):
 
     def _bias_bound(self, reward_range: Bounds) -> float | None:
         """Return mean |weight - weight used| x the largest error of a reward. That error is the width of the reward's
-        range, or more where the predictions of a reward model leave that range."""
+        range, or more if the predictions of a reward model leave that range."""
         if not self.estimator.biased:
             return 0.0 if self.estimator.intervals else None
         if not self.distorted:
@@ -514,13 +517,14 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 
 
 def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
-    """Return the intersection of all sides' bounds, extended to the value. With one side, these are its bounds."""
+    """Return the intersection of the bounds of all sides, extended to include the value. With one side, the result is
+    the bounds of that side."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
 
 
 def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOptions) -> list[dict[Estimator, Bounds]]:
-    """Draw bounds by bootstrap-t for the estimators of each group of rows; all groups have the same units. Those of
-    several groups hold together: they extend to the largest t of all groups in the same draw (max-t)."""
+    """Draw bounds by bootstrap-t for the estimators of each group of rows. All groups have the same units. The bounds
+    of several groups hold together: they extend to the largest t of all groups in the same draw (max-t)."""
     # each once, since the sides of several estimators may be the same
     folds_by_estimator: dict[Estimator, list[EstimatorFold]] = {}
     for folds in zip(*groups, strict=True):
@@ -540,8 +544,10 @@ def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOption
 
 
 def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:
-    """Tell whether two ratios, given by consecutive columns, differ by more than 3 standard errors of their difference
-    and by more than a negligible share of a value."""
+    """Tell whether two ratios differ by more than 3 standard errors of their difference and by more than a negligible
+    share of a value.
+
+    columns: the numerator and the denominator of the first ratio, then those of the second ratio."""
     column_index = [summary.columns[name] for name in columns]
     total, moment = summary.total[column_index], summary.moment[np.ix_(column_index, column_index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
@@ -549,11 +555,11 @@ def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters
 
 
 def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
-    """Return the estimate with the additional error of a simulation that its rows share, which does not show between
-    clusters.
+    """Return the estimate with the additional error of a simulation. All rows share this error, so it does not show
+    between clusters.
 
-    replicas: the same estimate for equal parts of the simulated pages; the variance of their mean is their variance
-    over their number. limits: where bounds are cut."""
+    replicas: the same estimate for equal parts of the simulated pages; the variance of the mean of the replicas is
+    their variance over their number. limits: the limits at which bounds are cut."""
     if len(replicas) < 2 or estimate.value is None or not estimate.std_error:
         return estimate
     wider_estimate = _stretched(estimate, replicas, ("value", "std_error", "lower", "upper"), limits)
@@ -566,9 +572,9 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds)
 
 
 def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
-    """Return the estimate with a wider error and wider bounds of one figure, cut at limits.
+    """Return the estimate with a wider error and wider bounds of one figure. The bounds are cut at limits.
 
-    names: the names of the figure, its error and bounds."""
+    names: the names of the figure, of its error and of its bounds."""
     value, error, *bounds = (getattr(estimate, name) for name in names)
     low, high = (np.nan if bound is None else bound for bound in bounds)
     values = [value for replica in replicas if (value := getattr(replica, names[0])) is not None]
@@ -581,7 +587,8 @@ def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
 def _report(
     bounds: Bounds, fold: EstimatorFold, options: FinishOptions
 ) -> tuple[float | None, float | None, list[str]]:
-    """Return bounds for the report, cut at their limits and None where infinite, and reasons."""
+    """Return the two bounds for the report, and the reasons. The bounds are cut at their limits, and None if they are
+    infinite."""
     if not fold.estimator.intervals:
         return None, None, ["no-interval"]
     least, largest = fold.limits(options.reward_range)

@@ -38,7 +38,8 @@ class PositionCurve(Record):
     """A PositionCurve is a position curve as an estimate uses it, the examination of positions 1, 2, ... relative to
     position 1.
 
-    name: the name with its number; None for an assumed curve. age_days: since it was fitted."""
+    name: the name of the curve with its number, None for an assumed curve. age_days: the days since the curve was
+    fitted."""
 
     name: str | None = None
     examination: tuple[float, ...] = ()
@@ -57,8 +58,8 @@ FLAT_CURVE = PositionCurve()
 class WeightSpread(Sums):
     """A WeightSpread holds sums that tell the spread of weights, (g,) for g weightings.
 
-    rows, weight: sums of rows and weights. squares, least: the sum of squared weights, and its smallest expected
-    value, that of the rows."""
+    rows, weight: the sums of rows and of weights. squares: the sum of squared weights; least: the smallest expected
+    value of squares, which is that of the rows."""
 
     rows: Array
     weight: Array
@@ -67,10 +68,10 @@ class WeightSpread(Sums):
 
 
 class RowSums(Sums, kw_only=True):
-    """RowSums holds sums over rows of the log, which add up as `partial(batch_1) + partial(batch_2)`.
+    """RowSums holds sums over rows of the log. The sums add up as `partial(batch_1) + partial(batch_2)`.
 
-    moments: over clusters. weights: diagnostics by the name of the column of the weights. figures: further sums,
-    which a fold names."""
+    moments: the sums over clusters. weights: diagnostics by the name of the column of the weights. figures: further
+    sums, which a fold names."""
 
     moments: Moments
     weights: Mapping[str, Weights]
@@ -79,7 +80,7 @@ class RowSums(Sums, kw_only=True):
     def scaled(self, factors: Mapping[str, float]) -> RowSums:
         """Return the sums with rows multiplied by factors.
 
-        factors: the factor of each column, in order."""
+        factors: the factor of each column, by name, in order."""
         mean = float(np.mean([factor for name, factor in factors.items() if name.endswith("earned")]))
         return RowSums(
             moments=self.moments.scaled(np.array(list(factors.values()))),
@@ -92,13 +93,13 @@ class RowSums(Sums, kw_only=True):
 
 
 class Fold(ABC, Record):
-    """A Fold computes the requested estimators of one unit, for one target. A partial depends only on the rows of its
-    batches. Their order, and how they were split, do not matter, up to rounding.
+    """A Fold computes the requested estimators of one unit, for one target. The sums of a batch (a partial) depend only
+    on the rows of the batch. The order of batches, and how rows were split into batches, do not matter, up to rounding.
 
-    estimators: label -> estimator, as `ope.parse` returns them; those with the same prefix have the same weights, and
-    share the columns whose names begin with it
-    spans_batches: whether a cluster may have rows in a later batch (users). If not, each cluster lies in one batch
-    (sessions, rows), and memory is bounded for any number of clusters."""
+    estimators: label -> estimator, as `ope.parse` returns them. Estimators with the same prefix have the same
+    weights, and share the columns whose names begin with this prefix spans_batches: whether a cluster may have rows
+    in a later batch (users). If not, each cluster lies in one batch (sessions, rows), and memory is bounded for any
+    number of clusters."""
 
     core: ClassVar[tuple[str, ...]] = CORE_COLUMNS  # columns that diagnostics need, whatever estimators are requested
     estimators: Mapping[str, Any]
@@ -111,7 +112,7 @@ class Fold(ABC, Record):
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Return every column that some estimator needs, once."""
+        """Return the names of all columns that the estimators need, each name once."""
         needed_columns = [name for estimator in self.summed_estimators for name in estimator.columns]
         return tuple(dict.fromkeys([*self.core, *needed_columns]))
 
@@ -127,14 +128,14 @@ class Fold(ABC, Record):
 
     @abstractmethod
     def partial(self, batch: Any, /) -> RowSums:
-        """Return the sums of one batch. Those of an empty batch are the zero of the addition."""
+        """Return the sums of one batch. The sums of an empty batch are the zero of the addition."""
 
     def sums(
         self, matrix: Array, cluster: Ids, weights: Mapping[str, Weights], figures: Mapping[str, Any], /
     ) -> RowSums:  # fmt: skip
         """Return the sums of rows.
 
-        matrix (n, c): their columns; cluster (n,): digests."""
+        matrix (n, c): the columns of the rows; cluster (n,): the digest of each row's cluster."""
         total = moments(matrix, cluster, columns=self.columns, spans_batches=self.spans_batches)
         return RowSums(moments=total, weights=weights, figures=figures)
 
@@ -142,12 +143,12 @@ class Fold(ABC, Record):
     def estimator_fold(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
         """Return an estimator at the end of a fold.
 
-        summary: the summary of the columns with its prefix."""
+        summary: the summary of the columns with the estimator's prefix."""
 
     def estimator_folds(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
         """Return each estimator at the end of a fold.
 
-        summary: the sums of the partial's moments, if given in another order of units."""
+        summary: the summary of the partial's moments, if it is given in another order of units."""
         summary = summary or partial.moments.summary()
         summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.weighings}
         return [
@@ -168,23 +169,23 @@ class Fold(ABC, Record):
         return spreads
 
     def factors(self, factor: Array, /) -> dict[str, float]:
-        """Return how much a row counts in each column.
+        """Return how much a row counts in each column, by name.
 
-        factor (g,): the factor in each weighting."""
+        factor (g,): how much a row counts in each weighting."""
         (factor_of_rows,) = factor.tolist()
         return dict.fromkeys(self.columns, factor_of_rows)
 
     # -- estimates --
 
     def finish(self, partial: RowSums, options: FinishOptions = USUAL_OPTIONS, /) -> list[Estimate]:
-        """Return one estimate for each estimator, in order. Raises InputError for an interval that one of the
-        estimators does not have, and a level outside (0, 1)."""
+        """Return one estimate for each estimator, in order. Raises InputError for an interval that an estimator does
+        not have, and for a level outside (0, 1)."""
         return self.finish_together([(partial, options)])[0]
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
-        """Return the estimates of several groups of one log, as `finish` does, with intervals that hold together. Those
-        of the bootstrap use the max-t of the same replicates; all others have the Bonferroni level. The estimates of a
-        single group are compared with each other. Raises InputError as `finish` does."""
+        """Return the estimates of several groups of one log, as `finish` does, with intervals that hold together.
+        Intervals of the bootstrap use the max-t of the same replicates; all other intervals have the Bonferroni level.
+        The estimates of a single group are compared with each other. Raises InputError as `finish` does."""
         sums, common_options = [partial for partial, _ in groups], groups[0][1]
         intervals.check_interval(common_options.interval, common_options.level, estimators=self.estimators)
         folds = same_units = list(map(self.estimator_folds, sums))
@@ -207,21 +208,21 @@ class Fold(ABC, Record):
     def compare_estimates(
         self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
     ) -> list[Estimate]:
-        """Return the estimates, with a reason where some that should agree differ."""
+        """Return the estimates. They have a further reason if estimates that should agree differ."""
         return estimates
 
 
 class ImpressionFold(Fold):
     """An ImpressionFold computes the requested estimators per impression.
 
-    curve: the position curve of the reward model; None where it has effects of positions. Figures: distorted, the
-    sum of |weight - weight used| per label; predictions, those of the reward model."""
+    curve: the position curve of the reward model, None if the model has effects of positions. Figures: distorted,
+    the sum of |weight - weight used| per label; predictions, the range of the predictions of the reward model."""
 
     curve: PositionCurve | None = None
 
     @cached_property
     def summed_estimators(self) -> tuple[ImpressionEstimator, ...]:
-        """Return the estimators, and those whose bounds enclose the biased ones."""
+        """Return the estimators, and the estimators whose bounds enclose the biased estimators."""
         return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.enclosing_estimators()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
@@ -254,7 +255,7 @@ class ImpressionFold(Fold):
         )  # fmt: skip
 
     def models_differ(self, estimator_folds: Sequence[EstimatorFold]) -> bool:
-        """Tell whether dr and snips differ, although both are right where propensities are."""
+        """Tell whether dr and snips differ, although both are right if the propensities are right."""
         corrected_fold = next((fold for fold in estimator_folds if fold.estimator.name in ("dr", "sndr")), None)
         if corrected_fold is None or (corrected_fold.diagnosis.ess or 0.0) < COMPARED_ESS:
             return False
@@ -267,7 +268,7 @@ class ImpressionFold(Fold):
     def compare_estimates(
         self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
     ) -> list[Estimate]:
-        """Return the estimates. All of them have a reason where dr and snips differ."""
+        """Return the estimates. All of them have a further reason if dr and snips differ."""
         if not self.models_differ(estimator_folds):
             return estimates
         return [estimate.lowered(["models-differ"]) for estimate in estimates]
@@ -288,17 +289,17 @@ _NOTHING = 1e-9  # of the spread of two lifts, below which they count as equal
 class Standing(NamedTuple):
     """A Standing is the position of a target among others.
 
-    stretch: the factors by which the distances of its low and high bound from the lift grow where bounds of all
-    targets hold together; t: quantiles of t that replace the target's own, where its bounds follow from these alone;
-    may_be_best: None where it is not known."""
+    stretch: the factors by which the distances of the low and the high bound from the lift grow so that the bounds
+    of all targets hold together; t: quantiles of t that replace the target's own quantiles, if the bounds follow
+    from the quantiles alone; may_be_best: whether the target may be the best target, None if that is not known."""
 
     stretch: Bounds
     t: Bounds | None
     may_be_best: bool | None
 
     def bounds(self, estimate: Estimate) -> tuple[float | None, float | None]:
-        """Return the bounds of the lift that hold together with those of the other targets, never narrower than its
-        own."""
+        """Return the bounds of the lift that hold together with those of the other targets. They are never narrower
+        than the target's own bounds."""
         lift, error = estimate.lift or 0.0, estimate.lift_std_error or 0.0
         low, high = (
             np.inf if bound is None else times * abs(bound - lift)
@@ -312,10 +313,10 @@ class Standing(NamedTuple):
 def compare_targets(
     targets: Sequence[Sequence[Estimate]], folds: Sequence[Sequence[EstimatorFold]], options: FinishOptions
 ) -> list[list[Estimate]]:
-    """Return the estimates of several targets, each with its standing among all with a sufficient estimate. An estimate
-    in doubt excludes no other target.
+    """Return the estimates of several targets, each with its standing among all targets with a sufficient estimate. An
+    estimate in doubt excludes no other target.
 
-    folds: the folds of the same estimators."""
+    folds: for each target, the folds of the same estimators."""
     rows = [list(estimates) for estimates in targets]
     for number in range(len(rows[0])):
         judged_targets = [
@@ -370,7 +371,7 @@ def standings(
 
 
 def _columns(fold: EstimatorFold) -> Array:
-    """Return the columns of the estimator, then those of the log."""
+    """Return the columns of the estimator, followed by the columns of the log."""
     return np.column_stack([fold.units, fold.earned])
 
 
@@ -383,7 +384,7 @@ def _stretch(lift: Studentised, joint_quantiles: Bounds, level: float) -> Bounds
 
 
 def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], level: float) -> list[bool | None]:
-    """Tell whether each target may be the best one. A lift without error is the same in every replicate."""
+    """Tell whether each target may be the best target. A lift without error is the same in every replicate."""
     value = np.array([lift.value if len(lift.t) else fold.relative[0] for fold, lift in zip(folds, lifts, strict=True)])
     is_finite, n_replicates = np.isfinite(value), max(len(lift.t) for lift in lifts)
     rank = int((n_replicates + 1) * (1 - level) + _NOTHING)
