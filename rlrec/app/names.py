@@ -34,7 +34,7 @@ IN_PROGRAM = {  # registries, loaded when they are needed
 
 
 def stored_names(store: Store, sort: str) -> list[str]:
-    """Return the names of one sort of object in the store, such as arms or policies; `sort` is a key of `IN_STORE`."""
+    """Return all names of one sort of object in the store, such as arms or policies; `sort` is a key of `IN_STORE`."""
     with store.read() as unit:
         return list(IN_STORE[sort](unit))
 

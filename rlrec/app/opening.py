@@ -20,8 +20,8 @@ def open_store(
 ) -> closing[Store]:  # fmt: skip
     """Open the store at a URL or path. Raises InputError if it is no replica of the store `primary`.
 
-    now: microseconds since 1970 UTC in place of the database's clock, or None. waits: as in `Waits`. primary: the
-    store of which this one should be a replica, or None."""
+    now: microseconds since 1970 UTC in place of the database's clock, or None. waits: the times to wait for locks,
+    as in `Waits`. primary: the store of which this one should be a replica, or None."""
     store = Store(db, now=now, notice=notice, waits=Waits(*waits))
     store.allow_future = allow_future
     if primary is not None:

@@ -42,7 +42,7 @@ def policy_of(version: Version) -> Policy:
 def unstored(
     kind: str, params: Mapping[str, Any], reward: Reward, *, name: str = "", status: str = "learning"
 ) -> Version:
-    """Make a version that is not in the store, or not yet."""
+    """Make a version that is not in the store, or that will be stored later."""
     policy = StoredPolicy(id=0, name=name, kind=kind, params=params, base_id=None)
     return Version(
         id=0, policy=policy, number=1, status=status, reward=reward, parent_id=None, seq=0, ordinal=0,
@@ -62,7 +62,7 @@ class CatalogueFeatures:
     features that the log has for one decision, or that one request states."""
 
     def __init__(self, unit: Unit, encoder: Encoder | None = None) -> None:
-        """Read all revisions of the catalogue. encoder: that of the model, if a model reads features."""
+        """Read all revisions of the catalogue. encoder: the encoder of arm features, if a model reads features."""
         self._encoder = encoder
         # tuples, which the garbage collector untracks, unlike lists
         self._history: dict[int, tuple[tuple[int, str], ...]] = {}
@@ -89,8 +89,8 @@ class CatalogueFeatures:
         return np.where(revisions < 0, revisions, np.searchsorted(self._changes, revisions, side="right"))
 
     def at_request(self, context: Mapping[str, Any], arms: Ids, keys: Mapping[int, str], revision: int) -> int:
-        """Return the revision at which arms have the features that a request states in its context, on top of those in
-        the catalogue at `revision`; return `revision` itself if the request states no features."""
+        """Return the revision at which arms have the features that a request states in its context, on top of their
+        features in the catalogue at `revision`; return `revision` itself if the request states no features."""
         by_key = by_arm(context, FEATURES) or {}
         features_by_arm = {arm: by_key[keys[arm]] for arm in arms.tolist() if keys[arm] in by_key} if by_key else {}
         if not features_by_arm:
@@ -113,8 +113,8 @@ class CatalogueFeatures:
         return number
 
     def learned_revision(self, revision: int) -> int:
-        """Return the catalogue's revision by whose features a belief has learned. A negative revision of the log stands
-        for the newest one."""
+        """Return the catalogue's revision by whose features a belief has learned. For a negative revision, which stands
+        for features in the log, this is the newest revision."""
         if revision in self._requests:
             return self.learned_revision(self._requests[revision][0])
         return NOW if revision < 0 else revision
@@ -127,7 +127,7 @@ class CatalogueFeatures:
         self, arms: Ids, revision: int, field: str, stated_features: Sequence[Mapping[str, Any]] | None = None
     ) -> list[Hashable]:
         """Return each arm's value of a field: None if the arm has no value, a tuple if the value is a list.
-        stated_features: of the arms, as a request states them; they take precedence."""
+        stated_features: the features of each arm that a request states; they take precedence over the catalogue."""
         from msgspec.json import decode  # for a hundred thousand arms json takes too long
 
         from rlrec.policy.contexts.features import value_of
@@ -141,8 +141,8 @@ class CatalogueFeatures:
         return values
 
     def _description(self, arm: int, revision: int) -> str:
-        """Return the description of an arm at a revision, as text of JSON. An arm that had no description yet has its
-        first one."""
+        """Return the description of an arm at a revision, as text of JSON. An arm that had no description yet has the
+        first description that it got later."""
         if revision in self._requests:
             revision, stated_features = self._requests[revision]
             return stated_features.get(arm) or self._description(arm, revision)

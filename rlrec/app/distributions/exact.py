@@ -47,12 +47,12 @@ WORDS = 100  # columns that a sparse context is assumed to have
 
 
 class EligibleDistribution(Record, eq=False):
-    """This record is the distribution over one eligible set: arms (m,) ids; scores and, if the kind has one, index
-    (m,).
+    """This record is the distribution over one eligible set. It has the ids of the arms (m,), their scores and, if the
+    kind has an index, the index of each arm (m,).
 
-    reads: the context fields that it depends on. samplers: of slates, by their length; earlier: the samplers of an
-    earlier belief. layout: the page rules, None without any; if there are rules, the scores include them and the
-    floor."""
+    reads: the context fields on which the distribution depends. samplers: the sampler of slates for each length;
+    earlier: the samplers of an earlier belief. layout: the page rules, None if there are none. If there are rules,
+    the scores include them and the floor."""
 
     arms: Ids
     scores: Scores
@@ -65,8 +65,8 @@ class EligibleDistribution(Record, eq=False):
     layout: PageLayout | None = None
 
     def slate_sampler(self, size: int) -> SlateSampler:
-        """Return the sampler of slates with `size` positions. The sampler is computed once, and updated from that of an
-        earlier belief if there is one."""
+        """Return the sampler of slates with `size` positions. The sampler is computed once, and updated from the
+        sampler of an earlier belief if there is one."""
         if size not in self.samplers:
             earlier_sampler, sampler_class = self.earlier.get(size), SlateSampler
             if self.layout is not None:
@@ -79,8 +79,8 @@ class EligibleDistribution(Record, eq=False):
         return self.samplers[size]
 
     def draw(self, size: int, *, seeds: Words, decisions: Ids) -> Draw:
-        """Draw the slates of n decisions by their seeds, (n,) each. If two rankers draft a slate, the draw has the
-        teams, too."""
+        """Draw the slates of n decisions by their seeds, (n,) each. If two rankers draft a slate, the draw also has the
+        team that picked each slot."""
         if self.rankers is None:
             return self.slate_sampler(size).draw(seeds=seeds, decisions=decisions)
         from rlrec.policy.slates.interleaving import TeamDraftSampler
@@ -88,11 +88,11 @@ class EligibleDistribution(Record, eq=False):
         return TeamDraftSampler(self.rankers, size).draw(seeds=seeds, decisions=decisions)
 
     def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
-        """Return the probability of each candidate given those before it in its list, (n, k); 0 for a list that has an
-        arm which is not eligible.
+        """Return the probability of each candidate given the candidates before it in its list, (n, k). The probability
+        is 0 for a list that has an arm which is not eligible.
 
-        lists (n, k): ids in order. seeds, decisions (n,): needed for correlated scores, of which each decision draws
-        samples."""
+        lists (n, k): the ids of the candidates in order. seeds, decisions (n,): the seed and the id of each
+        decision, needed for kinds with correlated scores, of which each decision draws samples."""
         index, eligible = look_up(self.arms, lists)
         possible_rows = np.flatnonzero(eligible.all(axis=1))
         probability = np.zeros(lists.shape)
@@ -105,8 +105,8 @@ class EligibleDistribution(Record, eq=False):
         return probability
 
     def noiseless_scores(self, arms: Index) -> npt.NDArray[np.object_]:
-        """Return the noiseless scores of arms 0..m - 1, in the same shape; None for an arm without a score, or with an
-        infinite one (no pulls)."""
+        """Return the noiseless scores of arms 0..m - 1, in the same shape. The score is None for an arm without a
+        score, or with an infinite score (no pulls)."""
         no_scores = np.full(arms.shape, None, np.object_)
         if self.index is None:
             return no_scores
@@ -117,14 +117,15 @@ class EligibleDistribution(Record, eq=False):
 class VersionDistribution:
     """This class holds one version at one moment: its policy, its sums per arm, and a cache of its distributions.
 
-    ordinal: the number of decisions that its policy had made. sums: rows of `beliefs.sums` if the belief is three
-    sums per arm, else of `beliefs.rows`. arm_features: features of the arms, if the model reads them. trained: the
-    parameters of a trained kind. columns: sums on columns of sparse contexts, for kinds that read these.
+    ordinal: the number of decisions that the policy of the version had made. sums: rows of `beliefs.sums` if the
+    belief is three sums per arm, else rows of `beliefs.rows`. arm_features: the features of the arms, if the model
+    reads features. trained: the parameters of a trained kind. columns: sums on columns of sparse contexts, for kinds
+    that read sparse contexts.
 
-    learner: the policy that the sums are statistics of. If the learner has two stages, `policy` is the second one, and
-    eligible sets are lists of candidates. generator: the first stage, else None. rankers: the two versions whose
-    rankings are drafted into a slate, empty for other kinds. spend, catalogue: for a policy with a budget, its spend
-    and the arms for which its price is set."""
+    learner: the policy whose statistics the sums are. If the learner has two stages, `policy` is the second stage, and
+    eligible sets are lists of candidates. generator: the first stage, or None if the learner has one stage. rankers:
+    the two versions whose rankings are drafted into a slate, empty for other kinds. spend, catalogue: for a policy with
+    a budget, its spend and the arms for which its price is set."""
 
     def __init__(
         self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[Row],
@@ -163,7 +164,8 @@ class VersionDistribution:
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, all_sums: Mapping[int, sum_tables.Table] | None = None) -> None:
-        """Replace the sums of the belief, and raise an error if they are damaged. all_sums: as in `at_moment`."""
+        """Replace the sums of the belief, and raise an error if they are damaged. all_sums: the sums of all arms, as in
+        `at_moment`."""
         if has_three_sums(self.learner):
             tables = {0: sum_tables.split_arms(sums, 3)}
         else:
@@ -211,7 +213,7 @@ class VersionDistribution:
         """Return the sums and the prior of the arms with these ids. An arm without stored sums or prior gets zero sums
         and the kind's default prior.
 
-        revision: of the catalogue that describes the arms, if a model reads their features."""
+        revision: the revision of the catalogue that describes the arms, if a model reads their features."""
         sums = sum_tables.align_values(self._arms, self._sums, arms, (0.0,) * self.policy.width)
         prior = sum_tables.align_values(self._prior_arms, self._prior, arms, self.policy.prior)
         return Belief(
@@ -267,8 +269,8 @@ class VersionDistribution:
         return replace(moments, arm_features=features, terms=terms, pool=self._pools[epoch])
 
     def _terms(self, moments: ArmMoments, arms: Ids, learned_features: Array, rows: Index) -> StatedTerms | None:
-        """Return the sums of some arms, by the features with which each slot was shown; None where arms have no weights
-        of their own. learned_features: those of the catalogue."""
+        """Return the sums of the arms in `arms`, by the features with which each slot was shown; None where arms have
+        no weights of their own. learned_features: the features of the arms in the catalogue."""
         from rlrec.policy.beliefs.solving import terms_width, unpack_terms
         from rlrec.policy.kinds.linear import HYBRID
 
@@ -320,8 +322,8 @@ class VersionDistribution:
         """Return the distribution over an eligible set (identified by `eligible`) in a context. Each distribution is
         computed once.
 
-        keys: of the arms; revision: as for `belief`. Raises InputError if the policy has no distribution in the
-        context."""
+        keys: the key of each arm, by id; revision: the revision of the catalogue, as for `belief`. Raises InputError
+        if the policy has no distribution in the context."""
         if self.rankers:
             from rlrec.policy.slates.interleaving import Ranker
 
@@ -369,7 +371,8 @@ class VersionDistribution:
         return self._distributions[cache_key]
 
     def page_rules(self, context: Mapping[str, Any]) -> list[PageRules]:
-        """Return the page rules that apply: those of the policy, then those of the request, if they have any."""
+        """Return the page rules that apply: the rules of the policy, then the rules of the request, if there are
+        any."""
         rules = [] if self._page is None else [self._page]
         if context.get(PAGE):
             from rlrec.policy.slates.page_rules import parse
@@ -378,7 +381,7 @@ class VersionDistribution:
         return rules
 
     def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
-        """Tell whether distributions in some contexts depend on the catalogue's features of arms."""
+        """Tell whether the distribution in any of the contexts depends on the catalogue's features of arms."""
         if self.arm_features is not None:
             return True
         has_rules = self._page is not None or any(PAGE in context for context in contexts)
@@ -410,7 +413,7 @@ class VersionDistribution:
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],
         revision: int = 0,
     ) -> list[Scores]:  # fmt: skip
-        """Return the scores of `case` in each of several contexts. They are computed together if the kind reads
+        """Return the scores of `case` in each of several contexts. The scores are computed together if the kind reads
         contexts."""
         policy = self._contextual
         # statements that no two contexts share: page rules, or features of arms
@@ -430,8 +433,8 @@ class VersionDistribution:
         return [scores for start in starts for scores in split_runs(policy.scores_at(belief, x[start : start + step]))]
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
-        """Return the belief over an eligible set, with the results that a model solved from it. The cache keeps beliefs
-        longer than distributions."""
+        """Return the belief over an eligible set, with the results that a model computes from the belief. The cache
+        keeps beliefs longer than distributions."""
         cache_key = eligible, self.epoch(revision)
         if cache_key not in self._beliefs:
             if self._believed_arms > ARMS:
@@ -443,15 +446,16 @@ class VersionDistribution:
         return self._beliefs[cache_key]
 
     def epoch(self, revision: int) -> int:
-        """Return the cache key of a revision of the catalogue: equal for revisions with the same features of arms."""
+        """Return the cache key of a revision of the catalogue. Revisions with the same features of arms have equal
+        keys."""
         return 0 if self.arm_features is None else self.arm_features.epoch(revision)
 
     def at_moment(
         self, sums: BeliefRows, *, ordinal: int, columns: sum_tables.ColumnSums | None = None,
         all_sums: Mapping[int, sum_tables.Table] | None = None,
     ) -> VersionDistribution:  # fmt: skip
-        """Return the same version at another moment. Its samplers are updated where that is cheaper than making new
-        ones. all_sums: of all arms; `sums` then replaces some of them."""
+        """Return the same version at another moment. Its samplers are updated where an update is cheaper than new
+        samplers. all_sums: the sums of all arms by section; `sums` is then the part of these sums that changed."""
         distribution = copy(self)  # policy and prior are the same
         distribution.ordinal, distribution.columns = ordinal, columns
         distribution._set_sums(sums, all_sums=all_sums)
@@ -462,14 +466,14 @@ class VersionDistribution:
         return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
 
     def forget(self) -> None:
-        """Drop the cached distributions, which would fill the memory if no two rows share one."""
+        """Drop the cached distributions, which would fill the memory if no two rows share a distribution."""
         self._distributions.clear()
         self._earlier = {}
         self._cached_arms = 0
 
 
 def has_three_sums(policy: Policy) -> bool:
-    """Tell whether beliefs of the policy are three sums per arm without forgetting, rows of `ArmSums`."""
+    """Tell whether beliefs of the policy are three sums per arm without forgetting, stored as rows of `ArmSums`."""
     return policy.width == len(SUMS) and not policy.forgetting.forgets
 
 
@@ -478,7 +482,7 @@ def load(
 ) -> VersionDistribution:
     """Load a version as it is now, or as it was after change `seq` of its policy.
 
-    ordinal: the number of decisions of the policy by then; None for now."""
+    ordinal: the number of decisions of the policy at that moment; None for the present number."""
     policy = policy_of(version)
     learner = policy.greedy() if greedy else policy
     sums, ordinal = _stored_sums(unit, version, learner, seq, ordinal)
@@ -488,8 +492,8 @@ def load(
 def from_sums(
     unit: Unit, version: Version, learner: Policy, sums: BeliefRows, *, ordinal: int, seq: int | None = None
 ) -> VersionDistribution:
-    """Return a version with its present sums, or those after change `seq`. learner: the policy that the sums are
-    statistics of."""
+    """Return the distribution of a version with its present sums, or with its sums after change `seq`. learner: the
+    policy whose statistics the sums are."""
     distribution = VersionDistribution(
         unit, version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
@@ -506,8 +510,8 @@ def from_sums(
 
 
 def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], catalogue: Iterable[int]) -> None:
-    """Give a version of a policy with a budget its spend, read from these rows of its belief. catalogue: the arms whose
-    scores and costs set the price."""
+    """Set the spend of a version, whose policy has a budget, from the rows of spend in its belief. catalogue: the arms
+    whose scores and costs set the price."""
     from rlrec.policy.beliefs.spend import Spend  # few policies have a budget
 
     budget = distribution.learner.parsed_budget
@@ -517,7 +521,7 @@ def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], cata
 
 
 def _set_spend_at(unit: Unit, distribution: VersionDistribution, seq: int | None) -> None:
-    """Give a version its spend, as of now or after change `seq`."""
+    """Set the spend of a version to the present spend, or to the spend after change `seq`."""
     from rlrec.app.inputs.arm_rules import allowed_arms
     from rlrec.policy.beliefs.spend import RECENT
 
@@ -538,7 +542,7 @@ def column_sums(
     earlier: sum_tables.ColumnSums | None = None,
 ) -> sum_tables.ColumnSums | None:  # fmt: skip
     """Return the sums on columns of sparse contexts, which are read on demand; None for kinds that do not learn from
-    them. earlier: those of the version at another moment."""
+    sparse contexts. earlier: the sums of the version at another moment."""
     if not learns_by_column(policy):
         return None
     anchor, discount = None if earlier is None else earlier.anchor, policy.forgetting.discount
@@ -565,11 +569,11 @@ def renew(
     unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
     changed_arms: Mapping[int, Sums | None] | None = None,
 ) -> VersionDistribution:  # fmt: skip
-    """Bring a version that was served before up to date. Its samplers are updated where that is cheaper than making new
-    ones.
+    """Bring a version that was served before up to date. Its samplers are updated where an update is cheaper than new
+    samplers.
 
-    catalogue_changed: since then. changed_arms: the arms whose sums have changed since, with the new sums where known;
-    None if the arms are not known."""
+    catalogue_changed: whether the catalogue has changed since `earlier` was made. changed_arms: the arms whose sums
+    have changed since then, with the new sums where known; None if these arms are not known."""
     if earlier.rankers:
         return load(unit, version)
     distribution = earlier

@@ -22,10 +22,11 @@ from rlrec.store.policies import belief_deltas, beliefs
 def moments(
     unit: Unit, version: Version, seq: Ids, ordinal: Ids, *, greedy: bool = False
 ) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
-    """Yield the rows that a version drew, grouped by the belief that they were drawn from.
+    """Yield the rows that a version drew, grouped by the belief from which they were drawn. Each group has the indices
+    of its rows.
 
     seq (n,), ascending: the change after which each row was drawn; ordinal (n,): the number of decisions of the
-    policy by then."""
+    policy at that moment."""
     policy, rows = designs.policy_of(version), np.arange(len(seq))
     learner = policy.greedy() if greedy else policy
     if policy.stateful or not lineage.depends_on_belief(policy):
@@ -92,7 +93,7 @@ def _sorted_rows(
     newest_rows: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
 ) -> tuple[beliefs.BeliefRows, list[beliefs.BeliefRow]]:
     """Return the rows of a belief in order, in the form of `beliefs.sums`, or of `beliefs.rows` if a belief is more
-    than three sums per arm; and the rows of spend. Deletes expired spend from `newest_rows`."""
+    than three sums per arm. Returns also the rows of spend. Deletes expired spend from `newest_rows`."""
     rows = [row for _, row in sorted(newest_rows.items(), key=itemgetter(0))]
     n_spend = 0 if policy.parsed_budget is None else sum(row.bucket < 0 for row in rows)
     spend, rows = rows[:n_spend], rows[n_spend:]

@@ -1,5 +1,5 @@
-"""Functions here bring the sums of beliefs into the form that distributions read. Tables hold stored rows by arm, faded
-to a moment and in the order of some arms. `ColumnSums` reads sums on columns of sparse contexts on demand."""
+"""Functions here bring the sums of beliefs into the form that distributions read. A table holds the sums of arms, faded
+to a moment, with the arms in ascending order. `ColumnSums` reads sums on columns of sparse contexts on demand."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _NO_SUMS = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
 
 
 def replace_sums(arms: Ids, sums: Array, changed_arms: Ids, changed_sums: Array) -> tuple[Ids, Array]:
-    """Return the sums of arms (m, width), ascending by arm, with the new sums of the changed arms in place of their old
-    ones."""
+    """Return arms (m,), ascending, and their sums (m, width), with the new sums of the changed arms in place of their
+    old sums."""
     if not len(changed_arms):
         return arms, sums
     if not len(arms):
@@ -84,8 +84,8 @@ def _faded_table(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int
 
 
 def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
-    """Return the values of arms (m,), ascending, (m, width), from those of the stored arms. An arm that is not stored
-    has the default."""
+    """Return the values of arms (m,), ascending, as an array (m, width), from the values of the stored arms. An arm
+    that is not stored has the default values."""
     if 0 < len(stored_arms) == len(arms) and (stored_arms == arms).all():
         return values
     aligned = np.broadcast_to(np.array(default), (len(arms), len(default)))
@@ -96,11 +96,12 @@ def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[floa
 
 
 class ColumnSums:
-    """This class holds the sums on the columns of one version, now or after change `seq`. Only columns that are asked
-    for are read.
+    """This class holds the sums of one version on the columns of sparse contexts, now or after change `seq`. Only
+    columns that are asked for are read.
 
-    anchor: read from the store if None; it never changes. unit: of one snapshot, since more is read later; ordinal,
-    discount: of a belief that fades. cached_columns: by column, the arms that have sums, ascending, and the sums."""
+    anchor: the anchor of the version, which never changes; read from the store if None. unit: the transaction, of
+    one snapshot, since more columns are read later; ordinal, discount: the ordinal and the discount of a belief that
+    fades. cached_columns: for each column, the arms that have sums, ascending, and the sums."""
 
     def __init__(
         self, unit: Unit, version_id: int, *, seq: int | None = None, ordinal: int = 0, discount: float = 1.0,
@@ -117,8 +118,8 @@ class ColumnSums:
         self._has_all_columns = False
 
     def sums(self, columns: Index, arms: Ids) -> Array:
-        """Return the sums on some columns for some arms, ascending, with their weights in the anchor, (c, m, 4); 0
-        where there are no sums."""
+        """Return the sums on each column of `columns` for each arm of `arms` (ascending), with the arm's weight in the
+        anchor, (c, m, 4). The result is 0 where there are no sums."""
         column_numbers = columns.tolist()
         self._fetch(column_numbers)
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
@@ -140,7 +141,7 @@ class ColumnSums:
         return np.array(sorted(column for column, (arms, _) in self.cached_columns.items() if len(arms)), np.int64)
 
     def _fetch(self, columns: Sequence[int] | None) -> None:
-        """Read the rows of columns that were not read before; those of all columns if `columns` is None."""
+        """Read the rows of those columns that were not read before, or the rows of all columns if `columns` is None."""
         if self._has_all_columns:
             return
         unread = None if columns is None else [column for column in columns if column not in self.cached_columns]

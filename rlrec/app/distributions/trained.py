@@ -30,8 +30,8 @@ SETS = 500  # eligible sets that are read at a time
 
 
 class EligibleGroup(Record, kw_only=False, eq=False):
-    """This record holds decisions that share an eligible set with the same features: their rows, the arms (m,),
-    ascending, and the noiseless score of each, (rows, m)."""
+    """This record holds decisions that share an eligible set with the same features: the rows of the decisions, the
+    arms (m,), ascending, and the noiseless score of each arm for each decision, (rows, m)."""
 
     rows: Ids
     arms: Ids
@@ -39,8 +39,8 @@ class EligibleGroup(Record, kw_only=False, eq=False):
 
 
 class TrainedModel:
-    """This class holds one version of a kind that reads states. learner: replaces its policy, by one without
-    exploration, say; weights: of its arms by id (None: the stored ones)."""
+    """This class holds one version of a kind that reads states. learner: a policy that replaces the version's own, such
+    as a policy without exploration; weights: the weights of each arm, by id (None: the stored weights)."""
 
     def __init__(
         self, unit: Unit, version: Version, *, learner: Policy | None = None,
@@ -53,12 +53,13 @@ class TrainedModel:
         self.arm_features = designs.CatalogueFeatures(unit, self.policy.design.arm)
 
     def select(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
-        """Return the version's parameters for some arms, and the features of the arms at a revision of the
+        """Return the version's parameters for the arms in `arms`, and the features of these arms at a revision of the
         catalogue."""
         return self.parameters_of(arms), self.arm_features.encode(arms, revision)
 
     def parameters_of(self, arms: Ids) -> Parameters:
-        """Return the version's parameters for some arms; 0 for an arm that the version was not trained on."""
+        """Return the version's parameters for the arms in `arms`. The parameters are 0 for an arm on which the version
+        was not trained."""
         index, is_trained = look_up(self.arms, arms)
         parameters = dict(self.parameters)
         for name in ARM_PARAMETERS:
@@ -77,7 +78,7 @@ class TrainedModel:
         return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))
 
     def _features(self, arms: Ids, revision: Ids) -> Array:
-        """Return the features of arms, each at the revision of its own decision, (e, p)."""
+        """Return the features of arms, each at the revision of the decision that showed it, (e, p)."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
         first_rows, index = distinct(arms, self.arm_features.epochs(revision))
@@ -90,7 +91,7 @@ class TrainedModel:
         return self.policy.scores_of(parameters, state, arms=arms, described=features)
 
     def scores_at(self, state: State, arms: Ids, revisions: Ids) -> Array:
-        """Return noiseless scores of arms in n states, each at its own revision, (n, m)."""
+        """Return noiseless scores of arms in n states, each state with the features of its own revision, (n, m)."""
         score = np.empty((len(revisions), len(arms)))
         for rows in rows_by_kind(revisions):
             score[rows] = self.scores(state.take(rows), arms, int(revisions[rows[0]]))
@@ -99,8 +100,8 @@ class TrainedModel:
     def at_requests(
         self, contexts: Sequence[Mapping[str, Any]], sets: Sequence[Ids], revisions: Ids, *, keys: Mapping[int, str]
     ) -> Ids:
-        """Return, for each decision of a portion, the revision of the features of arms that it reads, (n,); see
-        `CatalogueFeatures.at_request`. sets: the eligible arms of each decision."""
+        """Return, for each decision of a portion, the revision of the features of arms that the decision reads, (n,);
+        see `CatalogueFeatures.at_request`. sets: the eligible arms of each decision."""
         rows = zip(contexts, sets, revisions.tolist(), strict=True)
         at_request = self.arm_features.at_request
         return np.array([at_request(context, arms, keys, revision) for context, arms, revision in rows], np.int64)
@@ -126,8 +127,9 @@ class TrainedModel:
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None
     ) -> Iterator[EligibleGroup]:
-        """Yield decisions by eligible set (its id, (n,)) and catalogue, in groups whose scores fit into memory. sets:
-        the arms of the eligible sets, if they were read before."""
+        """Yield decisions in groups with the same eligible set and the same features in the catalogue; the scores of a
+        group fit into memory. eligible (n,): the id of each decision's eligible set; sets: the arms of the eligible
+        sets, if they were read before."""
         epoch = self.arm_features.epochs(revision)
         first_rows, group = distinct(epoch, eligible)
         order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0
@@ -144,8 +146,8 @@ class TrainedModel:
         self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], code: Ids, *,
         sets: Mapping[int, Ids], keys: Mapping[int, str],
     ) -> Iterator[EligibleGroup]:  # fmt: skip
-        """Yield the groups of `cases` for decisions whose requests may state features of arms. code: the context of
-        each decision, (n,)."""
+        """Yield the groups of `cases` for decisions whose requests may state features of arms. code (n,): the number of
+        each decision's context."""
         has_features = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[code]
         if not has_features.any():
             yield from self.cases(state, eligible, revision, sets=sets)

@@ -12,8 +12,8 @@ MAX_NAMED = 10  # in a message
 
 
 class ArmNames:
-    """This class finds the ids of the arms that some names stand for. ids: of arms by key; groups: ids of arms by group
-    name, possibly read before."""
+    """An ArmNames finds the ids of the arms that names stand for. ids: the id of each arm, by key; groups: the ids of
+    the arms of each group, by name, possibly read before."""
 
     def __init__(self, unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None) -> None:
         self.unit = unit
@@ -25,7 +25,7 @@ class ArmNames:
         self._has_suggested = False
 
     def has(self, names: Iterable[str]) -> bool:
-        """Tell whether all names exist and were among those looked up."""
+        """Tell whether all names exist and are among the names that were looked up."""
         return all(map(self._has_arms, names))
 
     def find(self, names: Iterable[str], *, field: str = "arms") -> frozenset[int]:
@@ -43,7 +43,7 @@ class ArmNames:
 
     def unknown(self, names: list[str], *, field: str = "arms") -> InputError:
         """Make the error for names that do not exist: it shows the first name, a similar name, and the number of the
-        others."""
+        other names."""
         first_name, n_hidden = names[0], len(names) - 1
         noun = "group" if first_name.startswith("@") else "arm"
         suggestion = None
@@ -64,8 +64,8 @@ def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
 def members(
     unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None
 ) -> dict[str, list[str]]:
-    """Return the keys of the arms of each group among some names, in order. groups: as in `ArmNames`. Raises InputError
-    for a name that is neither an arm nor a group."""
+    """Return, for each of `names` that is a group, the keys of its arms in order. groups: the ids of the arms in each
+    group, as in `ArmNames`. Raises InputError for a name that is neither an arm nor a group."""
     arm_names = ArmNames(unit, names, groups)
     ids = {name: arm_names.find([name], field="page") for name in names}
     keys = arms.keys(unit, frozenset().union(*ids.values()))
@@ -73,8 +73,8 @@ def members(
 
 
 def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """List, by status, the arms among some keys that may not be shown now, as texts for a message. Retired arms come
-    last, with the command that restores them."""
+    """List, by status, the arms among `keys` that may not be shown now, as texts for a message. Retired arms come last,
+    with the command that restores them."""
     by_status: dict[str, list[str]] = {"upcoming": [], "ended": [], "retired": []}
     for arm in arms.by_keys(unit, keys):
         if (status := arm.status(unit.now)) in by_status:
@@ -86,6 +86,6 @@ def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
 
 
 def some_names(keys: Collection[str]) -> str:
-    """List the first keys for a message, with the number of the others."""
+    """Write the first keys for a message, with the number of the remaining keys."""
     n_hidden = len(keys) - MAX_NAMED
     return ", ".join([*keys][:MAX_NAMED]) + (f" and {n_hidden} more" if n_hidden > 0 else "")

@@ -24,11 +24,11 @@ N_EVENTS = 10_000  # newest events, in which a kind is searched
 
 
 class PastRule(NamedTuple):
-    """This rule excludes the arms for which the person has events of a kind or, without a kind, that were shown to the
-    person `times` times, within a window before the request.
+    """A PastRule excludes arms by the past of a person. It excludes the arms for which the person has events of a kind
+    or, without a kind, the arms that were shown to the person `times` times. Only the window before the request counts.
 
-    name: of the parameter; text: as the user wrote it; group: whose arms are counted together, and excluded
-    together, as @NAME. If it is empty, each arm is counted by itself."""
+    name: the name of the parameter; text: the rule as the user wrote it; group: the group, as @NAME, whose arms are
+    counted and excluded together. If the group is empty, each arm is counted by itself."""
 
     name: str
     text: str
@@ -45,8 +45,9 @@ class PastRule(NamedTuple):
 class Narrowed:
     """This record holds the arms left to a request: `superset` without `lacking` and `past_arms`.
 
-    excluded_counts: for each rule, how many arms it excluded of those that the rules before it had left. total: the
-    number of all arms that may be served. past_rules: rules on the person, which excluded `past_arms`."""
+    excluded_counts: for each rule, how many arms the rule excluded of the arms that the rules before it had left.
+    total: the number of all arms that may be served. past_rules: the rules on the past of the person, which excluded
+    `past_arms`."""
 
     eligible: Eligible
     superset: tuple[int, ...]
@@ -64,14 +65,14 @@ class Narrowed:
         )
 
     def hint(self) -> str | None:
-        """Say how many arms each rule excluded; return None if no rule excluded any."""
+        """Say how many arms each rule excluded; return None if no rule excluded an arm."""
         taken = [f"{rule} takes {count}" for rule, count in self.excluded_counts if count]
         return f"of {quantity(self.total, 'arm')}, {', '.join(taken)}" if taken else None
 
 
 class Rules(NamedTuple):
-    """This record holds the rules of a request or a policy. chosen_names: of the arms to which it is restricted, None
-    for all."""
+    """This record holds the rules of a request or a policy. chosen_names: the names of the arms and groups to which the
+    request or policy is restricted, None for all arms."""
 
     chosen_names: tuple[str, ...] | None
     blocked: tuple[str, ...]
@@ -109,8 +110,8 @@ def policy_rules(params: Mapping[str, Any]) -> Rules:
 
 
 class ArmLists(NamedTuple):
-    """This record holds the ids of the arms to which a policy is restricted (None for all), and of those that it
-    blocks."""
+    """This record holds the ids of the arms to which a policy is restricted (None for all), and the ids of the arms
+    that it blocks."""
 
     restricted: frozenset[int] | None
     blocked: frozenset[int]
@@ -123,8 +124,8 @@ class ArmLists(NamedTuple):
 
 
 def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
-    """Return the arms to which a policy with these parameters is restricted, and those that it blocks, with the present
-    groups; None without such a rule."""
+    """Return the arms to which a policy with these parameters is restricted, and the arms that it blocks, as the groups
+    are now; None if the policy has no such rule."""
     rules = policy_rules(params)
     if rules.chosen_names is None and not rules.blocked:
         return None
@@ -136,8 +137,8 @@ def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
 
 
 def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
-    """Return the ids of the arms that a policy with these parameters may show now to a person without a past,
-    ascending."""
+    """Return the ids, ascending, of the arms that a policy with these parameters may show now to a person without a
+    past."""
     lists, (active, _, _) = arm_lists(unit, params), arms.active(unit)
     return list(active) if lists is None else lists.keep_allowed(active)
 

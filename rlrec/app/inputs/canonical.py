@@ -1,4 +1,5 @@
-"""Functions here write JSON in canonical form (keys sorted, numbers by value, lists in order), and digests of it."""
+"""Functions here write JSON in canonical form (keys sorted, numbers by value, lists in order), and digests of such
+JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def text(value: Any) -> str:
-    """Write a value as JSON that is equal for equal values: 1 and 1.0, keys in any order."""
+    """Write a value as JSON that is equal for equal values, such as 1 and 1.0, or objects with their keys in any
+    order."""
     return _encoder.encode(_normalize_numbers(value))
 
 
@@ -51,6 +53,6 @@ def line_digest(decision_id: int, position: int | None, values: Mapping[str, flo
 
 @lru_cache(maxsize=1024)  # most lines have the same end
 def _end_of_line(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
-    """Write the canonical form of a line of feedback after its position."""
+    """Write the part of the canonical form of a line of feedback that follows the position."""
     events = {kind: float(value) for kind, value in values}
     return text([events] if censor is None else [events, censor])[1:]

@@ -41,7 +41,8 @@ def join_filters(*filters: str | None) -> str:
 
 
 def with_loggers(text: str | None, names: Iterable[str]) -> str:
-    """Write a filter of the decisions that a filter selects, restricted to those that some versions served."""
+    """Write a filter of the decisions that a filter selects, restricted to the decisions that the policies or versions
+    in `names` served."""
     pairs = parse(text or "") | {"loggers": "+".join(names)}
     pairs.pop(ALL, None)
     return ",".join(f"{key}={value}" for key, value in pairs.items())
@@ -115,7 +116,8 @@ def selection(unit: Unit, text: str | None) -> selected.Selection:
 
 
 def _exclusion_sentence(unit: Unit, log: selected.Selection) -> str | None:
-    """Say how many decisions of a filter the stored exclusions leave out; return None if they leave out none."""
+    """Say how many decisions of a filter the stored exclusions leave out; return None if the exclusions leave out no
+    decision."""
     n_all, n_left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
     counts = f"{n_all - n_left:,} of {quantity(n_all, 'decision')}"
     hint = f"`rlrec log list` names them, --log included={ALL} brings them back"
@@ -123,8 +125,9 @@ def _exclusion_sentence(unit: Unit, log: selected.Selection) -> str | None:
 
 
 def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "") -> tuple[str, ...]:
-    """Write SQL tests on a decision `d`, one for each stored exclusion, true for the decisions that it leaves out.
-    included: names of exclusions to ignore; scope: a test on the decisions in question, if these are few."""
+    """Write SQL tests on a decision `d`, one for each stored exclusion. A test is true for the decisions that its
+    exclusion leaves out. included: names of exclusions to ignore; scope: an SQL test that selects the decisions in
+    question, if these are few."""
     exclusions = {exclusion.name: exclusion for exclusion in selected.all_exclusions(unit)}
     names = {*exclusions} if included == ALL else {*texts_of(included or "")}
     for name in sorted(names - exclusions.keys()):
@@ -138,7 +141,7 @@ def unexcluded_tests(unit: Unit) -> list[str]:
 
 
 def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = "") -> str:
-    """Write the SQL test that an exclusion leaves out a decision."""
+    """Write an SQL test on a decision `d`: the exclusion leaves the decision out."""
     log = select(unit, parse(exclusion.filter), scope=scope, is_stored=True)
     if exclusion.by_unit:
         log = replace(log, session_ids=selected.session_ids(unit, exclusion.id, scope=scope))
@@ -146,8 +149,8 @@ def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = ""
 
 
 def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> selected.Selection:
-    """Return the decisions that the pairs of a filter select. scope: as in `exclusion_tests`; is_stored: the filter is
-    stored, so that a field that no context has is no error."""
+    """Return the decisions that the pairs of a filter select. scope: an SQL test on the decisions in question, as in
+    `exclusion_tests`; is_stored: whether the filter is stored, so that a field that no context has is no error."""
     versions = _version_ids(unit, pairs)
     if "loggers" in pairs:
         logger_ids = {lookup.version(unit, name)[0].id for name in pairs["loggers"].split("+")}
@@ -246,8 +249,8 @@ def _policy_ids(unit: Unit, reference: str) -> list[int]:
 
 
 def _version_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
-    """Return the ids of the versions with one number, of all policies or of the named one; None if the filter does not
-    restrict versions."""
+    """Return the ids of the versions with the number that a filter names, of all policies or of the named policy; None
+    if the filter does not restrict versions."""
     policy, number = pairs.get("policy"), pairs.get("version")
     if policy is not None and lookup.split_reference(policy)[1] is not None:
         version = lookup.version(unit, policy)[0]
@@ -263,7 +266,8 @@ def _version_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
 
 
 def _variant_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
-    """Return the ids of the variants with one label, of all experiments or of the named one."""
+    """Return the ids of the variants with the label that a filter names, of all experiments or of the named
+    experiment."""
     stored_experiments = experiments.all_experiments(unit)
     name = pairs.get("experiment")
     if name is not None and all(experiment.name != name for experiment in stored_experiments):

@@ -35,8 +35,8 @@ def split_reference(reference: str) -> tuple[str, int | None]:
 def resolve(
     unit: Unit, references: Collection[str], *, built_in: Collection[str] = ()
 ) -> dict[str, tuple[Version, Head] | InputError]:
-    """Find, for each reference, the version (the live one for NAME) and the head of its policy, or make the error.
-    built_in: names with another meaning if no policy has them; they need no hint."""
+    """Find, for each reference, the version (the live version for NAME) and the head of its policy, or make the error.
+    built_in: names that have another meaning if no policy has the name; the error for such a name needs no hint."""
     split_references = {reference: split_reference(reference) for reference in references}
     live_versions = policies.live(unit, {name for name, _ in split_references.values()})
     numbered_policies = {
@@ -65,7 +65,7 @@ def resolve(
 
 
 def version(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """Return the version of a reference, and the head of its policy. Raises InputError if there is none."""
+    """Return the version of a reference, and the head of its policy. Raises InputError if nothing has this name."""
     resolved = resolve(unit, [reference])[reference]
     if isinstance(resolved, InputError):
         raise resolved
@@ -86,8 +86,9 @@ def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None
 
 
 def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> routes.RouteChange:
-    """Return the newest change of the route with a name. lock: keep others from changing it until the transaction ends;
-    clause: of the error, for the place where it was typed. Raises InputError if there is no such route."""
+    """Return the newest change of the route with a name. lock: whether to keep others from changing the route until the
+    transaction ends; clause: the part of the error that tells the place where the name was typed. Raises InputError if
+    there is no such route."""
     newest = routes.lock(unit, name) if lock else routes.by_name(unit, [name]).get(name)
     if newest is None:
         names = [change.route for change in routes.newest_changes(unit)]
@@ -113,8 +114,9 @@ def experiment_names(unit: Unit) -> set[str]:
 
 
 def reward(unit: Unit, name: str | None) -> Reward:
-    """Return the reward definition with a name. Without a name, return the one that all live policies that served
-    learn; if none served, the one that all live policies learn; else `default`. Raises InputError if there is none."""
+    """Return the reward definition with a name. Without a name, return the reward that all live policies that served
+    learn; if none served, the reward that all live policies learn; if they learn different rewards, the reward
+    `default`. Raises InputError if nothing has this name."""
     if name is None:
         from rlrec.sentences import DEFAULT_REWARD
 
@@ -131,7 +133,7 @@ def reward(unit: Unit, name: str | None) -> Reward:
 
 
 def experiment(unit: Unit, name: str) -> Experiment:
-    """Return the experiment with a name. Raises InputError if there is none."""
+    """Return the experiment with a name. Raises InputError if nothing has this name."""
     from rlrec.store.policies import experiments
 
     experiments_by_name = experiments.by_name(unit, [name])
@@ -141,8 +143,8 @@ def experiment(unit: Unit, name: str) -> Experiment:
 
 
 def compared_with(experiment: Experiment, label: str | None) -> Experiment:
-    """Return the experiment with the variant `label` first, with which the others are compared. Raises InputError if
-    the experiment has no such variant, or if only one of its variants can be the reference."""
+    """Return the experiment with the variant `label` first, with which the other variants are compared. Raises
+    InputError if the experiment has no such variant, or if only one of its variants can be the reference."""
     if label is None:
         return experiment
     labels = [variant.label for variant in experiment.variants][: 1 if is_holdout(experiment) else None]
@@ -153,7 +155,8 @@ def compared_with(experiment: Experiment, label: str | None) -> Experiment:
 
 
 def route_of_holdout(unit: Unit, experiment: Experiment) -> routes.RouteChange | None:
-    """Return the newest change of the route whose holdout an experiment is; None for other experiments."""
+    """Return the newest change of the route that has an experiment as its holdout; None for an experiment that is no
+    holdout."""
     return route(unit, experiment.declaration[HOLDOUT_OF]) if is_holdout(experiment) else None
 
 
@@ -163,7 +166,7 @@ def is_holdout(experiment: Experiment) -> bool:
 
 
 def curve(unit: Unit, reference: str) -> Curve:
-    """Return the position curve NAME@N, or the newest one called NAME. Raises InputError if there is none."""
+    """Return the position curve NAME@N, or the newest curve called NAME. Raises InputError if nothing has this name."""
     from rlrec.store.policies import curves
 
     stored_curve = curves.by_name(unit, reference)

@@ -1,4 +1,4 @@
-"""This module reads parameters and priors of a policy as users give them: K=V, and CSV files."""
+"""This module reads parameters and priors of a policy in the forms in which users give them: K=V, and CSV files."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # bounds of pseudo-counts within which probabi
 
 
 def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Parse parameters: numbers where the kind has numbers, the contents of files where it takes a file. Raises
-    InputError for an unknown parameter."""
+    """Parse the texts of parameters into their values: numbers where the kind has numbers, the contents of files where
+    the kind takes a file. Raises InputError for an unknown parameter."""
     defaults = kinds.parameters(kind, texts)
     parameters: dict[str, Any] = {}
     for name, text in texts.items():
@@ -55,8 +55,8 @@ def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to the parameters the values and the number of the curve that they name, since a policy never changes. Raises
-    InputError for an unknown curve."""
+    """Add to the parameters the values and the number of the curve that the parameters name, since a policy never
+    changes. Raises InputError for an unknown curve."""
     resolved = dict(typed)
     for name, reference in typed.items():
         stage, dot, last_name = name.rpartition(".")
@@ -110,7 +110,8 @@ def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
 
 
 def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
-    """Raise InputError if a belief counts by a curve, but its reward is not 0 for slots that nobody examined."""
+    """Raise InputError if a belief discounts positions by a curve, but its reward is not 0 for slots that nobody
+    examined."""
     if parameters.get("position") and reward.default:
         raise InputError(
             f"reward {reward.name!r} has the default {reward.default:g}, and position={parameters['position']} "
@@ -128,7 +129,7 @@ def check_budget(unit: Unit, policy: Policy) -> None:
 
 
 def notice_other_reward(store: Store, parameters: Mapping[str, Any], reward: str) -> None:
-    """Print a notice if a belief counts by a curve that was estimated for another reward."""
+    """Print a notice if a belief discounts positions by a curve that was estimated for another reward."""
     if not parameters.get("position"):
         return
     with store.read() as unit:
@@ -153,8 +154,9 @@ def _parse_number(text: str, name: str) -> float:
 def _read_rows(
     path: Path, *headers: tuple[str, ...], article: str = ""
 ) -> Iterator[tuple[str, str, str, dict[str, float]]]:
-    """Yield the rows of a CSV file: the line as errors name it, the value of a context field, the arm, and the numbers.
-    headers: those that the file may have. Raises InputError that names file and line, also for a repeated arm."""
+    """Yield the rows of a CSV file: the place of the row in the form that errors use, the value of a context field, the
+    arm, and the numbers by column. headers: the headers that the file may have. Raises InputError that names file and
+    line, also for a repeated arm."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -178,7 +180,8 @@ def _read_rows(
 
 
 def read_tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
-    """Return the number in a column by arm, for each value of a context field, or under ANY_VALUE if `by` is False."""
+    """Return, for each value of a context field, the number of each arm in a column. If `by` is False, the file has no
+    context field, and the numbers are under the key ANY_VALUE."""
     by_value: dict[str, dict[str, float]] = {}
     for _, value, arm, numbers in _read_rows(path, ("value", "arm", column) if by else ("arm", column), article="the "):
         by_value.setdefault(value, {})[arm] = numbers[column]
@@ -201,7 +204,8 @@ def _parse_encoder(side: str, spec: Any) -> Encoder:
 
 
 def read_prior(path: Path) -> dict[str, tuple[float, float]]:
-    """Read pseudo-counts per arm. A mean and a variance become those of the matching Beta distribution."""
+    """Read the pseudo-counts of each arm. A mean and a variance become the pseudo-counts of the Beta distribution with
+    this mean and variance."""
     priors: dict[str, tuple[float, float]] = {}
     for line, _, arm, numbers in _read_rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
         alpha, beta = numbers.values()
@@ -219,7 +223,8 @@ def read_prior(path: Path) -> dict[str, tuple[float, float]]:
 
 def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
     """Write the command that judges the kind and the parameters of a version on rows that did not teach it; return None
-    for a kind that no sweep plays. options: of the command that judged the version, given to the sweep, too."""
+    for a kind that no sweep plays. options: the options of the command that judged the version, which the sweep gets,
+    too."""
     policy = version.policy
     if not kinds.learns_from_slots(policy.kind):
         return None
@@ -233,7 +238,7 @@ def creation_command(version: Version, log: str) -> str:
 
 
 def typed_params(version: Version) -> dict[str, str]:
-    """Return the parameters of a version that differ from their defaults, as `--param` takes them."""
+    """Return the parameters of a version that differ from their defaults, in the form that `--param` takes."""
     defaults = kinds.parameters(version.policy.kind)
     return {
         name: f"{value:.12g}" if isinstance(value, float) else str(value)
@@ -245,9 +250,9 @@ def typed_params(version: Version) -> dict[str, str]:
 def _option_words(
     version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Sequence[str] = ()
 ) -> list[str]:  # fmt: skip
-    """Write the parameters of a version that differ from their defaults, and its reward, as a command takes them, and
-    further options. prefix: of parameters, where a comma divides several values of one; exclusions: parameters to leave
-    out."""
+    """Write the words of a command that state the parameters of a version that differ from their defaults, its reward,
+    and further options. prefix: the prefix of parameters in a command where a comma divides several values of one
+    parameter; exclusions: the parameters to leave out."""
     texts = {name: text for name, text in typed_params(version).items() if name not in exclusions}
     reward = {} if version.reward.name == DEFAULT_REWARD else {"reward": version.reward.name}
     return [

@@ -9,7 +9,7 @@ source: Random = SystemRandom()
 
 
 def seed_or_random(seed: int | None, *, bits: int = 64) -> int:
-    """Return the user's seed, or random bits if it is None."""
+    """Return the user's seed, or random bits if the seed is None."""
     return source.getrandbits(bits) if seed is None else seed
 
 

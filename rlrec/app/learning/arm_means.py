@@ -1,5 +1,5 @@
-"""Functions here compute mean rewards of arms in a log. For a prior, the mean of each arm is shrunk to that of all
-arms; `weighted_means` weights by inverse propensity."""
+"""Functions here compute mean rewards of arms in a log. For a prior, the mean of each arm is shrunk to the mean over
+all arms. `weighted_means` weights each slot by the inverse of its propensity."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ WEIGHED = ("decision_id", "at", "imported", "position", "arm_id", "marginal", "c
 
 
 def options(text: str | None, weight: float | None, *, prior: str | None) -> dict[str, Any]:
-    """Return the fields of a policy's definition for a prior from a log, or nothing without such a prior. Raises
-    InputError for a weight that is out of range or has no log, and for a log beside a file."""
+    """Return the fields that a policy's definition has for a prior from a log, or an empty dictionary without such a
+    prior. Raises InputError for a weight that is out of range, for a weight without a log, and for a log together with
+    a file of priors."""
     if text is None:
         if weight is not None:
             raise InputError("--prior-weight needs a log", hint="give --prior-from FILTER too")
@@ -47,12 +48,13 @@ def options(text: str | None, weight: float | None, *, prior: str | None) -> dic
 def prior_from_log(
     unit: Unit, draft: Version, *, prior_from: str, prior_weight: float
 ) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
-    """Return alpha and beta of every arm of the catalogue, and the record of the decisions that they come from.
+    """Return alpha and beta of every arm of the catalogue, and the record of the decisions from which they are
+    computed.
 
-    The mean reward of an arm over mature, uncensored impressions is shrunk to that of all arms, with the weight of
-    `prior_weight` pseudo-pulls, and the prior counts as many. Raises InputError where the log has no such
-    impressions, or where the reward may leave [0, 1]. Source: own derivation: the posterior mean of a Beta whose
-    prior mean is that of the log."""
+    The mean reward of an arm over mature, uncensored impressions is shrunk to the mean over all arms, with the
+    weight of `prior_weight` pseudo-pulls. The prior of each arm also counts as `prior_weight` pulls. Raises
+    InputError where the log has no such impressions, or where the reward may leave [0, 1]. The method is derived
+    here: it is the posterior mean of a Beta distribution whose prior mean is the mean of the log."""
     reward, limits = draft.reward, bounds(draft.reward)
     if limits is None or limits[0] < 0 or limits[1] > 1:
         message = f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally"
@@ -71,8 +73,8 @@ def prior_from_log(
 
 
 def _pseudo_counts(pulls: float, reward: float, *, overall: float, weight: float) -> tuple[float, float]:
-    """Return alpha and beta of an arm with these sums, neither below the smallest count for which probabilities are
-    exact."""
+    """Return alpha and beta of an arm with these sums. Neither is below the smallest count for which probabilities are
+    exact. overall: the mean reward of all arms."""
     mean = float(reward + weight * overall) / float(pulls + weight)
     return max(weight * mean, parameters.MIN_COUNT), max(weight * (1 - mean), parameters.MIN_COUNT)
 
@@ -82,11 +84,11 @@ def weighted_means(
 ) -> tuple[list[dict[str, float | None]], int | None]:
     """Return the mean reward of each arm of the catalogue (in order of id) over the mature, uncensored slots of the
     policy, of all its versions. Each slot is weighted by the inverse of the marginal at its position, and slots without
-    a marginal are left out. Where the version counts by a curve of examination, only the examined share of a slot
-    counts.
+    a marginal are left out. Where the version discounts positions by a curve of examination, each slot counts only as
+    much as its position is examined.
 
-    sample: read only SAMPLED decisions where there are more, in stretches across the log. The second value is the
-    number of sampled decisions, None where all were read."""
+    sample: whether to read only SAMPLED decisions, in stretches across the log, where the log has more. The second
+    value returned is the number of sampled decisions; it is None where all were read."""
     ids = np.array([arm.id for arm in catalogue], np.int64)
     sums, n_read = np.zeros((adaptive.TERMS, len(ids))), 0
     policy, policy_id = designs.policy_of(version), version.policy.id

@@ -57,11 +57,12 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> i
 
 
 def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
-    """Return the sums of a belief without its immature slots, and the newest decision that they may include.
+    """Return the sums of a belief without its immature slots, and the newest decision that the sums may include.
 
-    A frozen belief is copied as it is. From one that learns slots when they are `served`, immature slots are
-    subtracted; to one that learns them when they are `settled`, overdue slots that have not entered are added.
-    Within a policy ids are in order of time, so only these slots are read. Sums are discounted until now."""
+    A frozen belief is copied as it is. If the belief learns slots when they are `served`, its immature slots are
+    subtracted. If the belief learns slots when they are `settled`, the overdue slots that have not entered it are
+    added. Within a policy ids are in order of time, so only the immature or overdue slots are read. Sums are
+    discounted until now."""
     from rlrec.app.learning import slot_statistics
 
     policy, last = version.policy.id, decisions.newest_id(unit, version.policy.id)
@@ -85,8 +86,10 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
 
 
 def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
-    """Make the next version of a policy, with the present belief of a variant of it. From now on the new version learns
-    what the policy serves. head: of the policy; ordinal: of the variant. The caller holds the locks of both."""
+    """Make the next version of a policy, with the present belief of a variant of the policy. From now on the new
+    version learns what the policy serves. The caller holds the locks of policy and variant.
+
+    head: the head of the policy; ordinal: the number of decisions of the variant."""
     from rlrec.app.learning import slot_statistics
 
     forgetting, newest_id = Forgetting.parse(variant.params), decisions.newest_id(unit, head.policy_id)
@@ -111,8 +114,8 @@ def copy_version(
     learned_from: Mapping[str, Any], entered_to: int | None = None, weights: Sequence[tuple[int, bytes]] | None = None,
 ) -> int:  # fmt: skip
     """Add a version with the sums `sums`, discounted to the policy's `ordinal`, and the prior and design of the source,
-    and return its id. The first delta of the new version is `seq`. weights: of arms, packed; None for those of the
-    source."""
+    and return its id. The first delta of the new version is `seq`. weights: the packed weights of each arm, by id; None
+    for the weights of the source."""
     version_id = policies.add_version(
         unit, policy_id=policy_id, number=number, status=status, reward_id=source.reward.id, seq=seq, ordinal=ordinal,
         parent_id=source.id, parameters=source.parameters, entered_to=entered_to, learned_from=learned_from,

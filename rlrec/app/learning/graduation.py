@@ -1,5 +1,5 @@
-"""This module makes a trained policy that starts from a bandit: its version 1 draws slates as the bandit does, as
-closely as its kind allows."""
+"""This module makes a trained policy that starts from a bandit: version 1 of the trained policy draws slates as the
+bandit does, as closely as the kind allows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ LEAST = 0.02  # floor of a copy, unless one is given
 
 
 def find_source(unit: Unit, reference: str) -> Version:
-    """Return the version that is copied. Raises InputError where no trained policy can copy it."""
+    """Return the version that a reference names, which a trained policy will copy. Raises InputError where no trained
+    policy can copy the version."""
     version, _ = lookup.version(unit, reference)
     policy = designs.policy_of(version)
     if reason := _refusal_reason(policy):
@@ -55,7 +56,7 @@ def find_source(unit: Unit, reference: str) -> Version:
 
 
 def _refusal_reason(policy: Policy) -> str:
-    """Say why a kind cannot be copied; return an empty text where it can."""
+    """Say why a kind cannot be copied; return an empty text where the kind can be copied."""
     if policy.stateful:
         return "it is trained itself"
     return "its slates have no probabilities" if not policy.served or policy.stages or policy.drafted else ""
@@ -74,8 +75,8 @@ def way_to_copy(version: Version) -> str:
 
 
 def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of the trained policy: those typed, with the exploration of the copied version as floor, at
-    least LEAST, since arms that are hardly ever shown teach nothing."""
+    """Return the parameters of the trained policy: the `typed` parameters, with the exploration of the copied version
+    as the floor. The floor is at least LEAST, since arms that are hardly ever shown teach nothing."""
     if "floor" in typed:
         return dict(typed)
     exploration = designs.policy_of(version).exploration
@@ -89,7 +90,8 @@ def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoders(version: Version) -> dict[str, Encoder]:
-    """Return the encoders of contexts and arms that the version uses; empty where it reads no context."""
+    """Return the encoders of contexts and arms that the version uses. The result is empty where the version reads no
+    context."""
     if not version.contextual:
         return {}
     design = Design.from_json(version.parameters)
@@ -101,8 +103,8 @@ def encoders(version: Version) -> dict[str, Encoder]:
 
 
 class _Case(NamedTuple):
-    """This record stands for requests with the same eligible set, size and, where the version reads it, context.
-    weight: their number."""
+    """This record stands for requests with the same eligible set and size, and with the same context where the version
+    reads contexts. weight: the number of these requests."""
 
     arms: tuple[int, ...]
     context: Mapping[str, Any]
@@ -111,15 +113,16 @@ class _Case(NamedTuple):
 
 
 def graduate(unit: Unit, version: Version, initial: InitialBelief, typed: Mapping[str, Any]) -> InitialBelief:
-    """Return the belief of a trained policy with weights that copy a version; its record has the KL that remains.
-    initial: the belief without weights. Raises InputError where the version has no exact probabilities."""
+    """Return the belief of a trained policy with weights that copy a version. The record of the belief has the KL
+    divergence that remains. initial: the belief without weights. Raises InputError where the version has no exact
+    probabilities."""
     draft = designs.unstored(KIND, typed, version.reward)
     draft = replace(draft, parameters=initial.parameters)
     return _Graduation(unit, version, cast(Gradient, designs.policy_of(draft))).belief(initial)
 
 
 class _Graduation:
-    """This class fits a trained kind to a version once. arms (m,): ids of all arms."""
+    """A _Graduation fits a trained kind to one version. arms (m,): the ids of all arms."""
 
     def __init__(self, unit: Unit, version: Version, policy: Gradient) -> None:
         self.unit, self.version, self.policy = unit, version, policy
@@ -132,7 +135,7 @@ class _Graduation:
         self.contextual = bool(designs.policy_of(version).reads)
 
     def belief(self, initial: InitialBelief) -> InitialBelief:
-        """Return the belief with fitted weights, whose record has the KL."""
+        """Return the belief with fitted weights. The record of the belief has the KL divergence that remains."""
         cases = self._cases()
         fitted_parameters = self.policy.zero_parameters(len(self.arms))
         has_closed_form = (
@@ -169,9 +172,10 @@ class _Graduation:
         }  # fmt: skip
 
     def _cases(self) -> list[_Case]:
-        """Return the requests of the policy's newest decisions, most frequent first. Where it served nothing, or only
-        empty contexts, return the requests of the whole log; without a log, all active arms in an empty context. Raises
-        InputError where the version reads contexts, and those of the log are empty."""
+        """Return the requests of the policy's newest decisions, most frequent first. Where the policy served nothing,
+        or only empty contexts, return the newest requests of the whole log; without a log, return one request for all
+        active arms in an empty context. Raises InputError where the version reads contexts, the policy served nothing,
+        and all contexts of the log are empty."""
         policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
         reads_contexts = self.contextual
         for requests in (policy_requests, decisions.newest_requests(self.unit, None, limit=NEWEST)):
@@ -196,12 +200,12 @@ class _Graduation:
         ]
 
     def _index(self, ids: Sequence[int]) -> Index:
-        """Return the index of each arm of `ids` among all arms of the catalogue."""
+        """Return the index of each arm of `ids` among all arms of the catalogue, (n,)."""
         return np.searchsorted(self.arms, np.array(ids, np.int64))
 
     def _start_scores(self, case: _Case) -> Array:
-        """Return start scores, by how often each arm stands anywhere on a slate of the case; at size 1 they copy the
-        version."""
+        """Return the scores from which the fit starts. They follow from the probability that each arm stands anywhere
+        on a slate of the case; at size 1 they copy the version exactly."""
         pages = self._distribution(case).slate_sampler(case.size)
         shown_shares = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
         return imitation.scores(
@@ -218,8 +222,8 @@ class _Graduation:
         return distribution
 
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:
-        """Return slates of the version in some cases, by eligible set, weighted by `gain`. Every arm has a slate where
-        these are few enough; else slates are drawn with a seed."""
+        """Return slates that the version shows in `cases`, grouped by eligible set, with weights in `gain`. Where there
+        are few enough arms, each arm has a slate; else slates are drawn with `seed`."""
         shows_all_arms = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total_weight, groups = (
             sum(case.weight for case in cases),
@@ -246,7 +250,8 @@ class _Graduation:
     def _logged_slates(
         self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array
     ) -> LoggedSlates:
-        """Return slates of one eligible set as the gradient reads them, all at the beginning of a visit."""
+        """Return slates of one eligible set in the form in which the gradient reads slates, all at the beginning of a
+        visit."""
         n, index = len(x), self._index(arm_ids)
         session = np.zeros((n, len(self.policy.names) - x.shape[1]))
         no_arms = np.empty(0, np.int64)

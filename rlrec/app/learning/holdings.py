@@ -28,9 +28,9 @@ HELD_UNTIL = "held_until"  # the key, in the record of a retired version, of the
 
 
 class Extent(NamedTuple):
-    """This record names the slots and events that a belief contains: decisions up to `last`, events up to change `seq`
-    (None: all), discounted to `ordinal`. `distinct` is 0 where all beliefs of its policy that learn the same reward are
-    equal."""
+    """An Extent tells which slots and events a belief contains. The belief contains decisions up to id `last`, and
+    events up to the change number `seq` (all events if None). Its counts are discounted as of `ordinal`. `distinct` is
+    0 where all beliefs of the policy that learn the same reward are equal."""
 
     distinct: int
     reward_id: int
@@ -42,8 +42,9 @@ class Extent(NamedTuple):
 def provenance(
     version: Version, by_id: Mapping[int, Version], now: int, *, roots: Collection[str] = ("learning",)
 ) -> tuple[Version, Extent] | None:
-    """Return the learning belief that a version is, or was frozen from, and its extent; None where that is not known.
-    now: the policy's ordinal; roots: statuses at which the search for the origin of a frozen belief ends."""
+    """Return the version whose learning belief a version has or was frozen from, and the extent of this belief; None
+    where the extent is not known. now: the policy's ordinal; roots: statuses at which the search for the origin of a
+    frozen belief ends."""
     if version.learning:
         return version, Extent(_distinct_id(version), version.reward.id, version.entered_to, None, now)
     if version.status != "frozen":
@@ -73,8 +74,8 @@ def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
 
 
 def drawn_sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """Return the sums of a batch's slots that a belief contains, up to decision `last`, without imported decisions. The
-    batch is of one policy; the sums are empty where the belief is of another."""
+    """Return the sums of a batch's slots that a belief contains, up to decision `last`, without imported decisions. All
+    rows of the batch belong to one policy; the sums are empty where the belief belongs to another policy."""
     rows = drop_imported(batch)
     is_same_policy = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
     return sums(fold, rows, last) if is_same_policy else {}
@@ -87,7 +88,7 @@ def drop_imported(batch: Batch) -> Batch:
 
 
 def batch_at_change(batch: Batch, seq: int | None) -> Batch:
-    """Return the batch as it was after change `seq`, or unchanged if `seq` is None."""
+    """Return the batch as it was after change `seq`, or the batch unchanged if `seq` is None."""
     if seq is None:
         return batch
     past_batch = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
@@ -108,15 +109,16 @@ def censored_slots(batch: Batch) -> Flags:
 
 
 class Holding(Record):
-    """This record holds a version, the extent of the log that its belief contains, and the fold that sums slots as the
-    belief does."""
+    """This record holds a version, the extent of the log that its belief contains, and the fold that sums slots in the
+    way of the belief."""
 
     version: Version
     extent: Extent
     fold: BeliefFold
 
     def sums(self, batch: Batch) -> Totals:
-        """Return the sums of the slots of a batch, of one policy, that the belief contains."""
+        """Return the sums of the slots of a batch that the belief contains. All rows of the batch belong to one
+        policy."""
         totals = drawn_sums(self.fold, batch_at_change(batch, self.extent.seq), self.extent.last)
         if self.fold.policy.parsed_budget is not None and self.version.learning:
             decision_ids = sorted(set(batch.slots["decision_id"].tolist()))
@@ -125,8 +127,8 @@ class Holding(Record):
 
 
 def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection[int] | None = None) -> Totals:
-    """Return the spend of a policy's decisions since a learning version was created. decision_ids: only of these
-    decisions; None for all."""
+    """Return the spend of a policy's decisions since a learning version was created. decision_ids: the decisions whose
+    spend counts; None for all."""
     rows = audit.spend(
         unit, version.policy.id, kind=budget.event, slice_us=budget.slice_us, offset_us=budget.offset_us,
         after=version.seq, decision_ids=decision_ids,
@@ -155,7 +157,8 @@ def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
 
 
 def _extent_of_retired(unit: Unit, version: Version) -> Extent:
-    """Return the extent of a belief that learned until it was retired: up to its last change, without corrections."""
+    """Return the extent of a belief that learned until it was retired. The extent ends at the last change of the belief
+    that was no correction."""
     seq = int(version.learned_from.get(HELD_UNTIL) or removals.last_change(unit, version.id))
     last = removals.newest_until(unit, version.policy.id, seq)
     if version.entered_to is not None:
@@ -172,7 +175,7 @@ Origin = Callable[[Batch], Totals]
 
 def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: BeliefFold, weight: float) -> Totals:
     """Return `weight` times the sums of the slots of a batch that are in the log that a version was fitted to, with the
-    events received by a time."""
+    events received by the time `received_by`."""
     past_batch = _batch_at_time(batch, received_by)
     rows = log.rows(past_batch.slots) & ~past_batch.slots["censored"] & fold.entering(past_batch.slots)
     if not rows.any():
@@ -184,19 +187,20 @@ def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: Beli
 
 
 def _copied_sums(batch: Batch, *, last: int, received_by: int, fold: BeliefFold) -> Totals:
-    """Return the sums of the slots of a batch that the belief of another policy contained when it was copied: of
-    decisions up to `last`, with the events received by a time."""
+    """Return the sums of the slots of a batch that the belief of another policy contained when it was copied: the slots
+    of decisions up to `last`, with the events received by the time `received_by`."""
     return drawn_sums(fold, _batch_at_time(batch, received_by), last)
 
 
 def _moved_sums(batch: Batch, origin: Origin, *, buckets: int) -> Totals:
-    """Return the sums of the slots of a batch that an origin of a copied belief contains, in buckets moved by
-    `buckets`."""
+    """Return the sums of the slots of a batch that an origin of a copied belief contains. The bucket numbers of the
+    sums are moved by `buckets`."""
     return {(bucket + buckets, arm): numbers for (bucket, arm), numbers in origin(batch).items()}
 
 
 def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordinal: int) -> list[Origin]:
-    """Return the origins of a belief, weighted as they count at the policy's `ordinal`; empty for a trained version."""
+    """Return the origins of a belief, each with the weight that it has at the policy's `ordinal`. The result is empty
+    for a trained version."""
     if not kinds.load(version.policy.kind).online:
         return []
     record, parent, belief_origins = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()

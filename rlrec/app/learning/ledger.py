@@ -1,5 +1,5 @@
-"""This module changes beliefs. It collects the rewards of slots before and after over a transaction, and writes them
-once, while the transaction holds the policy's lock.
+"""This module changes beliefs. During a transaction it collects the rewards that slots have before and after each
+change, and writes the sums once, while the transaction holds the policy's lock.
 
 It is plain Python, so that a single `feedback` loads no numpy."""
 
@@ -60,8 +60,8 @@ ServedSlate = tuple[Sequence[Row], int, int]
 class SlotFields:
     """A SlotFields knows which fields of slots the learning beliefs of one policy depend on.
 
-    kinds: by version, since versions may count by different curves. budget: of the policy; beliefs then include its
-    spend."""
+    kinds: the kind of each version, since versions may discount positions by different curves. budget: the budget of
+    the policy, if it has one; its beliefs then include what was spent."""
 
     def __init__(self, versions: Sequence[Version]) -> None:
         self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
@@ -97,8 +97,8 @@ RewardChange = tuple[float | None, float | None]  # of a slot: before and after;
 
 
 class Unordered(Exception):
-    """This error says that a policy must be locked whose id is below that of a locked one. To wait for its lock could
-    cause a deadlock."""
+    """This error says that a policy must be locked whose id is below the id of a policy already locked. To wait for the
+    lock of this policy could cause a deadlock."""
 
 
 class Ledger:
@@ -106,8 +106,8 @@ class Ledger:
     changes of these beliefs.
 
     The `seq` of a policy is the number of the change that this transaction makes. Decisions and events store it, and
-    every belief that changes gets one delta with it. It is raised at its first use, so a transaction without changes
-    leaves none."""
+    every belief that changes gets one delta with this number. The number is raised at its first use, so a
+    transaction without changes uses no number."""
 
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
@@ -130,7 +130,8 @@ class Ledger:
         self.lock(policy_ids)
 
     def lock(self, policy_ids: Collection[int]) -> None:
-        """Lock those of the policies that are not locked. Raises Unordered if waiting could cause a deadlock."""
+        """Lock each policy of `policy_ids` that is not locked yet. Raises Unordered if waiting could cause a
+        deadlock."""
         new = set(policy_ids) - self._locked
         if not new:
             return
@@ -154,7 +155,8 @@ class Ledger:
     def ordinals(self, policy_id: int, count: int, *, forgetting: Forgetting) -> range:
         """Return the ordinals of the next decisions of a policy that forgets.
 
-        Decisions are counted even if no version learns, since a version that is rebuilt later learns from them."""
+        Decisions are counted even if no version learns, since a version that is rebuilt later learns from these
+        decisions."""
         first = self.ordinal[policy_id] + 1
         self.ordinal[policy_id] += count
         policies.raise_ordinal(self.unit, policy_id, by=count)
@@ -184,9 +186,9 @@ class Ledger:
         """Replace the rewards of slots by the rewards after new events. Slots with equal keys and equal events have
         equal rewards, which are computed once and counted.
 
-        changed: for each decision its id, policy, time, whether it was imported, the arm of the first slot that is
-        named, ordinal, context, and rows of Event. stored: the earlier events of each decision. arms: of further
-        slots, by decision and position."""
+        changed: for each decision its id, policy, time, whether it was imported, the arm of the first slot that the
+        events name, the ordinal, the context, and rows of Event. stored: the earlier events of each decision. arms:
+        the arms of further slots, by decision and position."""
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in changed}}
         if self._omitting:
             from rlrec.store.log import selected
@@ -249,7 +251,8 @@ class Ledger:
         ]
 
     def _find_scope(self, policy_id: int) -> EventScope | None:
-        """Return which events change the learning beliefs of a policy; None for a policy without a learning belief."""
+        """Return the description of the events that change the learning beliefs of a policy; None for a policy without
+        a learning belief."""
         if policy_id not in self._scope:
             learning = self.learning[policy_id]
             windows = [version.reward.window_us for version in learning if version.reward.late == "ignore"]
@@ -318,8 +321,8 @@ class Ledger:
                     self.replace(version, key, (None, version.reward.default), times=times)
 
     def omit(self, versions: Sequence[Version], *, first: int, last: int) -> set[int]:
-        """Return the decisions, in a range of ids of one policy, that these beliefs leave out because an exclusion
-        covers them now."""
+        """Return the ids of the decisions, from `first` to `last` of one policy, that the beliefs of `versions` leave
+        out because an exclusion now covers these decisions."""
         from rlrec.app.inputs import filters
         from rlrec.store.log import selected, settings
         from rlrec.store.log.selected import Selection
@@ -341,8 +344,8 @@ class Ledger:
         self, budget: Budget, policy_id: int, served_at: int, past: Iterable[Event], new: Sequence[Row], arm_id: int,
         arms: Mapping[tuple[int, int], int],
     ) -> None:  # fmt: skip
-        """Count the costs among a decision's new events. They belong to the period of the decision, however late they
-        come."""
+        """Count the costs among a decision's new events. A cost belongs to the period of the decision, however late its
+        event comes."""
         paid = {event.position for event in past if event.kind == budget.event}
         for row in new:
             decision_id, position, kind, value = row[:4]
@@ -384,7 +387,8 @@ class Ledger:
         self.mark_entered(version, ids[-1])
 
     def overdue(self, version: Version, limit: int) -> list[int]:
-        """Return the decisions, oldest first, whose slots (at most `limit`) should now enter a belief."""
+        """Return the ids of the decisions, oldest first, whose slots should now enter a belief; together they have at
+        most `limit` slots."""
         assert version.entered_to is not None
         return decisions.find_overdue(
             self.unit, version.policy.id, first=version.entered_to + 1,
@@ -392,7 +396,7 @@ class Ledger:
         )  # fmt: skip
 
     def mark_entered(self, version: Version, decision_id: int) -> None:
-        """Store that the belief includes every decision up to this one."""
+        """Store that the belief includes every decision up to `decision_id`."""
         policies.enter(self.unit, version.id, entered_to=decision_id)
         learning = self.learning[version.policy.id]
         learning[learning.index(version)] = replace(version, entered_to=decision_id)
@@ -410,7 +414,7 @@ class Ledger:
                 beliefs.add(self.unit, version.id, seq=self.seq(version.policy.id), changes=spend)
 
     def _add_up(self, version: Version) -> None:
-        """Add the pending changes of a belief to its sums, with the present weights of their slots."""
+        """Add the pending changes of a belief to its sums; each slot has its present weight."""
         policy_id = version.policy.id
         pending, fields = self._pending.pop((policy_id, version.id), {}), self.fields(policy_id)
         if pending:
@@ -445,8 +449,8 @@ class Ledger:
         self._changed[version.id].update((arm, stored.get((0, arm))) for _, arm in changes)
 
     def changes(self) -> dict[int, tuple[int, dict[int, Sums | None]]]:
-        """Return, for each learning version, the number of this transaction's change, and the arms that it concerns,
-        with their new sums if these are known."""
+        """Return, for each learning version, the number of this transaction's change, and the arms that the change
+        concerns, with the new sums of each arm (None if they are not known)."""
         numbered = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learning[policy_id])
         return {version_id: (seq, self._changed[version_id]) for seq, version_id in numbered}
 
@@ -477,7 +481,8 @@ def _sum_changes(
 
 
 def _values(rows: Iterable[Row], position: int | None, weighed: Set[str]) -> EventValues:
-    """Return the events of one slot of a decision that change a reward."""
+    """Return the events of one slot of a decision that change a reward. weighed: the kinds of events that the reward
+    weighs."""
     return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in weighed])
 
 

@@ -42,10 +42,11 @@ Totals = dict[beliefs.BeliefKey, Array]
 
 
 class BeliefFold:
-    """A fold sums slots for the belief of one version, with the weights that they have at the policy's `ordinal`."""
+    """A BeliefFold sums slots for the belief of one version. Each slot has the weight that it has at the policy's
+    `ordinal`."""
 
     def __init__(self, unit: Unit, version: Version, *, ordinal: int, anchor: Anchor | None = None) -> None:
-        """Prepare a fold. anchor: of a version that is not stored yet."""
+        """Prepare a fold. anchor: the anchor of a version that is not stored yet."""
         self.unit, self.version, self.ordinal, self._anchor = unit, version, ordinal, anchor
         self.forgetting = Forgetting.parse(version.policy.params)
 
@@ -59,7 +60,8 @@ class BeliefFold:
         return Anchor.from_packed(beliefs.weights(self.unit, self.version.id)) if self._anchor is None else self._anchor
 
     def sums(self, impressions: reward_log.RewardedSlots, *, rows: Flags | None = None) -> Totals:
-        """Return the sums of impressions. rows: only these; impressions without an `ordinal` do not fade."""
+        """Return the sums of impressions. Impressions without an `ordinal` do not fade. rows: which impressions count;
+        None for all."""
         if PROPENSITY in self.policy.needs:
             impressions = impressions.weighable(rows)
         elif rows is not None:
@@ -75,7 +77,7 @@ class BeliefFold:
 
     def log_sums(self, selection: selected.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """Return the sums of the mature, uncensored impressions of a log, their number, and the newest decision.
-        columns: those that the statistics need beside arm, reward and propensity."""
+        columns: the columns that the statistics need beside arm, reward and propensity."""
         sums, slots, last_id = Totals(), 0, 0
         is_weighed = PROPENSITY in self.policy.needs
         log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=is_weighed)
@@ -86,9 +88,9 @@ class BeliefFold:
         return sums, slots, last_id
 
     def log_spend(self, selection: selected.Selection, budget: Budget) -> Totals:
-        """Return the spend of a log by slice of the period and arm: slots, their cost, and how many of them have a
-        cost. The times of the log are moved by whole periods, so that its last period ends before the present one
-        begins."""
+        """Return the spend of a log by slice of the period and arm. The sums are the number of slots, the total cost,
+        and the number of slots that have a cost. The times of the log are moved by whole periods, so that its last
+        period ends before the present one begins."""
         cost_of = self.version.reward._replace(
             weights={budget.event: 1.0}, transforms={}, default=0.0, clip_low=None, clip_high=None, late="count"
         )
@@ -115,7 +117,8 @@ class BeliefFold:
         return sums, count
 
     def entering(self, slots: Columns) -> Flags:
-        """Tell, for each row, whether the belief may learn it: false for rows that exclusions leave out, (n,)."""
+        """Tell, for each row, whether the belief may learn from it, (n,). The flag is false for rows that exclusions
+        leave out."""
         ids = slots["decision_id"]
         if not len(ids):
             return np.zeros(0, np.bool_)
@@ -134,8 +137,8 @@ class BeliefFold:
     def _sum_slots(
         self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None, decision_ids: Ids | None = None
     ) -> Totals:
-        """Return the sums of slots. count (n,): of each slot; decision_ids (n,): where some were imported, which may
-        state features."""
+        """Return the sums of slots. count (n,): how often each slot counts; decision_ids (n,): the decision of each
+        slot, given where some decisions were imported, since these may state features."""
         # buckets and weights by age
         bucket, weight = np.zeros(len(slots), np.int64), count
         if self.forgetting.forgets and slots.ordinal is not None:
@@ -186,8 +189,9 @@ class BeliefFold:
         return dict(zip(keys, totals, strict=True)) | further_sums
 
     def _section_sums(self, slot_sums: Array, z: Array, is_stated: Flags, bucket: Ids, arm: Ids) -> Totals:
-        """Return the sums of slots by features z (n, p) that requests or lines state of their arms. For these slots,
-        the moments in `slot_sums` (n, width), the statistics of all slots in order of bucket and arm, are set to 0."""
+        """Return the sums of the slots whose arms have features z (n, p) that requests or imported lines state. For
+        these slots, the moments in `slot_sums` (n, width), the statistics of all slots in order of bucket and arm, are
+        set to 0."""
         rows, policy = np.flatnonzero(is_stated), self.policy
         if not len(rows) or not learns_stated(policy):
             return {}
@@ -215,12 +219,13 @@ def _stated_features(
     unit: Unit, encoder: Encoder, arm: Ids, contexts: Sequence[Mapping[str, Any]], context: Index,
     decision_ids: Ids | None,
 ) -> tuple[Array, Flags] | None:  # fmt: skip
-    """Return features z (n, p) of the arms of n slots, and for which slots they are stated, (n,); None where they are
-    stated for no slot.
+    """Return features z (n, p) of the arms of n slots, and flags (n,) that tell for which slots features are stated.
+    The result is None where features are stated for no slot.
 
-    contexts, context (n,): of the requests; decision_ids (n,): where some were imported. What a request states
-    overrides what a line states. Without a line, a field that the request leaves out has the value with which the
-    catalogue first had the arm, so that the effect of a slot on a belief never changes."""
+    contexts: the distinct contexts of the requests; context (n,): the index of each slot's context; decision_ids
+    (n,): the decision of each slot, given where some were imported. What a request states overrides what an imported
+    line states. Without such a line, a field that the request leaves out has the value with which the catalogue
+    first had the arm, so that the effect of a slot on a belief never changes."""
     stated = [by_arm(values, FEATURES) or {} for values in contexts]
     line_contexts, line_features = np.zeros(len(arm), np.int64), {0: dict[str, Any]()}
     if decision_ids is not None:
@@ -266,7 +271,7 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: I
 
 
 def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
-    """Sum the rows (n, width) with the same bucket and arm."""
+    """Return the sum of the rows (n, width) with each pair of bucket and arm."""
     order = np.lexsort((arm, bucket))
     bucket, arm = bucket[order], arm[order]
     starts = run_starts(bucket, arm)
@@ -277,7 +282,7 @@ def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """Return the stored sums of a belief that still count at the policy's `ordinal`, discounted to it."""
+    """Return the stored sums of a belief that still count at the policy's `ordinal`, discounted to this ordinal."""
     forgetting = Forgetting.parse(version.policy.params)
     return _fade_rows(beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)), forgetting, ordinal)
 
@@ -311,7 +316,7 @@ def distribution_of(
     unit: Unit, version: Version, totals: Totals, arm_features: designs.CatalogueFeatures | None = None
 ) -> exact.VersionDistribution:
     """Return the distribution that a version, stored or not, has with `totals` as the sums of its belief. arm_features:
-    where the caller has read them."""
+    the features of arms, if the caller has read them."""
     policy = designs.policy_of(version)
     rows = [
         beliefs.BeliefRow._make((*key, 0, *sums[:3].tolist(), sums[3:].tobytes()))
@@ -323,7 +328,7 @@ def distribution_of(
 
 
 def without_zeros(totals: Totals, *, oldest: int) -> Totals:
-    """Return the totals without keys whose sums are all 0 up to rounding, or whose bucket is before `oldest`."""
+    """Return the totals without each key whose sums are all 0 up to rounding, or whose bucket is before `oldest`."""
     return {
         key: sums
         for key, sums in totals.items()

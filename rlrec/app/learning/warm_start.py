@@ -39,8 +39,9 @@ HASHED = 16  # columns for hashed features of arms, while there are no arms to f
 
 
 class InitialBelief(Record):
-    """This record holds the start of a version: sums, the record of the log that they come from, and the selection of
-    this log; `parameters`; for a trained kind, the weights of arms by id, and the version that it copies."""
+    """This record holds the start of a version: its sums, the record of the log from which the sums were computed, the
+    selection of this log, and `parameters`. For a trained kind, the record also holds the weights of each arm by id,
+    and the version that the kind copies."""
 
     sums: Totals = field(default_factory=dict)
     weights: Weights = ()
@@ -91,7 +92,7 @@ def shares_weights(typed: Mapping[str, Any]) -> bool:
 def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
     """Return the belief that a rebuilt `version` starts from, fitted to the log that its parent was fitted to, under
     its own definition. A model that is expanded around weights is fitted again to the policy's own mature log.
-    from_prior: without the log of the parent, since the world has changed."""
+    from_prior: whether to start without the log of the parent, since the world has changed."""
     record = version.learned_from
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
@@ -115,8 +116,9 @@ def fit_design(
     unit: Unit, selected: Selection | None, draft: Version, *, declared: Mapping[str, Encoder], shared: bool
 ) -> Design:
     """Return the declared encoders, or else encoders that are fitted to the contexts of a log and to the catalogue.
-    Encoders hash where there is nothing to fit them to. shared: all arms share one model, which can hold only so many
-    products of a context feature and an arm feature; fitted encoders are kept small enough for it."""
+    Encoders hash the values where there is no log to fit them to. shared: whether all arms share one model. Such a
+    model can hold only a limited number of products of a context feature and an arm feature, so fitted encoders are
+    kept small enough for it."""
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
     max_columns = MAX_SHARED_WEIGHTS // context.width if log is None else isqrt(MAX_SHARED_WEIGHTS)
@@ -145,8 +147,9 @@ def _catalogue_encoder(unit: Unit, *, widest: int) -> Encoder:
 
 
 class LogFit(NamedTuple):
-    """This record is a draft fitted to a log, with the anchor of its model; its sums around the anchor; the number of
-    slots; the last id; and, where contexts are sparse, the weights of arms by id."""
+    """This record is a draft (a version not stored yet) that was fitted to a log, with the anchor of its model. It also
+    has the sums around the anchor, the number of slots, the last decision id, and, where contexts are sparse, the
+    weights of each arm by id."""
 
     version: Version
     sums: Totals
@@ -158,7 +161,8 @@ class LogFit(NamedTuple):
 def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
     """Fit a draft to a log.
 
-    A logistic model is expanded around its weights; Newton's method repeats this until they no longer change."""
+    A logistic model is expanded around its weights. Newton's method repeats the expansion until the weights no
+    longer change."""
     policy = designs.policy_of(version)
     if isinstance(policy, Linear) and policy.is_sparse:
         weights = _fit_columns(unit, version, policy, selected)

@@ -38,9 +38,9 @@ class EndedVisits(Record, eq=False):
     """This record holds s visits of n decisions with i slots, in order of session and visit number, then step, then
     position.
 
-    slots: columns of the reader, (i,) each, and `reward` of each slot. first (n + 1,): the first slot of each
-    decision. start (s + 1,): the first decision of each visit. reward (n,): of the slate; default (n,): whether no
-    weighed event came. mature_from (s,): when each visit could first be used."""
+    slots: the columns of the reader and the `reward` of each slot, (i,) each. first (n + 1,): the first slot of each
+    decision. start (s + 1,): the first decision of each visit. reward (n,): the reward of each slate; default (n,):
+    whether no weighed event came for the slate. mature_from (s,): when each visit could first be used."""
 
     slots: Columns
     first: Ids
@@ -67,8 +67,9 @@ class EndedVisits(Record, eq=False):
 
     @property
     def lowest(self) -> Array:
-        """Return, for each decision, the log of a lower bound on the probability of any slate, (n,): the product of the
-        smallest propensities at its positions. NaN if unknown."""
+        """Return the logarithm of a lower bound on the probability of any slate, for each decision (n,). The bound is
+        the product of the smallest propensities at the positions of the slate. The result is NaN where they are
+        unknown."""
         smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
         return np.add.reduceat(np.log(smallest), self.first[:-1])
 
@@ -90,11 +91,11 @@ class EndedVisits(Record, eq=False):
 
 
 class Cutoff(Record):
-    """This record has the criteria for visits that are old enough: they began before `started`, and they and their
-    windows were over before `now`.
+    """This record has the criteria for visits that are old enough: the visits began before `started`, and the visits
+    and their reward windows were over before `now`.
 
-    Visits that began together become usable together, when all of them have ended. Otherwise short visits would come
-    first."""
+    Visits that began together become usable together, when all of them have ended. Otherwise short visits would
+    become usable first."""
 
     now: int
     started: int
@@ -113,7 +114,8 @@ class Cutoff(Record):
         return cls(now=unit.now, started=started_before, timeout_us=timeout, window_us=definition.window_us)
 
     def mature_from(self, visits: Columns) -> Ids:
-        """Return the time at which each visit and its windows are over, (s,). visits: columns of the store."""
+        """Return the time at which each visit and its reward windows are over, (s,). visits: the columns of the visits
+        in the store."""
         last_at, ended_at = visits["last_at"], visits["ended_at"]
         over_at = np.where(ended_at != reader.ABSENT, ended_at, last_at + self.timeout_us)
         return np.maximum(over_at, last_at + self.window_us)
@@ -124,7 +126,7 @@ class Cutoff(Record):
 
 
 def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
-    """Return the usable visits of a batch, and counts of the others."""
+    """Return the usable visits of a batch, and counts of the unused visits."""
     rows = reward_log.with_rewards(batch, definition)
     # in order of session, visit, step and position
     order = np.lexsort([rows.slots[name] for name in ("position", "step", "visit", "session_id")])
@@ -173,7 +175,8 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
 
 
 def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
-    """Return the index of each visit among `stored`, the visits that were read, which include all of them."""
+    """Return the index in `stored` of each visit, (n,). A visit is given by its session and its number in `visit`.
+    `stored` includes all these visits."""
     width = int(max(stored["number"].max(initial=0), visit.max(initial=0))) + 1
     return look_up(stored["session_id"] * width + stored["number"], session * width + visit)[0]
 
@@ -185,12 +188,13 @@ PERSON_VISIT_COLUMNS = (
 
 
 class PersonVisits(Record, kw_only=False, eq=False):
-    """This record holds the visits of some persons in the order of their rows, (v,) each.
+    """This record holds the v visits of some persons, in arrays (v,) in the order of the rows.
 
-    cluster: digest of the person, or of the session if it has no user; has_user: which of the two; number: of the
-    visit among the person's; last_at: time of its last page; gap: from then to the person's next visit, in
-    microseconds, infinite if there is none; followed: reward of all later visits of the person; returns_after: how
-    often the person came back within the window of the reward; pages: of the visit."""
+    cluster: the digest of the person, or of the session if it has no user; has_user: whether the session has a user;
+    number: the number of the visit among the person's visits; last_at: the time of the visit's last page; gap: the
+    time from `last_at` to the person's next visit, in microseconds, infinite if there is none; followed: the reward
+    of all later visits of the person; returns_after: how often the person came back within the window of the reward;
+    pages: the number of pages of the visit."""
 
     cluster: Ids
     has_user: Flags
@@ -206,8 +210,8 @@ class PersonVisits(Record, kw_only=False, eq=False):
 
     @classmethod
     def from_batches(cls, batches: Iterable[Batch], definition: Reward) -> PersonVisits:
-        """Make the visits from batches with the columns PERSON_VISIT_COLUMNS that hold everything that these persons
-        did."""
+        """Make the visits from batches with the columns PERSON_VISIT_COLUMNS. The batches hold everything that their
+        persons did."""
         batch_columns: list[tuple[Ids, ...]] = []
         for batch in batches:
             rows = reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, definition), definition)
@@ -249,8 +253,9 @@ SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before th
 
 
 class PersonPortions(Record, kw_only=False, eq=False):
-    """This record divides whole persons into portions. session (s,): ids, ascending; number (s,): the portion of each;
-    portions: their number; files: the number of files in which rows wait, each for one or several portions."""
+    """This record divides whole persons into portions. session (s,): the ids of all sessions, ascending; number (s,):
+    the portion of each session; portions: the number of portions; files: the number of files in which rows wait, each
+    file for one or several portions."""
 
     session: Ids
     number: Ids
@@ -277,7 +282,8 @@ class PersonPortions(Record, kw_only=False, eq=False):
         return self.portion(rows) * self.files // max(1, self.portions)
 
     def visits(self, unit: Unit, experiment: Experiment | None = None) -> Iterator[dict[int, Columns]]:
-        """Yield the visits of each file, by the number of their portion. experiment: see `people.ask_visits`."""
+        """Yield the visits of each file, as columns by the number of the portion. experiment: see
+        `people.ask_visits`."""
         tables = (
             people.ask_visits(unit, self.session[start : start + SPREAD], experiment).columns()
             for start in range(0, len(self.session), SPREAD)

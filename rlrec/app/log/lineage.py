@@ -1,5 +1,5 @@
-"""This module finds the decisions that a version learned from, as tests on rows of the log, so that an estimate on them
-can say so."""
+"""This module finds the decisions that a version learned from, as tests on rows of the log, so that an estimate on such
+decisions can say so."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rlrec.store.policies import policies
 
 
 class LearnedFrom(Record):
-    """This record names decisions that a version learned from: those of a selection that were mature at a time (None:
-    all), in some splits (None: all)."""
+    """This record names decisions that a version learned from: the decisions of a selection that were mature at a time
+    (None: all), in the given splits (None: all)."""
 
     selection: Selection
     mature_at: int | None = None
@@ -69,7 +69,7 @@ def select_rows(slots: Columns, selection: Selection) -> Flags:
 
 
 def ancestry(unit: Unit, version: Version) -> list[Version]:
-    """Return a version, the version that it was copied from, and so on to the first."""
+    """Return a version, the version from which it was copied, and so on to the first version of this chain."""
     chain = [version]
     while (parent := chain[-1].parent_id) is not None:
         chain.append(policies.by_id(unit, [parent])[parent])
@@ -77,8 +77,8 @@ def ancestry(unit: Unit, version: Version) -> list[Version]:
 
 
 def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
-    """Return the decisions that the first version of an `ancestry` learned from: its own if it learns online, and those
-    that this version and its ancestors started from."""
+    """Return the decisions that the first version of an `ancestry` learned from: the decisions of its policy if the
+    version learns online, and the decisions that the version and its ancestors started from."""
     version = chain[0]
     initial_logs = started_from(chain)
     if version.status == "frozen" or not learns(version):
@@ -91,8 +91,8 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = False) -> bool:
-    """Tell whether a belief has learned from decisions that pass a test. With `omitted`, tell whether it has left some
-    of these decisions out."""
+    """Tell whether a belief has learned from decisions that pass a test. With `omitted`, tell whether the belief has
+    left some of these decisions out."""
     from rlrec.store.log import selected
 
     if not kinds.load(version.policy.kind).served or not learns(version):
@@ -131,8 +131,8 @@ def make_record(
 
 
 def _initial_logs(version: Version) -> list[LearnedFrom]:
-    """Return the decisions that a version started from, by its record: the log to which it was fitted, that of its
-    prior, and those of the belief that it copied."""
+    """Return the decisions that a version started from, by its record: the log to which the version was fitted, the log
+    of its prior, and the logs of the belief that it copied."""
     record = version.learned_from
     logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
     learned_logs = [from_log(version, log) for log in logs]
@@ -154,8 +154,8 @@ def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
 
 
 def learns(version: Version) -> bool:
-    """Tell whether the distribution of a version depends on its belief. That of `uniform` and `fixed` does not: they
-    only count."""
+    """Tell whether the distribution of a version depends on its belief. The distribution of `uniform` and `fixed` does
+    not: these kinds only count."""
     return depends_on_belief(kinds.make(version.policy.kind, version.policy.params))
 
 

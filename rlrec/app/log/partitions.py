@@ -1,7 +1,7 @@
 """This module reads the log in partitions of whole persons. The partitions and the order of their rows depend only on
 the selected decisions, so that sums over partitions, added in order, are equal to the last bit wherever the log is
-stored and whatever process adds them. In the log of one surface, visits have the returns that other surfaces' decisions
-have."""
+stored and whatever process adds them. In the log of one surface, visits also have the `return` events that decisions of
+other surfaces were credited with."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def count_partitions(decisions: int) -> int:
 
 
 def buckets(slots: Columns) -> Ids:
-    """Return the bucket of each row, (n,), from the key of its user, else of its session."""
+    """Return the bucket of each row, (n,): a number computed from the key of the row's user, or of its session if it
+    has no user."""
     digest = np.where(slots["user_id"] != ABSENT, slots["user_digest"], slots["session_digest"])
     return (digest >> 1) % BUCKETS
 
@@ -53,8 +54,10 @@ def read(
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False, times: int = 1,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
     """Yield the batches of each partition of the selected log, with whole sessions in order of id; all partitions are
-    yielded `times` times. Each partition can be iterated repeatedly, until the next one is asked for. pick_contexts,
-    visits, keys: as in `reader.batches`; contexts are only included if there is a single partition."""
+    yielded `times` times. Each partition can be iterated repeatedly, until the next partition is asked for.
+
+    pick_contexts, visits, keys: the arguments of `reader.batches`; contexts are only included if there is a single
+    partition."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
     moves_returns = has_returns_elsewhere(unit, selection)
@@ -99,7 +102,7 @@ def read(
 
 @contextmanager
 def share_partitions(unit: Unit) -> Iterator[None]:
-    """Keep the partitions that are read in this context, for later reads of the same rows."""
+    """Within this `with` block, keep the partitions that are read, for later reads of the same rows."""
     with ExitStack() as stack:
         unit.partitions = stack, dict[Any, list[IO[bytes]]]()
         try:
@@ -109,8 +112,8 @@ def share_partitions(unit: Unit) -> Iterator[None]:
 
 
 def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[int, T]]]) -> Iterator[list[T]]:
-    """Yield the rows of some pieces, part by part. split: gives the rows of a piece by part number, one part for a
-    whole session."""
+    """Yield the rows of all pieces, part by part. split: the function that divides the rows of a piece by part number;
+    a session is in one part."""
     with ExitStack() as stack:
         files = [stack.enter_context(_open_spool(number)) for _ in range(number)]
         _distribute(pieces, files, split)
@@ -119,7 +122,7 @@ def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[
 
 
 def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
-    """Yield the number of each part that has rows, with these rows. parts (n,): of each row."""
+    """Yield the number of each part that has rows, with these rows. parts (n,): the part of each row."""
     order = np.argsort(parts, kind="stable")
     for rows in np.split(order, run_starts(parts[order])[1:]) if len(order) else ():
         yield int(parts[rows[0]]), take(columns, rows)
@@ -146,7 +149,7 @@ def _open_spool(number: int) -> IO[bytes]:
 
 
 class _SpooledRows(Record, kw_only=False):
-    """This iterable yields the batches of a partition, and reads them from its file in each iteration."""
+    """This iterable yields the batches of a partition, which it reads from a file in each iteration."""
 
     file: IO[bytes]
 
@@ -189,7 +192,8 @@ def has_returns_elsewhere(unit: Unit, selection: selected.Selection) -> bool:
 
 def move_returns(unit: Unit, batch: Batch) -> Batch:
     """Add to a batch the `return` events that later decisions of its visits, on other surfaces, were credited with. In
-    the batch they credit the last decision of the visit, since the person came back after that one, too."""
+    the batch, such an event credits the last decision of the visit, since the person came back after this decision,
+    too."""
     slots, sessions_read = batch.slots, np.unique(batch.slots["session_id"])
     events = reader.ask_returns(unit, [people.session_test("d.session_id", sessions_read)]).columns()
     width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1

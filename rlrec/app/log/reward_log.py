@@ -25,7 +25,7 @@ SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
 class RewardedSlots(Record):
-    """This record holds rows of a batch with their rewards, (n,) each; `default`: no weighed event came."""
+    """This record holds rows of a batch with their rewards, (n,) each. default (n,): whether no weighed event came."""
 
     slots: Columns
     reward: Array
@@ -42,18 +42,18 @@ class RewardedSlots(Record):
         return replace(self, slots=take(self.slots, rows), reward=self.reward[rows], default=self.default[rows])
 
     def weighable(self, rows: Flags | None = None) -> Self:
-        """Return the slots (of some rows) that have a propensity, with the propensity in their column SHOWN. Slates are
-        whole."""
+        """Return the slots that have a propensity, with the propensity in the column SHOWN. The slots of a slate are
+        all kept or all dropped. rows: which rows to look at; None for all."""
         slots = self.slots if SHOWN in self.slots else {**self.slots, SHOWN: propensities_of(self.slots)}
         has_propensity = ~np.isnan(slots[SHOWN])
         return replace(self, slots=slots).take(has_propensity if rows is None else has_propensity & rows)
 
 
 class UnusedVisits(Sums, eq=True):
-    """This record counts the visits of a log that were not used. waiting: those that go on or are too young. left_out:
-    those that are cut (a filter or an import removed some of their decisions), have a censored slot, or have no
-    propensity (silent). sampled: those of several decisions from which the log may have dropped some. mature_from: for
-    each batch, when the first waiting visit will be usable, if known."""
+    """This record counts the visits of a log that were not used. waiting: the visits that go on or are too young.
+    left_out: the visits that are cut (a filter or an import removed some of their decisions), have a censored slot, or
+    have no propensity (silent). sampled: the visits of several decisions from which the log may have dropped some
+    decisions. mature_from: for each batch, the time when the first waiting visit will be usable, if known."""
 
     waiting: int = 0
     left_out: int = 0
@@ -63,7 +63,8 @@ class UnusedVisits(Sums, eq=True):
 
 
 def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True) -> RewardedSlots:
-    """Add the rewards of a definition to a batch; settled_only: count only events inside the window."""
+    """Return the slots of a batch with their rewards by a definition. settled_only: whether only events inside the
+    window count."""
     slot, has_slot = _slot_of_event(batch)
     reward, default = rewards.slot_rewards(
         definition, n=len(batch), slot=slot[has_slot], kind=kind_numbers(batch, definition.weights)[has_slot],
@@ -112,7 +113,7 @@ def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
 
 
 def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
-    """Return the row of each event's slot, and whether it has one (an event of the page has none)."""
+    """Return the row of each event's slot, and whether the event has a slot (an event of the page has none)."""
     # one number per decision and position
     positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
     slots = batch.slots["decision_id"] * positions + batch.slots["position"]
@@ -127,8 +128,8 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
 
 
 def propensities_of(slots: Columns) -> Array:
-    """Return the propensity that weighs each slot, (n,), as defined by `slate_propensities`; NaN if there is none.
-    slots: of whole slates, by decision and position."""
+    """Return the propensity that weighs each slot, (n,), as defined by `slate_propensities`. The result is NaN where
+    there is none. slots: the columns of whole slates, by decision and position."""
     marginal = slots["marginal"]
     is_missing = np.isnan(marginal)
     if not is_missing.any():
@@ -139,8 +140,8 @@ def propensities_of(slots: Columns) -> Array:
 
 
 def sampling_counts(slots: Columns) -> Array | None:
-    """Return the number of rows that each row stands for, (n,): 1 / the probability that the log kept it; None if the
-    log kept all."""
+    """Return the number of rows that each row stands for, (n,): 1 / the probability that the log kept the row. The
+    result is None if the log kept all rows."""
     keep_probability = slots["keep_probability"]
     return None if (keep_probability == 1).all() else 1 / keep_probability
 
@@ -148,8 +149,9 @@ def sampling_counts(slots: Columns) -> Array | None:
 def impressions(
     unit: Unit, selection: Selection, definition: Reward, *, columns: Sequence[str] = (), weighed: bool = False
 ) -> Iterator[RewardedSlots]:
-    """Yield the mature, uncensored impressions of the selected log, in batches of whole sessions: their arms, rewards
-    and these columns. weighed: only those with a propensity, with their column SHOWN."""
+    """Yield the mature, uncensored impressions of the selected log, in batches of whole sessions, with their arms,
+    rewards and the columns `columns`. weighed: whether only impressions with a propensity are yielded, with the column
+    SHOWN."""
     arm_columns = (*MATURITY_COLUMNS, "arm_id", "keep_probability")
     columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
@@ -160,8 +162,8 @@ def impressions(
 
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
     """Return a row for each decision, whose slots are adjacent in `rows`, with the rewards of its uncensored slots and
-    of the events of its page. slots: the first slot, but `censored` if any is, and `all_censored`; `default`: no
-    weighed event came."""
+    of the events of its page. In the result, `slots` has the first slot of each decision, but `censored` is true if any
+    slot is censored; `all_censored` is true if all are. `default` is true if no weighed event came."""
     decision_id, censored = rows.slots["decision_id"], rows.slots["censored"]
     first_rows = run_starts(decision_id)
     page_reward = page_events(batch, definition, decision_id[first_rows])
@@ -177,8 +179,7 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
 
 
 def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
-    """Return the reward from the page events of each decision, (n,): those inside the window, without default and
-    clipping."""
+    """Return the reward from the page events of each decision inside the window, (n,), without default and clipping."""
     events, order = batch.events, np.argsort(decision_ids)
     index, on_page = look_up(decision_ids[order], events["decision_id"])
     on_page &= events["position"] == 0
@@ -188,7 +189,8 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
 
 
 def is_mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
-    """Tell whether decisions are older than their reward window, by age alone; imported ones always count as mature."""
+    """Tell whether decisions are older than their reward window, by age alone, (n,). Imported decisions always count as
+    mature."""
     return slots["imported"] | (now - slots["at"] > definition.window_us)
 
 
@@ -207,8 +209,9 @@ def time_of_maturity(at: int, now: int) -> str:
 
 
 def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
-    """Say when the first of the selected immature decisions will be mature, and how to judge as if all were; return
-    None if that is unknown. wait_us: from a decision until it is mature; mature_from: None if no decision is mature."""
+    """Say when the first of the selected immature decisions will be mature, and how to judge as if all decisions were
+    mature; return None if the time is unknown. wait_us: the time from a decision until it is mature; mature_from: None
+    if no decision is mature."""
     first_at, last_at = selected.times(unit, selection)
     mature_from = first_at + wait_us if mature_from is None else mature_from
     if mature_from < unit.now or last_at + wait_us + SECOND > LAST:

@@ -14,7 +14,8 @@ from rlrec.store.log import contents
 
 
 def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
-    """Return the distinct contexts of some rows, and the index of each row's context, (n,)."""
+    """Return the distinct contexts of n rows, and the index of each row's context among them, (n,). context_ids (n,):
+    the context of each row."""
     ids, context = np.unique(context_ids, return_inverse=True)
     bodies = contents.context_bodies(unit, ids.tolist())
     return decoded(ids, [bodies[key] for key in ids.tolist()]), context.reshape(-1)

@@ -1,7 +1,8 @@
 """This module replaces each line of feedback that names a user by lines that name the decisions which the user saw.
 
-The new lines are ordinary ones, one for each credited decision. If there are several, each gets an equal share of
-every value, and the keys of the second and later ones end in /2, /3, ..., by which a retry finds what was credited."""
+The new lines are ordinary lines, one for each credited decision. If several decisions are credited, each line gets
+an equal share of every value. The keys of the second and later lines end in /2, /3, ..., so that a retry finds the
+decisions that were credited."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ Credit = TypedDict("Credit", {"decision_id": int, "position": int | None, "share
 
 
 class PersonalResult(Record):
-    """This record is the answer to a line that names a user. `credited` has the decisions, newest first, each with its
-    share of the values."""
+    """This record is the answer to a line that names a user. `credited` has the credited decisions, newest first, each
+    with its share of the values."""
 
     user: str
     events: int
@@ -114,12 +115,13 @@ class CreditedLines:
         return [by_id[number] for number in ids]
 
     def first_of_each(self, values: Sequence[T]) -> list[T]:
-        """Return, for each line of the group, the value of the first line that replaces it. All lines that replace one
-        line share one outcome."""
+        """Return, for each line of the group, the value of the first line that replaces it. All lines that replace the
+        same line share one outcome."""
         return [values[start] for start in self._starts[:-1]]
 
     def answers(self, outcomes: Sequence[Any]) -> list[Any]:
-        """Return the answer to each line of the group, given the answers to `lines`."""
+        """Return the answer to each line of the group. outcomes: the answers to `lines`, the lines after
+        replacement."""
         answers = self.first_of_each(outcomes)
         for index, (line, (start, end)) in enumerate(zip(self._group, pairwise(self._starts), strict=True)):
             if isinstance(line, Line) and line.user is not None and not isinstance(answers[index], InputError):

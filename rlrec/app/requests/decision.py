@@ -1,4 +1,5 @@
-"""This module shows the probabilities of one decision: those stored, and those derived again from its belief."""
+"""This module shows the probabilities of one decision: the probabilities that are stored, and the probabilities that
+are derived again from the belief."""
 
 from __future__ import annotations
 
@@ -107,13 +108,14 @@ def show(store: Store, decision_id: int) -> Result:
 
 
 class DerivedDecision:
-    """This class derives the distribution that a decision was drawn from. Imported decisions have none, since the store
-    has not their beliefs.
+    """This class derives the distribution from which a decision was drawn. Imported decisions have no such
+    distribution, since the store does not have their beliefs.
 
-    case: None where nothing can be derived; state: of the visit, for a policy that reads it; catalogue: the number
-    of arms that candidates were drawn from. conditional, marginal: the probability of each eligible arm at each
-    position, (k, arms): given the arms above, and overall (NaN where it is not computed). Where nothing can be
-    derived, `conditional` has the stored propensities, and NaN for other arms."""
+    case: the distribution, None where nothing can be derived; state: the state of the visit, for a policy that reads
+    it; catalogue: the number of arms from which candidates were drawn. conditional, marginal: the probability of
+    each eligible arm at each position, (k, arms), given the arms above (`conditional`) and overall (`marginal`, NaN
+    where it is not computed). Where nothing can be derived, `conditional` has the stored propensities, and NaN for
+    arms that were not shown."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
         self.decision, self.context = decision, context
@@ -184,8 +186,8 @@ class DerivedDecision:
         )  # fmt: skip
 
     def floor(self) -> float | list[float] | None:
-        """Return the exploration of the policy, one number or one for each position shown; None where nothing can be
-        derived."""
+        """Return the exploration of the policy, as one number or as a list with one number for each position shown;
+        None where nothing can be derived."""
         floor = None if self.case is None or self.served is None else self.served.policy.exploration
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
@@ -198,8 +200,8 @@ class DerivedDecision:
         return {"rules": [text for page in pages for text in page.texts(keys, self.context.get(GROUPS, {}))]}
 
     def left_out(self, unit: Unit) -> dict[str, Any]:
-        """Return the arms of the catalogue at that time that could not be shown; an empty dictionary where all could,
-        or where this is not known."""
+        """Return the arms of the catalogue at the decision's time that could not be shown. The result is an empty
+        dictionary where all arms could be shown, or where this is not known."""
         decision = self.decision
         if decision.imported or self.allowed is None or self.served is None:
             return {}

@@ -30,8 +30,8 @@ MAX_WARNINGS = 10  # most kinds of events that one warning names
 
 
 class Result(Record):
-    """This record is the answer to a line. `reward` is that of the slot if the line has a position, else that of the
-    page."""
+    """This record is the answer to a line. `reward` is the reward of the slot if the line has a position, else the
+    reward of the page."""
 
     decision_id: int
     events: int
@@ -66,8 +66,8 @@ def feedback_group(
 ) -> FeedbackTransaction:
     """Record lines in one transaction, and return the transaction, which has the answer to each line.
 
-    warned: kinds of events that this process has warned of; new ones are added to it. all_or_none: raise the first
-    error and store nothing."""
+    warned: the kinds of events that this process has warned of, to which new kinds are added. all_or_none: whether
+    to raise the first error and store nothing."""
 
     def work(unit: Unit, ledger: Ledger) -> FeedbackTransaction:
         recorded = FeedbackTransaction(unit, ledger, group, answers=True)
@@ -83,7 +83,7 @@ def feedback_group(
 
 def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: bool = False) -> T:
     """Return the result of `work`, which runs in one transaction with a ledger. If `work` needs to lock a policy whose
-    id is below that of a locked one, `work` runs again with all policies locked."""
+    id is below the id of a policy already locked, `work` runs again with all policies locked."""
 
     def write(unit: Unit, *, lock_all: bool) -> T:
         ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if lock_all else ())
@@ -141,7 +141,7 @@ def _unnamed(unit: Unit, kinds: Sequence[str]) -> list[str]:
 
 def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = None) -> None:
     """Warn of stored kinds of events that no reward weighs. Each kind is warned of once in the life of a store. If many
-    are new, only the first are named.
+    kinds are new, only the first kinds are named.
 
     warned: as in `feedback_group`."""
     kinds = unweighed if warned is None else unweighed - warned
@@ -168,14 +168,14 @@ def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = 
 
 
 class FeedbackTransaction:
-    """A FeedbackTransaction stores a group of lines: it reads all that the lines name, checks each line, and then
-    writes them all. A line that is refused changes nothing. Most lines name a slot without events, and cost a
+    """A FeedbackTransaction stores a group of lines: it reads everything that the lines name, checks each line, and
+    then writes all new lines. A line that is refused changes nothing. Most lines name a slot without events, and cost a
     microsecond or two each.
 
-    stored: for each line, whether it was stored (else it is a duplicate), or its error; refused: these errors.
-    outcomes: the answers, with the reward after each line. deferred: the result for lines whose requests had to wait
-    for others of the group. unweighed: the kinds of events that no definition weighs. late_rewards: those that weigh
-    an event which came after their window.
+    stored: for each line, whether it was stored (else it is a duplicate), or its error; refused: the errors of all
+    refused lines. outcomes: the answers, with the reward after each line. deferred: the result for lines whose
+    requests had to wait for other requests of the group. unweighed: the kinds of events that no reward definition
+    weighs. late_rewards: the reward definitions that weigh an event which came after their window.
 
     returns: whether the lines are the `return` events that the store records itself. Other lines may not have this
     event once a definition weighs it, since a visit would count twice."""

@@ -53,7 +53,8 @@ MAX_KINDS = 1_000  # kinds of events that rules name, after which no further not
 def recommend(
     store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False, cache: ServingCache | None = None
 ) -> Answer:
-    """Answer one request. Raises InputError (Conflict where the request id is known with other content)."""
+    """Answer one request. Raises InputError for an invalid request, or Conflict where an earlier request has the same
+    request id and other content."""
     answer = recommend_group(store, [request], seed=seed, dry_run=dry_run, cache=cache)[0]
     if isinstance(answer, InputError):
         raise answer
@@ -85,11 +86,11 @@ class GroupPlan(NamedTuple):
 
 
 class RequestGroup:
-    """This class stores requests and feedback in one transaction. All draws use the beliefs before it; feedback is
-    stored after the decisions.
+    """This class stores requests and feedback in one transaction. All draws use the beliefs before the transaction;
+    feedback is stored after the decisions.
 
-    requests: objects with the fields of Request, or errors. seed: 64 bits; None: random seeds. cache: what earlier
-    groups of the process have read. recorded: the result of the feedback."""
+    requests: objects with the fields of Request, or errors. seed: a seed of 64 bits; None for a random seed. cache:
+    what earlier groups of the process have read. recorded: the result of the feedback."""
 
     def __init__(
         self, store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
@@ -145,7 +146,7 @@ class RequestGroup:
         return cast("list[Answered]", answers)
 
     def _waiting_rows(self, indices: Sequence[int]) -> list[int]:
-        """Return the rows of the feedback that names waiting requests. indices: of these requests."""
+        """Return the rows of the feedback that names waiting requests. indices: the indices of these requests."""
         request_ids = {cast("Request", self.requests[index]).request_id for index in indices} - {None}
         return [row for row, line in enumerate(self.feedback) if line.request_id in request_ids]
 
@@ -234,8 +235,9 @@ class RequestGroup:
         return GroupPlan(group, planned, stored_answers, is_interned, policy_ids)
 
     def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answered | None], Ledger]:
-        """Run the transaction of the group, and return the answers in order, and the ledger. plan: None where it is
-        made here, and nobody else can change a belief between plan and draw."""
+        """Run the transaction of the group, and return the answers in order, and the ledger. plan: the plan of the
+        group; None to make the plan in this transaction, so that nobody else can change a belief between plan and
+        draw."""
         if plan is None:
             if unit.postgres:
                 self.cache.forget_contents()  # they may be from a try that was rolled back
@@ -369,9 +371,9 @@ class RequestGroup:
     def _serve(
         self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions
     ) -> tuple[list[int], list[int], list[str], list[bytes], list[DrawnSlate]]:
-        """Draw the slates of requests. Returns the rows of their sessions; the steps, states and packed histories of
-        their decisions; and the slates. The requests of one session are served one after another, and each sees the
-        decisions before it."""
+        """Draw the slates of requests. Returns five lists with an item for each request: the row of its session; the
+        step, the state and the packed history of its decision; and its slate. The requests of one session are served
+        one after another, and each sees the decisions before it."""
         stateless_plans = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
         slates = draw(stateless_plans, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
@@ -412,8 +414,8 @@ class RequestGroup:
 
 
 def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, PlannedRequest]) -> None:
-    """Print notices, each once: policies that were given a context but read none, listed arms that may not be shown
-    now, rules of a page without an effect, and rules that name events which apparently nobody records."""
+    """Print notices, each once. They are about policies that were given a context but read none, listed arms that may
+    not be shown now, rules of a page without an effect, and rules that name events which apparently nobody records."""
     store, cache = group.store, group.cache
     for shared in dict.fromkeys(plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS):
         name = shared.version.policy.name
@@ -443,7 +445,8 @@ def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, Plann
 def _intern(
     planned: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
 ) -> tuple[dict[str, int], dict[Eligible, int]]:
-    """Store the contexts and eligible sets of a group that have no ids yet, and return their ids."""
+    """Store the contexts and eligible sets of a group that have no ids yet, and return the ids by context and by
+    eligible set."""
     sets = {plan.shared.eligible for plan in planned.values()}
     new_contexts, new_sets = cache.find_new({plan.context for plan in planned.values()}, sets)
     if cache.unnamed and cache.active in sets.difference(new_sets):
@@ -456,8 +459,7 @@ def _intern(
 
 
 def _rules_hold(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
-    """Tell whether the rules on persons still take away the arms that they took away when these requests were
-    planned."""
+    """Tell whether the rules on persons still take away the same arms as when these requests were planned."""
     from rlrec.app.serving import narrowing
 
     owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in planned]
@@ -503,8 +505,8 @@ def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int,
     """Record an event `return` for the last decision of each user who comes back. A user comes back where a new
     decision begins a visit and the visit of the user's last decision was over.
 
-    The new decisions are stored as the last ones of their users, who are locked. served: each decision, the row of
-    its session, and its step."""
+    The new decisions are stored as the last decisions of their users, whose rows are locked. served: for each
+    decision its id, the row of its session, and its step."""
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log import returns
     from rlrec.store.log.events import RETURN
@@ -550,7 +552,7 @@ def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate],
 
 
 def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | None]:
-    """Return the ordinals of new decisions; None where the policy does not forget."""
+    """Return the ordinal of each new decision; it is None where the policy does not forget."""
     learners = {plan.shared.version.policy.id: plan.shared.serving.learner for plan in plans}
     policy_ids = [plan.shared.version.policy.id for plan in plans]
     ordinals = {

@@ -21,8 +21,8 @@ from rlrec.times import format_time
 
 
 class Request(Record):
-    """This record has the options of `session show`. visit: None for the newest one; reward: None for the reward of
-    each decision's version."""
+    """This record has the options of `session show`. visit: the number of a visit, None for the newest visit; reward:
+    the name of a reward, None for the reward of each decision's version."""
 
     key: str
     visit: int | None = None
@@ -43,7 +43,8 @@ class TimelineSlot(decision_json.SlotJson):
 
 
 class TimelineEvent(decision_json.EventJson):
-    """This record is one event. late: the event came after the window of the reward, which does not count it."""
+    """This record is one event. late: whether the event came after the window of the reward, so that the reward does
+    not count it."""
 
     late: bool
 
@@ -65,8 +66,8 @@ Result = TypedDict("Result", {
 
 
 def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -> list[SessionRow]:
-    """List sessions, of all users or of one, newest first: at most `limit`, with a notice where there are more. Raises
-    InputError for an unknown user."""
+    """List the sessions of all users, or of one user, newest first. At most `limit` sessions are listed, with a notice
+    where there are more. Raises InputError for an unknown user."""
     with store.read() as unit:
         user_id = None if user is None else find_user(unit, user)[1]
         rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1, user_id=user_id)
@@ -78,7 +79,7 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
 
 
 def find_user(unit: Unit, key: str) -> tuple[str, int]:
-    """Return the key and the id of the user that a key leads to. Raises InputError where there is none."""
+    """Return the key and the id of the user that a key leads to. Raises InputError where there is no such user."""
     person = users.main_keys(unit, [key]).get(key, key)
     ids = sessions.user_ids(unit, [person])
     if person not in ids:
@@ -114,7 +115,8 @@ def show(store: Store, request: Request) -> Result:
 
 
 def discounted(rewards: Sequence[float], *, gamma: float) -> list[float]:
-    """Compute the return of every step of one visit: its reward and the discounted rewards after it."""
+    """Compute the return of every step of one visit: the sum of the step's reward and the discounted rewards after the
+    step."""
     return [*accumulate(reversed(rewards), lambda later, reward: reward + gamma * later)][::-1]
 
 
@@ -147,7 +149,8 @@ def _find_visit(visits: Sequence[Visit], request: Request) -> Visit:
 
 def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
     """Return the answer of each decision with its context, state and events, and the rewards of its slots and page.
-    Rewards are by `reward`, or else by the reward of the decision's version."""
+    Rewards are computed by the definition `reward`; if it is None, by the reward definition of the decision's
+    version."""
     events_of = events.by_decision(unit, list(logged))
     answers, states = decision_json.answers(unit, logged), decision_json.states(unit, logged)
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
@@ -178,8 +181,8 @@ Ended = TypedDict("Ended", {
 
 
 def end(store: Store, key: str) -> Ended:
-    """End the session's newest visit: the next decision of the session opens another one. Ending a visit twice changes
-    nothing."""
+    """End the session's newest visit: the next decision of the session opens another visit. Ending a visit twice
+    changes nothing."""
 
     def work(unit: Unit) -> Ended:
         session = _find_session(unit, key, lock=True)

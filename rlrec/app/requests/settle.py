@@ -20,8 +20,8 @@ class Result(Record):
 
 
 def settle(store: Store) -> Result:
-    """Enter every slot whose window is over into the beliefs that learn settled rewards. open: the number of slots
-    whose window is not over."""
+    """Enter every slot whose window is over into the beliefs that learn settled rewards, and return counts. In the
+    result, `open` is the number of slots whose window is not over."""
     n_settled = 0
     with store.read() as unit:
         policy_ids = {version.policy.id for version in policies.settling(unit)}

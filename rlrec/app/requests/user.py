@@ -1,4 +1,4 @@
-"""This module handles users with several keys: it merges one user into another, and shows the keys of one."""
+"""This module handles users with several keys: it merges one user into another, and shows the keys of a user."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Person = TypedDict("Person", {"user": str, "keys": list[str]})
 
 
 def merge(store: Store, user: str, into: str) -> Merged:
-    """Merge a user into another one; repeating it changes nothing. Raises InputError; Conflict where the key belongs to
-    another person."""
+    """Merge a user into another user; repeating the merge changes nothing. Raises InputError where both keys are the
+    same, and Conflict where the key belongs to another person."""
     if user == into:
         raise InputError(f"user {user!r} cannot be merged into itself", hint="name another key of the same person")
     with store.read() as unit:  # without a lock, as when each login repeats it: nobody waits for this
@@ -40,8 +40,8 @@ def merge(store: Store, user: str, into: str) -> Merged:
 
 
 def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
-    """Return the answer where both keys lead to one person already; None where they do not. Raises Conflict where the
-    key belongs to another person."""
+    """Return the answer where both keys already lead to the same person; None where the keys lead to different persons.
+    Raises Conflict where the key belongs to another person."""
     main_keys = users.main_keys(unit, [user, into])
     person = main_keys.get(into, into)
     if main_keys.get(user) == person:
@@ -86,7 +86,8 @@ def _merge_users(unit: Unit, user: str, into: str) -> Merged:
 
 
 def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return], *, value: float = 1.0) -> int:
-    """Record events `return`, oldest decision first, and return how many were new."""
+    """Record `return` events, oldest decision first, and return the number of new events. value: the value of each
+    event."""
     lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in sorted(events))
     count = 0
     while group := list(islice(lines, GROUP)):
@@ -95,8 +96,8 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return],
 
 
 def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
-    """Record the missing `return` events of some users (None: of all), and return their number. Events are missing for
-    visits that were imported, or began while no reward weighed them."""
+    """Record the missing `return` events of the given users (None: of all users), and return the number of these
+    events. Events are missing for visits that were imported, or that began while no reward weighed `return`."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
     returns.derive_last(unit, user_ids)
     if user_ids is None:

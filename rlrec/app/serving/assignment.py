@@ -1,5 +1,5 @@
-"""This module finds the variant of an experiment that a unit belongs to. A salted hash decides at first; the variant
-stays until a phase moves the unit."""
+"""This module finds the variant of an experiment that a unit (a user or a session) belongs to. A salted hash chooses
+the variant at first; the unit keeps the variant until a phase of the experiment moves the unit."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _uniform(salt: str, unit_key: str) -> float:
 
 
 def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
-    """Tell whether a unit lies in the parts of its layer that an experiment may take; true where the experiment has no
-    layer."""
+    """Tell whether a unit lies in the parts of its layer that an experiment may take. The answer is true where the
+    experiment has no layer."""
     if experiment.parts is None:
         return True
     layer = parse(experiment.parts, f"parts of experiment {experiment.name}")
@@ -36,8 +36,8 @@ def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
 
 
 def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, float] | None = None) -> Variant:
-    """Return the variant of a unit: a uniform hash of its key, divided in proportion to the weights. weights: by label,
-    of an earlier phase; None: of the newest one."""
+    """Return the variant of a unit: a uniform hash of its key, divided in proportion to the weights. weights: the
+    weight of each variant, by label, in an earlier phase; None for the weights of the newest phase."""
     uniform = _uniform(experiment.salt, unit_key)
     weights = weights or {variant.label: variant.weight for variant in experiment.variants}
     total_weight, upper_bound = sum(weights.values()), 0.0
@@ -49,9 +49,9 @@ def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, fl
 
 
 class Assigned(NamedTuple):
-    """This record has the variants of a request; the last one that serves a policy serves the request. by: the kind of
-    its unit, user or session; fallback: the policy that serves instead, where the experiment that the request names
-    does not take the unit."""
+    """This record has the variants of a request. The last variant that has a policy serves the request. by: the kind of
+    the request's unit, user or session; fallback: the policy that serves instead of a variant, where the experiment
+    that the request names does not take the unit."""
 
     variants: tuple[tuple[Experiment, Variant], ...]
     by: str
@@ -64,21 +64,21 @@ class Assigned(NamedTuple):
 
     @property
     def serving(self) -> tuple[Experiment, Variant] | None:
-        """Return the experiment and variant whose policy serves; None where the fallback serves, or the policy of the
-        route."""
+        """Return the experiment and variant whose policy serves; None where the fallback or the policy of the route
+        serves."""
         serving = [(experiment, variant) for experiment, variant in self.variants if variant in experiment.serving]
         return serving[-1] if serving else None
 
 
 class Assigner:
-    """This class assigns the requests of a group to variants. It has read the experiments that the group takes part in,
-    and the units already assigned."""
+    """This class assigns the requests of a group to variants. The Assigner has read the experiments that the group
+    takes part in, and the units already assigned."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange], main_keys: Mapping[str, str]
     ) -> None:
-        """Read the experiments of a group. routes: what the routes serve that requests name; main_keys: for users who
-        are merged, the keys of their persons."""
+        """Read the experiments of a group. routes: the newest change of each route that requests name; main_keys: for
+        each merged user, the key of the person."""
         self.unit, self._main_keys = unit, main_keys
         self._by_route = {name: route.experiments for name, route in routes.items()}
         to_assign = [request for request in requests if self._experiment_names(request)]
@@ -100,8 +100,8 @@ class Assigner:
         }
 
     def _experiment_names(self, request: Request) -> tuple[str, ...]:
-        """Return the names of the experiments that a request may take part in: the one that it names, or those of its
-        route."""
+        """Return the names of the experiments that a request may take part in: the experiment that the request names,
+        or the experiments of its route."""
         if request.policy is not None:
             return self._by_route.get(request.policy, ())
         return () if request.experiment is None else (request.experiment,)
@@ -143,9 +143,9 @@ class Assigner:
         return variants | {fallback(self.experiments[name]) for name in self._named & self.experiments.keys()}
 
     def choose(self, request: Request) -> Assigned | None:
-        """Return the variants of a request; None where it takes part in no experiment. A unit in the holdout of any
-        route takes part in no other experiment. Raises InputError where the request names an experiment that cannot
-        serve it."""
+        """Return the variants of a request; None where the request takes part in no experiment. A unit in the holdout
+        of any route takes part in no other experiment. Raises InputError where the request names an experiment that
+        cannot serve it."""
         variants: list[tuple[Experiment, Variant]] = []
         by, policy = "", None
         for name in self._experiment_names(request):
@@ -164,8 +164,8 @@ class Assigner:
         return Assigned(tuple(variants), by, policy) if variants or policy else None
 
     def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
-        """Return an experiment, the variant of a request in it (None where it does not take the unit), and the kind of
-        the unit."""
+        """Return an experiment, the variant of a request in this experiment (None where the experiment does not take
+        the unit), and the kind of the unit."""
         experiment = self.experiments.get(name)
         if experiment is None:
             is_first = next(self._budget, None) is not None
@@ -187,8 +187,8 @@ class Assigner:
         return experiment, variant, unit_key[0]
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
-        """Return the unit of a request. A route serves everybody, so a session without a user is a unit of its own
-        there."""
+        """Return the unit of a request. A route serves everybody, so on a route a session without a user is a unit of
+        its own."""
         user = self._user(request) if experiment.unit == "user" else None
         if user is not None:
             return ("user", user)
@@ -207,7 +207,7 @@ def fallback(experiment: Experiment) -> str:
 
 
 def _stopped_error(experiment: Experiment) -> InputError | None:
-    """Return the error where an experiment was stopped, else None."""
+    """Return the error for an experiment that was stopped, or None for any other experiment."""
     message, hint = f"experiment {experiment.name} is stopped", "start another one, or recommend from a policy"
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
@@ -215,7 +215,7 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
 def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
     """Return, by index, the errors of requests whose experiment was stopped after the requests were planned. Raises
     Outdated where a route led to that experiment, since the route now serves something else, and where another phase
-    has begun. reread: whether others can have changed experiments since the plan."""
+    has begun. reread: whether other transactions can have changed experiments since the plan."""
     distributions = {plan.shared for plan in planned.values()}
     planned_experiments = {experiment.name: experiment for shared in distributions for experiment, _ in shared.variants}
     stored_experiments = experiments.by_name(unit, {*planned_experiments}, lock=True) if reread else planned_experiments
@@ -233,8 +233,8 @@ def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread:
 
 
 def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions, *, verify: bool) -> None:
-    """Store the variants of all units that were drawn for. verify: raise Outdated where a unit has another variant,
-    since users were merged after the requests were planned."""
+    """Store the variants of all units that were drawn for. verify: whether to raise Outdated where a unit has another
+    variant, because users were merged after the requests were planned."""
     assignments: dict[tuple[str, str], dict[int, int]] = {}
     by_name = {experiment.name: experiment for plan in planned.values() for experiment, _ in plan.shared.variants}
     for plan in planned.values():

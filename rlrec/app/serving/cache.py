@@ -27,17 +27,19 @@ FINAL = -1  # stands for the seq of a version that no longer learns
 
 
 class ServingCache:
-    """A serving cache is what one group of a stream leaves to the next; a single command starts with an empty one.
+    """A ServingCache holds what one group of a stream has read, for the next group. A single command starts with an
+    empty cache.
 
-    contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms that may be served from
-    `start` until `end`; unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the
-    event `return`. contextless_policies: policies for which the notice was given that they read no context;
-    inactive: listed arms that may not be served, True where the notice was given; has_resting: whether it was given
-    that a rule of a page had no effect. policies: references to versions, whose names cannot be routes.
+    contexts, sets: the ids of stored contexts and eligible sets. keys: the key of each arm, by id. active: the arms
+    that may be served from `start` until `end`; unnamed: whether the eligible set of these arms has no id yet.
+    weighs_returns: whether some reward weighs the event `return`. contextless_policies: the policies that read no
+    context and for which a notice said so; inactive: for each listed arm that may not be served, whether a notice
+    was given; has_resting: whether a notice was given that a rule of a page had no effect. policies: references to
+    versions, whose names cannot be routes.
 
-    groups, members: ids and keys of the arms in groups; narrowed: the arms of the catalogue that remain after lists and
-    groups. narrows: whether any rule may take arms from a request. kinds: events that such rules name and that were
-    checked."""
+    groups, members: the ids and the keys of the arms in each group; narrowed: the arms of the catalogue that remain
+    after lists and groups. narrows: whether any rule may take arms from a request. kinds: the kinds of events that such
+    rules name and that were checked."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -108,7 +110,7 @@ class ServingCache:
         return self.active
 
     def complete_keys(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
-        """Return the keys of arms by id; the missing keys of an eligible set are read."""
+        """Return the keys of arms by id. Keys of `eligible` that the cache lacks are read from the store."""
         if eligible is not self._last:
             if new_arms := set(eligible).difference(self.keys):
                 self.keys |= arms.keys(unit, new_arms)

@@ -21,8 +21,8 @@ from rlrec.store.database.unit import Row
 
 
 class DrawnCandidates(NamedTuple):
-    """This record is the list of candidates of one decision: ids in order, the propensity of each given those before
-    it, and the log of the product of these."""
+    """This record is the list of candidates of one decision: the ids in order, the propensity of each candidate given
+    the candidates before it, and the logarithm of the product of these propensities."""
 
     arms: list[int]
     propensities: list[float]
@@ -35,20 +35,20 @@ class DrawnCandidates(NamedTuple):
 
 
 class DrawnSlate:
-    """A drawn slate holds a slate in the forms in which it is stored and answered. All requests that were shown the
-    same single arm share one.
+    """A DrawnSlate holds a slate in the forms in which it is stored and answered. All requests that were shown the same
+    single arm share one DrawnSlate.
 
-    slots: rows of Slot; recent: the last arms as the session state has them, JSON; candidates: the list that the
-    slate was ranked from, None where there is one stage; candidate_fields: the same for the answer; teams: which of
-    two rankers picked each slot, None without rankers."""
+    slots: rows of Slot; recent: the last arms in the form of the session state, JSON; candidates: the list of
+    candidates that was ranked to make the slate, None where the policy has one stage; candidate_fields: the same
+    list in the form of the answer; teams: which of two rankers picked each slot, None without rankers."""
 
     __slots__ = (
         "answer", "arms", "candidate_fields", "candidates", "log_propensity", "propensity", "recent", "slots", "teams",
     )  # fmt: skip
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
-        """Make a slate of arms. draws: for each position propensity, marginal (NaN where it has no closed form),
-        min_propensity, score and rounded."""
+        """Make a slate of arms. draws: for each position a tuple of propensity, marginal (NaN where it has no closed
+        form), min_propensity, score and rounded."""
         log_propensity = sum(log(slot[0]) for slot in draws)
         self.arms = arms
         self.log_propensity = (
@@ -69,7 +69,7 @@ class DrawnSlate:
 
 
 def prepare(distributions: Collection[SharedDistribution]) -> None:
-    """Compute, before locks are taken, what draws from some distributions will need."""
+    """Compute, before locks are taken, what draws from each of `distributions` will need."""
     for shared in distributions:
         if not shared.stateful and not shared.candidates and shared.case.rankers is None:
             shared.case.slate_sampler(shared.size).prepare()
@@ -79,8 +79,8 @@ def draw(
     planned: Mapping[int, PlannedRequest], decision_ids: Sequence[int], seed: int, keys: Mapping[int, str], *,
     histories: History | None = None,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
-    """Draw the slates of requests, by index. seed: 64 bits; keys: of the arms; histories: one per request, in order,
-    for kinds whose distribution depends on the visit so far."""
+    """Draw the slates of requests, by index. seed: 64 bits; keys: the key of each arm, by id; histories: the history of
+    each request, in order, for kinds whose distribution depends on the visit so far."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for row, plan in enumerate(planned.values()):
         shared = plan.shared
@@ -155,7 +155,8 @@ def _make_slates(
     arms: Ids, draws: slate_draws.Draw, scores: npt.NDArray[Any], keys: Mapping[int, str], *,
     rows: slice | Index = slice(None),
 ) -> list[DrawnSlate]:  # fmt: skip
-    """Make the slates of draws from arms (m,). rows: None for all draws, else only these; scores: of the arms shown."""
+    """Make the slates of draws from arms (m,). rows: the draws of which slates are made, by default all; scores: the
+    scores of the arms shown."""
     columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.rounded)
     lists = (column[rows].tolist() for column in columns)
     slates = [
@@ -178,5 +179,5 @@ def signed(bits: int) -> int:
 
 
 def unsigned(stored: int) -> int:
-    """Return the 64 bits of a signed number as an unsigned one."""
+    """Return the 64 bits of a signed number as an unsigned number."""
     return stored % 2**64

@@ -1,5 +1,6 @@
-"""This module applies rules that take away arms from a request before its slate is drawn: groups, blocks, and what its
-person was shown or did. The arms that remain are the eligible set of the decision, and are logged as such."""
+"""This module applies rules that take away arms from a request before its slate is drawn: groups, blocks, and what the
+person of the request was shown or did. The arms that remain are the eligible set of the decision, and are logged as its
+eligible set."""
 
 from __future__ import annotations
 
@@ -31,15 +32,15 @@ Owner = tuple[int | None, int | None]  # ids of a user and of a session, whose h
 
 
 class Narrower:
-    """This class applies the rules of the requests of a group and of the policies that serve them, read in one snapshot
-    of the store."""
+    """This class applies the rules of the requests of a group and of the policies that serve these requests. It reads
+    what the rules need in one snapshot of the store."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], cache: ServingCache, names: Collection[str],
         main_keys: Mapping[str, str],
     ) -> None:  # fmt: skip
-        """Read what the rules of a group name. names: arms and groups that requests name; main_keys: for users who are
-        merged, the keys of their persons."""
+        """Read the arms, groups and persons that the rules of a group of requests name. names: the arms and groups that
+        requests name; main_keys: for each merged user, the key of the person."""
         self.unit, self.requests, self.cache, self._main_keys = unit, requests, cache, main_keys
         self.names = ArmNames(unit, names, cache.groups)
         self._owners: dict[tuple[str | None, str], Owner] = {}
@@ -62,8 +63,8 @@ class Narrower:
             self.names.find(stated_names)
 
     def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowed | None:
-        """Return the arms that remain for a request; None where no rule applies. params: of the policy that serves it.
-        Raises InputError for a rule that cannot be parsed, and for unknown arms."""
+        """Return the arms that remain for a request; None where no rule applies. params: the parameters of the policy
+        that serves the request. Raises InputError for a rule that cannot be parsed, and for unknown arms."""
         rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
         defaults = policy_rules(params)
         has_group = any(name not in self.names.ids for name in rules.chosen_names or ())
@@ -105,7 +106,7 @@ class Narrower:
 
     def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowed:
         """Return the arms of the catalogue that remain after lists and groups. steps: the name of each rule, its arms,
-        and whether these stay or go."""
+        and whether the rule keeps these arms or takes them away."""
         cache_key = tuple(steps)
         if cache_key not in self.cache.narrowed:
             active = self.cache.active
@@ -138,7 +139,7 @@ class Narrower:
             self._owners[request.user, request.session] = user_id, None if row is None else row.id
 
     def person(self, request: Request) -> set[str]:
-        """Return the names of the person of a request: the session and, where there is one, the user."""
+        """Return the names of the person of a request: the session and, if the request has one, the user."""
         user = self._persons.get(request.session) or self._main_keys.get(request.user or "", request.user)
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
 
@@ -150,8 +151,8 @@ def _remaining_arms(narrowed: Narrowed, arms: frozenset[int]) -> frozenset[int]:
 
 
 def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligible:
-    """Make an eligible set without some of its arms, as a list of the arms that stay or of those that go, whichever is
-    shorter."""
+    """Make the eligible set of the arms of `superset` that are not in `lacking`. The set is stored as a list of the
+    arms that stay or of the arms that go, whichever is shorter."""
     if 2 * len(lacking) > len(superset):
         return tuple(arm for arm in superset if arm not in lacking)
     return NarrowedSet(superset, tuple(sorted(lacking))) if lacking else superset
@@ -160,7 +161,8 @@ def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligibl
 def past_arms(
     unit: Unit, rule: PastRule, owners: Collection[Owner], groups: dict[str, frozenset[int]]
 ) -> dict[Owner, frozenset[int]]:
-    """Return the arms that a rule on the past takes away from each person. groups: as in `ArmNames`."""
+    """Return the arms that a rule on the past takes away from each person. groups: the ids of the arms in each group,
+    as in `ArmNames`."""
     names = [rule.group] if rule.group else []
     members = ArmNames(unit, names, groups).find(names, field=rule.name)
     user_ids = {user_id for user_id, _ in owners if user_id is not None}
@@ -183,8 +185,8 @@ def past_arms(
 
 
 def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[str, frozenset[int]]) -> bool:
-    """Tell whether rules on persons take away the same arms as when the requests were planned. groups: as in
-    `ArmNames`."""
+    """Tell whether the rules on persons in `pairs` take away the same arms as when the requests were planned. groups:
+    the ids of the arms in each group, as in `ArmNames`."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
     for narrowed, owner in pairs:
         for rule in narrowed.past_rules:

@@ -49,8 +49,8 @@ def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[n
 
 
 def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
-    """Unpack decision, position, step and arm of the recent slots of several visits, one visit after another, from
-    their bytes."""
+    """Unpack the recent slots of several visits from their bytes. Returns decision, position, step and arm of all
+    slots, (n,) each, one visit after another."""
     rows = np.frombuffer(b"".join(packed), _DTYPE)
     slot = rows["slot"]
     fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
@@ -59,7 +59,7 @@ def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 def from_bytes(history: bytes) -> tuple[int, bytes] | None:
-    """Return the number of slots that a visit has shown, and the last of them, packed; None for bytes of another
+    """Return the number of slots that a visit has shown, and the last of these slots, packed; None for bytes of a wrong
     length."""
     n_slots, extra_bytes = divmod(len(history), SLOT_BYTES)
     if extra_bytes == COUNT_BYTES:
@@ -68,17 +68,18 @@ def from_bytes(history: bytes) -> tuple[int, bytes] | None:
 
 
 class OpenSessions:
-    """This class holds the sessions of a group as columns, one row each: opened, locked, and advanced decision by
-    decision.
+    """This class holds the sessions of a group as columns, with one row for each session. The sessions are opened,
+    locked, and advanced decision by decision.
 
-    row: by session key; number, started_at, last_at, steps, recent, ended_at: of the newest visit; shown: the number
-    of its slots; recent_slots: the last of these, packed; new_users: by session key."""
+    row: the row of each session, by its key; number, started_at, last_at, steps, recent, ended_at: fields of the
+    newest visit; shown: the number of the visit's slots; recent_slots: the last of these slots, packed; new_users:
+    the user that was newly set for a session, by the session's key."""
 
     def __init__(
         self, unit: Unit, settings: StoreSettings, owners: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
-        """Open the sessions of a group. owners: session and user of each request. read_only: lock and store nothing; a
-        new session has no id."""
+        """Open the sessions of a group. owners: the session and user of each request. read_only: whether to lock and
+        store nothing; a new session then has no id."""
         pairs = list(owners)
         self.main_keys: dict[str | None, str | None] = {}  # by key of a merged user: the key of its person
         if settings.has_merges:
@@ -141,7 +142,7 @@ class OpenSessions:
         return bool(is_open and self.unit.now - self.last_at[row] <= self.timeout_us)
 
     def set_user(self, key: str, user: str | None) -> None:
-        """Set the user of a session that has none. Raises Conflict where it has another user."""
+        """Set the user of a session that has no user. Raises Conflict where the session has another user."""
         row, user = self.row[key], self.main_keys.get(user, user)
         if user is None or self.user[row] == user:
             return
@@ -177,7 +178,7 @@ class OpenSessions:
         return rows
 
     def states(self, rows: Iterable[int]) -> list[str]:
-        """Return the session state that the next decision of each session in `rows` sees, canonical JSON."""
+        """Return, for each session in `rows`, the session state that its next decision sees, as canonical JSON."""
         now, last_at, recent, steps = self.unit.now, self.last_at, self.recent, self.steps
         return [
             f'{{"gap_s":{canonical.number((now - last_at[row]) / 1e6)},"recent":{recent[row]},"step":{steps[row]}}}'
@@ -198,7 +199,8 @@ class OpenSessions:
             last_at[row] = max(last_at[row], now)
 
     def _add_slots(self, rows: Iterable[int], *slots: Ints) -> None:
-        """Append slots, in the form that `pack` takes, to the recent slots of visits. rows: of each slot's session."""
+        """Append slots, in the form that `pack` takes, to the recent slots of visits. rows: the row of each slot's
+        session."""
         packed = pack(*slots).tobytes()
         for start, row in zip(range(0, len(packed), SLOT_BYTES), rows, strict=True):
             self.recent_slots[row] = (self.recent_slots[row] + packed[start : start + SLOT_BYTES])[-MAX_BYTES:]
@@ -228,8 +230,8 @@ def _append_texts(recent: str, slate: str) -> str:
 
 
 def turns(rows: Sequence[int]) -> list[list[int]]:
-    """Return the indices of each session's first request, then of each one's second, and so on. rows: the session of
-    each request."""
+    """Return lists of indices: the first list has the first request of each session, the second list has the second
+    request of each session, and so on. rows: the session of each request."""
     if len(set(rows)) == len(rows):
         return [list(range(len(rows)))]
     indices, counts = defaultdict[int, list[int]](list), Counter[int]()
@@ -240,7 +242,8 @@ def turns(rows: Sequence[int]) -> list[list[int]]:
 
 
 class HistoryReader:
-    """This class reads the histories of the visits of a group, with the rewards received before the group began."""
+    """This class reads the histories of the visits of a group, with the rewards that were received before the group
+    began."""
 
     def __init__(self, opened: OpenSessions, definitions: Collection[Reward]) -> None:
         """Read the events of the visits' recent slots. definitions: the reward definitions of the versions that will
@@ -260,8 +263,8 @@ class HistoryReader:
         self._decisions = np.array(sorted({event.decision_id for event in self._events}), np.int64)
 
     def histories(self, rows: Sequence[int], definitions: Sequence[Reward]) -> History:
-        """Return the history that the next decision of each session sees. rows: of the sessions; definitions: for each
-        session, the reward of the version that decides."""
+        """Return the history that the next decision of each session sees. rows: the row of each session; definitions:
+        for each session, the reward of the version that decides."""
         n, opened = len(rows), self._opened
         if not any(opened.steps[row] for row in rows):
             return History.empty(n)
@@ -294,8 +297,8 @@ class HistoryReader:
         )
 
     def _rewards_of(self, definition: Reward) -> list[float]:
-        """Return the reward of each target (a slot or a slate), from events inside the window; a censored slot has the
-        default."""
+        """Return the reward of each slot or slate whose events were read, from the events inside the window. A censored
+        slot has the default reward."""
         if definition.id not in self._rewards:
             kind_indices = {kind: number for number, kind in enumerate(definition.weights)}
             kind = np.array([kind_indices.get(event.kind, -1) for event in self._events], np.int64)

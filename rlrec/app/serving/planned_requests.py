@@ -1,4 +1,4 @@
-"""This module plans a group: each request gets the distribution that it is drawn from."""
+"""This module plans a group: each request gets the distribution from which its slate is drawn."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def plan_group(
     has_feedback: bool = False,
 ) -> list[Planned]:  # fmt: skip
     """Return each request with its distribution, or with the error that refuses it, in order. waits: whether a request
-    may wait (None) whose arms depend on what others of the group show, or on the feedback of the group, or for which no
-    memory is left."""
+    may wait (its plan is then None) if its arms depend on what other requests of the group show, or on the feedback of
+    the group, or if no memory is left for it."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
     plans = list[Planned]()
     for index, request in enumerate(requests):
@@ -58,11 +58,12 @@ def plan_group(
 
 
 def _defer_requests(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
-    """Return the plans, with None for requests that wait until the others of the group, and its feedback, are stored.
+    """Return the plans, with None for requests that wait until the other requests of the group, and the group's
+    feedback, are stored.
 
-    A request waits where it has a rule that depends on what others show to its person or on what feedback reports,
-    where an earlier request of its person waits, or where it names the user of a session for which such a rule was
-    read without a user."""
+    A request waits where it has a rule that depends on what other requests show to its person or on what feedback
+    reports, where an earlier request of its person waits, or where it names the user of a session for which such a
+    rule was read without a user."""
     planned, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
@@ -162,8 +163,8 @@ class _Group:
 
     def _planned_request(self, request: Request, content: bytes | None) -> PlannedRequest:
         """Return a request with its distribution, which is built once for all requests that share it. Where the request
-        has rules, or a list of arms other than all eligible ones, its logged context has these. Raises InputError where
-        it cannot be drawn."""
+        has rules, or a list of arms other than all eligible arms, its logged context includes the rules or the list.
+        Raises InputError where no slate can be drawn for the request."""
         if (request.experiment is None) == (request.policy is None):
             hint = "--policy or --experiment"
             raise InputError("name a policy or an experiment, one of them", hint=hint, field="policy")
@@ -234,7 +235,8 @@ class _Group:
         return self._versions[cache_key]
 
     def _members(self, names: frozenset[str]) -> dict[str, list[str]]:
-        """Return the keys of the arms of each name that is a group. Raises InputError for an unknown name."""
+        """Return, for each name in `names` that is a group, the keys of its arms. Raises InputError for an unknown
+        name."""
         if unread_names := names - self.cache.members.keys():
             from rlrec.app.inputs.arm_names import members
 
@@ -276,7 +278,8 @@ class _Group:
         )  # fmt: skip
 
     def _eligible_arms(self, request: Request, narrowed: Narrowed | None) -> contents.Eligible:
-        """Return the ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
+        """Return the ids of the arms that a request may show, ascending. Raises InputError where there are too few
+        arms."""
         hint = None
         if request.arms is not None and len(set(request.arms)) < len(request.arms):
             repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
@@ -311,8 +314,8 @@ class _Group:
 
 
 def _same_content(request_id: str, content_digest: bytes, first_request: tuple[bytes | None, int]) -> int:
-    """Return the decision or index that answers a request id. Raises Conflict where the id came with other content
-    before."""
+    """Return the decision id, or the index in the group, of the earlier request that answers a request id. Raises
+    Conflict where the earlier request with this id had other content."""
     if first_request[0] is not None and bytes(first_request[0]) != content_digest:
         message = f"request id {request_id!r} is known with other content"
         raise Conflict(message, hint="a retry repeats the request", field="request_id")

@@ -38,8 +38,8 @@ Answer = TypedDict("Answer", {
 
 
 class DrawnAnswer(NamedTuple):
-    """This record is the answer to a request that was just drawn. fields: further fields, which answers may share; they
-    come last."""
+    """This record is the answer to a request that was just drawn. fields: further fields, which several answers may
+    share and which come last in the answer."""
 
     decision_id: int | None
     request_id: str | None
@@ -55,8 +55,8 @@ class DrawnAnswer(NamedTuple):
 
     @staticmethod
     def lines(answers: Iterable[DrawnAnswer], texts: Mapping[int, str]) -> Iterator[str]:
-        """Write answers as lines of JSON. texts: by the id of each `fields` object, its JSON without the opening
-        bracket."""
+        """Write answers as lines of JSON. texts: the JSON of each `fields` object without the opening bracket, by the
+        Python id of the object."""
         null, quote = "null", encode_basestring
         return (
             f'{{"decision_id":{null if key is None else key},'
@@ -71,8 +71,8 @@ def answer_fields(
     version: Version, names: Sequence[str | None], probability: tuple[float | None, float | None],
     slate: list[AnswerSlot], at: str, **candidates: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the fields of an answer that follow from what was drawn. names: of experiment, variant and route;
-    probability: the propensity and its logarithm."""
+    """Return the fields of an answer that follow from what was drawn. names: the names of experiment, variant and
+    route; probability: the propensity and its logarithm."""
     (experiment, variant, route), (propensity, log_propensity) = names, probability
     return {
         "policy": version.policy.name, "version": version.number, "experiment": experiment, "variant": variant,
@@ -89,7 +89,7 @@ def slot_fields(
 
 
 def add_teams(answer: Sequence[AnswerSlot], teams: str | None) -> None:
-    """Add to each slot of an answer the ranker that picked it, where there were two."""
+    """Add to each slot of an answer the ranker that picked the slot, where two rankers made the slate."""
     for slot, team in zip(answer, teams or "", strict=False):
         slot["team"] = team
 
@@ -108,7 +108,7 @@ def candidate_fields(
 @dataclass(slots=True, kw_only=True)
 class Request:
     """A request asks for one slate. arms: keys, or objects with `arm` (the key), `score`, `scores` and `features`, each
-    optional; `statements.py` moves what they state into the context."""
+    optional; `statements.py` moves the scores and features into the context."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -125,15 +125,16 @@ class Request:
 
 
 def digest(request: Request) -> bytes:
-    """Return the digest by which a retry is recognised. The digest covers what the request says, not what happened to
-    its person or arms since; the order of arms does not matter."""
+    """Return the digest by which a retry is recognised. The digest covers what the request says, but not what happened
+    later to its person or arms. The order of the arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
     context = canonical.text(request.context) if request.context else "{}"
     return digest_of_texts(names, context, request.size, arms_text(request.arms), narrowing_words(request))
 
 
 def narrowing_words(request: Request) -> dict[str, Any]:
-    """Return the fields of a request that take arms away, beside the arms that it lists: names, in order, and texts."""
+    """Return the fields of a request that take arms away, beside its list of arms. Their values are names, in order, or
+    texts."""
     words: dict[str, Any] = {}
     if request.block:
         words["block"] = sorted(set(request.block))
@@ -159,10 +160,10 @@ def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: 
 class ServingVersion:
     """This record is the version that serves a policy, a route or a variant, in the snapshot of the group.
 
-    variants: those to which units are assigned, each with its experiment; by: the kind of the units, user or
-    session. route: the newest change of the route that the request named, if any. shadow: of the route; challenger:
-    the distribution of the shadow's version. price: of cost, if the policy has a budget; it is logged in the
-    context."""
+    variants: the variants to which units are assigned, each with its experiment; by: the kind of the units, user or
+    session. route: the newest change of the route that the request named, if any. shadow: the shadow of the route;
+    challenger: the distribution of the shadow's version. price: the price of cost, if the policy has a budget; this
+    price is logged in the context."""
 
     version: Version
     head: Head
@@ -179,12 +180,12 @@ class ServingVersion:
 
 @dataclass(kw_only=True, eq=False)
 class SharedDistribution(ServingVersion):
-    """This record is the distribution that requests of a group share: they have the same version, eligible set, length,
-    and values of the context fields that the version reads.
+    """This record is the distribution that several requests of a group share. These requests have the same version,
+    eligible set, length, and values of the context fields that the version reads.
 
-    candidates: how many candidates are drawn from `case`, which the version then ranks; 0 where there is one stage.
-    context: of one of the requests; added: what the tool adds to each context. resting: the rules of the page that
-    have no effect."""
+    candidates: how many candidates are drawn from `case`, which the version then ranks; 0 where the policy has one
+    stage. context: the context of one of the requests; added: what the tool adds to each context. resting: the rules
+    of the page that have no effect."""
 
     eligible: Eligible
     revision: int
@@ -204,8 +205,8 @@ class SharedDistribution(ServingVersion):
 
 @dataclass(slots=True, eq=False)
 class PlannedRequest:
-    """This record is a request with its distribution. context: canonical JSON; digest: None without a request id;
-    narrowed: the arms that rules leave, None where there are no rules."""
+    """This record is a request with its distribution. context: the context as canonical JSON; digest: the digest of the
+    request, None without a request id; narrowed: the arms that rules leave, None where there are no rules."""
 
     request: Request
     shared: SharedDistribution
@@ -228,5 +229,5 @@ Planned = PlannedRequest | InputError | Duplicate | None
 
 class Outdated(Exception):
     """This exception says that the plan of a group no longer holds. Another transaction stored one of its request ids,
-    deleted decisions (perhaps with contexts that the plan names), stopped the ramp of a route, or merged users; or
-    other arms may be shown now."""
+    deleted decisions (perhaps with contexts that the plan names), stopped the ramp of a route, or merged users. The
+    plan also no longer holds if other arms may be shown now than when it was made."""

@@ -35,9 +35,9 @@ def store(
     unit: Unit, planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
     step: Sequence[int], packed: Sequence[bytes], keys: Mapping[int, str],
 ) -> None:  # fmt: skip
-    """Store the route of each decision in `planned`, and the log of the probability with which the challenger would
-    have shown its slate; None where there is no exact one. ids, step, packed: the decisions, steps and histories of the
-    whole group; keys: of arms."""
+    """Store the route of each decision in `planned`, and the logarithm of the probability with which the challenger
+    would have shown the decision's slate, or None where this probability is not known exactly. ids, step, packed: the
+    decisions, steps and histories of the whole group; keys: the key of each arm, by id."""
     by_route = [(ids[index], plan.shared.route.route_id) for index, plan in planned.items() if plan.shared.route]
     routes.add_decisions(unit, by_route)
     groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)
@@ -62,8 +62,8 @@ def store(
 def _log_probabilities(
     plans: Sequence[PlannedRequest], shown: Any, histories: history.History, keys: Mapping[int, str]
 ) -> Array | None:
-    """Return the log of the challenger's probability of slates (n, k) of arms of one eligible set, (n,); None where
-    there is no exact one."""
+    """Return the logarithm of the challenger's probability of each slate, (n,); None where the probabilities are not
+    known exactly. shown: the slates (n, k) of arms of one eligible set."""
     shared, challenger = plans[0].shared, plans[0].shared.challenger
     assert challenger is not None
     if challenger.generator is not None or challenger.rankers:
@@ -85,7 +85,8 @@ def _log_probabilities(
 
 
 def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
-    """Return the figures of a challenger so far."""
+    """Return the figures of a challenger so far: the number of decisions, and the mean and the effective sample size of
+    the weights that the challenger's probabilities give them."""
     rows = routes.log_probabilities(unit, shadow.id)
     log_weights = [probability - propensity for probability, propensity in rows if probability is not None]
     weight = np.exp(np.array(log_weights, np.float64))

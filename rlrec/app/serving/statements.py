@@ -1,5 +1,5 @@
-"""This module reads statements of requests: scores and features of their arms, and rules of their page. They become
-part of the context, under `@arms` and `@page`."""
+"""This module reads statements of requests: scores and features of the arms of a request, and rules of its page.
+Statements become part of the context, under `@arms` and `@page`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _take_statements(request: Request) -> Request | InputError:
 
 
 def _split_arms(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Split arms into their keys, and what is stated of each arm."""
+    """Split arms into their keys, and the fields that the request states of each arm, by key."""
     keys, entries = list[str](), dict[str, dict[str, Any]]()
     for arm in arms:
         if isinstance(arm, str):
@@ -78,12 +78,12 @@ def check_named_arms(
     groups: Mapping[str, Sequence[str]],
     narrowed: Narrowed | None,
 ) -> list[str]:
-    """Return the rules of a request's page that have no effect, since the past of the person takes what they name.
-    Raises InputError where a rule names an arm that is not active, or that lists leave out, of the request or of the
-    policy that serves it; or a group of only such arms.
+    """Return the rules of a request's page that have no effect, since the past of the person takes away the arms that
+    these rules name. Raises InputError where a rule names an arm that is not active, an arm that a list of the request
+    or of its policy leaves out, or a group of only such arms.
 
-    listed: the arms (ids, ascending) without other rules than the request's list of arms; groups: the keys of their
-    members; narrowed: what all lists leave, None without such rules."""
+    listed_arms: the ids, ascending, of the arms that the request's list of arms leaves; groups: the keys of the
+    members of each group; narrowed: the arms that all lists leave, None without such rules."""
     rules = parse(request.context[PAGE]).names
     members = {name: groups.get(name, (name,)) for name in rules}
     stored_ids = arms.ids(unit, {key for keys in members.values() for key in keys})
