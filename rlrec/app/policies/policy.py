@@ -37,7 +37,8 @@ DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at r
 
 
 class Request(Record):
-    """This record has the options of `policy create`: `parameters` as typed, K=V; `features` as JSON."""
+    """This record has the options of `policy create`. `parameters` has the parameters as typed, K=V; `features` has the
+    encoders as JSON."""
 
     name: str
     kind: str
@@ -52,8 +53,8 @@ class Request(Record):
 
 
 class CreatedPolicy(belief_versions.VersionSummary):
-    """This record is the answer of `policy create`. kl: KL(the version from which a trained policy starts || version
-    1), in nats."""
+    """This record is the answer of `policy create`. kl: the KL divergence of version 1 from the version from which a
+    trained policy starts, KL(that version || version 1), in nats."""
 
     created: bool
     kl: NotRequired[float]
@@ -63,7 +64,7 @@ KindRow = TypedDict("KindRow", {"kind": str, "parameters": dict[str, Any], "when
 
 
 def list_kinds() -> list[KindRow]:
-    """List every kind, its parameters with their defaults, and when to use it."""
+    """List every kind, its parameters with their defaults, and when to use the kind."""
     rows: list[KindRow] = []
     for kind in kinds.KINDS:
         kind_class = kinds.load(kind)
@@ -232,10 +233,11 @@ def _source_version(store: Store, request: Request) -> Version | None:
 
 
 def _resolve_parameters(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
-    """Return the parsed parameters, with the values of the curve that they name, and with the exploration of a copied
-    version.
+    """Return the parsed parameters, with the values of the curve that the parameters name, and with the exploration of
+    a copied version.
 
-    A curve without a number is the newest one of that name, or, for an existing policy, the one that it has."""
+    A curve without a number is the newest curve of that name, or, for an existing policy, the curve that the policy
+    has."""
     typed_parameters = parameters.parse_parameters(request.kind, request.parameters)
     if source is not None:
         typed_parameters = graduation.parameters(source, typed_parameters)
@@ -251,8 +253,8 @@ def _resolve_parameters(store: Store, request: Request, source: Version | None) 
 
 
 def _existing_answer(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
-    """Return the live version of a stored policy. Raises Conflict if the policy's definition differs from
-    `definition`."""
+    """Return the answer for the live version of a stored policy. Raises Conflict if the policy's definition differs
+    from `definition`."""
     stored_definition = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
     # parameters added in later releases have their defaults
     defaults = kinds.parameters(policy.kind, stored_definition["params"])

@@ -1,4 +1,4 @@
-"""This module shows what a version believes about each arm, which arms it would serve, and to whom."""
+"""This module shows what a version believes about each arm, which arms the version would serve, and to which users."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CountingCurve(TypedDict):
 
 
 class Pacing(TypedDict):
-    """This record has the budget per period, the amount spent in the present one, and the present price of cost."""
+    """This record has the budget per period, the amount spent in the present period, and the present price of cost."""
 
     event: str
     amount: float
@@ -62,10 +62,10 @@ class PolicyBelief(belief_versions.VersionSummary):
     """This record is the answer of `policy show`: the belief per arm, how the version was made, and the versions of its
     policy.
 
-    weighed: the number of decisions behind ipw_mean, None for all; has_prior: whether the belief began with priors.
-    For some policies only: features (the encoders of contexts and arms, in the form of `--features`, for kinds that
-    read contexts), the context used, the budget, when the experiment of a variant stopped, and pruned, if old
-    decisions were pruned."""
+    weighed: the number of decisions from which ipw_mean is computed, None for all; has_prior: whether the belief
+    began with priors. Only the records of some policies have features (the encoders of contexts and arms, in the
+    form of `--features`, for kinds that read contexts), the context used, the budget, the time when the experiment
+    of a variant stopped, and `pruned`, if old decisions were pruned."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -95,9 +95,9 @@ Audience = TypedDict("Audience", {
 def show(
     store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True, drift: bool = True
 ) -> PolicyBelief:
-    """Show the belief of a version about every arm, and what it would serve now in a context, by default that of the
-    newest decision. sample: compute weighted means from a part of a long log; drift: look for changes of mean rewards.
-    """
+    """Show the belief of a version about every arm, and what it would serve now in a context, by default the context of
+    the newest decision. sample: whether to compute weighted means from a part of a long log; drift: whether to look for
+    changes of mean rewards."""
     with store.read() as unit, nullcontext() if sample else bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
@@ -144,8 +144,9 @@ def show(
 
 
 def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
-    """Return the context of the newest decision of a policy, else of the log, without what requests stated of arms and
-    page; empty if there is none, or none that the version can read."""
+    """Return the context of the newest decision of a policy, or of the newest decision of the log if the policy has
+    none. Statements of the request about arms and page are left out. The result is empty if there is no context, or no
+    context that the version can read."""
     requests = (decisions.newest_requests(unit, policy_id, limit=1) for policy_id in (version.policy.id, None))
     ids = np.array([context_id for _, context_id, _ in next(filter(None, requests), [])], np.int64)
     bodies, _ = stored_contexts.distinct_contexts(unit, ids)
@@ -276,8 +277,9 @@ def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> 
 
 
 def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:
-    """Return the possible error of the curve by which pulls are counted, (m,): half a 95 % interval of its logarithm,
-    at the mean examination of an arm's pulls without a reward; 0 if the bounds do not include it."""
+    """Return the possible error of the curve by which pulls are counted, (m,): half a 95 % interval of the curve's
+    logarithm, at the mean examination of an arm's pulls without a reward. The result is 0 if the bounds of arms do not
+    include the error."""
     counting = _counting_curve(unit, version)
     missed_pulls = policy.missed(belief) if isinstance(policy, CurvePolicy) else None
     if counting is None or not counting["in_bounds"] or missed_pulls is None:
@@ -317,8 +319,8 @@ def _probabilities(
     distribution: exact.VersionDistribution, catalogue: Sequence[Arm], allowed: Collection[int],
     context: Mapping[str, Any],
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Return the probabilities of each arm to be the best, and to be served now at position 1; NaN where there is
-    none."""
+    """Return two arrays with a value for each arm: the probability that the arm is the best, and the probability that
+    it is served now at position 1. A value is NaN where there is no probability."""
     is_active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
     best_probability, probability = np.full(len(catalogue), np.nan), np.where(is_active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[is_active]

@@ -36,7 +36,7 @@ PORTION = 50_000  # slots that are entered in a transaction
 
 class RebuiltVersion(VersionSummary):
     """This record is the answer of `policy rebuild`. rebuilt: whether a version was made; since: the time of the change
-    of rewards after which the version starts."""
+    of rewards, after which the version starts to learn."""
 
     parent: int
     rebuilt: bool
@@ -45,8 +45,8 @@ class RebuiltVersion(VersionSummary):
 
 class Request(Record):
     """This record has the options of `policy rebuild`. reward, features (as JSON), position (the name of a curve): None
-    for those of the named version; after_drift: the method that finds the last change. log, horizon_us: for kind
-    long-term, as in `effects`."""
+    for the reward, the features and the curve of the named version; after_drift: the method that finds the last change
+    of rewards. log, horizon_us: options for the kind long-term, as in `effects`."""
 
     reference: str
     reward: str | None = None
@@ -58,8 +58,8 @@ class Request(Record):
 
 
 class _Plan(NamedTuple):
-    """This record has the source with the reward and the parameters of the new version, and the belief from which that
-    starts."""
+    """This record has the source version, with the reward and the parameters that the new version gets, and the belief
+    from which the new version starts."""
 
     draft: Version
     initial: warm_start.InitialBelief
@@ -154,7 +154,8 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
 
 
 def _relearn_effects(store: Store, source: Version, request: Request, *, by: str | None) -> RebuiltVersion:
-    """Make a new version that has learned the effects of arms in a log of any policies. by: a field of the context."""
+    """Make a new version that has learned the effects of arms in a log, which may be of several policies. by: the field
+    of the context by which effects are told apart, or None."""
     if request.features is not None or request.after_drift is not None:
         hint = "give --log since=TIME, in place of --after-drift; it reads no features"
         raise InputError(f"policy {source.policy.name!r} learns the effects of arms", hint=hint)
@@ -220,7 +221,8 @@ def _overall_effects(result: arm_effects.Result) -> arm_effects.GroupEffects:
 
 
 def _last_change(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
-    """Return the first decision after the newest change of the policy's rewards, and its time."""
+    """Return the first decision after the newest change of the policy's rewards, and the time of this decision; None if
+    there is no change."""
     detector, newest_change = drift.detector(method), None
     last, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
     for batch in reader.ranges(unit, version.policy.id, first=1, last=last, tests=tests):
@@ -236,8 +238,8 @@ def _last_change(unit: Unit, version: Version, *, method: str) -> tuple[int, int
 
 
 def _begin_version(unit: Unit, plan: _Plan) -> int:
-    """Return the id of a new version into which none of the policy's past has entered; or of one that an earlier
-    rebuild left incomplete."""
+    """Return the id of a new version into which none of the policy's past has entered, or the id of a version that an
+    earlier rebuild left incomplete."""
     settings.lock_removals(unit, plan.removals)
     draft, policy = plan.draft, plan.draft.policy
     head = policies.lock(unit, [policy.id])[policy.id]
@@ -268,7 +270,8 @@ def _requested_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _enter_portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     """Enter a portion of past decisions into the belief, and return whether more are left. The belief's progress is
-    read under the policy's lock, since another process may be rebuilding it, too, or have retired it."""
+    read under the policy's lock, since another process may be rebuilding the same belief, or may have retired its
+    version."""
     ledger = Ledger(unit, [policy_id])
     version = next((version for version in ledger.learning[policy_id] if version.id == version_id), None)
     if version is None or is_complete(version):

@@ -55,8 +55,9 @@ LARGEST = 1e15  # reward of a slate
 
 
 class Request(TrainingOptions, Record):
-    """This record has the options of `train-pg`. log: a filter; seed: None for a random one; position: a curve, None
-    for the policy's; cluster: of the gate, as in `evaluate`."""
+    """This record has the options of `train-pg`. log: the filter of the log; seed: the seed, None for a random seed;
+    position: the name of a curve, None for the policy's curve; cluster: the cluster that the gate uses, as in
+    `evaluate`."""
 
     name: str
     log: str | None = None
@@ -139,7 +140,7 @@ class _TrainingRun:
         self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
         dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None, engine: Engine | None,
     ) -> None:  # fmt: skip
-        """Prepare a run. log_store, log: the store of the log, and the filter."""
+        """Prepare a run. log_store, log: the store of the log, and the filter of the log."""
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.dataset, self.progress = lease, dataset, progress
         self.log_store, self.log, self.engine = log_store, log, engine
@@ -207,7 +208,8 @@ class _TrainingRun:
             return self.store.write(lambda unit: self._store_version(unit, candidate, weights, trained, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
-        """Return the examination of positions, by which slots are weighted; empty if there is no curve."""
+        """Return the examination of positions, by which slots are weighted. The result is empty if there is no
+        curve."""
         if self.request.position is None:
             return self.policy.examination
         curve = lookup.curve(unit, self.request.position)
@@ -303,9 +305,10 @@ class _TrainingRun:
         return trained
 
     def _train_on_both(self, trained: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
-        """Repeat the steps to the best epoch with the tuning visits as training visits, too. The result is dropped if
-        it leads further from the log than an epoch may, or if the tuning visits show less gain for it than for the best
-        epoch, although it learned from them: neither test depends on a reward of the gate."""
+        """Repeat the steps to the best epoch with the tuning visits as training visits, too. The repeated result is
+        dropped if it is further from the log than an epoch may be. It is also dropped if the tuning visits show less
+        gain for it than for the best epoch, although it learned from these visits. Neither test depends on a reward of
+        the gate."""
         start, rates = trained.way
         n_batches, weighed = len(self.dataset.splits[TRAIN]), self.policy.design.columns
         union = self.dataset.union([TRAIN, TUNE], n_batches, weighed=weighed)
@@ -318,7 +321,8 @@ class _TrainingRun:
         return trained if is_too_far or is_lost else replace(trained, parameters=parameters)
 
     def _weights(self, value_of_split: Callable[..., HoldoutValue], start_parameters: Parameters) -> str:
-        """Return the kind of weights of slates: as requested, else chosen by the first visits of the log."""
+        """Return the kind of weights of slates: the requested kind, or else the kind that is chosen by the first visits
+        of the log."""
         train, weights = self.dataset.splits[TRAIN], self.request.weights
         rows = next(train.batches())
         if self.request.top_k:
@@ -371,12 +375,13 @@ class _TrainingRun:
         self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
         looks: Sequence[GateReport],
     ) -> GateReport | None:  # fmt: skip
-        """Take the gate's only look at this candidate, with the figures of `evaluate`. Return None if the tuning visits
-        promise no gain, or no visits of the gate split are selected.
+        """Compare this candidate on the visits of the gate split, once, with the figures of `evaluate`. Return None if
+        the tuning visits promise no gain, or no visits of the gate split are selected.
 
         The candidate is compared with the live version, or with the logged rewards if the live version has never
-        served these visits and they cannot tell its value. A look with the figures of an earlier one counts as that
-        one: it has no new information, and spends no error. looks: of this year."""
+        served these visits and its value cannot be estimated from them. A look with the same figures as an earlier
+        look counts as the earlier look: it has no new information, and spends no error. looks: the gate's earlier
+        looks of this year."""
         is_promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate_visits or not is_promising or (self.request.bold and trained.is_bold):
             return None

@@ -19,8 +19,8 @@ from rlrec.times import format_time
 
 
 class Frozen(VersionSummary):
-    """This record has the new version, the version from which it was copied, and the number of slots that it leaves
-    out."""
+    """This record has the new version, the version from which it was copied, and the number of slots that the new
+    version leaves out."""
 
     parent: int
     immature: int
@@ -66,7 +66,7 @@ def history(store: Store, name: str) -> list[VersionHistory]:
 
 
 def _gate(unit: Unit, version: Version) -> dict[str, Any] | None:
-    """Return the gate's look at a trained version; None if there was none."""
+    """Return the result of the gate for a trained version; None if the gate never looked at the version."""
     gate = (policies.report(unit, version.id) or {}).get("gate")
     return gate if gate and gate["candidate"] is not None else None
 
@@ -132,8 +132,8 @@ def freeze(store: Store, reference: str) -> Frozen:
 
 
 def _learning_version(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """Return the version of a reference and its head. A name means the live version, or the newest that learns if that
-    is frozen."""
+    """Find the version that a reference names, and return the version and the head of its policy. A name without a
+    number means the live version, or the newest version that learns if the live version is frozen."""
     version, head = lookup.version(unit, reference)
     if lookup.split_reference(reference)[1] is None and not version.learning:
         learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
@@ -144,7 +144,7 @@ def _learning_version(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def _lock_version(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """Return the version of a reference, and the head of its policy, whose row is locked."""
+    """Find the version that a reference names, lock the head of its policy, and return both."""
     version, _ = lookup.version(unit, reference)
     return version, policies.lock(unit, [version.policy.id])[version.policy.id]
 
@@ -173,7 +173,7 @@ def retire(store: Store, reference: str) -> VersionSummary:
 
 
 def promote(store: Store, reference: str) -> LiveVersion:
-    """Make a version live. Promoting the live one again changes nothing."""
+    """Make a version live. Promoting the live version again changes nothing."""
     _check_numbered(reference)
 
     def work(unit: Unit) -> LiveVersion:

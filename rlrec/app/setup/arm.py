@@ -24,7 +24,8 @@ GROUP_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
 
 class ArmLine(NamedTuple):
-    """This record is an arm as users write it. A field that is None and a time that is missing stay unchanged."""
+    """This record is an arm in the form in which users write it. A field that is None and a time that is missing stay
+    unchanged."""
 
     key: str
     features: Mapping[str, Any] | None = None
@@ -41,14 +42,15 @@ class ArmChanges(Sums, eq=True):
 
 
 class StatusChange(Record, kw_only=False):
-    """This record has the arms that are now retired, or restored, and the number of them whose status changed."""
+    """This record has the arms that are now retired, or restored, and the number of arms whose status changed."""
 
     arms: list[str]
     changed: int
 
 
 def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once: bool = True) -> ArmChanges:
-    """Add arms, or change stored ones, in one transaction or in one per group. groups: of the fields of an ArmLine."""
+    """Add arms, or change stored ones, in one transaction, or in one transaction per group. groups: a function that
+    returns the groups of arms, each arm as the fields of an ArmLine."""
     if at_once:
         changes = store.write(
             lambda unit: sum((_put_group(unit, group) for group in groups()), ArmChanges()), repeatable=True
@@ -62,7 +64,7 @@ def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once:
 
 
 def _notice_priors(store: Store) -> None:
-    """Print each policy whose prior puts a new arm far above the others, and how to set the prior."""
+    """Print each policy whose prior puts a new arm far above the other arms, and how to set the prior."""
     with store.read() as unit:
         live_versions = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
         totals = beliefs.totals(unit, {version.id for version, _ in live_versions.values()})
@@ -106,7 +108,8 @@ def _check_groups(unit: Unit, line: ArmLine) -> None:
 
 
 def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
-    """Make arms ineligible, or eligible again. Raises InputError for an arm that the catalogue lacks."""
+    """Make arms ineligible if `retired` is true, or else eligible again. Raises InputError for an arm that the
+    catalogue lacks."""
 
     def work(unit: Unit) -> tuple[StatusChange, list[str]]:
         stored_ids = arms.ids(unit, keys)
@@ -123,8 +126,8 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
 
 
 def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """List all arms, including retired ones, in the order in which they were added. names: restrict them to these arms,
-    or @GROUP."""
+    """List all arms, including retired ones, in the order in which they were added. names: the arms, or groups as
+    @GROUP, to which the list is restricted; empty for all arms."""
 
     def text(time: int | None) -> str | None:
         return None if time is None else format_time(time)

@@ -24,7 +24,8 @@ SEED = 7
 
 
 class DemoStep(NamedTuple):
-    """This record is a command and its purpose, as a shell comment; `quiet` steps repeat others, and are not shown."""
+    """This record is a command and its purpose, as a shell comment; `quiet` steps repeat other steps, and are not
+    shown."""
 
     comment: str
     command: str
@@ -43,8 +44,8 @@ def samples() -> Path:
 
 
 def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
-    """Copy the sample files into a folder. Raises InputError if another file with the name of one is there. dry_run:
-    copy none."""
+    """Copy the sample files into a folder. Raises InputError if the folder has another file with the name of a sample
+    file. dry_run: whether to copy no file."""
     pairs = [(source, folder / source.name) for source in sorted(samples().iterdir())]
     for source, target in pairs:
         if target.exists() and (not target.is_file() or target.read_bytes() != source.read_bytes()):
@@ -80,8 +81,8 @@ def live_steps() -> list[DemoStep]:
 
 
 def last_steps(uniform: float | None = None) -> list[DemoStep]:
-    """Return the steps that show what was learned. uniform: clicks per impression of the uniform policy under the
-    audience's rates, if these are known."""
+    """Return the steps that show what the policies have learned. uniform: clicks per impression of the uniform policy
+    under the audience's rates, if these are known."""
     return _parse_steps(LAST, uniform="..." if uniform is None else f"{uniform:.5f}")
 
 
@@ -106,7 +107,7 @@ def run(
     folder: Path, *, report: Callable[[str], None], terminal: bool = False, colour: bool = True
 ) -> Iterator[Result]:
     """Run every step in a folder through the shell: `report` gets each step before it runs, then its output. terminal:
-    let steps write to the terminal themselves, so that their tables fit; colour: whether they may use colours."""
+    whether steps write to the terminal themselves, so that their tables fit; colour: whether steps may use colours."""
     # `rlrec` is this program, whatever is on the PATH, and without the caller's RLREC_ variables.
     function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; '
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
@@ -144,8 +145,8 @@ def rates(path: Path) -> dict[str, float]:
 
 
 def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
-    """Yield lines for `feedback --input`: the clicks of an audience with these rates on the slates in `recommend`'s
-    answers."""
+    """Yield lines for `feedback --input`: the clicks of an audience on the slates in `answers`, which are answers of
+    `recommend`. path: the file with the click rate of each arm."""
     click_rates = rates(path)
     index = {arm: number for number, arm in enumerate(click_rates)}
     decisions = [answer for line in answers if (answer := json.loads(line)).get("decision_id")]

@@ -26,8 +26,8 @@ class Result(Record):
 
 
 def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool = False) -> Result:
-    """Bring the store to the revision of this program. Raises Conflict if the timeout differs from that of the store.
-    dry_run: only try, and change nothing."""
+    """Bring the store to the revision of this program. Raises Conflict if the timeout differs from the timeout of the
+    store. dry_run: whether to try only, and change nothing."""
 
     def notice_migration(old_revision: str) -> None:
         command = copying.backup_command(store.address, f"{store.url.database}-{old_revision}")
@@ -55,7 +55,7 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
 
 
 def _check_timeout(unit: Unit, session_timeout_us: int | None) -> None:
-    """Raise Conflict if the timeout differs from that of the store."""
+    """Raise Conflict if the timeout differs from the timeout of the store."""
     if session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
         hint = "visits were counted by it: make a new store"
         raise Conflict("the store has another session timeout already", hint=hint)

@@ -23,7 +23,8 @@ WINDOW_US = 30 * 60 * 1_000_000
 
 
 class Request(Record):
-    """This record has the options of `reward define`; `weights` as typed, 'click=1, log1p(dwell_s)=0.3'."""
+    """This record has the options of `reward define`. `weights` is the text as typed, such as 'click=1,
+    log1p(dwell_s)=0.3'."""
 
     name: str
     weights: str
@@ -42,13 +43,13 @@ Definition = TypedDict("Definition", {
 
 
 class Result(Definition):
-    """This record is the stored definition, and says whether it is new."""
+    """This record is the stored definition, and says whether the definition is new."""
 
     created: bool
 
 
 def define(store: Store, request: Request) -> Result:
-    """Store a definition; repeating it changes nothing. Raises Conflict if the name has another definition."""
+    """Store a definition; repeating the command changes nothing. Raises Conflict if the name has another definition."""
     weights, transforms = _parse_terms(request.weights)
     low, high = request.clip or (None, None)
     definition = Reward(

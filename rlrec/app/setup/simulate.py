@@ -44,12 +44,12 @@ LATEST_DAYS = 1  # days by which a visitor may be late between runs, and still c
 
 
 class Request(Record):
-    """This record has an audience with its parameters as typed, and its size: sessions with `steps` decisions each,
-    each a slate of `size` positions.
+    """This record has an audience with its parameters as typed, and the size of the simulation: the number of sessions,
+    of decisions per session (`steps`), and of positions per slate (`size`).
 
-    steps: None for 1, or for visits that end by themselves. policy: a policy or a route. Through the store: `group`
-    sessions at a time; policy is None if an experiment serves. In memory: `runs` runs of a kind with its parameters
-    as typed, or of the policy's kind and parameters without its belief."""
+    steps: None for 1, or for visits that end by themselves. policy: the name of a policy or a route. Through the
+    store, `group` sessions are served at a time, and policy is None if an experiment serves. In memory, there are
+    `runs` runs of a kind with its parameters as typed, or of the policy's kind and parameters without its belief."""
 
     environment: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -93,8 +93,8 @@ def check_environment(name: str) -> None:
 def simulate(store: Store, request: Request) -> Result:
     """Serve the audience, and return its reward, and the reward that the best slates would have earned. The clock moves
     by a second after every decision; it starts at the newest decision or the newest phase of the experiment, or at
-    `--now`. Visits of an audience with memory are played to their end, and ended in the store; then the clock moves
-    past the window of the reward, so that every decision is mature by `ended_at`."""
+    `--now`. The visits of an audience with memory are played to their end, and are ended in the store. Then the clock
+    moves past the window of the reward, so that every decision is mature by `ended_at`."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     seed = seed_or_random(request.seed)
@@ -158,8 +158,8 @@ def _start_time(store: Store, newest: int | None, experiment: Experiment | None)
 
 
 def _serving_versions(unit: Unit, request: Request, audience: Audience) -> tuple[list[Version], Experiment | None]:
-    """Return the versions that serve, and the experiment whose variants they are. Raises InputError if there are none,
-    or if the experiment needs a user and the audience has visits without one."""
+    """Return the versions that serve, and the experiment whose variants they are, or None without an experiment. Raises
+    InputError if no version serves, or if the experiment needs a user and the audience has visits without one."""
     experiment, name = request.experiment, request.policy
     if name is not None:
         route = routes.by_name(unit, [name]).get(name)
@@ -180,7 +180,7 @@ def _serving_versions(unit: Unit, request: Request, audience: Audience) -> tuple
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
-    """Raise InputError if a visit would time out while the others of its group are served."""
+    """Raise InputError if a visit would time out while the other visits of its group are served."""
     group = min(request.group, request.sessions)
     if isinstance(audience, Visitors) and group * SECOND > timeout_us:
         raise InputError(
@@ -201,9 +201,9 @@ def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> N
 
 
 def _catalogue_keys(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
-    """Return the keys of the audience's arms, and whether the catalogue has others, which the audience must not be
-    shown. An empty catalogue gets the audience's arms. Otherwise it must contain them, or as many others that stand for
-    them."""
+    """Return the keys of the audience's arms, and whether the catalogue has other arms, which the audience must not be
+    shown. An empty catalogue gets the audience's arms. Any other catalogue must contain these arms, or as many other
+    arms that stand for them."""
     active_keys = [arm.key for arm in arms.all_arms(unit) if arm.status(unit.now) == "active"]
     if not arms.all_arms(unit):
         arms.put(unit, {name: canonical.text(audience.features_of(arm)) for arm, name in enumerate(names)})
@@ -220,8 +220,9 @@ def _catalogue_keys(unit: Unit, names: Sequence[str], audience: Audience) -> tup
 
 
 class SimulatedStore:
-    """This class serves an audience through the store. names: keys of its arms; restricted: whether the catalogue has
-    others; first: the id of the first decision; window_us: after which every decision is mature."""
+    """This class serves an audience through the store. names: the keys of the audience's arms; restricted: whether the
+    catalogue has other arms; first: the id of the first decision; window_us: the time after which every decision is
+    mature."""
 
     crowd: Crowd | None = None
 
@@ -264,7 +265,8 @@ class SimulatedStore:
         return f"sim{self.first}-{number}"
 
     def _serve(self, sessions: Sequence[str], observed: Array) -> Array:
-        """Draw a slate for each session, let a second pass for each, and return the next observation."""
+        """Draw a slate for each session, let a second pass for each decision, and return the next observation of each
+        session."""
         answers, slates = self._draw(sessions, observed)
         next_observed, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
@@ -279,7 +281,7 @@ class SimulatedStore:
     def _draw(
         self, sessions: Sequence[str], observed: Array, users: Sequence[str | None] | None = None
     ) -> tuple[list[Answer], Index]:
-        """Draw a slate for each session. Returns the answers, and the indexes of the arms shown, (sessions,
+        """Draw a slate for each session. Returns the answers, and the indices of the arms shown, (sessions,
         positions)."""
         contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
@@ -298,8 +300,9 @@ class SimulatedStore:
         self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first: int | None = 1,
         kind: str | None = None,
     ) -> None:  # fmt: skip
-        """Schedule the events of the slates in `answers`. values, delay (in decisions): (slates, positions) from
-        position `first` on; if `first` is None, (slates, 1), for the pages. kind: None for the event of the reward."""
+        """Schedule the events of the slates in `answers`. values, delay: the value of each event, and its delay in
+        decisions, (slates, positions) from position `first` on; if `first` is None, the events are of the pages,
+        (slates, 1). kind: the kind of the events, None for the kind that the reward weighs."""
         kind = kind or self.audience.event
         self.events[kind] += float(values.sum())
         delays = np.zeros(values.shape, np.int64) if delay is None else delay.astype(np.int64)
@@ -321,9 +324,9 @@ class SimulatedStore:
 
 
 class VisitWorld(SimulatedStore):
-    """This class serves visitors with memory. The next visit begins where one has ended, so that groups stay full. Each
-    visitor is a user, and each visit is a session of that user. Visitors who are to come again when a run ends do so in
-    the next run of the same audience, unless they are more than a day late when it begins."""
+    """This class serves visitors with memory. The next visit begins where another visit has ended, so that groups stay
+    full. Each visitor is a user, and each visit is a session of that user. Visitors who are to come again when a run
+    ends do so in the next run of the same audience, unless they are more than a day late when it begins."""
 
     audience: Visitors
     crowd: Crowd
@@ -391,7 +394,7 @@ class VisitWorld(SimulatedStore):
             self._arrive(occupied_seats[has_ended])
 
     def _arrive(self, seats: Index) -> None:
-        """Begin visits in the free seats `seats`; the audience's visitor 0 takes seats that stay free."""
+        """Begin visits in the free seats `seats`. Seats that stay free have the visitor 0 in the audience."""
         self.crowd.arrive(self._crowd_time())
         self.audience.admit(seats, self.crowd.visitor[seats] - NO_VISITOR)
         if self.audience.anonymous:
@@ -406,7 +409,7 @@ class VisitWorld(SimulatedStore):
         return self._keys[visitor] if visitor < n_earlier else f"sim{self.first}-visitor{visitor - n_earlier}"
 
     def _publish(self, feed: News, period: int) -> None:
-        """Add the articles of this period to the catalogue, and retire those whose day is over."""
+        """Add the articles of this period to the catalogue, and retire the articles whose day is over."""
         articles = feed.publish(period)
         self.arm_index = {name: feed.arm_of(name) for name in articles}
         self.shown = {**dict.fromkeys(articles, 0), **self.shown}
@@ -425,7 +428,7 @@ class VisitWorld(SimulatedStore):
         return {"environment": self.request.environment, "parameters": dict(self.request.parameters)}
 
     def _remember_visitors(self, *, newest: int) -> None:
-        """Store who is to come again, in the row of the audience."""
+        """Store the visitors who are to come again, in the row of the audience."""
         if not isinstance(self.audience, Regulars):
             return
         crowd = self.crowd
@@ -470,8 +473,8 @@ def _accepted_answers(answers: list[Any]) -> list[Any]:
 
 
 def study(store: Store, request: Request) -> RunMeans:
-    """Return means over runs of the figures of a run, with standard errors. A store is read if a policy or curve is
-    named."""
+    """Return the means of the figures over all runs, with standard errors. The store is read only if a policy or curve
+    is named."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     if isinstance(audience, News):
@@ -539,5 +542,5 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
 
 
 def _std_error(values: Array) -> float | None:
-    """Return the standard error of the mean; None for a single run."""
+    """Return the standard error of the mean of the values; None for a single run."""
     return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None

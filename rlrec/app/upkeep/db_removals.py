@@ -1,5 +1,5 @@
-"""This module removes rows. `forget` removes a user: the rows, what beliefs learned from them, and the remaining bytes
-of deleted rows. `prune` removes old decisions: their rows go, and beliefs stay as they are."""
+"""This module removes rows. `forget` removes a user: the user's rows, what beliefs learned from these rows, and the
+remaining bytes of deleted rows. `prune` removes the rows of old decisions; beliefs stay as they are."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ Forgotten = TypedDict("Forgotten", {
 
 @dataclass(kw_only=True)
 class _Correction:
-    """This record collects the sums that a belief holds of a user: of their slots, which `holding` traces, and within
-    the sums that the belief started from. ordinal: to which they have faded."""
+    """This record collects the sums that a belief holds of a user. They are the sums of the user's slots, which
+    `holding` traces, and the user's part of the sums from which the belief started. ordinal: the number of decisions of
+    the policy to which the sums have faded."""
 
     version: Version
     ordinal: int
@@ -63,7 +64,7 @@ class _Correction:
     initial: Totals = field(default_factory=Totals)
 
     def take(self, batch: Batch) -> None:
-        """Add the slots in a batch of one policy."""
+        """Add the sums of the slots in a batch, whose rows all belong to one policy."""
         if self.holding is not None:
             self.slots = slot_statistics.add_totals(self.slots, self.holding.sums(batch))
         for origin in self.origins:
@@ -73,7 +74,7 @@ class _Correction:
 @dataclass(kw_only=True)
 class _UserRows:
     """This record has the rows of a user, the corrections of beliefs, and the versions whose parameters were learned
-    from some of the rows."""
+    from any of these rows."""
 
     id: int
     sessions: list[int]
@@ -153,7 +154,7 @@ def _correct_belief(unit: Unit, ledger: Ledger, correction: _Correction) -> None
 
 
 def _read_user_rows(unit: Unit, key: str) -> _UserRows | None:
-    """Read the rows of a user, and the corrections of beliefs; return None if there is no such user."""
+    """Read the rows of a user, and compute the corrections of beliefs; return None if there is no such user."""
     user_id = _user_id(unit, key)
     if user_id is None:
         return None
@@ -178,7 +179,7 @@ def _read_user_rows(unit: Unit, key: str) -> _UserRows | None:
 
 
 def _user_id(unit: Unit, key: str) -> int | None:
-    """Return the id of the user to whom a key belongs; None if there is none."""
+    """Return the id of the user to whom a key belongs; None if there is no such user."""
     main_key = users.main_keys(unit, [key]).get(key, key)
     return sessions.user_ids(unit, [main_key]).get(main_key)
 
@@ -241,8 +242,8 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
     """Delete visits that ended before a time, whose decisions are mature for every reward and have entered every belief
     that should have them, and return counts.
 
-    Each portion of visits is a transaction. The sums that a belief holds of their slots are stored with it, so that
-    an audit can still tell what the belief should be."""
+    Each portion of visits is a transaction. The sums that a belief holds of the deleted slots are stored with the
+    belief, so that an audit can still tell what the belief should be."""
     counts, last_visit = _DeletedRows(), VisitKey(0, 0)
     with store.read() as unit:
         longest_window_us = max(reward.window_us for reward in policies.rewards(unit))
@@ -267,7 +268,7 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
 
 def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
     """Print which running experiments lack users of the deleted visits, and which live policies have rules that look
-    for events or showings there."""
+    for events or showings in these visits."""
     if not counts.visits:
         return
     with store.read() as unit:
@@ -295,7 +296,7 @@ def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
 
 
 def _old_visits(unit: Unit, ended_before: int, last: VisitKey) -> list[VisitKey]:
-    """Return the next visits that may be deleted, at most VISITS."""
+    """Return the next visits that may be deleted, at most VISITS. last: the visit after which to look."""
     entered_to: dict[int, int] = {}
     for version in policies.settling(unit):
         newest = version.entered_to or 0
@@ -316,7 +317,8 @@ def _count_rows(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecisio
 
 
 def _prune_portion(unit: Unit, ended_before: int, last: VisitKey) -> tuple[_DeletedRows, VisitKey]:
-    """Delete the next visits, holding the locks of all policies, and return counts, and the last of the visits."""
+    """Delete the next visits, holding the locks of all policies, and return counts, and the last visit that was
+    deleted."""
     policy_ids = removals.lock_all(unit)
     visits = _old_visits(unit, ended_before, last)
     if not visits:

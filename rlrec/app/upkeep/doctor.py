@@ -1,4 +1,5 @@
-"""This module audits a store: whether its rows fit together, and whether the program would compute the same again."""
+"""This module audits a store: whether its rows fit together, and whether the program would compute the stored values
+again."""
 
 from __future__ import annotations
 
@@ -69,16 +70,18 @@ COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # plural nouns for t
 
 
 class Request(Record):
-    """This record has the size of an audit. sample: the number of random decisions that are derived again; None: all,
-    or 10,000 if there are more. With a number, only the sessions of these decisions are audited in a long log."""
+    """This record has the size of an audit. sample: the number of random decisions that are derived again; None for all
+    decisions, or for 10,000 if there are more. With a number, only the sessions of these decisions are audited in a
+    long log."""
 
     sample: int | None = None
     seed: int = 0
 
 
 class Report(Record):
-    """This record is the result of an audit. `ok`: whether no finding is an error. `checked`: counts of what was
-    checked; at: the time, None in a damaged store; left_out: checks that a sample leaves out."""
+    """This record is the result of an audit. ok: whether no finding is an error; checked: counts of what was checked,
+    by name; at: the time of the audit, None in a damaged store; left_out: the checks that are left out when only a
+    sample is audited."""
 
     ok: bool
     findings: list[Finding]
@@ -88,8 +91,8 @@ class Report(Record):
 
 
 def doctor(store: Store, request: Request) -> Report:
-    """Audit a store in one snapshot, without changes, and return the report. Damage of the file that ends the audit is
-    a finding."""
+    """Audit a store in one snapshot, without changes, and return the report. If damage of the file ends the audit, the
+    damage is a finding."""
     findings, checked_counts, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
     omitted_checks: Sequence[str] = ()
     if request.sample is not None:
@@ -201,8 +204,8 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
 
 
 def _audit_policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
-    """Run all checks of one policy that read its changes or its log, in one pass over each, and return the number of
-    arms counted."""
+    """Run all checks of one policy that read its changes or its log, in one pass over the changes and one over the log.
+    Returns the number of arms whose slots were counted."""
     names = {arm.id: arm.key for arm in catalogue}
     active_names = {arm.id: arm.key for arm in catalogue if arm.status(unit.now) == "active"}
     versions = policies.versions(unit, [policy.id])
@@ -235,7 +238,7 @@ def _audit_policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogu
 
 
 def overview(report: Report) -> list[dict[str, Any]]:
-    """Return a row for each check: its subject, the amount checked, and the number of findings."""
+    """Return a row for each check: the subject of the check, the amount checked, and the number of findings."""
     counts = Counter((finding.check, finding.severity) for finding in report.findings)
     checks = {check: row for check, row in CHECKS.items() if check not in report.left_out}
     return [

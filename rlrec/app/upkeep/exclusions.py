@@ -1,5 +1,5 @@
-"""This module stores exclusions (bots, staff, outages). Every reader of the log leaves them out until they are included
-again."""
+"""This module stores exclusions (bots, staff, outages). Every reader of the log leaves the excluded decisions out until
+they are included again."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ StoredExclusion = TypedDict("StoredExclusion", {
 class Excluded(StoredExclusion):
     """This record is the answer to an exclusion, or to its end.
 
-    decisions, total: the number excluded, and that of all; rebuild: commands that make beliefs without, or again
-    with, these decisions; variants: of running experiments, which no rebuild replaces, each with the command for
-    after its promotion."""
+    decisions, total: the number of excluded decisions, and the number of all decisions; rebuild: the commands that
+    make beliefs without, or again with, these decisions; variants: the variants of running experiments, which no
+    rebuild replaces, each with the command to be run after its promotion."""
 
     decisions: int
     total: int
@@ -39,8 +39,9 @@ class Excluded(StoredExclusion):
 
 
 def exclude(store: Store, name: str, *, where: str | None = None, machines: bool = False) -> Excluded:
-    """Store an exclusion: of a filter, or of the users and sessions that click like machines. Repeating it changes
-    nothing. Raises InputError if it would exclude no or all decisions, Conflict if the name has another meaning."""
+    """Store an exclusion of the decisions that a filter selects, or of the users and sessions that click like machines.
+    Repeating the command changes nothing. Raises InputError if it would exclude no or all decisions, Conflict if the
+    name has another meaning."""
     pairs = filters.parse(where or "")
     if machines == bool(pairs) or "included" in pairs:
         hint = "give one of them: --where user=u1, or field:device=bot, say"
@@ -142,7 +143,7 @@ def _make_answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Ex
 
 def _concerned_versions(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
     """Yield the versions whose belief has learned from excluded decisions, or has left them out. A version that is not
-    live is skipped if a rebuilt one exists."""
+    live is skipped if a rebuilt version exists."""
     stored = policies.all_policies(unit)
     live_ids = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
     rebuilt_keys = set[tuple[int, int]]()  # (policy, reward) of newer versions that need no rebuild

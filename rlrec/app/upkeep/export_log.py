@@ -24,8 +24,9 @@ def export_log(
     store: Store, *, log: str | None = None, reward: str | None = None, detailed: bool = False
 ) -> Generator[LogLine, None, None]:
     """Yield every selected decision in order of id, from one snapshot; memory is bounded by a group of decisions.
-    reward: name of a definition; None: that of each policy. detailed: add `rewards` by position (None: of the page),
-    `clipped` (whether clipping changed them), and `catalogue_features` (of the arms of the store)."""
+    reward: the name of a definition; None for the reward of each policy. detailed: whether to add `rewards` by position
+    (None: of the page), `clipped` (whether clipping changed the rewards), and `catalogue_features` (the features of the
+    arms in the store)."""
     with store.read() as unit:
         definition = None if reward is None else lookup.reward(unit, reward)
         features = {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
@@ -84,8 +85,8 @@ def _log_lines(
 
 
 def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mapping[int, str]) -> LogLine:
-    """Return the further data of an imported decision, with the keys of arms in place of ids. eligible: the arms of the
-    decision."""
+    """Return the further data of an imported decision, with the keys of arms in place of ids. eligible: the ids of the
+    decision's eligible arms."""
     record = dict(data)
     if "slot_sets" in record:
         record["slot_sets"] = [sorted(keys[arm] for arm in arm_ids) for arm_ids in record["slot_sets"]]

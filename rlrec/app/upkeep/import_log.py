@@ -1,8 +1,8 @@
-"""This module imports logs from elsewhere: each line once, under a policy that only labels its log.
+"""This module imports logs from elsewhere: each line once, under a policy that only labels the imported decisions.
 
 Every line is decoded and checked before the first one is stored. Lines are stored in portions, one transaction each,
-so that others are served meanwhile. Lines have identities, so that an interrupted import can be repeated. Imported
-decisions teach no belief.
+so that others are served meanwhile. Each line has an identity, so that an interrupted import can be repeated.
+Imported decisions teach no belief.
 
 A log that grows is followed in portions, each checked and stored before the next is read. The end position of a portion
 is stored with its rows in one transaction. Lines before it are thus not read again, and lines after it always are,
@@ -41,7 +41,7 @@ from rlrec.store.policies.users import main_keys
 
 
 class Request(Record):
-    """This record names files in a layout. Without a policy, each line belongs to the policy that it names."""
+    """This record names files in a layout. Without a policy, each line belongs to the policy that the line names."""
 
     files: Sequence[Source]
     layout: str
@@ -52,8 +52,8 @@ class Request(Record):
 
 
 class BadLines(Record):
-    """This record says how bad lines are handled. quarantine: whether `refuse` records a line, or raises its error.
-    `reading` names the present file."""
+    """This record says how bad lines are handled. quarantine: whether `refuse` records a line instead of raising the
+    line's error. `reading` names the file that is being read."""
 
     quarantine: bool
     refuse: Callable[[InputError, bytes], None]
@@ -61,10 +61,10 @@ class BadLines(Record):
 
 
 class ImportSummary(Record):
-    """This record has the numbers of decisions stored, known already, and refused; of those with a reward that the
-    policy's definition clips or ignores; of lines that the format marks as no decision; the share of stored decisions
-    that are clipped, and the kinds of events that are ignored; the number of decisions in the files that have no
-    propensity, nor got one."""
+    """This record has counts of an import: the numbers of decisions stored, known already, and refused; the numbers of
+    decisions with a reward that the policy's definition clips or ignores; the number of lines that the format marks as
+    no decision; the share of stored decisions whose reward is clipped; the kinds of events that are ignored; and the
+    number of decisions in the files that have no propensity, and for which none was estimated."""
 
     accepted: int
     duplicates: int
@@ -78,7 +78,7 @@ class ImportSummary(Record):
 
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
-    """Store the decisions in the files that the store does not know yet."""
+    """Store the decisions of the files that the store does not know yet, and return the summary."""
     layout, now, salt = checked_layout(store, request)
     with ExitStack() as opened, _rare_collections():
         files = [
@@ -105,8 +105,8 @@ def checked_layout(store: Store, request: Request) -> tuple[type[Layout], int, s
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Make garbage collections rare: a group of lines is many objects without cycles, and collections take a fifth of
-    the time."""
+    """Make garbage collections rare: a group of lines is many objects without cycles, and garbage collections would
+    take a fifth of the time."""
     thresholds = gc.get_threshold()
     gc.set_threshold(200_000, 20, 100)
     try:
@@ -116,7 +116,7 @@ def _rare_collections() -> Iterator[None]:
 
 
 class Import(Record, kw_only=False):
-    """This class is one run of `import-log`. salt: of the splits."""
+    """This class is one run of `import-log`. salt: the salt of the splits."""
 
     store: Store
     request: Request
@@ -143,7 +143,7 @@ class Import(Record, kw_only=False):
         return rejected
 
     def groups(self, file: Layout) -> Iterator[LogColumns]:
-        """Return the rows of a file, with propensities filled in if requested."""
+        """Yield the rows of a file, group by group, with missing propensities filled in if requested."""
         if self.request.propensity is None:
             return file.groups()
         weights = self._weights
@@ -151,13 +151,13 @@ class Import(Record, kw_only=False):
 
     @cached_property
     def _weights(self) -> Mapping[str, float]:
-        """Return the weights of the arms, which give propensities to rows without any."""
+        """Return the weights of the arms, from which rows without propensities get propensities."""
         if self.request.propensity == "uniform":
             return propensities.UNIFORM
         return propensities.fit(rows for file in self.files for rows in file.groups())
 
     def _count_lines(self, unit: Unit, rejected: int) -> ImportSummary:
-        """Summarize what would be stored."""
+        """Return the summary of what would be stored. rejected: the number of refused lines."""
         counts, lines = ImportCounts(), defaultdict[str, set[bytes]](set)  # digests by policy, of several files
         for file in self.files:
             self.bad_lines.reading(file.source.name)
@@ -194,8 +194,8 @@ class Import(Record, kw_only=False):
         return n_refused
 
     def check(self, unit: Unit, store_names: conflicts.LineNames | None) -> None:
-        """Refuse lines that the store, or an earlier line, contradicts, before anything is stored. store_names: all
-        names in the store, None if there are too many."""
+        """Refuse lines that the store, or an earlier line, contradicts, before anything is stored. store_names: the
+        names of all lines in the store, None if there are too many."""
         file_names = [file.names() for file in self.files]
         names = conflicts.LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
@@ -255,8 +255,8 @@ class Import(Record, kw_only=False):
 def summarised(
     store: Store, request: Request, counts: ImportCounts, lines: LineSums, *, run: int | None
 ) -> ImportSummary:  # fmt: skip
-    """Return the answer to an import, store it in the row of the run, if there is one, and print notices for the
-    user."""
+    """Return the answer to an import, store the answer in the row of the run, if there is a run, and print notices for
+    the user."""
     altered_rewards, n_without_propensity, kind = counts.altered, lines.without_propensity, request.propensity
     with store.read() as unit:
         rewards = policies.rewards(unit)
@@ -282,7 +282,7 @@ def on_zones(count: int) -> list[str]:
 
 def _notice_lines(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
     """Yield lines for the user: on decisions with no propensity or an estimated one, and on known lines, which this
-    import does not change. kind: of propensities."""
+    import does not change. kind: the kind of propensities."""
     if lines.without_propensity and kind is None:
         yield (
             f"{quantity(lines.without_propensity, 'decision')} without a propensity: estimates leave them out; "
@@ -313,7 +313,8 @@ def _notice_lines(kind: str | None, counts: ImportCounts, lines: LineSums) -> It
 
 
 def _credit_returns(store: Store, users: Collection[str] | None = None) -> None:
-    """Credit visits of some users (None: of all) with the visits that followed, where a reward weighs returns."""
+    """Credit the visits of the given users (None: of all users) with the visits that followed, if any reward weighs
+    returns."""
     from rlrec.app.requests.user import derive_returns, on_returns  # most imports need neither
 
     with store.read() as unit:
@@ -340,8 +341,9 @@ def follow_log(
     store: Store, request: Request, bad_lines: BadLines, *, stream: BinaryIO | None, poll_s: float,
     wait: Callable[[float | None, BinaryIO | None], bool],
 ) -> ImportSummary:  # fmt: skip
-    """Store the decisions of the only file of a request as it grows, until `wait` returns False; or those of a stream,
-    to its end. wait: waits for a number of seconds (None: without a limit), or until a stream can be read."""
+    """Store the decisions of the only file of a request as it grows, until `wait` returns False; or the decisions of a
+    stream, to its end. wait: a function that waits for a number of seconds (None: without a limit), or until a stream
+    can be read."""
     if request.layout not in layouts.GROWING:
         hint = f"--follow takes {', '.join(layouts.GROWING)}"
         raise InputError(f"the layout {request.layout} is read as a whole", hint=hint)
@@ -362,8 +364,8 @@ def follow_log(
 
 
 class Stored(NamedTuple):
-    """This record is the result of a transaction. position: the end of the portion, in a file; n_matched, n_unmatched:
-    the numbers of observations whose decision was stored before, and of the others."""
+    """This record is the result of a transaction. position: where the portion ends in a file; n_matched: the number of
+    observations whose decision was stored before; n_unmatched: the number of all other observations."""
 
     state: ImportState
     position: Position | None
@@ -398,7 +400,8 @@ class _Following:
         return log
 
     def advance(self, log: GrowingFile | Stream, portion: Portion) -> None:
-        """Store a portion; if a line of it is refused, only the lines before. Raises InputError for that line."""
+        """Store a portion. If a line of the portion is refused, only the lines before this line are stored, and
+        InputError is raised for this line."""
         remaining_portion: Portion | None = portion
         error_of_line = None
         while remaining_portion is not None:
@@ -450,7 +453,8 @@ class _Following:
         self, unit: Unit, *, policies: Collection[str], group: PreparedRows | None, end: Portion | None,
         late: Mapping[str, Observation],
     ) -> Stored:  # fmt: skip
-        """Store a group of a portion; with the last group also the observations and the end position of the portion."""
+        """Store a group of lines of a portion. With the last group of the portion, store also its observations and its
+        end position."""
         state, refused, position = replace(self.state, policies=policies), list[RefusedLine](), None
         if end is not None and end.position is not None:
             position = end.position._replace(process=self.process)
@@ -486,8 +490,8 @@ def _refuse_line(error: InputError, text: bytes) -> NoReturn:
 
 
 def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[bytes]:
-    """Tell the layout which of its lines the log had before, and return the digests of all lines that name no
-    request."""
+    """Tell the layout which of its lines the log had in earlier portions, and return the digests of all lines that name
+    no request."""
     digests, stored_before = list[bytes](), set[bytes]()
     for rows in file.spooled():
         is_nameless = [request is None for request in values(rows.request_id, len(rows))]
@@ -504,8 +508,8 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
 
 
 def _store_observations(unit: Unit, run: int | None, late: Mapping[str, Observation]) -> tuple[int, int]:
-    """Store observations of decisions that this log brought earlier. Returns the number of those, and of observations
-    without such a decision."""
+    """Store observations of decisions that this log brought earlier. Returns the number of observations that were
+    stored, and the number of observations without such a decision."""
     from rlrec.app.learning.ledger import Ledger  # an import without --follow needs neither
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
 
