@@ -51,8 +51,8 @@ def note(
     store: Store, command: str, options: Mapping[str, Any], result: Mapping[str, Any], *, noun: str = "answer"
 ) -> None:
     """Record the result of a reading command for `status`, on a separate connection. A store that cannot be written to,
-    or whose clock is set far ahead, is left unchanged; if others keep it locked, a notice is printed. noun: the kind of
-    result."""
+    or whose clock is set far ahead, is left unchanged; if other processes keep the store locked, a notice is printed.
+    noun: the kind of result."""
     from rlrec.app.audit.integrity.clock import refuse_far_ahead
     from rlrec.store.log import decisions, settings
 

@@ -52,7 +52,7 @@ class EligibleDistribution(Record, eq=False):
 
     reads: the context fields on which the distribution depends. samplers: the sampler of slates for each length;
     earlier: the samplers of an earlier belief. layout: the page rules, None if there are none. If there are rules,
-    the scores include them and the floor."""
+    the scores include the effect of the rules and of the floor."""
 
     arms: Ids
     scores: Scores
@@ -201,7 +201,7 @@ class VersionDistribution:
         self._cached_arms = self._believed_arms = 0
 
     def encode_contexts(self, contexts: Collection[Mapping[str, Any]]) -> None:
-        """Encode contexts that are about to be used, all at once."""
+        """Encode all contexts of `contexts`, which are about to be used, at once."""
         if self._contextual is not None:
             by_key = {self.reading(context): context for context in contexts}
             rows = self._contextual.design.context.rows(list(by_key.values()))
@@ -392,7 +392,7 @@ class VersionDistribution:
     ) -> PageLayout | None:
         """Apply the page rules of the policy and of the context to an eligible set; return None if there are no rules.
 
-        Raises InputError if the rules contradict each other, or if the kind of policy cannot keep them."""
+        Raises InputError if the rules contradict each other, or if the kind of policy cannot keep the rules."""
         rules = self.page_rules(context)
         if not rules:
             return None

@@ -60,8 +60,8 @@ def moments(
 def _beliefs_between(
     unit: Unit, version: Version, policy: Policy, seqs: Ids
 ) -> Iterator[tuple[Ids, beliefs.BeliefRows, list[beliefs.BeliefRow]]]:
-    """Yield the beliefs of a version after some changes (ascending). Changes with equal beliefs come together, with the
-    rows that `VersionDistribution` takes, and the rows of spend."""
+    """Yield the beliefs that a version had after each change in `seqs` (ascending). Each item has the changes that
+    share a belief, the rows of this belief in the form that `VersionDistribution` takes, and the rows of spend."""
     by_column = learns_by_column(policy)  # sums on columns are read on demand
     if not len(seqs):
         return

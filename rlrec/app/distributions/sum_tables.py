@@ -51,8 +51,8 @@ def split_arms(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
 
 
 def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> dict[int, Table]:
-    """Fade rows of `beliefs.rows` to the policy's ordinal, and sum them over the buckets of each section. Returns the
-    arms and their sums by section. Section 0 always exists."""
+    """Fade rows of `beliefs.rows` to the policy's ordinal, and sum the faded rows over the buckets of each section.
+    Returns, for each section, the arms and the sums of these arms. Section 0 always exists."""
     sections, oldest = defaultdict[int, list[BeliefRow]](list), forgetting.oldest(ordinal)
     if not rows or rows[-1].bucket < beliefs.SECTION:  # rows are in order of buckets
         sections[0] = [row for row in rows if row.bucket >= oldest]

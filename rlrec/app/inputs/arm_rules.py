@@ -80,7 +80,7 @@ class Rules(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return all names of arms and groups in the rules."""
+        """Return the names of all arms and groups in the rules."""
         return (*(self.chosen_names or ()), *self.blocked, *(rule.group for rule in self.past_rules if rule.group))
 
     @property

@@ -193,7 +193,7 @@ def refuse_running_variant(unit: Unit, version: Version) -> None:
 def unknown(
     noun: str, name: str, names: Iterable[str], *, clause: str = "", hint: str | None = None, field: str | None = None
 ) -> InputError:
-    """Make the error for a name that nothing has; its hint is a similar name, if there is one. noun: the kind of thing;
-    clause: the place where the name was typed."""
+    """Make the error for a name that nothing has. The hint of the error is a similar name, if a similar name exists.
+    noun: the kind of thing; clause: the place where the name was typed."""
     hint = suggest(name, list(names)) or hint or f"`rlrec {noun} list` shows them"
     return InputError(f"unknown {noun} {name!r}{clause}", hint=hint, field=field)

@@ -43,7 +43,8 @@ def is_complete(version: Version) -> bool:
 
 
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
-    """Enter into a belief the decisions that follow its newest one, up to `last`; return how many slots entered."""
+    """Enter into a belief the decisions after the newest decision that it contains, up to `last`; return how many slots
+    entered."""
     from rlrec.app.learning.slot_statistics import BeliefFold
 
     first = max(version.since, (version.entered_to or 0) + 1)

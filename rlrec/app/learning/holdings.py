@@ -1,5 +1,5 @@
-"""This module finds the slots and events of the log that each belief of a policy contains, and their sums. It also sums
-what a version started from: a log that it was fitted to, or a belief that it copied."""
+"""This module finds the slots and events of the log that each belief of a policy contains, and their sums. The module
+also sums what a version started from: a log to which the version was fitted, or a belief that the version copied."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def batch_at_change(batch: Batch, seq: int | None) -> Batch:
 
 
 def censored_slots(batch: Batch) -> Flags:
-    """Tell, for each slot of a batch, whether the last of its `!censor` events censors it, (n,)."""
+    """Tell, for each slot of a batch, whether the last `!censor` event of the slot censors the slot, (n,)."""
     events = take(batch.events, batch.events["kind"] == CENSOR)
     events = take(events, np.argsort(events["number"], kind="stable"))
     width = int(max(batch.slots["position"].max(initial=0), events["position"].max(initial=0))) + 1

@@ -1,7 +1,7 @@
 """This module changes beliefs. During a transaction it collects the rewards that slots have before and after each
 change, and writes the sums once, while the transaction holds the policy's lock.
 
-It is plain Python, so that a single `feedback` loads no numpy."""
+The module is plain Python, so that a single `feedback` loads no numpy."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ class PersonPortions(Record, kw_only=False, eq=False):
 
     @classmethod
     def read(cls, unit: Unit, sessions: Ids | None = None) -> PersonPortions:
-        """Read the portions of all persons, or of the persons of some sessions."""
+        """Read the portions of all persons, or of the persons who own the sessions in `sessions`."""
         portions = people.portions(unit, sessions)
         sessions = np.concatenate([np.empty(0, np.int64), *portions])
         order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), list(map(len, portions)))

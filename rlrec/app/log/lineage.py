@@ -1,5 +1,5 @@
-"""This module finds the decisions that a version learned from, as tests on rows of the log, so that an estimate on such
-decisions can say so."""
+"""This module finds the decisions that a version learned from, as tests on rows of the log, so that an estimate can say
+whether it uses such decisions."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def make_record(
     unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int
 ) -> dict[str, Any]:
     """Make the record of a log to which a version is fitted: its filter, the selection, and how much was mature. Raises
-    InputError if the filter names users or sessions, whose keys would remain when they are forgotten."""
+    InputError if the filter names users or sessions, whose keys would remain in the record when a user is forgotten."""
     if selected.session_ids is not None:
         hint = "`rlrec log exclude` leaves people out of everything that is learned"
         raise InputError("what is learned is recorded with its filter, which names no user or session", hint=hint)

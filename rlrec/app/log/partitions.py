@@ -185,7 +185,8 @@ def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def has_returns_elsewhere(unit: Unit, selection: selected.Selection) -> bool:
-    """Tell whether decisions that are not selected may have the events `return` of visits with selected ones."""
+    """Tell whether decisions that are not selected may have the `return` events of visits that include selected
+    decisions."""
     is_narrow = any(getattr(selection, name) is not None for name in SURFACES)
     return is_narrow and bool(settings.get(unit).weighs_returns)
 

@@ -320,7 +320,7 @@ def _probabilities(
     context: Mapping[str, Any],
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return two arrays with a value for each arm: the probability that the arm is the best, and the probability that
-    it is served now at position 1. A value is NaN where there is no probability."""
+    the arm is served now at position 1. A value is NaN where the probability does not exist."""
     is_active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
     best_probability, probability = np.full(len(catalogue), np.nan), np.where(is_active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[is_active]

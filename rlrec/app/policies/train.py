@@ -1,4 +1,5 @@
-"""Train a policy for whole visits, estimate its gain on visits that it did not learn from, and promote it."""
+"""Train a policy for whole visits, estimate the gain of the new version on visits from which it did not learn, and
+promote the version."""
 
 from __future__ import annotations
 

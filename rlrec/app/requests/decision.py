@@ -108,7 +108,7 @@ def show(store: Store, decision_id: int) -> Result:
 
 
 class DerivedDecision:
-    """This class derives the distribution from which a decision was drawn. Imported decisions have no such
+    """A DerivedDecision derives the distribution from which a decision was drawn. Imported decisions have no such
     distribution, since the store does not have their beliefs.
 
     case: the distribution, None where nothing can be derived; state: the state of the visit, for a policy that reads
@@ -168,7 +168,8 @@ class DerivedDecision:
     def _stateful_case(
         self, served: VersionDistribution, trained: TrainedModel, context: Mapping[str, Any]
     ) -> EligibleDistribution | None:
-        """Return the distribution in the session state of the decision; None where the state was not stored."""
+        """Return the distribution that the policy has in the session state of the decision; None where the state was
+        not stored."""
         decision, revision = self.decision, self.decision.catalogue_revision
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
             return None
@@ -250,9 +251,9 @@ class DerivedDecision:
         }
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row for each eligible arm, most likely first: its belief, and its probability at every position
-        given the arms above. Where nothing can be derived, the shown arms come first, with their stored propensities.
-        """
+        """Return a row for each eligible arm, most likely first. A row has the belief about the arm, and the arm's
+        probability at every position given the arms above. Where nothing can be derived, the shown arms come first,
+        with their stored propensities."""
         figures: dict[str, list[Any]] = dict.fromkeys(FIGURES, [None] * len(self.arms))
         probabilities = np.equal.outer(self.shown, np.arange(len(self.arms))).astype(np.float64)
         if self.case is not None and self.served is not None:

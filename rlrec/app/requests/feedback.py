@@ -143,7 +143,7 @@ def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = 
     """Warn of stored kinds of events that no reward weighs. Each kind is warned of once in the life of a store. If many
     kinds are new, only the first kinds are named.
 
-    warned: as in `feedback_group`."""
+    warned: the kinds of events that this process has warned of, as in `feedback_group`."""
     kinds = unweighed if warned is None else unweighed - warned
     if not kinds:
         return

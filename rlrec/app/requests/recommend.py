@@ -74,9 +74,9 @@ Answered = Answer | DrawnAnswer | InputError
 
 
 class GroupPlan(NamedTuple):
-    """This record is a group before it is drawn. group: each request as planned; requests: those to draw, by index;
-    stored: the answers to repeated requests, by decision; is_interned: whether all contexts and eligible sets are
-    stored; locked: ids of the policies that will change."""
+    """This record is a group before its slates are drawn. group: each request as planned; requests: the requests whose
+    slates are to be drawn, by index; stored: the answers to repeated requests, by decision; is_interned: whether all
+    contexts and eligible sets are stored; locked: ids of the policies that will change."""
 
     group: Sequence[Planned]
     requests: Mapping[int, PlannedRequest]

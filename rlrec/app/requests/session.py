@@ -204,7 +204,8 @@ def end_all(store: Store, keys: Collection[str]) -> None:
 
 
 def _end_newest(unit: Unit, ending_sessions: Collection[Session]) -> list[tuple[Visit, bool]]:
-    """End the newest visits of locked sessions, and return each visit as it is now, and whether it had ended before."""
+    """End the newest visits of locked sessions, and return each visit in its present state, with a flag that tells
+    whether the visit had already ended."""
     store_settings = settings.get(unit)
     if store_settings.weighs_returns:  # whether a visit ends before the user's next one begins decides about a return
         returns.lock_users(unit, {session.user_id for session in ending_sessions if session.user_id is not None})

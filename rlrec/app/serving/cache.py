@@ -32,7 +32,7 @@ class ServingCache:
 
     contexts, sets: the ids of stored contexts and eligible sets. keys: the key of each arm, by id. active: the arms
     that may be served from `start` until `end`; unnamed: whether the eligible set of these arms has no id yet.
-    weighs_returns: whether some reward weighs the event `return`. contextless_policies: the policies that read no
+    weighs_returns: whether any reward weighs the event `return`. contextless_policies: the policies that read no
     context and for which a notice said so; inactive: for each listed arm that may not be served, whether a notice
     was given; has_resting: whether a notice was given that a rule of a page had no effect. policies: references to
     versions, whose names cannot be routes.
@@ -140,7 +140,7 @@ class ServingCache:
         return serving
 
     def note_changes(self, changes: Mapping[int, tuple[int, Mapping[int, Sums | None]]]) -> None:
-        """Take over the changes of a committed transaction, as `Ledger.changes` returns them."""
+        """Take over the changes of a committed transaction, in the form that `Ledger.changes` returns."""
         for version_id, (seq, changed_arms) in changes.items():
             if version_id in self._servings:
                 last_seq, earlier_changes = self._changes.get(version_id, (self._servings[version_id][0], {}))
@@ -154,13 +154,13 @@ class ServingCache:
         ]
 
     def add(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
-        """Cache the ids of stored contexts and eligible sets."""
+        """Cache the id of each stored context and eligible set."""
         self.contexts |= contexts
         self.sets |= sets
 
     def forget_contents(self) -> None:
-        """Forget the ids of contexts and eligible sets, since a transaction that stored some may have been rolled
-        back."""
+        """Forget the ids of contexts and eligible sets, since a transaction that stored new contexts or sets may have
+        been rolled back."""
         self.contexts.clear()
         self.sets.clear()
 

@@ -104,7 +104,8 @@ def draw(
 def _draw_each(
     planned: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
-    """Draw the slates of requests that share version, eligible set and length, each with its own scores."""
+    """Draw the slates of requests that share version, eligible set and length, where each request has its own
+    scores."""
     shared, trained_model = planned[0].shared, planned[0].shared.serving.trained
     assert trained_model is not None
     n, arms = len(planned), shared.case.arms

@@ -1,10 +1,10 @@
 """This module advances the sessions, visits and steps of a group of decisions, while the sessions are locked. It also
-gives the state that each decision saw, and the history of its visit: the slots shown before it, with their rewards so
-far.
+gives the state that each decision saw, and the history of the decision's visit: the slots shown before the decision,
+with the rewards of these slots so far.
 
 A visit stores 12 bytes for each of its last slots, so that its row fits on one page of SQLite: decision (40 bits),
-position (17 bits; larger ones are stored as the largest), step modulo 128, and arm (32 bits). Rewards are not
-stored: they follow from the events that had been received when a group began."""
+position (17 bits; a larger position is stored as the largest number), step modulo 128, and arm (32 bits). Rewards
+are not stored: they follow from the events that had been received when a group began."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Records here hold a request before it is drawn: as it came in, and with its distribution, read from the store in one
-snapshot."""
+"""Records here hold a request before its slate is drawn: the request as it came in, and the request with its
+distribution, which is read from the store in one snapshot."""
 
 from __future__ import annotations
 

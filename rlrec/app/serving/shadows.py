@@ -86,7 +86,7 @@ def _log_probabilities(
 
 def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
     """Return the figures of a challenger so far: the number of decisions, and the mean and the effective sample size of
-    the weights that the challenger's probabilities give them."""
+    the weights that the challenger's probabilities give to these decisions."""
     rows = routes.log_probabilities(unit, shadow.id)
     log_weights = [probability - propensity for probability, propensity in rows if probability is not None]
     weight = np.exp(np.array(log_weights, np.float64))

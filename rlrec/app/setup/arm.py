@@ -49,7 +49,7 @@ class StatusChange(Record, kw_only=False):
 
 
 def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once: bool = True) -> ArmChanges:
-    """Add arms, or change stored ones, in one transaction, or in one transaction per group. groups: a function that
+    """Add arms, or change stored arms, in one transaction, or in one transaction per group. groups: a function that
     returns the groups of arms, each arm as the fields of an ArmLine."""
     if at_once:
         changes = store.write(
@@ -126,7 +126,7 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
 
 
 def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """List all arms, including retired ones, in the order in which they were added. names: the arms, or groups as
+    """List all arms, including retired arms, in the order in which they were added. names: the arms, or groups as
     @GROUP, to which the list is restricted; empty for all arms."""
 
     def text(time: int | None) -> str | None:

@@ -326,7 +326,8 @@ class SimulatedStore:
 class VisitWorld(SimulatedStore):
     """This class serves visitors with memory. The next visit begins where another visit has ended, so that groups stay
     full. Each visitor is a user, and each visit is a session of that user. Visitors who are to come again when a run
-    ends do so in the next run of the same audience, unless they are more than a day late when it begins."""
+    ends do so in the next run of the same audience, unless these visitors are more than a day late when that run
+    begins."""
 
     audience: Visitors
     crowd: Crowd

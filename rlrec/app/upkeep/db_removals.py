@@ -33,7 +33,8 @@ VISITS = 2_000  # visits in a transaction of `prune`
 
 
 def _delete_decisions(unit: Unit, decisions: Sequence[OwnedDecision]) -> list[int]:
-    """Delete decisions with everything that belongs to them, record the removal, and return their ids."""
+    """Delete decisions with everything that belongs to them, record the removal, and return the ids of the decisions
+    that were deleted."""
     ids = sorted(decision.id for decision in decisions)
     removals.delete_decisions(unit, ids)
     settings.note_removal(unit, max(ids, default=0))

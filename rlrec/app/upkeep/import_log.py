@@ -1,12 +1,12 @@
 """This module imports logs from elsewhere: each line once, under a policy that only labels the imported decisions.
 
-Every line is decoded and checked before the first one is stored. Lines are stored in portions, one transaction each,
-so that others are served meanwhile. Each line has an identity, so that an interrupted import can be repeated.
-Imported decisions teach no belief.
+Every line is decoded and checked before the first line is stored. Lines are stored in portions, one transaction
+each, so that other processes are served meanwhile. Each line has an identity, so that an interrupted import can be
+repeated. Imported decisions teach no belief.
 
 A log that grows is followed in portions, each checked and stored before the next is read. The end position of a portion
-is stored with its rows in one transaction. Lines before it are thus not read again, and lines after it always are,
-whatever ends the process. Lines that an import stored before are duplicates, as in any import."""
+is stored with its rows in one transaction. Thus lines before this position are not read again, and lines after this
+position always are, whatever ends the process. Lines that an import stored before are duplicates, as in any import."""
 
 from __future__ import annotations
 
@@ -281,8 +281,8 @@ def on_zones(count: int) -> list[str]:
 
 
 def _notice_lines(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
-    """Yield lines for the user: on decisions with no propensity or an estimated one, and on known lines, which this
-    import does not change. kind: the kind of propensities."""
+    """Yield lines for the user: on decisions with no propensity or an estimated propensity, and on known lines, which
+    this import does not change. kind: the kind of propensities."""
     if lines.without_propensity and kind is None:
         yield (
             f"{quantity(lines.without_propensity, 'decision')} without a propensity: estimates leave them out; "
