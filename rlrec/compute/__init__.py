@@ -62,7 +62,7 @@ _CACHED = type(lru_cache(len))
 def pack(value: Any, *, handle: object = None) -> bytes:
     """Return the value in bytes.
 
-    `handle` is an object within the value that is not sent; the receiver inserts its own."""
+    handle: an object within the value that is not sent; the receiver inserts its own object in this place."""
     buffer = BytesIO()
     pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
     pickler.handle = handle
@@ -71,7 +71,9 @@ def pack(value: Any, *, handle: object = None) -> bytes:
 
 
 def unpack(data: bytes, *, handle: object = None) -> Any:
-    """Return a new copy of the packed value. `handle` is the object to insert where `pack` left out its own."""
+    """Return a new copy of the packed value.
+
+    handle: the object to insert in the place of the object that `pack` left out."""
     unpickler = _Unpickler(BytesIO(data))
     unpickler.handle = handle
     return unpickler.load()

@@ -1,5 +1,5 @@
-"""This module processes partitions on a Dask cluster. The cluster runs at an address, or on this machine, where it ends
-with the work."""
+"""This module processes partitions on a Dask cluster. The cluster runs at an address, or on this machine. A cluster on
+this machine ends with the work."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Cluster:
             return self.client.submit(*words, **options)
 
     def close(self) -> None:
-        """Disconnect, and end the cluster that was started on this machine. A cluster at an address keeps running."""
+        """Disconnect, and end a cluster that was started on this machine. A cluster at an address keeps running."""
         with suppress(OSError, TimeoutError, AssertionError):
             self.client.close()
             if self._cluster is not None:

@@ -20,7 +20,8 @@ def write_message(stream: BinaryIO, message: bytes) -> None:
 
 
 def read_message(stream: BinaryIO) -> bytes | None:
-    """Return the next message of a stream; None at its end, or if the other side ended within a message."""
+    """Return the next message of a stream. The result is None at the end of the stream, or if the other side ended
+    within a message."""
     length_bytes = stream.read(LENGTH_BYTES)
     message = stream.read(int.from_bytes(length_bytes, "little")) if len(length_bytes) == LENGTH_BYTES else b""
     return message if message else None

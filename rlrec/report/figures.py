@@ -1,5 +1,5 @@
-"""Functions here make the figures of a report. Each turns the answer of a command into a drawing with its data and a
-title that states the finding."""
+"""Functions here make the figures of a report. Each function turns the answer of a command into a drawing with its data
+and a title that states the finding."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "O
 class Figure(NamedTuple):
     """A Figure holds a drawing with its finding, a description in words, and its data.
 
-    findings: for a summary, in place of the title; lines: below the title."""
+    findings: the sentences for a summary, in place of the title; lines: the lines below the title."""
 
     title: str
     drawing: Drawing
@@ -76,10 +76,11 @@ def percent(share: float | None) -> str:
 def over_time(
     answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None, weeks: Outcomes | None = None
 ) -> Figure | None:
-    """Draw a metric of `outcomes` by hour, day or week, for the first reward; None if no period has a value.
+    """Draw a metric of `outcomes` by hour, day or week, for the first reward. The result is None if no period has a
+    value.
 
-    until: leave out periods that end later; weeks: the answer by whole weeks, of which the newest is compared with
-    the first."""
+    until: a time; periods that end later are left out. weeks: the answer by whole weeks, of which the newest week is
+    compared with the first week."""
     rows = _by_period(answer, metric, until)
     if all(row["value"] is None for row in rows):
         return None
@@ -123,13 +124,14 @@ def _scaled(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, 
 
 
 def _day(label: str) -> str:
-    """Return a short label of a period for an axis, its hour or its day."""
+    """Return a short label of a period for an axis, which is the hour or the day of the period."""
     return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTH_NAMES[int(label[5:7]) - 1]}"
 
 
 def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
-    """State the figure of the newest complete period; None if no period has a figure. For weeks the text also compares
-    it with the first week; days and hours are not compared, since they differ among themselves."""
+    """State the figure of the newest complete period. The result is None if no period has a figure. For weeks the
+    text also compares this period with the first week; days and hours are not compared, since they differ among
+    themselves."""
     period, rows = str(answer["by"]), [row for row in _by_period(answer, metric, until) if row["value"] is not None]
     if not rows:
         return None
@@ -152,8 +154,8 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
 
 
 def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None = None) -> Figure | None:
-    """Draw how many visitors returned over time, for periods that ended early enough before the end of the log. Returns
-    None if nobody returned, or could have yet, or if there are no users."""
+    """Draw how many visitors returned over time, for periods that ended early enough before the end of the log. The
+    result is None if nobody returned, if nobody could have returned yet, or if there are no users."""
     if "no-users" in answer["reasons"] or log_end is None or nobody_returned(answer):
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
@@ -174,7 +176,7 @@ def nobody_returned(answer: Outcomes) -> bool:
 
 
 def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Figure | None:
-    """Draw the estimates of the first unit as a forest plot; None if nothing was estimated.
+    """Draw the estimates of the first unit as a forest plot. The result is None if nothing was estimated.
 
     steps: what to do next, by target."""
     rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
@@ -237,9 +239,9 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
 def _is_finding(row: EstimateRow) -> bool:
     """Tell whether an answer is worth telling.
 
-    On a sound log, an unknown answer is not worth telling if it is about a built-in target, or about what served, or
-    if no log could give it (in-sample, where no sweep judges its kind). No answer is worth telling if the policy is
-    the one that served."""
+    On a sound log, an unknown answer is not worth telling if it is about a built-in target, or about the policy that
+    served, or if no log could give an answer (in-sample, where no sweep judges the kind of the policy). No answer is
+    worth telling if the policy is the one that served."""
     claim, reasons = row.claim, row.estimate.reasons
     if claim.answer == "unknown":
         is_idle = row.has_served or ("in-sample" in reasons and row.sweep_version is None)
@@ -251,8 +253,8 @@ def _is_finding(row: EstimateRow) -> bool:
 
 
 def comparison(answer: VariantComparison) -> Figure | None:
-    """Draw the variants of an experiment against the first one, per unit, in percent, or the credits of two interleaved
-    versions. Returns None if nothing is known yet."""
+    """Draw the variants of an experiment against the first variant, per unit, in percent, or the credits of two
+    interleaved versions. The result is None if nothing is known yet."""
     rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED_METRICS]
     rows = [row for row in rows if "no-variation" not in row["reasons"]] or rows  # as in `experiment show`
     rows.sort(key=lambda row: COMPARED_METRICS.index(row["metric"]))
@@ -291,7 +293,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
 
 
 def _conclusions(answer: VariantComparison) -> list[str]:
-    """Return the sentences on an experiment, and on what would tell more."""
+    """Return the sentences on an experiment, and on what further data would tell more."""
     return [*sentences.experiment_sentences(answer), *sentences.next_looks(answer)]
 
 
@@ -302,22 +304,22 @@ def _covered(answer: VariantComparison) -> str:
 
 
 def _days(answer: VariantComparison) -> list[str]:
-    """Return the dates of the first and of the last decision of an experiment, empty without one."""
+    """Return the dates of the first and of the last decision of an experiment. The list is empty without a decision."""
     return [
         date(day_of(parse(time_text))) if time_text else "" for time_text in (answer["first_at"], answer["last_at"])
     ]
 
 
 def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
-    """Return the name of a metric, with its reward if there are several."""
+    """Return the name of a metric, with the name of its reward if there are several rewards."""
     names_reward = len({difference["reward"] for difference in answer["unit_differences"]} - {None}) > 1
     name = METRIC_NAMES[row["metric"]].format(unit=answer["unit"])
     return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
-    """Return the headers and rows of a table of the variants of experiments, with their units that count and their
-    rewards."""
+    """Return the headers and rows of a table of the variants of experiments, with the units of each variant that count
+    and the rewards of these units."""
     headers = [
         "experiment", "from", "to", "status", "split", "variant", "policy", "share now", "got it so far", "reward",
         "per unit", "lower", "upper", "per 1,000", "in total",
@@ -348,7 +350,8 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
 
 
 def beliefs(answer: PolicyBelief) -> Figure | None:
-    """Draw the beliefs of a version about the arms that it shows most; None for an empty catalogue."""
+    """Draw the beliefs of a version about the arms that the version shows most. The result is None for an empty
+    catalogue."""
     arms = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
     arms = sorted(arms, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
     shown_arms, name = arms[:MAX_ROWS], f"{answer['policy']}@{answer['version']}"
@@ -419,7 +422,7 @@ def effects(answer: Effects) -> Figure:
 
 
 def exposure(answer: Exposure) -> Figure:
-    """Draw the share of slots that each arm had, realised and expected."""
+    """Draw the share of slots that each arm had, both the realised and the expected share."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
     shown_arms, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
     arms_with_half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1
@@ -473,7 +476,8 @@ def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint
 
 
 def training(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
-    """Draw the learning curve of a version; None if it was not trained, or no epoch was stored."""
+    """Draw the learning curve of a version. The result is None if the version was not trained, or if no epoch was
+    stored."""
     if training is None or not training["curve"]:
         return None
     curve, best_epoch, gate = training["curve"], training["best"], training["gate"]

@@ -29,8 +29,8 @@ CONTENT_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; form
 class Cell(NamedTuple):
     """A Cell is a cell of a table, or a header.
 
-    css_class: its class in style.css; href: the link of its text; order: the order by which a table is sorted for this
-    header's column; is_chosen: whether the link is that of the active filter."""
+    css_class: the class of the cell in style.css; href: the link of the text of the cell; order: the order by which
+    a table is sorted for this header's column; is_chosen: whether the link is that of the active filter."""
 
     text: str
     css_class: str = ""
@@ -42,8 +42,8 @@ class Cell(NamedTuple):
 class Table(NamedTuple):
     """A Table holds the headers and rows of a table of a page.
 
-    key: its anchor; filters: links to some of its rows; extent: text on which rows are shown; page_links: links to the
-    other rows."""
+    key: the anchor of the table; filters: links that show only selected rows; extent: a text that says which rows
+    are shown; page_links: links to the other rows."""
 
     headers: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
@@ -56,8 +56,8 @@ class Table(NamedTuple):
 class Section(NamedTuple):
     """A Section holds the content of a part of a page.
 
-    remarks: above its figures; lines: below them; details: lines that a click on the summary shows; tables: with
-    their names."""
+    remarks: texts above the figures; lines: texts below the figures; details: lines that a click on the summary
+    shows; tables: the tables with their names."""
 
     figures: Sequence[Figure] = ()
     remarks: Sequence[str] = ()
@@ -77,7 +77,9 @@ def plain_text(value: Any) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = plain_text) -> Table:
-    """Make a table of these values. `text` formats a value."""
+    """Make a table of these values.
+
+    text: a function that returns the text of a value."""
     numeric_columns = [
         all(isinstance(row[column], int | float | None) for row in rows) for column in range(len(headers))
     ]

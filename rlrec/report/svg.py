@@ -49,9 +49,9 @@ STYLE = "".join(f"@media {media}{{{text}}}" if media else text for media, text i
 
 
 class PlotPoint(NamedTuple):
-    """A PlotPoint is a point of a line, with its bounds. A value of None is unknown.
+    """A PlotPoint is a point of a line, with the bounds of its value. A value of None is unknown.
 
-    label: of its position on the axis."""
+    label: the label of the point's position on the axis."""
 
     x: float
     y: float | None
@@ -73,7 +73,7 @@ class Series(NamedTuple):
 class Interval(NamedTuple):
     """An Interval is a row of a forest plot.
 
-    css_class: one of s1, s2, s3 and no; note: the text to the right of the name."""
+    css_class: one of s1, s2, s3 and no; note: a text to the right of the name."""
 
     name: str
     value: float | None
@@ -86,7 +86,7 @@ class Interval(NamedTuple):
 class Bar(NamedTuple):
     """A Bar is a row of a bar chart.
 
-    tick: a value for comparison."""
+    tick: a value with which the value of the bar is compared."""
 
     name: str
     value: float
@@ -101,7 +101,8 @@ class Drawing(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """A Scale maps values from `low` to `high` to places from `start` to `end`; values outside are clipped."""
+    """A Scale maps values from `low` to `high` to places from `start` to `end`. Values outside of this range are
+    clipped."""
 
     low: float
     high: float
@@ -133,7 +134,7 @@ def shorten(text: str, letters: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return the number as text with three digits, without an exponent if that is short."""
+    """Return the number as text with three digits. The text has no exponent if it is short without an exponent."""
     if value is None:
         return "\u2013"
     if value and not 1e-4 <= abs(value) < 1e6:
@@ -152,7 +153,7 @@ def _axis_number(value: float) -> str:
 
 
 def interval(value: float | None, lower: float | None, upper: float | None, *, unit: str = "") -> str:
-    """Return the text of a value and its bounds, with as many digits as their distance warrants."""
+    """Return the text of a value and its bounds, with as many digits as the distance of the bounds warrants."""
     if lower is None and upper is None:
         return f"{number(value)}{unit}"
     if value is None or lower is None or upper is None or not 1e-9 < upper - lower < 1e6:
@@ -176,7 +177,7 @@ def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
 def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bool) -> Scale:
     """Return a scale over these values, with margins.
 
-    zero: begin at 0 if no value is negative."""
+    zero: whether the scale begins at 0 if no value is negative."""
     finite_values = [value for value in values if value is not None and math.isfinite(value)]
     low, high = (min(finite_values), max(finite_values)) if finite_values else (0.0, 1.0)
     if zero:
@@ -187,7 +188,7 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
 
 
 def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
-    """Return the values with their bounds in one list. A few bounds far beyond the others are cut."""
+    """Return the values with their bounds in one list. A few bounds that lie far beyond the other bounds are cut."""
     estimates = [value for value, _, _ in values if value is not None]
     if not estimates:
         return []
@@ -210,7 +211,7 @@ def _element(name: str, css_class: str, inner: str | None = None, **attributes: 
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", css_class: str = "", letters: float = 60) -> str:
-    """Draw a text at this place. If the text is cut, a tooltip has all of it."""
+    """Draw a text at this place. If the text is cut, a tooltip has the whole text."""
     shown_words = shorten(words, letters)
     tooltip = f"<title>{escape(words)}</title>" if shown_words != words else ""
     anchor_attribute = {} if anchor == "start" else {"text_anchor": anchor}
@@ -236,7 +237,7 @@ def _draw_line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> st
 
 
 def _unbroken_runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
-    """Return the stretches of points without gaps."""
+    """Return each stretch of consecutive points that are drawn, as a list."""
     return [list(run) for is_present, run in groupby(points, key=is_drawn) if is_present]
 
 
@@ -313,7 +314,7 @@ def _draw_series(series: Series, xs: Scale, ys: Scale, shape: str, css_class: st
 
 
 def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None, zero: bool = False) -> Drawing:
-    """Draw intervals below each other, each with its name above.
+    """Draw intervals below each other, each with its name above the interval.
 
     level: a value that a dashed line marks."""
     height, top = 36, 8
@@ -337,7 +338,7 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
 
 
 def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
-    """Draw bars below each other, each with its name and value above. Ticks are short vertical lines."""
+    """Draw bars below each other, each with its name and value above the bar. Ticks are short vertical lines."""
     height, top = 33, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([value for row in rows for value in (row.value, row.tick)], 14, WIDTH - 14, zero=True)
@@ -373,7 +374,7 @@ def _draw_vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit:
 def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: str = "") -> str:
     """Return an <svg> element with a title and a description for screen readers.
 
-    key: a text unique to the figure in the page; extra: more attributes."""
+    key: a text that no other figure of the page has; extra: more attributes of the element."""
     return (
         f'<svg{extra} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
         f'aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'

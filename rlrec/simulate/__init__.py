@@ -1,5 +1,5 @@
-"""Modules here simulate audiences. An audience is a world whose best arm or policy is known. They use no SQL, files,
-clock or global random state."""
+"""Modules here simulate audiences. An audience is a world whose best arm or policy is known. The modules use no SQL,
+files, clock or global random state."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def make_audience(name: str, values: Mapping[str, Any]) -> Audience:
 
 
 def arm_names(arms: int) -> list[str]:
-    """Return names for the arms of an audience that names none."""
+    """Return names for the arms of an audience that does not name its arms."""
     return [f"arm{index}" for index in range(arms)]

@@ -23,10 +23,9 @@ SMALLEST_GAIN = 1e-13  # gain of a round below which the search for the best sha
 class Chain(Record, eq=False):
     """A Chain has every state that a visit can reach, (n,), in order of steps. A visit begins in state 0.
 
-    states: (n, arms + 2): satiation of each item, boredom, step from 0
-    following: (n, arms): the state after an item; -1 if the visit ends
-    expected: (n, arms): mean reward of an item; leaves: (n, arms): whether the guest leaves, bored, after it
-    starts: (steps + 1,): the first state of each step, and n."""
+    states: (n, arms + 2): the satiation of each item, the boredom, and the step from 0 following: (n, arms): the
+    state after an item; -1 if the visit ends expected: (n, arms): mean reward of an item; leaves: (n, arms): whether
+    the guest leaves, bored, after the item starts: (steps + 1,): the first state of each step, and n."""
 
     states: Index
     following: Index
@@ -43,9 +42,12 @@ class Chain(Record, eq=False):
 class Barista(Visitors):
     """A Barista serves items to guests who tip, and who leave when they are bored.
 
-    rates: probability of a tip for each item when it is fresh. Each level of satiation takes the share `fade` of it.
-    An item gains 2 levels (3 at most) when it is served; all others lose one. Boredom rises by the level of an item
-    served at 1 or more, and falls by 1 after a fresh one. At `patience` the guest leaves; after `cap` items anyway."""
+    An item gains 2 levels of satiation (3 at most) when it is served; all other items lose one level. Boredom rises
+    by the level of the item served if this level is 1 or more, and falls by 1 after a fresh item (level 0). At
+    boredom `patience` the guest leaves; after `cap` items the guest leaves anyway.
+
+    rates: the probability of a tip for each item when the item is fresh. Each level of satiation lowers this
+    probability by the share `fade` of its fresh value."""
 
     rates: tuple[float, ...] = (0.8, 0.76, 0.72, 0.68)
     fade: float = bounded_parameter(0.05, 0, 1)
@@ -124,9 +126,10 @@ class Barista(Visitors):
         return float(values[0]), slope
 
     def _values(self, state_values: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
-        """Return the value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
+        """Return the value of each state, (n,), and of each item in each state, (n, arms), from the state to the end of
+        the visit.
 
-        state_values: maps the values of items in the states of a step, (states, arms), to those of the states."""
+        state_values: maps the values of items in the states of a step, (states, arms), to the values of the states."""
         chain = self.chain
         # following -1 is the last value, 0
         values, item_values = np.zeros(len(chain.states) + 1), chain.expected.copy()

@@ -26,12 +26,12 @@ def bounded_parameter(default: float, low: float, high: float) -> Any:
 
 
 class Audience(ABC):
-    """An Audience is a simulated world that shows arms to visitors and returns rewards.
+    """An Audience is a simulated world that shows arms to visitors and returns rewards. `Visitors` is the base of
+    audiences whose visits end by themselves.
 
     features: the length of an observation, 0 if contexts carry no information. names: the names of the arms, if they
-    have any. event: the kind of event for a reward other than 0; its value is the reward. lowest: the smallest
-    reward. further_events: kinds of events besides `event`. `Visitors` is the base of audiences whose visits end by
-    themselves."""
+    have names. event: the kind of event for a reward other than 0; the value of the event is the reward. lowest: the
+    smallest reward. further_events: kinds of events besides `event`."""
 
     arms: int
     features: int = 0
@@ -64,13 +64,13 @@ class Audience(ABC):
         truncated (runs,), info.
 
         actions: indexes of arms, (runs,) or, for slates, (runs, positions); rewards have the same shape. terminated:
-        the visitor has left; truncated: the visit was cut off.
+        whether the visitor has left; truncated: whether the visit was cut off.
 
         info has `expected`, the mean of each reward, in the same shape. If a slate is rewarded as a page, info has
-        `page`, the reward of the page, (runs,), and `expected` is its mean, (runs, 1). If visits do not end, info has
-        `optimum`, the mean reward of the best arm (or slate), (runs,). If rewards are not immediate, info has `delay`,
-        the decisions until each reward arrives, in the shape of the actions. The values of further events are there by
-        kind, in the shape of the actions."""
+        `page`, the reward of the page, (runs,), and `expected` is the mean of this reward, (runs, 1). If visits do not
+        end, info has `optimum`, the mean reward of the best arm (or slate), (runs,). If rewards are not immediate, info
+        has `delay`, the number of decisions until each reward arrives, in the shape of the actions. info also has the
+        values of further events, by kind, in the shape of the actions."""
 
 
 class World(Audience):
@@ -79,7 +79,8 @@ class World(Audience):
     _time: npt.NDArray[np.int64]  # (runs,), or (1,) if all runs are at the same time
 
     def means(self) -> Array:
-        """Return the mean reward of each arm now, (runs, arms), or (1, arms) if it is the same in every run."""
+        """Return the present mean reward of each arm, (runs, arms), or (1, arms) if the means are the same in every
+        run."""
         raise NotImplementedError
 
     def observations(self) -> Array:
@@ -108,8 +109,9 @@ class World(Audience):
         return self.observations(), reward, self._not_ended, self._not_ended, info
 
     def draw_rewards(self, attraction: Array) -> tuple[Array, Array]:
-        """Draw rewards, and return them with their means. Both have the shape of `attraction`, the means of the arms
-        shown, (runs,) or (runs, positions)."""
+        """Draw rewards, and return the rewards with their means. Both have the shape of `attraction`.
+
+        attraction: the means of the arms shown, (runs,) or (runs, positions)."""
         return (self._rng.random(attraction.shape) < attraction).astype(np.float64), attraction
 
     def best_slate_mean(self, means: Array, positions: int) -> Array:
@@ -171,11 +173,12 @@ class Visitors(Audience):
     _state: Index  # of the visitor in each seat: the state of the visit, 0 at its beginning
 
     def optimum(self, positions: int = 1) -> float:
-        """Return the largest mean reward of a visit, by a policy that knows everything that it has shown."""
+        """Return the largest mean reward of a visit, by a policy that knows everything that the policy has shown."""
         raise NotImplementedError
 
     def optimum_per_visitor(self, positions: int = 1) -> float | None:
-        """Return the largest mean reward of all visits of a visitor; None if only visits are valued."""
+        """Return the largest mean reward of all visits of a visitor. The result is None if only single visits are
+        valued."""
         return None
 
     def context_free(self) -> tuple[float, Array]:
@@ -191,15 +194,15 @@ class Visitors(Audience):
         return self._nothing
 
     def admit(self, seats: Index, visitors: Index) -> None:
-        """Begin visits of the visitors with these numbers in these seats. A number that was there before is the same
-        visitor."""
+        """Begin visits of the visitors with these numbers in these seats. A number that was used before stands for the
+        same visitor."""
         self._steps[seats] = 0
         self._begin_visits(seats, visitors)
 
     def step(self, actions: Index) -> Step:
         """Show an arm, or a page, in each seat, as `Audience.step` says.
 
-        A single step has no optimum, so info has no `optimum`. It has `again`, (runs,), which is positive if the
+        A single step has no optimum, so info has no `optimum`. info has `again`, (runs,), which is positive if the
         visit has ended and the visitor will come again (the number of days, if days count). After the end of a
         visit, the next step begins another visit of the same visitor."""
         if actions.ndim > 1 and not self.pages:
@@ -221,11 +224,13 @@ class Visitors(Audience):
         self._state[seats] = 0
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
-        """Return the reward, its mean, and whether the visitor leaves, (runs,) each. Updates the memory of visitors."""
+        """Serve an arm in each seat, and update the memory of the visitors. Return the reward, its mean, and whether
+        the visitor leaves, (runs,) each."""
         raise NotImplementedError
 
     def _end_visits(self, is_ended: Flags) -> Array:
-        """End visits. Return a positive number for each visitor who will come again, else 0."""
+        """End the flagged visits. Return a positive number for each visitor who will come again, and 0 for each other
+        visitor."""
         self._state[is_ended] = 0
         return np.zeros(len(is_ended))
 
@@ -251,7 +256,7 @@ class Regulars(Visitors):
         return self._traits[visitors]
 
     def memory(self) -> dict[str, float]:
-        """Return the figures of the audience, by name, that are kept besides the traits of its visitors."""
+        """Return the figures of the audience that are kept besides the traits of its visitors, by name."""
         return {}
 
     def recall(self, visitors: Index, traits: Index, memory: Mapping[str, float]) -> None:

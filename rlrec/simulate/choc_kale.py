@@ -1,4 +1,4 @@
-"""This module simulates an audience that quick pleasures wear out. Chocolate pays now; kale makes visits longer, and
+"""This module simulates an audience that quick pleasures wear out. Chocolate pays now. Kale makes visits longer, and
 brings visitors back."""
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ChocKale(Regulars):
         """Return the mean reward of a visit in the long run, over all visits of a visitor, under the best policy that
         knows the trait.
 
-        Each round finds the best policy if a visit costs what the last policy earned on average. The best policy is
-        found when no policy earns more than that cost."""
+        Each round finds the best policy if a visit costs what the policy of the last round earned on average. The
+        best policy is found when no policy earns more than that cost."""
         kale, best_value = np.zeros((1, self.cap, self.levels + 1)), -1.0
         while True:
             mean_rewards, return_matrix = self._visit(kale)
@@ -66,7 +66,8 @@ class ChocKale(Regulars):
             kale = self._best_kale(visit_values)[None]
 
     def context_free(self) -> tuple[float, Array]:
-        """Return `optimum` under the best of 201 fixed distributions, and that distribution, (arms,)."""
+        """Return the largest mean reward of a visit in the long run, as in `optimum`, by 201 fixed distributions over
+        the arms, and the best distribution, (arms,)."""
         fixed_shares = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
         values = self._per_visit(*self._visit(fixed_shares))
         best_index = int(values.argmax())
@@ -74,9 +75,9 @@ class ChocKale(Regulars):
 
     def _visit(self, kale: Array) -> tuple[Array, Array]:
         """Return the mean reward of a visit that begins at each level, (n, levels + 1), and the probability that
-        another visit follows it at each level, (n, levels + 1, levels + 1).
+        another visit follows it and begins at each level, (n, levels + 1, levels + 1).
 
-        kale: its share, (n, cap, levels + 1), by step and level."""
+        kale: the share of kale, (n, cap, levels + 1), by step and level."""
         size = self.levels + 1
         mean_rewards: Array = np.zeros((len(kale), size))
         return_matrix: Array = np.zeros((len(kale), size, size))
@@ -99,8 +100,9 @@ class ChocKale(Regulars):
         return total[:, 0] / total[:, 1]
 
     def _best_kale(self, visit_values: Array) -> Array:
-        """Return the best share of kale, (cap, levels + 1), 0 or 1, if a visit that begins at each level is worth
-        `left`."""
+        """Return the best share of kale at each step and level, (cap, levels + 1), which is 0 or 1.
+
+        visit_values: the value of a further visit that begins at each level."""
         values, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
         for step in reversed(range(self.cap)):
             p_continue = self._continue_probability(step)

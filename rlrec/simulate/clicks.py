@@ -40,11 +40,11 @@ class Bernoulli(World):
 
 @dataclass(kw_only=True, eq=False)
 class Drift(Bernoulli):
-    """A Drift audience changes its tastes by scheduled jumps, and slowly.
+    """A Drift audience changes its tastes by scheduled jumps, and slowly. The slow change adds swing sin(2 pi (t /
+    period + arm / arms)) to the rate of each arm, which is then cut at 0 and 1. A jump overrides the swing.
 
-    rates: the rate of each arm, in [0, 1]. jumps: times over which an arm has another rate. swing: swing sin(2 pi (t
-    / period + arm / arms)) is added to each rate, which is then cut at 0 and 1; period in decisions. A jump
-    overrides the swing."""
+    rates: the rate of each arm, in [0, 1]. jumps: times over which an arm has another rate. swing: the size of the
+    slow change. period: the length of a period in decisions."""
 
     rates: tuple[float, ...] = (0.5, 0.3, 0.4)
     jumps: tuple[Jump, ...] = ((2, 0.9, 3000, 5000),)
@@ -78,8 +78,9 @@ class Drift(Bernoulli):
 class Delayed(Bernoulli):
     """A Delayed audience clicks at fixed rates, and its clicks arrive late.
 
-    rates: probability of a click for each arm. delay: decisions until a click arrives. For `shape` exponential,
-    delay is the mean, and each click's delay is rounded down; for `fixed`, it is the delay of every click."""
+    rates: probability of a click for each arm. delay: decisions until a click arrives. If `shape` is exponential,
+    delay is the mean delay, and the delay of each click is rounded down. If `shape` is fixed, it is the delay of
+    every click."""
 
     delay: float = bounded_parameter(100.0, 0, 1e6)
     shape: str = "exponential"
@@ -98,10 +99,10 @@ class Delayed(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class Contextual(World):
-    """A Contextual audience has visitors who want different things, and contexts tell what.
+    """A Contextual audience has visitors who want different things, and contexts tell what a visitor wants.
 
     Context x, uniform in [-1, 1]^features, is new for every decision. The mean reward of arm a is 1/2 + w_a x, or
-    sigmoid(w_a x). The weights of the arms are drawn by `seed`, and are those of the world, the same in all runs."""
+    sigmoid(w_a x). The weights w of the arms are drawn by `seed`, and are the same in all runs."""
 
     model: str = "linear"
     arms: int = bounded_parameter(5, 2, 10_000)
@@ -220,8 +221,8 @@ class Page(_PageAudience):
     def _optimum(self, positions: int) -> float:
         """Return the probability that a visitor is content with the best page.
 
-        Arms of a topic, best first, add less and less, and topics are added. The largest gains over all topics thus
-        make the best page."""
+        Arms of a topic, best first, add less and less to the page, and the gains of topics are added. The largest
+        gains over all topics thus make the best page."""
         gains = []
         for topic in range(self.topics):
             rates = -np.sort(-self._means[0, self._topic == topic])

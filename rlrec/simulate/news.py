@@ -85,7 +85,7 @@ class News(Shop):
         return int(name.removeprefix("article")) % self.arms
 
     def is_article(self, name: str) -> bool:
-        """Tell whether a name is that of an article of this feed."""
+        """Tell whether a name is the name of an article of this feed."""
         return name.startswith("article") and name.removeprefix("article").isdigit()
 
     def count_clicks(self, arms: Index, clicks: Array) -> None:

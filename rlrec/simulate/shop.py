@@ -153,9 +153,9 @@ class Shop(Regulars):
     ) -> Array:  # fmt: skip
         """Return the mean reward of a visit from its first decision on, for each initial trust, (levels + 1,).
 
-        arms: the arms that the policy shows. state_values: a function that maps the values of these arms in each
-        state, (levels + 1, arms, n), to the value of the state, (levels + 1, n), at every position of a page.
-        end_values: the value of each trust at the end, (levels + 1,)."""
+        arms: the arms that the policy shows. state_values: maps the values of these arms in each state, (levels + 1,
+        arms, n), to the value of the state, (levels + 1, n), at every position of a page. end_values: the value of
+        each trust at the end of the visit, (levels + 1,)."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
         values_if_ended = np.zeros((self.levels + 1, 1)) if end_values is None else end_values[:, None]
         values = np.broadcast_to(values_if_ended, (self.levels + 1, self._following.shape[1]))
@@ -242,7 +242,8 @@ class Shop(Regulars):
         return clicks.reshape(actions.shape), expected.reshape(actions.shape), leaves
 
     def _end_visits(self, is_ended: Flags) -> Array:
-        """End visits. Return the days until each visitor comes again, 0 if never."""
+        """End the flagged visits. Return the days until each visitor comes again, or 0 if the visitor never comes
+        again."""
         self.looks[is_ended] = 0
         will_return = self._rng.random(len(is_ended)) < self._return_probabilities[self.traits]
         days = self._rng.geometric(1 / (self.away + 0.5), len(is_ended)) - 0.5

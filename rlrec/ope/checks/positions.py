@@ -453,8 +453,8 @@ def _click_probabilities(test_pages: Pages, attraction: Array, going_on: Array) 
 
 
 class Cells(Record, kw_only=False, eq=False):
-    """Cells holds slots and those with a reward, by context, arm and position, (m,) each, multiplied by their counts,
-    and the numbers of both in the log. They can be added."""
+    """A Cells object holds the number of slots, and of slots with a reward, for each of m cells (a context, an arm and
+    a position), multiplied by their counts, and both numbers in the log. The sums of two batches can be added."""
 
     context: Ids
     arm: Ids

@@ -18,8 +18,8 @@ GROUPS = {
 class Reason(NamedTuple):
     """A Reason says what is wrong with an estimate.
 
-    group: one of GROUPS; best: the best verdict that an estimate with this reason can have; `ok` where figures
-    decide."""
+    group: one of GROUPS; best: the best verdict that an estimate with this reason can have, or `ok` if the figures
+    of the estimate decide."""
 
     group: str
     best: str

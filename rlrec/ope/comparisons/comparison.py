@@ -465,12 +465,13 @@ def compare(
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), rare: float = 0.0,
 ) -> Comparison:  # fmt: skip
     """Return the difference between two targets, by one estimator of any unit at the end of a fold over the same rows.
-    Both bounds are 0 where the sums of every cluster are equal. Raises InputError for an alpha out of range, ValueError
+    Both bounds are 0 if the sums of every cluster are equal. Raises InputError for an alpha out of range, ValueError
     for folds over different rows.
 
-    reference: None for the log, whose rewards need no weights. measure: Minus or Relative; alpha: error probability of
-    each bound, in (0, 0.5); simulated: both sides for each of several equal parts of the pages simulated for a
-    target, whose error does not show between clusters; rare: the largest reward, of which a log may have too few."""
+    reference: the fold of the other target, or None for the log, whose rewards need no weights. measure: Minus or
+    Relative; alpha: the error probability of each bound, in (0, 0.5); simulated: both sides for each of several
+    equal parts of the pages simulated for a target (the error of the simulation does not show between clusters);
+    rare: the largest reward, of which a log may have too few."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     folds = [target, *([] if reference is None else [reference])]
@@ -548,11 +549,11 @@ _WIDEST = 40.0  # logarithm of the largest tilt, relative to the spread of the t
 
 
 def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
-    """Return the smallest mean of the terms, (m,), and of one more that lies `loss` below their mean, under reweighings
-    w whose -2 sum log((m + 1) w) is at most reach^2.
+    """Return the smallest mean of the terms, (m,), and of one additional term that lies `loss` below their mean, under
+    reweighings w whose -2 sum ln((m + 1) w) is at most reach^2.
 
-    A normal or studentised bound is too high where losses are rare, since a log that happens to have few of them has
-    a high mean and a small error. The additional loss corresponds to the one that the exact bound of a Poisson count
+    A normal or studentised bound is too high if losses are rare, since a log that happens to have few losses has a
+    high mean and a small error. The additional loss corresponds to the loss that the exact bound of a Poisson count
     adds. Source: Owen 1988 (empirical likelihood); Chen, Variyath & Abraham 2008 (one additional term)."""
     excess_terms = np.append(terms, terms.mean() - loss)
     smallest_term = excess_terms.min()

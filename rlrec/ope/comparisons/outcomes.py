@@ -207,11 +207,11 @@ class Outcomes(Record, eq=False):
 
 def share_of_visits(begun: Array, ages: Array) -> float:
     """Return the mean share of their visits that units have had so far. For young units, the rest of their visits is
-    still to come.
+    still to come. Ages that fewer than a tenth of the units have reached are left out. The result is NaN without units.
+    Source: Nelson 2003, the mean cumulative function of units that are watched for different times.
 
-    begun (t,): visits by the age of their unit then; ages (t,): units by their present age. Ages that fewer than a
-    tenth of the units have reached are left out; NaN without units. Source: Nelson 2003, the mean cumulative
-    function of units that are watched for different times."""
+    begun (t,): the number of visits by the age of their unit at the time of the visit; ages (t,): the number of
+    units of each present age."""
     units_reaching_age = np.cumsum(ages[::-1])[::-1]
     if not units_reaching_age.size or not units_reaching_age[0]:
         return np.nan

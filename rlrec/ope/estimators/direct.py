@@ -101,8 +101,9 @@ class Ridge(Record):
         """Return the normal equations of one batch. Raises InputError if an arm, a position or the shape of the context
         is out of range.
 
-        arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,): index of a row's
-        context, by default the row's own index; weight (n,): the weight of a row's squared error, by default 1."""
+        arm (n,): the arm of each row, from 0; position (n,): the position, from 1; context (m, features): dense
+        numbers; code (n,): the index of each row's context, by default the index of the row; weight (n,): the weight
+        of the squared error of each row, by default 1."""
         self._check(arm, position, context, code)
         weight = np.ones(len(reward)) if weight is None else weight
         fold = self.fold(cluster)

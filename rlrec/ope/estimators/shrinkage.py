@@ -96,9 +96,11 @@ def shrink_cells(
 def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: float) -> tuple[Array, ...]:
     """Compute posteriors of effects around a line, for each of several spreads.
 
-    variance (t, n): the variance of effects with their errors, for each spread. design (n, q): 1 and predictors,
-    whose slopes have spread `slope`. Returns for each spread its log posterior, means and variances of effects (t,
-    n), the mean of an average arm, and the squared error of the line for any other arm."""
+    Return for each spread the logarithm of its posterior, the means and variances of effects (t, n), the mean of an
+    average arm, and the squared error of the line for any other arm.
+
+    variance (t, n): the variance of effects with their errors, for each spread. design (n, q): 1 and the predictors.
+    The slopes of the predictors have the spread `slope`."""
     log_posterior, line, covariance = _lines(y, design, variance, slope)
     shrinkage, predicted = np.square(s) / variance, line @ design.T
     line_variance = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
@@ -180,7 +182,8 @@ def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dic
     """Return the rates per look of the kinds of events that differ most between arms, (k,), shrunk towards the mean of
     all arms.
 
-    events: for each kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,).
+    events: for each kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks: the looks
+    at each arm, (k,).
 
     Source: DerSimonian and Laird 1986, for the variance between arms."""
     is_shown = usable & (looks > 0)

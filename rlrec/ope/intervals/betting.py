@@ -116,12 +116,13 @@ _HALVINGS = 60  # of the interval in which a bound is searched
 
 
 def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYADIC) -> float:
-    """Return a lower bound of the mean per row of values of 0 or more, wrong at any look with probability at most
-    alpha. The bound is the largest v at which equal bets with these stakes have together won 1 / alpha. The largest
+    """Return a lower bound of the mean per row of values of 0 or more. The bound is wrong at any look with probability
+    at most alpha. It is the largest v at which equal bets with these stakes have together won 1 / alpha. The largest
     value need not be known.
 
-    growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: the rows of all clusters. A cluster of N rows
-    whose x is v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
+    growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: the number of rows of all clusters. A cluster
+    of N rows whose x is v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1
+    on average.
 
     Source: Sakhi et al. 2024, Logarithmic Smoothing for Pessimistic Off-Policy Evaluation; Ville's inequality."""
     low, high = 0.0, float((np.expm1(growth / rows) / stakes).max())

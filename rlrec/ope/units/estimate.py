@@ -165,14 +165,12 @@ class Estimate(Record):
 class FinishOptions(Record):
     """FinishOptions has the options with which a fold is finished, and words for its report.
 
-    interval, level: kind of interval, and its confidence in (0, 1)
-    cluster: name of the randomised unit, for the report
-    reward_range: (low, high) of one reward, infinite where there is no clip
-    greedy: whether the target was evaluated without its exploration, for the report
-    extra_reasons: names of `reasons.REASONS` that only the caller can know (`in-sample`, `logging-states`)
-    selected_rows: whether rows were selected by the arm that the logger chose, so that their mean weight need not be 1
-    seed, replicates: of the bootstrap
-    groups: the number of groups of rows whose intervals hold together"""
+    interval, level: the kind of interval, and its confidence in (0, 1) cluster: the name of the randomised unit, for
+    the report reward_range: (low, high) of one reward, infinite if rewards are not clipped greedy: whether the
+    target was evaluated without its exploration, for the report extra_reasons: names of `reasons.REASONS` that only
+    the caller can know (`in-sample`, `logging-states`) selected_rows: whether rows were selected by the arm that the
+    logger chose, so that their mean weight need not be 1 seed, replicates: the seed and the number of replicates of
+    the bootstrap groups: the number of groups of rows whose intervals hold together"""
 
     interval: str = "bootstrap-t"
     level: float = 0.95
@@ -402,7 +400,7 @@ class EstimatorFold(Record, eq=False):
     def estimate(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Estimate:
         """Return the estimate for the report.
 
-        bootstrap: the bootstrap that `bounds` takes."""
+        bootstrap: bounds of estimators by bootstrap-t, as in `bounds`."""
         options = replace(options, reward_range=self.reward_range or options.reward_range)
         level = options.level
         if options.interval != "bootstrap-t":

@@ -27,7 +27,8 @@ _RETURN_SHARE = 0.9  # share of the discounted absolute return; the steps that c
 
 
 class StepWeights(Sums):
-    """StepWeights holds sums over visits at every step, (h,) each, of w_t, of its square, and of |gamma^t r_t|."""
+    """A StepWeights object holds sums over visits at every step, (h,) each: the sum of w_t, of its square, and of
+    |gamma^t r_t|."""
 
     weight: Array
     square: Array
@@ -62,13 +63,13 @@ class SessionFold(Fold):
 
     @cached_property
     def by_step(self) -> tuple[str, ...]:
-        """Return each column per step that some estimator needs, once."""
+        """Return the names of the columns per step that the estimators need, each name once."""
         needed_columns = [estimator.step_column for estimator in self.estimators.values()]
         return tuple(dict.fromkeys(name for name in needed_columns if name is not None))
 
     def partial(self, batch: VisitBatch, /) -> RowSums:
-        """Return the sums of one batch. Raises InputError for a visit with more steps than the horizon, and where an
-        estimator needs a model and the batch has none."""
+        """Return the sums of one batch. Raises InputError for a visit with more steps than the horizon, and if an
+        estimator needs a model that the batch lacks."""
         if (longest_visit := int(batch.length.max(initial=0))) > self.horizon:
             raise InputError(f"a visit has {longest_visit} steps, more than the horizon of {self.horizon}")
         course = Course(batch, self.gamma)
@@ -106,14 +107,14 @@ class SessionFold(Fold):
 
     @cached_property
     def most_loggers(self) -> int:
-        """Return the number of loggers that can have weights, since sums at every step, for each half of their
-        clusters, must fit in memory."""
+        """Return the number of loggers that can have weights. It is limited, since the sums at every step, for each
+        half of the clusters of each logger, must fit in memory."""
         half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
         return min(MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
-        """Return the spread of the weights of each partial at one step. It is the step, of those that the return
-        counts, at which the weights of all partials spread most."""
+        """Return the spread of the weights of each partial at one step. This step is the one at which the weights of
+        all partials spread most, among the steps that the return counts."""
         pooled_support = Support.from_partial(reduce(add, partials))
         step = int(np.argmin(pooled_support.ess[: pooled_support.steps]))
         spreads = []
@@ -125,8 +126,9 @@ class SessionFold(Fold):
     def estimator_fold(
         self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """Return the estimator at the end of the fold. The range of returns is then that of the log, and the effective
-        sample size is limited by the smallest one over the steps that contribute the return."""
+        """Return the estimator at the end of the fold. The range of returns is then the range in the log, and the
+        effective sample size is limited by the smallest effective sample size over the steps that contribute the
+        return."""
         support, by_step = Support.from_partial(partial, self.supported), list[Array]()
         if estimator.step_column is not None:
             step_sums: Steps = partial.figures["steps"]
@@ -151,11 +153,11 @@ def n_visits(partial: RowSums) -> int:
 
 
 class Support(Record, kw_only=False, eq=False):
-    """Support tells, step by step, how far along its visits the log supports a target.
+    """A Support object tells, step by step, how far along its visits the log supports a target. The ESS of a visit's
+    mean weight does not show this: that ESS rises again when the weights of late steps have collapsed to 0.
 
-    ess (h,): effective sample size over visits; size (h,): discounted absolute return; least: ESS that is enough.
-    The ESS of a visit's mean weight does not show this: it rises again when the weights of late steps have collapsed
-    to 0."""
+    ess (h,): the effective sample size (ESS) over visits; size (h,): the discounted absolute return; least: the
+    smallest ESS that is enough."""
 
     ess: Array
     size: Array
@@ -182,7 +184,7 @@ class Support(Record, kw_only=False, eq=False):
 
     def gamma(self, gamma: float) -> float | None:
         """Return the largest discount, to two digits, with which all steps that contribute 90 % of the return are
-        supported; None where `gamma` is small enough, or none is."""
+        supported. The result is None if the discount `gamma` is small enough, or if no discount is."""
         if self.smallest >= self.least or not gamma:
             return None
         t = np.arange(len(self.size))
@@ -209,9 +211,9 @@ class SessionEstimator(Estimator):
     """SessionEstimator is the base of the estimators of visits. Such an estimator is a smooth function of sums over
     visits, and of sums over visits at each step. Bounds are not cut, since the return of a visit has no simple range.
 
-    Its columns are attributes of `visits.Course` with the same names. Where `step_column` names a column (0 after a
-    visit's end), `value` and `gradient` take the columns, then that column at each step, then w_t at each step (kept
-    after the end): (..., d + 2 horizon)."""
+    The columns of the estimator are attributes of `visits.Course` with the same names. If `step_column` names a
+    column (0 after a visit's end), `value` and `gradient` take the columns, then that column at each step, then w_t
+    at each step (kept after the end): (..., d + 2 horizon)."""
 
     unit: ClassVar[str] = "session"
     sees_visits: ClassVar[bool] = True
@@ -256,8 +258,8 @@ class DrRl(SessionEstimator):
 
 
 class ByStep(SessionEstimator):
-    """ByStep is the base of estimators that divide, at every step, one sum over visits by another. Where `leading`,
-    they add a mean over visits."""
+    """ByStep is the base of estimators that divide, at every step, one sum over visits by another sum over visits. With
+    `leading`, such an estimator adds a mean over visits."""
 
     weight_column: ClassVar[str] = "mean_weight"
 

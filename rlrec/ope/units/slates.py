@@ -33,14 +33,14 @@ class SlateBatch(VisitBatch, eq=False):
     start[i] to start[i + 1] - 1, from the top. NaN means not known: an estimator that needs the value leaves the slate
     out.
 
-    log_ratio (n,): log of the ratio of the probabilities given the slots above; largest (n,): its upper bound.
-    reward (n,): the reward of each slot; page (s,): the reward of events that belong to the whole page.
-    predicted, expected (n,): a model of the rest of a slate's reward from a slot on: its value for the arm shown, and
-    its mean over the target's choice below the slots above.
-    marginal_ratio (n,): ratio of the probabilities of the arm at its position; largest_marginal (n,): its upper bound
-    at that position.
-    target_at, logged_at (n, k): these probabilities at positions 1 to k; 0 below the end of the slate.
-    additive (n,): what each slot adds to the weight of a reward that is a sum over slots, from `pseudo_inverse`."""
+    log_ratio (n,): the logarithm of the ratio of the probabilities of the slot's arm given the slots above; largest
+    (n,): the upper bound of log_ratio. reward (n,): the reward of each slot; page (s,): the reward of events that
+    belong to the whole page. predicted, expected (n,): a model of the rest of a slate's reward from a slot on: its
+    value for the arm shown, and its mean over the target's choice, given the slots above. marginal_ratio (n,): the
+    ratio of the probabilities of the arm at its position; largest_marginal (n,): the upper bound of this ratio at
+    that position. target_at, logged_at (n, k): the target's and the logger's probabilities of the arm at positions 1
+    to k; 0 below the end of the slate. additive (n,): what each slot adds to the weight of a reward that is a sum
+    over slots, from `pseudo_inverse`."""
 
     by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count", "page")
     page: Array
@@ -64,7 +64,7 @@ class SlateBatch(VisitBatch, eq=False):
 
 
 class SlateCourse(Course, kw_only=False, eq=False):
-    """A SlateCourse computes the columns of one batch of slates, (n,) per slot, (s,) per slate."""
+    """A SlateCourse computes the columns of one batch of slates. A column is (n,) per slot, or (s,) per slate."""
 
     batch: SlateBatch
     gamma: float = 1.0
@@ -76,13 +76,13 @@ class SlateCourse(Course, kw_only=False, eq=False):
 
     @cached_property
     def page_reward(self) -> Array:
-        """Return the reward of the page, of its slots and of events of the whole page."""
+        """Return the reward of the page, which is the reward of its slots and of events of the whole page."""
         return self.sum(self.batch.reward) + self.batch.page
 
     @cached_property
     def weighted_page_events(self) -> Array:
-        """Return the weight of the whole slate x reward of page events; 0 without page events, where the weight need
-        not be known."""
+        """Return the weight of the whole slate x the reward of page events. The result is 0 without page events, even
+        if the weight is not known."""
         return np.where(self.batch.page == 0, 0.0, self.weight * self.batch.page)
 
     @cached_property
@@ -92,13 +92,13 @@ class SlateCourse(Course, kw_only=False, eq=False):
 
     @cached_property
     def bound(self) -> Array:
-        """Return the largest weight that the slate could have had; inf for more than one slot, since factors do not
-        bound the product."""
+        """Return the largest weight that the slate could have had. The result is inf for more than one slot, since
+        bounds of the factors do not bound the product."""
         return np.where(self.batch.length > 1, np.inf, super().bound)
 
     @cached_property
     def bound_of_marginals(self) -> Array:
-        """Return the largest ratio of marginals of any slot of the slate; inf where no bound is known."""
+        """Return the largest ratio of marginals of any slot of the slate, or inf if no bound is known."""
         largest_marginal = self.batch.largest_marginal
         if largest_marginal is None or not len(self.batch):
             return np.full(len(self.batch), np.inf)
@@ -115,9 +115,11 @@ class SlateCourse(Course, kw_only=False, eq=False):
 
 
 class Weighing(Record, kw_only=False, eq=False):
-    """A Weighing holds the weights of an estimator for slates, (s,) each; NaN where a slate cannot be weighed.
+    """A Weighing holds the weights of an estimator for slates, (s,) each; a weight is NaN if the slate cannot be
+    weighed.
 
-    weight: the weight of the slate, 1 on average; weighted_reward; bound: the largest weight that it could have had."""
+    weight: the weight of the slate, 1 on average; weighted_reward: the reward times its weight; bound: the largest
+    weight that the slate could have had."""
 
     weight: Array
     weighted_reward: Array
@@ -128,7 +130,8 @@ class SlateEstimator(Estimator):
     """SlateEstimator is the base of the estimators of pages. Bounds are not cut, since the reward of a page has no
     simple range.
 
-    Its columns are those of its weighing: `weighted_reward`, `weight`, `rows`, and `robust` for a corrected model."""
+    The columns of the estimator are the columns of its weighing: `weighted_reward`, `weight`, `rows`, and `robust`
+    for a corrected model."""
 
     unit: ClassVar[str] = "slate"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
@@ -141,7 +144,7 @@ class SlateEstimator(Estimator):
     @property
     @abstractmethod
     def weighing(self) -> str:
-        """Return the name of its weights; estimators with the same name have the same weights."""
+        """Return the name of the estimator's weights. Estimators that return the same name have the same weights."""
 
     @property
     def prefix(self) -> str:
@@ -159,7 +162,7 @@ class SlateEstimator(Estimator):
 
 
 class SelfNormalised:
-    """SelfNormalised gives an estimator the columns with which it is divided by its mean weight."""
+    """SelfNormalised gives an estimator the columns with which its estimate is divided by the mean weight."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
@@ -310,41 +313,44 @@ class Interpol(Curved):
 
 
 class SnSips(SelfNormalised, Sips):
-    """Divide sips by its mean weight. The result is slightly biased in small logs, but it varies less."""
+    """Divide the estimate of sips by the mean weight. The result is slightly biased in small logs, but it varies
+    less."""
 
 
 class SnIips(SelfNormalised, Iips):
-    """Divide iips by its mean weight over slots. The result is slightly biased in small logs, but it varies less."""
+    """Divide the estimate of iips by the mean weight over slots. The result is slightly biased in small logs, but it
+    varies less."""
 
 
 class SnRips(SelfNormalised, Rips):
-    """Divide rips by its mean weight over slots. The result is slightly biased in small logs, but it varies less."""
+    """Divide the estimate of rips by the mean weight over slots. The result is slightly biased in small logs, but it
+    varies less."""
 
 
 class SnPi(SelfNormalised, Pi):
-    """Divide pi by its mean weight. The result is slightly biased in small logs, but it varies less."""
+    """Divide the estimate of pi by the mean weight. The result is slightly biased in small logs, but it varies less."""
 
 
 class SnPbm(SelfNormalised, Pbm):
-    """Divide pbm by its mean weight over slots, each weighted by its examination. The result is slightly biased in
-    small logs."""
+    """Divide the estimate of pbm by the mean weight over slots, where each slot is weighted by its examination. The
+    result is slightly biased in small logs."""
 
 
 class SnInterpol(SelfNormalised, Interpol):
-    """Divide interpol by its mean weight over slots, each weighted by its examination. The result is slightly biased in
-    small logs."""
+    """Divide the estimate of interpol by the mean weight over slots, where each slot is weighted by its examination.
+    The result is slightly biased in small logs."""
 
 
 def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:
-    """Weigh slates whose slots have their own weights (n,). The weight of a slate is their mean, weighted by emphasis
-    (n,)."""
+    """Weigh slates whose slots have their own weights (n,). The weight of a slate is the mean of the weights of its
+    slots, weighted by emphasis (n,)."""
     weighted_reward = course.sum(weight * course.batch.reward) + course.weighted_page_events
     return Weighing(course.sum(weight * emphasis) / course.sum(emphasis), weighted_reward, bound)
 
 
 def examination(curve: PositionCurve, positions: int) -> Array:
-    """Return the examination of positions 1 to `positions`, (k,). Raises InputError where the curve ends before the
-    last one."""
+    """Return the examination of positions 1 to `positions`, (k,). Raises InputError if the curve ends before the last
+    position."""
     if curve == FLAT_CURVE:
         return np.ones(positions)
     if len(curve.examination) < positions:
@@ -356,7 +362,7 @@ def examination(curve: PositionCurve, positions: int) -> Array:
 
 
 def divide(numerator: Array, denominator: Array) -> Array:
-    """Return numerator / denominator; 0 where both are 0, NaN where either is not known."""
+    """Return numerator / denominator. The result is 0 if both are 0, and NaN if one of the two is not known."""
     ratio = np.where(np.isnan(numerator + denominator), np.nan, 0.0)
     return np.divide(numerator, denominator, out=ratio, where=denominator > 0)
 
@@ -367,9 +373,9 @@ def divide(numerator: Array, denominator: Array) -> Array:
 class SlateFold(Fold):
     """A SlateFold computes the requested estimators per slate.
 
-    A cluster that spans batches takes 40 bytes per weighing, and 8 more. Columns of weights are `weight`, of the
-    weighing, and `of_slate`, the ratios of whole slates where known. Figures: sizes (2,), the logged sums of |page
-    events| and |rewards|; rewards, the range of those of pages."""
+    A cluster that spans batches takes 40 bytes per weighing, and 8 more bytes. Columns of weights are `weight`, the
+    weights of the weighing, and `of_slate`, the ratios of whole slates if they are known. Figures: sizes (2,), the
+    logged sums of |page events| and |rewards|; rewards, the range of the rewards of pages."""
 
     @cached_property
     def robust(self) -> frozenset[str]:
@@ -415,8 +421,8 @@ class SlateFold(Fold):
     def estimator_fold(
         self, partial: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """Return the estimator at the end of the fold. The reward of a page, a sum, has no upper limit, and 0 as a
-        lower one where no page of the log earned less."""
+        """Return the estimator at the end of the fold. The reward of a page is a sum, so it has no upper limit. Its
+        lower limit is 0 if no page of the log earned less."""
         observed: ValueRange = partial.figures["rewards"]
         least = 0.0 if observed.least >= 0 and estimator.widens_interval else -np.inf
         # where page events are much of the reward, the ratios of whole slates count
@@ -439,8 +445,8 @@ class SlateFold(Fold):
     def compare_estimates(
         self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
     ) -> list[Estimate]:
-        """Return the estimates. One that assumes independent slots has the reason `refuted` if it differs from a
-        reliable one that does not."""
+        """Return the estimates. An estimate that assumes independent slots gets the reason `refuted` if it differs from
+        a reliable estimate that does not assume them."""
         kinds, summary = list(self.estimators.values()), partial.moments.summary()
         reliable_estimators = [
             kind for kind, estimate in zip(kinds, estimates, strict=True)

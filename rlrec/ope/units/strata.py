@@ -45,7 +45,8 @@ _SALT = 6
 class Stratum(NamedTuple):
     """A Stratum is a logger and a half of the clusters.
 
-    logger: None for all loggers without a weight of their own. half: None where all rows count once."""
+    logger: the version of the logger, None for all loggers without a weight of their own. half: the half of the
+    clusters, None if all rows count once."""
 
     logger: str | None = None
     half: int | None = None
@@ -55,7 +56,7 @@ NO_LOGGER = Stratum()
 
 
 def halves(cluster: Ids) -> Ids:
-    """Return the half of each cluster, 0 or 1."""
+    """Return the half that each cluster is in, 0 or 1."""
     return (hash_bits(cluster, salt=_SALT) & np.uint64(1)).astype(np.int64)
 
 
@@ -63,11 +64,11 @@ P = TypeVar("P", bound=Any)  # sums that can be `scaled`, such as `RowSums`
 
 
 class Weighting(Record, kw_only=False, eq=False):
-    """A Weighting has the weight of the rows of each stratum, (g,) for g weightings. The factors are empty where fewer
+    """A Weighting has the weight of the rows of each stratum, (g,) for g weightings. The factors are empty if fewer
     than two loggers can be weighted; then all rows count once.
 
-    table: the same by logger, for each weighting. left_out: strata whose rows do not count; loggers: each alone, as
-    returned by `by_logger`."""
+    table: the weights by logger, for each weighting. left_out: strata whose rows do not count; loggers: the
+    estimators of each logger alone, as returned by `by_logger`."""
 
     fold: Fold
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Weighting(Record, kw_only=False, eq=False):
 
     @property
     def absent_loggers(self) -> frozenset[str | None]:
-        """Return the loggers of which no row counts."""
+        """Return the loggers that have no row that counts."""
         return frozenset(stratum.logger for stratum in self.left_out) - {
             stratum.logger for stratum in self.factors.keys() - self.left_out
         }
@@ -86,10 +87,10 @@ class Weighting(Record, kw_only=False, eq=False):
     def from_strata(
         cls, fold: Fold, *targets: Mapping[Stratum, RowSums], left_out: frozenset[Stratum] = frozenset()
     ) -> Self:
-        """Return the weighting of these strata, each half computed from the other one. Several targets that are
-        compared on the same rows get one weighting, from the spreads of all their weights.
+        """Return the weighting of these strata. The weights of each half are computed from the other half. Several
+        targets that are compared on the same rows get one weighting, from the spreads of all their weights.
 
-        left_out: strata without support; they count where their half has no others."""
+        left_out: strata without support; they count if their half has no other strata."""
         loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
         if len(loggers) < 2:
             return cls(fold)
@@ -127,7 +128,8 @@ class Weighting(Record, kw_only=False, eq=False):
 
 
 def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[EstimatorFold]]:
-    """Return the estimators at the end of each logger's rows; {} where there is only one logger."""
+    """Return, for each logger, the estimators at the end of a fold over the rows of the logger. The result is {} if
+    there is only one logger."""
     sums: dict[str | None, RowSums] = {}
     for (logger, _), partial in partials.items():
         sums = add_each(sums, {logger: partial})
@@ -137,8 +139,8 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
 
 
 def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Stratum]:
-    """Return the strata that do not count for several targets that are compared on the same rows. Of each half they are
-    those of the loggers that the other half says to leave out."""
+    """Return the strata that do not count for several targets that are compared on the same rows. In each half, they
+    are the strata of the loggers that are to be left out according to the other half."""
     strata = set[Stratum]()
     for half in (0, 1):
         loggers = [
@@ -150,16 +152,17 @@ def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozense
 
 
 def uncounted_strata(strata: Collection[Stratum], left_out: Collection[Stratum]) -> frozenset[Stratum]:
-    """Return the strata that do not count. All of a half count where none of it would.
+    """Return the strata that do not count. If no stratum of a half would count, all strata of this half count.
 
-    left_out: the result of `left_out`."""
+    left_out: the strata to leave out, as returned by `strata_left_out`."""
     by_half = ({stratum for stratum in strata if stratum.half == half} for half in (0, 1))
     return frozenset(stratum for half in by_half if half - {*left_out} for stratum in half & {*left_out})
 
 
 def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]]) -> frozenset[str | None]:
-    """Return the loggers that surely could not show MATERIAL_SHARE of what a target shows, and those that add next to
-    nothing. Of the former those that show most of it count where the others add next to nothing to them."""
+    """Return the loggers that surely could not show MATERIAL_SHARE of what a target shows, and the loggers that add
+    next to nothing. Of the loggers that could not show it, those that show most of it count if the other loggers add
+    next to nothing to them."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed_loggers = {
@@ -188,9 +191,9 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
 def _sizes(
     fold: Fold, loggers: Mapping[str | None, Mapping[str, EstimatorFold]]
 ) -> dict[str, dict[str | None, tuple[float, int]]]:
-    """Return the effective sample size and the clusters of each logger, by the label of the estimator.
+    """Return the effective sample size and the number of clusters of each logger, by the label of the estimator.
 
-    loggers: the estimators of each, by label."""
+    loggers: the estimators of each logger, by label."""
     sizes = {
         label: {
             logger: (estimator_folds[label].diagnosis.ess or 0.0, estimator_folds[label].clusters)
@@ -209,7 +212,7 @@ def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozen
     """Return the labels of the estimators for which loggers disagree about one target, by more than chance, and by an
     amount that matters.
 
-    loggers: the loggers that count, as returned by `by_logger`."""
+    loggers: for each logger that counts, its estimators, as returned by `by_logger`."""
     labels = set[str]()
     for estimator_folds in zip(*loggers, strict=True):
         is_comparable = estimator_folds[0].estimator.intervals
@@ -232,9 +235,10 @@ def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozen
 
 
 def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
-    """Return the loggers with few effective rows, as long as all of them together add little to the others.
+    """Return the loggers with few effective rows, as long as all of these loggers together add little to the other
+    loggers.
 
-    sizes: effective sample size and clusters of each."""
+    sizes: the effective sample size and the number of clusters of each logger."""
     total, logger_names = sum(ess for ess, _ in sizes.values()), set[str | None]()
     remaining_ess = total
     for name, (ess, clusters) in sorted(sizes.items(), key=lambda item: item[1][0] / item[1][1]):
@@ -246,16 +250,17 @@ def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str
 
 
 def _order(logger: str | None) -> tuple[bool, str]:
-    """Return the sort key of a logger; the one that stands for all others comes last."""
+    """Return the sort key of a logger. None, which stands for all loggers without a weight of their own, comes last."""
     return logger is None, logger or ""
 
 
 def stratum_factors(
     spread: Mapping[Stratum, WeightSpread], left_out: frozenset[Stratum] = frozenset()
 ) -> dict[Stratum, Array]:
-    """Return the weight of a row of each stratum, (g,), each half computed from the other one; 1 on average over the
-    rows that count. A half counts by the rows that count in either half, since those that are left out of it depend on
-    the weights of the other half.
+    """Return the weight of a row of each stratum, (g,), which is 1 on average over the rows that count.
+
+    The weights of each half are computed from the other half. A half counts by the rows that count in either half,
+    since the rows that are left out of a half depend on the weights of the other half.
 
     spread: the spread of the weights in each stratum; left_out: strata whose rows have weight 0."""
     example_columns = vars(next(iter(spread.values())))
@@ -283,16 +288,16 @@ def stratum_factors(
 
 
 def _squares_of_rows(spread: WeightSpread) -> Array:
-    """Return the sum of squared weights per row, which is the number of rows plus the spread of sums over clusters
-    beyond what their sizes explain. It is at least that of weights of 1."""
+    """Return the sum of squared weights of rows, which is the number of rows plus the spread of sums over clusters
+    beyond what the sizes of the clusters explain. The result is at least the sum for weights of 1."""
     return spread.rows + np.maximum(spread.squares, spread.least) - spread.least
 
 
 def _precision(spread: WeightSpread) -> Array:
-    """Return the precision of a row of each logger, (2, l, g). The weight by which their sum is too small did not
-    occur, and counts as that of one row.
+    """Return the precision of a row of each logger, (2, l, g). If the sum of the weights is below the number of rows,
+    the missing weight did not occur in the log, and is counted as the weight of one row.
 
-    spread: the spread of the rows of each half, (2, l, g) per column."""
+    spread: the spread of the weights of the rows of each half, (2, l, g) per column."""
     square = np.maximum(np.maximum(spread.squares, spread.least), np.maximum(spread.rows - spread.weight, 0.0) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         trust = np.minimum(1.0, spread.weight**2 / square / (LEAST_ESS / 2))
@@ -300,10 +305,10 @@ def _precision(spread: WeightSpread) -> Array:
 
 
 def _factors(precision: Array, rows: Array, total: Array) -> Array:
-    """Return the weight of a row of each logger, (2, l, g), in proportion to its precision, (2, l, g); 1 in a half
-    where none has any.
+    """Return the weight of a row of each logger, (2, l, g), in proportion to its precision, (2, l, g). The weights are
+    equal in a half in which no logger has a precision above 0.
 
-    rows (2, l, g): numbers of rows; total (2, 1, g): the sum of their weights."""
+    rows (2, l, g): numbers of rows; total (2, 1, g): the sum of the weights of these rows."""
     with np.errstate(divide="ignore", invalid="ignore"):
         factor, equal_factors = (
             share * total / (share * rows).sum(axis=1, keepdims=True) for share in (precision, np.ones_like(rows))
