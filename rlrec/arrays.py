@@ -79,7 +79,7 @@ def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array
     """Return the products of values from the first row of each run to each row, (n,). A positive product stays at least
     `least`.
 
-    number (n,): of each row in its run, from `numbers_in_runs`."""
+    number (n,): the number of each row in its run, from `numbers_in_runs`."""
     products, rows_by_number = values.copy(), np.argsort(number, kind="stable")
     for start, end in pairwise(np.cumsum(np.bincount(number)).tolist()):
         rows = rows_by_number[start:end]

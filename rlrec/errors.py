@@ -82,6 +82,6 @@ def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
 
 
 def quantity(number: int | str, noun: str) -> str:
-    """Write a number, or the text of one, with its noun: 1 slot, 2,000 slots."""
+    """Write a number, or the text of a number, with its noun: 1 slot, 2,000 slots."""
     text = number if isinstance(number, str) else f"{number:,}"
     return f"{text} {noun}{'' if text == '1' else 's'}"

@@ -69,8 +69,8 @@ def is_growing(row: Mapping[str, Any]) -> bool:
 
 
 def shown_p(row: Mapping[str, Any]) -> float | None:
-    """Return the p-value of a difference where it belongs to the answer, else None. A p-value of the time so far would
-    be taken for one of the answer, and a p-value of 1 for a share."""
+    """Return the p-value of a difference where it belongs to the answer, else None. A reader would take a p-value of
+    the time so far for the p-value of the answer, and a p-value of 1 for a share."""
     is_so_far = row["answer"] == "unknown" and {*GROWING, "turned"} & {*row["reasons"]}
     p_value: float | None = None if is_so_far or row["p_value"] == 1 else row["p_value"]
     return p_value

@@ -205,8 +205,8 @@ class ScreenApplication:
 
 
 def _home_address(scope: Scope) -> str:
-    """Return the address of the overview page, relative to that of a request. A proxy may have taken away the beginning
-    of the path."""
+    """Return the address of the overview page, relative to the address of a request. A proxy may have taken away the
+    beginning of the path."""
     return f"{'../' * (scope['path'].count('/') - 1)}{SCREEN_PATH[1:]}/"
 
 

@@ -332,7 +332,7 @@ class NoticeHandler(logging.Handler):
 def make_server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
     """Return a uvicorn server for an ASGI application.
 
-    `options` are those of TLS, as in uvicorn's Config."""
+    `options` are the options for TLS, as in uvicorn's Config."""
 
     def connect(*args: Any, **kwargs: Any) -> BoundedProtocol:
         return BoundedProtocol(*args, limits=limits, notice=notice, **kwargs)

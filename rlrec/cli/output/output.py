@@ -45,7 +45,7 @@ class Show:
 
         `table` is shown by `--format table`, and by csv if the result is one record. `columns` are the keys of a
         list of records, which a csv or a table shows even without rows. `flat` has the records of the csv, where
-        these differ from the result. `lines` has those of ndjson."""
+        these differ from the result. `lines` has the records of ndjson."""
         from rlrec.cli.output import plain
 
         self.clear_progress()

@@ -260,14 +260,14 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
 
 
 def takes_read_store(*lines: str) -> Decorator:
-    """Return a decorator like that of `takes_store`, for a command that only reads. Its store is that of --read-db, if
-    any."""
+    """Return a decorator like `takes_store`, for a command that only reads. The command gets the store of --read-db, if
+    that option is given."""
     return lambda command: takes_output(*lines)(_with_store(command, reads=True))
 
 
 def takes_write_store(*lines: str) -> Decorator:
-    """Return a decorator like that of `takes_store`, which also adds --dry-run. This rolls back all that the command
-    stores."""
+    """Return a decorator like `takes_store`, which also adds the option --dry-run. This option rolls back all that the
+    command stores."""
     return lambda command: takes_output(*lines)(_with_store(command, writes=True))
 
 

@@ -47,7 +47,8 @@ def end_in_finalizer(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 class SignalWaits:
-    """A Waiting object makes waits that a signal ends, while other work goes on. `number` is that of the signal."""
+    """A SignalWaits object makes waits that a signal ends, while other work goes on. `number` is the number of the
+    signal."""
 
     def __init__(self, wakeup: int) -> None:
         self.number: int | None = None

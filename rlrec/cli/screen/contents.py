@@ -66,8 +66,9 @@ class Panel(NamedTuple):
 class PageContent(NamedTuple):
     """This record holds the content of a page.
 
-    `related` has links to other pages, `alerts` urgent messages, and `notices` those of the command. `report` has
-    values for the template of a report, instead of panels. `location` is the address to which a search redirects."""
+    `related` has links to other pages, `alerts` has urgent messages, and `notices` has the notices of the command.
+    `report` has values for the template of a report, instead of panels. `location` is the address to which a search
+    redirects."""
 
     title: str
     panels: Sequence[Panel] = ()

@@ -272,7 +272,8 @@ def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
 
 
 def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
-    """Return the values of the lines; None if one line is bad or unusual, so that each must be decoded by itself."""
+    """Return the values of the lines. Return None if any line is bad or unusual, so that each line must be decoded by
+    itself."""
     import msgspec
 
     block = b"\n".join(raws)

@@ -65,7 +65,7 @@ class View(NamedTuple):
 class Screen(NamedTuple):
     """A Screen describes the place where a table is shown.
 
-    `width` is that of the terminal, or None for a pipe or a file. `colour` says whether verdicts have one."""
+    `width` is the width of the terminal, or None for a pipe or a file. `colour` says whether verdicts have a colour."""
 
     width: int | None = None
     colour: bool = False

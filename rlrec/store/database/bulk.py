@@ -95,7 +95,8 @@ def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator
 
 
 def is_long(unit: Unit, policy_ids: Collection[int] | None = None) -> bool:
-    """Tell whether the log, or that of some policies, is long, and another process can read it."""
+    """Tell whether the log (or the log of these policies, if policies are given) is long, and another process can read
+    it."""
     if unit.connection.in_nested_transaction():  # a rehearsal: no other connection sees its rows
         return False
     if policy_ids is not None:

@@ -46,7 +46,7 @@ def revisions(connection: sa.Connection) -> list[str] | None:
 
 def check(unit: Unit, *, address: str, write: bool = False, state: str = "", source: str = "") -> Row:
     """Check that the store is at the revision of this program, and return the row of one SELECT with the store's state.
-    Raise CheckFailed if it is at another revision.
+    Raise CheckFailed if the store is at another revision.
 
     write: let the server end the transaction of a client that stops in it (see `engine.IDLE_TIMEOUT`). state,
     source: further columns, and their tables, which are joined to the version table; an older store may lack these."""

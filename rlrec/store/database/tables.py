@@ -302,7 +302,7 @@ VIEWS = ("v_decision", "v_slot", "v_version")
 
 
 def time_columns() -> list[Column[Any]]:
-    """Return the columns with times of all rows. Two are left out: those of a lease, which ends in the future, and of a
-    line, whose key keeps its time as given."""
+    """Return the columns with times of all rows. Two columns are left out: the time of a lease, which ends in the
+    future, and the time of a line, whose key keeps the time as given."""
     tables = (table for table in metadata.sorted_tables if table not in (lease, feedback_key))
     return [column for table in tables for column in table.columns if re.fullmatch("at|.*_at", column.name)]

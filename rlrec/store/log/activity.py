@@ -104,7 +104,7 @@ class Run(NamedTuple):
 
 
 def last_run(unit: Unit, command: str, options: Mapping[str, Any] | None = None) -> Run | None:
-    """Return the newest run of a command, or None where there is none. options: find only a run with exactly these
+    """Return the newest run of a command, or None if there is no run. options: find only a run with exactly these
     options."""
     options_text = None if options is None else json.dumps(dict(options), sort_keys=True)
     condition = "command = ?" if options_text is None else "command = ? AND options = ?"

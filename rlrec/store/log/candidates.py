@@ -12,9 +12,9 @@ from rlrec.store.database.unit import Row, Unit, damage_error, parse
 class CandidateList(NamedTuple):
     """This record is the list of candidates of one decision.
 
-    catalogue_id: the eligible set that the list was drawn from, None where it is not known; arms: ids in order,
-    which as a set are the eligible set of the decision; propensities: the probability of each candidate, given the
-    candidates before it."""
+    catalogue_id: the id of the eligible set that the list was drawn from, or None if that set is not known; arms:
+    the ids of the candidates in order, which as a set are the eligible set of the decision; propensities: the
+    probability of each candidate, given the candidates before it."""
 
     decision_id: int
     catalogue_id: int | None

@@ -73,8 +73,8 @@ class NarrowedSet:
 
     @cached_property
     def digest(self) -> bytes:
-        """Compute the digest under which the set is stored. The digest is that of the JSON of the set's arms, cut from
-        the text of the superset."""
+        """Compute the digest under which the set is stored. It is the digest of the JSON of the set's arms, whose text
+        is cut from the text of the superset."""
         pieces, start = list[str](), 0
         text = f",{_digest_and_text(self.superset)[1][1:-1]},"
         for arm in self.lacking:

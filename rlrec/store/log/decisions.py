@@ -31,7 +31,7 @@ STATE_SOURCE = " LEFT JOIN settings ON true"
 
 def newest(unit: Unit, *, imported: bool = False) -> int | None:
     """Return the time of the newest decision that was not imported (or, with `imported`, that was imported). Return
-    None where there is none."""
+    None if there is no such decision."""
     at: int | None = unit.ask_value(NEWEST.replace("= 0", "= 1") if imported else NEWEST)
     return at
 

@@ -153,7 +153,7 @@ def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:
-    """Store events; the rows are those of Event. The caller holds the lock of the decision's policy."""
+    """Store events. The rows have the fields of Event. The caller holds the lock of the decision's policy."""
     unit.insert("event", Event._fields, rows)
 
 

@@ -140,7 +140,7 @@ class Batch:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for pickling, where columns of one type form one matrix. Pickle packs and unpacks a few
-        arrays many times faster than many. A column that repeats one value is stored as this value."""
+        arrays many times faster than many arrays. A column that repeats one value is stored as this value."""
         state = dict(vars(self))
         for name, columns in (("slots", self.slots), *((name, columns) for name, _, columns in self._others())):
             names_by_type: dict[tuple[str, int], list[str]] = {}
@@ -432,7 +432,7 @@ def read_decisions(
     unit: Unit, tests: Sequence[str], *, slots: Sequence[str], events: Sequence[str] = EVENT_COLUMNS,
     slot_tests: Sequence[str] = (), order: str = "d.id, s.position",
 ) -> Batch:  # fmt: skip
-    """Read the decisions `d` that pass all tests, with those of their slots `s` that also pass slot_tests."""
+    """Read the decisions `d` that pass all tests, and of their slots `s` only the slots that also pass slot_tests."""
     slot_query = ask_slots(unit, slots, [*tests, *slot_tests], order=order)
     event_query = ask_events(unit, events, tests)
     return Batch(slots=read_slots(slot_query), events=event_query.columns())
@@ -478,7 +478,8 @@ def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
 
 
 def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
-    """Return a query for the keys of sessions above `low` up to `high`, and those of their users."""
+    """Return a query for the keys of the sessions with ids above `low` up to `high`, and for the keys of the users of
+    these sessions."""
     columns = {"session_id": (np.int64, "v.id"), "key": (object, "v.key"), "user": (object, "coalesce(u.key, '')")}
     tables = "session v LEFT JOIN users u ON u.id = v.user_id"
     return _pending_query(unit, columns, f"{tables} WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")

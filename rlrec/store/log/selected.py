@@ -26,10 +26,11 @@ ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_i
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A Selection chooses decisions of the log. None means any. Times are microseconds, `since` included, `until`
-    excluded.
+    """A Selection chooses decisions of the log. A field that is None does not restrict the choice. Times are
+    microseconds; `since` is included, and `until` is excluded.
 
-    without: SQL tests on a decision `d`, from stored exclusions. A decision that passes one of them is left out."""
+    without: SQL tests on a decision `d`, from stored exclusions. A decision that passes one of these tests is left
+    out."""
 
     policy_ids: Collection[int] | None = None
     version_ids: Collection[int] | None = None
@@ -370,8 +371,8 @@ def all_exclusions(unit: Unit) -> list[Exclusion]:
 
 
 def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Exclusion:
-    """Store an exclusion of the decisions that pass a filter. units: the users and sessions to which it is limited;
-    None for no limit."""
+    """Store an exclusion of the decisions that pass a filter. units: the users and sessions to which the exclusion is
+    limited, or None for no limit."""
     by_unit = int(units is not None)
     key = unit.add("exclusion", name=name, filter=text, by_unit=by_unit, created_at=unit.now)
     unit.insert("exclusion_unit", ("exclusion_id", "user_id", "session_id"), [(key, *ids) for ids in units or ()])

@@ -100,8 +100,9 @@ def put(
 ) -> tuple[int, int]:  # fmt: skip
     """Add or change arms, and return how many were added and how many changed.
 
-    features: canonical JSON, None to leave those of a stored arm as they are; times: columns of times; groups: the
-    names of all groups of an arm. Arms that `times` or `groups` do not name keep theirs."""
+    features: the features of each arm as canonical JSON, or None to keep the features of a stored arm; times: the
+    columns of times of each arm; groups: the names of all groups of each arm. An arm that `times` or `groups` does
+    not name keeps its times or groups."""
     columns = ", ".join(("features", *TIMES))
     old_rows = {row[0]: row[1:] for row in unit.ask(f"SELECT key, {columns} FROM arm WHERE key IN (?*)", features)}
     new_rows = dict[str, Row]()

@@ -171,8 +171,8 @@ def add(
 
 @lru_cache(maxsize=FEW)
 def _upsert_statement(n: int) -> str:
-    """Return a statement that adds to n rows of a belief and stores missing rows. Its sums equal those of `add` bit for
-    bit."""
+    """Return a statement that adds to n rows of a belief and stores missing rows. The sums of the statement equal the
+    sums of `add` bit for bit."""
     placeholders, sums = ", ".join(["(?, ?, ?, ?, 0.0 + ?, 0.0 + ?, 0.0 + ?)"] * n), ", ".join(SUMS)
     columns = f"version_id, ordinal, bucket, arm_id, {sums}"
     return f"INSERT INTO belief ({columns}) VALUES {placeholders} {_ADDED} RETURNING bucket, arm_id, {sums}"

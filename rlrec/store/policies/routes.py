@@ -196,8 +196,8 @@ def stop_shadow(unit: Unit, shadow_id: int) -> None:
 
 
 def add_shadowed(unit: Unit, rows: Iterable[Row]) -> None:
-    """Store how probable challengers find the slates shown, as rows (shadow id, decision id, log of the probability or
-    None)."""
+    """Store how probable challengers find the slates shown. Each row is (shadow id, decision id, logarithm of the
+    probability or None)."""
     unit.insert("shadow_decision", ("shadow_id", "decision_id", "log_probability"), rows)
 
 

@@ -94,8 +94,8 @@ class CopyTarget:
         self._engine, self._like = engine.connect(self.url), like
 
     def begin(self) -> bool:
-        """Create the tables, or find those of an interrupted copy, and tell whether there was one. Raise CheckFailed if
-        the database holds a store, or a copy of another source."""
+        """Create the tables, or find the tables of an interrupted copy, and tell whether there was an interrupted copy.
+        Raise CheckFailed if the database holds a store, or a copy of another source."""
         stored_revision = self._revision()
         if stored_revision == self.mark:
             return True
@@ -140,7 +140,7 @@ class CopyTarget:
             unit.insert(table.name, [column.name for column in table.columns], batch)
 
     def finish(self) -> None:
-        """Continue ids after those of the source, and mark the database as a store."""
+        """Let new ids start after the highest ids of the source, and mark the database as a store."""
         with self.write() as unit:
             if unit.postgres:
                 for table in (table for table in TABLES if "id" in table.columns):

@@ -75,8 +75,8 @@ def count_forgotten(unit: Unit) -> int:
 
 
 def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[reader.Batch]:
-    """Yield some decisions of one policy (ascending), including imported ones. A batch has slots by decision and
-    position, and all events."""
+    """Yield the given decisions of one policy (ascending), including imported decisions. A batch has slots by decision
+    and position, and all events."""
     for portion in slices(decision_ids, PORTION):
         tests = [f"d.id IN ({numbers(portion)})"]
         events = tuple(reader.EVENTS)
@@ -106,7 +106,7 @@ def delete_sessions(unit: Unit, user_id: int, session_ids: Sequence[int]) -> Non
 
 
 def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
-    """Delete those of these contexts and eligible sets to which nothing refers any more."""
+    """Delete each of these contexts and eligible sets to which nothing refers any more."""
     for table, ids in (("context", context_ids), ("eligible_set", set_ids)):
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="WHERE id IN (?*)", references=_REFERENCES[table]), ids)
 

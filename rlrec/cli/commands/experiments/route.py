@@ -274,7 +274,7 @@ def route_view(result: app.route.RouteSummary) -> View:
 
 
 def _gate_view(result: app.route.RouteSummary) -> View:
-    """Return a table of the figures of one look of the gate, with those of the guards below."""
+    """Return a table of the figures of one look of the gate, with the figures of the guards below."""
     change_text = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
     notes = [View(GUARD_FIGURES, guards)] if guards else []

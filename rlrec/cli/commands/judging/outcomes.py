@@ -148,7 +148,8 @@ def count_units(unit: str, units: int, anonymous: int) -> str:
 
 
 def _csv_records(result: app.outcomes.Result) -> list[dict[str, Any]]:
-    """Return a record for each outcome, with its difference from that of the first group (which has none)."""
+    """Return a record for each outcome, with its difference from the outcome of the first group. The first group has no
+    difference."""
     differences: dict[Any, Mapping[str, Any]] = {_row_key(row): row for row in result["differences"]}
     return [
         {

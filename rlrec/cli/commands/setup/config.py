@@ -36,7 +36,7 @@ class Config:
     def __init__(self, program: click.Group, paths: Sequence[str]) -> None:
         """Read the files.
 
-        `paths` are those of existing files, the nearest first."""
+        paths: the paths of existing files, the nearest file first."""
         # by command names and the Python name of the option; only the latter for options of the program
         self.values: dict[tuple[str, ...], FileValue] = {}
         for path in reversed(paths):

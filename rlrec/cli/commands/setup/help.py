@@ -66,7 +66,7 @@ def full_text(page: ManualPage) -> str:
 def plain_text(markdown: str, width: int = 0) -> str:
     """Return a page as plain text. Blocks are indented, and links name the command that shows their page.
 
-    `width` is that of lines outside blocks, or 0 to keep those of the page."""
+    `width` is the width of lines outside blocks, or 0 to keep the lines of the page."""
     chunks = re.split(r"^```.*\n", markdown, flags=re.MULTILINE)
     chunks[1::2] = [re.sub(r"^(?=.)", "    ", block, flags=re.MULTILINE) for block in chunks[1::2]]
     chunks[::2] = [
