@@ -203,11 +203,11 @@ def line_signature(line_type: Any, declared: inspect.Signature, positional: Sequ
 
 
 class Log(Frame):
-    """A Log gives decisions of the log, with the keys of `export-log`. They are read from the store each time a loop
-    goes through them.
+    """A Log gives decisions of the log, with the keys of `export-log`. The decisions are read from the store each time
+    a loop goes through the Log.
 
-    read: gives the rows, with `detailed=True` with the rewards of slots; schema: that of their table, from the
-    library."""
+    read: returns the rows, with `detailed=True` including the rewards of slots; schema: the schema of the table of
+    these rows, from the library."""
 
     def __init__(self, read: Callable[..., Iterator[LogLine]], schema: Callable[[Any], Any] | None = None) -> None:
         self._read, self._schema = read, schema or _log_schema

@@ -109,8 +109,8 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
     """Return the index of the first row of each kind of row, (m,), in the order of values, and the kind of every row,
     (n,).
 
-    columns (n,) each: rows are of one kind if all columns are equal. Values in a narrow range are counted, which is
-    many times faster than sorting."""
+    columns (n,) each: the values to compare; rows are of one kind if all columns are equal. Values in a narrow range
+    are counted, which is many times faster than sorting."""
     n = len(columns[0])
     codes, n_kinds = np.zeros(n, np.int64), 1
     for column in columns:

@@ -555,11 +555,11 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
 
 def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, has_groups: bool = False) -> str:
     """Write the first conclusion from the effects of arms, which are in order. The conclusion is about an arm with a
-    high reward now and a negative long-run effect, else the worst arm, else the best. It holds at a level for all arms
-    together, and leaves out retired arms.
+    high reward now and a negative long-run effect, else the worst arm, else the best arm. The conclusion holds at a
+    level for all arms together, and leaves out retired arms.
 
-    has_groups: whether the effects are those of one of several groups, drawn towards all; then its own pages must
-    agree."""
+    has_groups: whether the effects are the effects of one of several groups, drawn towards all groups; then the
+    group's own pages must agree."""
     z_bound = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
     sure_arms = [row for row in arms if abs(row["shrunk"]) > z_bound * row["shrunk_sd"] > 0 and not row.get("retired")]
     if has_groups and (pooled_arms := sure_arms):

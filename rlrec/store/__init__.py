@@ -63,7 +63,8 @@ class _Reconnection:
 
 class Store:
     """A Store is a database, with the clock of one command. `now` (microseconds) replaces the database's clock; with
-    `allow_future` it may be far ahead of that. `notice` takes a line for the user that no result contains."""
+    `allow_future`, `now` may be far ahead of the database's clock. `notice` takes a line for the user that no result
+    contains."""
 
     def __init__(
         self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print, waits: Waits = USUAL_WAITS

@@ -47,7 +47,7 @@ def parameters(command: click.Command) -> dict[str, click.Parameter]:
 
 
 def value_type(param: click.Parameter) -> Any:
-    """Return the type of one value of a parameter."""
+    """Return the Python type of one value of a parameter."""
     if type(param.type) is click.Choice:
         return Literal[tuple(param.type.choices)]
     if isinstance(param.type, click.Path):

@@ -149,7 +149,7 @@ class PageServer:
         return _response(await self._page(path[1:], urlencode(args)))
 
     def refuse(self, scope: Scope, refused: RefusedRequest) -> Response:
-        """Return the answer to a refused request, which is a page if a browser asked for one."""
+        """Return the answer to a refused request. The answer is a page if a browser asked for a page."""
         response = refused.response()
         if b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
             return response

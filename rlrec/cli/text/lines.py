@@ -241,9 +241,9 @@ def candidate_type() -> Any:
 def line_type(
     name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **more_types: Any
 ) -> Any:
-    """Return the Struct of a line that has some fields of a command, in the types of the command's options.
+    """Return the Struct of a line that has the given fields of a command, in the types of the command's options.
 
-    more_types: the types of fields which in lines differ from those of all options."""
+    more_types: the types of the fields whose type in lines differs from the type of the option."""
     from typing import get_origin
 
     from msgspec import defstruct

@@ -124,20 +124,21 @@ def _insertion(
 
 
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """Return those digests whose lines the policy has imported before."""
+    """Return each of the digests whose line the policy has imported before."""
     text = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(text, policy_id, portion)}
 
 
 def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
-    """Return the digests of all lines that the policy has imported, or None if there are MAX_FETCHED or more."""
+    """Return the digests of all lines that the policy has imported, or None if there are MAX_FETCHED or more
+    digests."""
     rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, MAX_FETCHED)
     return {bytes(row[0]) for row in rows} if len(rows) < MAX_FETCHED else None
 
 
 def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
-    """Return all request ids, all feedback keys, and the users of the sessions that have one. Return None if the store
-    has MAX_FETCHED or more sessions, or as many names of one kind."""
+    """Return all request ids, all feedback keys, and, for each session key that has a user, the user. Return None if
+    the store has MAX_FETCHED or more sessions, or as many names of one kind."""
     source = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
     if len(owners := unit.ask(f"SELECT s.key, users.key FROM {source}", MAX_FETCHED)) >= MAX_FETCHED:
         return None
@@ -149,7 +150,7 @@ def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
 
 
 def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
-    """Return those session keys whose sessions are stored."""
+    """Return each of the session keys whose session is stored."""
     # Keys that begin with a time are mostly greater than all stored ones. PostgreSQL may order them differently.
     overlap = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
     if not keys or not (unit.postgres or unit.ask_value(overlap, min(keys), max(keys))):

@@ -121,7 +121,7 @@ def _describe_sets(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]
 
 
 def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tuple[dict[str, int], dict[Eligible, int]]:
-    """Return the ids of those contexts and eligible sets that are stored. Unknown ones are left out."""
+    """Return the ids of the contexts and eligible sets that are stored. Unknown contexts and sets are left out."""
     contexts, named_sets = by_digest(bodies), _describe_sets(sets)
     context_ids = loading.ids(unit, "context", "digest", contexts)
     set_ids = loading.ids(unit, "eligible_set", "digest", {key for key, _, _ in named_sets})

@@ -66,8 +66,8 @@ def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[
 
 
 def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
-    """Return the id of the stored features of each decision that states features of its arms in place of those of the
-    catalogue."""
+    """Return the id of the stored features, by decision id, for each decision that states features of its arms in place
+    of the features in the catalogue."""
     query = "SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)"
     return dict(unit.ask(query, decision_ids))
 

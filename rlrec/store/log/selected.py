@@ -282,7 +282,7 @@ def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list
 
 def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
     """Return bounds (low, high) such that the sessions of all selected decisions have ids with low < id <= high. Return
-    None where these sessions may be anywhere."""
+    None if these sessions may have any ids."""
     if selection.since is None and selection.first_id is None:
         return None
     log_extent = extent(unit, selection)
