@@ -28,13 +28,14 @@ NameValues = dict[tuple[str, str], str | bytes]  # by kind and name, the line or
 def find(
     unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed: Ids | None, earlier: NameValues
 ) -> dict[int, Conflict]:  # fmt: skip
-    """Return the conflicts of the rows to refuse, by index of the row. A row is refused if another line, in the store
-    or in an earlier row, has its request id or feedback key, or if its session has another user. An equal line, as in
-    files that overlap, is no contradiction.
+    """Return the conflict of each row that must be refused, by the index of the row. A row is refused if another line,
+    in the store or in an earlier row, has its request id or feedback key, or if its session has another user. Equal
+    lines, as in files that overlap, do not conflict. A refused row has no effect, so later rows may use its names
+    again.
 
-    A refused row has no effect, so later rows may use the names in it. users: the user of each session in the store;
-    disputed: hashes of the names that stand for different things in all lines, None to find them among these rows;
-    earlier: the meanings of disputed names in earlier rows, to which those of these rows are added."""
+    users: the user of each session in the store; disputed: hashes of the names that stand for different things in
+    all lines, None to look for such names in these rows alone; earlier: the meanings of disputed names in earlier
+    rows, to which this call adds the meanings in these rows."""
     requests = decisions.requests(unit, distinct(rows.request_id))
     keys, _ = events.keys_and_kinds(unit, distinct(rows.events.key))
     owned = {session: user for session, user in users.items() if user is not None}

@@ -69,9 +69,10 @@ class Portion(NamedTuple):
 
 
 def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool, size: int | None = None) -> Portion:
-    """Return a portion that begins at the byte `start` of a file.
+    """Return a portion that begins at the byte `start` of a file and has the bytes `data`.
 
-    size: length of the lines, if `data` is only the first part of one line."""
+    lines: the number of lines before the portion; follows: whether the file is followed, so that the portion needs
+    the position of its end; size: the length of the line, if `data` is only its first part."""
     end, inode = start + (len(data) if size is None else size), os.fstat(file.fileno()).st_ino
     if not follows:
         return Portion(file, start, end, data, lines, None)
@@ -149,8 +150,8 @@ class GrowingFile:
         self.file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """Return the next complete lines, or None where there are none yet. Once another file has replaced this one,
-        the last line of this one counts as complete."""
+        """Return the next complete lines, or None if no line is complete yet. Once another file has replaced this file,
+        its last line counts as complete."""
         data = os.pread(self.file.fileno(), PORTION_BYTES, self.position.offset)
         status = os.fstat(self.file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status and not self.position.fits(self.file):

@@ -334,17 +334,17 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
     keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
     versions = policies.by_id(unit, {row[index["version_id"]] for row in rows})
     people = log_tables.person_keys(unit, {row[index["session_id"]] for row in rows})
-    complete_files = []
+    complete_rows = []
     for row in rows:
         by_decision = [entry.get(row[0], []) for entry in children]
         by_decision[0] = [(*slot, keys[slot[1]]) for slot in by_decision[0]]
         version, eligible = versions[row[index["version_id"]]], list(sets[row[index["eligible_id"]]])
-        complete_files.append([
+        complete_rows.append([
             *row, *by_decision, *people[row[index["session_id"]]], version.policy.name, version.number,
             bodies[row[index["context_id"]]], [keys[arm] for arm in eligible], eligible,
             bodies[features[row[0]]] if row[0] in features else None,
         ])  # fmt: skip
-    return complete_files
+    return complete_rows
 
 
 def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:

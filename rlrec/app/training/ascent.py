@@ -276,7 +276,8 @@ class Trainer:
         self._value = None if sums is None else returns.fit(sums)
 
     def slates(self, rows: VisitRows) -> Iterator[LoggedSlates]:
-        """Return the decisions of some visits with their gains, which do not depend on the parameters."""
+        """Yield the decisions of the visits in `rows`, grouped, each with its gain (return minus baseline), which does
+        not depend on the parameters."""
         gained = self._returns(rows)
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))

@@ -168,8 +168,8 @@ def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
 
 
 def _typed_word(param: click.Parameter, name: str, value: Any) -> Any:
-    """Return a value in the form in which a user would type it, or already parsed. Raises InputError for a value of the
-    wrong type."""
+    """Return the value of a parameter as a user would type it. A flag stays true or false, and an object is returned as
+    parsed. Raises InputError for a value of the wrong type."""
     expected = value_type(param)
     is_text = expected is str or expected is PATH
     if isinstance(value, bool) != (expected is bool) or (is_text and not isinstance(value, str | os.PathLike)):

@@ -248,9 +248,10 @@ def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> N
 
 
 class DecisionsAhead(NamedTuple):
-    """This record describes the decisions that were not imported and are later than `clock`. decisions: their number;
-    first, newest: the first and last of their times; last_before: the newest time of the other decisions, None where
-    there is none."""
+    """This record describes the decisions that were not imported and are later than `clock`.
+
+    decisions: the number of these decisions; first, newest: the first and last of their times; last_before: the
+    newest time of all other decisions, None if there are none."""
 
     clock: int
     decisions: int

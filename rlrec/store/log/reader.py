@@ -285,10 +285,10 @@ def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
 
 
 class IdRange(NamedTuple):
-    """This record is a range of session ids, low < id <= high (any session where `high` is 0).
+    """This record is a range of session ids, low < id <= high (any session if `high` is 0).
 
-    first, last: the first and last id of its decisions, None where there are none; decisions: about how many they
-    are; share: the share of the log that ends with this range."""
+    first, last: the first and last id of the decisions in the range, None if there are none; decisions: about how
+    many decisions the range has; share: the share of the log that ends with this range."""
 
     low: int
     high: int
@@ -517,8 +517,8 @@ def set_cells(unit: Unit, sets: Ids) -> Ids:
 
 
 class PendingContexts:
-    """A PendingContexts object holds a query for contexts whose answer may still be on its way. Their ids are
-    ascending."""
+    """A PendingContexts object holds a query for contexts whose answer may still be on its way. The ids of the contexts
+    are ascending."""
 
     def __init__(self, unit: Unit, ids: Ids) -> None:
         self._ids, self._query = ids, None

@@ -131,7 +131,7 @@ def any_common(unit: Unit, *selections: Selection) -> bool:
 
 
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
-    """Return the time of the n-th newest selected decision, or None where there are fewer."""
+    """Return the time of the n-th newest selected decision, or None if fewer than n are selected."""
     # an index has the times of the decisions that were not imported
     index_tests = [] if may_be_imported(unit) else ["d.imported = 0"]
     tests = " AND ".join([_condition(selection), *index_tests])
@@ -141,18 +141,18 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
 
 
 def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
-    """Return the n-th largest id of the selected decisions, or None where there are fewer."""
+    """Return the n-th largest id of the selected decisions, or None if fewer than n are selected."""
     text = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT 1 OFFSET ?"
     return unit.ask_value(text, n - 1)
 
 
 class LogExtent(NamedTuple):
-    """This record has the extent of some decisions. All numbers are 0 where there are no decisions.
+    """This record has the extent of a set of decisions. All numbers are 0 if the set is empty.
 
-    positions: the length of the longest slate; steps: the number of steps of the longest visit, up to the last of
-    these decisions; first_version, last_version: the smallest and largest id of the versions that served; decisions:
-    their number; first_session, last_session: the smallest and largest id of their sessions; first_at, last_at: the
-    times of the first and last decision."""
+    positions: the length of the longest slate; steps: the number of steps of the longest visit, up to the last
+    decision of the set; first_version, last_version: the smallest and largest id of the versions that served;
+    decisions: the number of decisions; first_session, last_session: the smallest and largest id of their sessions;
+    first_at, last_at: the times of the first and last decision."""
 
     positions: int
     steps: int

@@ -271,9 +271,7 @@ def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]
     first, kinds = dict[Any, Any](), set[Any]()
     entries = zip(events.row, key, values(events.kind, n), strict=True) if events.key != NULL else ()
     for index, (row, name, kind) in enumerate(entries):
-        logs_in_line = position[index], at[index]
-        if name is not None and (
-            first.setdefault((row, name), logs_in_line) != logs_in_line or (row, name, kind) in kinds
-        ):
+        event_mark = position[index], at[index]
+        if name is not None and (first.setdefault((row, name), event_mark) != event_mark or (row, name, kind) in kinds):
             yield Problem(row, "key", f"feedback key {name!r} names two lines", table="events", number=index)
         kinds.add((row, name, kind))

@@ -181,8 +181,8 @@ def objects(cell: str) -> str:
 
 def events(cell: str) -> TimedEvents:
     """Return the events that a cell lists in JSON, with the time of each."""
-    arm_keys = _json(cell, list[EventEntry]) if cell else ()
-    return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in arm_keys]
+    entries = _json(cell, list[EventEntry]) if cell else ()
+    return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in entries]
 
 
 def _json(cell: str, kind: Any) -> Any:

@@ -266,14 +266,14 @@ def _sorted_set(arms: tuple[str, ...]) -> tuple[str, ...]:
 def with_censor_events(rows: LogColumns) -> LogColumns:
     """Return the rows with an event that censors each slot marked as censored."""
     n = len(rows.slots.row)
-    arm_keys = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
-    marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in arm_keys if is_censored]
+    slot_values = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
+    marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in slot_values if is_censored]
     return rows.with_events(marks) if marks else rows
 
 
-def _stated_value(line: DecisionLine, stated_fields: LogField) -> Any:
-    value = getattr(line, stated_fields.key)
-    return value if stated_fields.kind is not bool else 1 if value else None
+def _stated_value(line: DecisionLine, field: LogField) -> Any:
+    value = getattr(line, field.key)
+    return value if field.kind is not bool else 1 if value else None
 
 
 def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandidates | None:

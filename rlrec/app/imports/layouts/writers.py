@@ -91,11 +91,11 @@ class CsvWriter(LayoutWriter):
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         for slot in record["slate"]:
-            slot_arms = events.get(slot["position"], []) + page_events
+            slot_events = events.get(slot["position"], []) + page_events
             self.left_out.update(name for name in ("team",) if slot.get(name))
             rows.writerow([
                 *first, *(_cell(slot.get(name)) for name in SLOT_COLUMNS[:-2]), record["rewards"][slot["position"]],
-                canonical.text(slot_arms) if slot_arms else None,
+                canonical.text(slot_events) if slot_events else None,
             ])  # fmt: skip
             page_events = []
         written = text.getvalue()
