@@ -100,6 +100,7 @@ def show(
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         collected = unit_outcomes.collect(unit, study, level=level, is_fixed=fixed)
+        reward_log.notice_uncounted(unit, store, definitions)
         assigned = experiments.count_units(unit, experiment.id)
         phases, promoted = experiments.phases(unit, experiment), promotion(unit, experiment)
         pruned_until, defined = removals.pruned_until(unit), [] if rewards else policies.rewards(unit)

@@ -9,7 +9,6 @@ from typing import TypedDict
 import numpy as np
 
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.judging.outcomes import find_uncounted
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, finite_or_none, take
 from rlrec.errors import InputError
@@ -44,7 +43,7 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
         total = np.zeros((len(windows), 5))
         for batch in reader.batches(unit, filters.selection(unit, log), columns=_MARKS):
             total += _arrived(batch, definition, windows, now=unit.now)
-        _, counting = find_uncounted(unit, definition)
+        _, counting = reward_log.find_uncounted(unit, definition)
     with_events = np.flatnonzero(total[:, EVENTS])
     if not len(with_events):
         hint = f"record some with `rlrec feedback`{', or widen --log' if log else ''}"

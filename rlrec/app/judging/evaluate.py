@@ -64,10 +64,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 rows = estimates.answer(unit, request, estimators, selection, engine)
                 rows = rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
                 if not any(row.estimate.served for row in rows):
-                    from rlrec.app.judging.outcomes import notice_uncounted
-
                     names = sorted({row.reward for row in rows})
-                    notice_uncounted(unit, store, [lookup.reward(unit, name) for name in names])
+                    reward_log.notice_uncounted(unit, store, [lookup.reward(unit, name) for name in names])
                 at = _changed_at(unit, selection, rows)
                 shares = {
                     row.name: {logger.version: share for logger, share in row.estimate.logger_shares}
@@ -75,8 +73,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                     if row.by is None and not row.target_loggers
                 }
                 words = "".join(f" --{name} {shlex.quote(text)}" for name, text in options.items() if name != "log")
-                for name, (sentence, log_filter) in former_rivals(unit, selection, shares).items():
-                    command = f"rlrec evaluate {name} --log {shlex.quote(filters.join_filters(log, log_filter))}{words}"
+                for name, (sentence, log_filter) in former_rivals(unit, selection, shares, log=log).items():
+                    command = f"rlrec evaluate {name} --log {shlex.quote(log_filter)}{words}"
                     store.notice(f"{sentence}: `{command}` compares it with that")
                 return [replace(row, options=options, untaught=untaught.get(row.name), changed_at=at) for row in rows]
         except EmptyLog as error:
@@ -143,12 +141,12 @@ def _with_visits(
 
 
 def former_rivals(
-    unit: Unit, selection: Selection, shares: Mapping[str, Mapping[str | None, float]]
+    unit: Unit, selection: Selection, shares: Mapping[str, Mapping[str | None, float]], *, log: str | None
 ) -> dict[str, tuple[str, str]]:
-    """Find the targets that are compared mostly with others than the policy that serves now. Returns for each a
-    sentence that says so, and the filter that selects what this policy logged.
+    """Find the targets that are compared mostly with other policies than the one that serves now. Return for
+    each target a sentence that says so, and the filter that selects what the serving policy logged.
 
-    shares: for each target, the share of each of its loggers, by version."""
+    shares: for each target, the share of each of its loggers, by version; log: the filter of the selected log."""
     if unit.folder is not None or not (shares := {name: by_logger for name, by_logger in shares.items() if by_logger}):
         return {}
     changes = routes.newest_changes(unit)
@@ -160,10 +158,15 @@ def former_rivals(
         return {}
     sentences = dict[str, tuple[str, str]]()
     for target, by_logger in shares.items():
-        share = sum(number for name, number in by_logger.items() if name and lookup.split_reference(name)[0] == policy)
+        owners = {name: lookup.split_reference(name)[0] for name in by_logger if name}
+        versions = [name for name, owner in owners.items() if owner == policy]
+        share = sum(by_logger[name] for name in versions)
         if 0 < share < 0.5:
             sentence = f"{100 - 100 * share:.0f} % of what {target} is compared with is not {policy}, which serves now"
-            sentences[target] = sentence, f"policy={policy}"
+            if any(owner.startswith(f"{policy}@") for owner in owners.values()):  # `policy=` selects variants, too
+                sentences[target] = sentence, filters.with_loggers(log, versions)
+            else:
+                sentences[target] = sentence, filters.join_filters(log, f"policy={policy}")
     return sentences
 
 

@@ -24,7 +24,6 @@ from rlrec.app.evaluation.rows.log_rows import LoggedBatch
 from rlrec.app.evaluation.targets.logger_marginals import WITHOUT_MARGINALS
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.judging.outcomes import notice_uncounted
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
 from rlrec.ope.checks.exposure import RateSums, rates, spread
@@ -127,7 +126,7 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
     Raises InputError for unknown names, and an empty log."""
     with log_stores.reading(store, request.log, workers) as (unit, log, engine):
         census = Census.resolve(unit, replace(request, log=log))
-        notice_uncounted(unit, store, [census.reward])
+        reward_log.notice_uncounted(unit, store, [census.reward])
         partials = passes.results(LogReader(unit, census.evaluation), census, engine)
         total = reduce(add, partials, ExposurePartial())
         if total.rates is None:

@@ -11,18 +11,15 @@ from rlrec.app.evaluation.comparisons.study_figures import BY, Study, StudyFigur
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.experiments.plan import NewUnits
 from rlrec.app.inputs import filters, lookup
+from rlrec.app.log import reward_log
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.reasons import REASONS, in_order
 from rlrec.ope.intervals import intervals
-from rlrec.records import Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import events
-from rlrec.store.policies import policies
 from rlrec.store.upkeep import removals
 from rlrec.times import format_time
 
-RECENT = 1_000  # events from which the kinds that a store gets are read
 MAX_NAMES = 2  # metrics that the explanation of a reason names at most
 
 
@@ -72,7 +69,7 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
     with store.read() as unit, bulk.alongside(unit):
         studies = [_study(unit, request) for request in requests]
         figures = unit_outcomes.collect_figures(unit, studies, level=requests[0].level)
-        notice_uncounted(unit, store, studies[0].rewards)
+        reward_log.notice_uncounted(unit, store, studies[0].rewards)
         if studies[0].experiment is None and (until := removals.pruned_until(unit)):
             store.notice(f"visits up to {format_time(until)} were deleted: whoever came before counts as new")
         pairs = zip(requests, studies, strict=True)
@@ -89,24 +86,6 @@ def _arrivals(unit: Unit, study: Study) -> NewUnits | None:
     """Return the new units of a running experiment, or None for any other study."""
     is_running = study.experiment is not None and study.experiment.status == "running" and study.by == "variant"
     return NewUnits.count(unit, study) if is_running else None
-
-
-def notice_uncounted(unit: Unit, store: Store, rewards: Iterable[Reward]) -> None:
-    """Print a notice for each reward that counts none of the newest events."""
-    for reward in rewards:
-        event_kinds, names = find_uncounted(unit, reward)
-        if event_kinds:
-            earning, others = (", ".join(sorted(kinds)) for kinds in (reward.weights, event_kinds))
-            way_out = f"--reward {names[0]} counts some" if names else "--reward names another"
-            store.notice(f"reward {reward.name} counts {earning}; the newest events are {others}: {way_out}")
-
-
-def find_uncounted(unit: Unit, reward: Reward) -> tuple[frozenset[str], list[str]]:
-    """Return the kinds of the newest events, if a reward counts none of them, and the rewards that count some."""
-    event_kinds = frozenset(events.newest_kinds(unit, RECENT) - {events.CENSOR})
-    if not event_kinds.isdisjoint(reward.weights):
-        return frozenset(), []
-    return event_kinds, [other.name for other in policies.rewards(unit) if not event_kinds.isdisjoint(other.weights)]
 
 
 def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:

@@ -148,8 +148,8 @@ def sweep(
         counts = selected.version_counts(unit, replace(selection, since=int(begins[0])))
         total, served = sum(counts.values()), policies.by_id(unit, list(counts))
         shares: dict[str | None, float] = {served[key].reference: number / total for key, number in counts.items()}
-        for sentence, log in evaluate.former_rivals(unit, selection, {judged[0].name: shares}).values():
-            log = filters.join_filters(request.log, log)
+        rivals = evaluate.former_rivals(unit, selection, {judged[0].name: shares}, log=request.log)
+        for sentence, log in rivals.values():
             store.notice(f"{sentence}: this command with `--log {shlex.quote(log)}` compares with that")
     if all("no-rows" in row.estimate.reasons for row in judged):
         hint = "import the log with them, or into a new store with --propensity uniform or fitted"

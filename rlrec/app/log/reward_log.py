@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -13,14 +13,16 @@ from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, products_i
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.statistics import MIN_PROPENSITY
 from rlrec.records import Record, Reward, Sums
-from rlrec.store import Unit
+from rlrec.store import Store, Unit
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log import reader, selected
+from rlrec.store.log import events, reader, selected
 from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection
-from rlrec.times import DAY_US, LAST, SECOND, format_time
+from rlrec.store.policies import policies
+from rlrec.times import DAY_US, LAST, SECOND, format_duration, format_time
 
 MATURITY_COLUMNS = ("at", "imported", "censored")  # columns that decide whether a slot counts
+RECENT_EVENTS = 1_000  # from which the kinds and ages of the events that a store gets are read
 SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
@@ -218,3 +220,29 @@ def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_
         return None
     clock = format_time(last_at + wait_us + SECOND)[:19] + "Z"
     return f"the first at {time_of_maturity(mature_from, unit.now)}; to look now, add `--now {clock}`"
+
+
+def notice_uncounted(unit: Unit, store: Store, definitions: Iterable[Reward]) -> None:
+    """Print a notice for each reward that counts none of the newest events, because of their kind or their time."""
+    for reward in definitions:
+        event_kinds, names = find_uncounted(unit, reward)
+        if event_kinds:
+            earning_kinds, newest_kinds = (", ".join(sorted(kinds)) for kinds in (reward.weights, event_kinds))
+            way_out = f"--reward {names[0]} counts some" if names else "--reward names another"
+            store.notice(
+                f"reward {reward.name} counts {earning_kinds}; the newest events are {newest_kinds}: {way_out}"
+            )
+            continue
+        age_us = events.smallest_age(unit, reward.weights, RECENT_EVENTS)
+        if age_us is not None and age_us > reward.window_us:
+            window, age = map(format_duration, (reward.window_us, age_us - age_us % SECOND))
+            late = f"counts events within {window} of their decision, and the newest came after {age} or more"
+            store.notice(f"reward {reward.name} {late}: `rlrec reward delays {reward.name}` shows what windows count")
+
+
+def find_uncounted(unit: Unit, reward: Reward) -> tuple[frozenset[str], list[str]]:
+    """Return the kinds of the newest events, if a reward counts none of them, and the rewards that count some."""
+    event_kinds = frozenset(events.newest_kinds(unit, RECENT_EVENTS) - {events.CENSOR})
+    if not event_kinds.isdisjoint(reward.weights):
+        return frozenset(), []
+    return event_kinds, [other.name for other in policies.rewards(unit) if not event_kinds.isdisjoint(other.weights)]

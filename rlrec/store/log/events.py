@@ -146,6 +146,14 @@ def newest_kinds(unit: Unit, n_events: int) -> set[str]:
     return {kind for (kind,) in unit.ask(f"SELECT DISTINCT kind FROM ({newest}) e", n_events)}
 
 
+def smallest_age(unit: Unit, kinds: Collection[str], n_events: int) -> int | None:
+    """Return the shortest time from a decision to an event of these kinds, in microseconds, among the last `n_events`
+    events in order of their decisions. The result is None if none of these kinds is among them."""
+    newest = "SELECT decision_id, kind, at FROM event ORDER BY decision_id DESC LIMIT ?"
+    joined = f"({newest}) e JOIN decision d ON d.id = e.decision_id"
+    return unit.ask_value(f"SELECT MIN(e.at - d.at) FROM {joined} WHERE e.kind IN (?*)", n_events, sorted(kinds))
+
+
 def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
     """Tell whether an event of one of these kinds belongs to a page and not to one of its slots."""
     text = "SELECT decision_id FROM event WHERE position IS NULL AND kind IN (?*) LIMIT 1"

@@ -191,6 +191,27 @@ def test_a_policy_that_equals_one_of_several_loggers_is_told_where_the_others_ar
     assert "Next" not in text
 
 
+def test_a_policy_with_variants_is_selected_by_its_versions(run_sqlite: Run) -> None:
+    """`policy=home` selects the variants of an experiment, too."""
+
+    def at(time: str, *words: str, stdin: Any = None) -> str:
+        return run_sqlite("--now", time, "--allow-future", *words, stdin=stdin).done().stderr
+
+    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"])
+    run_sqlite("policy", "create", "home", "--kind", "epsilon-greedy", "--param", "epsilon=0.5")
+    at("2030-03-01", "recommend", "--policy", "home", "--session", "first")
+    at("2030-03-01", "feedback", "1", "click")  # from now on, one arm is shown most
+    at("2030-03-02", "experiment", "create", "ab", "--variant", "a=home", "--variant", "b=uniform:0.01")
+    lines = [{"experiment": "ab", "session": f"e{number}", "user": f"e{number}"} for number in range(60)]
+    lines += [{"policy": "home", "session": f"p{number}"} for number in range(20)]
+    at("2030-03-03", "recommend", "--input", "-", stdin=lines)
+    for log in ("", "policy=home,"):
+        words = ("--log", log) if log else ()
+        notice = f"serves now: `rlrec evaluate uniform --log {log}loggers=home@1` compares it with that"
+        assert notice in at("2030-04-01", "evaluate", "uniform", *words)
+        assert "serves now" not in at("2030-04-01", "evaluate", "uniform", "--log", f"{log}loggers=home@1")
+
+
 def test_a_target_that_is_compared_with_what_no_longer_serves_says_so(sqlite_db: str, run_sqlite: Run) -> None:
     """A log that was imported tells more of it than the policy that serves now."""
     logs.begin(sqlite_db, 3, "old", "epsilon-greedy", epsilon="0.7")

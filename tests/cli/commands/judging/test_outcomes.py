@@ -97,6 +97,24 @@ def test_the_reward_is_what_all_policies_learn_and_one_without_events_is_named(r
     assert "; rewards of mature" in run_sqlite("--now", LATER, "outcomes").stdout  # policies that differ: the default
 
 
+def test_a_reward_whose_window_all_events_miss_is_named(run_sqlite: Run) -> None:
+    def at(time: str, *words: str) -> str:
+        return run_sqlite("--now", time, "--allow-future", *words).done().stderr
+
+    run_sqlite("arm", "add", "x")
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    run_sqlite("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=uniform").done()
+    at("2030-01-01", "recommend", "--experiment", "ab", "--session", "s", "--user", "u")
+    late = (
+        "reward default counts events within 30m of their decision, and the newest came after 1h30m or more: "
+        "`rlrec reward delays default` shows what windows count"
+    )
+    for time, is_late in (("2030-01-01T01:30", True), ("2030-01-01T00:20", False)):
+        at("2030-01-02", "feedback", "1", "click", "--at", time)
+        for words in ("outcomes", "exposure", "evaluate uniform", "experiment show ab"):
+            assert (late in at("2030-01-03", *words.split())) is is_late, words
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
