@@ -149,7 +149,7 @@ def newest_kinds(unit: Unit, n_events: int) -> set[str]:
 def smallest_age(unit: Unit, kinds: Collection[str], n_events: int) -> int | None:
     """Return the shortest time from a decision to an event of these kinds, in microseconds, among the last `n_events`
     events in order of their decisions. The result is None if none of these kinds is among them."""
-    newest = "SELECT decision_id, kind, at FROM event ORDER BY decision_id DESC LIMIT ?"
+    newest = "SELECT v.decision_id, v.kind, v.at FROM event v ORDER BY v.decision_id DESC LIMIT ?"
     joined = f"({newest}) e JOIN decision d ON d.id = e.decision_id"
     return unit.ask_value(f"SELECT MIN(e.at - d.at) FROM {joined} WHERE e.kind IN (?*)", n_events, sorted(kinds))
 
