@@ -1,4 +1,5 @@
-"""This module defines the store, which runs transactions on the database. The query modules work inside one of them."""
+"""This module defines the store, which runs transactions on the database. The query modules of this package work inside
+such a transaction."""
 
 from __future__ import annotations
 
@@ -28,11 +29,11 @@ ANALYSED = ("arm", "context", "eligible_set", "session", "users", "visit", "deci
 
 
 class _RehearsalEnd(Exception):
-    """This exception ends a rehearsal, whose changes are rolled back."""
+    """This exception ends a rehearsal. All changes of the rehearsal are then rolled back."""
 
 
 class _Reconnection:
-    """A _Reconnection decides whether and when to try to reach a server again."""
+    """A _Reconnection decides whether, and when, the store tries again to reach a server whose connection broke."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -41,8 +42,8 @@ class _Reconnection:
         self._noticed = False
 
     def wait(self, error: StoreBusy) -> bool:
-        """Wait before the next attempt. Return False if another attempt is pointless, or the time for attempts is
-        over."""
+        """Wait before the next attempt, and return True. Return False at once if another attempt is pointless, or if
+        the time for attempts is over."""
         store, now = self._store, time.monotonic()
         if not isinstance(error, Unreachable) or error.exhausted or store._rehearsal is not None:
             return False
@@ -62,9 +63,11 @@ class _Reconnection:
 
 
 class Store:
-    """A Store is a database, with the clock of one command. `now` (microseconds) replaces the database's clock; with
-    `allow_future`, `now` may be far ahead of the database's clock. `notice` takes a line for the user that no result
-    contains."""
+    """A Store runs the transactions of one command on a database.
+
+    db: the path or URL of the database; now: a time in microseconds that replaces the database's clock; notice: a
+    function that is called with sentences for the user that no result contains. If the attribute `allow_future` is
+    set, `now` may be far ahead of the database's clock."""
 
     def __init__(
         self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print, waits: Waits = USUAL_WAITS
@@ -100,7 +103,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Unit]:
-        """Yield a unit that reads from one snapshot, and never takes the write lock."""
+        """Yield a unit that reads from one snapshot of the database. The unit never takes the write lock."""
         if self._snapshot is not None:
             yield self._snapshot
             return
@@ -121,7 +124,8 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Unit]:
-        """Yield a unit that reads from one snapshot. While it is open, all reads of this store use this snapshot."""
+        """Yield a unit that reads from one snapshot of the database. Until the context ends, all reads of this store
+        use this snapshot."""
         with self.read() as unit:
             self._snapshot = unit
             try:
@@ -131,8 +135,8 @@ class Store:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Make all transactions in this context steps of a single one, which is rolled back at the end. Each step sees
-        the changes of those before it. Other writers wait meanwhile."""
+        """Run all transactions in this context as steps of one transaction, which is rolled back at the end. Each step
+        sees the changes of the steps before it. Other processes that want to write have to wait meanwhile."""
         try:
             with engine.transaction(self.engine, write=True, address=self.address) as self._rehearsal:
                 yield
@@ -154,8 +158,8 @@ class Store:
                 yield self._rehearsal
 
     def integrity_errors(self) -> list[str]:
-        """Return the errors that SQLite finds in its file, even if the file is unreadable. The list is empty for
-        PostgreSQL, which has no such check."""
+        """Return the errors that SQLite finds in the file of the store, even if the file is unreadable. The list is
+        empty for PostgreSQL, which has no such check."""
         if self.engine.dialect.name != "sqlite":
             return []
         try:
@@ -168,13 +172,15 @@ class Store:
     def write(
         self, work: Callable[[Unit], T], *, references_hold: bool = False, repeatable: bool = False, lazy: bool = False
     ) -> T:
-        """Return the result of `work` in one transaction, which is repeated as a whole if the database asks for that.
+        """Run `work` in one transaction and return its result. If the database asks for it, the whole transaction is
+        repeated.
 
-        references_hold: every row that `work` writes refers to rows that it read or wrote itself, and with a row it
-        deletes those that refer to it. SQLite then skips its own checks; no one else can delete these rows before
-        the end. repeatable: repeating the same work changes nothing, because of its keys or its nature (work without
-        a key lowers `Unit.repeatable`); a retry is then safe if the connection breaks at the end. lazy: SQLite takes
-        its lock at the first change; StoreBusy is raised if others hold it then, or have changed anything meanwhile."""
+        references_hold: whether every row that `work` writes refers only to rows that `work` itself read or wrote,
+        and whether `work` deletes, with a row, all rows that refer to it. SQLite then skips its own checks of
+        references; no other process can delete these rows before the end. repeatable: whether repeating the same
+        work changes nothing, because of its keys or its nature, so that a retry is safe if the connection breaks at
+        the end (work without a key sets `Unit.repeatable` to False). lazy: SQLite takes the write lock only at the
+        first change; StoreBusy is raised if another process holds the lock then, or has changed anything meanwhile."""
         attempt, reconnection = 0, _Reconnection(self)
         while attempt < ATTEMPTS:
             try:
@@ -214,16 +220,16 @@ class Store:
         raise StoreBusy(f"the store {self.address} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
 
     def flush(self) -> None:
-        """Wait until everything committed so far, by any process, is on disk. A reader may have seen changes that are
-        not."""
+        """Wait until everything that any process has committed so far is on disk. Without this, a reader may have seen
+        changes that are not on disk yet."""
         if self.engine.dialect.name == "postgresql" and self._rehearsal is None:
             with engine.transaction(self.engine, write=True, address=self.address) as connection:
                 server = connection.info.get("server")
                 connection.info["flush"] = server is not None and bool(server[2])
 
     def retry_until_reached(self, work: Callable[[], T]) -> T:
-        """Return the result of `work`, which is repeated if a connection breaks. Only its last transaction may store
-        something that a second attempt would store again."""
+        """Run `work` and return its result. `work` is repeated if a connection breaks, so only its last transaction may
+        store something that a second attempt would store again."""
         reconnection = _Reconnection(self)
         while True:
             try:
@@ -239,7 +245,7 @@ class Store:
 
     def _was_committed(self, unit: Unit, reconnection: _Reconnection) -> bool | None:
         """Tell whether the server has committed a transaction whose connection broke after COMMIT was sent. Return None
-        if that is unknown, because the server does not come back or a replica took over."""
+        if this is unknown because the server does not answer again, or because a replica has replaced it."""
         while unit.transaction is not None:
             server, transaction_id = unit.transaction
             try:
@@ -263,21 +269,22 @@ class Store:
         return None
 
     def analyse(self) -> None:
-        """Update PostgreSQL's statistics after many new rows, without which the next queries may be planned badly. If
-        others keep the tables locked, the server does it later by itself."""
+        """Update PostgreSQL's statistics about tables after many rows were added; otherwise the next queries may be
+        planned badly. If other processes keep the tables locked, nothing is done, and the server updates the statistics
+        later."""
         if self.engine.dialect.name == "postgresql":
             with suppress(StoreBusy):
                 self.write(lambda unit: unit.tell(f"ANALYZE {', '.join(ANALYSED)}"), repeatable=True)
 
     def _without_false_promise(self, error: StoreBusy) -> StoreBusy:
-        """Return the error, without the hint that a retry is safe if the command has stored something before."""
+        """Return the error. If the command has already stored something, the hint that a retry is safe is replaced."""
         if self._stored and error.hint in (RETRY_HINT, database_errors.AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error
 
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
-        """Create the unit of a transaction. Its time is the clock's, but never before the newest decision that this
-        store drew."""
+        """Create the unit of a transaction. The time of the unit is the clock's time, or the time of the newest
+        decision that this store drew if that is later."""
         unit = Unit(connection, now=self.now or 0, on_clock=self.now is None)
         unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
         columns, source = decisions.STATE, decisions.STATE_SOURCE
@@ -309,17 +316,20 @@ class Store:
         return unit
 
     def _note_exclusions(self, sentence: Callable[[], str | None]) -> None:
-        """Print, once per command, what stored exclusions leave out."""
+        """Print a notice about the decisions that stored exclusions leave out, at most once per command. sentence: a
+        function that returns the text of the notice, or None for no notice."""
         if not self._exclusions_noticed and (text := sentence()) is not None:
             self.notice(text)
         self._exclusions_noticed = True
 
     def refuse_far_ahead(self, unit: Unit, newest_at: int | None) -> None:
-        """Raise InputError if `--now` would date rows far ahead of a log that follows the database's clock.
+        """Raise InputError if `--now` would give rows a time far ahead of the database's clock, in a log that follows
+        this clock.
 
-        The log follows the clock if its newest decision (an imported one if there is no other) is not ahead. An
-        empty log, or one that is ahead already, has a time of its own (simulations, replays), and so has an import
-        that has stored its first rows."""
+        newest_at: the time of the newest decision that was not imported. A log follows the clock if its newest
+        decision is not ahead of the clock; if all decisions were imported, the newest imported decision counts. No
+        error is raised for a log that is empty or already ahead of the clock (as in simulations and replays), nor
+        for an import that has stored its first rows."""
         if self.now is None or self.allow_future or self._rehearsal is not None:
             return
         clock = unit.clock()

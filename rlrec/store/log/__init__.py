@@ -1,1 +1,1 @@
-"""Modules here store decisions, events, sessions and what they refer to."""
+"""Modules here store decisions, events and sessions, and the contexts and eligible sets that decisions refer to."""

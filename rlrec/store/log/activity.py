@@ -1,4 +1,5 @@
-"""Queries here count what is stored, and what came lately. To be fast, they read only indexes or the newest rows."""
+"""Queries here count the rows of the store, and the decisions and events of the last hours. To be fast, they read only
+indexes or the newest rows."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ SLACK_US = 60_000_000  # decisions of different policies may be stored out of or
 
 
 class Sizes(NamedTuple):
-    """This record has the numbers of stored rows. arms: without retired arms; users: without users that are merged into
-    others."""
+    """This record has the number of stored rows of each kind. arms: the number of arms that are not retired; users: the
+    number of users that are not merged into another user."""
 
     arms: int
     users: int
@@ -30,7 +31,8 @@ def sizes(unit: Unit) -> Sizes:
 
 
 class PolicyLog(NamedTuple):
-    """This record counts the decisions of a policy, imported ones too. newest: the id of the last decision."""
+    """This record has the number of decisions of a policy, including imported decisions. newest: the id of the policy's
+    last decision."""
 
     policy_id: int
     decisions: int
@@ -49,8 +51,8 @@ def decision_times(unit: Unit, decision_ids: Sequence[int]) -> dict[int, int]:
 
 
 def first_id_since(unit: Unit, at: int) -> int | None:
-    """Return an id such that all decisions served since a time have this id or a larger one. Return None where no
-    decision was served since then."""
+    """Return an id such that all decisions served since the time `at` have this id or a larger one. Return None where
+    no decision was served since a minute before that time."""
     condition = "imported = 0 AND at >= ? ORDER BY at, id LIMIT 1"
     first_id: int | None = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", at - SLACK_US)
     return first_id
@@ -68,7 +70,8 @@ def count_served_since(unit: Unit, policy_id: int, at: int) -> int:
 
 
 def route_counts_since(unit: Unit, at: int) -> dict[int, int]:
-    """Return how many decisions were requested through each route since a time, by route id."""
+    """Return how many decisions were requested through each route since the time `at`, by route id. Some decisions of
+    the minute before that time may be included."""
     if (first_id := first_id_since(unit, at)) is None:
         return {}
     query = "SELECT route_id, count(*) FROM route_decision WHERE decision_id >= ? GROUP BY route_id"
@@ -76,8 +79,8 @@ def route_counts_since(unit: Unit, at: int) -> dict[int, int]:
 
 
 def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
-    """Return how many events happened in each of the last hours, the present hour last. Events of decisions that are
-    older by more than the window are not counted, so the query reads only the newest rows."""
+    """Return how many events happened in each of the last hours, the present hour last. To read only the newest rows,
+    the query leaves out events of decisions that were served more than `window_us` before the first of these hours."""
     since = unit.now - hours * HOUR_US
     counts = [0] * hours
     if (first_id := first_id_since(unit, since - window_us)) is not None:
@@ -89,8 +92,8 @@ def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
 
 
 def live_times(unit: Unit) -> dict[int, int]:
-    """Return when the live version of each policy became live, by policy id. Policies whose live version never changed
-    are left out."""
+    """Return the time at which the live version of each policy became live, by policy id. Policies whose live version
+    never changed are left out."""
     rows = unit.ask("SELECT policy_id, max(at), coalesce(max(rolled_back_at), 0) FROM promotion GROUP BY policy_id")
     return {policy_id: max(promoted_at, rolled_back_at) for policy_id, promoted_at, rolled_back_at in rows}
 
@@ -104,8 +107,9 @@ class Run(NamedTuple):
 
 
 def last_run(unit: Unit, command: str, options: Mapping[str, Any] | None = None) -> Run | None:
-    """Return the newest run of a command, or None if there is no run. options: find only a run with exactly these
-    options."""
+    """Return the newest run of a command, or None if there is no run.
+
+    options: if given, only a run with exactly these options counts."""
     options_text = None if options is None else json.dumps(dict(options), sort_keys=True)
     condition = "command = ?" if options_text is None else "command = ? AND options = ?"
     query = f"SELECT at, options, result FROM run WHERE {condition} ORDER BY id DESC LIMIT 1"

@@ -1,5 +1,5 @@
-"""Queries here store and read the candidates that first stages drew, and the teams of interleaved slates. Each decision
-has at most one list of candidates and one row of teams, which never change."""
+"""Queries here store and read the candidates that the first stages of policies drew, and the teams of slates that two
+rankers filled in turn. Each decision has at most one list of candidates and one row of teams, which never change."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rlrec.store.database.unit import Row, Unit, damage_error, parse
 class CandidateList(NamedTuple):
     """This record is the list of candidates of one decision.
 
-    catalogue_id: the id of the eligible set that the list was drawn from, or None if that set is not known; arms:
-    the ids of the candidates in order, which as a set are the eligible set of the decision; propensities: the
-    probability of each candidate, given the candidates before it."""
+    catalogue_id: the id of the eligible set that the candidates were drawn from, or None if that set is not known;
+    arms: the ids of the candidates, in the order in which they were drawn (as a set, they are the eligible set of
+    the decision); propensities: the probability of each candidate, given the candidates before it; log_propensity:
+    the logarithm of the probability of the list."""
 
     decision_id: int
     catalogue_id: int | None
@@ -40,7 +41,7 @@ def find_lists(unit: Unit, decision_ids: Collection[int]) -> dict[int, Candidate
 def read_list(
     decision_id: int, catalogue_id: int | None, arms: str, propensities: str, log_propensity: float
 ) -> CandidateList:
-    """Read the list of candidates from a row of its table."""
+    """Return the list of candidates that a row of the table `candidate_list` holds. arms, propensities: as JSON."""
     source = f"of the candidates of decision {decision_id}"
     arm_ids, probabilities = parse(arms, f"arms {source}", list), parse(propensities, f"propensities {source}", list)
     if len(arm_ids) != len(probabilities):
@@ -53,10 +54,12 @@ TEAMS = "AB"  # letters of the two rankers
 
 
 def add_teams(unit: Unit, rows: Iterable[tuple[int, str]]) -> None:
-    """Store the teams of decisions, with one letter for each position."""
+    """Store the teams of decisions. Each row has a decision id and a text with one letter for each position, which
+    names the ranker that filled the position."""
     unit.insert("team_draft", ("decision_id", "teams"), rows)
 
 
 def find_teams(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
-    """Return the teams of these decisions, by decision id. Decisions without teams are left out."""
+    """Return the text of teams (as in `add_teams`) of each of these decisions, by decision id. Decisions without teams
+    are left out."""
     return dict(unit.ask("SELECT decision_id, teams FROM team_draft WHERE decision_id IN (?*)", decision_ids))

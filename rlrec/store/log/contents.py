@@ -1,4 +1,5 @@
-"""Queries here store and read contexts and eligible sets. Each is stored once, under the digest of what it holds."""
+"""Queries here store and read contexts and eligible sets. Each context and each set is stored only once, and is found
+by its digest."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ MAX_ARMS = 1_000_000  # arms of different eligible sets that are in memory at a 
 
 
 def digest(text: str) -> bytes:
-    """Return 16 bytes that name a text. Equal texts have equal digests, and different texts in practice never do."""
+    """Return a digest of 16 bytes that stands for a text. Equal texts have equal digests, and different texts in
+    practice never do."""
     hasher = _HASH.copy()
     hasher.update(text.encode())
     return hasher.digest()
@@ -44,13 +46,13 @@ def key_digests(keys: Sequence[str]) -> list[int]:
 
 
 def by_digest(texts: Collection[str]) -> dict[bytes, str]:
-    """Return the texts by their digests, in order of digest."""
+    """Return a dictionary from the digest of each text to the text, in order of digest."""
     return dict(sorted(zip(map(digest, texts), texts, strict=True)))
 
 
 def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
-    """Return the id of each context by its text, and store the contexts that are new. bodies: texts by digest, in order
-    of digest."""
+    """Return a dictionary from the text of each context to its id, and store the contexts that are new. bodies: the
+    text of each context by its digest, in order of digest."""
     ids = loading.ids(unit, "context", "digest", bodies)
     new_bodies = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
     ids |= loading.add_new(unit, "context", {"digest": list(new_bodies), "body": list(new_bodies.values())})
@@ -59,8 +61,9 @@ def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class NarrowedSet:
-    """A NarrowedSet writes a set of arms as a superset without some arms, ids ascending in both. In a large catalogue
-    each person may have such a set."""
+    """A NarrowedSet represents a set of arms by a larger set (`superset`) and the arms of the larger set that are
+    missing (`lacking`). Both have ascending arm ids. In a large catalogue, this saves space if each person has a
+    different set."""
 
     superset: tuple[int, ...]
     lacking: tuple[int, ...]
@@ -73,8 +76,8 @@ class NarrowedSet:
 
     @cached_property
     def digest(self) -> bytes:
-        """Compute the digest under which the set is stored. It is the digest of the JSON of the set's arms, whose text
-        is cut from the text of the superset."""
+        """Compute the digest under which the set is stored: the digest of the JSON list of the set's arms. The method
+        makes this JSON by cutting the lacking arms out of the JSON of the superset."""
         pieces, start = list[str](), 0
         text = f",{_digest_and_text(self.superset)[1][1:-1]},"
         for arm in self.lacking:
@@ -86,8 +89,8 @@ class NarrowedSet:
 
 @lru_cache(maxsize=10)
 def _digest_and_text(arms: tuple[int, ...]) -> tuple[bytes, str]:
-    """Return the digest of an eligible set, and the JSON of its arms. The last few results are remembered, since they
-    are supersets of other sets."""
+    """Return the digest of an eligible set, and the JSON list of its arms. The last few results are kept in memory,
+    since the same supersets are used again and again."""
     text = to_text(list(arms))
     return digest(text), text
 
@@ -96,8 +99,8 @@ Eligible = tuple[int, ...] | NarrowedSet
 
 
 def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]:
-    """Return the id of each set of arm ids (ascending), and store the sets that are new. A NarrowedSet is stored as its
-    superset and the arms that it lacks."""
+    """Return the id of each set of arms, and store the sets that are new. A set is a tuple of ascending arm ids or a
+    NarrowedSet; a NarrowedSet is stored as the id of its superset and the arms that are missing."""
     supersets = {id(arms.superset): arms.superset for arms in sets if isinstance(arms, NarrowedSet)}
     superset_ids = eligible_sets(unit, supersets.values()) if supersets else {}  # first: they may be among the sets
     named_sets = _describe_sets(sets)
@@ -112,7 +115,7 @@ def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]
 
 
 def _describe_sets(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
-    """Return for each set its digest, the text that is stored for it, and the set."""
+    """Return a row for each set, with its digest, the text that is stored for the set, and the set."""
     return [
         (arms.digest, to_text(list(arms.lacking)), arms) if isinstance(arms, NarrowedSet)
         else (*_digest_and_text(arms), arms)
@@ -121,7 +124,8 @@ def _describe_sets(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]
 
 
 def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tuple[dict[str, int], dict[Eligible, int]]:
-    """Return the ids of the contexts and eligible sets that are stored. Unknown contexts and sets are left out."""
+    """Return two dictionaries: the id of each stored context, by text, and the id of each stored eligible set, by set.
+    Contexts and sets that are not stored are left out."""
     contexts, named_sets = by_digest(bodies), _describe_sets(sets)
     context_ids = loading.ids(unit, "context", "digest", contexts)
     set_ids = loading.ids(unit, "eligible_set", "digest", {key for key, _, _ in named_sets})
@@ -130,13 +134,14 @@ def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tup
 
 
 def any_context(unit: Unit, name: str) -> bool:
-    """Tell whether any context has a field of this name, at its top level or nested."""
+    """Tell whether any stored context has a field of this name, at the top level of the context or inside another
+    field."""
     return unit.ask_row("SELECT id FROM context WHERE body LIKE ? LIMIT 1", f'%"{name}":%') is not None
 
 
 def contexts_with(unit: Unit, name: str) -> list[int]:
-    """Return the ids of the contexts that have a field of this name, at their top level or nested, in ascending
-    order."""
+    """Return, ascending, the ids of the contexts that have a field of this name, at the top level of the context or
+    inside another field."""
     return [row[0] for row in unit.ask("SELECT id FROM context WHERE body LIKE ? ORDER BY id", f'%"{name}":%')]
 
 
@@ -145,7 +150,7 @@ def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
 
 
 def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
-    """Return the arm ids of each eligible set, ascending, by the set's id."""
+    """Return the ids of the arms in each eligible set, ascending, by the id of the set."""
     rows = unit.ask("SELECT id, arms, superset_id FROM eligible_set WHERE id IN (?*)", ids)
     sets = StoredRows(
         "eligible_set", ((key, tuple(parse(arms, f"arms of eligible_set {key}", list))) for key, arms, _ in rows)
@@ -159,8 +164,8 @@ def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]
 
 
 def _remove_arms(superset: tuple[int, ...], lacking: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the arms of a superset without the lacking ones. Ids ascend in all three, so the function copies whole
-    pieces between the lacking arms."""
+    """Return the arms of a superset without the lacking arms. Both arguments and the result have ascending ids, so the
+    function copies whole pieces between the lacking arms."""
     pieces, start = list[tuple[int, ...]](), 0
     for arm in lacking:
         end = bisect_left(superset, arm, start)
@@ -170,5 +175,5 @@ def _remove_arms(superset: tuple[int, ...], lacking: tuple[int, ...]) -> tuple[i
 
 
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:
-    """Return how many arms each eligible set has, by the set's id."""
+    """Return the number of arms in each eligible set, by the id of the set."""
     return StoredRows("eligible_set", unit.ask("SELECT id, size FROM eligible_set WHERE id IN (?*)", ids))

@@ -1,4 +1,4 @@
-"""Queries here read and write decisions, their slots, the requests that they answer, and their times."""
+"""Queries here read and write decisions, with their slots, their times and the request ids that they answer."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ STATE_SOURCE = " LEFT JOIN settings ON true"
 
 
 def newest(unit: Unit, *, imported: bool = False) -> int | None:
-    """Return the time of the newest decision that was not imported (or, with `imported`, that was imported). Return
-    None if there is no such decision."""
+    """Return the time of the newest decision that was not imported or, with `imported`, of the newest decision that was
+    imported. Return None if there is no such decision."""
     at: int | None = unit.ask_value(NEWEST.replace("= 0", "= 1") if imported else NEWEST)
     return at
 
 
 def reserve(unit: Unit, count: int) -> Sequence[int]:
-    """Reserve `count` decision ids, ascending, that no one else will use."""
+    """Reserve `count` decision ids, which no other transaction will use, and return them in ascending order."""
     if not unit.postgres and "decision" not in unit.next_ids:
         unit.next_ids["decision"] = peek(unit)
     ids = unit.reserve("decision", count)
@@ -47,13 +47,14 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
 
 
 def peek(unit: Unit) -> int:
-    """Return the id that the next decision gets if no other transaction stores a decision first. The id is above all
-    ids that are or were used."""
+    """Return the id that the next decision gets if no other transaction stores a decision first. This id is above all
+    ids of decisions that are or were in the store."""
     return int(unit.ask_value(_NEXT.format("greatest" if unit.postgres else "max")))
 
 
 def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
-    """Return decisions by id, with their slots in order of position. Unknown ids are left out."""
+    """Return the decisions that have these ids, by id, each with its slots in order of position. Ids that are not
+    stored are left out."""
     decision_rows = unit.ask(f"SELECT {', '.join(DECISION_COLUMNS)} FROM decision WHERE id IN (?*)", ids)
     query = f"SELECT {', '.join(SLOT_COLUMNS)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     slots: dict[int, list[Slot]] = {}
@@ -64,21 +65,22 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
 
 
 def propensities(unit: Unit, ids: Collection[int]) -> dict[int, list[Row]]:
-    """Return for each decision the position, propensity (given the slots above) and marginal of all its slots, in order
-    of position."""
+    """Return a list of rows for each decision, by decision id. A list has one row for each slot, in order of position;
+    the row holds the position, the propensity given the slots above, and the marginal probability."""
     query = "SELECT decision_id, position, propensity, marginal FROM slot WHERE decision_id IN (?*)"
     return unit.ask_groups(f"{query} ORDER BY decision_id, position", ids)
 
 
 def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collection[str | None]) -> set[int]:
-    """Return the ids of the policies that made these decisions, or the decisions that answered these request ids."""
+    """Return the ids of the policies that made the decisions with these ids and the decisions that answered requests
+    with these request ids."""
     text = "SELECT DISTINCT policy_id FROM decision WHERE id IN (?*) OR request_key IN (?*)"
     return {row[0] for row in unit.ask(text, ids, request_keys)}
 
 
 class Showing(NamedTuple):
-    """This record is a decision that a user saw. position: the position of the arm that was searched for, or of the
-    only slot; None for a longer page."""
+    """This record is a decision that a user saw. position: the position of the arm that was searched for. If no arm was
+    searched for, the position is 1 on a page with one slot, and None on a longer page."""
 
     decision_id: int
     position: int | None
@@ -87,8 +89,10 @@ class Showing(NamedTuple):
 def find_showings(
     unit: Unit, user: str, *, arm: str | None, since: int, until: int, limit: int, ids: Collection[int] | None = None
 ) -> list[Showing]:
-    """Return the decisions that a user (by key) saw between two times, newest first. arm: only decisions that showed
-    this arm; ids: only these decisions."""
+    """Return the decisions that a user saw between two times, newest first.
+
+    user: the key of the user; arm: the key of an arm, to find only decisions that showed this arm; limit: the
+    largest number of decisions to return; ids: if given, only decisions with these ids are returned."""
     position, slots = "CASE WHEN d.size = 1 THEN 1 END", ""
     if arm is not None:
         position = "p.position"
@@ -111,8 +115,8 @@ def visit_ids(unit: Unit, session_id: int, visit: int) -> list[int]:
 
 
 def moments(unit: Unit, session_ids: Collection[int], *, but_of_run: int | None) -> set[tuple[int, int, int]]:
-    """Return the policy, session and time of the decisions of these sessions. Decisions that the import `but_of_run`
-    stored are left out."""
+    """Return a set of triples with the policy, session and time of each decision of these sessions. Decisions that the
+    import run `but_of_run` stored are left out."""
     query = "SELECT policy_id, session_id, at, run_id FROM decision WHERE session_id IN (?*)"
     return {
         (policy_id, session_id, at)
@@ -122,8 +126,8 @@ def moments(unit: Unit, session_ids: Collection[int], *, but_of_run: int | None)
 
 
 def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[Row]:
-    """Return the session, decision, step, position and arm of every slot in the open visits of these sessions, in
-    order. Visits that have a stored history are left out."""
+    """Return a row for each slot in the open visits of these sessions: the session, decision, step, position and arm.
+    Rows are in order of session, step and position. Visits that have a stored history are left out."""
     tables = (
         "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
         " JOIN slot s ON s.decision_id = d.id"
@@ -136,8 +140,8 @@ def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[Row]:
 
 
 def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None, int]]:
-    """Return the stored requests that have one of these request ids. Each has the digest of the request (None where the
-    decision was imported) and the decision's id."""
+    """Return, for each of these request ids that is stored, a pair: the digest of the request (None if the decision was
+    imported) and the id of the decision that answered the request."""
     if not keys:
         return {}
     rows = unit.ask("SELECT request_key, request_digest, id FROM decision WHERE request_key IN (?*)", keys)
@@ -145,18 +149,19 @@ def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None,
 
 
 def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[Row]:
-    """Return the eligible set, context and size of the newest decisions that were drawn from a policy, or, for None, of
-    the newest of the whole log."""
+    """Return a row for each of the newest decisions, newest first: the eligible set, the context and the length of the
+    slate. policy_id: only decisions that were drawn from this policy count; None: all decisions of the log count."""
     where_clause = "" if policy_id is None else f"WHERE policy_id = {policy_id} AND imported = 0"
     query = f"SELECT eligible_id, context_id, size FROM decision {where_clause} ORDER BY id DESC LIMIT ?"
     return unit.ask(query, limit)
 
 
 def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, slots: int) -> list[int]:
-    """Return the ids of the decisions drawn from a policy before a time, from id `first` on, oldest first. Return as
-    many as have at most `slots` slots together, but at least one.
+    """Return the ids of decisions that were drawn from a policy before the time `drawn_before`, oldest first, beginning
+    with the id `first`. The result ends before the decisions have more than `slots` slots in total, but it has at least
+    one decision if there is any.
 
-    Within a policy ids are in order of time. Where the first decision is too young, no other is read."""
+    Within a policy, ids are in order of time. So if the first decision is too young, no other decision is read."""
     query = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
     oldest_row = unit.ask_row(query, policy_id, first, 1)
     ids: list[int] = []
@@ -172,27 +177,30 @@ def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, s
 
 
 def newest_id(unit: Unit, policy_id: int, n: int = 1, *, drawn_before: int | None = None) -> int:
-    """Return the id of a policy's n-th newest decision, or 0 where it has fewer. With `drawn_before`, only decisions
-    that the policy drew before this time count. Within a policy ids are in order of time, so the query reads only few
-    newer decisions."""
+    """Return the id of the n-th newest decision of a policy, or 0 where the policy has fewer than n decisions. Within a
+    policy, ids are in order of time, so the query reads only few other decisions.
+
+    drawn_before: if given, only decisions that the policy drew before this time count."""
     drawn_test = "" if drawn_before is None else f"AND imported = 0 AND at < {drawn_before} "
     query = f"SELECT id FROM decision WHERE policy_id = ? {drawn_test}ORDER BY id DESC LIMIT 1 OFFSET ?"
     return int(unit.ask_value(query, policy_id, n - 1) or 0)
 
 
 def id_extent(unit: Unit, policy_id: int) -> tuple[int, int]:
-    """Return the ids of a policy's first and newest decision, or 1 and 0 where it has none."""
+    """Return the id of the first decision and the id of the newest decision of a policy. Return 1 and 0 where the
+    policy has no decisions."""
     first_id = unit.ask_value("SELECT id FROM decision WHERE policy_id = ? ORDER BY id LIMIT 1", policy_id)
     return int(first_id or 1), newest_id(unit, policy_id)
 
 
 def sessions_of(unit: Unit, ids: Collection[int]) -> list[int]:
-    """Return the ids of the sessions of these decisions, ascending."""
+    """Return, ascending, the ids of the sessions to which these decisions belong."""
     return sorted(row[0] for row in unit.ask("SELECT DISTINCT session_id FROM decision WHERE id IN (?*)", ids))
 
 
 def count_slots_after(unit: Unit, policy_id: int, last_id: int) -> int:
-    """Return the number of slots of the decisions drawn from a policy whose ids are above `last`."""
+    """Return the total number of slots of the decisions that were drawn from a policy and have an id above
+    `last_id`."""
     tables = "slot JOIN decision ON decision.id = slot.decision_id"
     query = f"SELECT count(*) FROM {tables} WHERE policy_id = ? AND decision.id > ? AND imported = 0"
     return int(unit.ask_value(query, policy_id, last_id))
@@ -202,12 +210,13 @@ def slot_counts(
     unit: Unit, *, policy_id: int, version_id: int | None = None, first: int = 1, since: int | None = None,
     entered_to: int | None = None, censored: bool | None = None,
 ) -> dict[int, int]:  # fmt: skip
-    """Return the number of slots that each arm got from a policy, or from one version of it, from decision id `first`
-    on.
+    """Return the number of slots that each arm got in the decisions of a policy, by arm id. Only decisions with an id
+    of at least `first` count; with `version_id`, only decisions of this version count.
 
-    since: count only slots whose rewards are not complete. These belong to decisions since this time, or with an id
-    above entered_to, the last decision that entered the belief (None: decisions enter at once). censored: count only
-    censored slots (True), or only the others (False)."""
+    since: count only slots whose rewards are not complete yet. These slots belong to decisions that were served
+    since this time, or that have an id above entered_to. entered_to: the last decision that entered the belief
+    (None: decisions enter the belief at once). censored: count only censored slots (True), or only slots that are
+    not censored (False)."""
     tests = [f"policy_id = {policy_id}", *([] if version_id is None else [f"version_id = {version_id}"])]
     tests += [f"decision.id >= {first}"] * (first > 1)
     tests += [] if censored is None else [f"censored = {int(censored)}"]
@@ -222,8 +231,9 @@ def slot_counts(
 
 
 def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tuple[int, int, str, str, int]]:
-    """Return the slots that an arm got in the `newest` newest decisions, newest first. Each row has the decision id,
-    time, session, policy and position."""
+    """Return a row for each slot that shows an arm in the `newest` newest decisions, newest decision first. The row has
+    the decision id, the time, the key of the session, the name of the policy and the position. limit: the largest
+    number of rows to return."""
     first_id = unit.ask_value("SELECT id FROM decision ORDER BY id DESC LIMIT 1 OFFSET ?", newest - 1) or 0
     joins = (
         "JOIN slot s ON s.decision_id = d.id JOIN session v ON v.id = d.session_id JOIN policy p ON p.id = d.policy_id"
@@ -234,12 +244,12 @@ def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tu
 
 
 def any_imported(unit: Unit, policy_id: int) -> bool:
-    """Tell whether decisions were imported into a policy."""
+    """Tell whether any decisions were imported into a policy."""
     return unit.ask_row("SELECT 1 FROM import_line WHERE policy_id = ? LIMIT 1", policy_id) is not None
 
 
 def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> None:
-    """Mark slots (decision_id, position) as censored, or as not censored."""
+    """Mark each slot, given as (decision_id, position), as censored or, with `censored` False, as not censored."""
     if rows := list(slots):
         unit.tell_each(f"UPDATE slot SET censored = {int(censored)} WHERE decision_id = ? AND position = ?", rows)
 
@@ -248,10 +258,11 @@ def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> N
 
 
 class DecisionsAhead(NamedTuple):
-    """This record describes the decisions that were not imported and are later than `clock`.
+    """This record describes the decisions whose time is later than `clock` although they were not imported.
 
-    decisions: the number of these decisions; first, newest: the first and last of their times; last_before: the
-    newest time of all other decisions, None if there are none."""
+    decisions: the number of these decisions; first, newest: the time of the first and of the last of them;
+    last_before: the newest time of all other decisions that were not imported, or None if there are no such
+    decisions."""
 
     clock: int
     decisions: int
@@ -266,8 +277,8 @@ class DecisionsAhead(NamedTuple):
 
 
 def find_ahead(unit: Unit) -> DecisionsAhead:
-    """Find the decisions that are later than the database's clock. Where there are none, both times in the answer are
-    the clock's."""
+    """Find the decisions whose time is later than the database's clock. If there are no such decisions, `first` and
+    `newest` in the result are the clock's time."""
     clock = unit.clock()
     source = "FROM decision WHERE imported = 0 AND at"
     n_decisions, first_at, newest_at = unit.ask(f"SELECT count(*), min(at), max(at) {source} > ?", clock)[0]
@@ -276,11 +287,12 @@ def find_ahead(unit: Unit) -> DecisionsAhead:
 
 
 def put_back(unit: Unit, decisions_ahead: DecisionsAhead) -> int:
-    """Move decisions that are ahead of the clock back by one distance, with their events and visits, so that the newest
-    has the time of now. Return how many times in other tables were moved.
+    """Move all decisions that are ahead of the clock, and their events, back in time by the same distance, so that the
+    newest decision has the clock's time. Return how many times in other tables were moved.
 
-    The distances between a decision and its events stay, so that rewards stay, too. Times in other tables that are
-    ahead of the clock are moved as well, but not before the first of the decisions."""
+    The time from a decision to each of its events stays the same, and with it the rewards. Times in other tables,
+    such as those of visits, are moved by the same distance if they are ahead of the clock, but not to before the new
+    time of the first moved decision."""
     from rlrec.store.database.tables import time_columns  # a single decision does without this import
 
     distance, clock = decisions_ahead.distance_us, decisions_ahead.clock

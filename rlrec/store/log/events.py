@@ -1,5 +1,5 @@
-"""Functions here read and write the events of decisions, and the keys of the lines that events came in. They also find
-the decisions that such lines name."""
+"""Functions here read and write the events of decisions, and the feedback keys of the lines that reported the events.
+They also find the decision that a line of feedback names."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ NO_POSITION = 2**POSITION_BITS - 1  # stands for a position that no page has
 
 
 class FeedbackTarget(NamedTuple):
-    """A FeedbackTarget is the decision and the slot that a line of feedback names. If there is no such decision, all
-    fields but `number` are None.
+    """A FeedbackTarget is the decision and the slot that a line of feedback names. If there is no such decision,
+    `ordinal` and `event_count` are 0, and all other fields except `number` are None.
 
-    number: decision and position packed into one integer; arm_id: the arm of the slot, None for a page or if there
-    is no such slot; event_count: the number of events that the decision has."""
+    number: the id of the decision and the position, packed into one integer; arm_id: the arm of the slot, or None if
+    the line names a whole page or a slot that does not exist; event_count: the number of events that the decision
+    has."""
 
     number: int
     decision_id: int
@@ -45,7 +46,7 @@ class FeedbackTarget(NamedTuple):
 
 
 class AgedEvent(NamedTuple):
-    """An AgedEvent is an event with its age: how many microseconds after its decision it happened (`age_us`)."""
+    """An AgedEvent is an event with its age (`age_us`): the number of microseconds from the decision to the event."""
 
     decision_id: int
     position: int | None
@@ -70,7 +71,7 @@ MAX_SPREAD = 4  # a range of ids is read at once where it spans at most so many 
 
 
 def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
-    """Return the decision and slot that each line names, in order."""
+    """Return a FeedbackTarget for each line, in the order of the lines."""
     if not lines:
         return []
     named: Sequence[int | None]
@@ -92,15 +93,16 @@ def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
 
 
 def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]]:
-    """Return the arm id at each position of these decisions, in order."""
+    """Return the slate of each decision, by decision id: a dictionary from each position to the arm id, in order of
+    position."""
     query = "SELECT decision_id, position, arm_id FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     return {decision: dict(slots) for decision, slots in unit.ask_groups(query, decision_ids).items()}
 
 
 def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
-    """Return the events of these kinds, and the `!censor` events, that these decisions had received by a time. They
-    come in the order in which they were stored. If the ids lie close together, events of other decisions between them
-    are returned, too: it would cost more to leave them out."""
+    """Return the events of these kinds, and all `!censor` events, that these decisions had received by a time. For each
+    decision, events are in the order in which they were stored. If the ids of the decisions lie close together, events
+    of other decisions with ids between them are returned, too, since it would cost more to leave them out."""
     first, last = int(decision_ids.min()), int(decision_ids.max())
     is_dense = last - first < MAX_SPREAD * len(decision_ids)
     test = "decision_id BETWEEN ? AND ?" if is_dense else "decision_id IN (?*)"
@@ -119,9 +121,11 @@ _UNREAD = {"seq": "0", "key": "NULL", "number": "0"}  # columns that rewards do 
 def by_decision(
     unit: Unit, decision_ids: Collection[int], kinds: Collection[str] | None = None
 ) -> dict[int, list[Event]]:
-    """Return the events of each decision that has any, in the order in which they were stored.
+    """Return the events of each decision, by decision id, in the order in which they were stored. Decisions without
+    events are left out.
 
-    kinds: return only these and `!censor`, without key and numbers, which is enough for rewards; None: return all."""
+    kinds: return only events of these kinds and `!censor` events. Their key and numbers are not read, since rewards
+    do not depend on them. None: return all events with all fields."""
     if not decision_ids:
         return {}
     columns = ", ".join(Event._fields if kinds is None else (_UNREAD.get(name, name) for name in Event._fields))
@@ -134,40 +138,41 @@ def by_decision(
 
 
 def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
-    """Return the largest absolute value of each of these kinds in the log. With `slots_only`, events of pages are left
-    out."""
+    """Return the largest absolute value of the events of each of these kinds in the log, by kind. With `slots_only`,
+    events of whole pages are left out."""
     source = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if slots_only else ''}"
     return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {source} GROUP BY kind", kinds))
 
 
 def newest_kinds(unit: Unit, n_events: int) -> set[str]:
-    """Return the kinds of the last `n_events` events, in order of their decisions."""
+    """Return the kinds of the `n_events` events that belong to the newest decisions."""
     newest = "SELECT kind FROM event ORDER BY decision_id DESC LIMIT ?"
     return {kind for (kind,) in unit.ask(f"SELECT DISTINCT kind FROM ({newest}) e", n_events)}
 
 
 def smallest_age(unit: Unit, kinds: Collection[str], n_events: int) -> int | None:
-    """Return the shortest time from a decision to an event of these kinds, in microseconds, among the last `n_events`
-    events in order of their decisions. The result is None if none of these kinds is among them."""
+    """Return the shortest time, in microseconds, from a decision to an event of one of these kinds. Only the `n_events`
+    events that belong to the newest decisions count; the result is None if none of these events has such a kind."""
     newest = "SELECT v.decision_id, v.kind, v.at FROM event v ORDER BY v.decision_id DESC LIMIT ?"
     joined = f"({newest}) e JOIN decision d ON d.id = e.decision_id"
     return unit.ask_value(f"SELECT MIN(e.at - d.at) FROM {joined} WHERE e.kind IN (?*)", n_events, sorted(kinds))
 
 
 def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
-    """Tell whether an event of one of these kinds belongs to a page and not to one of its slots."""
+    """Tell whether an event of one of these kinds belongs to a whole page and not to one slot."""
     text = "SELECT decision_id FROM event WHERE position IS NULL AND kind IN (?*) LIMIT 1"
     return bool(unit.ask(text, sorted(kinds)))
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:
-    """Store events. The rows have the fields of Event. The caller holds the lock of the decision's policy."""
+    """Store events. Each row has the fields of Event. The caller must hold the lock of the policy that made the
+    decision."""
     unit.insert("event", Event._fields, rows)
 
 
 def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, FeedbackKey], set[str]]:
-    """Return the stored lines among these feedback keys, and the kinds of events that some reward weighs. Every line of
-    feedback needs both, so one query reads both."""
+    """Return the lines that are stored under these feedback keys, by key, and the kinds of events that any reward
+    weighs. Every line of feedback needs both, so one query reads both."""
     stored, kinds = dict[str, FeedbackKey](), set[str]()
     lines = "SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)"
     query = f"{lines} UNION ALL SELECT weights, NULL, NULL, NULL FROM reward"
@@ -180,7 +185,7 @@ def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, 
 
 
 def key_conflict(key: str) -> Conflict:
-    """Return the error for a feedback key that names another line."""
+    """Return the error for a line whose feedback key already belongs to a different line."""
     hint = "a key names one line for ever: use another"
     return Conflict(f"feedback key {key!r} is known with other content", hint=hint, field="key")
 

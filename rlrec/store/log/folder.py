@@ -1,5 +1,5 @@
-"""This module reads the log from a folder of Parquet files, in place of the log in the store. DuckDB shows the files as
-tables with the names of the store's tables, so the same text of a query serves both."""
+"""This module reads the log from a folder of Parquet files, in place of the log in the store. DuckDB presents the files
+as tables with the names of the store's tables, so the same queries work on the files and on the store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _GONE = f"repeat the command if an export has merged files meanwhile; else {_HIN
 
 
 def _child_query(table: sa.Table) -> str:
-    """Return a query for the rows of a child table, which the files store as a list in each decision."""
+    """Return a query for the rows of a child table. In the files, the rows of such a table are a list in the row of
+    each decision."""
     names = ", ".join(f'r."{name}"' for name in column_names(table) if name != "decision_id")
     return f"SELECT decision_id, {names} FROM (SELECT decision_id, unnest({table.name}) AS r FROM decisions)"
 
@@ -70,13 +71,13 @@ _TYPES = {int: "BIGINT", float: "DOUBLE", str: "VARCHAR", bytes: "BLOB"}
 
 
 class FolderLog:
-    """A FolderLog reads the log from the files of a folder: the whole log, or the part that belongs to the persons of
-    one partition. The object holds only the names of the files and reads them where it is used. The partitions of a
-    process share one connection.
+    """A FolderLog reads the log from the files of a folder. It covers the whole log, or one partition: the part of the
+    log that belongs to certain persons. The object holds only the names of the files, so it can be sent to another
+    process. The partitions of a process share one connection.
 
-    files: the paths of each dataset; number: the number of partitions, None for the whole log; index: the number of
-    this partition; moved: sessions in these files whose user was named or merged after some of their decisions were
-    exported, each with whether it belongs to the partition."""
+    files: the paths of the files of each dataset; number: the number of partitions, or None for the whole log;
+    index: the number of this partition; moved: tells for a session whether it belongs to this partition. It has
+    those sessions whose user was named or merged after some decisions of the session were exported."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
@@ -90,7 +91,8 @@ class FolderLog:
         return FolderLog, self._named
 
     def split(self, number: int) -> Iterator[FolderLog]:
-        """Split the log into `number` partitions, a power of two. All decisions of a person are in one partition."""
+        """Yield the `number` partitions of the log. The number must be a power of two. All decisions of a person are in
+        one partition."""
         session_ids, earlier_buckets, home_buckets = self._changes
         for index in range(number):
             is_here, was_here = home_buckets % number == index, earlier_buckets % number == index
@@ -104,8 +106,9 @@ class FolderLog:
 
     @cached_property
     def _changes(self) -> tuple[Ids, ...]:
-        """Find the sessions whose user was named or merged after some of their decisions were exported. Return three
-        columns: session ids, a bucket that has rows of the session, and the bucket of its person."""
+        """Find the sessions whose user was named or merged after some decisions of the session were exported. Return
+        three columns: the id of the session, a bucket in which it has rows, and the bucket to which its person
+        belongs."""
         homes = "SELECT session_id, arg_max(bucket, part) AS home FROM visits GROUP BY session_id"
         text = f"SELECT DISTINCT session_id, bucket AS earlier, home FROM visits JOIN ({homes}) USING (session_id)"
         text += " WHERE bucket <> home ORDER BY session_id, bucket"
@@ -114,14 +117,15 @@ class FolderLog:
     # -- queries --
 
     def ask(self, text: str, *values: Any) -> list[Row]:
-        """Return all rows of a query, as `Unit.ask` does."""
+        """Return all rows of a query. The arguments are the same as those of `Unit.ask`."""
         parameters = [value if isinstance(value, str | bytes | int | float | None) else list(value) for value in values]
         with self._database.tables(self) as connection:
             rows: list[Row] = connection.execute(text.replace("(?*)", "(SELECT unnest(?))"), parameters).fetchall()
         return rows
 
     def columns(self, text: str, types: Types) -> Columns:
-        """Return all rows of a query as one array per column."""
+        """Return all rows of a query as columns: one array for each column, by name. types: the name and type of each
+        column."""
         with self._database.tables(self) as connection:
             arrays = list(connection.execute(text).fetchnumpy().values())
         for index, array in enumerate(arrays):
@@ -130,12 +134,13 @@ class FolderLog:
         return {name: array.astype(types[name], copy=False) for name, array in zip(types, arrays, strict=True)}
 
     def numbers(self, dataset: str, *names: str) -> list[Ids]:
-        """Return the named integer columns of all rows of a dataset, with ABSENT where there is no value."""
+        """Return one array for each of the named integer columns of a dataset, with all its rows. Missing values are
+        ABSENT."""
         columns = ", ".join(f"coalesce({name}, {ABSENT}) AS {name}" for name in names)
         return list(self.columns(f"SELECT {columns} FROM {dataset}", dict.fromkeys(names, np.int64)).values())
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Return for each export that has decisions the number of its first file, and how many decisions it has."""
+        """Return, for each export that has decisions, the number of its first file and the number of its decisions."""
         paths, exports = sorted(self.files["decisions"], key=file_number), list[tuple[int, int]]()
         text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"
         row_counts = {file_number(name): count for name, count in self.ask(text)} if paths else {}
@@ -148,12 +153,13 @@ class FolderLog:
         return exports
 
     def since(self, number: int) -> FolderLog:
-        """Return the log in the files whose number is at least `number`."""
+        """Return the part of the log that is in files whose number is at least `number`."""
         files = {name: [path for path in paths if file_number(path) >= number] for name, paths in self.files.items()}
         return FolderLog(self.folder, files, database=_Database(self.folder, memory=MERGING_MEMORY))
 
     def batches(self, dataset: str, names: Sequence[str], *, share: int, shares: int) -> Iterator[Any]:
-        """Yield columns of the rows of one share of a dataset, as batches of Arrow."""
+        """Yield the rows of one share of a dataset as batches of Arrow that have the named columns. shares: the number
+        of shares; share: the number of the share to read."""
         text = f"SELECT {quote_columns(names)} FROM {dataset} WHERE bucket % {shares} = {share}"
         if self.files[dataset]:
             with self._database.tables(self) as connection:
@@ -167,7 +173,8 @@ class FolderLog:
 
 
 class _Database:
-    """A _Database runs DuckDB over the files of a folder, with the tables of one log at a time."""
+    """A _Database runs DuckDB over the files of a folder. At any time, its tables show one log: the whole log or one
+    partition."""
 
     def __init__(self, folder: str, *, memory: str = MEMORY) -> None:
         self.folder, self.memory = folder, memory
@@ -176,7 +183,8 @@ class _Database:
 
     @contextmanager
     def tables(self, log: FolderLog) -> Iterator[Any]:
-        """Yield the connection, with the tables of a log. Raise RlrecError for a file that cannot be read."""
+        """Yield the connection to DuckDB, whose tables show the given log. Raise RlrecError for a file that cannot be
+        read."""
         try:
             import duckdb
         except ImportError:
@@ -198,7 +206,8 @@ class _Database:
 
     @cached_property
     def _location(self) -> tuple[str, Any]:
-        """Return the folder as DuckDB names it, and its fsspec file system (None for a local folder)."""
+        """Return the folder in the form that DuckDB reads, and the fsspec file system of the folder (None for a local
+        folder)."""
         if "://" not in self.folder:
             return self.folder, None
         with remote_folder(self.folder) as (files, root):
@@ -217,7 +226,7 @@ class _Database:
         return connection
 
     def _show(self, log: FolderLog) -> None:
-        """Create the tables of a log on the connection."""
+        """Create the tables on the connection that show the given log."""
         is_first, self._shown = self._connection is None, None
         self._connection = connection = self._connection or self._opened()
         is_partition = log.number is not None
@@ -237,7 +246,7 @@ class _Database:
         self._shown = log.number, log.index
 
     def _source(self, log: FolderLog, dataset: str) -> str:
-        """Return a query for the rows of the files of a dataset."""
+        """Return a query for all rows of a dataset that belong to the given log."""
         by_day = [path for path in log.files[dataset] if "/bucket=" in path]
         by_size = [path for path in log.files[dataset] if "/bucket=" not in path]
         if not log.files[dataset]:
@@ -258,8 +267,8 @@ class _Database:
         return f"SELECT r.* FROM ({rows}) AS r LEFT JOIN moved AS m USING (session_id) WHERE {is_here}"
 
     def list_of(self, paths: Sequence[str]) -> str:
-        """Write paths of files as a list in SQL. Raise RlrecError where a path is a folder, since DuckDB would read all
-        files in it."""
+        """Return the paths of files as a list in SQL. Raise RlrecError if a path is a folder, since DuckDB would read
+        all files in the folder."""
         full_paths = [os.path.join(self._location[0], path) for path in paths]
         for path in full_paths if self._location[1] is None else ():
             if os.path.isdir(path):
@@ -267,8 +276,8 @@ class _Database:
         return f"[{', '.join(map(_sql_literal, full_paths))}]"
 
     def _named_error(self, log: FolderLog, error: Exception) -> RlrecError:
-        """Return an error that names the file that cannot be read. To find it, the method reads the files one by one
-        until one fails."""
+        """Return an error that names the file that cannot be read. To find this file, the method reads all files one
+        after the other until one of them fails."""
         import duckdb
 
         column = re.search(r'[Cc]olumn "(\w+)"', str(error))
@@ -290,8 +299,8 @@ class _Database:
 
 @contextmanager
 def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
-    """Yield the file system of a URL that fsspec knows, and the path in it. Raise OSError for any failure inside the
-    block."""
+    """Yield the fsspec file system of a URL, and the path of the URL in this file system. Inside the block, errors of
+    the file system are raised as OSError."""
     try:
         import fsspec
     except ImportError:
@@ -309,34 +318,35 @@ def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
 
 
 def _error_text(error: Exception) -> str:
-    """Return the text of a DuckDB error without the query that it quotes."""
+    """Return the text of a DuckDB error, without the query that DuckDB quotes at the end."""
     return " ".join(str(error).partition("\n\nLINE")[0].split())[:200]
 
 
 def _sql_literal(text: str) -> str:
-    """Write a text as an SQL literal."""
+    """Return a text as a literal in SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def file_number(path: str) -> int:
-    """Read the number of a file from its name."""
+    """Return the number of a file, which is part of its name."""
     return int(path.rpartition("part-")[2].partition(".")[0])
 
 
 def _bucket_share(path: str) -> tuple[int, int]:
-    """Read from the name of a file's folder which share of the buckets the file has, and the number of shares."""
+    """Return two numbers from the name of the folder that holds a file: the number of the share of buckets in this
+    file, and how many shares the buckets are divided into."""
     share, _, shares = path.rpartition("=")[2].partition("/")[0].partition("-of-")
     return int(share), int(shares or BUCKETS)
 
 
 def _may_have_buckets(path: str, buckets: Collection[int]) -> bool:
-    """Tell whether a file may have rows of some of these buckets."""
+    """Tell whether a file may have rows of any of these buckets."""
     share, shares = _bucket_share(path)
     return any(bucket % shares == share for bucket in buckets)
 
 
 def _dataset_columns(dataset: str) -> dict[str, str]:
-    """Return the columns of a dataset that are read, with their types in DuckDB."""
+    """Return the columns of a dataset that queries read: the type in DuckDB of each column, by name."""
     if dataset == "decisions":
         columns = {"decision_id": "BIGINT", **_column_types(t.decision), "at": "TIMESTAMPTZ", "context": "VARCHAR"}
         columns |= {"eligible_arms": "BIGINT[]", "arm_features": "VARCHAR"}
@@ -355,5 +365,5 @@ def _dataset_columns(dataset: str) -> dict[str, str]:
 
 
 def _column_types(table: sa.Table) -> dict[str, str]:
-    """Return the types of the columns of a table in DuckDB."""
+    """Return the type in DuckDB of each column of a table, by name."""
     return {column.name: _TYPES[column.type.python_type] for column in table.columns}

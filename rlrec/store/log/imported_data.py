@@ -1,4 +1,4 @@
-"""This module reads the data that lines of an imported log state beyond their slates, for each decision."""
+"""This module reads what the lines of an imported log state about a decision in addition to its slate."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from rlrec.store.log import contents
 
 
 def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Return the data that imported lines state beyond their slates, by decision id.
+    """Return what imported lines state in addition to the slate, by decision id.
 
-    The data have the values of STATED_FIELDS, `features` (by arm key), `slot_sets` (arm ids by slot) and `support`
-    (probabilities of the eligible arms, in order of their ids)."""
+    For each decision the result is a dictionary with the values of STATED_FIELDS, `features` (the features of each
+    arm, by arm key), `slot_sets` (the arm ids that each slot could show) and `support` (the probability of each
+    eligible arm, in order of arm id). Values that the line did not state are left out."""
     data = defaultdict[int, dict[str, Any]](dict)
     names = ", ".join(field.name for field in STATED_FIELDS)
     query = f"SELECT id, {names} FROM decision WHERE id IN (?*) AND imported = 1"
@@ -38,42 +39,43 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
 
 
 def used_tables(unit: Unit, tables: Collection[str]) -> frozenset[str]:
-    """Return those of the named tables that have any row. `tables` names tables of data that only some decisions
-    have."""
+    """Return the names of those tables that have at least one row. tables: names of tables for data that only some
+    decisions have."""
     (row,) = unit.ask(f"SELECT {', '.join(f'EXISTS (SELECT 1 FROM {table})' for table in tables)}")
     return frozenset(compress(tables, row))
 
 
 def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
-    """Return the probabilities at position 1 of the eligible arms, in order of their ids, for each decision that has
-    them."""
+    """Return the probability at position 1 of each eligible arm, in order of arm id, by decision id. Decisions without
+    stored probabilities are left out."""
     rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
     return {decision_id: read_support(decision_id, packed) for decision_id, packed in rows}
 
 
 def read_support(decision_id: int, packed: bytes) -> array[float]:
-    """Unpack the probabilities from a row of the table `logged_support`."""
+    """Return the probabilities that a row of the table `logged_support` holds. packed: the bytes of these numbers."""
     if len(packed) % 8:
         raise damage_error(f"the support of decision {decision_id} is damaged")
     return array("d", bytes(packed))
 
 
 def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
-    """Return the ids of the arms that each slot could show, from the top slot down. Only decisions whose slots have
-    different sets of arms are in the answer."""
+    """Return, by decision id, a list with the arm ids that each slot could show, from the top slot down. Decisions
+    whose slots could all show the same arms are left out."""
     rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
     return {key: parse(arms, f"arms of the slots of decision {key}", list) for key, arms in rows}
 
 
 def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
-    """Return the id of the stored features, by decision id, for each decision that states features of its arms in place
-    of the features in the catalogue."""
+    """Return, by decision id, the id of the stored text with the features of the arms. Only decisions whose imported
+    lines stated features of the arms, in place of the features in the catalogue, are in the result."""
     query = "SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)"
     return dict(unit.ask(query, decision_ids))
 
 
 def features(unit: Unit, context_ids: Collection[int]) -> dict[int, dict[str, str]]:
-    """Return the JSON of the features of each arm, by context id and arm key."""
+    """Return the features of each arm as JSON, by context id and then by arm key. context_ids: ids from
+    `feature_contexts`."""
     bodies = contents.context_bodies(unit, context_ids)
     features_by_context = {key: parse(body, f"body of context {key}") for key, body in bodies.items()}
     return {

@@ -1,5 +1,5 @@
-"""This module reads the log as columns, in ranges of session id. Each batch holds whole sessions, with one row for each
-impression."""
+"""This module reads the log in batches, for ranges of session ids. A batch holds whole sessions as columns, which have
+one row for each impression."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_EVENT_SPREAD = 2
 
 
 def _array_columns(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
-    """Return the type of each field that readers need, and its SQL expression over a table."""
+    """Return, by name, the numpy type and the SQL expression of each of these fields that readers need."""
     types = {int: np.int64, bool: np.bool_, float: np.float64}
     return {
         field.name: (types.get(field.kind, object), _sql_expression(table, field)) for field in fields if field.is_read
@@ -76,7 +76,8 @@ EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
 
 
 def _find_rows(table: str, stored_ids: Ids, ids: Ids) -> Index:
-    """Return the indices of ids in the sorted ids of a table's rows. Raise RlrecError where a row is missing."""
+    """Return the index at which each of `ids` occurs in `stored_ids`, which are the sorted ids of the rows of a table.
+    Raise RlrecError for an id that does not occur, since the table has lost a row."""
     index, is_stored = look_up(stored_ids, ids)
     if not is_stored.all():
         raise damage_error(f"row {ids[~is_stored][0]} of table {table} is gone")
@@ -85,13 +86,13 @@ def _find_rows(table: str, stored_ids: Ids, ids: Ids) -> Index:
 
 @dataclass(frozen=True, eq=False)
 class ContextTexts:
-    """This record holds contexts as stored: their ids (m,), ascending, and the text of each."""
+    """This record holds several contexts: their ids (m,), ascending, and the stored text of each context."""
 
     ids: Ids
     texts: Sequence[str]
 
     def select(self, ids: Ids) -> Sequence[str]:
-        """Return the texts of these ids, which are ascending and among `self.ids`."""
+        """Return the text of each of these ids. The ids are ascending, and all of them are in `self.ids`."""
         if np.array_equal(ids, self.ids):
             return self.texts
         return [self.texts[index] for index in _find_rows("context", self.ids, ids).tolist()]
@@ -106,12 +107,13 @@ class ContextTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """A Batch holds the columns of some decisions.
+    """A Batch holds the log of several decisions as columns.
 
-    slots: one row per impression; events: one row per event of these decisions, with position 0 for the page;
-    contexts: the texts that were asked for. visits: the visits of the sessions of the range (of any policy), by
-    session_id and number: started_at, last_at, ended_at (ABSENT for a visit that has not ended) and steps; keys: by
-    session_id, the key of each of these sessions and that of its user ("" for none)."""
+    slots: columns with one row per impression. events: columns with one row per event of these decisions; the
+    position is 0 for an event of a whole page. contexts: the texts that the caller asked for. visits: columns with
+    one row per visit of these sessions, of any policy, in order of session_id and number; they are started_at,
+    last_at, ended_at (ABSENT for a visit that has not ended) and steps. keys: columns with one row per session, in
+    order of session_id; they are the key of the session and the key of its user ("" if the session has no user)."""
 
     slots: Columns
     events: Columns
@@ -123,7 +125,8 @@ class Batch:
         return len(self.slots["decision_id"])
 
     def select_rows(self, rows: Ids) -> Batch:
-        """Return the batch of these rows, which are whole decisions, with their events, visits and keys."""
+        """Return a batch with only these rows of slots, and with the events, visits and keys that belong to these rows.
+        The rows must be whole decisions."""
         if len(rows) == len(self):
             return self
         slots = take(self.slots, rows)
@@ -133,14 +136,16 @@ class Batch:
         return replace(self, slots=slots, **other_tables)
 
     def _others(self) -> Iterator[tuple[str, str, Columns]]:
-        """Yield the name of each table other than slots, the column that links its rows to slots, and its columns."""
+        """Yield the name of each table except slots, the name of the column that links the rows of the table to slots,
+        and the columns of the table."""
         for name, key in (("events", "decision_id"), ("visits", "session_id"), ("keys", "session_id")):
             if (columns := getattr(self, name)) is not None:
                 yield name, key, columns
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for pickling, where columns of one type form one matrix. Pickle packs and unpacks a few
-        arrays many times faster than many arrays. A column that repeats one value is stored as this value."""
+        """Return the state for pickling, in which all columns of one type form one matrix, since pickle handles a
+        few large arrays many times faster than many small arrays. A column that repeats one value is stored as this
+        value."""
         state = dict(vars(self))
         for name, columns in (("slots", self.slots), *((name, columns) for name, _, columns in self._others())):
             names_by_type: dict[tuple[str, int], list[str]] = {}
@@ -164,8 +169,8 @@ class Batch:
             object.__setattr__(self, name, value)
 
     def split(self, parts: Ids) -> Iterator[tuple[int, Batch]]:
-        """Yield the number and the batch of each part that has rows. parts: the part of each row, the same in a whole
-        session."""
+        """Yield the number of each part that has rows, and a batch with the rows of this part. parts (n,): the number
+        of the part to which each row belongs; all rows of a session belong to the same part."""
         if len(parts) and (parts == parts[0]).all():
             yield int(parts[0]), self
             return
@@ -190,8 +195,8 @@ class Batch:
             yield number, replace(self, **piece_tables)
 
     def cut(self, cells: Ids, limit: int) -> Iterator[Batch]:
-        """Yield the batch in portions of whole sessions. cells (n,): the memory that each row will take; a portion ends
-        where their sum passes a multiple of the limit."""
+        """Yield smaller batches that together have all rows, each with whole sessions. cells (n,): the memory that each
+        row takes. A batch ends where the sum of the cells so far passes a multiple of `limit`."""
         if cells.sum() <= limit:
             yield self
             return
@@ -202,7 +207,7 @@ class Batch:
 
     @classmethod
     def concatenate(cls, batches: Sequence[Batch]) -> Batch:
-        """Join several batches that share no session into one batch with all their rows."""
+        """Return one batch with the rows of several batches, which must not have a session in common."""
         if len(batches) == 1:
             return batches[0]
         tables = {"slots": batches[0].slots} | {name: table for name, _, table in batches[0]._others()}
@@ -219,14 +224,16 @@ def batches(
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
     bounds: tuple[int, int] | None = None, few_test: str | None = None, by_id: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
-    """Yield the selected log in ranges of session id, each of about `size` decisions. A batch has whole sessions, and
-    its rows are in order of session, decision and position. At most two batches are in memory: the next one is read
-    while the caller works on one.
+    """Yield the selected log in batches of about `size` decisions, each for one range of session ids. A batch has whole
+    sessions, and its rows are in order of session, decision and position. At most two batches are in memory: the next
+    batch is read while the caller works on one batch.
 
-    pick_contexts: a function that returns the context ids of a batch whose texts are read; visits, keys: whether to
-    read them. bounds: read only sessions with low < id <= high; few_test: a test from `selected.few_test`, with
-    which all decisions are read as one range; by_id: whether to use ranges of decision ids, rows by decision and
-    position, for folds that join sessions themselves."""
+    columns: the columns of slots that are read; pick_contexts: a function that gets the context ids of a batch and
+    returns the ids of the contexts whose texts are read; visits, keys: whether the visits and the keys of sessions
+    are read; bounds: a pair (low, high), to read only sessions with low < id <= high; few_test: a test from
+    `selected.few_test`, to read all decisions that pass the test as one range; by_id: whether batches are ranges of
+    decision ids, with rows in order of decision and position, for callers that join the parts of a session
+    themselves."""
     needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
@@ -271,7 +278,8 @@ def _session_ranges(unit: Unit, size: int, bounds: tuple[int, int] | None) -> It
 
 
 def _few_range(unit: Unit, few_test: str, *, by_id: bool) -> list[IdRange]:
-    """Return the decisions that pass the test as one range, or an empty list where there are none."""
+    """Return a list with one range, which spans all decisions that pass the test. The list is empty if no decision
+    passes."""
     session_bounds = "0, 0" if by_id else "min(d.session_id) - 1, max(d.session_id)"
     text = f"SELECT {session_bounds}, min(d.id), max(d.id), count(*), 1.0 FROM decision d WHERE {few_test}"
     return [id_range for id_range in unit.records(IdRange, text) if id_range.decisions]
@@ -285,10 +293,11 @@ def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
 
 
 class IdRange(NamedTuple):
-    """This record is a range of session ids, low < id <= high (any session if `high` is 0).
+    """This record is a range of session ids, low < id <= high. If `high` is 0, it has sessions with any id.
 
-    first, last: the first and last id of the decisions in the range, None if there are none; decisions: about how
-    many decisions the range has; share: the share of the log that ends with this range."""
+    first, last: the first and last id of the decisions in the range (None if the range has no decisions); decisions:
+    about how many decisions the range has; share: the fraction of the log that has been read at the end of this
+    range."""
 
     low: int
     high: int
@@ -299,8 +308,8 @@ class IdRange(NamedTuple):
 
 
 def _constants(slots: Columns) -> dict[str, float]:
-    """Return the value of each column that has only one value, where SQL can write this value exactly: integers, no
-    probability (NaN) and the probability 1."""
+    """Return, by name, the value of each column that has the same value in all rows. Only values that SQL can write
+    exactly count: integers, the probability 1, and a missing probability (NaN)."""
     return {
         name: column[0]
         for name, column in slots.items()
@@ -311,21 +320,22 @@ def _constants(slots: Columns) -> dict[str, float]:
 
 
 def _constant_test(constants: Mapping[str, float]) -> str:
-    """Return an SQL expression that tells whether all columns of a slot have their constant values."""
+    """Return an SQL expression that is 1 for a slot that has all these values in the named columns, and 0 for other
+    slots."""
     values = {name: _NO_PROBABILITY if isnan(value) else int(value) for name, value in constants.items()}
     tests = " AND ".join(f"{COLUMNS[name][1]} = {value}" for name, value in values.items())
     return f"CASE WHEN {tests} THEN 1 ELSE 0 END"
 
 
 class _RangeQueries:
-    """A _RangeQueries object asks for the rows of one range of sessions and joins the answers to a batch.
+    """A _RangeQueries object asks for the rows of one range of sessions, and makes a batch from the answers.
 
-    constants: columns of slots that had one value in all earlier ranges, None for the first range. In place of such
-    a column the query reads whether it still has the value. Where it does not, the range is read again with all
-    columns.
+    constants: the value of each column of slots that had only one value in all earlier ranges (None for the first
+    range). In place of these columns, the query only reads whether a slot has all these values. If any slot differs,
+    the range is read again with all columns.
 
-    Decisions whose ids lie close together are read in order of id, which is their order on the disk; an index would
-    jump between pages. A `+` in a test keeps SQLite from using that index."""
+    Decisions whose ids lie close together are read in order of id, which is the order on the disk; an index would jump
+    between pages. A `+` before a test keeps SQLite from using an index for the test."""
 
     def __init__(
         self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
@@ -397,8 +407,11 @@ def ranges(
     unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH, tests: Sequence[str] = (),
     columns: Sequence[str] = LOGGED, slot_tests: Sequence[str] = (),
 ) -> Iterator[Batch]:  # fmt: skip
-    """Yield the decisions that the store drew from a policy, in ranges of decision id. Beliefs read them so, since they
-    do not need whole sessions. tests, slot_tests: SQL tests on decisions `d` and on their slots `s`."""
+    """Yield the decisions that the store drew from a policy, in batches that are ranges of decision ids. Beliefs are
+    computed from such batches, since they do not need whole sessions.
+
+    first, last: the first and last id of the decisions to read; size: the number of decisions in a batch; tests: SQL
+    tests on decisions `d`; slot_tests: SQL tests on the slots `s` of these decisions."""
     tests = ["d.imported = 0", *tests]
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
         batch = read_range(unit, policy_id, start, end, tests=tests, slots=columns, slot_tests=slot_tests)
@@ -407,7 +420,8 @@ def ranges(
 
 
 def id_ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of decision id, both ends included, that hold `size` decisions of the policy each."""
+    """Yield pairs (start, end) of decision ids, both included, such that each range has `size` decisions of the policy
+    (the last range may have fewer)."""
     last_of_range = "SELECT id FROM decision WHERE policy_id = ? AND id >= ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?"
     first_id, n_read = first, 0
     while first <= last:
@@ -422,8 +436,10 @@ def read_range(
     unit: Unit, policy_id: int, first: int, last: int, *, tests: Sequence[str] = (),
     slots: Sequence[str] = LOGGED, events: Sequence[str] = EVENT_COLUMNS, slot_tests: Sequence[str] = (),
 ) -> Batch:  # fmt: skip
-    """Read the decisions of a policy in a range of ids, in order of decision and position. tests, slot_tests: as in
-    `ranges`."""
+    """Return a batch with the decisions of a policy whose ids are from `first` to `last`, in order of decision and
+    position.
+
+    slots, events: the names of the columns to read; tests, slot_tests: as in `ranges`."""
     inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
     return read_decisions(unit, inside, slots=slots, events=events, slot_tests=slot_tests)
 
@@ -432,7 +448,10 @@ def read_decisions(
     unit: Unit, tests: Sequence[str], *, slots: Sequence[str], events: Sequence[str] = EVENT_COLUMNS,
     slot_tests: Sequence[str] = (), order: str = "d.id, s.position",
 ) -> Batch:  # fmt: skip
-    """Read the decisions `d` that pass all tests, and of their slots `s` only the slots that also pass slot_tests."""
+    """Return a batch with the decisions `d` that pass all tests, and with those of their slots `s` that also pass all
+    slot_tests.
+
+    slots, events: the names of the columns to read; order: the order of the slots, in SQL."""
     slot_query = ask_slots(unit, slots, [*tests, *slot_tests], order=order)
     event_query = ask_events(unit, events, tests)
     return Batch(slots=read_slots(slot_query), events=event_query.columns())
@@ -441,8 +460,10 @@ def read_decisions(
 def ask_slots(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str, constants: Mapping[str, float] = {},
 ) -> PendingQuery:  # fmt: skip
-    """Return a query for columns (names of COLUMNS) of the slots of decisions `d` that pass all tests. constants:
-    values of other columns; the query also returns whether a slot has them."""
+    """Return a query for columns of the slots of all decisions `d` that pass the tests.
+
+    names: the columns, by their names in COLUMNS; order: the order of the slots, in SQL; constants: values of other
+    columns, to read also a column that tells whether a slot has all these values."""
     session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""
     inside = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
     tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(inside)} ORDER BY {order}"
@@ -453,14 +474,15 @@ def ask_slots(
 
 
 def ask_decisions(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery:
-    """Return a query for columns (names of COLUMNS) of the decisions `d` that pass all tests. The answer has their ids,
-    too, and is in order of id."""
+    """Return a query for the ids of all decisions `d` that pass the tests, and for further columns of these decisions,
+    in order of id. names: the further columns, by their names in COLUMNS."""
     columns = {name: COLUMNS[name] for name in ("decision_id", *names)}
     return _pending_query(unit, columns, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
 
 
 def _pending_query(unit: Unit, columns: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
-    """Return a query for columns, given as in COLUMNS, from tables."""
+    """Return a query for columns. columns: the type and SQL expression of each column, by name, as in COLUMNS; tables:
+    the part of the query after FROM."""
     texts = ", ".join(text for _, text in columns.values()).replace("{empty}", _NO_BYTES[unit.postgres])
     return PendingQuery(unit, f"SELECT {texts} FROM {tables}", {name: kind for name, (kind, _) in columns.items()})
 
@@ -469,7 +491,7 @@ RangeQuery = Callable[[Unit, int, int], PendingQuery]
 
 
 def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
-    """Return a query for the visits of sessions above `low` up to `high`."""
+    """Return a query for the visits of the sessions with low < id <= high."""
     names = ("session_id", "number", "started_at", "last_at", "ended_at", "steps")
     columns = {name: (np.int64, name) for name in names} | {"ended_at": (np.int64, f"coalesce(ended_at, {ABSENT})")}
     return _pending_query(
@@ -478,8 +500,8 @@ def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
 
 
 def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
-    """Return a query for the keys of the sessions with ids above `low` up to `high`, and for the keys of the users of
-    these sessions."""
+    """Return a query for the keys of the sessions with low < id <= high, and for the keys of the users of these
+    sessions."""
     columns = {"session_id": (np.int64, "v.id"), "key": (object, "v.key"), "user": (object, "coalesce(u.key, '')")}
     tables = "session v LEFT JOIN users u ON u.id = v.user_id"
     return _pending_query(unit, columns, f"{tables} WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")
@@ -488,8 +510,10 @@ def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
 def ask_events(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, tables: str = "decision d CROSS JOIN event e"
 ) -> PendingQuery:
-    """Return a query for columns (names of EVENTS) of the events of decisions `d` that pass all tests. tables: the
-    tables, in the order in which the database loops over them."""
+    """Return a query for columns of the events of all decisions `d` that pass the tests.
+
+    names: the columns, by their names in EVENTS; tables: the tables in SQL, in the order in which the database loops
+    over them."""
     tables = f"{tables} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
     if unit.postgres or unit.folder is not None:  # SQLite returns them in this order, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
@@ -497,7 +521,8 @@ def ask_events(
 
 
 def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
-    """Return a query for the events `return` of decisions `d` that pass all tests, with their sessions and visits."""
+    """Return a query for the events `return` of all decisions `d` that pass the tests, with the session and the visit
+    of each event."""
     names = ("decision_id", "position", "kind", "value", "at")
     columns: dict[str, tuple[type, str]] = {name: (np.int64, f"d.{name}") for name in ("session_id", "visit")}
     columns |= {name: EVENTS.get(name, (np.int64, f"e.{name}")) for name in names}
@@ -508,8 +533,8 @@ def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
 
 
 def set_cells(unit: Unit, sets: Ids) -> Ids:
-    """Return the number of arms in the eligible set of each row, (n,), where that set first occurs, and 0 in its other
-    rows."""
+    """Return an array (n,) that has the number of arms of a set in the first row that has this set, and 0 in the other
+    rows. sets (n,): the id of the eligible set of each row."""
     first_rows, _ = distinct(sets)
     sizes, cells = contents.set_sizes(unit, sets[first_rows].tolist()), np.zeros(len(sets), np.int64)
     cells[first_rows] = [sizes[key] for key in sets[first_rows].tolist()]
@@ -517,8 +542,8 @@ def set_cells(unit: Unit, sets: Ids) -> Ids:
 
 
 class PendingContexts:
-    """A PendingContexts object holds a query for contexts whose answer may still be on its way. The ids of the contexts
-    are ascending."""
+    """A PendingContexts object is a query for contexts whose answer may not have arrived yet. ids: the ids of the
+    contexts, ascending."""
 
     def __init__(self, unit: Unit, ids: Ids) -> None:
         self._ids, self._query = ids, None
@@ -539,7 +564,7 @@ class PendingContexts:
 
 
 def read_slots(query: PendingQuery) -> Columns:
-    """Return the answer to `ask_slots`, with NaN for missing probabilities."""
+    """Return the columns that a query from `ask_slots` answers. Missing probabilities are NaN in them."""
     slots = query.columns()
     for name, column in slots.items():
         if column.dtype == np.float64 and name != "score" and (is_missing := column > 1).any():

@@ -1,5 +1,5 @@
-"""Queries here find the visits of users who come back: the last decision of each user, and the visits that followed
-it."""
+"""Queries here find the last decision of each user, and the returns: visits of users who come back after their last
+decision."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ _REPEATED_EVENTS = (
 
 
 class Return(NamedTuple):
-    """This record is a visit that began at `at` and counts as a return for the last decision of the same user's visit
-    before."""
+    """This record is a visit that counts as a return: it began at `at`, and `decision_id` is the last decision of the
+    same user's visit before."""
 
     decision_id: int
     at: int
 
 
 class LastDecision(NamedTuple):
-    """This record is the last decision of a user. last_at, ended_at: the times of the decision's visit."""
+    """This record is the last decision of a user. last_at, ended_at: the time of the last decision, and the end, of the
+    visit that the decision belongs to."""
 
     user_id: int
     decision_id: int
@@ -58,13 +59,14 @@ class LastDecision(NamedTuple):
     ended_at: int | None
 
     def ends_at(self, timeout_us: int) -> int:
-        """Return when the visit ends if no further decision follows in it."""
+        """Return the time at which the visit of the decision ends if the visit gets no further decision."""
         end_at = self.last_at + timeout_us
         return end_at if self.ended_at is None else min(end_at, self.ended_at)
 
 
 def lock_users(unit: Unit, user_ids: Collection[int]) -> None:
-    """Lock users in order of id, so that no other transaction begins or ends a visit of theirs meanwhile."""
+    """Lock users in order of id. Until this transaction ends, no other transaction can begin or end a visit of these
+    users."""
     if unit.postgres and user_ids:
         unit.ask("SELECT id FROM users WHERE id IN (?*) ORDER BY id FOR NO KEY UPDATE", user_ids)
         unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited
@@ -82,13 +84,13 @@ def last_decisions(unit: Unit, user_ids: Collection[int]) -> list[LastDecision]:
 
 
 def set_last(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
-    """Store the last decisions of users, given as pairs (user_id, decision_id)."""
+    """Store the last decision of each user. rows: pairs (user_id, decision_id)."""
     unit.insert("last_decision", ("user_id", "decision_id"), sorted(rows), on_conflict=_REPLACED)
 
 
 def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection[str]) -> set[int]:
-    """Return the ids of the policies that made the last decisions of these users and of the users of these sessions.
-    Users and sessions are named by key."""
+    """Return the ids of the policies that made the last decisions of certain users: the users with these keys, and the
+    users of the sessions with these keys."""
     user_ids = (
         "SELECT coalesce(m.person_id, u.id) FROM users u LEFT JOIN merged_user m ON m.user_id = u.id"
         " WHERE u.key IN (?*) UNION SELECT user_id FROM session WHERE key IN (?*)"
@@ -99,27 +101,28 @@ def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection
 
 
 def missing_returns(unit: Unit) -> list[Return]:
-    """Return the returns in the log whose decisions lack the event `return`, oldest decision first."""
+    """Return the returns in the log for which no event `return` is stored, oldest decision first."""
     query = f"SELECT r.before, r.at FROM ({_RETURNS.format(users=_ALL_USERS)}) AS r LEFT JOIN ({_REPEATED_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE e.decision_id IS NULL ORDER BY r.before"
     return unit.records(Return, query + condition, settings.get(unit).session_timeout_us)
 
 
 def returns_of(unit: Unit, user_ids: Collection[int]) -> set[Return]:
-    """Return the returns of these users in the log, with or without a stored event `return`."""
+    """Return the returns of these users in the log, whether or not an event `return` is stored for them."""
     query = _RETURNS.format(users="IN (?*)")
     return set(unit.records(Return, query, user_ids, settings.get(unit).session_timeout_us))
 
 
 def recorded(unit: Unit, decision_ids: Collection[int]) -> set[Return]:
-    """Return the returns for which these decisions have a stored event `return`."""
+    """Return the returns of these decisions for which an event `return` is stored."""
     query = _TIMES.format(condition="AND decision_id IN (?*)")
     return {Return(decision_id, at) for decision_id, at, times in unit.ask(query, decision_ids) if times > 0}
 
 
 def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
-    """Find returns in the log that do not have exactly one event. Each row has the decision, the time, and the number
-    of surplus events at one time (None where the decision has no event)."""
+    """Find returns in the log that do not have exactly one event `return`. Each row has the decision, the time of the
+    return, and the number of events beyond the first for the same time (None where the decision has no such event).
+    limit: the largest number of rows to return."""
     pairs = _RETURNS.format(users=_ALL_USERS)
     query = f"SELECT r.before, r.at, e.repeated FROM ({pairs}) AS r LEFT JOIN ({_REPEATED_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
@@ -127,7 +130,8 @@ def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
 
 
 def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
-    """Return the keys of the users whose stored last decision is wrong, each with the stored decision."""
+    """Return the users whose stored last decision is wrong, as pairs: the key of the user, and the wrong decision id.
+    limit: the largest number of pairs to return."""
     newest = _NEWEST.format(users=_ALL_USERS)
     tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({newest}) AS n ON n.user_id = l.user_id"
     is_wrong = "coalesce(n.id, 0) <> l.decision_id AND l.user_id NOT IN (SELECT user_id FROM merged_user)"
@@ -136,7 +140,8 @@ def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
 
 
 def derive_last(unit: Unit, user_ids: Collection[int] | None = None) -> None:
-    """Compute the last decision of these users (None: of every user) from the log, and store it."""
+    """Find the last decision of each of these users in the log, and store it as the user's last decision. user_ids:
+    None stands for all users."""
     newest = _NEWEST.format(users=_ALL_USERS if user_ids is None else "IN (?*)")
     query = f"INSERT INTO last_decision (user_id, decision_id) {newest} ON CONFLICT {_REPLACED}"
     unit.tell(query, *([] if user_ids is None else [user_ids]))

@@ -1,5 +1,5 @@
-"""Queries here count selected decisions of the log, and find their times and ids. Others store exclusions, whose
-decisions no reader of the log sees, and list the decisions that beliefs left out."""
+"""Queries here count selected decisions of the log, and find the times and ids of these decisions. Other queries store
+exclusions, which hide decisions from all readers of the log, and list the decisions that beliefs left out."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_i
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A Selection chooses decisions of the log. A field that is None does not restrict the choice. Times are
-    microseconds; `since` is included, and `until` is excluded.
+    """A Selection chooses decisions of the log. A decision is selected if it passes every field; a field that is None
+    lets all decisions pass.
 
-    without: SQL tests on a decision `d`, from stored exclusions. A decision that passes one of these tests is left
-    out."""
+    since, until: times in microseconds; decisions at `since` are included, decisions at `until` are not. without:
+    SQL tests on a decision `d`, from stored exclusions; a decision that passes any of these tests is not selected."""
 
     policy_ids: Collection[int] | None = None
     version_ids: Collection[int] | None = None
@@ -47,7 +47,7 @@ class Selection:
     without: tuple[str, ...] = ()
 
     def conditions(self) -> list[str]:
-        """Return the SQL tests on a decision `d` that state this selection, to be joined by AND."""
+        """Return SQL tests on a decision `d`. A decision is selected if it passes all these tests."""
         sets = {
             "policy_id": self.policy_ids, "version_id": self.version_ids, "variant_id": self.variant_ids,
             "session_id": self.session_ids, "context_id": self.context_ids,
@@ -65,7 +65,7 @@ class Selection:
 
 
 def numbers(ids: Collection[int]) -> str:
-    """Write ids as a list for SQL's IN. No ids give a list that matches no row."""
+    """Return ids as a list for IN in SQL. For no ids, the list matches no row."""
     return ", ".join(map(str, sorted(map(int, ids)))) or "NULL"
 
 
@@ -77,8 +77,8 @@ def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
 
 
 class DayCount(NamedTuple):
-    """This record counts the decisions that a version served on one day of the time zone. Days are numbered from
-    1970-01-01."""
+    """This record has the number of decisions that a version served on one day. Days begin at midnight in the
+    configured time zone; `day` is the number of days since 1970-01-01."""
 
     day: int
     version_id: int
@@ -91,7 +91,7 @@ def day_counts(unit: Unit, selection: Selection) -> list[DayCount]:
 
 
 def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[list[DayCount], int | None]:
-    """Return both `day_counts` and `newest_at`, from one pass over the log."""
+    """Return the results of `day_counts` and of `newest_at`, from one pass over the log."""
     import numpy as np  # which most commands do without
 
     from rlrec.arrays import distinct
@@ -118,20 +118,20 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
 
 
 def id_ends(unit: Unit) -> tuple[int, int]:
-    """Return the first and the last decision id of the log, both 0 where the log is empty. These are two queries, since
-    one query for both would scan the log."""
+    """Return the first and the last decision id of the log, or 0 and 0 if the log is empty. The function asks two
+    queries, since one query for both ids would scan the log."""
     first_id, last_id = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
     return first_id, last_id
 
 
 def any_common(unit: Unit, *selections: Selection) -> bool:
-    """Tell whether some decision is in all of the selections."""
+    """Tell whether any decision is in all of these selections."""
     tests = " AND ".join(map(_condition, selections))
     return unit.ask_value(f"SELECT 1 FROM decision d WHERE {tests} LIMIT 1") is not None
 
 
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
-    """Return the time of the n-th newest selected decision, or None if fewer than n are selected."""
+    """Return the time of the n-th newest selected decision, or None if fewer than n decisions are selected."""
     # an index has the times of the decisions that were not imported
     index_tests = [] if may_be_imported(unit) else ["d.imported = 0"]
     tests = " AND ".join([_condition(selection), *index_tests])
@@ -141,18 +141,19 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
 
 
 def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
-    """Return the n-th largest id of the selected decisions, or None if fewer than n are selected."""
+    """Return the n-th largest id of the selected decisions, or None if fewer than n decisions are selected."""
     text = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT 1 OFFSET ?"
     return unit.ask_value(text, n - 1)
 
 
 class LogExtent(NamedTuple):
-    """This record has the extent of a set of decisions. All numbers are 0 if the set is empty.
+    """This record tells over which times, ids and positions a set of decisions extends. All numbers are 0 if the set is
+    empty.
 
-    positions: the length of the longest slate; steps: the number of steps of the longest visit, up to the last
-    decision of the set; first_version, last_version: the smallest and largest id of the versions that served;
-    decisions: the number of decisions; first_session, last_session: the smallest and largest id of their sessions;
-    first_at, last_at: the times of the first and last decision."""
+    positions: the length of the longest slate; steps: the largest number of steps of a visit, counted up to the last
+    decision of the visit in the set; first_version, last_version: the smallest and largest id of the versions that
+    made the decisions; decisions: the number of decisions; first_session, last_session: the smallest and largest id
+    of their sessions; first_at, last_at: the times of the first and last decision."""
 
     positions: int
     steps: int
@@ -166,7 +167,7 @@ class LogExtent(NamedTuple):
 
     @property
     def span_us(self) -> int:
-        """Return the time from the first decision to the last one, in microseconds."""
+        """Return the time from the first decision to the last decision, in microseconds."""
         return self.last_at - self.first_at
 
 
@@ -182,8 +183,8 @@ def extent(unit: Unit, selection: Selection) -> LogExtent:
 
 
 def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
-    """Return the answer to a query over the whole log. Where the unit works on a snapshot that does not change, each
-    query is asked only once."""
+    """Return the answer to a query over the whole log. If the unit works on a snapshot, which does not change, a query
+    that was asked before is answered from memory."""
     if unit.folder is not None or not unit.alongside:
         return read()
     if text not in unit.extents:
@@ -193,7 +194,8 @@ def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
 
 
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
-    """Return the times of the first and of the last selected decision, both 0 where nothing is selected."""
+    """Return the time of the first and the time of the last selected decision, or 0 and 0 where no decision is
+    selected."""
     is_time_range = selection == Selection(since=selection.since, until=selection.until)
     if not is_time_range or may_be_imported(unit):
         return extent(unit, selection)[-2:]
@@ -207,10 +209,11 @@ STRETCHES, MAX_COUNTED = 1_000, 20_000  # of a log, and decisions that tell in w
 
 
 def covered_us(unit: Unit, selection: Selection) -> int:
-    """Estimate the time that the selected decisions cover, in microseconds.
+    """Estimate the length of the time, in microseconds, that the selected decisions cover. The result is 0 if all
+    decisions have the same time.
 
-    The time goes from the first decision to when the one after the last was to be expected. Where all decisions come
-    at one hour of the day, that is a day after the last one. The result is 0 where all came at once."""
+    This time begins with the first decision, and ends when the next decision after the last one could be expected.
+    If, for example, decisions come only at one hour of each day, the time ends a day after the last decision."""
     first_at, last_at = times(unit, selection)
     if first_at == last_at:
         return last_at - first_at
@@ -223,15 +226,15 @@ def covered_us(unit: Unit, selection: Selection) -> int:
 
 
 def lacks_times(unit: Unit, selection: Selection) -> bool:
-    """Tell whether the selected decision with the newest id was imported without a time. Such a decision has the time
-    of its import."""
+    """Tell whether the selected decision with the largest id was imported from a line without a time. Such a decision
+    has the time of the import as its time."""
     newest_row = f"SELECT d.run_id, d.at FROM decision d WHERE {_condition(selection, '+')} ORDER BY d.id DESC LIMIT 1"
     import_run = "run r ON r.id = n.run_id WHERE r.command = 'import-log' AND n.at >= r.at"
     return unit.folder is None and unit.ask_value(f"SELECT 1 FROM ({newest_row}) n JOIN {import_run}") is not None
 
 
 class LoggedPage(NamedTuple):
-    """This record has the eligible set, length, context and version of a decision."""
+    """This record has the eligible set, the length of the slate, the context and the version of a decision."""
 
     eligible_id: int
     size: int
@@ -240,22 +243,22 @@ class LoggedPage(NamedTuple):
 
 
 def newest_pages(unit: Unit, selection: Selection, n: int) -> list[LoggedPage]:
-    """Return the pages of the n selected decisions with the largest ids, newest first."""
+    """Return a LoggedPage for each of the n selected decisions with the largest ids, newest first."""
     columns = ", ".join(f"d.{name}" for name in LoggedPage._fields)
     text = f"SELECT {columns} FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
     return unit.records(LoggedPage, text, n)
 
 
 def newest_users(unit: Unit, selection: Selection, n: int) -> list[tuple[int, int, int]]:
-    """Return the policy, id and user of the n newest selected decisions, newest first. Decisions without a user are
-    left out."""
+    """Return triples for the n newest selected decisions, newest first: the policy, the decision id and the user.
+    Decisions without a user are left out, so that there may be fewer than n triples."""
     newest = f"SELECT d.policy_id, d.id, d.session_id FROM decision d WHERE {_condition(selection)}"
     tables = f"({newest} ORDER BY d.id DESC LIMIT ?) n JOIN session s ON s.id = n.session_id"
     return unit.ask(f"SELECT n.policy_id, n.id, s.user_id FROM {tables} WHERE s.user_id IS NOT NULL", n)
 
 
 class SlotCount(NamedTuple):
-    """This record counts how many slots an arm has at a position."""
+    """This record has the number of slots that show an arm at a position."""
 
     arm_id: int
     position: int
@@ -263,15 +266,17 @@ class SlotCount(NamedTuple):
 
 
 def newest_slots(unit: Unit, selection: Selection, n: int) -> list[SlotCount]:
-    """Count the slots of the n newest selected decisions, by arm and position."""
+    """Count the slots of the n newest selected decisions. The result has a SlotCount for each pair of an arm and a
+    position."""
     newest = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
     tables = f"({newest}) n JOIN slot s ON s.decision_id = n.id"
     return unit.records(SlotCount, f"SELECT s.arm_id, s.position, count(*) FROM {tables} GROUP BY 1, 2", n)
 
 
 def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:
-    """Return the first `limit` ids of selected decisions above `low`, ascending. Return fewer, but at least one, where
-    their eligible sets have more than contents.MAX_ARMS arms together."""
+    """Return the first `limit` ids of selected decisions that are above `low`, ascending. The result is shorter if the
+    eligible sets of these decisions have more than contents.MAX_ARMS arms in total, but it has at least one id if there
+    is any."""
     columns, tests = "d.id, d.eligible_id", _condition(selection)
     rows = unit.ask(f"SELECT {columns} FROM decision d WHERE {tests} AND d.id > ? ORDER BY d.id LIMIT ?", low, limit)
     sizes = contents.set_sizes(unit, {set_id for _, set_id in rows})
@@ -281,8 +286,8 @@ def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list
 
 
 def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
-    """Return bounds (low, high) such that the sessions of all selected decisions have ids with low < id <= high. Return
-    None if these sessions may have any ids."""
+    """Return two bounds (low, high): the sessions of all selected decisions have ids with low < id <= high. Return None
+    if the selection does not limit the ids of sessions."""
     if selection.since is None and selection.first_id is None:
         return None
     log_extent = extent(unit, selection)
@@ -290,15 +295,16 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
 
 
 def few_test(unit: Unit, selection: Selection, *, most: int = MAX_LOOKUPS) -> str | None:
-    """Return an SQL test on decisions `d`, answered by an index, that all selected decisions pass and that at most
-    `most` decisions pass. Return None where there is no such test."""
+    """Return an SQL test on decisions `d` that is answered by an index. All selected decisions pass the test, and at
+    most `most` decisions pass it in total. Return None where there is no such test."""
     test = _indexed_test(unit, selection)
     is_few = test and unit.ask_value(f"SELECT 1 FROM decision d WHERE {test} LIMIT 1 OFFSET {most}") is None
     return test if is_few else None
 
 
 def _indexed_test(unit: Unit, selection: Selection) -> str | None:
-    """Return an SQL test that an index answers and that all selected decisions pass, or None where there is none."""
+    """Return an SQL test on decisions `d` that is answered by an index and that all selected decisions pass. Return
+    None where there is no such test."""
     if (policy_ids := _policy_ids(unit, selection)) is not None:
         return f"d.policy_id IN ({policy_ids})"
     if selection.since is not None and not may_be_imported(unit):
@@ -307,8 +313,8 @@ def _indexed_test(unit: Unit, selection: Selection) -> str | None:
 
 
 def _policy_ids(unit: Unit, selection: Selection) -> str | None:
-    """Write the ids of the policies that drew the selected decisions as a list for SQL's IN. Return None for any
-    policy."""
+    """Return the ids of the policies that drew the selected decisions, as a list for IN in SQL. Return None if any
+    policy may have drawn them."""
     if unit.folder is not None:
         return None
     if selection.variant_ids:  # each variant has its own policy
@@ -317,13 +323,14 @@ def _policy_ids(unit: Unit, selection: Selection) -> str | None:
 
 
 def scan_tests(unit: Unit, selection: Selection) -> str:
-    """Return the tests of a selection for a query that scans many decisions. The query scans the log in its order
-    between the smallest and largest selected id, or uses the index where these ids lie far apart."""
+    """Return the tests of a selection in a form for queries that read many decisions. Such a query scans all decisions
+    between the smallest and the largest selected id, or uses an index if few of these decisions are selected."""
     return f"{_id_test(unit, selection)} AND {_condition(selection, '+')}"
 
 
 def _id_test(unit: Unit, selection: Selection) -> str:
-    """Return an SQL test on ids of decisions that all selected decisions pass. The ids are found by an index."""
+    """Return an SQL test that all selected decisions pass: a range of decision ids, which is found by an index, or the
+    test of `_indexed_test` if few ids of the range are selected."""
     if (test := _indexed_test(unit, selection)) is None:
         return "1 = 1"
     if (policy_ids := _policy_ids(unit, selection)) is not None:
@@ -340,13 +347,13 @@ def _id_test(unit: Unit, selection: Selection) -> str:
 
 
 def may_be_imported(unit: Unit) -> bool:
-    """Tell whether some decisions may have been drawn elsewhere and imported."""
+    """Tell whether the log may have imported decisions, which were drawn outside the store."""
     return unit.folder is not None or unit.ask_row("SELECT 1 FROM policy WHERE kind = 'logged' LIMIT 1") is not None
 
 
 def _condition(selection: Selection, prefix: str = "") -> str:
-    """Return the tests of a selection, joined by AND. prefix: `+` keeps SQLite from using an index, which would jump
-    between pages."""
+    """Return the tests of a selection, joined by AND. prefix: a text before each test; `+` keeps SQLite from using an
+    index, which would jump between pages."""
     return " AND ".join(f"{prefix}{test}" for test in selection.conditions()) or "1 = 1"
 
 
@@ -355,8 +362,8 @@ UnitIds = tuple[int | None, int | None]
 
 
 class Exclusion(NamedTuple):
-    """This record is an exclusion, which hides the decisions that pass a filter. by_unit: 1 where the exclusion covers
-    only decisions of its listed users and sessions."""
+    """This record is an exclusion, which hides the decisions that pass a filter. by_unit: 1 if only decisions of listed
+    users and sessions are hidden, else 0."""
 
     id: int
     name: str
@@ -371,8 +378,10 @@ def all_exclusions(unit: Unit) -> list[Exclusion]:
 
 
 def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Exclusion:
-    """Store an exclusion of the decisions that pass a filter. units: the users and sessions to which the exclusion is
-    limited, or None for no limit."""
+    """Store an exclusion of the decisions that pass a filter, and return the exclusion.
+
+    name: the name of the exclusion; text: the text of the filter; units: the users and sessions to which the
+    exclusion is limited, or None for no limit."""
     by_unit = int(units is not None)
     key = unit.add("exclusion", name=name, filter=text, by_unit=by_unit, created_at=unit.now)
     unit.insert("exclusion_unit", ("exclusion_id", "user_id", "session_id"), [(key, *ids) for ids in units or ()])
@@ -380,26 +389,28 @@ def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Ex
 
 
 def remove(unit: Unit, exclusion_id: int) -> None:
-    """Delete an exclusion. Decisions that beliefs left out stay left out."""
+    """Delete an exclusion. Beliefs still leave out the decisions that they left out because of it."""
     unit.tell("DELETE FROM exclusion_unit WHERE exclusion_id = ?", exclusion_id)
     unit.tell("DELETE FROM exclusion WHERE id = ?", exclusion_id)
 
 
 def unit_ids(unit: Unit, exclusion_id: int) -> list[UnitIds]:
-    """Return the ids of the user and of the session of each unit of an exclusion. A unit has one of the two."""
+    """Return the users and sessions to which an exclusion is limited, as pairs (user id, session id). In each pair, one
+    of the two ids is None."""
     rows = unit.ask("SELECT user_id, session_id FROM exclusion_unit WHERE exclusion_id = ?", exclusion_id)
     return [(user_id, session_id) for user_id, session_id in rows]
 
 
 def sole_names(unit: Unit, user_ids: Collection[int]) -> list[str]:
-    """Return the names of the exclusions that have exactly one of these users."""
+    """Return the names of the exclusions whose lists have exactly one of these users."""
     tables = "exclusion_unit x JOIN exclusion e ON e.id = x.exclusion_id"
     having = "GROUP BY e.name HAVING count(DISTINCT x.user_id) = 1 ORDER BY 1"
     return [row[0] for row in unit.ask(f"SELECT e.name FROM {tables} WHERE x.user_id IN (?*) {having}", user_ids)]
 
 
 def unit_keys(unit: Unit, exclusion_id: int) -> tuple[list[str], list[str]]:
-    """Return the keys of the users, and the keys of the sessions, that are units of an exclusion."""
+    """Return two lists for an exclusion: the keys of the users, and the keys of the sessions, to which it is
+    limited."""
     text = "SELECT k.key FROM exclusion_unit x JOIN {0} k ON k.id = x.{1}_id WHERE x.exclusion_id = ? ORDER BY 1"
     users = unit.ask(text.format("users", "user"), exclusion_id)
     sessions = unit.ask(text.format("session", "session"), exclusion_id)
@@ -407,10 +418,11 @@ def unit_keys(unit: Unit, exclusion_id: int) -> tuple[list[str], list[str]]:
 
 
 def session_ids(unit: Unit, exclusion_id: int, *, scope: str = "") -> list[int]:
-    """Return the ids of the sessions that belong to the units of an exclusion.
+    """Return the ids of the sessions to which an exclusion is limited, including all sessions of the users to whom it
+    is limited.
 
-    scope: a test on decisions `d`, to find only sessions with such a decision. Without it, sessions of a log in a
-    folder are found, too."""
+    scope: an SQL test on decisions `d`; if given, only sessions that have such a decision are returned. Without it,
+    the result also has sessions whose decisions are only in a log in a folder."""
     if scope:
         text = (
             "SELECT DISTINCT v.id FROM decision d CROSS JOIN session v CROSS JOIN exclusion_unit x"
@@ -424,7 +436,7 @@ def session_ids(unit: Unit, exclusion_id: int, *, scope: str = "") -> list[int]:
 
 
 def omit(unit: Unit, version_id: int, selection: Selection) -> None:
-    """Record that a belief leaves out the selected decisions that are excluded."""
+    """Record that the belief of a version leaves out those decisions of a selection that are excluded."""
     tests = [*replace(selection, without=()).conditions(), f"({' OR '.join(selection.without)})"]
     source = f"SELECT d.id, CAST(? AS BIGINT) FROM decision d WHERE {' AND '.join(tests)}"
     if unit.tell(f"INSERT INTO omission (decision_id, version_id) {source} ON CONFLICT DO NOTHING", version_id):
@@ -432,21 +444,23 @@ def omit(unit: Unit, version_id: int, selection: Selection) -> None:
 
 
 def omissions(unit: Unit, version_ids: Collection[int], decision_ids: Collection[int]) -> set[tuple[int, int]]:
-    """Return the pairs (version, decision) where the belief of the version left the decision out, among these versions
-    and decisions."""
+    """Return the pairs (version id, decision id) for which the belief of the version left the decision out. Only these
+    versions and these decisions are considered."""
     text = "SELECT version_id, decision_id FROM omission WHERE decision_id IN (?*) AND version_id IN (?*)"
     return {(version, decision) for version, decision in unit.ask(text, decision_ids, version_ids)}
 
 
 def any_learned(unit: Unit, log: Selection, test: str, version_ids: Collection[int], *, omitted: bool) -> bool:
-    """Tell whether a log has a decision that passes a test and that one of these versions omits (`omitted`), or that
-    none of them omits (not `omitted`)."""
+    """Tell whether any decision of the log passes a test and was left out by the belief of one of these versions or,
+    with `omitted` False, was left out by none of these beliefs.
+
+    log: the selection of decisions that are considered; test: an SQL test on decisions `d`."""
     omitted_row = "SELECT 1 FROM omission o WHERE o.decision_id = d.id AND o.version_id IN (?*)"
     tests = [*log.conditions(), test, f"{'' if omitted else 'NOT '}EXISTS ({omitted_row})"]
     return unit.ask_row(f"SELECT 1 FROM decision d WHERE {' AND '.join(tests)} LIMIT 1", version_ids) is not None
 
 
 def omitted_ids(unit: Unit, version_id: int, first: int, last: int) -> list[int]:
-    """Return the decisions between two ids that the belief of a version left out."""
+    """Return the ids from `first` to `last` of the decisions that the belief of a version left out."""
     text = "SELECT decision_id FROM omission WHERE decision_id BETWEEN ? AND ? AND version_id = ?"
     return [row[0] for row in unit.ask(text, first, last, version_id)]

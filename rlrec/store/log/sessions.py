@@ -1,4 +1,4 @@
-"""Queries here read and write users, sessions and visits of sessions."""
+"""Queries here read and write users, sessions and the visits of sessions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rlrec.store.log.contents import key_digest, key_digests
 
 
 class Session(NamedTuple):
-    """This record is a stored session. `user` is the first user that the session was given, None until then."""
+    """This record is a stored session. `user_id` and `user` are the id and the key of the first user that the session
+    was given, or None if it has not been given a user."""
 
     id: int
     key: str
@@ -23,8 +24,8 @@ class Session(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """This record is a stored visit of a session. `history` is packed, None where the store has no history of the
-    visit."""
+    """This record is a stored visit of a session. history: the history of the visit as packed bytes, or None if the
+    store has no history of the visit."""
 
     session_id: int
     number: int
@@ -37,8 +38,8 @@ class Visit(NamedTuple):
 
 
 class NewestVisit(NamedTuple):
-    """This record describes the newest visit of a session. is_live: 1 where the visit is open, or has a decision that
-    was not imported."""
+    """This record describes the newest visit of a session. is_live: 1 if the visit is open, or has a decision that was
+    not imported; else 0."""
 
     session_id: int
     number: int
@@ -61,13 +62,13 @@ _ADDED = (
 
 
 def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
-    """Return the id of each user that is stored, by key."""
+    """Return the ids of the users that are stored under these keys, by key."""
     return loading.ids(unit, "users", "key", keys)
 
 
 def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Return the id of each user by key, and store the users that are new. digests: the digests of all keys, if the
-    caller has computed them."""
+    """Return the ids of the users with these keys, by key, and store the users that are new. digests: the digest of
+    each key, if the caller has already computed the digests."""
     ids = user_ids(unit, sorted(keys))
     new_keys = sorted(set(keys) - ids.keys())
     digest = key_digest if digests is None else digests.__getitem__
@@ -75,17 +76,18 @@ def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] |
 
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
-    """Return the stored sessions that have one of these keys, by key. lock: lock the sessions, in order of key."""
+    """Return the sessions that are stored under these keys, by key. lock: whether to lock the sessions, in order of
+    key."""
     rows = _ask_locked(unit, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
     return {row[1]: Session._make(row) for row in rows}
 
 
 def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[Row]:
-    """Return one row for each stored session that has one of these keys, with the session's newest visit.
+    """Return one row for each stored session that has one of these keys, with the newest visit of the session.
 
-    The columns are the session's key and id, the id and key of its user, and then the visit's number, times and
-    further fields as in `Visit`. They are None where the session has no visit. lock: lock the sessions, in order of
-    key."""
+    The row has the key and id of the session, the id and key of its user, and the fields of the visit from `number`
+    on (number, started_at, last_at, steps, recent, ended_at, history). The fields of the visit are None if the
+    session has no visit. lock: whether to lock the sessions, in order of key."""
     newest_number = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
     query = (
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
@@ -98,7 +100,8 @@ def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -
 
 
 def _ask_locked(unit: Unit, query: str, keys: Collection[str], *, lock: bool) -> list[Row]:
-    """Return the rows of a query over sessions. With `lock`, PostgreSQL locks the sessions before it reads them."""
+    """Return the rows of a query over the sessions with these keys. With `lock`, PostgreSQL locks the sessions before
+    it answers the query."""
     if not (lock and unit.postgres):
         return unit.ask(query, keys)
     lock_query = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
@@ -111,8 +114,10 @@ def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
 
 
 def add(unit: Unit, keys: Sequence[str], user_ids: Sequence[int | None], splits: Sequence[int]) -> dict[str, int]:
-    """Store new sessions and return their ids, by key. On PostgreSQL, a session that another writer has stored
-    meanwhile stays as it is, and its id is not returned."""
+    """Store new sessions and return their ids, by key. On PostgreSQL, a session that another transaction has stored
+    meanwhile does not change, and its id is not in the result.
+
+    keys, user_ids, splits: the key, the user (or None) and the split of each session."""
     keys, user_ids, splits = zip(*sorted(zip(keys, user_ids, splits, strict=True)), strict=True)
     digests = key_digests(keys)
     if unit.postgres:
@@ -127,7 +132,7 @@ def add(unit: Unit, keys: Sequence[str], user_ids: Sequence[int | None], splits:
 
 
 def set_user(unit: Unit, users: Mapping[int, int]) -> None:
-    """Set the first user of each session. users: the user's id by the session's id."""
+    """Store the first user of each session. users: the id of the user by the id of the session."""
     if users:
         rows = [(user, session) for session, user in sorted(users.items())]
         unit.tell_each("UPDATE session SET user_id = ? WHERE id = ?", rows)
@@ -141,13 +146,13 @@ _LIVE = (
 
 
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
-    """Return the newest visit of each session that has a visit, by session id."""
+    """Return the newest visit of each of these sessions, by session id. Sessions without a visit are left out."""
     rows = unit.select(Visit, f"visit WHERE session_id IN (?*) AND {_NEWEST}", session_ids)
     return {visit.session_id: visit for visit in rows}
 
 
 def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]:
-    """Return the number, last time and steps of the newest visit of each session that has a visit."""
+    """Return a NewestVisit for each of these sessions. Sessions without a visit are left out."""
     columns = f"session_id, number, last_at, steps, {_LIVE}"
     return unit.records(
         NewestVisit, f"SELECT {columns} FROM visit WHERE session_id IN (?*) AND {_NEWEST}", list(session_ids)
@@ -155,7 +160,8 @@ def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]
 
 
 def extend_visits(unit: Unit, columns: Mapping[str, Sequence[int]]) -> None:
-    """Update the last time, end and steps of visits that got further decisions."""
+    """Store the new last time, end and number of steps of visits that got further decisions. columns: one list for each
+    column of the visits that is written (last_at, ended_at, steps) or names the visit (session_id, number)."""
     names = "last_at", "ended_at", "steps", "session_id", "number"
     update = "UPDATE visit SET last_at = ?, ended_at = ?, steps = ? WHERE session_id = ? AND number = ?"
     unit.tell_each(update, zip(*map(columns.__getitem__, names), strict=True))
@@ -166,7 +172,7 @@ def all_visits(unit: Unit, session_id: int) -> list[Visit]:
 
 
 def numbered_visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:
-    """Return all visits of these sessions, by session id and number of the visit."""
+    """Return all visits of these sessions, by session id and then by the number of the visit."""
     by_session: dict[int, dict[int, Visit]] = defaultdict(dict)
     for visit in unit.select(Visit, "visit WHERE session_id IN (?*)", session_ids):
         by_session[visit.session_id][visit.number] = visit
@@ -174,12 +180,14 @@ def numbered_visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[
 
 
 def steps(unit: Unit, session_ids: Collection[int]) -> list[Row]:
-    """Return the session, visit and step of every decision of these sessions, and whether the decision was imported."""
+    """Return a row for each decision of these sessions: the session, the visit, the step, and whether the decision was
+    imported."""
     return unit.ask("SELECT session_id, visit, step, imported FROM decision WHERE session_id IN (?*)", session_ids)
 
 
 def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
-    """Store visits, given as rows of Visit. A visit that is stored already is overwritten."""
+    """Store visits. Each row has the fields of Visit. A stored visit with the same session and number is
+    overwritten."""
     if columns := dict(zip(Visit._fields, zip(*visits, strict=True), strict=False)):
         changes = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
         table_columns = {name: loading.column(values) for name, values in columns.items()}
@@ -192,10 +200,11 @@ def newest_keys(unit: Unit, *, limit: int) -> list[str]:
 
 
 def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None = None) -> list[Row]:
-    """Return the sessions of all users or of one user, newest first.
+    """Return a row for each session, newest session first.
 
-    Each row has the session's key, its user, the number of visits, the number of decisions and the time of the last
-    decision. The query reads only the visits of these sessions."""
+    Each row has the key of the session, the key of its user, the number of its visits, the number of its decisions
+    and the time of its last decision. limit: the largest number of rows; user_id: if given, only sessions of this
+    user are returned. The query reads only the visits of the returned sessions."""
     where_clause = "" if user_id is None else f"WHERE user_id = {int(user_id)}"
     newest = f"SELECT id, key, user_id FROM session {where_clause} ORDER BY id DESC"
     sums = "nullif(count(visit.number), 0), CAST(sum(visit.steps) AS BIGINT), max(visit.last_at)"
@@ -207,8 +216,8 @@ def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None =
 
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
-    """Return the earliest start of a visit that began since a time and still runs: the visit or its window has not
-    ended. Return None where there is no such visit."""
+    """Return the earliest start of a visit that began at or after `since` and still runs at `now`, or None if there is
+    no such visit. A visit runs while it is open, and until a window after its last decision has passed."""
     running_test = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
     query = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running_test})"
     started_at = unit.ask_value(query, since, timeout_us, now, window_us, now)
@@ -216,12 +225,13 @@ def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, n
 
 
 def any_user(unit: Unit) -> bool:
-    """Tell whether some session has a user."""
+    """Tell whether any session has a user."""
     return unit.ask_row("SELECT id FROM session WHERE user_id IS NOT NULL LIMIT 1") is not None
 
 
 def check_steps(unit: Unit, keys: Collection[str]) -> None:
-    """Raise RlrecError where a visit of these sessions counts fewer steps than its decisions have."""
+    """Raise RlrecError if a visit of the sessions with these keys has a smaller number of steps than its decisions
+    need."""
     tables = (
         "decision d JOIN session s ON s.id = d.session_id JOIN visit v ON v.session_id = s.id AND v.number = d.visit"
     )

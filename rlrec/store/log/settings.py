@@ -1,4 +1,4 @@
-"""Queries here read and write the settings of the whole store, and the record of commands that changed definitions."""
+"""Queries here read and write the settings of the store, and the runs: records of commands that changed definitions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BY_KEY = "key:"  # prefix of the salt of a store whose splits depend on keys alo
 class StoreSettings(NamedTuple):
     """This record holds the settings of a store.
 
-    salt: the random salt of experiments, which only replicas and copies of the store share; catalogue_id: the
-    eligible set of the present catalogue, None until a request needs it; catalogue_from, catalogue_until: the time
-    over which that set holds; removals: how many commands deleted decisions; weighs_returns: whether some reward
-    weighs the event `return`; has_merges: whether some user was merged into another; has_exclusions: whether some
-    decisions are excluded."""
+    salt: the random salt of experiments, which is the same only in replicas and copies of the store. catalogue_id:
+    the eligible set of all active arms of the present catalogue, or None until a request needs this set.
+    catalogue_from, catalogue_until: the time over which that set is valid. removals: the number of commands that
+    deleted decisions. weighs_returns: whether any reward weighs the event `return`. has_merges: whether any user was
+    merged into another user. has_exclusions: whether any decisions are excluded."""
 
     session_timeout_us: int
     salt: str
@@ -36,8 +36,9 @@ class StoreSettings(NamedTuple):
 
     @property
     def split_salt(self) -> str:
-        """Return the salt of the splits, which is empty so that a log has the same splits in every store. A store that
-        was created when splits were salted keeps its salt, so that each user stays in the same split."""
+        """Return the salt of the splits, a text that decides in which split each user is. It is empty, so that a log
+        has the same splits in every store. Stores of an earlier format, whose splits were salted, keep their salt, so
+        that each user stays in the same split."""
         return "" if self.salt.startswith(BY_KEY) else self.salt
 
 
@@ -52,8 +53,8 @@ COLUMNS = ", ".join(_COMPUTED.get(name, name) for name in StoreSettings._fields)
 
 
 def get(unit: Unit) -> StoreSettings:
-    """Return the present settings. A unit that is alone and has not changed the settings returns those read when it
-    began; any other unit reads them again."""
+    """Return the present settings. On SQLite, a unit that has not changed the settings returns the settings that it
+    read when it began; any other unit reads the settings again."""
     row = unit.settings or unit.ask_row(f"SELECT {COLUMNS} FROM settings")
     if row is None:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
@@ -61,17 +62,17 @@ def get(unit: Unit) -> StoreSettings:
 
 
 def lock(unit: Unit) -> None:
-    """Take the lock of the settings until this transaction ends (PostgreSQL). Only one transaction at a time can hold
-    the lock."""
+    """On PostgreSQL, take the lock of the settings until this transaction ends. Only one transaction at a time can hold
+    this lock."""
     if unit.postgres:
         unit.ask("SELECT id FROM settings FOR NO KEY UPDATE")
 
 
 def lock_removals(unit: Unit, removals: int | None) -> None:
-    """Let no command delete decisions before this transaction ends.
+    """Prevent all commands from deleting decisions until this transaction ends.
 
-    Raise StoreBusy where the count of removals is no longer `removals`: what was read before may rest on rows of a
-    user who has been forgotten."""
+    removals: the number of removals when the caller read its data. Raise StoreBusy if the number has changed since,
+    since the data may depend on rows of a user who has been forgotten."""
     lock(unit)
     if get(unit).removals != removals:
         raise StoreBusy("decisions were deleted meanwhile", hint="nothing was stored; a retry is safe")
@@ -87,15 +88,15 @@ def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
 
 
 def raise_catalogue(unit: Unit) -> int:
-    """Increase the revision of the catalogue and return it. The eligible set is stored later, when a request needs
-    it."""
+    """Increase the revision number of the catalogue by 1 and return it. The new eligible set is stored later, when a
+    request needs it."""
     update = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
     return int(unit.ask_value(f"{update} RETURNING catalogue_revision"))
 
 
 def set_catalogue(unit: Unit, *, revision: int, eligible_id: int, span: tuple[int, int]) -> None:
-    """Store the eligible set of a revision and the time span over which it holds, unless the catalogue has changed
-    since."""
+    """Store the eligible set of the catalogue and the time over which it is valid. Nothing is stored if the catalogue
+    no longer has the given revision."""
     columns: dict[str, Any] = {"catalogue_id": eligible_id, "catalogue_from": span[0], "catalogue_until": span[1]}
     assignments, settings_row = ", ".join(f"{name} = ?" for name in columns), unit.settings
     update = f"UPDATE settings SET {assignments} WHERE catalogue_revision = ?"
@@ -105,7 +106,7 @@ def set_catalogue(unit: Unit, *, revision: int, eligible_id: int, span: tuple[in
 
 
 def note_removal(unit: Unit, decision_id: int) -> None:
-    """Count a command that deleted decisions, and keep new decisions from getting ids up to `decision_id`."""
+    """Count a command that deleted decisions. Afterwards, new decisions only get ids above `decision_id`."""
     unit.next_ids.clear()
     larger_removed_to = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
     update = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger_removed_to}"
@@ -120,25 +121,26 @@ def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mappin
 
 
 def any_run(unit: Unit, command: str) -> bool:
-    """Tell whether some run of a command was recorded."""
+    """Tell whether any run of a command was recorded."""
     return unit.ask_row("SELECT id FROM run WHERE command = ? LIMIT 1", command) is not None
 
 
 def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None]:
-    """Return the id and the result of the one run of a command with these options. Record the run where there is
-    none."""
+    """Return the id and the result of the only run of a command with these options. If there is no such run, record it;
+    its result is None."""
     lock(unit)
     run = _find_run(unit, command, options)
     return (add_run(unit, command, options), None) if run is None else run
 
 
 def run_state(unit: Unit, run_id: int) -> dict[str, Any] | None:
-    """Return the result stored in a run, which serves as the state of the run."""
+    """Return the result that is stored in a run. While a command is at work, the result holds its state."""
     return _json_values(unit.ask_value("SELECT result FROM run WHERE id = ?", run_id))
 
 
 def move_run(unit: Unit, run_id: int, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
-    """Replace the state of a run if it is still `before`. Return False where another process has changed it."""
+    """Replace the state of a run by `after` if it is still `before`. Return whether the state was replaced; it is not
+    if another process has changed it."""
     texts = _json_text(after), "" if before is None else _json_text(before)
     query = "UPDATE run SET result = ? WHERE id = ? AND coalesce(result, '') = ? RETURNING id"
     return unit.ask_row(query, texts[0], run_id, texts[1]) is not None
@@ -150,36 +152,39 @@ def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
 
 
 def state(unit: Unit, command: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state that a command with these options left for its next run."""
+    """Return the state that a command with these options stored for its next run, or None if there is no such state."""
     run = _find_run(unit, command, options)
     return None if run is None else run[1]
 
 
 def keep_state(unit: Unit, command: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Store a state for the next run of a command with these options. All such runs share one row."""
+    """Store a state for the next run of a command with these options. All runs of a command with the same options share
+    one row."""
     run = _find_run(unit, command, options)
     end_run(unit, add_run(unit, command, options) if run is None else run[0], state)
 
 
 def _find_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None] | None:
-    """Return the id and the result of the one run of a command with these options, or None where there is none."""
+    """Return the id and the result of the only run of a command with these options, or None where there is no such
+    run."""
     query = "SELECT id, result FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1"
     row = unit.ask_row(query, command, _json_text(options))
     return None if row is None else (int(row[0]), _json_values(row[1]))
 
 
 def _json_text(values: Mapping[str, Any]) -> str:
-    """Write options or a result as the JSON that is stored."""
+    """Return the options or the result of a run as the JSON text that is stored."""
     return json.dumps(dict(values), sort_keys=True)
 
 
 def _json_values(text: str | None) -> dict[str, Any] | None:
-    """Read the values from JSON that `_json_text` wrote."""
+    """Return the values that a text from `_json_text` holds."""
     return None if text is None else dict(json.loads(text))
 
 
 def promoting_commands(unit: Unit, policy: str) -> dict[int, str]:
-    """Return the commands other than `policy promote` that may have promoted a version of a policy, by their times."""
+    """Return the commands that may have promoted a version of a policy, by the time of the command. The command `policy
+    promote` is left out."""
     rows = unit.ask(
         "SELECT at, command, options FROM run WHERE command IN ('train-pg', 'experiment stop')"
         " AND (result LIKE ? OR result LIKE ?)", '%"promoted": true%', f'%"live": "{policy}@%',
@@ -195,8 +200,8 @@ MAX_NOTICED = 1_000  # kinds; once so many are recorded, no further notice is gi
 
 
 def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
-    """Return the kinds of events that still need a notice that no reward weighs them. Return none once MAX_NOTICED
-    kinds had a notice."""
+    """Return those of these kinds of events for which no notice was given yet. (The notice says that no reward weighs
+    such events.) Return an empty list once notices for MAX_NOTICED kinds were given."""
     rows = unit.ask("SELECT options FROM run WHERE command = ?", UNWEIGHED)
     noticed_kinds = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
     if len(noticed_kinds) >= MAX_NOTICED:
@@ -205,6 +210,6 @@ def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
 
 
 def note_kinds(unit: Unit, kinds: Sequence[str]) -> None:
-    """Record the kinds of events for which a notice was given. Only digests are stored, so that no text of a user stays
-    after the user is forgotten."""
+    """Record that a notice was given for these kinds of events. Only digests of the kinds are stored, so that no text
+    of a user stays in the store after the user is forgotten."""
     add_run(unit, UNWEIGHED, {"kinds": [digest(kind).hex() for kind in kinds[:MAX_NOTICED]]})
