@@ -1,2 +1,2 @@
-"""Modules here offer the commands by other ways than the shell. They are servers for programs and browsers, and Python
+"""Modules here offer the commands by other ways than the shell, as servers for programs and browsers and as Python
 functions."""

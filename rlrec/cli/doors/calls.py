@@ -1,4 +1,5 @@
-"""Functions here make Python functions of commands. Their parameters are those that click declares, with its checks."""
+"""Functions here make Python functions of commands. A Python function has the parameters that click declares for its
+command, and checks its arguments as click does."""
 
 from __future__ import annotations
 
@@ -31,14 +32,14 @@ UNSET = click.Argument(["unset"]).default  # used by click 8.3 in place of None
 
 
 def python_name(name: str) -> str:
-    """Return the Python name of a command or a parameter."""
+    """Return the Python name of a command or a parameter, given its name on the command line."""
     word = name.lstrip("-").replace("-", "_")
     return f"{word}_" if iskeyword(word) else word
 
 
 def parameters(command: click.Command) -> dict[str, click.Parameter]:
-    """Return the parameters of a command by their Python names. An option has the name that is typed, and a repeatable
-    option has its plural."""
+    """Return the parameters of a command, by Python name. The Python name of an option is its name on the command line,
+    and that of a repeatable option is the plural."""
     shown = (param for param in command.params if param.expose_value and param.name not in OUTPUT_PARAMETERS)
     return {
         python_name(param.opts[0] if isinstance(param, click.Option) and not param.multiple else str(param.name)): param
@@ -56,7 +57,8 @@ def value_type(param: click.Parameter) -> Any:
 
 
 def signature(command: click.Command) -> inspect.Signature:
-    """Return the signature of a command, with its arguments by position and its options by name."""
+    """Return the Python signature of a command. Its positional parameters are the arguments of the command, and its
+    keyword parameters are the options."""
     declared = [_declare_parameter(name, param) for name, param in parameters(command).items()]
     return inspect.Signature(sorted(declared, key=lambda param: param.kind))
 
@@ -78,8 +80,8 @@ def _declare_parameter(name: str, param: click.Parameter) -> inspect.Parameter:
 
 
 def _default_value(param: click.Parameter) -> Any:
-    """Return the default of a parameter as a value of its kind, or None where it has no default or one that only its
-    click type can read."""
+    """Return the default of a parameter as a value of its Python type. The result is None if the parameter has no
+    default, or if only its click type can read the default."""
     default = param.get_default(click.Context(click.Command("")))
     if value_type(param) in (int, float) and isinstance(default, str):
         return value_type(param)(default)
@@ -89,8 +91,10 @@ def _default_value(param: click.Parameter) -> Any:
 
 
 def documentation(command: click.Command, signature: inspect.Signature) -> str:
-    """Return the help of a command and of the parameters of its method. `arms` takes the objects of `--candidates`,
-    too."""
+    """Return the help of a command and of each parameter of its Python function, as text. The parameter `arms` also
+    takes the objects that `--candidates` takes.
+
+    signature: the signature of the Python function; parameters of the command that the function lacks are left out."""
     text = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample")[0].replace("\b\n", "")
     labels = {name: name for name in signature.parameters} | {"candidates": "arms, as objects"}
     helps = [(labels.get(name), getattr(param, "help", None)) for name, param in parameters(command).items()]
@@ -99,7 +103,9 @@ def documentation(command: click.Command, signature: inspect.Signature) -> str:
 
 
 def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that binds its arguments to a signature, and passes them to `run` by name."""
+    """Return a function that checks its arguments against a signature, and passes the arguments to `run` by name.
+
+    `name` and `text` are the name and the docstring of the function."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for word in kwargs.keys() - signed.parameters.keys():
@@ -120,8 +126,10 @@ def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callabl
 
 
 def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]) -> Result | Records | None:
-    """Run a command with these values, and return its answer. Raises InputError with the name of the wrong parameter.
-    An error raised after an answer has the answer as its `result`."""
+    """Run a command, and return its answer. Raises InputError with the name of the wrong parameter. If an error is
+    raised after the command has shown an answer, the error has this answer as its attribute `result`.
+
+    `values` are the values of the parameters, by Python name."""
     settings.show = keeper = AnswerKeeper()
     names = {param.name: name for name, param in parameters(command).items()}
     try:
@@ -142,7 +150,10 @@ def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]
 
 
 def _process_value(context: click.Context, param: click.Parameter, name: str | None, values: Mapping[str, Any]) -> Any:
-    """Return the value of a parameter in the form that its command takes."""
+    """Return the value of a parameter in the form that the function of the command takes. A parameter without an entry
+    in `values` has its default.
+
+    `name` is the Python name of the parameter, or None if callers cannot set the parameter."""
     source, value = click.core.ParameterSource.DEFAULT, param.get_default(context)
     if name is not None and values.get(name) is not None:
         source, value = click.core.ParameterSource.COMMANDLINE, _typed_value(param, name, values[name])
@@ -152,8 +163,8 @@ def _process_value(context: click.Context, param: click.Parameter, name: str | N
 
 
 def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
-    """Return a value, or several, in the form in which a user would type them. Data frames stay unchanged, with a name
-    where several may be given."""
+    """Return the value of a parameter, or a list of its values, in the form in which a user would type them. A data
+    frame stays unchanged. If the parameter takes several tables, each data frame is paired with a name."""
     if param.type.name == "table":
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         named = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]
@@ -168,8 +179,11 @@ def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
 
 
 def _typed_word(param: click.Parameter, name: str, value: Any) -> Any:
-    """Return the value of a parameter as a user would type it. A flag stays true or false, and an object is returned as
-    parsed. Raises InputError for a value of the wrong type."""
+    """Return the value of a parameter as a user would type it. The exceptions are a flag, which stays true or false,
+    and a mapping, which is returned as the object parsed from its JSON. Raises InputError for a value of the wrong
+    type.
+
+    `name` is the Python name of the parameter, for the error."""
     expected = value_type(param)
     is_text = expected is str or expected is PATH
     if isinstance(value, bool) != (expected is bool) or (is_text and not isinstance(value, str | os.PathLike)):

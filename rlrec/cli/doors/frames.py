@@ -1,5 +1,4 @@
-"""This module turns answers of commands into records, into data frames, and into HTML figures and tables for a
-notebook."""
+"""This module turns the answers of commands into records, data frames, and HTML figures and tables for a notebook."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ EXTRAS = {"polars": "polars"}  # library: the extra that installs it, if not `no
 
 
 def import_library(name: str) -> Any:
-    """Import an optional library. Raises ImportError that says how to install it."""
+    """Import an optional library. Raises ImportError, with the command that installs the library, if it is missing."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -35,26 +34,26 @@ def import_library(name: str) -> Any:
 
 
 class Frame:
-    """A Frame holds rows that become a data frame of a library. Each method raises ImportError where its library is not
-    installed."""
+    """A Frame holds rows, and converts them to a data frame of Arrow, pandas or Polars. Each method raises ImportError
+    if its library is not installed."""
 
     def to_arrow(self) -> pyarrow.Table:
-        """Return a table of Arrow. A value that has keys, such as a context, is JSON text in the table."""
+        """Return the rows as a table of Arrow. A value with keys, such as a context, becomes JSON text."""
         raise NotImplementedError
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return a frame of pandas, with Python objects where a row holds records."""
+        """Return the rows as a data frame of pandas. Values that are records are Python objects in the frame."""
         raise NotImplementedError
 
     def to_polars(self) -> polars.DataFrame:
-        """Return a frame of Polars, with the columns of `to_arrow`."""
+        """Return the rows as a data frame of Polars, with the columns of `to_arrow`."""
         return import_library("polars").from_arrow(self.to_arrow())
 
 
 class Plot(NamedTuple):
-    """A Plot is the figure of an answer, which a notebook shows.
+    """A Plot is the figure of an answer, in a form that a notebook shows.
 
-    `svg` is a complete SVG document. `description` says in words what it shows."""
+    `svg` is a complete SVG document. `description` says in words what the figure shows."""
 
     svg: str
     description: str
@@ -65,7 +64,7 @@ class Plot(NamedTuple):
         return cls(text, figure.description)
 
     def save(self, path: str) -> None:
-        """Write the figure to a file, as `--plot` does."""
+        """Write the figure to a file in SVG, as the option `--plot` does."""
         from rlrec.cli.program.files import check_figure, write_text
 
         check_figure(path)
@@ -78,9 +77,9 @@ class Plot(NamedTuple):
 
 
 class Display(NamedTuple):
-    """This record holds the parts of an answer that a command passes to its output.
+    """A Display holds what a command passes to its output besides the answer itself.
 
-    `draw` makes its figure, and is None if it has none."""
+    `draw` makes the figure of the answer, and is None if the answer has no figure."""
 
     table: View | None = None
     columns: Sequence[str] | None = None
@@ -88,13 +87,13 @@ class Display(NamedTuple):
     draw: Callable[[], Figure | None] | None = None
 
     def text(self, answer: Any) -> str:
-        """Return the answer as the command shows it."""
+        """Return the answer as text, as the command shows the answer in a pipe."""
         screen = Screen()
         return tables.view_text(self.table, screen) if self.table else tables.table_text(answer, self.columns, screen)
 
 
 class Reply(Frame):
-    """A Reply is an answer of a command. Its `repr` is the table that the command prints."""
+    """A Reply is the answer of a command. Its `repr` is the table that the command prints."""
 
     display: Display | None = None
 
@@ -102,17 +101,18 @@ class Reply(Frame):
         return super().__repr__() if self.display is None else self.display.text(self)
 
     def _repr_html_(self) -> str:
-        """Return the answer as HTML for a notebook, with its figure, where it has one, and its table."""
+        """Return the answer as HTML for a notebook. The HTML has the figure of the answer, if there is a figure, and
+        its table."""
         figure = self.display.draw() if self.display and self.display.draw else None
         shown = "" if figure is None else Plot.from_figure(figure)._repr_html_()
         view = self.display.table if self.display else None
         return shown + (f"<pre>{app.svg.escape(repr(self))}</pre>" if view is None else _html_table(view))
 
     def plot(self, path: str | None = None) -> Plot:
-        """Return the figure that `--plot` writes, which a notebook shows. Raises InputError where the answer has
+        """Return the figure that `--plot` writes, in a form that a notebook shows. Raises InputError if the answer has
         nothing to plot.
 
-        `path` is a file that gets the figure, too."""
+        `path` is a file to which the figure is also written."""
         if self.display is None or self.display.draw is None:
             raise InputError("this answer has no figure", hint="to_pandas() makes a frame of it, which draws itself")
         if (figure := self.display.draw()) is None:
@@ -124,7 +124,7 @@ class Reply(Frame):
 
     @property
     def notes(self) -> list[str]:
-        """Return the lines below the table."""
+        """Return the lines of text below the table of the answer."""
         table = self.display.table if self.display else None
         return [note for note in table.notes if isinstance(note, str)] if table else []
 
@@ -134,8 +134,8 @@ class Reply(Frame):
 
 
 class Result(Reply, dict[str, Any]):
-    """A Result is a record with the keys of `--json`, which are attributes, too. A frame has the rows of `--format
-    csv`."""
+    """A Result is a record with the keys of `--json`. Each key is also an attribute. A data frame made of a Result has
+    the rows of `--format csv`."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -160,7 +160,8 @@ class Result(Reply, dict[str, Any]):
 
 
 class Records(Reply, list[Result]):
-    """Records are a list of results. A frame of them has a row for each result, and a column for each key."""
+    """Records are a list of results. A data frame made of Records has a row for each result, and a column for each
+    key."""
 
     def to_arrow(self) -> pyarrow.Table:
         pa = import_library("pyarrow")
@@ -175,8 +176,8 @@ class Records(Reply, list[Result]):
 
 
 def _arrow_column(pa: Any, values: Sequence[Any]) -> Any:
-    """Return an Arrow column. The values become JSON text where one has keys, or where Arrow has no common type for
-    them."""
+    """Return the values of a column as an Arrow array. All values become JSON text if any value has keys, or if Arrow
+    has no common type for the values."""
     if not any(isinstance(value, dict | Records) for value in values):
         try:
             return pa.array(values)
@@ -203,7 +204,7 @@ def _nested_result(values: dict[str, Any]) -> Result:
 
 
 class AnswerKeeper(Show):
-    """A Keeper keeps what a command shows, for a program that called the command."""
+    """An AnswerKeeper keeps the answer that a command shows, for a program that called the command."""
 
     answer: Result | Records | None
 
@@ -224,7 +225,7 @@ class AnswerKeeper(Show):
 
 
 def _html_table(view: View) -> str:
-    """Return a view as an HTML table, with the lines and tables above and below it."""
+    """Return a view as an HTML table, with the lines and tables of the view above and below."""
     head = "".join(f"<th>{app.svg.escape(header)}</th>" for header in view.headers)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in view.rows)
     rows = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -21,12 +21,12 @@ GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Metrics:
-    """The Metrics of a server describe the lines that it answered, and the store."""
+    """A Metrics object counts the lines that a server answered, and reads the state of the store, for Prometheus."""
 
     def __init__(self, store: Store, writer: SharedWriter) -> None:
-        """Register the metrics, and count each group of the writer from now on.
+        """Register the metrics, and count each group of lines that the writer answers from now on.
 
-        `store` is the store that the writer's thread uses. The metrics read it through another connection."""
+        `store` is the store that the writer's thread uses. The metrics read the store through another connection."""
         self.url, self.now = store.url.render_as_string(hide_password=False), store.now
         self.pipe, self.registry, writer.count_group = writer.pipe, CollectorRegistry(), self.count_group
         common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}
@@ -56,7 +56,9 @@ class Metrics:
         self.registry.register(self)
 
     def count_group(self, answers: Sequence[Any], seconds: float) -> None:
-        """Count the answers to a group of lines."""
+        """Count the answers to a group of lines.
+
+        `seconds` is the time that the writer needed for the group."""
         from rlrec.app.serving.requests import DrawnAnswer
 
         self.group_lines.observe(len(answers))
@@ -79,19 +81,20 @@ class Metrics:
                 self.surprise.labels(*labels).observe(-answer["log_propensity"])
 
     def collect(self) -> list[GaugeMetricFamily]:
-        """Return the metrics of the store, as last read."""
+        """Return the metrics of the store, as they were last read."""
         return self._state
 
     async def text(self) -> bytes:
-        """Return all metrics in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus. The store is read again if it was last read
+        STATE_CACHE_S ago or earlier."""
         if time.monotonic() - self._read_at >= STATE_CACHE_S:
             self._read_at = time.monotonic()  # meanwhile others get the state read before
             self._state = await asyncio.to_thread(self._read)
         return generate_latest(self.registry)
 
     def _read(self) -> list[GaugeMetricFamily]:
-        """Read the live version and the budget of each policy, what waits in the store, and the errors of the last
-        `doctor`."""
+        """Read the metrics of the store: the live version and the budget of each policy, the numbers of waiting slots
+        and decisions, and the number of errors that the last `doctor` found."""
         from rlrec.app.judging.status import status
         from rlrec.app.opening import open_store
 

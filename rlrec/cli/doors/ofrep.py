@@ -1,8 +1,9 @@
-"""Functions here translate OpenFeature's remote evaluation protocol. A flag is a policy or a route, and its value is
-the arm drawn.
+"""Functions here translate between OpenFeature's remote evaluation protocol and lines of requests. A flag is a policy
+or a route, and the value of the flag is the arm drawn.
 
 Source: OpenFeature Remote Evaluation Protocol 0.2, evaluation of one flag. The bulk evaluation of the protocol asks
-for all flags at once. It is not supported, since each flag would become a logged decision that nobody sees."""
+for all flags at once. Bulk evaluation is not supported, since each flag would become a logged decision that nobody
+sees."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ METADATA_KEYS = ("decision_id", "propensity", "policy", "version", "experiment",
 
 
 class InvalidContext(Exception):
-    """An Invalid error says that a request body is no evaluation context.
+    """An InvalidContext error says that a request body is no evaluation context.
 
     `code` is an error code of the protocol."""
 
@@ -26,13 +27,18 @@ class InvalidContext(Exception):
         self.code = code
 
     def body(self, key: str) -> bytes:
-        """Return the body of the answer to the invalid request, as JSON."""
+        """Return the body of the answer to the invalid request, as JSON.
+
+        `key` is the key of the flag."""
         return json.dumps({"key": key, "errorCode": self.code, "errorDetails": str(self)}).encode()
 
 
 def request_line(key: str, body: bytes) -> bytes:
-    """Return the request line that draws the arms of a flag. The targeting key is the user and the session, unless the
-    context names others. Attributes that are no fields of a request form the context of the policy. Raises Invalid."""
+    """Return the request line that draws the arms of a flag. The targeting key becomes the user and the session, unless
+    the evaluation context has attributes `user` or `session`. Attributes that are not fields of a request become the
+    context of the policy. Raises InvalidContext.
+
+    `key` is the key of the flag, and `body` is the JSON body of the evaluation request."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -51,8 +57,10 @@ def request_line(key: str, body: bytes) -> bytes:
 
 
 def flag_answer(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
-    """Return the HTTP status and the evaluation of a flag as JSON. Its value is one arm, or a list of arms if the slate
-    has several slots."""
+    """Return the HTTP status and the JSON body that answer the evaluation of a flag. The value of the flag is one arm,
+    or a list of arms if the slate does not have exactly one slot.
+
+    `key` is the key of the flag, and `answer` is the answer to its request line."""
     if "error" in answer:
         unknown = answer["field"] == "policy"
         code = "FLAG_NOT_FOUND" if unknown else "INVALID_CONTEXT"

@@ -1,4 +1,4 @@
-"""This module makes the OpenAPI description of `serve` from the declaration of its requests."""
+"""This module makes the OpenAPI description of `rlrec serve` from the declarations of requests and feedback."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def description_json() -> bytes:
 
 
 def api_description() -> dict[str, Any]:
-    """Return the API description, in OpenAPI 3.1."""
+    """Return the description of the HTTP API as a mapping, in OpenAPI 3.1."""
     from msgspec.json import schema_components
 
     from rlrec.app.requests.credit import PersonalResult
@@ -94,7 +94,8 @@ def api_description() -> dict[str, Any]:
 
 
 def _describe_field(schema: dict[str, Any], option: click.Parameter) -> None:
-    """Add to the schema of a field what its command-line option says, which is its help and the limits of a number."""
+    """Add the help of a command-line option to the schema of the field with its name, and the limits if the option is a
+    whole number."""
     if text := getattr(option, "help", None):
         schema["description"] = text
     if isinstance(option.type, click.IntRange):

@@ -1,5 +1,5 @@
-"""This module serves the pages of the screen. Two other processes make the pages, so that clients of the store never
-wait for them."""
+"""This module serves the pages of the screen. The pages are made by two other processes, so that clients of the store
+never wait for a page."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ HEADERS = [  # of every page: no frames, no caching, no referrer
 
 
 def page_options(store: Store) -> StoreOptions:
-    """Return the store of a command, and how to open it. A page waits 2 s for a lock by default."""
+    """Return the options with which pages open the store of a command. A page waits 2 s for a lock by default."""
     url, options = store.url.render_as_string(hide_password=False), current_settings()
     lock = LOCK_US if options.lock_timeout is None else options.lock_timeout
     waits = lock, options.statement_timeout, RECONNECT_US if options.reconnect is None else options.reconnect
@@ -66,7 +66,7 @@ def page_options(store: Store) -> StoreOptions:
 
 
 def _make_pages(connection: Connection, options: StoreOptions) -> None:
-    """Make the pages that a server asks for, until the server ends."""
+    """Make the pages that a server asks for, until the server ends. This function is the work of a page process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes of a group
     os.nice(NICENESS)
     gc.set_threshold(GC_THRESHOLD)
@@ -77,7 +77,8 @@ def _make_pages(connection: Connection, options: StoreOptions) -> None:
 
 
 class PageProcess:
-    """A Lane is a process that makes pages one after another. It starts when first needed, and again if it has died."""
+    """A PageProcess is a process that makes pages one after another. The process starts when a page is first needed,
+    and again if it has died."""
 
     def __init__(self, options: StoreOptions) -> None:
         self.options = options
@@ -86,7 +87,7 @@ class PageProcess:
         self._connection: Connection | None = None
 
     def submit(self, path: str, query: str) -> Future[WebPage]:
-        """Return a future for the page of an address, made after those submitted before it."""
+        """Return a future for the page of an address. Pages are made in the order in which they were submitted."""
         return self._thread.submit(self._make, path, query)
 
     def _make(self, path: str, query: str) -> WebPage:
@@ -106,17 +107,17 @@ class PageProcess:
         return page
 
     def close(self) -> None:
-        """Kill the process at once, which loses nothing since it only reads."""
+        """Kill the process at once. Nothing is lost, since the process only reads the store."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         if (process := self._process) is not None:
             process.kill()
 
 
 class _CachedPage(NamedTuple):
-    """This record holds a page as last made.
+    """A _CachedPage holds a page as it was last made.
 
-    `until` is the time up to which it counts as fresh, and `oldest` the time up to which it may be shown as an older
-    page."""
+    `until` is the time up to which the page counts as fresh, and `oldest` is the time up to which it may be shown,
+    with a note that it is older."""
 
     page: WebPage
     until: float
@@ -124,8 +125,8 @@ class _CachedPage(NamedTuple):
 
 
 class PageServer:
-    """A PageServer answers requests for pages of the screen. Quick pages wait only for other quick ones. Instead of a
-    slow page the server shows its last version, or a page that says that the wanted one is being made."""
+    """A PageServer answers requests for pages of the screen. A quick page never waits for a slow page. If a page is not
+    ready soon, the server shows an earlier copy of it, or a page that says that the figures are being worked out."""
 
     def __init__(self, options: StoreOptions) -> None:
         self._lanes = {is_slow: PageProcess(options) for is_slow in (False, True)}
@@ -135,7 +136,8 @@ class PageServer:
         self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, _message_page(ENDED_TEXT), fresh_s=MIN_FRESH_S)
 
     async def respond(self, scope: Scope) -> Response:
-        """Return the answer to a request for a page. Raises RefusedRequest where there is no such page."""
+        """Return the answer to a request for a page. Raises RefusedRequest if no page has this address, if the address
+        is too long, or if the method is not GET or HEAD."""
         path = scope["path"].removeprefix(SCREEN_PATH)
         if scope["method"] not in ("GET", "HEAD"):
             raise refused_method("GET, HEAD", "pages are read by GET")
@@ -156,8 +158,9 @@ class PageServer:
         return _response(WebPage(response.status, _message_page(str(refused), _home_address(scope))), response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
-        """Return a page from the cache if it is fresh, else make it now. Where that takes longer than PATIENCE_S,
-        return its last version, or the page that asks to wait."""
+        """Return a page from the cache if the cached page is fresh, else make the page now. If that takes longer than
+        PATIENCE_S, or if too many pages are being made, return the cached page with a note that it is older. If there
+        is no such page, return the page that asks to wait."""
         key = path, query
         cached = self._cached.get(key)
         if cached is not None and time.monotonic() < cached.until:
@@ -189,7 +192,7 @@ class PageServer:
 
 
 class ScreenApplication:
-    """A ScreenFront is the application of a server that serves only the screen."""
+    """A ScreenApplication is the ASGI application of a server that serves only the screen."""
 
     def __init__(self, pages: PageServer, access: Access) -> None:
         self.pages, self.access = pages, access
@@ -205,20 +208,21 @@ class ScreenApplication:
 
 
 def _home_address(scope: Scope) -> str:
-    """Return the address of the overview page, relative to the address of a request. A proxy may have taken away the
-    beginning of the path."""
+    """Return the address of the overview page, relative to the address of a request. An absolute address might be
+    wrong, since a proxy may have removed the beginning of the path."""
     return f"{'../' * (scope['path'].count('/') - 1)}{SCREEN_PATH[1:]}/"
 
 
 def _message_page(text: str, home: str = ".") -> bytes:
-    """Return the HTML of a page with one sentence.
+    """Return the HTML of a page that says one text.
 
-    `home` is the address of the overview."""
+    `home` is the address of the overview page."""
     return app.html.render("waiting.html", title="rlrec", text=text, home=home).encode()
 
 
 def _mark_older(page: WebPage) -> WebPage:
-    """Add a note to the last version of a page that it is older. Browsers soon ask for the page again."""
+    """Return an older page with a note that it is older, and with a short time until the browser asks for the page
+    again."""
     mark = b'%b<div class="alert" role="status"><p>%b</p></div>' % (CONTENT_START, OLDER_TEXT)
     return page._replace(body=page.body.replace(CONTENT_START, mark, 1), refresh=WAITING_S)
 

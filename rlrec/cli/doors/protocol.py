@@ -1,5 +1,5 @@
-"""This module gives a connection of uvicorn limits on its heads, on its idle time, and on clients that do not read
-their answers."""
+"""This module limits the connections of a uvicorn server: the size of the head of a request, the time that a connection
+is idle, and the time that a client takes to read an answer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ DISCARD_S = 2.0  # in which the body of a refused request is discarded: closing 
 
 
 class Limits(NamedTuple):
-    """This record holds the limits of a server.
+    """The Limits of a server say how much clients may send at once, and how long they may take.
 
-    `head_bytes` and `body_bytes` limit a request, and `body_lines` its body. `waiting_bytes` limits all waiting
-    bodies together, but bodies up to `small_bytes` are always accepted. A connection may be idle between requests
-    for `idle_s`, or for `short_idle_s` when other clients want to connect. A request must arrive within `slow_s`
-    once it has begun, and a client must read an answer in the same time. When the server ends, it waits `drain_s`
-    for answers."""
+    `clients` limits the connections. `head_bytes` and `body_bytes` limit a request, `body_lines` the lines of its
+    body, and `line_bytes` each line. `waiting_bytes` limits all waiting bodies together, but a body of up to
+    `small_bytes` is always accepted. A connection may be idle between requests for `idle_s`, or for `short_idle_s`
+    when other clients want to connect. A request must arrive within `slow_s` once it has begun, and a client must
+    read an answer in the same time. When the server ends, it waits at most `drain_s` until all requests are
+    answered."""
 
     clients: int = 512
     head_bytes: int = 32_768
@@ -48,12 +49,15 @@ class Limits(NamedTuple):
 
 
 def refusal_body(message: str, *, code: int = 2) -> bytes:
-    """Return the body of the answer to a refused request, as JSON."""
+    """Return the body of the answer to a refused request, as JSON.
+
+    `code` is the exit code that a command would have for the same error."""
     return json.dumps({"error": message, "hint": None, "code": code}).encode() + b"\n"
 
 
 class BoundedServer(Server):
-    """This uvicorn server leaves signals to the command, and answers everything that has arrived before it ends."""
+    """A BoundedServer is a uvicorn server that leaves signals to the command. Before it ends, it answers all requests
+    that have arrived."""
 
     capture_signals = nullcontext  # type: ignore[assignment]
 
@@ -65,8 +69,8 @@ class BoundedServer(Server):
 
 
 class BoundedFlow(FlowControl):
-    """This flow control pauses reading from a client whose further requests wait for the answers to its earlier
-    requests."""
+    """A BoundedFlow pauses reading from a client while data of the client wait until earlier requests of the client are
+    answered."""
 
     is_full = False
 
@@ -76,9 +80,9 @@ class BoundedFlow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A BoundedProtocol is a connection with limits.
+    """A BoundedProtocol is a connection of a client to the server, with limits.
 
-    `notice` is called once when there is no room for more clients."""
+    `notice` prints a text. It is called the first time that the server has no room for another client."""
 
     cycle: RequestResponseCycle | None  # type: ignore[assignment]
     flow: BoundedFlow
@@ -106,8 +110,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients")
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle longest, if that is long enough, and tell whether one was closed. The
-        first time that none was, print a notice."""
+        """Close the connection that has been idle longest, if it has been idle for `short_idle_s`, and tell whether a
+        connection was closed. The first time that the server finds no connection to close, print a notice."""
         others: Any = self.connections
         open_ones = (other for other in others if not other.transport.is_closing())
         longest: BoundedProtocol | None = min(open_ones, key=attrgetter("idle_since"), default=None)
@@ -130,7 +134,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Tell whether the connection stays open, for answers to a client that has stopped sending."""
+        """Handle the end of the data that a client sends, and tell whether the connection stays open for answers. A
+        connection with TLS never stays open."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
             if self.cycle.more_body:
@@ -141,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return False
 
     def shutdown(self) -> None:
-        """End the connection once everything that has arrived is answered."""
+        """Close the connection once all requests that have arrived are answered."""
         self._is_ending = True
         if self._n_open:
             assert self.cycle is not None
@@ -152,7 +157,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._set_timer(DISCARD_S, self.transport.abort)
 
     def _close(self) -> None:
-        """Close the connection once the client has read the data already written, at the latest after slow_s."""
+        """Close the connection once the client has read the data already written, or after `slow_s` if the client has
+        not read the data by then."""
         self.transport.close()
         if self in self.connections:
             self._set_timer(self.limits.slow_s, self.transport.abort)
@@ -164,7 +170,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parse()
 
     def _parse(self) -> None:
-        """Parse the data in pieces, until a request must wait for the answer to an earlier one."""
+        """Parse the data received, piece by piece, until a request must wait for the answer to an earlier request."""
         while self._unread and not self.pipeline and self._refusal is None and not self.transport.is_closing():
             piece = bytes(self._unread[:PIECE_BYTES])
             del self._unread[:PIECE_BYTES]
@@ -186,7 +192,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _head_without_upgrade(self) -> bytes:
-        """Return the head of the request that has arrived, without its wish for another protocol."""
+        """Return the head of the request that has arrived, without the field that asks for another protocol."""
         start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         fields = (b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
         return start + b"".join(fields) + b"\r\n"
@@ -286,7 +292,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Send a refusal after the answers to earlier requests, and discard all further data."""
+        """Send a refusal after the answers to earlier requests, and discard all further data of the client.
+
+        `message` is the error in the body of the refusal."""
         if self._refusal is not None or self.transport.is_closing():
             return
         if self.cycle is not None and self.cycle.more_body and self.cycle.response_complete:
@@ -319,7 +327,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class NoticeHandler(logging.Handler):
-    """This log handler passes on each record as one line, without a traceback."""
+    """A NoticeHandler is a handler of Python's logging. It passes each record from level WARNING on to `notice` as one
+    line, without a traceback."""
 
     def __init__(self, notice: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -332,7 +341,7 @@ class NoticeHandler(logging.Handler):
 def make_server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
     """Return a uvicorn server for an ASGI application.
 
-    `options` are the options for TLS, as in uvicorn's Config."""
+    `notice` prints a warning of the server. `options` are options of uvicorn's Config, here those for TLS."""
 
     def connect(*args: Any, **kwargs: Any) -> BoundedProtocol:
         return BoundedProtocol(*args, limits=limits, notice=notice, **kwargs)

@@ -113,7 +113,10 @@ def serve(
 
 
 def _certificate_options(cert: str, key: str | None) -> dict[str, str | None]:
-    """Return the options of uvicorn for a certificate. Raises InputError for files that hold none."""
+    """Return the options of uvicorn for a TLS certificate. Raises InputError if the files hold no certificate with its
+    key.
+
+    `cert` is the path of the certificate. `key` is the path of its key, or None if the key is in the same file."""
     import ssl
 
     try:
@@ -124,8 +127,8 @@ def _certificate_options(cert: str, key: str | None) -> dict[str, str | None]:
 
 
 def _read_token(path: str) -> bytes:
-    """Read the token in the first line of a file. Raises InputError if it is short, or if other users may read the
-    file."""
+    """Return the token in the first line of a file. Raises InputError if the token is short, or if users outside the
+    file's group may read the file."""
     with open(path, "rb") as file:
         token, mode = file.readline().strip(), os.fstat(file.fileno()).st_mode
     if len(token) < MIN_TOKEN_LENGTH:
@@ -138,8 +141,8 @@ def _read_token(path: str) -> bytes:
 
 @contextmanager
 def copy_for_rehearsal(store: Store) -> Iterator[Store]:
-    """Yield a copy of the store, which is deleted at the end. Print on stderr that clients use a copy, and what it
-    received."""
+    """Yield a copy of the store, which is deleted at the end. First print on stderr that clients use a copy, and at the
+    end how many decisions and events the copy received."""
     with app.db_copy.temporary(store) as copy:
         counts_before = app.db_copy.counts(copy)
         notice("dry run: clients are served from a copy of the store; nothing is stored")
@@ -153,9 +156,10 @@ async def _answer_clients(
     pipe: Pipe, listener: socket.socket, show_address: Callable[[], None], *, access: Access, tls: Mapping[str, Any],
     screen: PageSource | None,
 ) -> int:  # fmt: skip
-    """Answer clients of a pipe until a signal arrives. Returns its number.
+    """Answer clients of a pipe until a signal arrives, and return the number of the signal.
 
-    `tls` has options of uvicorn."""
+    `show_address` is called once signals are handled. `tls` has the options of uvicorn for TLS. `screen` makes the
+    pages of the screen, and is None if the server has no screen."""
     from rlrec.cli.doors.metrics import Metrics
     from rlrec.cli.doors.protocol import Limits, make_server
     from rlrec.cli.doors.web import WebApplication
@@ -182,7 +186,7 @@ async def _answer_clients(
 
 
 async def run_until_signal(served: BoundedServer, listener: socket.socket, show_address: Callable[[], None]) -> int:
-    """Serve until a signal arrives, then answer what has arrived. Returns the number of the signal.
+    """Serve until a signal arrives, then answer all requests that have arrived. Returns the number of the signal.
 
     `show_address` is called once signals are handled."""
     loop, numbers = asyncio.get_running_loop(), list[int]()
@@ -207,7 +211,10 @@ async def run_until_signal(served: BoundedServer, listener: socket.socket, show_
 
 @contextmanager
 def open_listener(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> Iterator[tuple[socket.socket, str]]:
-    """Yield a listening socket, and its address."""
+    """Yield a listening socket, and its address as text. Raises InputError if other machines can reach the address and
+    `allow_remote` is false.
+
+    `address` is unix:PATH or HOST:PORT. `hint` is the hint of this error."""
     if address.startswith("unix:"):
         with _open_socket_file(address.removeprefix("unix:")) as listener:
             yield listener, address
@@ -231,8 +238,8 @@ def open_listener(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) 
 
 @contextmanager
 def _open_socket_file(path: str) -> Iterator[socket.socket]:
-    """Yield a listening socket in the file system, which is removed when the server ends. A socket that a dead server
-    left is replaced."""
+    """Yield a listening socket in the file system. The file of the socket is removed when the server ends. A file that
+    a dead server left is replaced."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             with _lock_folder(os.path.dirname(path) or "."):
@@ -252,7 +259,8 @@ def _open_socket_file(path: str) -> Iterator[socket.socket]:
 
 @contextmanager
 def _lock_folder(folder: str) -> Iterator[None]:
-    """Hold a lock on a folder. If two servers start at once, the second finds the socket of the first."""
+    """Hold a lock on a folder while a server creates its socket there. If two servers start at once, the second server
+    then finds the socket of the first. Raises StoreBusy if the lock is not free in time."""
     number, message = os.open(folder, os.O_RDONLY), f"another process holds the lock of the folder {folder}"
     deadline = 0.0
     try:
@@ -274,8 +282,8 @@ def _lock_folder(folder: str) -> Iterator[None]:
 
 
 def _remove_dead_socket(path: str) -> None:
-    """Remove a socket on which no server listens. Raises Conflict if a server does, InputError for another kind of
-    file."""
+    """Remove the socket at a path if no server listens on the socket. Raises Conflict if a server listens, and
+    InputError for another kind of file."""
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(os.stat(path).st_mode):

@@ -1,5 +1,5 @@
-"""This module answers the paths of `serve`, which are requests and feedback (singly or in lines), health, metrics and
-the API description."""
+"""This module answers the HTTP requests to `rlrec serve`. Their paths take requests and feedback (singly or in lines),
+and give the health, the metrics and the API description."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ SCREEN_PATH = "/screen"  # prefix of the paths of pages for people
 
 
 class Access(Record):
-    """This record holds the rules of access to a server.
+    """An Access holds the rules by which a server refuses requests.
 
-    `token` is required in `Authorization: Bearer`, unless it is None. `hosts` are the names to which a request may
-    be addressed, or None for any."""
+    `token` must be sent in `Authorization: Bearer`, unless it is None. `hosts` are the host names to which a request
+    may be addressed. If it is None, a request may be addressed to any host."""
 
     token: bytes | None = None
     hosts: Sequence[str] | None = None
 
     def check(self, scope: Scope) -> None:
-        """Raise RefusedRequest if a request has no access."""
+        """Raise RefusedRequest if the rules do not allow a request."""
         headers = dict(scope["headers"])
         if b"origin" in headers:  # otherwise any page in a browser on this machine could write to the store
             raise RefusedRequest(HTTPStatus.FORBIDDEN, "pages in browsers are not served")
@@ -92,7 +92,7 @@ def is_for_screen(scope: Scope) -> bool:
 
 
 class PageSource(Protocol):
-    """A PageSource makes pages for people."""
+    """A PageSource makes the pages of the screen, and pages that refuse a request."""
 
     async def respond(self, scope: Scope) -> Response: ...
 
@@ -100,7 +100,9 @@ class PageSource(Protocol):
 
 
 class RefusedRequest(Exception):
-    """A RefusedRequest error refuses a request with a status and a reason."""
+    """A RefusedRequest error refuses a request with an HTTP status and a reason.
+
+    `headers` are further headers of the answer."""
 
     def __init__(self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(reason)
@@ -112,15 +114,17 @@ class RefusedRequest(Exception):
 
 
 def refused_method(allowed: str, reason: str) -> RefusedRequest:
-    """Return the refusal of a request by another method than those that its path allows."""
+    """Return the refusal of a request whose method its path does not allow.
+
+    `allowed` lists the methods that the path allows."""
     return RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, reason, [(b"allow", allowed.encode())])
 
 
 class Response(NamedTuple):
     """A Response is the answer of the server to a request.
 
-    `following` yields the later pieces of a long answer, and is None if `body` is all of it. `headers` are those
-    besides type and length."""
+    `following` yields the later pieces of a long answer, and is None if `body` is the whole answer. `headers` are
+    the headers besides the type and the length of the content."""
 
     body: bytes
     status: int = 200
@@ -129,7 +133,9 @@ class Response(NamedTuple):
     headers: Sequence[tuple[bytes, bytes]] = ()
 
     async def send(self, send: Send) -> None:
-        """Send the answer through the server."""
+        """Send the answer to the client.
+
+        `send` is the function that ASGI gives to the application."""
         headers = [(b"content-type", self.media_type), *self.headers]
         if self.following is None:
             headers.append((b"content-length", str(len(self.body)).encode()))
@@ -143,10 +149,10 @@ class Response(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class WebApplication:
-    """A Front is the application of a server, which passes lines to a writer.
+    """A WebApplication is the ASGI application of `rlrec serve`, which passes lines to a writer.
 
-    `waiting_bytes` counts the bytes of bodies without an answer so far. `n_clients` returns the number of
-    connections."""
+    `waiting_bytes` counts the bytes of all bodies that have no answer so far. `n_clients` returns the number of
+    connections. `screen` makes the pages of the screen, and is None if the server has no screen."""
 
     writer: SharedWriter
     limits: Limits
@@ -199,7 +205,7 @@ class WebApplication:
     # -- lines --
 
     async def _pipe(self, body: bytes) -> Response:
-        """Answer the lines of a body, one group at a time."""
+        """Return the answers to the lines of a body. The lines are answered one group at a time."""
         pieces = groups(BytesIO(body), size=GROUP_LINES, eager=False, flush=True, n_bytes=GROUP_BYTES)
         with self._counted(len(body)):
             first, second = next(pieces, []), next(pieces, None)
@@ -213,8 +219,11 @@ class WebApplication:
     async def _following(
         self, answered: AnsweredLines, lines: NumberedLines | None, pieces: Iterator[NumberedLines], n_bytes: int
     ) -> AsyncIterator[bytes]:
-        """Yield the answers to the later groups of a long body. Each group is answered after the answers to the last
-        are sent."""
+        """Yield the answers to the later groups of a long body. A group is answered after the answers to the group
+        before it are sent.
+
+        `answered` has the answers to the first group, `lines` is the second group, and `pieces` yields all further
+        groups. `n_bytes` is the size of the body."""
         with self._counted(n_bytes):
             while lines is not None:
                 answered = await self.writer.submit(lines, previous=answered)
@@ -222,7 +231,7 @@ class WebApplication:
                 lines = next(pieces, None)
 
     async def _flag(self, key: str, body: bytes) -> Response:
-        """Answer the evaluation of an OpenFeature flag with the arms that a policy or a route drew."""
+        """Return the answer to the evaluation of an OpenFeature flag, with the arms that a policy or a route drew."""
         try:
             line = ofrep.request_line(key, body)
         except ofrep.InvalidContext as invalid:
@@ -234,9 +243,9 @@ class WebApplication:
         return Response(text, status)
 
     async def _ask(self, op: str, body: bytes) -> AnsweredLines:
-        """Return the answer to one line.
+        """Return the answer of the writer to one line.
 
-        `body` is the line without its `op`."""
+        `body` is the JSON object of the line without its field `op`."""
         with self._counted(len(body)):
             return await self.writer.submit([(1, _pipe_line(op, body))])
 
@@ -249,7 +258,8 @@ class WebApplication:
             self.waiting_bytes -= n_bytes
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """Read the body of a request. Raises RefusedRequest if it has no length, comes too slowly, or is too large."""
+        """Return the body of a request. Raises RefusedRequest if the body has no length, comes too slowly, ends early
+        or is too large, or if too many bytes already wait."""
         limits, headers = self.limits, dict(scope["headers"])
         length = headers.get(b"content-length")
         if length is None and b"transfer-encoding" not in headers:
@@ -281,7 +291,8 @@ class WebApplication:
         return bytes(body)
 
     async def _discard(self, receive: Receive) -> None:
-        """Read what a client still sends, within bounds. Many clients read no answer before they have sent the body."""
+        """Read and drop what a client still sends of its body, within bounds of size and time. Many clients read no
+        answer before they have sent the whole body."""
         left_bytes = DISCARD_FACTOR * self.limits.body_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(self.limits.slow_s):
@@ -291,7 +302,9 @@ class WebApplication:
                     left_bytes -= len(message["body"])
 
     def _check_size(self, n_bytes: int, *, n_lines: int = 0, line_bytes: int = 0) -> None:
-        """Raise RefusedRequest for a body with too many bytes or lines, or with too long a line."""
+        """Raise RefusedRequest for a body with too many bytes or lines, or with too long a line.
+
+        `line_bytes` is the length of the longest line."""
         limits = self.limits
         for number, limit, message in (
             (n_bytes, limits.body_bytes, "a body has at most {:,} bytes"),
@@ -304,7 +317,7 @@ class WebApplication:
     # -- paths that are read --
 
     async def _health(self) -> Response:
-        """Answer whether the store works, with counts of the server's work."""
+        """Return an answer that says whether the store works, with counts of the server's work."""
         answered = await self.writer.health()
         counts: dict[str, Any] = {"ok": answered.error is None, "clients": self.n_clients(), **self.writer.counts()}
         if answered.error is not None:
@@ -313,7 +326,8 @@ class WebApplication:
 
 
 def _pipe_line(op: str, body: bytes) -> bytes:
-    """Return a JSON object as a line of the pipe. Other text is passed on, so that the writer reports what is wrong."""
+    """Return the line of the pipe for a JSON object, which is the object with the field `op` added. Text that is no
+    object is returned without `op`, so that the writer reports what is wrong."""
     text = body.strip() or b"{}"
     if not text.startswith(b"{"):
         return text
@@ -326,7 +340,8 @@ def _http_status(answered: AnsweredLines) -> int:
 
 
 def _line_response(answered: AnsweredLines) -> Response:
-    """Return the answer to one line. The HTTP status of a refused line follows from its code."""
+    """Return the answer to one line as an HTTP response. If the line was refused, the HTTP status follows from the code
+    of the error."""
     if not answered.text.startswith(b'{"line":'):
         return Response(answered.text)
     error = json.loads(answered.text)
@@ -335,6 +350,6 @@ def _line_response(answered: AnsweredLines) -> Response:
 
 
 def _json_response(status: int, body: bytes, media_type: bytes = JSON) -> Response:
-    """Return an answer, which for a busy store says when to try again."""
+    """Return an HTTP response. If the status says that the service is unavailable, a header says when to try again."""
     headers = [(b"retry-after", b"1")] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
     return Response(body, status, media_type, headers=headers)

@@ -1,4 +1,4 @@
-"""This module holds the only writer of a server, a thread to which all clients pass their lines."""
+"""This module holds the only writer of a server, which is a thread. All clients pass their lines to this thread."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ NumberedLines = Sequence[tuple[int, bytes]]
 
 
 class AnsweredLines(NamedTuple):
-    """This record holds the answers to lines, as text.
+    """An AnsweredLines holds the answers to the lines of a body, as text.
 
-    `error` is the error for which the store took none of them."""
+    `error` is the error for which the store took none of the lines, or None if the store took them."""
 
     text: bytes
     error: RlrecError | None = None
@@ -43,7 +43,8 @@ class Submission(NamedTuple):
 
 
 class SharedWriter(threading.Thread):
-    """A SharedWriter is the only writer of a server. All waiting lines form one group, whichever clients sent them."""
+    """A SharedWriter is the only writer of a server. Lines that wait form one group, whichever clients sent them, up to
+    a limit on the size of a group."""
 
     def __init__(self, pipe: Pipe, loop: asyncio.AbstractEventLoop, *, db: str) -> None:
         super().__init__(name="rlrec writer", daemon=True)
@@ -59,9 +60,10 @@ class SharedWriter(threading.Thread):
         self._began, self._last = time.monotonic(), AnsweredLines(b"")
 
     def submit(self, lines: NumberedLines, *, previous: AnsweredLines | None = None) -> asyncio.Future[AnsweredLines]:
-        """Return a future for the answers to lines.
+        """Return a future for the answers to the lines of a body.
 
-        `previous` has the answers to earlier lines of the same body. If those failed, these lines fail, too."""
+        `previous` has the answers to earlier lines of the same body. If the earlier lines failed, these lines fail,
+        too."""
         submitted = Submission(lines, self.loop.create_future())
         if previous is not None and previous.error is not None:
             submitted.answered.set_result(_failed_answers(lines, previous.error))
@@ -70,20 +72,22 @@ class SharedWriter(threading.Thread):
         return submitted.answered
 
     def counts(self) -> dict[str, int]:
-        """Return the counts that /healthz shows."""
+        """Return the counts that /healthz shows, by name."""
         return {**self._counts, "waiting": self.n_waiting()}
 
     def n_waiting(self) -> int:
-        """Return the number of waiting bodies."""
+        """Return the number of bodies that wait for the writer."""
         return self._queue.qsize()
 
     def busy_s(self) -> float:
-        """Return the seconds spent on the present group so far, or 0 while the writer waits for lines."""
+        """Return the seconds that the writer has spent on the present group so far, or 0 while the writer waits for
+        lines."""
         return time.monotonic() - self._began if self._is_busy else 0.0
 
     async def health(self) -> AnsweredLines:
-        """Ask whether the store answers. While it works on a group, return whether it answered the last group, or
-        StoreBusy if the present group takes too long."""
+        """Ask the store whether it answers, and return an answer without text whose `error` says what is wrong. If the
+        writer is at work on a group, the result is that of the last group, or StoreBusy if the present group takes too
+        long."""
         if self._check is None or self._check.done():
             self._check = self.submit([])
         done, _ = await asyncio.wait([check := self._check], timeout=HEALTH_WAIT_S)
@@ -94,7 +98,7 @@ class SharedWriter(threading.Thread):
         return self._last
 
     def end(self) -> None:
-        """End the thread once everything submitted is answered."""
+        """End the thread once all submitted lines are answered."""
         self._queue.put(None)
 
     def run(self) -> None:
@@ -107,7 +111,8 @@ class SharedWriter(threading.Thread):
                 self.loop.call_soon_threadsafe(_deliver_answers, group, answers)
 
     def _take(self) -> list[Submission]:
-        """Return the next group of the waiting bodies, with up to GROUP lines, or an empty list at the end."""
+        """Return the next group of waiting bodies, with up to GROUP_LINES lines. A single body may have more lines. The
+        group is empty at the end of the thread."""
         submitted, self._next = self._next or self._queue.get(), None
         group, n_lines = list[Submission](), 0
         while submitted is not None:
@@ -126,8 +131,8 @@ class SharedWriter(threading.Thread):
         return group
 
     def _answer(self, group: Sequence[Submission]) -> list[AnsweredLines]:
-        """Return the answers to all bodies of a group. If an error that concerns no single line stops the group, each
-        body gets its own transaction."""
+        """Return the answers to each body of a group. If an error stops the group that is not the fault of a single
+        line, each body gets its own transaction, except if the store is busy."""
         try:
             answers = iter(self._store([line for submitted in group for line in submitted.lines]))
             return [AnsweredLines(plain.json_lines([*islice(answers, len(submitted.lines))])) for submitted in group]
@@ -157,7 +162,7 @@ class SharedWriter(threading.Thread):
             self._counts[name] += count
 
     def failure(self, error: Exception) -> RlrecError:
-        """Return the error that clients see, without passwords."""
+        """Return the error that clients see for an error of the server, without passwords."""
         if isinstance(error, StoreBusy):
             hint = "send it again: lines with a request_id or a key are not stored twice"
             return StoreBusy(safe_text(error.message, self.db), hint=hint)
