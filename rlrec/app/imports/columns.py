@@ -23,9 +23,11 @@ R = TypeVar("R")
 
 
 class LoggedSlots(Record):
-    """This record holds slots in the columns of the table `slot`, but with the key of each arm in place of its id.
+    """This record holds slots in the columns of the table `slot`, but with the key of each arm in place of the arm's
+    id.
 
-    row: index of each slot's decision, ascending; id: the name by which other lines refer to the slot, not stored."""
+    row: the index of each slot's decision, ascending; id: the name by which other lines refer to the slot, which is
+    not stored."""
 
     row: Sequence[int]
     position: Column
@@ -42,7 +44,8 @@ class LoggedSlots(Record):
 class LoggedEvents(Record):
     """This record holds the events of decisions in columns.
 
-    row: index of each event's decision, ascending; at: time of each event, None for the time of its decision."""
+    row: the index of each event's decision, ascending; at: the time of each event, or None if the event has the time
+    of its decision."""
 
     row: Sequence[int]
     position: Column
@@ -53,7 +56,8 @@ class LoggedEvents(Record):
 
 
 def _with_stated(kind: type[R]) -> type[R]:
-    """Return the class with a column for each field that a line may state, added where the class has none."""
+    """Return the class with a column for each field that a line may state. A column is added for each field that the
+    class does not declare."""
     for field in STATED_FIELDS:
         if field.name not in kind.__annotations__:
             kind.__annotations__[field.name] = Column
@@ -62,9 +66,9 @@ def _with_stated(kind: type[R]) -> type[R]:
 
 
 class LoggedCandidates(NamedTuple):
-    """This record holds a list of candidate arms by their keys, in order.
+    """This record holds the candidate arms of one decision by their keys, in order.
 
-    catalogue: the arms that the candidates were drawn from, None if unknown."""
+    catalogue: the arms that the candidates were drawn from, or None if these arms are unknown."""
 
     arms: tuple[str, ...]
     propensities: tuple[float, ...]
@@ -78,14 +82,15 @@ class LogColumns:
     """This record holds a group of logged decisions in columns. None in a column means that the line does not state the
     value.
 
-    number: the number of the line; context and state: canonical JSON; eligible: the index of a decision's eligible
-    arms (keys, in order) in `eligible_sets`; size: the length of the page; source: JSON of the policy and belief
-    that the line names; history: the history of the visit, as the line states it; candidates: LoggedCandidates, or
-    None; reward: the reward that a line states besides its events; keep_probability: the probability that such a
-    line was kept in the log; estimated: 1 where the import computed the propensities; action_features: JSON of the
-    features of its arms, by key; slot_sets: the arms that each position could show, where these differ; support: the
-    probability of each eligible arm at position 1, by key; digest: 16 bytes of the line, which identify the
-    decision; text: the line, for messages that quote it."""
+    number: the number of each decision's line; context and state: canonical JSON; eligible: the index in
+    `eligible_sets` of a decision's eligible arms (keys, in order); size: the length of the page; source: JSON of the
+    policy and belief that the line names; history: the history of the visit, as the line states it; candidates: the
+    LoggedCandidates of the decision, or None; reward: the reward that a line states besides its events;
+    keep_probability: the probability with which the log kept such a line; estimated: 1 where the import computed the
+    propensities; action_features: JSON of the features of the decision's arms, by key; slot_sets: the arms that each
+    position could show, where positions differ; support: the probability of each eligible arm at position 1, by key;
+    digest: a digest of the line in 16 bytes, which identifies the decision; text: the line, for messages that quote
+    it."""
 
     number: Sequence[int]
     session: Sequence[str]
@@ -120,9 +125,10 @@ class LogColumns:
         return len(self.number)
 
     def batch(self, at: Sequence[int]) -> Batch:
-        """Return the slots and events in the form of the log's reader, with the index of a decision as its id.
+        """Return the slots and events in the form of the log's reader. The id of a decision there is its index in these
+        columns.
 
-        at: when each decision was served."""
+        at: the time at which each decision was served."""
         slots, events, n = self.slots, self.events, len(self.events.row)
         event_row, served_at = np.array(events.row, np.int64), picked(at, events.row)
         event_at = np.array(filled(events.at, served_at), np.int64)
@@ -141,7 +147,7 @@ class LogColumns:
         )  # fmt: skip
 
     def select(self, keep: Sequence[bool]) -> LogColumns:
-        """Return the decisions to keep, with their slots and events."""
+        """Return the decisions marked by `keep`, with their slots and events."""
         if all(keep):
             return self
         index = list(accumulate(keep, initial=0))
@@ -149,15 +155,15 @@ class LogColumns:
         return replace(selected, slots=_cut(self.slots, keep, index), events=_cut(self.events, keep, index))
 
     def with_events(self, events_to_add: Iterable[tuple[int, tuple[Any, ...]]]) -> LogColumns:
-        """Return these decisions with further events. Each further event has the index of its decision, and its values
-        in the order of `LoggedEvents`."""
+        """Return these decisions with further events. Each element of `events_to_add` has the index of a decision, and
+        the other values of an event in the order of `LoggedEvents`."""
         n, names = len(self.events.row), [field.name for field in fields(self.events)]
         logged = list(zip(*(values(getattr(self.events, name), n) for name in names), strict=True))
         events = sorted(logged + [(row, *event) for row, event in events_to_add], key=itemgetter(0))
         return replace(self, events=LoggedEvents(**transposed(names, events)))
 
     def in_sessions(self) -> LogColumns:
-        """Return the decisions with a session for each. A decision without a session gets a new one that no other
+        """Return the decisions, each with a session. A decision without a session gets a new session that no other
         decision shares."""
         n = len(self)
         sessions = values(self.session or NULL, n)
@@ -169,7 +175,7 @@ class LogColumns:
         )
 
     def without_lines(self, policy: str, digests: Set[bytes]) -> LogColumns:
-        """Return the decisions without those of the policy whose line has one of the digests."""
+        """Return the decisions, but leave out each decision of this policy whose line has one of the digests."""
         if digests.isdisjoint(self.digest):
             return self
         entries = zip(values(self.policy, len(self)), self.digest, strict=True)
@@ -193,8 +199,8 @@ def _select(columns: R, keep: Sequence[bool], *, skipped: Sequence[str] = ()) ->
 
 
 def picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:
-    """Return the values of a column at some indexes. Returns the column itself where the indexes are all of its indexes
-    in order."""
+    """Return the values of a column at the indexes in `order`. If `order` is the range of all indexes of the column,
+    the result is the column itself."""
     return column if order == range(len(column)) else list(map(column.__getitem__, order))
 
 
@@ -204,7 +210,7 @@ def values(column: Column, count: int) -> Sequence[Any]:
 
 
 def filled(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
-    """Return the value of each row, or its default where the line states none."""
+    """Return the value of each row, or the row's default where the line states no value."""
     if column == NULL:
         return defaults
     pairs = zip(values(column, len(defaults)), defaults, strict=True)
@@ -212,19 +218,19 @@ def filled(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
 
 
 def distinct(column: Column) -> set[Any]:
-    """Return the distinct values of a column, without None."""
+    """Return the distinct values of a column, except None."""
     return ({column.value} if isinstance(column, Same) else set(column)) - {None}
 
 
 def mapped(column: Column, mapping: Mapping[Any, Any] | Sequence[Any]) -> Column:
-    """Return a column with each value replaced by the value that the mapping has for it."""
+    """Return a column with each value replaced by the entry of `mapping` for this value."""
     if isinstance(column, Same):
         return Same(mapping[column.value])
     return list(map(mapping.__getitem__, column))
 
 
 def transposed(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
-    """Return the columns of rows by name. A column in which no row has a value becomes NULL."""
+    """Return the columns of rows, by the name of each column. A column in which no row has a value becomes NULL."""
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     return {
         name: NULL if column and column.count(None) == len(column) else column

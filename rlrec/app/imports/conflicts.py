@@ -28,14 +28,14 @@ NameValues = dict[tuple[str, str], str | bytes]  # by kind and name, the line or
 def find(
     unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed: Ids | None, earlier: NameValues
 ) -> dict[int, Conflict]:  # fmt: skip
-    """Return the conflict of each row that must be refused, by the index of the row. A row is refused if another line,
-    in the store or in an earlier row, has its request id or feedback key, or if its session has another user. Equal
-    lines, as in files that overlap, do not conflict. A refused row has no effect, so later rows may use its names
-    again.
+    """Return the conflict of each row that must be refused, by the index of the row. A row is refused if a different
+    line, in the store or in an earlier row, has the same request id or feedback key, or if the session of the row has
+    another user. Equal lines, as in files that overlap, do not conflict. A refused row has no effect, so later rows may
+    use its names again.
 
-    users: the user of each session in the store; disputed: hashes of the names that stand for different things in
-    all lines, None to look for such names in these rows alone; earlier: the meanings of disputed names in earlier
-    rows, to which this call adds the meanings in these rows."""
+    users: the user of each session in the store; disputed: hashes of the names that have different meanings anywhere
+    in the import, or None to look for such names in these rows alone; earlier: the meanings of disputed names in
+    earlier rows, to which this call adds the meanings in these rows."""
     requests = decisions.requests(unit, distinct(rows.request_id))
     keys, _ = events.keys_and_kinds(unit, distinct(rows.events.key))
     owned = {session: user for session, user in users.items() if user is not None}
@@ -65,7 +65,7 @@ def find(
 
 
 def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
-    """Return the rows with the key of the main user in place of the key of a user that was merged into it."""
+    """Return the rows, where each user that was merged into another user is replaced by the key of the main user."""
     merged = main_keys(unit, distinct(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
     if not merged:
         return rows
@@ -73,7 +73,8 @@ def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
-    """Return the users of those stored sessions for which some row names a user."""
+    """Return the stored user of each session, by the key of the session, for the stored sessions that a row with a user
+    names. The value is None for a stored session without a user."""
     pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
     stored = loading.stored_sessions(unit, {session for session, user in pairs if user is not None})
     return {key: session.user for key, session in sessions.find(unit, stored).items()}
@@ -89,8 +90,8 @@ def _conflict(kind: str, name: str, value: str | bytes, first: str | bytes) -> C
 
 
 class _NamesOfKind(NamedTuple):
-    """This record holds names of one kind in lines. Each name has its row and its meaning, which is the digest of the
-    line, or a user."""
+    """This record holds names of one kind in lines. Each name has the index of its row and its meaning. The meaning of
+    a session is its user, and the meaning of any other name is the digest of the line."""
 
     kind: str
     names: Sequence[str]
@@ -99,7 +100,7 @@ class _NamesOfKind(NamedTuple):
 
 
 def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
-    """Yield the request ids that rows name, then their feedback keys, then the sessions for which they name a user."""
+    """Yield the request ids that rows name, then the feedback keys, then the sessions of the rows that name a user."""
     all_rows, event_rows = range(len(rows)), rows.events.row
     entries = (
         ("request", rows.request_id, all_rows, rows.digest),
@@ -118,8 +119,8 @@ def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
 
 
 class LineNames(NamedTuple):
-    """This record holds the names in lines as hashes, (n,). `name` has the hash of each name, and `pair` that of the
-    name with its meaning. No pair occurs twice."""
+    """This record holds the names in lines as hashes, (n,). `name` has the hash of each name, and `pair` has the hash
+    of the name together with its meaning. In the result of `hashed` no pair occurs twice."""
 
     name: Ids
     pair: Ids
@@ -140,7 +141,7 @@ class LineNames(NamedTuple):
         return cls(*map(np.concatenate, zip((empty, empty), *entries, strict=True)))
 
     def disputed_hashes(self) -> Ids:
-        """Return the hashes of the names with several meanings."""
+        """Return the hashes of the names that have several meanings."""
         if _count_changes(self.name) == _count_changes(self.pair):
             return self.name[:0]
         _, index = np.unique(self.pair, return_index=True)
@@ -149,7 +150,7 @@ class LineNames(NamedTuple):
 
 
 def _count_changes(hashes: Ids) -> int:
-    """Return the number of distinct hashes, less one."""
+    """Return the number of distinct hashes minus 1."""
     ordered = np.sort(hashes)
     return int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
@@ -159,12 +160,13 @@ def _hashes(column: Sequence[str | bytes]) -> Ids:
 
 
 def names_of_store(unit: Unit) -> LineNames | None:
-    """Return the names in the store, or None where there are too many."""
+    """Return the names in the store, or None where the store has too many names to read."""
     few_names = loading.few_names(unit)
     return None if few_names is None else LineNames.join(map(LineNames.hashed, _stored_names(*few_names)))
 
 
 def _stored_names(requests: Sequence[str], keys: Sequence[str], users: Mapping[str, str]) -> list[_NamesOfKind]:
-    """Return the names in the store, with meanings that differ from those of all lines of a log."""
+    """Return the names in the store, by kind. The meaning of a session is its user. A request id or a feedback key
+    means its own text, which differs from the digest of every line."""
     named_values = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
     return [_NamesOfKind(kind, names, (), owners) for kind, names, owners in named_values]

@@ -1,8 +1,8 @@
 """This module reads inputs that grow, in portions of complete lines. An input is a stream, or a file that other
 programs append to, rotate and truncate.
 
-A file counts as the one read before if the bytes just before the offset are the same, whatever its inode. Editors
-write a file anew, and a truncated file may have grown beyond the offset since."""
+A file counts as the file that was read before if the bytes just before the offset are the same, whatever its inode.
+Inodes do not decide, because editors write a file anew, and a truncated file may have grown beyond the offset since."""
 
 from __future__ import annotations
 
@@ -43,15 +43,16 @@ class Position(NamedTuple):
     process: str = ""
 
     def fits(self, file: BinaryIO) -> bool:
-        """Tell whether a file still holds what was read before this position, judged by the bytes just before it."""
+        """Tell whether a file still holds what was read before this position. The bytes just before the position
+        decide."""
         return os.fstat(file.fileno()).st_size >= self.offset and _digest(file, self.offset) == self.digest
 
 
 class Portion(NamedTuple):
-    """A Portion holds complete lines of a file, by the range of their bytes and the number of lines before them.
+    """A Portion holds complete lines of a file: the range of their bytes, and the number of lines before them.
 
-    data: the bytes of the lines, or their beginning where a single line is longer than a portion; position: the end
-    of the portion, in a file that is followed."""
+    data: the bytes of the lines, or the first bytes of a single line that is longer than a portion; position: the
+    end of the portion in a file that is followed, else None."""
 
     file: BinaryIO
     start: int
@@ -61,7 +62,8 @@ class Portion(NamedTuple):
     position: Position | None
 
     def before(self, number: int, complete: Complete) -> Portion | None:
-        """Return the part of this portion with the complete decisions before a line, or None if there are none."""
+        """Return the part of this portion with the complete decisions before the line `number`, or None if no complete
+        decision precedes the line."""
         lines = self.data.split(b"\n", number - self.lines - 1)[:-1]
         data = b"\n".join([*lines, b""])
         data = data[: complete(data)]
@@ -72,7 +74,8 @@ def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bo
     """Return a portion that begins at the byte `start` of a file and has the bytes `data`.
 
     lines: the number of lines before the portion; follows: whether the file is followed, so that the portion needs
-    the position of its end; size: the length of the line, if `data` is only its first part."""
+    the position of its end; size: the full length of the portion in bytes, if `data` is only its first part (None:
+    the length of `data`)."""
     end, inode = start + (len(data) if size is None else size), os.fstat(file.fileno()).st_ino
     if not follows:
         return Portion(file, start, end, data, lines, None)
@@ -86,7 +89,8 @@ def _digest(file: BinaryIO, offset: int) -> str:
 
 
 class LineCounts:
-    """A LineCounts object counts how often each line was read before, by eight bytes of the digest of the line."""
+    """A LineCounts object counts how often each line was read before. It knows a line by the first eight bytes of the
+    line's digest."""
 
     def __init__(self) -> None:
         self._prefixes = np.empty(0, np.int64)
@@ -104,7 +108,7 @@ class LineCounts:
 class GrowingFile:
     """A GrowingFile reads the new lines of the file at a path.
 
-    position: where an earlier process stopped reading, None if there was none."""
+    position: where an earlier process stopped reading, or None if no earlier process read the file."""
 
     is_over = False
 
@@ -119,8 +123,8 @@ class GrowingFile:
         self._start(path, Position())
 
     def _candidates(self, position: Position | None) -> Iterator[str]:
-        """Yield the path, then the paths of the files in its folder with the inode of the position. A rotated file has
-        another name but keeps its inode."""
+        """Yield the path, then the path of each file in the same folder whose inode is that of the position. A rotated
+        file has another name but keeps its inode."""
         yield self.path
         if position is not None:
             with suppress(OSError):  # a folder that may not be listed
@@ -150,8 +154,8 @@ class GrowingFile:
         self.file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """Return the next complete lines, or None if no line is complete yet. Once another file has replaced this file,
-        its last line counts as complete."""
+        """Return the next complete lines, or None if no line is complete yet. Once another file has taken the path of
+        the file being read, the last line of the file being read counts as complete."""
         data = os.pread(self.file.fileno(), PORTION_BYTES, self.position.offset)
         status = os.fstat(self.file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status and not self.position.fits(self.file):
@@ -175,8 +179,8 @@ class GrowingFile:
         return _portion(self.file, self.position.offset, data[:size], self.position.lines, follows=True, size=size)
 
     def _line_length(self) -> int:
-        """Return the length of the next line, which is longer than a portion. Returns 0 where the end of the line is
-        not written yet."""
+        """Return the length of the next line in bytes, for a line longer than a portion. The result is 0 where the end
+        of the line is not written yet."""
         start = self.position.offset
         for offset in range(start, os.fstat(self.file.fileno()).st_size, BLOCK_BYTES):
             end = os.pread(self.file.fileno(), BLOCK_BYTES, offset).find(b"\n") + 1
@@ -191,7 +195,8 @@ class GrowingFile:
             return False
 
     def _next_path(self, status: os.stat_result) -> str:
-        """Return the path of the file that was written after this one. Rotated files precede the one at the path."""
+        """Return the path of the file that was written after the current file. Rotated files come before the file at
+        `self.path`."""
         with suppress(FileNotFoundError):
             paths = glob(f"{escape(os.path.realpath(self.path))}[.-][0-9]*")
             later = sorted(
@@ -211,8 +216,8 @@ class GrowingFile:
         self.position = cast(Position, portion.position)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """Return how often each of these lines was read from the file before. To count them, this reads the file again,
-        each part once."""
+        """Return how often each line with one of these digests was read from the file before. To count the lines, this
+        method reads the file again, but each part only once."""
         start, self._counted_to = self._counted_to, self.position.offset
         self._counts.add(layout.line_digests(start, self._counted_to))
         return self._counts.count(digests)
@@ -231,8 +236,8 @@ class Stream:
         self._file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """Return the complete lines that have arrived, or None where there are none. At the end of the stream, return
-        all bytes that have not been returned yet."""
+        """Return the complete lines that have arrived, or None where no complete line has arrived. At the end of the
+        stream, return all bytes that have not been returned yet."""
         while not self.is_over and len(self._waiting) < PORTION_BYTES and select.select([self.stream], [], [], 0)[0]:
             block = self.stream.read(BLOCK_BYTES)
             self.is_over = block == b""
@@ -262,5 +267,5 @@ class Stream:
         self._counts.add(digests)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """Return how often each of these lines was read from the stream before."""
+        """Return how often each line with one of these digests was read from the stream before."""
         return self._counts.count(digests)

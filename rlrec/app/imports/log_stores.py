@@ -1,5 +1,5 @@
-"""This module opens the store to read a log from. That is the store of the command, or the same store with the log in a
-folder of Parquet files in place of the stored log."""
+"""This module opens the store to read a log from. This is the store of the command itself, or the same store with a
+folder of Parquet files in place of its own log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIX = "parquet:"  # of a --log that is a folder
 def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
     """Yield the store to read a log from, and the filter of the log.
 
-    log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`; DIR may be a URL."""
+    log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`, where DIR may be a URL."""
     if log is None or not log.startswith(PREFIX):
         yield store, log
         return

@@ -2,13 +2,13 @@
 exports append new rows, and a store can be made from the folder again.
 
 DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list. The folders
-`events` and `visits` are next to `decisions`. A share has all decisions of some persons (users, or sessions where no
-user is known), by the column `bucket`. A file never changes, and manifest.json, which is replaced last, names the
-valid files. A visit that went on has several rows, of which the one with the highest `part`, the number of its
-export, is valid.
+`events` and `visits` are next to `decisions`. Persons are users, or sessions where no user is known. A share has all
+decisions of the persons whose `bucket` belongs to the share.
 
-Where earlier exports wrote no more than this one, their files and the new ones are merged, so that a folder that grows
-every night has few files."""
+A file never changes, and manifest.json, which is replaced last, names the valid files. A visit that went on has several
+rows, of which the row with the highest `part`, the number of its export, is valid. Where earlier exports wrote no more
+than the new export, their files are merged with the new files, so that a folder that grows every night has few files.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a row group, and its byt
 
 
 class Manifest(Record):
-    """A Manifest names the valid files of a folder, by dataset, and the store that they come from.
+    """A Manifest names the valid files of a folder, by dataset, and identifies the store that the files come from.
 
-    forgotten: how many users that store had forgotten when the folder was begun."""
+    forgotten: the number of users that this store had forgotten when the folder was begun."""
 
     store: str
     forgotten: int
@@ -79,7 +79,8 @@ class Manifest(Record):
             raise RlrecError(f"cannot read {folder}/{MANIFEST}: {error}", hint="export to another folder") from None
 
     def check(self, unit: Unit, folder: str) -> None:
-        """Raise CheckFailed for the log of another store, and where a user was forgotten who may be in the folder."""
+        """Raise CheckFailed if the folder holds the log of another store, or if the store has forgotten a user since
+        the folder was begun, because this user may be in the folder."""
         if self.store != mark(unit):
             raise CheckFailed(
                 f"{folder} holds the log of another store",
@@ -90,7 +91,7 @@ class Manifest(Record):
             raise CheckFailed(f"{folder} may hold a user whom the store has forgotten since", hint=hint)
 
     def write(self, folder: str) -> None:
-        """Replace the manifest of a folder in one step. (A remote store does so by itself.)"""
+        """Replace the manifest of a folder in one step. In a remote store the upload itself is one step."""
         text = json.dumps({"format": FORMAT_VERSION, **vars(self)})
         if "://" in folder:
             with remote_folder(folder) as (files, root):
@@ -101,7 +102,8 @@ class Manifest(Record):
 
 
 def _check_entries(stored: Any, folder: str) -> None:
-    """Raise ValueError unless a manifest has the entries that an export writes, and names only files of an export."""
+    """Raise ValueError unless a manifest has the entries that an export writes, and names only files that an export can
+    have written."""
     for name, kind in (("format", int), ("store", str), ("forgotten", int), ("files", dict), ("decisions", int)):
         entry = stored.get(name) if isinstance(stored, dict) else None
         if type(entry) is not kind:
@@ -120,7 +122,7 @@ def _check_entries(stored: Any, folder: str) -> None:
 
 
 def mark(unit: Unit) -> str:
-    """Return a text that identifies the store that wrote a log."""
+    """Return a text that identifies this store in the folders that it exports."""
     return blake2b(settings.get(unit).salt.encode(), digest_size=8).hexdigest()
 
 
@@ -143,7 +145,9 @@ def _fields(pa: Any, table: Any, *left_out: str) -> list[Any]:
 
 @cache
 def schemas(pa: Any) -> dict[str, Any]:
-    """Return the columns of each dataset, in order."""
+    """Return the columns of each dataset, in order, by the name of the dataset.
+
+    pa: the module pyarrow."""
     time, text, bucket = pa.timestamp("us", "UTC"), pa.string(), pa.field("bucket", pa.int64())
     decision = [
         pa.field("decision_id", pa.int64()),
@@ -165,7 +169,8 @@ def schemas(pa: Any) -> dict[str, Any]:
 
 
 class Written(Record):
-    """This record holds the number of files in a folder, of all decisions in it, and of the new decisions."""
+    """This record holds the number of files in a folder, the number of all decisions in the folder, and the number of
+    new decisions."""
 
     files: int
     decisions: int
@@ -173,13 +178,14 @@ class Written(Record):
 
 
 def export(store: Store, folder: str, *, log: str | None = None) -> Written:
-    """Append to a folder the selected decisions, events and visits that it lacks, from one snapshot.
+    """Append to a folder the selected decisions, events and visits that the folder lacks, from one snapshot of the
+    store.
 
-    folder: a path, or a URL that fsspec knows; for a URL, files are completed in a temporary folder before the first
-    is sent.
+    folder: a path, or a URL that fsspec knows; for a URL, the files are completed in a temporary folder before the
+    first file is sent; log: a filter of the decisions, None for all.
 
-    The manifest of a new folder is written first. If the export is interrupted, the manifest shows that the files there
-    belong to an export, and the next export continues."""
+    The manifest of a new folder is written first. If the export is interrupted, the manifest shows that the files of
+    the folder belong to an export, and the next export continues."""
     pa, folder = load_pyarrow(), folder.removeprefix("file://")
     with store.read() as unit:
         selection = filters.selection(unit, log)
@@ -272,8 +278,8 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selec
 
 
 def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids: Ids) -> None:
-    """Write the events of these decisions that the folder lacks. The numbers of events ascend within a decision, so the
-    highest one in the folder tells which are new."""
+    """Write the events of these decisions that the folder lacks. The numbers of events ascend within a decision, so an
+    event is new if its number is higher than all numbers of this decision in the folder."""
     owner, number = log.numbers("events", "decision_id", "number")
     last = np.full(len(decision_ids), -1, np.int64)
     np.maximum.at(last, np.searchsorted(decision_ids, owner), number)
@@ -309,7 +315,7 @@ def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids
 
 
 def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
-    """Return the bucket of each decision, as `_bucket` computes it from the decision's session.
+    """Return the bucket of each decision, which `_bucket` computes from the decision's session.
 
     rows: the rows of the table `decision`."""
     session = log_tables.column_names(t.decision).index("session_id")
@@ -323,7 +329,9 @@ def _bucket(user_digest: int | None, session_digest: int | None) -> int:
 
 
 def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return the rows of decisions with their slots, contexts, arms and names, in the form of `schemas`."""
+    """Return the rows of decisions in the form of `schemas`, with their slots, contexts, arms and names.
+
+    rows: the rows of the table `decision`."""
     columns = log_tables.column_names(t.decision)
     index = {name: columns.index(name) for name in columns}
     ids = [row[0] for row in rows]
@@ -348,7 +356,7 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
 
 
 def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
-    """Return the rows of a table by decision, without the decision's id."""
+    """Return the rows of a table by decision. The column of the decision's id is left out of each row."""
     position = log_tables.column_names(table).index("decision_id")
     by_decision: dict[int, list[tuple[Any, ...]]] = {}
     for row in log_tables.find_rows(unit, table, "decision_id", ids):
@@ -357,16 +365,16 @@ def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tu
 
 
 class _Spool(NamedTuple):
-    """A spool collects the rows of a future file, as they come a few at a time. A Parquet file written in such small
-    pieces would be slow to read."""
+    """A spool is a temporary file that collects the rows of a future Parquet file. The rows come a few at a time, and a
+    Parquet file written in such small pieces would be slow to read."""
 
     file: IO[bytes]
     stream: Any
 
 
 class _FileWriter:
-    """A _FileWriter writes new files into a folder, for each dataset one per share of the buckets. The files have
-    temporary names until all of them are complete."""
+    """A _FileWriter writes new files into a folder. The persons' buckets are divided into shares, and each dataset gets
+    one file per share. The files have temporary names until all of them are complete."""
 
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
         """Prepare to write new files next to those of the manifest.
@@ -380,9 +388,11 @@ class _FileWriter:
         self._merged = FolderLog(folder, {name: [] for name in DATASETS})
 
     def begin(self, decisions: int, log: FolderLog) -> None:
-        """Choose the number of shares for this number of new decisions, and the older files to merge with the new ones.
-        Going back from the last export, the files of every export are merged that wrote no more than all that is merged
-        so far."""
+        """Choose the number of shares, and the older files to merge with the new files. From the last export backwards,
+        the files of an export are merged if this export wrote no more decisions than the merge holds so far, nor more
+        than BUCKETS * BATCH. The first export that wrote more ends the search.
+
+        decisions: the number of new decisions; log: the log of the folder."""
         first = self._number
         for number, exported in reversed(log.sizes()) if decisions > 0 else ():
             if exported > min(decisions, partitions.BUCKETS * partitions.BATCH):
@@ -391,7 +401,9 @@ class _FileWriter:
         self._merged, self._shares = log.since(first), partitions.count_partitions(decisions)
 
     def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
-        """Write rows of a dataset, each with its bucket."""
+        """Write rows of a dataset.
+
+        buckets: the bucket of each row."""
         schema, waiting = self.schemas[dataset], self._waiting[dataset]
         columns = [*zip(*rows, strict=True), buckets]
         if dataset == "visits":
@@ -420,7 +432,8 @@ class _FileWriter:
         return self._spools[dataset, share]
 
     def finish(self) -> dict[str, list[str]]:
-        """Write the new files and give them their names. Returns all files of each dataset."""
+        """Write the new files and give them their names. Returns the names of all valid files by dataset, without the
+        merged files."""
         for dataset in DATASETS:
             self._write(dataset)
         drafts: dict[str, str] = {}
@@ -441,7 +454,8 @@ class _FileWriter:
         }
 
     def _write_file(self, path: str, dataset: str, share: int) -> int:
-        """Write the rows of a share to a Parquet file, those of merged files first. Returns the number of rows."""
+        """Write the rows of a share to a Parquet file, beginning with the rows of merged files. Returns the number of
+        rows."""
         schema, spool = self.schemas[dataset], self._spools.get((dataset, share))
         batches: Iterator[Any] = self._merged.batches(dataset, schema.names, share=share, shares=self._shares)
         if spool is not None:
@@ -466,7 +480,9 @@ class _FileWriter:
         return count
 
     def _publish(self, path: str, name: str) -> None:
-        """Move a complete file to its name in the folder."""
+        """Move a complete file to its final name in the folder.
+
+        path: the present path of the file; name: the path within the folder."""
         if self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):
                 files.put_file(path, f"{root}/{name}")
@@ -476,8 +492,8 @@ class _FileWriter:
         os.replace(path, os.path.join(self._folder, name))
 
     def remove_merged(self) -> None:
-        """Remove the merged files from a remote store. Local ones are removed elsewhere, as files that no manifest
-        names."""
+        """Remove the merged files from a remote store. In a local folder `_remove_unnamed` removes the merged files,
+        because no manifest names them."""
         paths = [*chain(*self._merged.files.values())]
         if paths and self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):

@@ -1,5 +1,5 @@
-"""This module computes propensities for rows of a log that has none. They are those of a uniform logger, or are fitted
-to the arms shown."""
+"""This module computes propensities for the rows of a log without propensities. The logger is taken to be uniform, or
+the propensities are fitted to the arms shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ TOLERANCE = 1e-9  # relative change of weights at which the fit ends
 
 
 def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
-    """Return the weights of arms under which the log is most likely, if each slot is a choice among the eligible arms.
+    """Return the weight of each arm, by key. With these weights the log is most likely, if each slot is a choice among
+    the eligible arms with probabilities proportional to the weights.
 
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
     offered, times_shown = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
@@ -52,8 +53,9 @@ def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
 
 
 def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
-    """Return the rows with a propensity in each slot of decisions that have none. These decisions are marked as
-    estimated. An arm is taken to be shown with a probability proportional to its weight among the arms on offer.
+    """Return the rows, where each decision that has neither propensities nor marginals gets propensities and is marked
+    as estimated. Each slot is taken to show an arm, among the arms still on offer, with a probability proportional to
+    the arm's weight.
 
     A slot below a position that the log does not show gets the marginal of its arm instead of a propensity."""
     slots, n = rows.slots, len(rows.slots.row)

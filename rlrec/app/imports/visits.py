@@ -1,5 +1,5 @@
 """This module assigns each imported decision its visit and its step in the visit. It also derives the state and history
-of a decision where its line does not state them."""
+of a decision where the decision's line states neither."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id"
 
 
 class VisitMoves(Record, kw_only=False):
-    """This record holds the visits of an import whose number was taken in the store.
+    """This record holds the visits of an import that got a new number, because the store had a visit with the number in
+    the line.
 
-    to: the new number by session and the number in the line; targets: the sessions with each new number."""
+    to: the new number of each moved visit, by (session, number in the line); targets: the moved visits as (session,
+    new number)."""
 
     to: dict[tuple[int, int], int] = field(default_factory=dict)
     targets: set[tuple[int, int]] = field(default_factory=set)
@@ -48,9 +50,11 @@ def assign(
     unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], *, stored: Collection[int],
     settings: StoreSettings, moves: VisitMoves,
 ) -> tuple[Column, Column, frozenset[int]]:  # fmt: skip
-    """Return the visit and step of each row, and the rows whose visit had begun before these rows. Stores the visits.
+    """Store the visits of these rows. Returns the visit and the step of each row, and the indexes of the rows whose
+    visit had begun before these rows.
 
-    stored: ids of the sessions that the store has already."""
+    session_ids: the session of each row; at: the time of each row; stored: the ids of the sessions that the store
+    had before."""
     n = len(rows)
     (visit, step), grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
     stated, unordered_rows = [values(column, n) for column in (rows.visit, rows.step)], np.arange(n)
@@ -80,10 +84,11 @@ def assign(
 
 
 class OrderedVisits(NamedTuple):
-    """This record holds the visit and step of each row, (n,), whether the visit had begun before, and whether the visit
-    could be assigned for all sessions at once.
+    """This record holds the visit and the step of each row, (n,).
 
-    new, extended: the columns of new and of extended visits, by session and number."""
+    grown: for each row, whether its visit had begun before these rows; assigned: for each row, whether its session
+    could be treated together with all others; new, extended: the columns of new visits and of extended visits, in
+    order of session and number."""
 
     visit: Ids
     step: Ids
@@ -97,14 +102,14 @@ def in_order(
     session_ids: Sequence[int], at: Sequence[int], newest: Sequence[NewestVisit], *, timeout_us: int,
     stated: Ids | None = None,
 ) -> OrderedVisits:  # fmt: skip
-    """Return the visits of rows for all sessions at once. They are the visits that `VisitNumbers` assigns.
+    """Return the visits of rows for all sessions at once. The visits are those that `VisitNumbers` assigns.
 
-    newest: the newest visit of each session that has one; stated: the visit and step of each line, (2, n), None
-    where lines state none.
+    Without stated visits a session is left out if a live request may continue its newest visit, if a row is older
+    than that visit, or if its rows are not in order of time. With stated visits a session is left out if the store
+    has it already, or if two rows have the same step.
 
-    Without stated visits a session is left out if a live request may continue its newest visit, if a row is older than
-    that visit, or if its rows are not in order of time. With stated visits it is left out if it is stored already, or
-    if two rows have the same step."""
+    session_ids: the session of each row; at: the time of each row; newest: the newest visit of each session that has a
+    visit; stated: the visit and step of each line, (2, n), or None where lines state no visits."""
     session, time, n = np.array(session_ids, np.int64), np.array(at, np.int64), len(at)
     order = np.argsort(session, kind="stable") if stated is None else np.lexsort((stated[1], stated[0], session))
     session, time = session[order], time[order]
@@ -145,13 +150,13 @@ def in_order(
 
 
 class VisitNumbers:
-    """VisitNumbers assigns imported decisions to visits of their sessions. These visits are ended, so that a live
-    request opens a new one."""
+    """A VisitNumbers object assigns imported decisions to visits of their sessions, one decision after another. These
+    visits are ended, so that a live request opens a new visit."""
 
     def __init__(self, unit: Unit, stored: Collection[int], settings: StoreSettings, moves: VisitMoves) -> None:
         """Read the visits and steps of the stored sessions.
 
-        stored: ids of the sessions that the store has already."""
+        stored: the ids of the sessions that the store has already."""
         self.unit = unit
         self.timeout_us = settings.session_timeout_us
         self.moves = moves
@@ -165,9 +170,9 @@ class VisitNumbers:
         self.changed: dict[tuple[int, int], Visit] = {}
 
     def assign(self, session: int, visit: int | None, step: int | None, at: int) -> tuple[int, int]:
-        """Return the visit and step of the session's next decision.
+        """Return the visit and the step of the session's next decision.
 
-        visit, step: the visit and step that the line states, None where it states none."""
+        visit, step: the visit and the step that the line states, or None where the line states none."""
         number = self._number(session, visit, step, at)
         row = self.visits[session].get(number)
         if row is None:
@@ -182,8 +187,8 @@ class VisitNumbers:
         return number, step
 
     def _number(self, session: int, visit: int | None, step: int | None, at: int) -> int:
-        """Return the visit that a line names, or the newest visit while it lasts. Where the step of that visit is
-        taken, return the next number."""
+        """Return the number of a decision's visit. This is the visit that the line names, else the newest visit while
+        it lasts. Where this visit already has a decision at the step, return the next number."""
         visits = self.visits[session]
         newest = max(visits, default=0)
         if visit is None:
@@ -214,14 +219,14 @@ def derive_states(
     unit: Unit, rows: LogColumns, definitions: Mapping[str, Reward], *, arm_ids: Mapping[str, int],
     session_id: Sequence[int], visit: Column, step: Column, at: Sequence[int], grown: Set[int],
 ) -> tuple[Column, Column]:  # fmt: skip
-    """Return the state and history of each row.
+    """Return the state and the history of each row, in two columns.
 
-    A row whose line states neither gets the state and history that follow from the earlier decisions of its visit.
-    Where the log dropped lines or the visit lacks steps, nothing is derived, because it is unknown what was shown
-    before.
+    A row whose line states neither gets the state and the history that follow from the earlier decisions of its
+    visit. Where the log dropped lines or the visit lacks steps, nothing is derived, because it is unknown what was
+    shown before.
 
-    definitions: the reward of each policy, for what slots had earned by the time of the decision; grown: the rows whose
-    visit had begun before these rows."""
+    definitions: the reward of each policy, which tells what slots had earned by the time of the decision; grown: the
+    indexes of the rows whose visit had begun before these rows."""
     n, names = len(rows), values(rows.policy, len(rows))
     if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
         return Same(FIRST_STATE), Same(b"")
@@ -251,7 +256,7 @@ def _batch(
     """Return the slots and events of rows and of stored visits, in order of session, visit, step and position. A row
     has its index as the id of its decision, and the decisions of stored visits have negative ids.
 
-    columns: the columns of the rows; begun: the session and number of each stored visit."""
+    columns: the session, visit, step and time of each row; begun: the session and number of each stored visit."""
     batch = rows.batch(columns["at"])
     row = batch.slots["decision_id"]
     slots = [batch.slots | {name: np.array(column, np.int64)[row] for name, column in columns.items()}]
@@ -271,9 +276,9 @@ def _batch(
 def _derived(
     batch: Batch, rows: Sequence[int], definition: Reward, keys: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes, int]]:
-    """Return the state, history and index of those rows whose visits are complete.
+    """Return the state, the history and the index of each of these rows whose visit has every step.
 
-    keys: the key of each arm, by its id."""
+    keys: the key of each arm, by the id of the arm."""
     slots = batch.slots
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"][first], slots["visit"][first])
@@ -290,9 +295,10 @@ def _derived(
 
 
 def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: Reward) -> History:
-    """Return the histories of some decisions.
+    """Return the histories of the decisions that `picks` names.
 
-    first: the first slot of each decision; begin: the first decision of each decision's visit."""
+    picks: the indexes of these decisions among all decisions of the batch; first: the index of each decision's first
+    slot; begin: the index of the first decision in each decision's visit."""
     slots, at = batch.slots, batch.slots["at"][first]
     # the number of slots before each decision, and the last of them
     first_slot, since = first[picks], first[begin[picks]]
@@ -314,8 +320,10 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
 
 
 def _sums_before(values: Array, starts: Ids) -> Array:
-    """Return for each value the sum of the values before it in its run, (n,). The sums are not differences of two
-    cumulative sums, whose rounding would depend on the other rows of the batch."""
+    """Return for each value the sum of the earlier values in the same run, (n,). The sums are not differences of two
+    cumulative sums, whose rounding would depend on the other rows of the batch.
+
+    starts: the index at which each run starts."""
     total, number = np.zeros(len(values)), numbers_in_runs(starts, len(values))
     for rows in np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number)))[1:-1]:
         total[rows] = total[rows - 1] + values[rows - 1]
@@ -323,7 +331,10 @@ def _sums_before(values: Array, starts: Ids) -> Array:
 
 
 def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tuple[Array, Array]:
-    """Return the reward of each slot, (n,), and the reward of each page at its first slot, (n,)."""
+    """Return two arrays: the reward of each slot, (n,), and the reward of each page at the page's first slot and 0
+    elsewhere, (n,).
+
+    first: the index of each decision's first slot."""
     decision_id = batch.slots["decision_id"]
     first = run_starts(decision_id) if first is None else first
     pages = np.zeros(len(decision_id))
@@ -332,7 +343,11 @@ def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tupl
 
 
 def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
-    """Return the indexes of the decisions that were made before some event of an earlier decision of their visit."""
+    """Return the indexes, within `picks`, of the decisions that were made before an event of an earlier decision of the
+    same visit.
+
+    picks: the indexes of the decisions to look at; first: the index of each decision's first slot; begin: the index
+    of the first decision in each decision's visit."""
     events, slots = batch.events, batch.slots
     if not (events["age_us"] > 0).any():  # most logs have no times of events
         return np.empty(0, np.int64)
@@ -347,7 +362,7 @@ def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
 
 
 def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
-    """Return the slots from `low` to `high`, with their events up to a time."""
+    """Return the slots from index `low` up to but not including `high`, and the events of these slots up to a time."""
     slots, events = take(batch.slots, slice(low, high)), batch.events
     inside = np.flatnonzero(np.isin(events["decision_id"], slots["decision_id"]))
     served = dict(zip(slots["decision_id"].tolist(), slots["at"].tolist(), strict=True))
@@ -356,7 +371,9 @@ def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
 
 
 def _states(past: History, keys: Mapping[int, str]) -> list[str]:
-    """Return the states of decisions as canonical JSON, as a live store would have stored them."""
+    """Return the state of each decision as the canonical JSON that a live store would have stored.
+
+    keys: the key of each arm, by the id of the arm."""
     texts = {arm: json.dumps(key, ensure_ascii=False) for arm, key in keys.items()}
     names = [texts[arm] for arm in past.arm.tolist()]
     bounds = zip(past.start[:-1].tolist(), past.start[1:].tolist(), strict=True)

@@ -1,7 +1,8 @@
 """This module writes one group of an imported log into the tables, in columns, in one transaction.
 
-Known lines are left out, and lines that contradict the store are refused. Rewards that the definition of their
-policy clips or ignores are reported to the user, as are logs that lack the decisions without reward."""
+Lines that the store has already are left out, and lines that contradict the store are refused. The user is told
+which rewards the definition of a policy's reward clips or ignores. The user is also told if a log seems to lack the
+decisions without reward."""
 
 from __future__ import annotations
 
@@ -37,9 +38,9 @@ MIN_DECISIONS = 100  # decisions from which on equal rewards suggest that the ot
 class AlteredRewards(Record, kw_only=False):
     """This record counts the rewards of a log that the definition of a reward alters.
 
-    clipped: decisions with a reward outside the range of the definition; ignored: decisions with a reward that the
-    definition ignores; decisions: all decisions; kinds: the kinds of events that the definition does not weigh;
-    rewards: up to two distinct rewards of slots."""
+    clipped: the number of decisions with a reward outside the range of the definition; ignored: the number of
+    decisions with a reward that the definition ignores; decisions: the number of all decisions; kinds: the kinds of
+    events that the definition does not weigh; rewards: up to two distinct rewards of slots, before clipping."""
 
     clipped: int = 0
     ignored: int = 0
@@ -54,9 +55,9 @@ class AlteredRewards(Record, kw_only=False):
         return AlteredRewards(*counts, *texts, self.definition or other.definition)
 
     def notices(self, rewards: Iterable[Reward]) -> list[str]:
-        """Return lines for the user about the altered rewards.
+        """Return messages for the user about the altered rewards.
 
-        rewards: the rewards of the store, of which one may count what the definition ignores."""
+        rewards: the definitions of rewards in the store, one of which may count what this definition ignores."""
         lines: list[str] = []
         if self.definition is None:
             return lines
@@ -87,7 +88,9 @@ def _way_out(kinds: Sequence[str]) -> str:
 
 
 def find_altered(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
-    """Find the rewards that a definition alters, of decisions that were served at these times."""
+    """Return the rewards of these decisions that a definition alters.
+
+    served_at: the time at which each decision was served."""
     n = len(rows)
     if not rows.events.row and rows.reward == NULL:
         return AlteredRewards(decisions=n, rewards=frozenset({definition.default}), definition=definition)
@@ -120,9 +123,10 @@ KIND = "logged"  # the kind of policies that own imported decisions
 class ImportCounts(Sums, eq=True):
     """This record counts the decisions of an import.
 
-    accepted: stored decisions; duplicates: decisions that were known already; estimated: stored decisions with
-    estimated propensities; altered: the rewards that definitions alter; changed: stored decisions with the policy,
-    session and time of a decision that was there before."""
+    accepted: the number of stored decisions; duplicates: the number of decisions that the store had already;
+    estimated: the number of stored decisions with estimated propensities; altered: the rewards that definitions
+    alter; changed: the number of stored decisions for which the store already had a decision of the same policy,
+    session and time."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -135,10 +139,12 @@ class ImportState(Record, kw_only=False):
     """This record holds the state of an import between two transactions.
 
     policies: the names of all owners; options: the options of the command, which are stored with its first
-    decisions; run: the id of the row that stores them; moves: the moves of visits; agree: whether no two lines
-    contradict each other; contexts: the ids of known contexts. lines: for each policy, the digests that the store
-    had before this file, None if there are too many or the log is followed. These digests are valid while only the
-    import adds lines, which `marks` show."""
+    decisions; run: the id of the row that stores the options; moves: the visits that got a new number; agree:
+    whether no two lines contradict each other; follows: whether the log is followed; contexts: the ids of known
+    contexts.
+
+    lines: for each policy, the digests of lines that the store had before this file, or None if they are too many or
+    the log is followed. These digests stay valid as long as no one but this import adds lines, which `marks` show."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -153,11 +159,12 @@ class ImportState(Record, kw_only=False):
 
 
 class PreparedRows(NamedTuple):
-    """This record holds a group of rows, and everything that is needed to store them and that depends on them alone.
+    """This record holds a group of rows, and everything needed to store the rows that can be computed from them alone.
 
-    sessions: the keys in order; digests, splits, user: the digest, split and user of each session; the user may be
-    None; session: for each row, the index of its session; users: the digests of users by key; contexts: the contexts
-    by digest, in order; order: the order of the rows by policy and digest."""
+    sessions: the keys of the sessions in order; digests, splits, user: the digest, split and user of each session,
+    where the user may be None; session: the index in `sessions` of each row's session; users: the digest of each
+    user, by key; contexts: the contexts by digest, in order; order: the indexes of the rows in order of policy and
+    digest."""
 
     rows: LogColumns
     sessions: list[str]
@@ -171,7 +178,7 @@ class PreparedRows(NamedTuple):
 
     @classmethod
     def prepare(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
-        """Prepare rows to be stored, by their order, sessions, users and contexts.
+        """Return the rows with the order, sessions, users and contexts that are needed to store them.
 
         salt: the salt of the splits."""
         keys = sorted(dict.fromkeys(rows.session))  # ascending: sorting an ordered list costs little
@@ -214,7 +221,7 @@ class GroupWriter:
         self.refused: list[RefusedLine] = []
 
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
-        """Store the new rows. Returns the state of the import after them, and the lines that are refused."""
+        """Store the new rows. Returns the state of the import after this group, and the lines that are refused."""
         with_main_users = conflicts.with_main_users(self.unit, group.rows)
         if with_main_users is not group.rows:
             group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
@@ -239,7 +246,7 @@ class GroupWriter:
         return state, self.refused
 
     def _owner_errors(self, rows: LogColumns) -> dict[int, InputError]:
-        """Return the errors of the rows whose policy cannot own an imported log, by index of the row."""
+        """Return an error for each row whose policy cannot own an imported log, by the index of the row."""
         if len(self.ids) == len(self.owners):
             return {}
         return {
@@ -251,7 +258,10 @@ class GroupWriter:
     # -- rows of tables --
 
     def _store(self, group: PreparedRows, stored: dict[str, sessions.Session]) -> None:
-        """Insert decisions and everything that belongs to them, into each unique table in the order of its key."""
+        """Insert decisions and everything that belongs to them. The rows of a table with a unique key are inserted in
+        the order of this key.
+
+        stored: the sessions that the store has already, by key."""
         unit, rows, n = self.unit, group.rows, len(group.rows)
         if self.state.run is None:
             run = settings.add_run(unit, "import-log", self.state.options)
@@ -325,7 +335,9 @@ class GroupWriter:
         return ids
 
     def _candidates(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
-        """Store the lists of candidates that some rows have."""
+        """Store the lists of candidates, for the decisions that have a list.
+
+        ids: the id of each row's decision."""
         numbers, lists = _present(rows.candidates, ids)
         if not numbers:
             return
@@ -338,8 +350,10 @@ class GroupWriter:
         ])  # fmt: skip
 
     def _action_data(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
-        """Store the features of arms, the arms of positions and the probabilities of all arms, for the decisions that
-        have them."""
+        """Store the features of arms, the arms that each position could show and the probabilities of all arms, for the
+        decisions that have such data.
+
+        ids: the id of each row's decision."""
         numbers, bodies = _present(rows.action_features, ids)
         if numbers:
             contexts = contents.contexts(self.unit, contents.by_digest(set(bodies)))
@@ -357,7 +371,9 @@ class GroupWriter:
             self._write("logged_support", {"decision_id": numbers, "probabilities": packed})
 
     def _context_ids(self, named: Mapping[bytes, str]) -> Mapping[str, int]:
-        """Return the ids of contexts by digest. The ids from earlier groups are remembered."""
+        """Return the ids of contexts, by the JSON of the context. The ids from earlier groups are remembered.
+
+        named: the JSON of each context, by digest."""
         earlier = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
         new = {digest: body for digest, body in named.items() if body not in earlier} if earlier else named
         ids = {**earlier, **contents.contexts(self.unit, new)}
@@ -373,7 +389,10 @@ class GroupWriter:
         return mapped(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
 
     def _events(self, rows: LogColumns, ids: Sequence[int], served_at: Sequence[int], seq: Column) -> None:
-        """Store the events, numbered within their decision, and the feedback keys that some of them have."""
+        """Store the events, numbered from 1 within their decision, and the feedback keys of the events that have one.
+
+        ids: the id of each row's decision; served_at: the time of each row's decision; seq: the change number of
+        each row."""
         if not (logged := rows.events).row:
             return
         event_rows = np.array(logged.row, np.int64)
@@ -392,8 +411,8 @@ class GroupWriter:
     # -- sessions --
 
     def _session_ids(self, group: PreparedRows, stored: Mapping[str, sessions.Session]) -> Sequence[int]:
-        """Return the session of each row. New sessions are stored in order of their keys, and known sessions without a
-        user get their first user."""
+        """Return the id of each row's session. New sessions are stored in order of their keys, and a stored session
+        without a user gets the first user that these rows name for it."""
         user_ids = sessions.intern_users(self.unit, group.users.keys(), group.users)
         keys, digests, split, user = group.sessions, group.digests, group.splits, group.user
         if stored:
@@ -424,7 +443,7 @@ def _users(rows: LogColumns) -> dict[str, str]:
 
 
 def _present(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequence[Any]]:
-    """Return the decisions that have a value in a column, and these values."""
+    """Return two lists: the ids of the decisions that have a value in the column, and these values."""
     entries = (
         [] if isinstance(column, Same) else [pair for pair in zip(ids, column, strict=True) if pair[1] is not None]
     )
@@ -432,7 +451,8 @@ def _present(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequenc
 
 
 def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
-    """Return the features of new arms, each from the first decision that states them."""
+    """Return the features of new arms, by key. The features of an arm are those of the first decision that states
+    features of this arm."""
     features: dict[str, str] = {}
     for text in () if isinstance(rows.action_features, Same) else dict.fromkeys(rows.action_features):
         by_arm = json.loads(text) if text is not None and len(features) < len(new) else {}
@@ -442,9 +462,9 @@ def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
 
 
 def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
-    """Return each feedback key with the digest of the feedback line that it names.
+    """Return an entry for each feedback key: the key with the digest of the line of feedback that it names.
 
-    entries: decision, key, position, time, kind, value."""
+    entries: the decision, key, position, time, kind and value of each event."""
     lines: dict[tuple[int, str], tuple[int | None, int | None, dict[str, float]]] = {}
     for decision_id, key, position, at, kind, value in entries:
         if key is not None:
@@ -459,8 +479,8 @@ def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
 
 
 def find_owner(unit: Unit, name: str) -> Version | None:
-    """Return the version of a policy that may own a log, or None if the name is new. Raises InputError for a policy of
-    another kind."""
+    """Return the version of a policy that may own a log, or None if no policy has this name. Raises InputError for a
+    policy of another kind."""
     live = policies.live(unit, [name]).get(name)
     if live is not None and live.version.policy.kind != KIND:
         raise InputError(

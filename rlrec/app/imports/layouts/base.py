@@ -1,9 +1,9 @@
 """This module is the base of all layouts. It reads the lines of a file, identifies lines, and holds the decisions that
 lines decode to.
 
-Decoding checks every line and writes the columns to an unnamed temporary file. They are read back, group by group,
-once the whole input is known to be good and the facts known only at its end are there. Two processes decode every
-second group each. Memory is bounded by a group of lines, and 8 bytes per line."""
+Decoding checks every line and writes the columns to an unnamed temporary file. The columns are read back, group by
+group, once the whole input is known to be good and the facts that only the end of the input tells are known. Two
+processes decode every second group each. Memory is bounded by a group of lines, and 8 bytes per line."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def line_groups(
 ) -> Iterator[LineGroup]:  # fmt: skip
     """Yield the lines of a file in groups, without blank lines.
 
-    parity: read only every second group, even or odd, and the group of a header; number: the number of the first
-    line; cuts: cut lines that are too long to one byte over the limit, instead of raising InputError."""
+    parity: 0 or 1 to read only every second group (even or odd) and the group of a header, or None to read all
+    groups; headed: whether the first line is a header; number: the number of the first line; cuts: whether lines
+    that are too long are cut to one byte over the limit, instead of raising InputError."""
     for index, blocks in groupby(_blocks(file, name, number), itemgetter(0)):
         if headed or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
@@ -67,8 +68,8 @@ def line_groups(
 
 
 class FileBytes(io.RawIOBase):
-    """A FileBytes stream reads the first `size` bytes of a file, from `position` on. Other programs may read the file
-    or append to it meanwhile."""
+    """A FileBytes stream reads the bytes of a file from `position` up to `size`. Other programs may read the file or
+    append to it meanwhile."""
 
     def __init__(self, file: BinaryIO, size: int, position: int = 0) -> None:
         self.number, self.size, self.position = file.fileno(), size, position
@@ -83,8 +84,8 @@ class FileBytes(io.RawIOBase):
 
 
 def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the bytes of a file, plain or gzip, in blocks of whole lines. Each block comes with its group and the
-    number of its first line."""
+    """Yield the bytes of a file, plain or gzip, in blocks of whole lines. Each block comes with the number of its group
+    and the number of its first line."""
     group, count, size = 0, 0, 0
     buffered = io.BufferedReader(file)
     packed = buffered.peek(2)[:2] == b"\x1f\x8b"
@@ -109,7 +110,7 @@ def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int,
 
 
 def _cut(number: int, block: bytes, group: LineGroup, cuts: bool) -> None:
-    """Add the lines of a block that are not blank, with their numbers, to a group."""
+    """Add the lines of a block, with their numbers, to a group. Blank lines are left out."""
     numbers, texts = group.numbers, group.texts
     lines = block.split(b"\n")
     if not lines[-1]:
@@ -137,9 +138,10 @@ def too_long(number: int | None = None) -> InputError:
 class Source(Record):
     """A Source is a file to read (a path, or an open file), with its name in messages.
 
-    decode: turns each (number, line) into a msgspec Struct of a type, or into an InputError that names line and
-    field; it decides how strictly JSON is read. start, end: the bytes of a growing file that are read now, end None
-    for all; number: the number of the first line there."""
+    decode: a function that turns each (number, line) into a msgspec Struct of a type, or into an InputError that
+    names the line and the field; this function decides how strictly JSON is read; start, end: the range of bytes of
+    a growing file that is read now, where an end of None means that the file does not grow and is read whole;
+    number: the number of the first line in this range."""
 
     file: str | BinaryIO
     name: str
@@ -150,7 +152,8 @@ class Source(Record):
 
     @property
     def grows(self) -> bool:
-        """Tell whether these lines are part of a log whose other lines are stored already or follow later."""
+        """Tell whether the lines of this source are part of a log whose other lines are stored already or follow
+        later."""
         return self.end is not None
 
 
@@ -167,7 +170,7 @@ def refused_line(error: InputError, number: int, text: bytes) -> RefusedLine:
 
 
 def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[RefusedLine]) -> LogColumns:
-    """Return the rows that have no error, and add those with an error to `bad`."""
+    """Return the rows that have no error, and append each row with an error to `bad` as a refused line."""
     if not errors:
         return rows
     texts = values(rows.text, len(rows))
@@ -176,7 +179,7 @@ def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[Refu
 
 
 class Observation(NamedTuple):
-    """An Observation holds events of a decision that stand in another line.
+    """An Observation holds events that one line of the log states about a decision in another line.
 
     key: the request id of that decision."""
 
@@ -186,11 +189,12 @@ class Observation(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """This record holds the decisions of some lines, without digest and text, and the lines that cannot be read.
+    """This record holds the decisions of a group of lines, still without digests and texts, and the lines that cannot
+    be read.
 
     errors: the error of each refused decision, by row; skipped: the number of lines that the format marks as no
-    decision; zoneless: the number with a time without a zone; observations: what these lines say of decisions in
-    other lines; lines: how many lines each decision has, None for one each."""
+    decision; zoneless: the number of lines with a time without a zone; observations: what these lines say of
+    decisions in other lines; lines: the number of lines of each decision, or None if each decision is one line."""
 
     rows: LogColumns
     refused: list[RefusedLine]
@@ -204,10 +208,11 @@ class Decoded(NamedTuple):
 class LineSums(Sums, frozen=False, eq=True):
     """This record counts the lines of a log.
 
-    rejected: refused lines; duplicates: repeated lines that name a request; skipped: lines that the format marks as
-    no decision; without_propensity: decisions; observes: whether some lines observe the decisions of others;
-    zoneless: lines with a time without a zone; copies: further decisions that equal an earlier one in session, time
-    and all else."""
+    decisions: the number of decisions; rejected: the number of refused lines; duplicates: the number of repeated
+    lines that name a request; skipped: the number of lines that the format marks as no decision; without_propensity:
+    the number of decisions with neither a propensity nor a marginal; observes: whether the log has lines that
+    observe decisions in other lines; zoneless: the number of lines with a time without a zone; copies: the number of
+    further decisions that equal an earlier decision in session, time and all else."""
 
     decisions: int = 0
     rejected: int = 0
@@ -222,10 +227,11 @@ class LineSums(Sums, frozen=False, eq=True):
 class Note(Record):
     """A Note holds facts about a group of decoded lines that are kept until the end of their file.
 
-    observations: the observations that Decoded describes; policies: the first line that names each; digests: the
-    first 8 bytes of each decision's digest. arms and largest: the arms shown and the longest page, for layouts that
-    do not say which arms were eligible; inactive: for each decision that waits for its activation, its request id or
-    None; decision_digests: the digests of the keys of decisions in a table."""
+    observations: the observations that Decoded describes; policies: for each policy, the number of the first line
+    that names it; digests: the first 8 bytes of each decision's digest; arms and largest: the arms shown and the
+    length of the longest page, for layouts that do not say which arms were eligible; inactive: for each decision
+    that waits for its activation, its request id or None; decision_digests: the digests of the keys of decisions in
+    a table."""
 
     sums: LineSums
     observations: Sequence[Observation]
@@ -239,9 +245,9 @@ class Note(Record):
 
 
 class Layout(ABC):
-    """A Layout decodes one file of a log, and subclasses define how.
+    """A Layout decodes one file of a log. Each subclass defines how lines are decoded.
 
-    policy: the owner of all decisions of the file, None where each line names its owner."""
+    policy: the owner of all decisions of the file, or None where each line names its owner."""
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
@@ -275,37 +281,41 @@ class Layout(ABC):
         """Read the first line of the file. Raises InputError where a column is missing."""
 
     def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
-        """Tell whether the line `following` belongs to the decision of the line before it, in a layout where decisions
-        span lines.
+        """Tell whether the line `following` belongs to the same decision as the line `text` before it, in a layout
+        where decisions span lines.
 
-        gap: whether blank lines lie between."""
+        gap: whether blank lines lie between the two lines."""
         return False
 
     def complete_bytes(self, data: bytes) -> int:
-        """Return the length of the decisions in these bytes that are complete, whatever follows."""
+        """Return the length in bytes of the decisions at the beginning of `data` that are complete, whatever bytes
+        follow."""
         return data.rfind(b"\n") + 1
 
     @abstractmethod
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        """Return the decisions of some lines, and their observations of other decisions."""
+        """Return the decisions of these lines, and the observations that these lines make of other decisions.
+
+        numbers: the number of each line; texts: the text of each line."""
 
     def finish_decoding(self) -> None:  # noqa: B027 (most layouts need nothing more)
         """Do what remains when all lines are decoded. Raises InputError where the file as a whole cannot be taken."""
 
     def join(self, files: Sequence[Layout]) -> list[str]:
-        """Share facts between all files when they are decoded, and return lines for the user. Called for the first file
-        only."""
+        """Share facts between all files once all files are decoded, and return messages for the user. Only the layout
+        of the first file is asked."""
         return []
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """Return decoded rows, completed with facts known only at the end of the file, or that depend on the identity
-        of rows."""
+        """Return decoded rows, completed with facts that are known only at the end of the file, or that depend on the
+        identity of rows."""
         return rows
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str | None:
-        """Return the field of a problem, as the line names it.
+        """Return the field of a problem, by the name that the field has in the line.
 
-        table, field: the table and field of a Problem; number: the number of the slot or event within its decision."""
+        table, field: the table and field of a Problem; number: the index of the slot or event within its decision;
+        text: the line."""
         return field
 
     # -- passes --
@@ -313,7 +323,8 @@ class Layout(ABC):
     def decode_all(self, *, with_text: bool) -> Generator[list[RefusedLine], None, None]:
         """Decode the file. Yields, for each group, the lines that cannot be taken.
 
-        with_text: keep the text of the other lines, which may be set apart later, and do not keep their names."""
+        with_text: whether the texts of the other lines are kept, because these lines may be set apart later; the
+        names in the lines are then not kept."""
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             start, end = self.source.start, self.source.end
@@ -346,14 +357,14 @@ class Layout(ABC):
             self.sums.copies = (repeats - self.sums.duplicates) * has_moments
 
     def come_after(self, earlier: Mapping[bytes, int]) -> None:
-        """Treat lines that came earlier in the log as repeated.
+        """Treat the lines of this file that came earlier in the log as repeated.
 
-        earlier: how often each line came before the lines of this file."""
+        earlier: how often each line came before this file, by the digest of the line."""
         self.earlier, self._repeated = earlier, self._repeated.union(digest[:8] for digest in earlier)
         self._count_duplicates()
 
     def line_digests(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the digests of the decisions in some bytes of the file, even of those that cannot be decoded."""
+        """Yield the digest of each decision between two bytes of the file, even of decisions that cannot be decoded."""
         file = FileBytes(cast(BinaryIO, self.source.file), end, start)
         groups = line_groups(file, self.source.name, None, headed=False, cuts=True)
         for _, numbers, texts in self._at_ends(groups) if self.spans else groups:
@@ -373,7 +384,9 @@ class Layout(ABC):
     def _spooled_groups(
         self, file: FileBytes, start: int, with_text: bool
     ) -> Iterator[tuple[bytes, Note, list[RefusedLine]]]:  # fmt: skip
-        """Yield every second group of the file, as its pickled rows, its note, and its refused lines."""
+        """Yield every second group of the file, as its pickled rows, its note, and its refused lines.
+
+        start: 0 for the even groups, 1 for the odd groups."""
         groups = line_groups(
             file, self.source.name, None if self.spans else start, headed=self.headed, number=self.source.number,
             cuts=self.source.grows,
@@ -421,7 +434,8 @@ class Layout(ABC):
     def _checked(
         self, group: Decoded, numbers: Sequence[int], texts: list[bytes]
     ) -> tuple[LogColumns, list[RefusedLine]]:
-        """Return the decoded rows that pass the checks, completed, and the lines that do not pass."""
+        """Return two things: the decoded rows that pass the checks, with missing values filled in, and the lines that
+        do not pass."""
         bad = [*group.refused]
         rows = drop_rows(_identified(group, numbers, texts), group.errors, bad)
         rows = drop_rows(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), bad)
@@ -448,7 +462,7 @@ class Layout(ABC):
         return errors
 
     def note(self, rows: LogColumns, group: Decoded) -> Note:
-        """Return the note on the accepted rows of a group, in whichever process they were decoded."""
+        """Return the note on the accepted rows of a group. It is made in the process that decoded the group."""
         names = values(rows.policy, len(rows))
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
@@ -459,7 +473,7 @@ class Layout(ABC):
         )  # fmt: skip
 
     def remember(self, note: Note) -> None:
-        """Add the facts of the note on a group to those of the file. Groups come in the order of the file."""
+        """Add the facts of a group's note to the facts of the file. Groups come in the order of the file."""
         self.sums += note.sums
         self.policies = {**note.policies, **self.policies}
         self._digests.append(note.digests)
@@ -467,7 +481,7 @@ class Layout(ABC):
         self.largest = max(self.largest, note.largest)
 
     def names(self) -> LineNames:
-        """Return the names in all decoded lines, which this layout then no longer keeps."""
+        """Return the names in all decoded lines. This layout then no longer keeps the names."""
         names, self._names = self._names, []
         return LineNames.join(map(LineNames.read, self.groups()) if self._repeated else names)
 
@@ -479,12 +493,14 @@ class Layout(ABC):
             yield rows
 
     def groups(self) -> Iterator[LogColumns]:
-        """Return the decoded decisions, group by group, completed and with the identity of each line."""
+        """Return an iterator of the decoded decisions, group by group. The decisions are completed, and have the
+        identity of each line."""
         return map(self.complete, self._identified_rows())
 
     def _identified_rows(self) -> Iterator[LogColumns]:
-        """Return the decoded rows, each with a digest of its line. The digest of a repeated line also covers the number
-        of earlier copies in the file. A repeated line that names its request is the same decision, and is left out."""
+        """Return an iterator of the decoded rows, each row with a digest of its line. The digest of a repeated line
+        also covers the number of earlier copies of this line. A repeated line that names its request is the same
+        decision, and is left out."""
         if not self._repeated:
             return self.spooled()
         counts = {**self.earlier}
@@ -503,7 +519,8 @@ class Layout(ABC):
 
 
 def _count_unweighed(rows: LogColumns) -> int:
-    """Return how many decisions have neither a propensity nor a marginal, so that no estimate weighs them."""
+    """Return the number of decisions that have neither a propensity nor a marginal, so that no estimate can weigh
+    them."""
     unknown = values(rows.log_propensity, len(rows)).count(None)
     if not unknown or rows.slots.marginal == NULL:
         return unknown
@@ -513,7 +530,7 @@ def _count_unweighed(rows: LogColumns) -> int:
 
 
 def _identified(group: Decoded, numbers: Sequence[int], texts: list[bytes]) -> LogColumns:
-    """Return the decoded rows with the text of their lines and its digest."""
+    """Return the decoded rows, each with the text of its lines and the digest of this text."""
     if group.lines is not None:
         index = dict(zip(numbers, range(len(numbers)), strict=True))
         starts = zip(map(index.__getitem__, group.rows.number), group.lines, strict=True)

@@ -1,5 +1,5 @@
-"""Functions here check decoded decisions in the same way for every layout. They tell which decisions are impossible, by
-which field, and why."""
+"""Functions here check decoded decisions in the same way for every layout. They tell which decisions are impossible,
+which field shows this, and why."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
 
 
 def checked(value: Any, check: ValueCheck, field: str) -> Any:
-    """Return the value, or raise InputError where it fails the check. None passes."""
+    """Return the value, or raise InputError where the value fails the check. The value None always passes."""
     if value is not None and not check.test(value):
         raise InputError(check.message(value), hint=check.hint, field=field)
     return value
@@ -100,8 +100,8 @@ def is_distribution(probabilities: Collection[float]) -> bool:
 class Problem(NamedTuple):
     """A Problem is a reason to refuse a decision.
 
-    row: index of the decision; field: a column of the table ("slots" or "events"; "" for that of decisions); number:
-    of the row in the table."""
+    row: the index of the decision; field: the column of a table in which the problem lies; table: the name of this
+    table ("slots" or "events", or "" for the table of decisions); number: the index of the row in this table."""
 
     row: int
     field: str
@@ -131,8 +131,8 @@ def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
 
 
 def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
-    """Return the values of a column that fail a test. A test of numbers must accept an interval, because all values
-    count as good if the smallest and the largest pass."""
+    """Return the values of a column that fail a test. The test of a column of numbers must accept an interval, because
+    all numbers count as good if the smallest and the largest number pass."""
     present = [column.value] if isinstance(column, Same) else column
     if None in present:
         present = [value for value in present if value is not None]
@@ -145,8 +145,9 @@ def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
 
 
 def completed(rows: LogColumns) -> LogColumns:
-    """Return the decisions with values that follow from their slots where lines do not state them. The length of a page
-    is its last position. The probability of a page shown completely is the product of those of its slots."""
+    """Return the decisions, where values that a line does not state are derived from the decision's slots. The length
+    of a page is the last position shown. The probability of a page shown completely is the product of the propensities
+    of its slots."""
     n, last = len(rows), rows.slots.position
     start = run_starts(np.array(rows.slots.row, np.int64))
     if len(rows.slots.row) > n:
@@ -156,8 +157,8 @@ def completed(rows: LogColumns) -> LogColumns:
 
 
 def with_lone_propensities(rows: LogColumns) -> LogColumns:
-    """Return the decisions, where an arm that is alone on its page gets its marginal as its propensity if that is
-    missing."""
+    """Return the decisions, where an arm that is alone on its page and has no propensity gets its marginal as its
+    propensity."""
     slots, n = rows.slots, len(rows.slots.row)
     sizes, logs = values(rows.size, len(rows)), list(values(rows.log_propensity, len(rows)))
     propensity = list(values(slots.propensity, n))
@@ -168,8 +169,10 @@ def with_lone_propensities(rows: LogColumns) -> LogColumns:
 
 
 def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> Column:
-    """Return the log probability of each page, as stated or else from its slots. It is None where the probability of a
-    slot is missing."""
+    """Return the logarithm of the probability of each page, as the line states it, or else as the sum over the page's
+    slots. It is None where the page is not shown completely or a slot has no propensity.
+
+    start: the index of each page's first slot."""
     n, slots, logs_in_line = len(rows), rows.slots, values(rows.log_propensity, len(rows))
     if slots.propensity == NULL or None not in logs_in_line:
         return rows.log_propensity
@@ -189,7 +192,7 @@ def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> C
 def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Problem]:
     """Yield a problem for each page that no policy can have shown, and for each event that cannot belong to its page.
 
-    rounding: how far the sum of probabilities may be from 1, besides the error of six decimals."""
+    rounding: how far a sum of probabilities may be from 1, besides the error of rounding to six decimals."""
     slots, n = rows.slots, len(rows.slots.row)
     row, position = np.array(slots.row, np.int64), np.array(values(slots.position, n), np.int64)
     size = np.array(values(rows.size, len(rows)), np.int64)
@@ -255,7 +258,7 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
 def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]:
     """Yield the problems of events.
 
-    shown: a number for each slot, by its row and position; they ascend."""
+    shown: a number for each slot, made of its row and position, (slots,); these numbers ascend."""
     events, n = rows.events, len(rows.events.row)
     position, at, key = (values(column, n) for column in (events.position, events.at, events.key))
     numbers = np.array([0 if number is None else number for number in position], np.int64)

@@ -60,7 +60,7 @@ def position(cell: str) -> int:
 
 
 def finite(cell: str) -> float:
-    """Return the number in a cell. Raises InputError where there is none."""
+    """Return the number in a cell. Raises InputError where the cell holds no finite number."""
     with suppress(ValueError):
         if "_" not in cell and isfinite(value := float(cell)):
             return value
@@ -69,7 +69,7 @@ def finite(cell: str) -> float:
 
 
 def with_point(cell: str) -> str:
-    """Return the cell, with a point in place of the comma of a number."""
+    """Return the cell. In a number with a decimal comma, a point replaces the comma."""
     return cell.replace(",", ".") if WITH_COMMA.fullmatch(cell) else cell
 
 
@@ -98,8 +98,8 @@ def mark(cell: str) -> int | None:
 
 
 def piece(name: str, cell: str) -> str:
-    """Return the JSON member that a cell adds to a context. Its value is a number where the cell looks like one in
-    JSON, true, false, or text. An empty cell gives ""."""
+    """Return the JSON member that a cell adds to a context. The value of the member is a number, true or false where
+    the cell looks like one in JSON, and a text elsewhere. An empty cell gives ""."""
     return f"{encode_basestring(name)}:{_json_text(cell)}" if cell else ""
 
 
@@ -115,7 +115,8 @@ def _json_text(cell: str) -> str:
 
 
 def arms(cell: str) -> tuple[str, ...]:
-    """Return the arms that a cell lists, in JSON, or as keys between |, ; or commas."""
+    """Return the arms that a cell lists as a JSON list, or as keys separated by |, ; or commas. The arms are in order,
+    each once."""
     if cell.startswith("["):
         try:
             arm_keys = json.loads(cell)
@@ -128,10 +129,10 @@ def arms(cell: str) -> tuple[str, ...]:
 
 
 def instants(cells: Sequence[str], default: tzinfo | None = None) -> list[int] | None:
-    """Return times in microseconds since 1970, if they all look like 2026-01-31T12:00:00.5 and share one ending. The
-    ending is none, Z or an offset from UTC. Returns None for any other cells.
+    """Return times in microseconds since 1970, if all cells look like 2026-01-31T12:00:00.5 and end in the same way.
+    The end is Z, an offset from UTC, or nothing. The result is None for any other cells.
 
-    default: the zone of times without one; None: UTC."""
+    default: the zone of times that name no zone, where None means UTC."""
     if not cells or (zone := ZONE_FORM.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(zone[0]))):
         return None
     local_times = list(map(str.removesuffix, cells, repeat(zone[0])))
@@ -147,8 +148,8 @@ def instants(cells: Sequence[str], default: tzinfo | None = None) -> list[int] |
 
 
 def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
-    """Return the moments at which clocks of a zone show these times. For a time that they show twice, this is the first
-    moment."""
+    """Return the moments at which clocks of a zone show these times. For a time that the clocks show twice, the first
+    moment is returned."""
     quarters, inverse = np.unique(ats // QUARTER_US * QUARTER_US, return_inverse=True)
     shown = ((times.EPOCH + timedelta(microseconds=quarter)).replace(tzinfo=zone) for quarter in quarters.tolist())
     moments = [(moment - times.EPOCH) // timedelta(microseconds=1) for moment in shown]
@@ -156,9 +157,10 @@ def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
 
 
 def time(cell: str, default: tzinfo | None = None) -> int:
-    """Return a time in microseconds since 1970. A cell with a number counts seconds, milliseconds or microseconds.
+    """Return a time in microseconds since 1970. A number in a cell counts seconds, milliseconds or microseconds since
+    1970.
 
-    default: the zone that `instants` takes for times without one."""
+    default: the zone of times that name no zone, where None means UTC."""
     if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
         return times.parse(cell, default=default or UTC)
     value = float(cell) if "." in cell else int(cell)
@@ -166,8 +168,8 @@ def time(cell: str, default: tzinfo | None = None) -> int:
 
 
 def states(cell: str) -> tuple[str, Any]:
-    """Return the state of a decision, as canonical JSON, and the history of its visit, from a cell that holds both in
-    JSON."""
+    """Return two things from a cell of JSON that holds both: the state of a decision, as canonical JSON, and the
+    history of the decision's visit."""
     if not cell:
         return "{}", None
     state, shown = history.from_json(_json(cell, dict[str, Any]))
@@ -175,12 +177,12 @@ def states(cell: str) -> tuple[str, Any]:
 
 
 def objects(cell: str) -> str:
-    """Return the canonical JSON of a cell that holds an object."""
+    """Return the canonical JSON of a cell that holds a JSON object. An empty cell gives an empty object."""
     return canonical.text(_json(cell or "{}", dict[str, Any]))
 
 
 def events(cell: str) -> TimedEvents:
-    """Return the events that a cell lists in JSON, with the time of each."""
+    """Return the events that a cell lists in JSON, each with its time or None."""
     entries = _json(cell, list[EventEntry]) if cell else ()
     return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in entries]
 

@@ -45,9 +45,10 @@ csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128
 class ColumnMap(NamedTuple):
     """A ColumnMap tells the meaning of the columns of a table.
 
-    columns: the columns, by the words of SINGLE; events: the column of each kind, or one column with lists of events
-    in JSON; context: its columns in order of their names, or one column with JSON objects; zone: the time zone of
-    times that state none, None for UTC; decimal: the mark before decimals of numbers."""
+    columns: the column of each word of SINGLE; events: the column of each kind of event, or one column with lists of
+    events in JSON; context: the columns of the context in order of their names, or one column with JSON objects;
+    zone: the time zone of times that state no zone, where None means UTC; decimal: the mark before the decimals of
+    numbers."""
 
     columns: Mapping[str, str]
     events: Mapping[str, str] | str
@@ -57,7 +58,7 @@ class ColumnMap(NamedTuple):
 
     @classmethod
     def read(cls, entries: Any) -> ColumnMap:
-        """Return the map that these JSON entries describe. Raises InputError if they are no map of columns."""
+        """Return the map that these JSON entries describe. Raises InputError if the entries are no map of columns."""
         hint = 'such as {"session": "visit_id", "arm": "item", "propensity": "p", "reward": "clicked"}'
         if not isinstance(entries, dict):
             raise InputError("the map is no JSON object", hint=hint)
@@ -89,7 +90,7 @@ class ColumnMap(NamedTuple):
 
     @property
     def entries(self) -> list[str]:
-        """Return the names of the columns, each as often as the map has it."""
+        """Return the names of the columns, each name as often as the map uses it."""
         pairs = [self.events] if isinstance(self.events, str) else self.events.values()
         return [*self.columns.values(), *pairs, *self.context_columns]
 
@@ -100,13 +101,13 @@ class ColumnMap(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Return the names of all columns, each once."""
+        """Return the names of all columns, each name once."""
         return list(dict.fromkeys(self.entries))
 
 
 class CsvMap(Layout):
-    """This layout reads a table with a header, whose columns `options.map` names. A table that `export-log` wrote needs
-    no map."""
+    """This layout reads a table with a header, where `options.map` names the columns. A table that `export-log` wrote
+    needs no map."""
 
     headed = True
     reads = frozenset({"map"})
@@ -166,7 +167,8 @@ class CsvMap(Layout):
             return False
 
     def _cells(self, text: bytes) -> list[str]:
-        """Return the cells of one line. Raises InputError where the line has none, or continues on the next line."""
+        """Return the cells of one line. Raises InputError where the text is no line of CSV, or a cell continues on the
+        next line."""
         if b"\x00" in text:
             raise InputError(f"a NUL at column {text.index(0) + 1}")
         try:
@@ -189,8 +191,9 @@ class CsvMap(Layout):
         return list(zip(*rows, strict=True)) or [()] * self._width
 
     def _split_columns(self, texts: Sequence[bytes]) -> list[list[str]] | None:
-        """Return the columns of lines, where the last columns are one text, and equal texts one object. Returns None
-        where splitting at delimiters is not enough."""
+        """Return the columns of lines, split at delimiters alone. The last columns together, which make the context,
+        are returned as one text per line, and equal texts as one object. The result is None where splitting at
+        delimiters is not enough."""
         columns, ends = [list[str]() for _ in range(self._split + 1)], dict[str, str]()
         for start in range(0, len(texts), AT_ONCE):  # so few that the memory of their texts is reused
             lines = texts[start : start + AT_ONCE]
@@ -275,8 +278,8 @@ class CsvMap(Layout):
         return starts
 
     def _differing(self, cells: Cells, starts: Sequence[int], row: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """Yield each decision whose rows differ in a column that holds one value per decision, by index, with that
-        column."""
+        """Yield each decision whose rows differ in a column that must hold one value per decision. Each item is the
+        index of the decision and the name of the column."""
         words = [self.map.columns[word] for word in csv_cells.DECISION_PARSERS if word in self._index]
         for name in [*words, *self.map.context_columns]:
             column = cells[self._number[name]]
@@ -294,10 +297,10 @@ class CsvMap(Layout):
     def _parsed(
         self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: csv_cells.Parse, *, empty: Any = None
     ) -> Sequence[Any]:
-        """Return the parsed cells of a column. Equal cells are parsed once. A cell that cannot be parsed makes its line
-        bad and becomes `empty`.
+        """Return the parsed cells of a column. Equal cells are parsed once. A cell that cannot be parsed becomes
+        `empty`, and its line is marked as bad.
 
-        lines: the index of the line of each cell."""
+        name: the name of the column, or "" for several columns; lines: the index of each cell's line."""
         if parse is str:
             return cells
         if self.map.decimal == "," and parse in (csv_cells.number, self.count):
@@ -336,7 +339,9 @@ class CsvMap(Layout):
         return csv_cells.time(cell, self.map.zone)
 
     def _words(self, parsers: Mapping[str, csv_cells.Parse], cells: Cells, lines: Sequence[int]) -> dict[str, Any]:
-        """Return the parsed columns of the words that the map has."""
+        """Return the parsed column of each word of `parsers` that the map has, by word.
+
+        lines: the index of each row's line."""
         columns: dict[str, Any] = {}
         for word in [word for word in parsers if word in self._index]:
             column = cells[self._index[word]]
@@ -352,7 +357,9 @@ class CsvMap(Layout):
         return columns
 
     def _events(self, cells: Cells, row: Sequence[int], position: Column) -> LoggedEvents:
-        """Return the events in these cells, each with the position of the slot that its row holds."""
+        """Return the events in these cells. Each event has the position of the slot in the same row.
+
+        row: the index of each row's decision; position: the position of each row's slot."""
         events, lines, positions = self.map.events, range(len(row)), values(position, len(row))
         if isinstance(events, str):
             parsed = self._parsed(events, cells[self._number[events]], lines, csv_cells.events, empty=())
@@ -375,7 +382,7 @@ class CsvMap(Layout):
         return LoggedEvents(**transposed(("row", "position", "kind", "value"), by_row))
 
     def _row_events(self, line: int, position: int, entries: csv_cells.TimedEvents) -> Iterator[LineEvent]:
-        """Yield the events that a row lists, which belong to its slot or to the page."""
+        """Yield the events that a row lists, which belong to the slot of the row or to the page."""
         for entry, at in entries:
             entry_position = position if entry.position is UNSET else entry.position
             if entry_position not in (position, None):
@@ -384,7 +391,7 @@ class CsvMap(Layout):
             yield LineEvent(entry_position, entry.kind, entry.value, at, entry.key)
 
     def _contexts(self, cells: Cells, lines: Sequence[int]) -> Sequence[str]:
-        """Return the canonical JSON of the context columns, without empty cells."""
+        """Return the context of each row, as canonical JSON of the context columns without empty cells."""
         names = self.map.context_columns
         columns = [cells[self._number[name]] for name in names if self._number[name] < len(cells)]
         if isinstance(self.map.context, str):
@@ -437,8 +444,9 @@ class CsvMap(Layout):
             )
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """Return the rows, with all arms of the file as eligible where no column lists the eligible arms. Each decision
-        gets a session where no column names sessions. Slots that a column censors get events."""
+        """Return the rows with what follows from the whole file. All arms of the file count as eligible where no column
+        lists the eligible arms. Each decision without a session gets a new session. Slots that a column marks as
+        censored get events that censor them."""
         if "eligible" not in self._index:
             rows = replace(rows, eligible_sets=(self._eligible,))
         rows = rows.in_sessions()
@@ -446,8 +454,8 @@ class CsvMap(Layout):
 
 
 def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:
-    """Tell whether a row and the next belong to one decision. They do if they have the same `decision`. Without such a
-    column, they do if they have the same session and time, and positions ascend."""
+    """Tell whether a row and the next row belong to one decision. They do if both have the same `decision`. In a table
+    without this column, they do if both have the same session and time, and the position of the next row is higher."""
     with suppress(ValueError):
         return row[:2] == following[:2] and (row[0] != "" if len(row) == 2 else int(row[2]) < int(following[2]))
     return False
@@ -456,7 +464,7 @@ def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:
 def check_columns(source: str, names: Sequence[str], wanted_names: Iterable[str]) -> None:
     """Raise InputError unless every wanted column occurs exactly once among the names.
 
-    source: the table, as messages call it."""
+    source: the name of the table in messages."""
     for name in wanted_names:
         if name not in names:
             hint = suggest(name, list(names), cutoff=0.5) or f"its columns are {', '.join(names)[:200]}"

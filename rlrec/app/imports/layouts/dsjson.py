@@ -1,9 +1,9 @@
-"""This module reads the lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too. They
-may be of its kinds cb, ccb and slates.
+"""This module reads the lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too. The
+lines may be of the kinds cb, ccb and slates of this format.
 
 A line is a decision with its reward, or the reward of a decision in another line, joined by the event id. In cb, `a`
-ranks actions counted from 1, and the first one was shown. In `_outcomes` of ccb and slates, `_a` counts them from 0,
-in slates within the actions of the slot. A cost is a negative reward.
+ranks actions counted from 1, and the first action ranked was shown. In `_outcomes` of ccb and slates, `_a` counts
+actions from 0, in slates within the actions of the slot. A cost is a negative reward.
 
 Source: the pages DSJSON, Conditional Contextual Bandit and Slates of Vowpal Wabbit's wiki."""
 
@@ -31,7 +31,7 @@ from rlrec.policy.gradients import history
 class SlotOutcome(Struct):
     """This record holds the outcome of a slot of ccb or slates.
 
-    a: the actions that the slot ranks, the shown one first; p: their probabilities."""
+    a: the actions that the slot ranks, with the shown action first; p: the probabilities of these actions."""
 
     a: list[int] | int = field(name="_a")
     p: list[float] | float = field(name="_p")
@@ -42,7 +42,7 @@ class SlotOutcome(Struct):
 
 
 class DsJsonLine(Struct):
-    """This record holds the keys of a line that are read. A line may have further keys."""
+    """This record holds the keys of a line that this module reads. A line may have further keys."""
 
     c: dict[str, Any] | None = None
     a: list[int] | None = None
@@ -74,8 +74,8 @@ class DsJsonLine(Struct):
 class Actions(NamedTuple):
     """This record holds the actions of a line.
 
-    arms: the key of each; eligible: the same in order; slots: the slot of each in slates, None elsewhere; features:
-    JSON of the features by arm, None where there are none."""
+    arms: the arm key of each action; eligible: the same keys in ascending order; slots: in a line of slates the slot
+    of each action, else None; features: JSON of the features by arm, or None where no arm has features."""
 
     arms: Sequence[str]
     eligible: tuple[str, ...]
@@ -84,10 +84,10 @@ class Actions(NamedTuple):
 
 
 class ShownAction(NamedTuple):
-    """This record holds a slot and the arm that it showed.
+    """This record holds a slot and the arm that the slot showed.
 
-    arms: the arms that the slot could show; probabilities: the probabilities of these arms, if the line has all of
-    them."""
+    arms: the arms that the slot could show; probabilities: the probabilities of these arms if the line has all of
+    them, else empty."""
 
     arm: str
     propensity: float
@@ -97,7 +97,8 @@ class ShownAction(NamedTuple):
 
 
 def page_outcome(line: DsJsonLine) -> SlotOutcome:
-    """Return the outcome that a line has outside its slots. In cb it belongs to the only slot, else to the page."""
+    """Return the outcome that a line has outside its slots. In cb this outcome belongs to the only slot, in ccb and
+    slates to the page."""
     ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
     p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
     if 0 in ranked and line.action and line.action - 1 in ranked and len(p) == len(ranked):
@@ -109,8 +110,8 @@ def page_outcome(line: DsJsonLine) -> SlotOutcome:
 
 
 def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
-    """Return the slots of a line with the actions shown. In cb there is one slot, where the first action of `a` was
-    shown."""
+    """Return the slots of a line with the actions shown. A line of cb has one slot, which showed the first action of
+    `a`."""
     outcomes, shown = line.outcomes, list[ShownAction]()
     if is_cb := outcomes is None:
         outcomes = [page_outcome(line)]
@@ -143,7 +144,9 @@ def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
 
 
 def _check_label(line: DsJsonLine, action: int, p: float) -> None:
-    """Raise InputError unless the label of a cb line is that of the action shown."""
+    """Raise InputError unless the label of a cb line has this action and this probability.
+
+    action: the action shown; p: the probability of this action."""
     if line.action is not None and line.action != action:
         raise InputError(f"action {line.action} is not the first of `a`, {action}", field="_label_Action")
     passed = p * (1 - line.pdrop)  # this is the label probability in joined logs of Personalizer
@@ -154,8 +157,10 @@ def _check_label(line: DsJsonLine, action: int, p: float) -> None:
 def ranked_arms(
     ranked: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, at_a: str, at_p: str
 ) -> list[str]:  # fmt: skip
-    """Return the arms of ranked actions, which are numbered from `first`. Raises InputError where the actions or their
-    probabilities are impossible."""
+    """Return the arms of ranked actions. Raises InputError where the actions or their probabilities are impossible.
+
+    ranked: the number of each action, counted from `first`; p: the probability of each action; arms: the arm of each
+    number; at_a, at_p: the names of the two fields in messages."""
     if len(ranked) != len(p):
         raise InputError(f"{len(p)} probabilities of {len(ranked)} actions", field=at_p)
     if not ranked or len(set(ranked)) < len(ranked):
@@ -171,8 +176,9 @@ def ranked_arms(
 
 
 def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) -> bool:
-    """Tell whether some slot was denied its reward. That happens to an apprentice that chose another action than the
-    baseline (`_ba`, in cb the first), whose action was shown instead."""
+    """Tell whether a slot was denied its reward. This happens to an apprentice, a policy whose choices are not shown:
+    where it chose another action than the baseline (`_ba`, in cb the first action), the action of the baseline was
+    shown instead."""
     if actions.slots is not None:
         return False
     first = 0 if line.outcomes is not None else 1
@@ -183,8 +189,11 @@ def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) 
 
 
 def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[tuple[str, bool]]:
-    """Return the actions of a slot, and whether the slot could show each. In slates a slot can show its own actions. In
-    ccb it can show those of `_inc` (by default all), without those shown in earlier slots."""
+    """Return the actions of a slot by their arms, each with a flag whether the slot could show the arm. In slates a
+    slot can show its own actions. In ccb a slot can show the actions of `_inc` (by default all actions), without the
+    actions shown in earlier slots.
+
+    index: the index of the slot; slot: the entry of the slot in the context; shown: the arms shown in earlier slots."""
     if actions.slots is not None:
         return [
             (arm, True) for arm, slot_number in zip(actions.arms, actions.slots, strict=True) if slot_number == index
@@ -197,7 +206,8 @@ def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[
 
 
 def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
-    """Return the arms that each slot could show, or None where every slot could show all arms not shown yet."""
+    """Return the arms that each slot could show, or None where every slot could show all arms that earlier slots did
+    not show."""
     left = set(actions.eligible)
     differs = False
     for slot in shown:
@@ -207,7 +217,8 @@ def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str
 
 
 def support(top: ShownAction, actions: Actions) -> dict[str, float] | None:
-    """Return the probability of each eligible arm at the first position, where all are known, else None."""
+    """Return the probability of each eligible arm at the first position, or None where the line does not have all of
+    these probabilities."""
     by_arm = dict(zip(top.arms, top.probabilities, strict=False))
     return {arm: by_arm.get(arm, 0.0) for arm in actions.eligible} if top.probabilities else None
 
@@ -311,8 +322,8 @@ class DsJson(jsonl.LineLayout):
         return actions
 
     def _keyed(self, entries: Sequence[Mapping[str, Any]]) -> Actions:
-        """Return actions with their arms. The arm of an action is its id where there is one, else a digest of its
-        features, numbered where several are equal."""
+        """Return actions with their arms. The arm of an action is the id of the action if it has an id, else a digest
+        of its features. Several actions with an equal arm are numbered."""
         arms, count = list[str](), Counter[str]()
         for action in entries:
             arm = self._arm(action)
@@ -340,8 +351,8 @@ class DsJson(jsonl.LineLayout):
     # -- rewards --
 
     def _rewards(self, line: DsJsonLine, actions: Actions, shown: Sequence[ShownAction]) -> Iterator[jsonl.LineEvent]:
-        """Yield the reward of each slot where something was observed. Where no slot has a reward (as in slates), yield
-        that of the page. A cost of 0 without an observation does not count as observed."""
+        """Yield the reward of each slot of which something was observed. Where no slot has a reward (as in slates),
+        yield the reward of the page. A cost of 0 without an observation does not count as observed."""
         outcomes: dict[int | None, SlotOutcome] = {n: slot.outcome for n, slot in enumerate(shown, 1)}
         has_costs = actions.slots is None and any(outcome.cost is not None for outcome in outcomes.values())
         if line.outcomes is not None and not has_costs:
@@ -375,10 +386,10 @@ class DsJson(jsonl.LineLayout):
         self.sums.skipped += note.inactive.count(None)
 
     def finish_decoding(self) -> None:
-        """Treat the whole log as that of an apprentice where some reward was withheld, since none of its decisions was
-        drawn then.
+        """Remove the propensities of the whole log if it withholds a reward. Such a log comes from an apprentice, whose
+        choices are not shown, so no action of the log was drawn at random.
 
-        Raises InputError for such a log if it grows."""
+        Raises InputError for such a log if the log grows."""
         if self.sums.without_propensity:
             if self.source.grows:
                 raise InputError(APPRENTICE, hint="import the whole log without --follow")
@@ -386,7 +397,7 @@ class DsJson(jsonl.LineLayout):
 
     def join(self, files: Sequence[Layout]) -> list[str]:
         """Give every file the observations of all files, and count the decisions that were never activated. Returns
-        lines for the user."""
+        messages for the user."""
         logs = [file for file in files if isinstance(file, DsJson)]
         observed, activated_names = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
         for file in logs:
@@ -407,8 +418,8 @@ class DsJson(jsonl.LineLayout):
         return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """Return the rows with the observations from other lines, without decisions that were never activated, and with
-        one session per decision."""
+        """Return the rows, completed with the observations from other lines. Decisions that were never activated are
+        left out, or are censored in a log that grows. A decision without a session gets a session of its own."""
         if self.sums.without_propensity:
             slots = replace(rows.slots, propensity=NULL, marginal=NULL, min_propensity=NULL)
             rows = replace(rows, log_propensity=NULL, support=NULL, slots=slots)
@@ -426,7 +437,8 @@ class DsJson(jsonl.LineLayout):
         return _with_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
-        """Return the rows with the observations that name a decision, or a slot of it."""
+        """Return the rows, where each observation of a decision, or of a slot, is added as an event of this
+        decision."""
         if not self._observed:
             return rows
         named = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
@@ -442,8 +454,8 @@ class DsJson(jsonl.LineLayout):
 
 
 def _with_states(rows: LogColumns) -> LogColumns:
-    """Return the rows, with states where each decision is a session by itself. Even a log that dropped lines dropped
-    none before such a decision in its session."""
+    """Return the rows. In a log that dropped lines, each decision that is a session by itself gets the state of a first
+    decision, because the log cannot have dropped an earlier decision of this session."""
     if rows.keep_probability == NULL:
         return rows
     alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]
@@ -456,21 +468,21 @@ def _with_states(rows: LogColumns) -> LogColumns:
 
 def _is_skipped(line: DsJsonLine, text: bytes) -> bool:
     """Tell whether the format marks the line as one to skip. Such a line is not to be learned from, is a checkpoint, or
-    comes from a log that drops all."""
+    comes from a log that drops all lines."""
     if line.c is None and line.event_id is None and line.outcomes is None:
         return b"checkpoint" in text[:100]
     return line.skip_learn or line.pdrop == 1
 
 
 def _is_bare(name: str, value: Any) -> bool:
-    """Tell whether a key of a ccb context says no more than which actions each slot could show."""
+    """Tell whether the value of a key of a ccb context says no more than which actions each slot could show."""
     slots = value if name == "_slots" and isinstance(value, list) else [None]
     return all(isinstance(slot, dict) and slot.keys() <= {"_inc"} for slot in slots)
 
 
 def _features(action: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """Return the features of an action. There are none where the action holds only its arm, as in lines of
-    `export-log`."""
+    """Return the features of an action. An action that holds only its arm, as in lines of `export-log`, has no
+    features."""
     features = {name: value for name, value in action.items() if name not in ("_tag", "_slot_id")}
     return {} if action.get("_tag") == arm and features == {"i": {"id": arm}} else features
 
@@ -484,7 +496,7 @@ def _is_observation(line: DsJsonLine) -> bool:
 
 
 def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
-    """Tell whether a line says that the decision was shown."""
+    """Tell whether a line, or one of the observations, says that the decision was shown."""
     marks = [entry for entry in observations if isinstance(entry, dict)]
     return (
         line.action_taken
@@ -494,7 +506,9 @@ def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
 
 
 def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None:
-    """Return the sum of the observed numbers, or of those under the key `name`. Returns None where there are none."""
+    """Return the sum of the observed numbers, or None where no number was observed.
+
+    name: the key under which numbers count, or None to count the observed values themselves."""
     observed = [entry.get("v") if isinstance(entry, dict) else entry for entry in observations]
     if name is not None:
         observed = [entry.get(name) if isinstance(entry, dict) else None for entry in observed]

@@ -1,8 +1,8 @@
-"""This module reads one decision per line, the format of `export-log`. Lines of other systems may give as little as a
+"""This module reads one decision per line, the format of `export-log`. A line of another system needs no more than a
 session, a slate and the eligible arms.
 
-A line needs neither a propensity nor a marginal. A decision without them is stored, and left out of estimates that
-weigh."""
+A line needs neither a propensity nor a marginal. A decision without them is stored, but estimates that weigh
+decisions leave it out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROW = (
 class EventEntry(Struct, forbid_unknown_fields=True):
     """This record holds an event of a line.
 
-    position: None for the page; UNSET where the line does not say."""
+    position: the position of the slot, None for an event of the page, or UNSET where the line does not say."""
 
     kind: str
     position: int | UnsetType | None = UNSET
@@ -51,7 +51,7 @@ class EventEntry(Struct, forbid_unknown_fields=True):
 
 
 class LineSlot(NamedTuple):
-    """This record holds a slot of a line, with fields as in LoggedSlots."""
+    """This record holds a slot of a line, with the fields of LoggedSlots."""
 
     position: int
     arm: str
@@ -65,7 +65,7 @@ class LineSlot(NamedTuple):
 
 
 class LineEvent(NamedTuple):
-    """This record holds an event of a line, with fields as in LoggedEvents."""
+    """This record holds an event of a line, with the fields of LoggedEvents."""
 
     position: int | None
     kind: str
@@ -78,7 +78,8 @@ Row = tuple[tuple[str, ...], Sequence[Any], Sequence[LineSlot], Sequence[LineEve
 
 
 class LineLayout(Layout):
-    """A LineLayout reads one JSON object per line, which is a decision. Many lines are gathered into columns.
+    """A LineLayout reads one JSON object per line. Each object is a decision, and many of them are gathered into
+    columns.
 
     kind: the type that a line decodes to; columns: the columns of decisions, by name."""
 
@@ -87,8 +88,9 @@ class LineLayout(Layout):
 
     @abstractmethod
     def row(self, line: Any, text: bytes) -> Row | None:
-        """Return the eligible arms of a line, its values in the order of `columns`, its slots and its events. Returns
-        None for a line that is no decision. The eligible arms are mostly the same object for lines with equal arms."""
+        """Return four parts of a line: the eligible arms, the values in the order of `columns`, the slots and the
+        events. The result is None for a line that is no decision. Lines with equal eligible arms mostly get the same
+        tuple of arms."""
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         rows, slots, events, sets = list[Any](), list[Any](), list[Any](), dict[int, tuple[int, tuple[str, ...]]]()
@@ -122,7 +124,10 @@ class LineLayout(Layout):
 
 
 def time(text: str | None, field: str) -> int | None:
-    """Return a time in microseconds since 1970 UTC. Raises InputError for a text that is no time."""
+    """Return a time in microseconds since 1970 UTC, or None if the text is None. Raises InputError for a text that is
+    no time.
+
+    field: the name of the field in the message."""
     try:
         return None if text is None else times.parse(text)
     except InputError as error:
@@ -134,7 +139,7 @@ def time(text: str | None, field: str) -> int | None:
 
 
 class SlateEntry(Struct, forbid_unknown_fields=True):
-    """This record holds a position of a slate. `position` defaults to the place in the list."""
+    """This record holds one entry of a slate. The default of `position` is the entry's place in the list, from 1."""
 
     arm: str
     position: int | None = None
@@ -153,8 +158,8 @@ class CandidateEntry(Struct, forbid_unknown_fields=True):
 
 
 class DecisionLine(Struct, forbid_unknown_fields=True):
-    """This record holds a line. `decision_id`, `propensity` and `duplicate` are allowed and not used. `k` is the length
-    of the page where the slate does not show all of it."""
+    """This record holds a line that is a decision. `decision_id`, `propensity` and `duplicate` are allowed but not
+    used. `k` is the length of the page where the slate does not show the whole page."""
 
     EXAMPLE: ClassVar[str] = (
         '{"session": "s1", "slate": [{"arm": "a1", "propensity": 0.5}], "eligible": ["a1", "a2"], "reward": 1}'
@@ -204,7 +209,8 @@ LINE = cast(type[DecisionLine], defstruct(
 
 
 class Jsonl(LineLayout):
-    """This layout reads one decision per line, with the keys of `recommend --json` and those that `export-log` adds."""
+    """This layout reads one decision per line, with the keys that `recommend --json` writes and the keys that
+    `export-log` adds."""
 
     kind, columns = LINE, ROW
 
@@ -259,12 +265,12 @@ class Jsonl(LineLayout):
 
 @lru_cache(CACHE)
 def _sorted_set(arms: tuple[str, ...]) -> tuple[str, ...]:
-    """Return these arms in order, each once. Equal lists give the same object."""
+    """Return these arms in order, each arm once. Equal arguments give the same object."""
     return tuple(sorted(set(arms)))
 
 
 def with_censor_events(rows: LogColumns) -> LogColumns:
-    """Return the rows with an event that censors each slot marked as censored."""
+    """Return the rows, where each slot marked as censored gets an event that censors it."""
     n = len(rows.slots.row)
     slot_values = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
     marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in slot_values if is_censored]
@@ -277,7 +283,8 @@ def _stated_value(line: DecisionLine, field: LogField) -> Any:
 
 
 def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandidates | None:
-    """Return the candidates that the slate was ranked from. Raises InputError unless they are its eligible arms."""
+    """Return the candidates that the slate was ranked from, or None where the line names no candidates. Raises
+    InputError unless the candidates are the eligible arms, each once."""
     if decision.candidates is None:
         return None
     arm_keys = [entry.arm for entry in decision.candidates]
@@ -336,7 +343,10 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
 
 
 def _source(decision: DecisionLine, policy: str) -> str | None:
-    """Return JSON of the policy and belief that a line names, or None where they are those of the imported decision."""
+    """Return JSON of the policy and belief that a line names, or None where the line names those of every imported
+    decision.
+
+    policy: the policy that owns the decision."""
     usual = {"policy": policy} | USUAL
     stated_fields = {name: value for name in usual if (value := getattr(decision, name)) is not None}
     return None if usual | stated_fields == usual else canonical.text(stated_fields)

@@ -1,8 +1,8 @@
-"""This module reads the Open Bandit Dataset. It is a CSV of impressions, each an item at one position of a page with
-its marginal propensity.
+"""This module reads the Open Bandit Dataset. The dataset is a CSV of impressions. Each impression is an item at one
+position of a page, with the marginal propensity of this item. Each row becomes a session by itself, since the file has
+no key of sessions.
 
-Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146. Each row
-becomes a session by itself, since the file has no key of sessions."""
+Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Obd(CsvMap):
 
     @staticmethod
     def piece(name: str, cell: str) -> str:
-        """Return the JSON member of a context, for user features as text and for affinities other than 0."""
+        """Return the JSON member that a cell adds to a context. User features become texts. An affinity becomes a
+        number, and an affinity of 0 gives ""."""
         if name.startswith(FEATURE):
             return f"{encode_basestring(name)}:{encode_basestring(cell)}"
         try:

@@ -1,7 +1,7 @@
-"""This module reads a table in Parquet, with a map of its columns as for `csv`. Its rows are first written as CSV into
-an unnamed file.
+"""This module reads a table in Parquet, with a map of its columns as for `csv`. The rows of the table are first written
+as CSV into an unnamed file.
 
-In messages row n is line n + 1, as if the file began with a header."""
+Messages call row n line n + 1, as if the file began with a header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = 50_000  # rows written at once
 
 
 class Parquet(CsvMap):
-    """This layout reads the columns of a Parquet table that `options.map` names."""
+    """This layout reads those columns of a Parquet table that `options.map` names."""
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         if options.get("map") is None:
@@ -36,8 +36,8 @@ class Parquet(CsvMap):
 
 
 def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
-    """Return the wanted columns of a Parquet file, as a CSV file. Raises InputError where the file is no Parquet file,
-    or lacks one of the columns."""
+    """Return the wanted columns of a Parquet file as an unnamed CSV file. Raises InputError where the source is no
+    Parquet file, or lacks a wanted column."""
     try:
         import pyarrow as pa
         from pyarrow import csv, parquet

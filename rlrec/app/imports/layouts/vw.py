@@ -1,8 +1,8 @@
-"""This module reads the text format of Vowpal Wabbit. An example of `--cb` is one line, and an example of `--cb_adf`
-has several lines up to a blank one.
+"""This module reads the text format of Vowpal Wabbit. An example, which becomes a decision, is one line with `--cb`.
+With `--cb_adf` an example has several lines and ends at a blank line.
 
 A label is ACTION:COST:PROBABILITY, and a cost is a negative reward. A word that touches the first bar, or begins
-with an apostrophe, is the tag. The tag of an example is its request id, and that of an action is the name of its
+with an apostrophe, is the tag. The tag of an example is its request id, and the tag of an action is the name of its
 arm.
 
 Source: the pages Input format and Contextual bandit algorithms of Vowpal Wabbit's wiki."""
@@ -30,7 +30,7 @@ SEVERAL = "--actions N reads a log of --cb, a line an example; in one of --cb_ad
 
 
 class Vw(DsJson):
-    """This layout reads examples of a contextual bandit.
+    """This layout reads examples of a contextual bandit in Vowpal Wabbit's text format.
 
     The option `actions` is the number of actions in a log of `--cb`."""
 
@@ -46,7 +46,8 @@ class Vw(DsJson):
         return not gap
 
     def complete_bytes(self, data: bytes) -> int:
-        """Return the length up to the last blank line, where an example has several lines."""
+        """Return the length of the complete examples in bytes. Where an example has several lines, this is the length
+        up to the last blank line."""
         if not self.spans:
             return super().complete_bytes(data)
         return max((match.end() + 1 for match in BLANK_LINE.finditer(data)), default=0)
@@ -75,8 +76,8 @@ class Vw(DsJson):
         return examples
 
     def _single_line(self, line: TextLine) -> DsJsonLine:
-        """Return an example of `--cb` as a decision. Its features are the context, and its actions are those that it
-        lists, else all."""
+        """Return an example of `--cb` as a decision. The features of the line are the context. The eligible actions are
+        those of the labels if the line has several labels, else all actions."""
         if line.is_shared:
             raise InputError("a line of shared features, which --cb_adf has", hint="leave --actions out", field="label")
         arms = [label.action for label in line.labels] if len(line.labels) > 1 else self._all
@@ -86,8 +87,8 @@ class Vw(DsJson):
         return _example(line, [{"_tag": arm} for arm in arms], labels)
 
     def _several_lines(self, lines: Sequence[TextLine]) -> DsJsonLine:
-        """Return an example of `--cb_adf` as a decision. It may begin with a line of shared features, and has a line
-        for each action."""
+        """Return an example of `--cb_adf` as a decision. An example may begin with a line of shared features, and has a
+        line for each action."""
         shared, actions = (lines[0], lines[1:]) if lines[0].is_shared else (NO_LINE, lines)
         if not actions or any(line.is_shared for line in actions):
             raise InputError("shared features without actions, or not first", hint=SEVERAL, field="label")
@@ -99,7 +100,8 @@ class Vw(DsJson):
 
 
 class Label(NamedTuple):
-    """This record holds a label of a line. An action that was not shown has neither cost nor probability."""
+    """This record holds one label of a line. The label of an action that was not shown has neither cost nor
+    probability."""
 
     action: str
     cost: float | None = None
@@ -172,10 +174,11 @@ def _number(text: str, field: str) -> float:
 
 
 def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Sequence[tuple[int, Label]]) -> DsJsonLine:
-    """Return an example in the form of a decision service's line. An example without labels is there to be predicted,
-    and is skipped.
+    """Return an example in the form of a decision service's line. An example without labels asks for a prediction, and
+    is skipped.
 
-    line: the line with the features of the context; labels: the labels of the actions, by index."""
+    line: the line with the features of the context; labels: the labels with a cost, each after the index of its
+    action."""
     context: dict[str, Any] = {**line.features, "_multi": list(actions)}
     if len(labels) > 1:
         raise InputError("several actions of an example have a cost", hint=SEVERAL, field="label")
@@ -190,8 +193,8 @@ def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Seque
 
 
 def _features(spaces: Sequence[str]) -> dict[str, Any]:
-    """Return the features of a line by namespace. Equal features are added, and the weight of a namespace multiplies
-    its features."""
+    """Return the features of a line by namespace. Features of the same name are added up. The weight of a namespace
+    multiplies its features."""
     sums = defaultdict[str, dict[str, float]](dict)
     texts = defaultdict[str, dict[str, str]](dict)
     for space in spaces:
@@ -224,8 +227,8 @@ def _features(spaces: Sequence[str]) -> dict[str, Any]:
 
 
 def _fields(sums: Mapping[str, float]) -> dict[str, Any]:
-    """Return features as fields. NAME=VALUE becomes a text field, if it is the only feature with this name and its
-    value is 1."""
+    """Return features as fields of a JSON object. A feature NAME=VALUE becomes a field with a text if its weight is 1
+    and no other feature has this name."""
     count = Counter(name.partition("=")[0] for name in sums)
     fields = dict[str, Any]()
     for name, amount in sums.items():

@@ -29,11 +29,11 @@ MAPS = [{name: name for name in names if name != "reward"} for names in HEADERS]
 
 
 class LayoutWriter(ABC):
-    """A LayoutWriter writes one log.
+    """A LayoutWriter writes the decisions of a log as lines of one layout.
 
-    detailed: whether the writer needs the rewards of slots and the features of the catalogue; holds: which keys of
-    OPTIONAL its lines can hold; left_out: the number of decisions with something that lines cannot hold, by its
-    name."""
+    detailed: whether the writer needs the rewards of slots and the features of the catalogue; holds: the keys of
+    OPTIONAL that the lines of this layout can hold; left_out: for each thing that lines cannot hold, by name, the
+    number of decisions that have it."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("candidates", "features", "slot_sets", "support")  # keys of some records
     detailed: ClassVar[bool] = True
@@ -54,11 +54,11 @@ class LayoutWriter(ABC):
 
     @abstractmethod
     def decision(self, record: LogLine) -> bytes:
-        """Return the lines of a decision, or no bytes where lines cannot hold it."""
+        """Return the lines of a decision, or no bytes where this layout cannot hold the decision."""
 
 
 class JsonLines(LayoutWriter):
-    """This class writes the whole record of each decision, as one JSON object."""
+    """This class writes each decision as one line, a JSON object with the whole record of the decision."""
 
     detailed, holds = False, frozenset(LayoutWriter.OPTIONAL)
 
@@ -69,8 +69,8 @@ class JsonLines(LayoutWriter):
 class CsvWriter(LayoutWriter):
     """This class writes a table with one row per slot, which `import-log` reads without a map.
 
-    `eligible` is a list in JSON, `context` an object, and `events` a list of the events of the slot. Events of the
-    page are on its first row, with `"position": null`."""
+    The cell `eligible` is a list in JSON, `context` is an object, and `events` is a list of the events of the slot.
+    Events of the page stand in the page's first row, with `"position": null`."""
 
     header = f"{','.join(COLUMNS)}\n".encode()
 
@@ -106,25 +106,25 @@ class CsvWriter(LayoutWriter):
 
 
 def _cell(value: Any) -> Any:
-    """Return a value for a cell, which is 1 for true."""
+    """Return a value as a cell has it. The value true becomes 1."""
     return 1 if value is True else value
 
 
 def _stated(record: LogLine, exclusions: Sequence[str] = ()) -> dict[str, bool]:
-    """Tell for each field that a line may state whether a record has it.
+    """Return for each field that a line may state, by key, whether the record has this field.
 
-    exclusions: keys that are not lost."""
+    exclusions: keys to leave out of the result."""
     keys = [field.key for field in STATED_FIELDS if field.key not in exclusions]
     return {key: record.get(key) not in (None, False) for key in keys}
 
 
 class DsJsonWriter(LayoutWriter):
-    """This class writes lines of Vowpal Wabbit's decision service. Pages of one slot are of its kind cb, longer ones of
-    ccb.
+    """This class writes lines of Vowpal Wabbit's decision service. A page of one slot becomes a line of the kind cb,
+    and a longer page becomes a line of the kind ccb.
 
-    `session` and `user` are extra keys. Other readers of the format ignore unknown keys, and `import-log` reads
-    these. An action has its arm in `_tag`, besides the features of the arm for the decision if there are some, else
-    those of the catalogue. An action without features has `i.id`."""
+    `session` and `user` are extra keys. Other readers of the format ignore unknown keys, but `import-log` reads
+    these two. An action has its arm in `_tag`, and the features of the arm: those of the decision if the decision
+    has features, else those of the catalogue. An action without features has `i.id`."""
 
     holds = frozenset({"features", "slot_sets", "support"})
 
@@ -176,8 +176,8 @@ def _cb(record: LogLine, arms: Sequence[str]) -> LogLine:
 
 
 def _ccb(record: LogLine, arms: Sequence[str]) -> LogLine:
-    """Return the outcome of each slot. The rewards are those of slots, but that of the page where only the page has
-    events."""
+    """Return the keys of a ccb line that state outcomes. Each slot has its own reward, but where only the page has
+    events, the line states the reward of the page alone."""
     outcomes, observed = list[LogLine](), {event["position"] for event in record["events"]}
     support, sets = record.get("support"), record.get("slot_sets") or [arms]
     support = None if support is None else {arm: support[arm] for arm in sets[0]}
@@ -199,7 +199,7 @@ def _observed(record: LogLine, value: float) -> list[LogLine]:
 
 def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
     """Return the slots as the context describes them. Each slot also lists the actions that it could show, unless every
-    slot could show all arms not shown yet."""
+    slot could show all arms that earlier slots did not show."""
     described, sets = record["context"].get("_slots"), record.get("slot_sets")
     if not isinstance(described, list) or len(described) != len(record["slate"]):
         described = [{} for _ in record["slate"]]
@@ -213,7 +213,10 @@ def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
 def _ranked(
     slot: Mapping[str, Any], arms: Sequence[str], support: Mapping[str, float] | None, *, first: int
 ) -> tuple[list[int], list[float]]:
-    """Return the numbers of the actions, the shown one first, and their probabilities."""
+    """Return the numbers of the slot's actions, counted from `first` with the shown action in front, and the
+    probability of each action.
+
+    support: the probability of each arm of the slot, or None to return the shown action alone."""
     shown, propensity = slot["arm"], slot["propensity"]
     order = [shown] if support is None else [shown, *(arm for arm in arms if arm != shown and arm in support)]
     number = {arm: index for index, arm in enumerate(arms, first)}
@@ -228,10 +231,10 @@ EQUALS = "%3D"  # in a name
 
 class VwWriter(LayoutWriter):
     """This class writes examples of `--cb_adf`. An example has a line of shared features with the request id as its
-    tag, a line for each eligible arm with the arm as its tag, and a blank line. The cost of the arm shown is its
-    negative reward.
+    tag, a line for each eligible arm with the arm as its tag, and a blank line. The line of the arm shown has a cost,
+    which is the negative reward.
 
-    Objects in the context become namespaces, and other fields go outside them. Texts become NAME=VALUE, and
+    Objects in the context become namespaces, and other fields stand outside namespaces. Texts become NAME=VALUE, and
     separators in a name are escaped as in a URL (%20)."""
 
     holds = frozenset({"features"})
@@ -269,7 +272,8 @@ def _escaped(name: str) -> str:
 
 
 def _namespaces(fields: Mapping[str, Any]) -> str:
-    """Return the fields of an object as text with bars. Objects, and lists of objects, become namespaces."""
+    """Return the fields of an object as text, with a bar before each namespace. Objects, and lists of objects, become
+    namespaces."""
     fields = {name: value for name, value in fields.items() if name not in RESERVED}
     inner = {name: list(_words("", value)) for name, value in fields.items() if _is_nested(value)}
     top = [word for name, value in fields.items() if name not in inner for word in _words(name, value)]
@@ -278,8 +282,8 @@ def _namespaces(fields: Mapping[str, Any]) -> str:
 
 
 def _joined(words: Sequence[str]) -> str:
-    """Return the features of a namespace as text. A name with `=` in it is written unescaped where several names, and
-    no text, share the part before `=`, because a reader then takes it for a name."""
+    """Return the features of a namespace as text. A name that contains `=` is written unescaped where several names,
+    and no text feature, have the same part before `=`. A reader then takes the whole word for a name."""
     names = [word.replace(EQUALS, "=") for word in words]
     heads = [name.partition("=")[0].partition(":")[0] for name in names]
     count, texts = Counter(heads), {word.partition("=")[0] for word in words if "=" in word}
@@ -294,8 +298,8 @@ def _is_nested(value: Any) -> bool:
 
 
 def _words(name: str, value: Any) -> Iterator[str]:
-    """Yield the features of a value. Numbers stand under their names, texts as NAME=VALUE, and nested values with dots
-    between names."""
+    """Yield the features of a value, each as a word. A number stands under its name, a text becomes NAME=VALUE, and the
+    names of nested values are joined by dots."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from _words(f"{name}.{key}" if name else key, entry)
