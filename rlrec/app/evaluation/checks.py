@@ -1,5 +1,5 @@
-"""This module has the checks of the log that estimates rest on. They run whatever estimators were requested. To add a
-check, write a class here and add it to CHECKS."""
+"""This module has the checks of the log that estimates rest on. All checks run, whatever estimators were requested. To
+add a check, write a class here and add the class to CHECKS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_DECISIONS = 200_000  # decisions whose events are read, about
 
 
 class CheckedLog(Record, eq=False):
-    """This record has a batch of the log for the checks, with the arms of the store and the extent of the log."""
+    """This record has a batch of the log for the checks, the arms of the store, and the extent of the log."""
 
     logged: LoggedBatch
     arms: ArmTable
@@ -45,7 +45,8 @@ class CheckedLog(Record, eq=False):
 
     @cached_property
     def top_slots(self) -> tuple[Index, Array]:
-        """Return the slots at position 1 that were drawn among the eligible arms, and their propensities, (n,) each."""
+        """Return the slots at position 1 that were drawn among the eligible arms, and the propensities of these slots,
+        (n,) each."""
         slots = self.logged.log.slots
         top = run_starts(slots["decision_id"])
         p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
@@ -56,21 +57,24 @@ class CheckedLog(Record, eq=False):
 
     @cached_property
     def in_sample(self) -> Flags:
-        """Tell which of the slots of `top_slots` are in the sample (see `sampled`), (n,)."""
+        """Tell for each slot of `top_slots` whether the slot is in the sample (see `sampled`), (n,)."""
         return self.sampled(self.logged.log.slots["session_digest"][self.top_slots[0]])
 
     def sampled(self, digest: Ids) -> Flags:
-        """Tell which rows are in a sample of about SAMPLED decisions of the log, (n,). Rows with equal digests,
-        `digest` (n,), are sampled together."""
+        """Tell for each row whether the row is in a sample of about SAMPLED decisions of the log, (n,). Rows with equal
+        digests are sampled together.
+
+        digest: the digest of each row, (n,)."""
         return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLED / max(self.extent.decisions, 1)
 
 
 class CheckedRows(CheckedLog, eq=False):
-    """This record has a batch for the checks with its mature, uncensored impressions, and their rewards.
+    """This record has a batch for the checks, with the mature, uncensored impressions of the batch and the rewards of
+    the impressions.
 
-    `cluster` is the kind of unit that was randomised. `model` is one of rewards, fitted on other clusters, or None
-    where no check needs one. `people` says how it is known that each session without a user is another person, and
-    is one of `Evaluation.people`."""
+    `cluster` is the kind of unit that was randomised. `model` is a model of rewards that was fitted on other
+    clusters, or None where no check needs a model. `people` says how it is known that each session without a user is
+    another person, and has the values of `Evaluation.people`."""
 
     cluster: str
     rows: ImpressionRows
@@ -80,10 +84,10 @@ class CheckedRows(CheckedLog, eq=False):
 
 
 class Check(ABC):
-    """A Check is a test of the log. It holds no data. The sums of batches are added, and their total decides.
+    """A Check is a test of the log. A Check holds no data. The sums of the batches are added, and the total decides.
 
-    `reason` is the reason in the verdicts of estimates that a failure affects. `needs_model` tells whether it needs
-    a model of rewards, and `encodes` whether it needs the features of contexts."""
+    `reason` is the reason that a failure adds to the verdicts of the affected estimates. `needs_model` tells whether
+    the check needs a model of rewards, and `encodes` tells whether the check needs the features of contexts."""
 
     reason: ClassVar[str]
     needs_model: ClassVar[bool] = False
@@ -99,10 +103,11 @@ class Check(ABC):
 
     @abstractmethod
     def sums(self, checked: CheckedRows) -> Any:
-        """Return the sums of a batch, which can be added, or None where the batch has no data for the check."""
+        """Return the sums of a batch, or None where the batch has no data for the check. The sums of several batches
+        can be added."""
 
     def fails(self, sums: Any) -> bool:
-        """Tell whether the log fails the check. At most one in a hundred honest logs does."""
+        """Tell whether the log fails the check. Of logs without a fault, at most one in a hundred fails."""
         return bool(sums.raises_alarm)
 
 
@@ -110,20 +115,21 @@ class Check(ABC):
 
 
 class PropensityBets(Sums, kw_only=True):
-    """This record has bets on each arm, and on each arm within each cell of contexts."""
+    """This record has the sums of bets against the propensities, with one bet on each arm in `arms`, and one bet on
+    each arm within each cell of contexts in `cells`."""
 
     arms: BetSums
     cells: BetSums
 
     @property
     def raises_alarm(self) -> bool:
-        """Tell whether some arm was shown more often than its propensities allow."""
+        """Tell whether any arm was shown more often than the propensities of the arm allow."""
         return any(propensities_are_wrong(bets, alpha=BET_ALPHA / 2) for bets in (self.arms, self.cells))
 
 
 class WrongPropensities(Check):
-    """This check bets against the propensities of the arms at position 1. It bets on each arm, and on each arm within
-    each value of every context field and within repeated contexts."""
+    """This check bets against the propensities of the arms at position 1. The check bets on each arm, and on each arm
+    within each value of every context field and within repeated contexts."""
 
     reason = "wrong-propensities"
     encodes = True
@@ -199,8 +205,9 @@ class RepeatedRows(Check):
 
 def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: int, arms: int) -> Array:
     """Return the number of rows of each cell in which each of the first `arms` arms was eligible, (cells * arms,).
-    `cell` and `set_index` (n,) are the cell and the eligible set of each row, and `members` has the ranks of the arms
-    of each set."""
+
+    cell: the cell of each row, (n,); set_index: the eligible set of each row, (n,); members: the ranks of the arms
+    of each eligible set; cells: the number of cells."""
     n_rows = np.zeros((cells, arms))
     for start in range(0, len(members), _SETS):
         portion = members[start : start + _SETS]
@@ -216,7 +223,8 @@ def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: in
 
 
 def _events(log: Batch) -> tuple[Index, Words]:
-    """Return the first row of the decision of each event, and hashed bits of the event."""
+    """Return two arrays with a value for each event: the first row of the event's decision, and bits that are a hash of
+    the event's kind, age, position and value."""
     first_rows, events = run_starts(log.slots["decision_id"]), log.events
     order = np.argsort(log.slots["decision_id"][first_rows])
     index, has_decision = look_up(log.slots["decision_id"][first_rows][order], events["decision_id"])
@@ -259,8 +267,8 @@ class LogDrift(Check):
 
 
 class YoungRewards(Check):
-    """This check tests whether rewards of imported decisions, which count at any age, were still arriving when the log
-    ended."""
+    """This check tests whether rewards of imported decisions were still arriving when the log ended. Imported decisions
+    count at any age."""
 
     reason = "young-rewards"
 
@@ -285,12 +293,14 @@ class YoungRewards(Check):
 
 class NoUsers(Check):
     """This check fails where no user is known and nobody stated that each session is another person. People who come
-    back under other keys then make intervals too narrow, and the log cannot show this."""
+    back under other keys then make intervals too narrow, and the log cannot show such people."""
 
     reason = "no-users"
 
     def sums(self, checked: CheckedRows) -> Ids | None:
-        """Return the number of slots with a user, and of slots without one that may belong to people who come back."""
+        """Return two numbers, (2,): how many slots have a user, and how many slots have no user and may belong to
+        people who come back. Return None where the request or an experiment stated that each session is another
+        person."""
         if checked.people == "stated":
             return None
         slots = checked.rows.slots
@@ -304,7 +314,8 @@ class NoUsers(Check):
 
 
 class MachineSessions(Check):
-    """This check tests whether more sessions click nearly everything than people account for."""
+    """This check tests whether the number of sessions that click nearly everything is larger than people account
+    for."""
 
     reason = "machine-sessions"
 
@@ -317,7 +328,7 @@ class MachineSessions(Check):
 
 class CarryOver(Check):
     """This check tests whether the reward of an arm depends on the step of the visit, or on how often the visit has
-    seen the arm."""
+    shown the arm before."""
 
     reason = "carry-over"
 
@@ -339,7 +350,7 @@ class CarryOver(Check):
 
 
 class DependentSlots(Check):
-    """This check tests whether a slot has a lower reward below arms that attract clicks."""
+    """This check tests whether a slot earns a lower reward when the arms above the slot attract clicks."""
 
     reason = "dependent-slots"
     needs_model = True
@@ -368,8 +379,8 @@ class DependentSlots(Check):
 
 
 def _cells(checked: CheckedRows) -> tuple[Ids, int]:
-    """Return the cell of each slot, or -1 for none, and the number of cells. Only the first arms, in order of key, have
-    cells."""
+    """Return the cell of each slot, (n,), and the number of cells. A cell is a pair of an arm and a position. Only the
+    first arms, in order of key, have cells, and the cell of any other slot is -1."""
     slots, arms, positions = checked.rows.slots, checked.arms, checked.extent.positions
     rank = arms.ranks(slots["arm_id"])
     n_arms = min(len(arms), max(1, dependence.CELLS // positions))
@@ -386,8 +397,9 @@ Failures = Mapping[int, Sequence[Check]]
 
 
 def find_failures(sums: Mapping[tuple[int, str], Any]) -> dict[int, list[Check]]:
-    """Return the failed checks, by number in `Evaluation.shared`. `sums` are those of each check, by this number and
-    the check's reason."""
+    """Return the failed checks of each group of targets, by the number of the group in `Evaluation.shared`.
+
+    sums: the summed data of each check, by the number of the group and the reason of the check."""
     failures: dict[int, list[Check]] = {}
     for check in CHECKS:
         for (number, reason), check_sums in sums.items():

@@ -1,5 +1,5 @@
-"""This module reads the declarations of experiments, which state the metrics that decide, the guards, and the size at
-which intervals are tightest."""
+"""This module reads the declarations of experiments. A declaration states the metrics that decide, the guards, and the
+number of units at which intervals are tightest."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TRAFFIC_US = 30 * DAY_US
 
 
 class MetricName(NamedTuple):
-    """This record names a metric as users do. With `reward` None it is that of the first reward that the variants
-    learn."""
+    """This record names a metric as users name metrics. With `reward` None, a metric that has a reward is the metric of
+    the first reward that the variants learn."""
 
     metric: str
     reward: str | None = None
@@ -34,8 +34,8 @@ class MetricName(NamedTuple):
 
 
 class GuardName(NamedTuple):
-    """This record names a guard, which is a metric that may not fall by more than a share of the first variant's value.
-    `least` is minus this share, such as -0.05 or 0."""
+    """This record names a guard. A guard is a metric that may fall by no more than a given fraction of the first
+    variant's value. `least` is minus this fraction, such as -0.05 or 0."""
 
     metric: str
     reward: str | None
@@ -46,9 +46,9 @@ class GuardName(NamedTuple):
 
 
 class Declaration(Record):
-    """This record states how an experiment is decided. `success` has the deciding metrics, and `guards` the guards,
-    with the share by which each may fall. `best_n` is the number of units at which intervals are tightest. `weights`
-    are those of the variants at the start."""
+    """This record states how an experiment is decided. `success` has the deciding metrics. `guards` has the metric of
+    each guard, and minus the fraction by which the metric may fall. `best_n` is the number of units at which intervals
+    are tightest. `weights` has the weight of each variant at the start."""
 
     success: Sequence[Metric]
     guards: Sequence[tuple[Metric, float]] = ()
@@ -56,7 +56,9 @@ class Declaration(Record):
     weights: Sequence[float]
 
     def share(self, *variants: int) -> float:
-        """Return the planned share of these variants, given by their numbers, in all units."""
+        """Return the planned fraction of all units that these variants together receive.
+
+        variants: the index of each variant."""
         return sum(self.weights[number] for number in variants) / sum(self.weights)
 
     @classmethod
@@ -64,10 +66,12 @@ class Declaration(Record):
         cls, experiment: Experiment, metrics: Sequence[Metric], rewards: Sequence[Reward], first_reward: str | None,
         weights: Mapping[str, float],
     ) -> Declaration:  # fmt: skip
-        """Return the declaration of an experiment, among the metrics of an answer with these rewards. Where no metric
-        was declared, reward per unit decides, for each reward.
+        """Return the declaration of an experiment. Where the experiment declares no metric, the reward per unit
+        decides, for each reward.
 
-        `first_reward` is the name of the reward that the variants learn, and `weights` are by label, at the start."""
+        metrics: the metrics of the answer, among which the declared metrics are found; rewards: the rewards of the
+        answer; first_reward: the name of the reward that the variants learn; weights: the weight of each variant at
+        the start, by label."""
         definition = experiment.declaration
 
         def named(name: str, reward: str | None) -> Metric:
@@ -92,7 +96,10 @@ def expected_units(experiment: Experiment) -> int:
 
 
 def reward_names(experiment: Experiment, first_reward: str | None) -> list[str]:
-    """Return the rewards that the declaration of an experiment names, those of deciding metrics first."""
+    """Return the names of the rewards that the declaration of an experiment contains. The rewards of deciding metrics
+    come first.
+
+    first_reward: the name of the reward that the variants learn, which a declared metric without a reward means."""
     from rlrec.ope.comparisons import comparison
 
     definition = experiment.declaration
@@ -106,8 +113,10 @@ def reward_names(experiment: Experiment, first_reward: str | None) -> list[str]:
 
 
 def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName], *, first_reward: str) -> None:
-    """Raise InputError where a metric or a reward is unknown, where a metric both decides and guards, or is named
-    twice. `first_reward` is the name of the reward that the variants learn."""
+    """Raise InputError where a metric or a reward is unknown, where a metric both decides and guards, where a metric is
+    named twice, or where a guard's limit is not between -100% and 0%.
+
+    success: the metrics that decide; first_reward: the name of the reward that the variants learn."""
     from rlrec.ope.comparisons import comparison
 
     takes_reward = {metric.name: metric.reward is not None for metric in comparison.metrics(1)}
@@ -134,14 +143,16 @@ def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName]
 
 
 def check_size(best_n: int | None) -> None:
-    """Raise InputError for a number of units outside the allowed range."""
+    """Raise InputError where the number of units `best_n` is outside the allowed range."""
     if best_n is not None and not LEAST_SIZE <= best_n <= MOST_SIZE:
         hint = f"it lies between {LEAST_SIZE} and {MOST_SIZE:,}: the units that you expect by the end"
         raise InputError(f"--best-n is {best_n}", hint=hint)
 
 
 def expected_size(unit: Unit, by: str) -> int:
-    """Return the number of units that came within the last 30 days. Where that is small, return a default that suits
-    many experiments."""
+    """Return the number of units that came within the last 30 days. Where this number is small, return a default that
+    suits many experiments.
+
+    by: the kind of unit, "user" or "session"."""
     size = experiments.count_visitors(unit, by, since=unit.now - TRAFFIC_US)
     return size if size >= LEAST_SIZE else DEFAULT_SIZE

@@ -1,5 +1,6 @@
-"""This module makes and compares holdouts. A share of an experiment's units is served uniformly, to compare estimates
-with the truth. A permanent share of a route's users measures what the route gains."""
+"""This module makes holdouts and compares them with the other variants. The holdout of an experiment is a part of the
+units that is served uniformly, to compare estimates with the truth. The permanent holdout of a route is a part of the
+users, and measures what the route gains."""
 
 from __future__ import annotations
 
@@ -23,20 +24,24 @@ Estimate = Mapping[str, Any]
 
 
 def check_share(share: float) -> None:
-    """Raise InputError for a share that is close to 0 or above a half."""
+    """Raise InputError where the holdout's fraction of the units is too close to 0, or above a half."""
     if not MIN_SHARE <= share <= MAX_SHARE:
         hint = f"it lies between {MIN_SHARE:g} and {MAX_SHARE:g}, and is above 0"
         raise InputError(f"the holdout is {share:g} of all units", hint=hint)
 
 
 def holdout_weight(share: float, variant_weights: Sequence[float]) -> float:
-    """Return the weight of a holdout with this share of all units, given the weights of the variants."""
+    """Return the weight that gives a holdout this fraction of all units, beside variants with these weights.
+
+    share: the holdout's fraction of all units."""
     return sum(variant_weights) * share / (1 - share)
 
 
 def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABEL) -> int:
-    """Create the uniform policy of a variant, which is a copy of no other policy, and return its id. `model` is a
-    version whose reward the new policy learns, and whose rules on what may be shown, and where, it keeps."""
+    """Create the uniform policy of a variant, which is a copy of no other policy, and return the id of the new policy.
+
+    experiment: the name of the experiment; model: a version whose reward the new policy learns, and whose rules on
+    what may be shown, and where, the new policy keeps; label: the label of the variant."""
     rules = {name: model.params[name] for name in kinds.COMMON_PARAMETERS if name in model.params}
     policy_id, _ = policies.create(
         unit, name=f"{KIND}@{experiment}/{label}", kind=KIND, params=kinds.values(kinds.make(KIND, rules)),
@@ -47,17 +52,18 @@ def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABE
 
 
 def stored_share(experiment: Experiment) -> float | None:
-    """Return the holdout's share of all units, or None without a holdout."""
+    """Return the holdout's fraction of all units, or None where the experiment has no holdout."""
     stored_share = experiment.declaration.get(LABEL)
     return None if stored_share is None else float(stored_share)
 
 
 def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
-    """Compare the mean reward of `uniform` on its own decisions with its estimate from the log of the other variants.
-    Return None without a holdout.
+    """Compare the mean reward of the policy `uniform` on the holdout's own decisions with the estimate of the same mean
+    from the log of the other variants. Return None where the experiment has no holdout.
 
-    Both are means per impression over mature, uncensored decisions, with errors clustered by the assigned unit. The
-    p-value is from Welch's t-test, with the effective number of units. The verdict is the worse of the two."""
+    Both figures are means per impression over mature, uncensored decisions, with errors clustered by the assigned
+    unit. The p-value is from Welch's t-test, with the effective number of units. The verdict is the worse of the two
+    verdicts."""
     from rlrec.ope.checks.reasons import in_order, worst_verdict
     from rlrec.ope.comparisons.comparison import difference
 
@@ -82,8 +88,10 @@ def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level
 def _estimate_variants(
     unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float
 ) -> Estimate:
-    """Return the `snips` estimate of a policy on the decisions of some variants. On its own decisions, where all
-    weights are 1, this is the mean."""
+    """Return the `snips` estimate of a policy on the decisions of the given variants. On decisions that the policy
+    itself drew, all weights are 1, and the estimate is the mean reward.
+
+    variants: the ids of the variants; by: the kind of unit by which errors are clustered."""
     from rlrec.app.evaluation.passes import estimates
     from rlrec.app.evaluation.passes.request import EmptyLog, Request
 

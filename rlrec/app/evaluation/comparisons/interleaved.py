@@ -1,5 +1,5 @@
 """This module runs interleaved experiments. Two frozen rankers fill each slate in turns, and the reward of a slot goes
-to its ranker."""
+to the ranker that filled the slot."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ LABEL, OPTION = "interleaved", "interleave"  # label of the only variant; key in
 
 
 class TeamCredit(NamedTuple):
-    """This record has the mean credit of each team per decision, and the difference of the second and the first.
+    """This record has the mean credit of each team per decision in `means`, and the second mean minus the first in
+    `difference`. The credit of a team is the reward of the slots that the team's ranker filled.
 
-    `sessions` and `decisions` count mature ones without a censored slot. `first_picks` counts the decisions in which
-    the first team picked first. `wins` counts the units with more credit for the first team, for the second, and
-    with equal credit, and has None where there are too many units to count."""
+    `decisions` counts the mature decisions without a censored slot, and `sessions` counts the sessions of these
+    decisions. `first_picks` counts the decisions in which the first team picked first. `wins` has three counts of
+    units: more credit for the first team, more credit for the second team, and equal credit. The three counts are
+    None where there are too many units to count."""
 
     means: list[MetricValue]
     difference: Comparison
@@ -40,12 +42,13 @@ class TeamCredit(NamedTuple):
 
 
 def ranker_names(experiment: Experiment) -> list[str]:
-    """Return the references of the two rankers, as the experiment defines them, or [] for any other experiment."""
+    """Return the references of the two rankers of an interleaved experiment, or [] for any other experiment."""
     return [str(reference) for reference in experiment.declaration.get(OPTION) or []]
 
 
 def ranker_versions(unit: Unit, references: Sequence[str]) -> list[Version]:
-    """Return the versions that will take turns. Raise InputError unless they are two suitable ones."""
+    """Return the two versions that will take turns. Raise InputError unless the references name two different versions
+    that can be interleaved."""
     if len(references) != 2:
         hint = "give two: --interleave home@2,other@1"
         raise InputError(f"--interleave names {len(references)} rankers", hint=hint)
@@ -82,7 +85,9 @@ def _ranker(unit: Unit, reference: str) -> Version:
 
 
 def add_policy(unit: Unit, experiment: str, ranker_versions: Sequence[Version]) -> int:
-    """Create the policy that fills slates from these two versions, and return its id."""
+    """Create the policy that fills slates from these two versions, and return the id of the new policy.
+
+    experiment: the name of the experiment."""
     from rlrec.app.distributions import designs
 
     fields = dict.fromkeys(name for version in ranker_versions for name in designs.policy_of(version).reads)
@@ -99,7 +104,9 @@ def add_policy(unit: Unit, experiment: str, ranker_versions: Sequence[Version]) 
 
 
 def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> TeamCredit:
-    """Return the credit of each team on mature decisions, clustered by the assigned unit."""
+    """Return the credit of each team on mature decisions, with errors clustered by the assigned unit.
+
+    level: the level of the intervals."""
     import numpy as np
 
     from rlrec.ope.comparisons import comparison
@@ -125,8 +132,8 @@ def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: fl
 
 
 def _read_credits(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tuple[Any, Any, Any, int]]:
-    """Yield for each batch the unit and session of its decisions, (n,), the credit of each team, (n, 2), and the number
-    of decisions in which the first team picked first."""
+    """Yield four values for each batch of n decisions: the unit of each decision, (n,), the session of each decision,
+    (n,), the credit of each team, (n, 2), and the number of decisions in which the first team picked first."""
     import numpy as np
 
     from rlrec.app.log import reward_log

@@ -1,5 +1,5 @@
-"""This module has the gates of routes and of training, which test whether a candidate earns more than the live version,
-on visits that it did not learn from."""
+"""This module has the gates of routes and of training. A gate tests whether a candidate earns more than the live
+version, on visits that the candidate did not learn from."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ ESTIMATED = "the propensities of its log were not logged, but computed when it w
 
 
 class Guard(Record):
-    """A Guard is a reward that a candidate may not lower. The lower bound of the relative difference must exceed
-    `least`."""
+    """A Guard is a reward that a candidate may not lower. The lower bound of the relative difference in this reward
+    must exceed `least`."""
 
     name: str
     least: float
@@ -52,8 +52,9 @@ class Guard(Record):
 class GateOptions(Record):
     """This record has the options of a gate.
 
-    `candidate` and `current` are the two versions, as commands name them. `reward` is None for the one that the
-    current version learns. `log` is a filter, and `cluster` is as in `evaluate`."""
+    `candidate` and `current` are references of the two versions, as commands name versions. `reward` is the name of
+    a reward, and None stands for the reward that the current version learns. `log` is a filter, and `cluster` is as
+    in `evaluate`."""
 
     candidate: str = ""
     current: str = ""
@@ -65,7 +66,7 @@ class GateOptions(Record):
 
     @property
     def judging(self) -> dict[str, Any]:
-        """Return the options for `Gain.estimate`."""
+        """Return those options that `Gain.estimate` takes, as keyword arguments."""
         return {"gamma": self.gamma, "log": self.log, "cluster": self.cluster}
 
 
@@ -98,8 +99,9 @@ Pair = TypedDict("Pair", {"number": int, "compared": str, "best_n": int, "looks"
 class RouteGate(Judgement):
     """This record has the result of a test of a route's gate.
 
-    `against` is the live version. `n` counts the impressions or visits on which both were evaluated.
-    `since_decision` is the first of these decisions, where the candidate learned from earlier ones."""
+    `against` is the reference of the live version. `n` counts the impressions or visits on which both versions were
+    evaluated. `since_decision` is the id of the first of these decisions where the candidate learned from earlier
+    decisions, and otherwise None."""
 
     reward: str
     against: str
@@ -110,8 +112,10 @@ class RouteGate(Judgement):
 
 
 def judge_candidate(unit: Unit, options: GateOptions, *, earlier_tests: Sequence[Mapping[str, Any]]) -> RouteGate:
-    """Compare the candidate with the version that the route serves. `earlier_tests` has the gate's tests of this year,
-    oldest first. Raise CheckFailed where the log has no usable rows."""
+    """Compare the candidate with the version that the route serves, and return the result of the test. Raise
+    CheckFailed where the log has no usable rows.
+
+    earlier_tests: the tests of this gate in this year, oldest first."""
     selection = filters.selection(unit, options.log)
     if selection.splits is not None and list(selection.splits) != [GATE]:
         raise InputError("a gate uses split=gate, which training never uses", hint="leave split out of --log")
@@ -151,9 +155,11 @@ def _find_pair(
     unit: Unit, options: GateOptions, selection: Selection, reward: Reward, candidate: Estimate,
     earlier_tests: Sequence[Mapping[str, Any]],
 ) -> Pair:  # fmt: skip
-    """Return the pair of versions that a test compares. It is the pair of an earlier test which compared the same
-    versions in the same way on a log that has only grown since. Otherwise it is a new pair with the next number of the
-    year. Each test of an earlier release counts as a pair of its own."""
+    """Return the pair of versions that a test compares. Where an earlier test compared the same versions in the same
+    way, on a log that has only grown since, the pair is the pair of that test. Otherwise the pair is new, and has the
+    next number of the year. Each test that an earlier release stored without a pair counts as a pair of its own.
+
+    candidate: the candidate's estimate in this test."""
     extent = selected.extent(unit, selection)
     versions = " less ".join(lookup.version(unit, side)[0].reference for side in (options.candidate, options.current))
     measure = f"{reward.name} by {candidate.estimator}, gamma {options.gamma:g}, cluster {candidate.cluster}"
@@ -171,11 +177,11 @@ def judge_gain(
     gain: Gain, visits: Gain | None, candidate: int, alpha: float, *, level: float | None = None,
     supported_elsewhere: bool = False,
 ) -> Judgement:  # fmt: skip
-    """Judge a gain and, where slots decide, the gain by whole visits.
+    """Judge a gain and, where slots decide, also the gain by whole visits.
 
-    `candidate` is its number in this year. `alpha` is the probability of error, and `level` the one at this test, or
-    None for alpha. `supported_elsewhere` tells whether other visits have shown that the candidate is close to the
-    log."""
+    visits: the gain by whole visits, or None where slots do not decide; candidate: the number of the candidate in
+    this year; alpha: the probability of error; level: the probability of error at this test, or None for alpha;
+    supported_elsewhere: whether other visits have shown that the candidate shows nearly what the log shows."""
     level = alpha if level is None else level
     compared = gain.judge(Minus, level)
     visits_report = None if visits is None else _visits_report(visits, level, supported_elsewhere)
@@ -194,16 +200,17 @@ def judge_gain(
 
 
 def _guard_reward(unit: Unit, name: str) -> Reward:
-    """Return the reward of a guard. `return` needs no definition, and without one it is the share of visits that the
-    same user follows by another. Raise InputError for any other undefined name."""
+    """Return the reward that a guard names. The name `return` needs no definition. Without a definition, `return` is
+    the fraction of visits that the same user follows by another visit. Raise InputError for any other undefined
+    name."""
     if name == events.RETURN and all(definition.name != name for definition in policies.rewards(unit)):
         return sessions.RETURN_REWARD
     return lookup.reward(unit, name)
 
 
 def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
-    """Return the id of the first decision after all gate decisions that a candidate has learned from. Return None where
-    the candidate still learns, or learned from no gate decisions."""
+    """Return the id of the first decision after all gate decisions that a candidate has learned from. The result is
+    None where the candidate still learns, or has learned from no gate decisions."""
     (target,) = targets.resolve(unit, [candidate], reward=None, greedy=False)
     gate_lessons = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
     selections = [lesson.selection for lesson in gate_lessons]
@@ -213,9 +220,11 @@ def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
 
 
 def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selection:
-    """Select the decisions after those that the live version has learned from, where there are enough of them.
-    Otherwise select all of `selection`. Decisions of the bandit from which the live version started favour it, and are
-    rarely close to it."""
+    """Return the selection without the decisions up to the last one that the live version has learned from, where
+    enough decisions remain. Otherwise return all of `selection`. The left-out decisions of the bandit from which the
+    live version started favour the live version, and the bandit rarely shows nearly what the live version shows.
+
+    serving: the reference of the live version."""
     first_id = _first_untaught_id(unit, serving)
     if first_id is None:
         return selection
@@ -225,7 +234,7 @@ def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selec
 
 
 def _estimate_gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
-    """Return the gain that decides, and the gain by whole visits where slots decide."""
+    """Return the gain that decides, and the gain by whole visits. The second gain is None where slots do not decide."""
     if selected.extent(unit, selection).positions < 2:
         return _estimate_gain(unit, options, selection, reward), None
     return page_gains(unit, _gate_targets(unit, options, reward), selection, **options.judging)
@@ -237,14 +246,16 @@ def _gate_targets(unit: Unit, options: GateOptions, reward: Reward) -> list[Targ
 
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
-    """Return the gain on slates of several positions by slots, and the gain by whole visits. The latter is None where
-    neither side reads the state of a visit, nothing carries over, and whole-page events earn almost nothing. `options`
-    are those of `Gain.estimate`.
+    """Return two gains on slates of several positions: the gain that decides, and the gain by whole visits. The first
+    gain is by slots, or by whole visits where slots earn no reward. The second gain is None where whole visits decide,
+    and where neither side reads the state of a visit, nothing carries over, and events of whole pages earn almost
+    nothing.
 
     The product of the weights of all slots of a visit leaves almost no effective visits. Weights by slot, in the
-    states of the log, give the gain of a close candidate with a tenth of the error, correct to first order. They
-    miss what follows a slot. So whole visits must not show that the candidate is worse. Where only whole pages earn
-    rewards, whole visits decide."""
+    states of the log, give the gain of a candidate near the log with a tenth of the error, correct to first order.
+    But weights by slot miss what follows a slot. Therefore whole visits must not show that the candidate is worse.
+
+    sides: the candidate and the live version; options: the keyword arguments of `Gain.estimate`."""
     slot_gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
     if not any(estimate.value for estimate in slot_gain.estimates):
         return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
@@ -256,9 +267,12 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 
 
 def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> VisitsReport:
-    """Return the report on whole visits where slots decide. It passes where the visits do not show that the candidate
-    is worse, and the candidate is close to the log, as other visits have shown or as enough effective visits show here.
-    """
+    """Return the report on whole visits where slots decide. The report passes under two conditions. The visits do not
+    show that the candidate is worse, and the candidate is close to the log, as other visits have shown or as enough
+    effective visits show here.
+
+    visits: the gain by whole visits; supported_elsewhere: whether other visits have shown that the candidate is
+    close to the log."""
     compared, n = visits.judge(Minus, alpha), visits.estimates[0].n
     ess, upper = compared.ess or 0.0, compared.upper
     return {
@@ -293,12 +307,13 @@ def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
 class Gain(Record, kw_only=False, eq=False):
     """This record has a candidate and the live version, evaluated on the same rows with one estimator and one reward.
 
-    `sides` and `estimates` are those of the candidate and of the live version. Without a second side, the log stands
-    for the live version. `in_sample` tells whether the candidate has learned from some rows. (The live version may
-    have learned from its own log, which favours it and makes the gate stricter.) `has_missing_propensities` tells
-    whether rows without propensities were left out. `carries_over` tells whether the rewards of impressions depend
-    on the earlier part of the visit. `rare` is LOST_SHARE of the largest reward that one event has brought.
-    `simulated` has both sides for each part of the simulated pages of one of them."""
+    `sides` has the summed rows of the candidate and of the live version, and `estimates` has the estimate of each.
+    Without a second side, the log stands for the live version. `in_sample` tells whether the candidate has learned
+    from any of the rows. (The live version may have learned from its own log, which favours the live version and
+    makes the gate stricter.) `has_missing_propensities` tells whether rows without propensities were left out.
+    `carries_over` tells whether the rewards of impressions depend on the earlier part of the visit. `rare` is
+    LOST_SHARE times the largest reward that one event has brought. Where a side has simulated pages, `simulated` has
+    both sides for each part of these pages."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
@@ -314,11 +329,12 @@ class Gain(Record, kw_only=False, eq=False):
         log: str | None = None, cluster: str | None = None, progress: Callable[[], None] = lambda: None,
         engine: Engine | None = None, supported_elsewhere: bool = False,
     ) -> Gain:  # fmt: skip
-        """Evaluate the candidate and the live version with one estimator.
+        """Evaluate the candidate and the live version with one estimator, and return the gain.
 
-        `sides` has both, with one reward. `log` and `cluster` are as in `evaluate`. `progress` is called before each
-        batch. `engine` is as in `passes.sum_log`. `supported_elsewhere` is as in `judge_gain`, and if true, no minimum
-        share of effective visits is required here."""
+        sides: the candidate and the live version, with the same reward; log, cluster: as in `evaluate`; progress: a
+        function that is called before each batch; engine: as in `passes.sum_log`; supported_elsewhere: whether other
+        visits have shown that the candidate is close to the log, so that no minimum number of effective visits is
+        required here."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log, cluster=cluster)
         estimator_choice = estimates.estimators(request)
         evaluation, (rows, *check_rows), log_reader = estimates.prepare(
@@ -353,13 +369,15 @@ class Gain(Record, kw_only=False, eq=False):
 
     @property
     def over_served(self) -> Gain:
-        """Return the gain over the reward of the log, which needs no weights."""
+        """Return the gain of the candidate over the log itself, whose reward needs no weights."""
         simulated = [(candidate, None) for candidate, _ in self.simulated]
         return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
 
     def judge(self, measure: type[Minus], alpha: float) -> Comparison:
-        """Return the difference, with the verdict and the reasons of both sides. The difference is unknown where rows
-        without propensities were left out."""
+        """Return the difference between the two sides, with the verdict and the reasons of both. The difference is
+        unknown where rows without propensities were left out.
+
+        measure: whether the difference is absolute (`Minus`) or relative; alpha: the probability of error."""
         if self.has_missing_propensities:
             reasons = (*(["in-sample"] if self.in_sample else []), "no-propensity")
             return Comparison(verdict=INSUFFICIENT, reasons=reasons)
@@ -373,8 +391,9 @@ class Gain(Record, kw_only=False, eq=False):
 
 
 def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> float:
-    """Return the largest reward, minus the default, that one event of the log has brought. With `slots_alone`, only
-    events of slots count."""
+    """Return the largest amount by which one event of the log has moved a reward from the reward's default.
+
+    slots_alone: whether only events of slots count."""
     if definition is sessions.RETURN_REWARD:
         return 1.0
     values = events.largest(unit, definition.weights, slots_only=slots_alone).items()
@@ -394,8 +413,10 @@ LATER_KEYS = {"answer", "needed", "pair"}  # keys that tests of earlier releases
 
 
 def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
-    """Tell whether a test compares the same things as an earlier test of the same candidate, on the same rows, so that
-    all figures agree."""
+    """Tell whether a test repeats an earlier test of the same candidate. A repeated test compares the same versions on
+    the same rows, so all figures of the two tests are equal.
+
+    gate: the test; earlier: the earlier test."""
     sides = [
         [test.get(name) for name in _EVIDENCE]
         + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in test.get("guards", ())]
@@ -405,8 +426,10 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
 
 
 def refusal_sentence(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
-    """Return a sentence on why a gate, of a route or of training, rejected a candidate, or None where the candidate
-    passed. `rival` is a name of what the candidate was compared with."""
+    """Return a sentence that says why a gate, of a route or of training, rejected a candidate. The result is None where
+    the candidate passed.
+
+    gate: the result of the test; rival: the name of what the candidate was compared with."""
     reasons, visits = gate["reasons"] or [], gate["visits"]
     if gate["passed"]:
         return None
@@ -431,7 +454,7 @@ def _least_visits(n: int) -> float:
 
 
 def _visits_refusal(visits: VisitsReport) -> str:
-    """Return the reason why whole visits reject a candidate."""
+    """Return a sentence that says why whole visits reject a candidate."""
     if visits["upper"] is not None and visits["upper"] < 0:
         return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {visits['upper']:.4g}"
     n, ess = visits.get("n", 0), visits["ess"] or 0.0  # tests of earlier releases have no n

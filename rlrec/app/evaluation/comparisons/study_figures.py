@@ -1,5 +1,5 @@
-"""This module compares groups of units. It has the groups, and their figures from the sums of a study, which are
-metrics, differences, guards and segments."""
+"""This module compares groups of units. It has the groups of a study, and the figures that follow from the sums of a
+study. The figures are metrics, differences, guards and segments."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ THURSDAY = 3  # weekday of 1970-01-01, where weeks begin on Monday
 class Study(Record):
     """A Study is a comparison of groups of units.
 
-    `experiment` is the one whose unit and assignment count. `by` is one of BY. `adjust` tells whether to adjust by
-    the past of units before their assignment. `users` is one of USERS, or NAMED, whose units alone count. `age_us`
-    limits every unit to its first time of this length, and the study to units that came that long before the end of
-    the log, and the windows of rewards. With `entered_us`, only units count that were assigned, or first served,
-    from then on. `unit` is user or session, where no experiment says it. `segment` is the field of the context of a
-    unit's first decision, by which variants are compared, too. `metrics` has the names of those that are requested,
-    or None for all."""
+    `experiment` is the experiment whose kind of unit and whose assignment count. `by` is a member of BY. `adjust`
+    tells whether to adjust by the past of units before their assignment. `users` limits the study to new or
+    returning units (USERS) or to units with a user (NAMED). `age_us` limits every unit to the first `age_us`
+    microseconds after the unit's assignment, and limits the study to units for which this time and the windows of
+    rewards are over. With `entered_us`, only units count that were assigned, or first served, at this time or later.
+    `unit` is "user" or "session", for a study without an experiment. `segment` is the name of a context field, and
+    variants are also compared within each value of this field in the unit's first decision. `metrics` has the names
+    of the requested metrics, or None for all metrics."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -72,16 +73,17 @@ class Study(Record):
 
     @property
     def by_session(self) -> bool:
-        """Tell whether the unit is the session, also for sessions with a user."""
+        """Tell whether the unit is the session, even where a session has a user."""
         return (self.unit if self.experiment is None else self.experiment.unit) == "session"
 
 
 class Groups(Record):
     """This record has the groups of a study, in order.
 
-    `column` is one of decisions, or one of PERIODS, and None for one group. `values` are those of the column,
-    ascending, and `codes` has the group of each value. `labels` are those of the groups. `cut` has the periods that
-    the log covers only partly. `apart` has the groups that were not served on the same days as the first one."""
+    `labels` has the label of each group. `column` is the name of a column of decisions, or a member of PERIODS, or
+    None where the column is not needed to find the group of a decision. `values` has the values of the column,
+    ascending, and `codes` has the group of each value. `cut` has the index of each period that the log covers only
+    partly. `apart` has the index of each group that was not served on the same days as the first group."""
 
     labels: Sequence[str | None]
     column: str | None = None
@@ -121,8 +123,8 @@ class Groups(Record):
         )
 
     def _served_apart(self, unit: Unit, study: Study) -> frozenset[int]:
-        """Return the groups whose decisions fall on other days than those of the first group. Their shares by day
-        overlap by less than LEAST_OVERLAP."""
+        """Return the index of each group whose decisions fall on other days than the decisions of the first group. The
+        distributions of the two groups over the days overlap by less than LEAST_OVERLAP."""
         counts = selected.day_counts(unit, study.selection)
         days, day = np.unique([row.day for row in counts], return_inverse=True)
         decisions = np.zeros((len(self.labels), len(days)))
@@ -133,7 +135,7 @@ class Groups(Record):
         return frozenset(np.flatnonzero(overlap < LEAST_OVERLAP).tolist())
 
     def number(self, slots: Columns) -> Ids:
-        """Return the group of each decision, (d,)."""
+        """Return the index of the group of each decision, (d,)."""
         if self.column is None or self.values is None or self.codes is None:
             return np.zeros(len(slots["at"]), np.int64)
         column = _period(slots["at"], self.column) if self.column in PERIODS else slots[self.column]
@@ -141,7 +143,9 @@ class Groups(Record):
 
 
 def _period(at: Ids, by: str) -> Ids:
-    """Return the number of the period of each time, (n,). Days and weeks are those of the time zone."""
+    """Return the number of the period that contains each time, (n,). Days and weeks begin at midnight of the time zone.
+
+    at: times in microseconds, (n,); by: "hour", "day" or "week"."""
     if by == "hour":
         return at // PERIODS["hour"]
     return day_numbers(at) if by == "day" else (day_numbers(at) + THURSDAY) // 7
@@ -154,14 +158,16 @@ def _start(number: int, by: str) -> int:
 
 
 def _period_name(start: int, by: str) -> str:
-    """Return the date on which a period begins, or for an hour, the hour."""
+    """Return the name of a period. The name is the date on which the period begins, and for an hour also the time of
+    day."""
     text = times.local(start).isoformat(timespec="minutes").replace("+00:00", "Z")
     return text if by == "hour" else text[:10]
 
 
 def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], frozenset[int]]:
-    """Return the names of the periods of a log between two times, by number, and the groups that are cut. A name is the
-    hour or the first day. The first and the last group are cut where the log lacks more than a seventh of them."""
+    """Return the name of each period between two times of a log, by the number of the period, and the index of each
+    group that is cut. The name of a period is the hour, or the first day. The first and the last period are cut where
+    the log lacks more than a seventh of the period."""
     first, last = _period(np.array([first_at, last_at]), by).tolist()
     end = min(last, first + MAX_GROUPS) + 1
     starts = {number: _start(number, by) for number in range(first, end + 1)}
@@ -172,9 +178,9 @@ def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], froz
 
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
-    """Return the policy, or the version, of each version that served selected decisions. First comes the label with
-    most decisions among those of the policies that a route leads to, or else among all. The others follow in the order
-    of names."""
+    """Return the label of each version that served selected decisions, by id. The label is the name of the policy, or
+    the reference of the version. The first label is the label with most decisions among the policies that a route leads
+    to, or among all policies where no route does. The other labels follow in the order of their names."""
     counts = selected.version_counts(unit, study.selection)
     all_versions = policies.versions(unit, {policy.id for policy in policies.all_policies(unit)})
     serving = [version for version in all_versions if version.id in counts]
@@ -235,17 +241,19 @@ SegmentRow = TypedDict("SegmentRow", {
 class StudySums(Sums, kw_only=True):
     """This record has sums over units.
 
-    `strata` has, where weights changed, the sums of units that were drawn with the same weights, as in
-    `PhasedOutcomes`. `segments` has the sums of units by a value of their first context. `quarters` has the sums of
-    units by the quarter of the time in which they were assigned, for metrics of `ageing_metrics`. `censored` counts
-    the mature decisions that were left out. `new` and `returning` count the units without and with a visit before
-    the one in which they entered. `anonymous` counts the sessions without a user, where some user is known.
+    `outcomes` has the sums of all units. Where weights changed, `strata` has the sums of the units of each stratum,
+    which were drawn with the same weights. `segments` has the sums of the units by the value of a field in their
+    first context. `quarters` has the sums of the units by the quarter of the experiment in which the units were
+    assigned, for the metrics of `ageing_metrics`. `censored` counts the mature decisions with a censored slot. `new`
+    counts the units that had no visit before they entered the study, and `returning` counts the units that had one.
+    `anonymous` counts the units without a user, where any user is known.
 
-    `counts` has numbers by group under several names. "sessions" counts those with a mature decision, "sampled" the
-    decisions of a sampled log, and "anonymous" the anonymous units. Each column of SAMPLED_FLAGS has the units with
-    this flag. "begun", "ages" and "served" (v, AGES) count visits by the age of their unit then, units by their age at
-    the end, and visits by their time. "strata" (s, v) counts units by their stratum, and "mixed" the units with two
-    variants in a phase of a ramp."""
+    `counts` has counts by group, under several names. "sessions" counts the sessions with a mature decision, "sampled"
+    counts the decisions of a sampled log, and "anonymous" counts the anonymous units. The name of each column of
+    SAMPLED_FLAGS counts the units that have this flag. Three counts have the shape (v, AGES): "begun" counts visits by
+    the age of their unit at the visit, "ages" counts units by their age at the end, and "served" counts visits by their
+    time. "strata" (s, v) counts units by stratum, and "mixed" counts the units with two variants in one phase of a
+    ramp."""
 
     outcomes: OutcomeSums
     strata: Mapping[int, OutcomeSums]
@@ -271,15 +279,17 @@ def metrics(study: Study) -> list[Metric]:
 
 
 class StudyFigures(Record, eq=False):
-    """This record has the figures of a study, its sums, and its groups.
+    """This record has the figures of a study, the sums of the study, and the groups.
 
-    `any_user` tells whether the store has any user. `split` has chi-square and p-value of the split of units between
-    variants, NaN without variants. For a ramp, it is over the units that count. `selected_split` has the same for
-    whether exclusions and filters leave out different shares of the variants, NaN where they leave out few. `starts`
-    are those of phases, or of quarters. `declaration` is that of the experiment. `is_fixed` tells whether intervals
-    hold for one planned look, not at every look. `is_picked` tells whether the selection leaves out decisions of its
-    units by what happened after their assignment. `is_first_week` tells whether units that may come again had less
-    than a week to do so. `mixed_share` is the share of units that two variants served."""
+    `any_user` tells whether the store has any user. `split` has chi-square and p-value of the split of the units
+    between variants, and is NaN without variants. In a ramp, `split` covers only the units that count.
+    `selected_split` has chi-square and p-value of a test whether exclusions and filters leave out different
+    fractions of the variants, and is NaN where they leave out few units. `starts` has the start of each phase, or of
+    each quarter where the experiment has one phase. `declaration` is the declaration of the experiment. `is_fixed`
+    tells whether intervals hold for one planned look instead of every look. `is_picked` tells whether the selection
+    leaves out decisions because of what happened after the assignment of the unit. `is_first_week` tells whether
+    units that may come again had less than a week to do so. `mixed_share` is the fraction of the units that two
+    variants served."""
 
     study: Study
     sums: StudySums
@@ -301,7 +311,8 @@ class StudyFigures(Record, eq=False):
         return self._combine(self.sums.strata)
 
     def in_phase(self, number: int) -> Outcomes:
-        """Return the figures of the units that a phase drew. `number` is that of the phase among those that draw."""
+        """Return the figures of the units that one phase drew. The phases are numbered from 0, and phases that draw no
+        units are not counted."""
         strata = self.sums.strata.items()
         return self._combine({key: sums for key, sums in strata if key // self.strata_per_phase == number})
 
@@ -316,7 +327,7 @@ class StudyFigures(Record, eq=False):
         )  # fmt: skip
 
     def row(self, group: int, metric: Metric) -> OutcomeRow:
-        """Return the row of a metric of a group."""
+        """Return the row of the answer with the value of a metric in a group."""
         value = self.outcomes.value(group, metric)
         lower, upper = metric.bounds(value, self.level)
         return {
@@ -330,7 +341,7 @@ class StudyFigures(Record, eq=False):
         }  # fmt: skip
 
     def difference(self, group: int, metric: Metric) -> DifferenceRow:
-        """Return the row of the difference of a metric between a group and the first one."""
+        """Return the row of the answer with the difference in a metric between a group and the first group."""
         compared, labels = self.compare(group, metric), self.groups.labels
         further_fields: dict[str, Any] = (
             {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
@@ -345,8 +356,8 @@ class StudyFigures(Record, eq=False):
         return cast(DifferenceRow, {**names, **compared.to_json(), **further_fields})
 
     def compare(self, group: int, metric: Metric) -> Comparison:
-        """Compare a metric between a group and the first one, with all reasons for doubt. The comparison has a p-value
-        where units were assigned at random and the metric decides their experiment."""
+        """Compare a metric between a group and the first group, with all reasons for doubt. The comparison has a
+        p-value where units were assigned at random and the metric decides the experiment."""
         compared = self._compared(group, metric)
         if self.declaration is None:
             compared = replace(compared, p_value=None).with_reasons("not-randomised")
@@ -370,7 +381,8 @@ class StudyFigures(Record, eq=False):
         return result.with_reasons(*(["other-metric"] if is_by_chance else []))
 
     def segments(self) -> list[SegmentRow]:
-        """Return the deciding comparisons within each segment. Their level is for all of them together."""
+        """Return the deciding comparisons within each segment. The level of the intervals holds for all these
+        comparisons together."""
         labels, rows = self.groups.labels, list[SegmentRow]()
         n_tests = max(1, len(self.sums.segments) * len(self.deciding))
         alpha, phase_doubts = (1 - self.level) / n_tests, ["unequal-time"] if self.sums.strata else []
@@ -388,8 +400,8 @@ class StudyFigures(Record, eq=False):
         return rows
 
     def guards(self) -> list[GuardRow]:
-        """Tell whether each variant, except a holdout, satisfies each guard so far. The tests are one-sided, each at
-        the full level."""
+        """Return one row for each guard and each variant except the first one and a holdout. The row tells whether the
+        variant satisfies the guard so far. The tests are one-sided, and each test uses the full level."""
         guards = [] if self.declaration is None else self.declaration.guards
         groups = [number for number, label in enumerate(self.groups.labels) if number and label != holdout.LABEL]
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]
@@ -414,7 +426,8 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _tests(self) -> dict[tuple[int, Metric], tuple[float | None, float]]:
-        """Return the p-value of each deciding comparison, after Holm, and the level of its interval."""
+        """Return two values for each deciding comparison: the p-value corrected by Holm's method, and the probability
+        of error of the comparison's interval."""
         keys = self.deciding
         compared = [self._bounded(self._compared(*key), key[0], 1 - self.level) for key in keys]
         p_values = [row.p_value for row in compared]
@@ -428,8 +441,9 @@ class StudyFigures(Record, eq=False):
     def _bounded(
         self, compared: Comparison, group: int, alpha: float, *, tuned: float | None = None, sides: int = 2
     ) -> Comparison:  # fmt: skip
-        """Return the comparison with bounds that are wrong with probability alpha. Further arguments are as in
-        `_sequence`."""
+        """Return the comparison with bounds that are wrong with probability alpha.
+
+        tuned: as in `_sequence`; sides: 2 for bounds on both sides, 1 for one side."""
         if self.is_fixed:
             bounded = compared.at_this_look(alpha * 2 / sides)
         else:
@@ -437,25 +451,29 @@ class StudyFigures(Record, eq=False):
         return replace(bounded, p_value=None) if self.is_picked else bounded
 
     def _sequence(self, group: int, alpha: float, *, tuned: float | None = None) -> LookSequence:
-        """Return the sequence of intervals of a group against the first one, for their planned share of the units.
-        `tuned` is the alpha at which the sequence is tightest, and None stands for that of the first step of Holm."""
+        """Return the sequence of intervals for a group against the first group. The sequence is tightest at the number
+        of units planned for the two groups.
+
+        alpha: the probability that an interval is wrong; tuned: the alpha for which the sequence is tightest, or
+        None for the alpha of the first step of Holm's method."""
         assert self.declaration is not None
         best_n = self.declaration.best_n * self.declaration.share(0, group)
         return LookSequence(tightness(best_n, tuned or (1 - self.level) / len(self.deciding)), alpha)
 
     @property
     def deciding(self) -> list[tuple[int, Metric]]:
-        """Return the groups and metrics of the deciding comparisons."""
+        """Return the group and the metric of each deciding comparison."""
         success = [] if self.declaration is None else self.declaration.success
         return [*product(range(1, len(self.groups.labels)), success)]
 
     def metric_names(self) -> list[dict[str, str | None]]:
-        """Return the names of the deciding metrics and of their rewards."""
+        """Return the name of each deciding metric, with the name of its reward."""
         success = [] if self.declaration is None else self.declaration.success
         return [{"metric": metric.name, "reward": self._reward(metric)} for metric in success]
 
     def deciding_intervals(self) -> list[SequenceRow]:
-        """Return the intervals of the deciding comparisons, valid at every look, and for one planned look."""
+        """Return two intervals for each deciding comparison: an interval that is valid at every look, and an interval
+        for one planned look."""
         rows = list[SequenceRow]()
         for (group, metric), (_, alpha) in self._tests.items():
             compared = self._compared(group, metric)
@@ -474,7 +492,10 @@ class StudyFigures(Record, eq=False):
         return self.outcomes.compare(group, metric).with_reasons(*self._doubts(group, metric))
 
     def _doubts(self, group: int, metric: Metric, least: float = 0.0) -> list[str]:
-        """Return the reasons to doubt a difference from the first group, minus what a guard allows."""
+        """Return the reasons to doubt the difference in a metric between a group and the first group.
+
+        least: minus the fraction of the first group's value by which a guard allows the metric to fall, 0 without a
+        guard."""
         reasons = self._reasons(metric, group, 0)
         if self.declaration is None:
             return reasons
@@ -489,8 +510,8 @@ class StudyFigures(Record, eq=False):
         ]  # fmt: skip
 
     def are_other_visits(self, group: int, metric: Metric) -> bool:
-        """Tell whether a mean per decision, or per visit, compares different sets of these, since units of this group
-        have another number of them than those of the first group."""
+        """Tell whether a mean per decision or per visit compares different kinds of decisions or visits. This is so
+        where the units of this group have more or fewer decisions or visits than the units of the first group."""
         count_metric = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
         return not metric.per_unit and self.outcomes.differs_from_first(group, count_metric)
 
@@ -498,7 +519,9 @@ class StudyFigures(Record, eq=False):
         return None if metric.reward is None else self.study.rewards[metric.reward].name
 
     def _reasons(self, metric: Metric, *groups: int) -> list[str]:
-        """Return the reasons for doubt that follow from what the log lacks of these groups."""
+        """Return the reasons to doubt a metric that follow from what is missing in the log of these groups.
+
+        groups: the index of each group."""
         lacks_rows = metric.lacking is not None and self.count(metric.lacking, *groups)
         # persons who would be recognised under another session key
         has_anonymous = metric.denominator.startswith(("recognised", "at_risk")) and self.count("anonymous", *groups)
@@ -508,9 +531,12 @@ class StudyFigures(Record, eq=False):
         ]  # fmt: skip
 
     def turning_point(self, group: int, metric: Metric, least: float = 0.0) -> int | None:
-        """Return the time at which the difference from the first group, minus what a guard allows, changes its sign
-        between units that were assigned by then and those assigned since. There is a false alarm in 1 of 1,000 cases.
-        Return None where the sign does not change."""
+        """Return the time at which the difference from the first group changes its sign, between the units assigned
+        before this time and the units assigned since. Return None where the sign does not change. There is a false
+        alarm in 1 of 1,000 cases.
+
+        least: minus the fraction of the first group's value by which a guard allows the metric to fall. The allowed
+        fall is added to the difference."""
         if metric not in ageing_metrics(self.study) or self.lack_time(metric, 0, group):
             return None
         for at, before_figures, since_figures in self._time_sides:
@@ -524,8 +550,8 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _time_sides(self) -> list[tuple[int, Outcomes, Outcomes]]:
-        """Return several times with the figures of units before and since. The times are the starts of phases, or of
-        quarters of the time in which units were assigned."""
+        """Return several times, each with the figures of the units assigned before the time and of the units assigned
+        since. The times are the starts of phases, or of quarters of the time in which units were assigned."""
         strata, sums = self.sums.strata, self.sums.strata or self.sums.quarters
 
         def figures(keys: Iterable[int]) -> Outcomes:
@@ -544,13 +570,16 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _have_ages(self) -> bool:
-        """Tell whether units come again, and are compared at different ages."""
+        """Tell whether units come again, so that the units are compared at different ages. The age of a unit is the
+        time since its assignment."""
         begun = self.sums.counts.get("begun")
         return begun is not None and begun[:, 1:].sum() > LEAST_RETURNS * begun.sum()
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
-        """Tell whether many units of some of these groups had no time yet to come again, so that a mean over units is
-        too low."""
+        """Tell whether, in any of these groups, many units had no time yet to come again. A mean over units is then too
+        low.
+
+        groups: the index of each group."""
         begun, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
         if begun is None or ages is None or not metric.per_unit:
             return False
@@ -564,13 +593,15 @@ class StudyFigures(Record, eq=False):
         return min(shares) < outcomes.YOUNG_SHARE
 
     def _ages_then(self, group: int) -> Array:
-        """Return the units of a group by their age when the group last served, (AGES,)."""
+        """Return the number of units of a group by the age of the unit at the time when the group last served,
+        (AGES,)."""
         ages = self.sums.counts["ages"][group]
         idle_steps = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
         return np.r_[ages[: idle_steps + 1].sum(), ages[idle_steps + 1 :], np.zeros(idle_steps)]
 
     def count(self, name: str, *groups: int) -> int:
-        """Return the total of one of the `counts` over these groups."""
+        """Return the total over these groups of the count with this name in `StudySums.counts`. The result is 0 where
+        there is no such count."""
         return int(self.sums.counts[name][[*groups]].sum()) if name in self.sums.counts else 0
 
     def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:

@@ -1,4 +1,5 @@
-"""This module sums outcomes of units from the log. These are visits, returns and rewards of each person, by group."""
+"""This module sums the outcomes of units from the log. The outcomes are the visits, returns and rewards of each person,
+by group."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ LEAST_EXPECTED = 5  # units in each cell of a chi-square test
 
 
 class StudyFold:
-    """A StudyFold turns the log of a study into sums, a portion of persons at a time."""
+    """A StudyFold turns the log of a study into sums, a portion of the persons at a time."""
 
     def __init__(self, unit: Unit, study: Study) -> None:
         self.unit, self.study = unit, study
@@ -92,8 +93,8 @@ class StudyFold:
 
     @property
     def is_first_week(self) -> bool:
-        """Tell whether users had less than a week to come again. The answer is no for a ramp, which waits at each step
-        as long as its owner decides."""
+        """Tell whether users had less than a week to come again. The answer is no for a ramp, where the owner decides
+        how long each step takes."""
         experiment = self.study.experiment
         if experiment is None or self.study.by_session or not self.any_user:
             return False
@@ -101,8 +102,9 @@ class StudyFold:
         return 0 < self._spent_us < FIRST_WEEK_US and not is_ramp
 
     def splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
-        """Return the weights of the variants in each stratum, and the stratum's units that count. In a ramp, all units
-        of a stratum were in the first variant before, so its weight is the share of them that it keeps."""
+        """Return a pair for each stratum: the weights of the variants, and the counts of the units that count for the
+        split. In a ramp, all units of a stratum were in the first variant before, so the weight of the first variant is
+        the fraction of these units that the first variant keeps."""
         units = sums.counts.get("strata", np.zeros((0, 2))).astype(np.int64).tolist()
         if self.strata_per_phase == 1:
             weights = [[phase.weights[str(name)] for name in self.groups.labels] for phase in self.phases]
@@ -117,8 +119,10 @@ class StudyFold:
         return [(pair, [row]) for pair, row in zip(shares, units, strict=False) if sum(row) and pair[1] > 0]
 
     def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
-        """Yield the sums of each portion of persons, for this fold and for others, whose logs are this log from later
-        times on."""
+        """Yield a list of sums for each portion of the persons. The list has the sums of this fold, then of each other
+        fold.
+
+        others: folds whose logs are the part of this fold's log that begins at a later time."""
         for columns, batch in self._portions():
             visits = log_rows.person_visits(
                 columns, timeout_us=self._timeout_us, now=self.unit.now, import_end=self._import_end or 0,
@@ -132,8 +136,8 @@ class StudyFold:
             yield sums
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
-        """Yield the visits of each portion of persons that has selected decisions, with these decisions. Each portion
-        is read once."""
+        """Yield a pair for each portion of the persons that has selected decisions: the visits of the persons, and the
+        selected decisions. Each portion is read once."""
         selection, sessions, few_test = self.study.selection, None, None
         # only the persons of these variants are read, where one batch holds all decisions of their policies
         if selection.variant_ids:
@@ -153,7 +157,7 @@ class StudyFold:
                     yield visits[key], batch
 
     def _pages(self, batch: Batch) -> list[RewardedSlots]:
-        """Return the decisions of a batch with each reward."""
+        """Return the decisions of a batch once for each reward of the study, with the values of this reward."""
         if partitions.has_returns_elsewhere(self.unit, self.study.selection):
             batch = partitions.move_returns(self.unit, batch)
         return [
@@ -162,8 +166,10 @@ class StudyFold:
         ]
 
     def _sums(self, columns: Columns, visits: Visits, pages: Sequence[RewardedSlots]) -> StudySums:
-        """Return the sums of a portion of persons. `columns` are those of the visits of these persons, and `pages` has
-        their selected decisions with each reward."""
+        """Return the sums of a portion of the persons.
+
+        columns: the columns of the visits of these persons; visits: the visits; pages: the selected decisions of
+        these persons, once for each reward."""
         decisions, slots, censored = self._decisions(columns, pages)
         if self.study.age_us is not None:
             has_age = self._has_age(columns, visits, decisions)
@@ -239,8 +245,9 @@ class StudyFold:
     def _segments(
         self, contexts: ContextCache, columns: Columns, visits: Visits, units: UnitSums
     ) -> dict[str, OutcomeSums]:  # fmt: skip
-        """Return the sums of units by a field of the context of their first decision in the experiment, selected or
-        not. Later contexts may be effects."""
+        """Return the sums of the units by the value of the segment's field. The value is taken from the context of the
+        unit's first decision in the experiment, whether the decision is selected or not, since later contexts may be
+        effects of the variant."""
         field, tests = str(self.study.segment), [people.session_test("d.session_id", np.unique(columns["session_id"]))]
         if self.study.experiment is not None:
             log = filters.select(self.unit, {"experiment": self.study.experiment.name})
@@ -263,9 +270,11 @@ class StudyFold:
     def _decisions(
         self, columns: Columns, pages: Sequence[RewardedSlots], *, grouped: bool = True
     ) -> tuple[ServedDecisions, Columns, int]:
-        """Return the decisions, their `_READ` columns, and the number of mature decisions with a censored slot. The
-        reward of such a slot counts nothing. Where all slots of a page are censored, its visit counts, and no reward.
-        """
+        """Return the decisions of the pages, the `_READ` columns of the decisions, and the number of mature decisions
+        with a censored slot. The reward of a censored slot counts nothing. Where all slots of a page are censored, the
+        visit counts, but no reward does.
+
+        grouped: whether to find the group of each decision; otherwise all decisions are in group 0."""
         slots = pages[0].slots
         mature = np.array([reward_log.is_mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
         visit = visit_indices(columns, slots["session_id"], slots["visit"])
@@ -292,13 +301,14 @@ class StudyFold:
     def _strata(
         self, columns: Columns, visits: Visits, decisions: ServedDecisions, units: UnitSums
     ) -> tuple[UnitSums, Ids, Flags, int]:
-        """Return the units split by the stratum that drew them, the number of each unit's stratum, whether the unit
-        counts for the split, and the number of units with two variants in a phase of a ramp.
+        """Return the units split by the stratum that drew them, the number of each unit's stratum, whether each unit
+        counts for the split, and the number of units that had two variants in one phase of a ramp.
 
-        In most experiments the stratum is the phase in which a unit was assigned. In a ramp, which draws all units
-        anew, it is each phase that served the unit. A person with several keys was drawn by the first key and later
-        by another one, with other probabilities than the rest of a stratum. Such a person counts for the split when
-        first drawn, and not in phases that served the person after the keys were merged."""
+        In most experiments the stratum of a unit is the phase in which the unit was assigned. A ramp draws all units
+        anew in each phase, so each phase that served a unit is a stratum of the unit. A person with several keys was
+        drawn by the first key, and later by another key, with other probabilities than the rest of the stratum. Such
+        a person counts for the split when first drawn, but not in phases that served the person after the keys were
+        merged."""
         starts = [phase.at for phase in self.phases[1:]]
         if self.strata_per_phase == 1:
             stratum = np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
@@ -314,8 +324,8 @@ class StudyFold:
         return drawn_units.take(rows), stratum[rows], ~is_drawn_again[rows], mixed
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
-        """Return three counts for each variant, (v, AGES). They are visits by the age of their unit, visits by the time
-        when they began, and units by their age at the end."""
+        """Return three counts for each variant, (v, AGES) each. "begun" counts visits by the age of the unit at the
+        visit, "ages" counts units by their age at the end, and "served" counts visits by the time when they began."""
         n, time_span = len(self.groups.labels), self._spent_us + 1
         # the visits of these units; their rows are found by digest
         first_decisions, _ = distinct(decisions.group, decisions.visit)
@@ -340,8 +350,8 @@ class StudyFold:
         }  # fmt: skip
 
     def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
-        """Tell whether each decision is early enough in the time of its unit, and the unit came early enough in the
-        log."""
+        """Tell for each decision, (d,), whether the decision comes within the first `age_us` microseconds of its unit,
+        and whether the unit came so early that this time and the windows of rewards are over."""
         age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
         _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
         first_times = np.full(int(unit.max(initial=-1)) + 1, FAR_FUTURE)
@@ -351,7 +361,7 @@ class StudyFold:
         return (decisions.at < end) & (end <= self._last_at) & (end + window < self.unit.now)
 
     def _past(self, columns: Columns, visits: Visits) -> UnitSums:
-        """Return the sums of assigned units over the time before their assignment, in group 0."""
+        """Return the sums of the assigned units over the time before their assignment. All units are in group 0."""
         entry_at = columns["entry_at"]
         is_assigned = entry_at != ABSENT
         keys = np.unique(columns["session_id"][is_assigned])
@@ -375,8 +385,8 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
 def collect_figures(
     unit: Unit, studies: Sequence[Study], *, level: float, is_fixed: bool = False
 ) -> list[StudyFigures]:  # fmt: skip
-    """Return the figures of studies, from one pass over the log. The logs of the second and further studies are the
-    first one from later times on."""
+    """Return the figures of several studies, from one pass over the log. The log of the second and each further study
+    is the part of the first study's log that begins at a later time."""
     first, *others = folds = [StudyFold(unit, study) for study in studies]
     sums = [study_figures.NOTHING] * len(folds)
     for portion_sums in first.partials(others):
@@ -421,9 +431,10 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
 def _selected_split(
     fold: StudyFold, sums: StudySums, assigned: Sequence[tuple[list[float], list[list[int]]]]
 ) -> tuple[float, float]:  # fmt: skip
-    """Test whether a selection leaves out different shares of the variants, among units that were drawn with the same
-    weights. Return chi-square and p-value, which are NaN if the selection leaves out few units. `assigned` is as from
-    `split_by_day`."""
+    """Test whether a selection leaves out different fractions of the variants, among units that were drawn with the
+    same weights. Return chi-square and p-value. Both are NaN if the selection leaves out few units.
+
+    assigned: the weights of the variants and the counts of assigned units, as `split_by_day` returns them."""
     n_assigned = {tuple(weights): np.zeros(len(weights)) for weights, _ in assigned}
     counted = {weights: np.zeros(len(weights)) for weights in n_assigned}
     for weights, looks in assigned:
@@ -440,15 +451,15 @@ def _selected_split(
 
 
 class Look(NamedTuple):
-    """This record has the present differences that decide an experiment, and its guards."""
+    """This record has the differences that decide an experiment, as of now, and the guards of the experiment."""
 
     differences: list[study_figures.DifferenceRow]
     guards: list[study_figures.GuardRow]
 
 
 def look_at_experiment(unit: Unit, experiment: Experiment, *, level: float = 0.95) -> Look:
-    """Return the present deciding differences and guards of an experiment. They hold at every look, so looking costs
-    nothing."""
+    """Return the deciding differences of an experiment, as of now, and its guards. The intervals hold at every look, so
+    repeated looks cause no further errors."""
     figures = collect(unit, experiment_study(unit, experiment, rewards_of(unit, (), experiment)), level=level)
     return Look([figures.difference(*key) for key in figures.deciding], figures.guards())
 
@@ -460,9 +471,11 @@ def experiment_study(unit: Unit, experiment: Experiment, rewards: Sequence[Rewar
 
 
 def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) -> list[Reward]:
-    """Return the rewards with these names, and those that the experiment declares. Without names, they are those that
-    its variants learn, in order, after the deciding one. Without an experiment, it is the one that all policies learn,
-    or `default`. Raise InputError for an unknown name, or a repeated one."""
+    """Return the rewards with these names, and the rewards that the experiment declares. Raise InputError for an
+    unknown or repeated name.
+
+    Without names, the result has the declared rewards, then the other rewards that the variants learn, in order.
+    Without names and experiment, the result has the one reward that all policies learn, or `default`."""
     if repeated_name := next((name for name in names if list(names).count(name) > 1), None):
         raise InputError(f"reward {repeated_name!r} is named twice")
     if experiment is None:
@@ -476,8 +489,8 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
 
 
 def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
-    """Return the rewards that the variants of an experiment learn, in order. For a holdout, return the reward of its
-    route."""
+    """Return the rewards that the variants of an experiment learn, in order and each once. For the holdout of a route,
+    return the reward of the route."""
     if (route := lookup.route_of_holdout(unit, experiment)) is not None:
         return [lookup.version(unit, route.reference)[0].reward]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
@@ -485,8 +498,8 @@ def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
 
 
 def rows_of_figures(figures: StudyFigures) -> tuple[list[study_figures.OutcomeRow], list[study_figures.DifferenceRow]]:
-    """Return the rows of every group, and of every difference from the first group, with a p-value where units were
-    assigned at random. Periods without units are left out."""
+    """Return two lists: the rows of every group, and the rows of every difference from the first group. A difference
+    has a p-value where units were assigned at random. Periods without units are left out."""
     study, answer_metrics, values = figures.study, metrics(figures.study), figures.outcomes.value
     numbers = [
         number for number in range(len(figures.groups.labels))
