@@ -1,4 +1,5 @@
-"""This package is the program, with the options before the command and the group of all commands."""
+"""This package is the command-line program. This module has the group of all commands, and the options that stand
+before the command."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ Exit codes (`rlrec help exit-codes`; options may be RLREC_<COMMAND>_<OPTION>):
 
 
 class Program(CommandGroup):
-    """The Program is the group of all commands. Each command is imported when it is needed."""
+    """The Program is the group of all commands. The module of a command is imported when the command is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *super().list_commands(ctx)]
@@ -105,7 +106,9 @@ class Program(CommandGroup):
         sys.exit(self.run(list(sys.argv[1:] if args is None else args), **extra))
 
     def run(self, args: list[str], **extra: Any) -> int:
-        """Run one command line, and return its exit code."""
+        """Run one command line, and return its exit code.
+
+        args: the words of the command line after the name of the program."""
         settings, code = Settings(), 0
         times.zoneless.clear()
         times.zone = None
@@ -124,8 +127,10 @@ class Program(CommandGroup):
 
 
 def _report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
-    """Report a failed command, and return the exit code. This works even when there is no memory to load the module
-    that describes errors."""
+    """Report the error of a failed command on stderr, and return the exit code. The report works even if there is no
+    memory to load the module that describes errors.
+
+    args: the words of the command line."""
     try:
         from rlrec.cli.program.failures import report_failure
 
@@ -138,8 +143,8 @@ def _report_failure(error: BaseException, settings: Settings, args: list[str]) -
 
 
 class _RoomForNumpy:
-    """This import hook raises OSError if memory is so short that OpenBLAS would end the process. The hook is active
-    until numpy is imported."""
+    """This import hook raises OSError when numpy is imported with so little memory that OpenBLAS would end the process.
+    The hook is active until numpy is imported."""
 
     @staticmethod
     def find_spec(name: str, path: object, target: object = None) -> None:
@@ -149,8 +154,10 @@ class _RoomForNumpy:
 
 
 def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:
-    """Let a command accept, after its name, the options that stand before it, except those with the name of an option
-    of the command."""
+    """Let a command accept, after its name, the options that stand before a command. An option is left out if the
+    command has an option of the same name.
+
+    options: the options that stand before a command."""
     from copy import copy
 
     exposed_options = [option for option in options if isinstance(option, click.Option) and option.expose_value]
@@ -170,8 +177,8 @@ def _override_setting(ctx: click.Context, param: click.Parameter, value: Any) ->
 
 
 def _name_variables(command: click.Command, name: str) -> None:
-    """Name the environment variable of each option after its spelling on the command line. click would take the Python
-    name. --format also has a variable for all commands."""
+    """Name the environment variable of each option of a command after the spelling of the option on the command line.
+    click would use the Python name. The option --format also has a variable that applies to all commands."""
     for path, leaf in walk_commands(command, "RLREC", name):
         for param in leaf.params:
             if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
@@ -207,13 +214,13 @@ def program(settings: Settings, /, **options: Any) -> None:
 
 
 def main() -> NoReturn:
-    """Run the program as the console script. This function handles signals, which a program that calls the commands
-    should do itself.
+    """Run the program as the console script. This function handles signals. A program that calls the commands should
+    handle signals itself.
 
-    The garbage collector finds nothing in a short run, nor at its end. All files are closed by then, and taking the
-    modules apart would cost a third of the time of loading them. Matrices are multiplied in one thread, unless the
-    environment says otherwise. More threads take 30 ms to start, and on a busy machine they spin while they wait for
-    each other (`evaluate` took three times as long)."""
+    The garbage collector is frozen at the end and seldom runs before, since it finds nothing in a short run. All
+    files are closed by then, and taking the modules apart would cost a third of the time of loading them. Matrices
+    are multiplied in one thread, unless the environment says otherwise. More threads take 30 ms to start, and on a
+    busy machine they spin while they wait for each other (`evaluate` took three times as long)."""
     for number in signals.END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # ignored by choice of the parent (nohup, background jobs)
             signal.signal(number, signals.unwind_command)

@@ -2,7 +2,7 @@
 
 A result is a record (a dataclass, a msgspec Struct, a mapping), or a list or an iterator of records. The records of
 an iterator are written one by one as they come, except in a table. The modules `plain.py` (JSON) and `tables.py`
-(tables, csv) format results. They are loaded when something is shown."""
+(tables, csv) format results. These modules are loaded when a result is shown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLUSH_INTERVAL_S = 0.2
 class Show:
     """A Show object writes results in the format that the user chose.
 
-    With `plain`, it uses no colour. `typed` says whether the format was given on the command line."""
+    With `plain`, the output has no colour. `typed` says whether the format was given on the command line."""
 
     def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
         self.format, self.typed = form, typed
@@ -43,9 +43,9 @@ class Show:
     ) -> None:  # fmt: skip
         """Write one result.
 
-        `table` is shown by `--format table`, and by csv if the result is one record. `columns` are the keys of a
-        list of records, which a csv or a table shows even without rows. `flat` has the records of the csv, where
-        these differ from the result. `lines` has the records of ndjson."""
+        `table` is shown by `--format table`. If the result is one record, csv also shows `table`. `columns` are the
+        keys of a list of records; a csv or a table shows these keys even if the list is empty. `flat` has the
+        records of the csv, and `lines` has the records of ndjson, if the records differ from those of the result."""
         from rlrec.cli.output import plain
 
         self.clear_progress()
@@ -69,10 +69,11 @@ class Show:
         flush()
 
     def stream(self, groups: Iterable[Iterable[Any]], *, rehearsal: AbstractContextManager[None] | None = None) -> None:
-        """Write the answers to a stream as JSON objects, one per line in every format, each group at once.
+        """Write the answers to a stream as JSON objects, one per line in every format. The answers of a group are
+        written together, as soon as the group is answered.
 
-        `rehearsal` is a transaction around all groups. The answers are written after it, so that it does not wait
-        for a slow reader."""
+        `rehearsal` is a transaction around all groups. With a rehearsal the answers are written after the
+        transaction, so that the transaction does not wait for a slow reader."""
         if self.format == "csv" and self.typed:
             raise click.UsageError("a stream is answered in ndjson, not in csv")
         from rlrec.cli.output import plain
@@ -94,7 +95,7 @@ class Show:
 
 
 def write(data: bytes) -> None:
-    """Write all of `data` to stdout. Raises OSError, also where stdout is closed."""
+    """Write all of `data` to stdout. Raises OSError if stdout is closed or cannot be written to."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     stream, unwritten = sys.stdout.buffer, memoryview(data)
@@ -103,8 +104,10 @@ def write(data: bytes) -> None:
 
 
 def discard_unwritten(stream: TextIO | None) -> None:
-    """Discard output that could not be written. Otherwise the interpreter would try again when it ends, and exit with
-    120."""
+    """Discard output that could not be written. Otherwise the interpreter would try to write the output again at its
+    end, and exit with 120.
+
+    `stream` is stdout or stderr; any other stream is left alone."""
     standard = any(stream is file for file in (sys.__stdout__, sys.__stderr__))
     if stream is None or not standard:
         return
@@ -122,7 +125,7 @@ def flush() -> None:
 
 
 def _write_all(chunks: Iterable[bytes]) -> None:
-    """Write chunks as they come; flush after the first one, then five times a second."""
+    """Write chunks of data as they come. Flush stdout after the first chunk, and then at most five times a second."""
     sent_at = -math.inf
     for chunk in chunks:
         write(chunk)

@@ -20,7 +20,9 @@ MAX_PATH_NAMES = 8  # names of the fields around one that cannot be written
 
 @cache
 def _field_names(kind: type) -> tuple[str, ...] | None:
-    """Return the fields of a record's class, or None if it is no record."""
+    """Return the names of the fields of a record's class. The result is None if the class is not that of a record.
+
+    kind: the class."""
     if not hasattr(kind, "__dataclass_fields__"):
         return getattr(kind, "__struct_fields__", None)
     from dataclasses import fields
@@ -29,7 +31,8 @@ def _field_names(kind: type) -> tuple[str, ...] | None:
 
 
 def json_value(value: Any) -> Any:
-    """Return the JSON value of an object that `json` cannot write by itself."""
+    """Return the JSON value of an object that the module `json` cannot write by itself. Raises TypeError for an object
+    without a JSON value."""
     if (names := _field_names(value.__class__)) is not None:
         return {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
@@ -51,8 +54,8 @@ def dumps(value: Any) -> str:
 
 
 def dumps_fields(values: Mapping[str, Any]) -> str:
-    """Return a mapping as JSON. Raises InputError that names the first field whose value JSON lacks, as
-    `context.price`."""
+    """Return a mapping as JSON. If JSON has no form for a value, raise InputError with the name of the first such
+    field, such as `context.price`."""
     try:
         return dumps(values)
     except (TypeError, ValueError, RecursionError) as error:
@@ -65,7 +68,10 @@ def dumps_fields(values: Mapping[str, Any]) -> str:
 
 
 def _first_unwritable(value: Any, *names: str) -> tuple[str, Any]:
-    """Return the field that cannot be written, with the names of the fields around it, and its value."""
+    """Return the first field that JSON cannot hold, as a pair of its name and its value. The name begins with the names
+    of the fields around it.
+
+    `names` are the names of the fields around `value`."""
     for key, item in value.items() if isinstance(value, Mapping) and len(names) < MAX_PATH_NAMES else ():
         try:
             dumps(item)
@@ -75,13 +81,13 @@ def _first_unwritable(value: Any, *names: str) -> tuple[str, Any]:
 
 
 def json_line(record: Any) -> bytes:
-    """Return a JSON object as one line."""
+    """Return a record as one line of JSON."""
     return dumps(record).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def json_lines(group: Sequence[Any]) -> bytes:
-    """Return many records of JSON values as text, with an object per line. A `fields` object that several records share
-    is encoded once."""
+    """Return many records of JSON values as text, with an object per line. If several records share an object `fields`,
+    the object is encoded once."""
     drawn = [record for record in group if hasattr(record, "fields")]
     if not drawn:
         return _encode_lines(group)
@@ -94,9 +100,10 @@ def json_lines(group: Sequence[Any]) -> bytes:
 
 
 def _encode_lines(group: Sequence[Any]) -> bytes:
-    """Encode many records of JSON values by msgspec, with an object per line. msgspec would write NaN and infinity as
-    null. In MessagePack they begin with bytes that no text contains. If such bytes are found, the slow encoder is used,
-    which raises."""
+    """Return many records of JSON values as text, with an object per line. They are encoded by msgspec, which would
+    write NaN and infinity as null. To find these numbers, the records are first encoded in MessagePack, where NaN and
+    infinity begin with bytes that no text contains. If such bytes are found, the slow encoder is used, which raises an
+    error."""
     import msgspec
 
     with suppress(TypeError, ValueError, OverflowError):
@@ -111,13 +118,13 @@ def is_record(result: Any) -> bool:
 
 
 def iterate_records(result: Any) -> Iterator[Any]:
-    """Return an iterator over the records of a result."""
+    """Return an iterator over the records of a result. A result that is one record gives this record."""
     return iter([result]) if is_record(result) else iter(result)
 
 
 def json_document(result: Any) -> Iterator[bytes]:
-    """Yield the chunks of one JSON document. The document is an object with the version of its keys, or a list with one
-    record per line."""
+    """Yield the chunks of one JSON document. For one record, the document is an object with a version number of its
+    keys. For several records, the document is a list with one record per line."""
     if is_record(result):
         yield json_line({**record_mapping(result), "schema_version": SCHEMA_VERSION})
         return
@@ -132,7 +139,7 @@ def json_document(result: Any) -> Iterator[bytes]:
 
 
 def record_mapping(record: Any) -> Mapping[str, Any]:
-    """Return the keys and values of a record."""
+    """Return the keys and values of a record as a mapping."""
     values = record if isinstance(record, Mapping) else json_value(record)
     if not isinstance(values, Mapping):
         raise TypeError(f"cannot show a {type(record).__name__} as a row")

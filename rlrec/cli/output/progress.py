@@ -14,7 +14,8 @@ PAUSE_S = 0.2
 
 
 class ProgressLine:
-    """A ProgressLine shows the rows so far, the rows per second, and the time left."""
+    """A ProgressLine shows how many rows a command has read or written so far, the rows per second, and the time
+    left."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -23,8 +24,10 @@ class ProgressLine:
         self._visible = False
 
     def __call__(self, noun: str, rows: int, share: float | None) -> None:
-        """Report the rows done so far, and their share of all, if known. A new pass begins where there are fewer rows
-        than before, or rows of another noun."""
+        """Report how many rows of a pass are done. A new pass begins if there are fewer rows than before, or rows of
+        another noun.
+
+        `noun` says what the rows are. `share` is the part of all rows that is done, or None if that is unknown."""
         now = time.monotonic()
         if self._noun not in ("", noun) or rows < self._rows:
             self._began = now
@@ -40,7 +43,7 @@ class ProgressLine:
         self._written, self._visible = now, True
 
     def clear(self) -> None:
-        """Remove the line, so that other lines can follow."""
+        """Remove the progress line from the terminal, so that other lines can follow."""
         if self._visible:
             self._write(f"\r{'':{terminal_columns() - 1}}\r")
             self._visible = False

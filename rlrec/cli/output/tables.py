@@ -1,6 +1,6 @@
 """This module lays out tables for people, and csv. In a pipe a table has all columns at their natural width. On a
-terminal no line exceeds its width. There columns are left out in the order that their view declares, long texts are
-elided, and lines above and below a table are wrapped. Verdicts have a colour."""
+terminal no line is longer than the terminal is wide. To that end columns are left out in the order that the view
+declares, long texts are elided, and lines above and below a table are wrapped. On a terminal verdicts have a colour."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
 
 
 class Figures(str):
-    """A Figures text holds several numbers in one cell, which is never elided."""
+    """A Figures object is the text of a cell with several numbers. The text is never elided."""
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number, not a bool."""
+    """Tell whether a value is a number. A bool is not a number here."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cell(value: Any) -> str:
-    """Return a value as a table shows it to people. Text stays verbatim, except characters that move the cursor."""
+    """Return a value as text, as a table shows the value to people. A value that is text is returned verbatim, except
+    for characters that move the cursor."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -65,7 +66,7 @@ def cell(value: Any) -> str:
 
 
 def record_text(record: Mapping[str, Any]) -> str:
-    """Return a record as text for one cell, without JSON punctuation, such as hour=9 device=ios."""
+    """Return a record as text for one cell, without the punctuation of JSON, such as hour=9 device=ios."""
     return " ".join(f"{key}={_value_text(value)}" for key, value in record.items())
 
 
@@ -76,15 +77,16 @@ def _value_text(value: Any) -> str:
 
 
 def short_times(text: str) -> str:
-    """Cut the times in a text to seconds, in the time zone, as a terminal shows them. Times within commands stay."""
+    """Return a text whose times are cut to seconds and are in the user's time zone, as a terminal shows times. Times
+    within commands stay unchanged."""
     if times.zone is None:
         return TIME_PATTERN.sub(r"\1 \2", text)
     return TIME_PATTERN.sub(lambda match: f"{times.local(times.parse(match[0])):%Y-%m-%d %H:%M:%S}", text)
 
 
 def column_decimals(values: Iterable[Any]) -> int | None:
-    """Return the number of decimals for a column of these values, so that the largest shows four digits, or None for
-    whole numbers and for texts."""
+    """Return the number of decimals with which all values of a column are shown. The largest value then shows four
+    digits. The result is None for whole numbers and for texts."""
     numbers = [abs(value) for value in values if is_number(value)]
     if all(value == int(value) for value in numbers if math.isfinite(value)):
         return None
@@ -92,13 +94,13 @@ def column_decimals(values: Iterable[Any]) -> int | None:
 
 
 def fixed_decimals(value: float, places: int) -> str:
-    """Return a number with `places` decimals. A number that would show as 0 gets one significant digit."""
+    """Return a number as text with `places` decimals. A number that would show as 0 gets one significant digit."""
     text = f"{value:.{places}f}"
     return text if value == 0 or float(text) else f"{value:.1g}"
 
 
 def interval_cell(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
-    """Return a value with its interval as text for one cell.
+    """Return a value with its interval as text for one cell. The text has only the value if there is no interval.
 
     `places` is the number of decimals of all three numbers."""
     texts = ["-" if number is None else fixed_decimals(number, places or 0) for number in (value, lower, upper)]
@@ -106,19 +108,20 @@ def interval_cell(value: float | None, lower: float | None, upper: float | None,
 
 
 def bar(share: float, *, width: int = 10) -> str:
-    """Draw a bar that fills a share of `width` characters."""
+    """Return a bar of block characters for a share from 0 to 1. A bar for the share 1 is `width` characters long."""
     eighths = round(8 * width * min(max(share, 0.0), 1.0))
     return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
 
 
 def sparkline(numbers: Sequence[float]) -> str:
-    """Draw a bar for each number, with a height relative to the largest. Zeros are a base line."""
+    """Return a text with an upright bar for each number. The height of a bar is relative to the largest number, and a 0
+    is shown as the base line."""
     top = max(numbers, default=0) or 1
     return "".join(STEPS[math.ceil(7 * number / top)] for number in numbers)
 
 
 def text_width(text: str) -> int:
-    """Return the number of terminal columns that a text takes."""
+    """Return the number of terminal columns that a text takes up."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width
@@ -127,7 +130,7 @@ def text_width(text: str) -> int:
 
 
 def elide_text(text: str, width: int) -> str:
-    """Shorten `text` to at most `width` columns."""
+    """Return `text`, shortened to at most `width` columns of the terminal."""
     if text_width(text) <= width:
         return text
     text = text[: 2 * width]  # cut first, since the loop below is slow for a long text
@@ -140,9 +143,10 @@ def elide_text(text: str, width: int) -> str:
 
 
 class Column:
-    """A Column is a column of a table, with its cells as text. Numbers are right-aligned.
+    """A Column is one column of a table, with its cells as text. A column of numbers is right-aligned.
 
-    `places` is the number of decimals of its numbers. If it is None, each has as many as it needs."""
+    `places` is the number of decimals of all numbers of the column. If `places` is None, each number has as many
+    decimals as it needs."""
 
     def __init__(self, header: str, values: Sequence[Any], screen: Screen, *, places: int | None = None) -> None:
         self.header, self.cells = header, list(map(cell, values))
@@ -158,8 +162,8 @@ class Column:
         self.coloured = screen.colour and header in VERDICT_COLUMNS
 
     def draw(self, text: str) -> str:
-        """Return a cell's text for tabulate, elided and coloured, with a filler for each character that takes two
-        columns."""
+        """Return the text of a cell as the library tabulate needs it. The text is elided and coloured, and has a filler
+        for each character that takes up two columns."""
         text = elide_text(text, self.width)
         filler = FILLER * (text_width(text) - len(text))
         if self.coloured and (word := VERDICT_PATTERN.match(text)):
@@ -168,7 +172,7 @@ class Column:
 
 
 def _columns(view: View, screen: Screen) -> list[Column]:
-    """Return the columns of a view, with cells not yet elided."""
+    """Return the columns of a view. Their cells are not yet elided."""
     body = [list(row) for row in view.rows]
     values: list[Sequence[Any]] = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
     named = list(zip(view.headers, values, strict=True))
@@ -182,7 +186,10 @@ def _columns(view: View, screen: Screen) -> list[Column]:
 
 
 def _fit_columns(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Column]:
-    """Return the columns that fit into a width. Text columns may be narrowed."""
+    """Return the columns of a table that fit into a width. Columns of text may become narrower.
+
+    `drop` has the headers of the columns that are left out first, in this order. If that is not enough, other
+    columns are left out from the right."""
     shown = list(columns)
     undeclared = [column.header for column in reversed(columns[1:]) if column.header not in drop]
     for header in [*drop, *undeclared]:
@@ -220,7 +227,7 @@ def _grid_text(view: View, screen: Screen) -> str:
 
 
 def wrap_lines(lines: Iterable[str], screen: Screen) -> str:
-    """Return lines above or below a table as text, wrapped on a terminal."""
+    """Return the lines above or below a table as one text. On a terminal the lines are wrapped."""
     rows = list(map(escape_unprintable, lines))
     if screen.width is not None:
         rows = [row for line in map(short_times, rows) for row in _terminal_rows(line, screen.width)]
@@ -236,7 +243,7 @@ def _terminal_rows(line: str, width: int) -> list[str]:
 
 
 def view_text(view: View, screen: Screen) -> str:
-    """Return a view as text, with its title, grid (if the view has headers), and notes."""
+    """Return a view as text, which has the title, the grid of rows (if the view has headers) and the notes."""
     title, notes = (
         "".join(_grid_text(item, screen) if isinstance(item, View) else wrap_lines([item], screen) for item in items)
         for items in (view.title, view.notes)
@@ -249,7 +256,8 @@ def lay_out_result(
     result: Any, view_of_result: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None,
     screen: Screen | None,
 ) -> Iterable[bytes]:  # fmt: skip
-    """Lay out a result as a table on a screen, or as csv without one. The arguments are those of `Show`."""
+    """Return the chunks of a result, as a table for a screen, or as csv if `screen` is None. The other arguments are
+    those of a call of `Show`, where `view_of_result` is named `table`."""
     if screen is not None:
         text = view_text(view_of_result, screen) if view_of_result else table_text(result, columns, screen)
         return [text.encode("utf-8", "backslashreplace")]
@@ -259,7 +267,10 @@ def lay_out_result(
 
 
 def table_text(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
-    """Return a record as text with a line for each key, or several records as a grid."""
+    """Return a result as text. One record has a line for each key, and several records form a grid with a row for each
+    record.
+
+    `columns` are the keys that the grid shows; None shows all keys."""
     if is_record(result):
         # each key on its own line; a list of records below, as its own table
         record = record_mapping(result)
@@ -288,7 +299,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def csv_lines(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    """Yield the lines of a csv (RFC 4180)."""
+    """Yield the lines of a csv (RFC 4180), the header first."""
     from csv import writer as csv_writer
 
     line: Any = SimpleNamespace(write=lambda text: text.encode("utf-8", "backslashreplace"))
@@ -298,7 +309,8 @@ def csv_lines(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
 
 
 def csv_lines_of_records(rows: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
-    """Return the lines of a csv whose header is `columns`, or the keys of the first record if None."""
+    """Return an iterator over the lines of a csv with a row for each record. The header is `columns`, or the keys of
+    the first record if `columns` is None."""
     first = next(rows, None)
     if first is None:
         return csv_lines(columns, ()) if columns else iter(())

@@ -1,4 +1,4 @@
-"""This module completes names of arms, policies and other things in a shell, as values of options and arguments."""
+"""This module completes values of options and arguments in a shell, such as the names of arms and policies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIST_OPTIONS = {"--arms", "--estimator"}  # options with several names between c
 
 
 def attach_completion(command: click.Command, name: str) -> None:
-    """Add completion to the parameters of a command and of its subcommands."""
+    """Add completion in a shell to the parameters of a command and of its subcommands."""
     for names, leaf in walk_commands(command, name):
         for param in leaf.params:
             if sorts := _name_kinds(param, *names):
@@ -57,7 +57,9 @@ def _completions(sorts: tuple[str, ...], is_list: bool, ctx: click.Context, inco
 
 
 def _names_of_kind(ctx: click.Context, sort: str) -> list[str]:
-    """Return the names of a kind, or none if the store cannot be read."""
+    """Return all names of a kind, or no name if the store cannot be read.
+
+    sort: the kind of thing that the names stand for, such as arms or policies."""
     from rlrec.app.opening import open_store
     from rlrec.errors import RlrecError
 

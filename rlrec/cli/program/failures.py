@@ -29,7 +29,9 @@ PIPE_CLOSED_CODE = 141  # the exit code that a shell shows for a program ended b
 
 
 def report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
-    """Print an error on stderr, and return the exit code."""
+    """Print an error on stderr, and return the exit code.
+
+    args: the words of the command line."""
     try:
         if not isinstance(error, OSError):
             output.flush()
@@ -85,7 +87,8 @@ def _describe_error(error: BaseException, settings: Settings) -> tuple[str, str 
 
 
 def _stored_hint(settings: Settings) -> str | None:
-    """Return a hint that says what the command has stored although its answer is lost, or None if it stored nothing."""
+    """Return a hint that says what the command has stored although its answer is lost. The result is None if the
+    command has stored nothing."""
     if settings.store is None or not settings.store.has_stored:
         return None
     from rlrec.cli.output import plain
@@ -98,8 +101,8 @@ def _stored_hint(settings: Settings) -> str | None:
 
 
 def _runnable_hint(hint: str | None, settings: Settings) -> str | None:
-    """Return a hint in which `rlrec init` names the store, without its password and options (which may hold a
-    password)."""
+    """Return a hint in which the command `rlrec init` names the store. The name has no password, and no connection
+    options, which may hold a password."""
     if hint is None or settings.db == Settings.db:
         return hint
     plain = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
@@ -108,7 +111,8 @@ def _runnable_hint(hint: str | None, settings: Settings) -> str | None:
 
 
 def _error_location(error: RlrecError, settings: Settings) -> str:
-    """Return the file, line and field of an input error, as far as known."""
+    """Return the file, line and field of an input error, as far as they are known. The text is empty for other
+    errors."""
     if not isinstance(error, InputError):
         return ""
     if error.line is None:
@@ -120,8 +124,8 @@ def _error_location(error: RlrecError, settings: Settings) -> str:
 
 
 def _field_source(context: click.Context, field: str) -> str | None:
-    """Return the source of a field of a single request. The source is the option with the environment variable that set
-    it, or the argument by its name in the usage."""
+    """Return the parameter of a command that gave a field of a request, or None if no parameter did. An option has the
+    environment variable that set it in brackets. An argument has the name that the usage shows."""
     name = re.split(r"[.\[]", field)[0]
     if name in FIELD_OPTIONS:
         name = next((option for option in FIELD_OPTIONS[name] if context.params.get(option) is not None), "")
@@ -153,8 +157,8 @@ def _usage_message(error: click.ClickException) -> tuple[str, str | None]:
 
 
 def _value_source(param: click.Parameter, ctx: click.Context) -> str | None:
-    """Return the environment variable or the file that gave a parameter its value, or None if the command line or a
-    default did."""
+    """Return the name of the environment variable or of the file that gave a parameter its value. The result is None if
+    the value is from the command line or is the default."""
     source = ctx.get_parameter_source(param.name or "")
     if source is click.core.ParameterSource.DEFAULT_MAP:
         return "rlrec.toml"
@@ -167,7 +171,8 @@ def _value_source(param: click.Parameter, ctx: click.Context) -> str | None:
 
 
 def _variable_of_message(message: str, context: click.Context | None) -> str | None:
-    """Return the environment variable whose value occurs in an error that names no option."""
+    """Return the environment variable whose value occurs in an error message that names no option, or None if there is
+    no such variable."""
     variables = (_value_source(param, context) for param in context.command.params) if context else ()
     return next((variable for variable in variables if variable and os.environ.get(variable, "\0") in message), None)
 
@@ -186,7 +191,9 @@ def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | 
 
 
 def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:
-    """Tell whether the user wants JSON, even if the command line could not be parsed."""
+    """Tell whether the user wants JSON, even if the command line could not be parsed.
+
+    args: the words of the command line."""
     if settings.format is not None:
         return settings.format == "json"
     words = args[: args.index("--")] if "--" in args else args

@@ -1,5 +1,6 @@
-"""This module opens the files that commands read and write. Input has one JSON object per line. Commands read it in
-groups, and refuse bad lines. An output file appears only when it is complete, and may not be one of the inputs."""
+"""This module opens the files that commands read and write. An input has one JSON object per line. Commands read the
+input in groups of lines, and refuse bad lines. An output file appears only when it is complete, and may not be one of
+the inputs."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ T = TypeVar("T")
 
 
 class Refusals:
-    """Refusals count and keep the refused lines of an input. The first one ends the command, unless there is a path.
-    With a path, each is written there as a JSON object with line, error, field, text, file and code."""
+    """A Refusals object counts and keeps the refused lines of an input. Without a path, the first refused line ends the
+    command. With a path, each refused line is written to this file as a JSON object with line, error, field, text, file
+    and code."""
 
     def __init__(self, path: str | None, *, appends: bool = False) -> None:
         self.count = self.n_lines = 0  # refused lines; refused and stored lines
@@ -40,11 +42,14 @@ class Refusals:
         return self.file is not None
 
     def reading(self, source: str) -> None:
-        """Name this file in later errors about a line."""
+        """Set the name of the file that later errors about a line show."""
         current_settings().source = "<stdin>" if source == "-" else source
 
     def refuse(self, error: InputError, text: bytes) -> None:
-        """Write the line to the file, with escapes for bytes that are not UTF-8. If there is no file, raise `error`."""
+        """Write a refused line to the file of refused lines, with escapes for bytes that are not UTF-8. If there is no
+        such file, raise `error`.
+
+        text: the refused line."""
         if self.file is None:
             error.hint = error.hint or "nothing was stored; --on-error quarantine keeps the good lines"
             raise error
@@ -68,9 +73,9 @@ def _open_rejects(path: str, mode: str) -> BinaryIO:
 
 
 def refusal_error(count: int, *, n_lines: int, hint: str | None = None) -> LinesRefused:
-    """Return the error at the end of an input in which some lines were refused.
+    """Return the error at the end of an input in which lines were refused.
 
-    `n_lines` counts refused and stored lines."""
+    `count` counts the refused lines, and `n_lines` counts the refused and the stored lines."""
     what = (
         f"{'nothing' if count == n_lines else 'the rest'} {'would be' if current_settings().dry_run else 'is'} stored"
     )
@@ -78,7 +83,8 @@ def refusal_error(count: int, *, n_lines: int, hint: str | None = None) -> Lines
 
 
 class Lines:
-    """Lines are an input with one JSON object per line, read in groups. Bad lines are refused."""
+    """A Lines object is an input with one JSON object per line, which is read in groups of lines. Bad lines are
+    refused."""
 
     def __init__(self, source: str, refusals: Refusals) -> None:
         self.name = source
@@ -87,7 +93,8 @@ class Lines:
         self.texts: dict[int, bytes] = {}
 
     def copy_unless_file(self) -> None:
-        """Make the input readable a second time. Raises InputError if stdin is a terminal or closed."""
+        """Copy the input, unless it is a plain file, so that it can be read a second time. Raises InputError if stdin
+        is a terminal or closed."""
         from rlrec.cli.text.lines import rereadable
 
         self.refusals.reading(self.name)
@@ -95,7 +102,7 @@ class Lines:
             self.source = rereadable(self.source)
 
     def first_byte(self) -> bytes:
-        """Return the first byte that is no space, in an input that can be read again."""
+        """Return the first byte of the input that is not a blank. The input must be readable a second time."""
         from rlrec.cli.text.lines import groups
 
         for group in groups(self.source, size=1, eager=False):
@@ -103,7 +110,7 @@ class Lines:
         return b""
 
     def raw(self) -> Iterator[list[tuple[int, bytes]]]:
-        """Yield groups of (line number, line), not decoded."""
+        """Yield groups of lines, each line as a pair of its number and its bytes."""
         from rlrec.cli.text.lines import groups
 
         self.refusals.reading(self.name)
@@ -113,7 +120,10 @@ class Lines:
             yield group
 
     def groups(self, kind: type[T]) -> Iterator[list[tuple[int, T]]]:
-        """Yield groups of (line number, decoded line). Lines that cannot be decoded are refused."""
+        """Yield groups of lines, each line as a pair of its number and its decoded value. Lines that cannot be decoded
+        are refused.
+
+        kind: the Struct that a line holds."""
         from rlrec.cli.text.lines import decode_group
 
         for group in self.raw():
@@ -125,13 +135,15 @@ class Lines:
             yield [(number, value) for (number, _), value in numbered if not isinstance(value, InputError)]
 
     def refuse(self, error: InputError) -> None:
-        """Refuse a line of the present group that was decoded, but names something that does not exist."""
+        """Refuse a line of the present group that was decoded, but names something that does not exist.
+
+        error: the error, with the number of the line."""
         self.refusals.refuse(error, self.texts.get(error.line or 0, b""))
 
 
 def refusal_options(command: Command) -> Command:
-    """Add --on-error and --rejects to a command, pass `refusals` to the command, and end it with exit code 5 if a line
-    was refused."""
+    """Add the options --on-error and --rejects to a command, and pass `refusals` to the command. If a line was refused,
+    the command ends with exit code 5."""
 
     @click.option(
         "--on-error", type=click.Choice(["fail", "quarantine"]), default="fail", show_default=True,
@@ -158,8 +170,10 @@ def refusal_options(command: Command) -> Command:
 
 
 def _with_lines(command: Command, declare: Callable[[Command], Command]) -> Command:
-    """Add the options of `declare`, --on-error and --rejects to a command, and pass `lines` to the command. Without a
-    source, `lines` is None."""
+    """Add --on-error, --rejects and the parameter of `declare` to a command, and pass `lines` to the command. If the
+    user names no input, `lines` is None.
+
+    declare: a decorator that adds the parameter `source`, which names the input."""
 
     @wraps(command)
     def run(*args: Any, source: str | None, refusals: Refusals, **kwargs: Any) -> Any:
@@ -176,7 +190,9 @@ lines_argument = partial(_with_lines, declare=click.argument("source", type=FILE
 
 
 def check_target(path: str, name: str, *, inputs: Iterable[str] = ()) -> None:
-    """Raise UsageError if an output file is the store or one of the inputs, through whatever link."""
+    """Raise UsageError if an output file is the store or one of the inputs, even by way of links.
+
+    path: the path of the output file. name: the option that names the output file."""
     from rlrec.app.opening import store_files
 
     if any(_same_file(path, file) for file in store_files(current_settings().db)):
@@ -201,7 +217,8 @@ def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 
 def check_figure(path: str) -> None:
-    """Raise InputError for the name of a picture in another format than SVG, which no viewer would open."""
+    """Raise InputError if the name of a picture has the ending of another format than SVG, since no viewer would open
+    the file."""
     if path.lower().endswith((".png", ".jpg", ".jpeg", ".pdf", ".gif", ".webp")):
         raise InputError(f"{path} is not SVG", hint="name it FILE.svg; a browser opens it")
 
@@ -217,8 +234,9 @@ plot_option = option_group(
 
 @contextmanager
 def complete_file(path: str) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name once it is complete and on disk. A target that is no plain file is
-    written directly."""
+    """Yield a file to write, which appears under its name once it is complete and on disk. If the path names something
+    other than a plain file, such as a device, the data is written to it directly. A path that ends in .gz is
+    compressed."""
     from rlrec import drafts
 
     target = os.path.realpath(path)  # the target of a link, so that the link stays
@@ -257,7 +275,7 @@ def open_target(path: str) -> Iterator[Callable[[bytes], object]]:
 
 
 def write_text(path: str, text: str) -> int:
-    """Write text to a file, or to stdout for the path `-`, and return the number of bytes."""
+    """Write text to a file, or to stdout for the path `-`, and return the number of bytes written."""
     data = text.encode("utf-8", "backslashreplace")
     with open_target(path) as write:
         write(data)
@@ -265,8 +283,9 @@ def write_text(path: str, text: str) -> int:
 
 
 def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
-    """Write the figure of an answer to a file, if there is a path. A program may draw the figure later. Raises
-    InputError if the answer has no figure."""
+    """Write the figure of an answer to a file, if a path is given. Raises InputError if the answer has no figure.
+
+    draw: makes the figure; it is kept, so that a program which called the command can draw the figure later."""
     if (show := current_settings().show) is not None:
         show.draw = draw
     if path is None:

@@ -1,5 +1,5 @@
-"""This module has decorators that pass the store, the output and the input lines to commands, options that several
-commands have, and command groups."""
+"""This module has decorators that pass the store, the output and workers to commands, the options that several commands
+have, and classes of command groups."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ NOTHING_STORED = "dry run: nothing was stored"
 
 
 class Settings:
-    """Settings hold the options before the command, and facts about the running command that errors need."""
+    """A Settings object holds the options given before the name of the command, and facts about the running command
+    that errors need."""
 
     db: str = "rlrec.db"
     read_db: str | None = None
@@ -64,13 +65,16 @@ def current_settings() -> Settings:
 
 
 def safe_text(text: str, db: str) -> str:
-    """Return `text` for stderr, on one line, without passwords, and without its middle if it is long."""
+    """Return `text` in a form that is safe for stderr. The result is on one line, has no passwords, and lacks its
+    middle if the text is long.
+
+    db: the URL of the store, which may have a password."""
     return escape_unprintable(mask_secrets(cut_middle(hide_secrets(decode_word(text), passwords(db)))))
 
 
 def notice(text: str) -> None:
-    """Write a line to stderr, wrapped on a terminal, unless --quiet is given. A stderr that cannot be written to does
-    not stop the command."""
+    """Write a text to stderr as one line, wrapped on a terminal, unless --quiet is given. If stderr cannot be written
+    to, the command goes on. A program that called the command gets the text instead."""
     options = current_settings()
     if options.quiet:
         return
@@ -88,8 +92,8 @@ def notice(text: str) -> None:
 
 
 def print_sentences(show: Show, *sentences: str) -> None:
-    """Print the result as sentences, one per line. They stand below a table on a terminal, else on stderr. Nothing is
-    printed with --quiet, nor with json or csv."""
+    """Print the result of a command as sentences, one per line. On a terminal the sentences stand below the table.
+    Elsewhere they go to stderr. Nothing is printed with --quiet, nor in another format than a table."""
     if show.format != "table" or current_settings().quiet:
         return
     if show.screen.width is not None:
@@ -100,8 +104,8 @@ def print_sentences(show: Show, *sentences: str) -> None:
 
 
 def question_of_terminal() -> Callable[[str], bool] | None:
-    """Return a function that asks a question on the terminal and tells whether the answer was yes, or None without a
-    terminal."""
+    """Return a function that asks a question on the terminal, and tells whether the answer was yes. The result is None
+    if there is no terminal."""
     has_terminal = current_settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
     return (
         (lambda question: click.confirm(safe_text(question, current_settings().db), err=True)) if has_terminal else None
@@ -109,7 +113,8 @@ def question_of_terminal() -> Callable[[str], bool] | None:
 
 
 def suggest_next(show: Show, command: str, effect: str) -> None:
-    """Name the next command and its effect on stderr. Nothing is printed with --quiet, nor with json or csv."""
+    """Print the command to run next, and its effect, on stderr. Nothing is printed with --quiet, nor in another format
+    than a table."""
     if show.format != "table":
         return
     from shlex import quote
@@ -123,7 +128,7 @@ def suggest_next(show: Show, command: str, effect: str) -> None:
 
 
 class Misuse(click.UsageError):
-    """A Misuse error names words of a command line that a command does not take, with a hint."""
+    """A Misuse error, which has a hint, names words of a command line that the command does not accept."""
 
     def __init__(self, message: str, *, hint: str | None, ctx: click.Context) -> None:
         super().__init__(message, ctx)
@@ -131,11 +136,13 @@ class Misuse(click.UsageError):
 
 
 class HelpWanted(click.UsageError):
-    """A HelpWanted error means that a group was called without a command. Its help goes to stderr."""
+    """A HelpWanted error means that a group of commands was called without a command. The help of the group is then
+    printed on stderr."""
 
 
 def option_group(heading: str, *options: Decorator) -> Decorator:
-    """Add options to a command, and list them under this heading in its help."""
+    """Return a decorator that adds options to a command. The help of the command lists these options under a
+    heading."""
 
     def add(command: Command) -> Command:
         n_others = len(vars(command).get("__click_params__", ()))
@@ -149,11 +156,13 @@ def option_group(heading: str, *options: Decorator) -> Decorator:
 
 
 class GroupedCommand(click.Command):
-    """A GroupedCommand has a help with a section for each group of options. The help lists -h with the output."""
+    """A GroupedCommand is a command whose help has a section for each group of options. The option -h stands in the
+    section on the output."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse an option with one value that is given twice, of which click would take the last one alone. An option
-        before the command may be given again, since aliases have it."""
+        """Parse the words of the command line. Raises Misuse if an option that takes one value is given twice, where
+        click would silently use the last value. An option given before the command may be given again, since a shell
+        alias may contain the first occurrence."""
         params = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=[*args])[2]
         for option, n in Counter(params).items():
             if n > 1 and isinstance(option, click.Option) and not (option.is_flag or option.multiple):
@@ -174,13 +183,14 @@ class GroupedCommand(click.Command):
 
 
 class CommandGroup(click.Group):
-    """A CommandGroup is a group of commands that suggests similar names. Use the class as
-    `@click.group(cls=CommandGroup)`."""
+    """A CommandGroup is a group of commands. If a user types an unknown command, it suggests similar names. Use the
+    class as `@click.group(cls=CommandGroup)`."""
 
     command_class = GroupedCommand
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands with their whole first sentences, which click would cut."""
+        """List the commands in the help, each with the whole first sentence of its own help. click would cut the
+        sentence."""
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         with formatter.section("Commands"):
             formatter.write_dl(
@@ -209,7 +219,9 @@ class CommandGroup(click.Group):
 
 
 def walk_commands(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Yield a command and all its subcommands, each with the names by which it is called."""
+    """Yield a command and all its subcommands, each as a pair of its names and the command.
+
+    names: the names by which the command is called."""
     yield names, command
     for name, subcommand in getattr(command, "commands", {}).items():
         yield from walk_commands(subcommand, *names, name)
@@ -224,9 +236,10 @@ input_option = click.option(  # for streams with an answer to each line: passes 
 
 
 def takes_store(*lines: str) -> Decorator:
-    """Return a decorator that passes `store` to a command, open while it runs, and what `takes_output` passes.
+    """Return a decorator that passes `store` to a command. The store is open while the command runs. The decorator also
+    does what `takes_output` does.
 
-    `lines` are examples at the end of its help."""
+    `lines` are examples at the end of the command's help."""
     return lambda command: takes_output(*lines)(_with_store(command))
 
 
@@ -260,19 +273,24 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
 
 
 def takes_read_store(*lines: str) -> Decorator:
-    """Return a decorator like `takes_store`, for a command that only reads. The command gets the store of --read-db, if
-    that option is given."""
+    """Return a decorator like `takes_store`, for a command that only reads. If the option --read-db is given, the
+    command gets the store that this option names.
+
+    `lines` are examples at the end of the command's help."""
     return lambda command: takes_output(*lines)(_with_store(command, reads=True))
 
 
 def takes_write_store(*lines: str) -> Decorator:
     """Return a decorator like `takes_store`, which also adds the option --dry-run. This option rolls back all that the
-    command stores."""
+    command stores.
+
+    `lines` are examples at the end of the command's help."""
     return lambda command: takes_output(*lines)(_with_store(command, writes=True))
 
 
 def refuses_future_clock(command: Command) -> Command:
-    """Refuse a clock far ahead, for a command that logs decisions. Write this decorator below `takes_store`."""
+    """Make a command that logs decisions refuse a --now that lies far ahead, unless --allow-future or --dry-run is
+    given. Write this decorator below `takes_store`."""
 
     @wraps(command)
     def run(*args: Any, store: Store, **kwargs: Any) -> Any:
@@ -292,7 +310,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 
 @contextmanager
 def rehearsal(store: Store) -> Iterator[None]:
-    """Open a transaction that is rolled back at its end, and say so on stderr."""
+    """Open a transaction that is rolled back at its end. Then print on stderr that nothing was stored."""
     current_settings().dry_run = True
     with store.rehearsal():
         yield
@@ -300,9 +318,9 @@ def rehearsal(store: Store) -> Iterator[None]:
 
 
 def takes_output(*lines: str) -> Decorator:
-    """Return a decorator that adds --format and --json to a command, and passes `show` to the command.
+    """Return a decorator that adds the options --format and --json to a command, and passes `show` to the command.
 
-    `lines` are examples at the end of its help."""
+    `lines` are examples at the end of the command's help."""
     return lambda command: _with_show(command, lines)
 
 
@@ -352,8 +370,8 @@ _WORKERS = (
 
 
 def workers_options(command: Command) -> Command:
-    """Add the options for workers to a command, and pass `workers` to the command. Write this decorator above the one
-    for the store."""
+    """Add the options about workers (processes that share the work) to a command, and pass `workers` to the command.
+    Write this decorator above the decorator for the store."""
 
     @wraps(command)
     def run(*args: Any, jobs: int, engine: str, scheduler: str | None, **kwargs: Any) -> Any:
@@ -365,7 +383,9 @@ def workers_options(command: Command) -> Command:
 
 
 def mapping_by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
-    """Return options K=V as a mapping. Raises InputError if a name occurs twice."""
+    """Return the values of a repeated option K=V as a mapping. Raises InputError if a name occurs twice.
+
+    label: the word for such a name in the error."""
     values: dict[str, str] = {}
     for name, value in pairs:
         if name in values:

@@ -1,5 +1,5 @@
-"""This module handles the signals that end a command. They unwind it like an error, so that it cleans up. A second
-signal ends the process at once. Within `signals_end_waits` the signals only end waits, for commands that finish their
+"""This module handles the signals that end a command. A signal raises an error, so that the command cleans up. A second
+signal ends the process at once. Within `signals_end_waits` a signal only ends waits, for commands that finish their
 present work."""
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """An Interrupted error says that a signal arrived. `code` is the exit code that shells expect for the signal, 128
-    plus its number."""
+    """An Interrupted error says that a signal arrived. `code` is the exit code that shells expect, which is 128 plus
+    the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -25,7 +25,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def unwind_command(number: int, _: FrameType | None) -> None:
-    """Handle a signal that ends the command by raising Interrupted. A second signal ends the process at once."""
+    """Handle a signal that ends the command: raise Interrupted, so that the command cleans up. A second signal ends the
+    process at once."""
     for other in END_SIGNALS:
         if signal.getsignal(other) is unwind_command:
             signal.signal(other, end_at_once)
@@ -35,20 +36,22 @@ def unwind_command(number: int, _: FrameType | None) -> None:
 
 
 def end_at_once(number: int, _: FrameType | None) -> NoReturn:
-    """Handle a signal that comes while a command unwinds, or after its work, by ending the process."""
+    """End the process at once. This function handles a signal that arrives while a command cleans up, or after its
+    work."""
     os._exit(128 + number)
 
 
 def end_in_finalizer(unraisable: sys.UnraisableHookArgs) -> None:
-    """End the process at once if the signal arrived in a finalizer, from which no error can propagate."""
+    """Handle an error that no caller can catch, as from a finalizer. If a signal raised the error, the process ends at
+    once."""
     if isinstance(unraisable.exc_value, Interrupted):
         os._exit(unraisable.exc_value.code)
     sys.__unraisablehook__(unraisable)
 
 
 class SignalWaits:
-    """A SignalWaits object makes waits that a signal ends, while other work goes on. `number` is the number of the
-    signal."""
+    """A SignalWaits object offers waits that a signal ends, while other work goes on after the signal. `number` is the
+    number of the signal that arrived, or None so far."""
 
     def __init__(self, wakeup: int) -> None:
         self.number: int | None = None
@@ -61,8 +64,8 @@ class SignalWaits:
         self.number = number
 
     def wait(self, seconds: float | None, stream: BinaryIO | None) -> bool:
-        """Wait for `seconds`, or until the stream can be read, and return False once a signal has arrived. Where
-        `seconds` is None, there is no limit."""
+        """Wait for `seconds`, or until the stream can be read. If `seconds` is None, there is no limit. The result is
+        False once a signal has arrived, and True before."""
         if self.number is None:
             import select  # which most commands do without
 
@@ -73,7 +76,8 @@ class SignalWaits:
 
 @contextmanager
 def signals_end_waits() -> Iterator[SignalWaits]:
-    """Keep the signals that end a command from doing so within this context. They only end its waits."""
+    """Keep the signals that end a command from ending it within this context. There a signal only ends the waits of the
+    SignalWaits object that is yielded."""
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     waits = SignalWaits(receiver)

@@ -1,5 +1,5 @@
-"""This module makes the screen's pages from answers of commands, as tables and figures in HTML. Answers are cached, and
-errors become readable pages."""
+"""This module makes the pages of the screen from the answers of commands, as tables and figures in HTML. Answers are
+cached. An error becomes a page that people can read."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ MENU = {
 
 
 class Panel(NamedTuple):
-    """A Panel holds a view of a command, with figures of the same answer.
+    """A Panel holds a view (a table before its layout) of a command's answer, with figures of the same answer.
 
-    `places` has the pages to which values of its columns link."""
+    `places` has the page to which the values of a column link, by the header of the column."""
 
     view: View
     heading: str = ""
@@ -64,11 +64,11 @@ class Panel(NamedTuple):
 
 
 class PageContent(NamedTuple):
-    """This record holds the content of a page.
+    """A PageContent holds the content of a page.
 
-    `related` has links to other pages, `alerts` has urgent messages, and `notices` has the notices of the command.
-    `report` has values for the template of a report, instead of panels. `location` is the address to which a search
-    redirects."""
+    `related` has links to other pages, as pairs of text and address. `alerts` has urgent messages, and `notices` has
+    the notices that the command printed. `report` has values for the template of a report, instead of panels.
+    `location` is the address to which a search redirects."""
 
     title: str
     panels: Sequence[Panel] = ()
@@ -217,7 +217,9 @@ def show_decision(store: Store, args: Arguments) -> PageContent:
 
 
 def _read_number(noun: str, text: str) -> int:
-    """Return the number in a text. Raises InputError if no store could have it."""
+    """Return the number in a text. Raises InputError if no store could have this number.
+
+    noun: the word for what the number stands for."""
     if not (text.isascii() and text.isdigit() and len(text) <= N_DIGITS):
         raise InputError(f"unknown {noun} {truncate(text)!r}")
     return int(text)
@@ -243,8 +245,8 @@ def report(store: Store, args: Arguments) -> PageContent:
 
 
 def find(store: Store, args: Arguments) -> PageContent:
-    """List links to the pages on everything with this key, name or number. If there is only one such page, redirect to
-    it."""
+    """Return links to the pages about everything with the key, name or number that the user searches for. If there is
+    only one such page, the result redirects to this page."""
     words = args.get("q", "").strip()
     if not words:
         return PageContent("Find")
@@ -293,11 +295,11 @@ OBJECT_BYTES = 4  # of memory per character of a content's repr, about
 
 
 class StoreUnready(RlrecError):
-    """An Unready error says that the store is missing, out of date or unreachable, so that no page can be made."""
+    """A StoreUnready error says that the store is missing, out of date or unreachable, so that no page can be made."""
 
 
 class BoundedCache(Generic[Value]):
-    """A BoundedCache keeps the newest values, as many as fit into CACHE_BYTES, and at least one."""
+    """A BoundedCache keeps as many of the newest values as fit into CACHE_BYTES, and at least one value."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, ...], tuple[Value, int]] = OrderedDict()
@@ -307,7 +309,9 @@ class BoundedCache(Generic[Value]):
         return self._entries[key][0] if key in self._entries else None
 
     def put(self, key: tuple[str, ...], value: Value, n_bytes: int) -> None:
-        """Keep a value, and drop the oldest ones that no longer fit."""
+        """Keep a value, and drop the oldest values if the cache is now too large.
+
+        n_bytes: the size of the value."""
         n_bytes += sum(map(len, key))
         self.n_bytes += n_bytes - self._entries.pop(key, (None, 0))[1]
         self._entries[key] = value, n_bytes
@@ -316,10 +320,11 @@ class BoundedCache(Generic[Value]):
 
 
 class WebPage(NamedTuple):
-    """A WebPage is a page as it is sent.
+    """A WebPage is a page as it is sent to a browser.
 
-    `fresh_s` has the seconds for which the same page is sent again. `refresh` has the seconds until a browser asks
-    again, "" for never."""
+    `location` is the address to which the page redirects, if it does. `fresh_s` has the seconds for which the same
+    page is sent again. `refresh` has the seconds after which the browser asks again, or "" if the browser never asks
+    again."""
 
     status: int
     body: bytes
@@ -329,7 +334,10 @@ class WebPage(NamedTuple):
 
 
 class StoreOptions(NamedTuple):
-    """This record names the store of the command, and says how to open it."""
+    """A StoreOptions names the store of the command, and says how to open it.
+
+    `db` is the URL of the store, and `address` is the URL that pages show. `now` is the clock, and `zone` the time
+    zone of pages. `waits` are the limits on waiting for locks, statements and connections."""
 
     db: str
     address: str
@@ -339,9 +347,10 @@ class StoreOptions(NamedTuple):
 
 
 class _CachedContent(NamedTuple):
-    """This record holds a cached answer.
+    """A _CachedContent holds the content of a page in the cache.
 
-    `at` is the time when the store was read. `until` is the time when the answer expires, by the process's clock."""
+    `at` is the time when the store was read, and `took_s` the seconds that this took. `until` is the time when the
+    content expires, by the clock of the process."""
 
     content: PageContent
     at: str
@@ -354,7 +363,9 @@ class _CachedContent(NamedTuple):
 
 
 def parse_arguments(query: str) -> dict[str, str]:
-    """Return the arguments of an address, without a refresh interval that pages do not offer."""
+    """Return the arguments of an address, by name. A refresh interval that pages do not offer is left out.
+
+    query: the part of the address after `?`."""
     pairs = dict(parse_qsl(query))
     if pairs.get("refresh") not in REFRESH:
         pairs.pop("refresh", None)
@@ -362,14 +373,17 @@ def parse_arguments(query: str) -> dict[str, str]:
 
 
 class PageMaker:
-    """A PageMaker makes pages. It caches answers, so that one that took long can be sorted at once."""
+    """A PageMaker makes pages. It caches the answers of commands, so that a table which took long to compute can be
+    sorted at once."""
 
     def __init__(self, options: StoreOptions) -> None:
         self.options = options
         self._answers = BoundedCache[_CachedContent]()
 
     def make(self, path: str, query: str) -> WebPage:
-        """Make the page of an address. An error becomes a page, too."""
+        """Return the page of an address. An error becomes a page, too.
+
+        path: the name of the page. query: the arguments of the address."""
         address = Address(path, parse_arguments(query))
         named, began = (
             {name: address.args[name] for name in IDENTIFYING_ARGUMENTS if name in address.args},
@@ -387,7 +401,9 @@ class PageMaker:
         return WebPage(200, body, "", answer.fresh_s, refresh)
 
     def _answer(self, path: str, named: Arguments) -> _CachedContent:
-        """Return the content of a page, from the cache or from the store."""
+        """Return the content of a page, from the cache or from the store.
+
+        named: the arguments that say what the page is about."""
         key = (path, *(word for pair in sorted(named.items()) for word in pair))
         if (cached := self._answers.get(key)) is not None and time.monotonic() < cached.until:
             return cached
@@ -409,7 +425,9 @@ class PageMaker:
         return answer
 
     def _problem(self, error: Exception, address: Address, status: int, took_s: float) -> WebPage:
-        """Make a page about an error."""
+        """Return a page about an error.
+
+        status: the HTTP status of an error in the request. took_s: the seconds until the error."""
         if not isinstance(error, RlrecError):
             error = RlrecError(f"unexpected {type(error).__name__}: {error}", hint="`rlrec doctor` looks closer")
             status = 500
@@ -424,7 +442,9 @@ class PageMaker:
         )
 
     def _render(self, content: PageContent, address: Address, answer: _CachedContent | None = None) -> bytes:
-        """Return the HTML of a page."""
+        """Return the HTML of a page with this content.
+
+        answer: the cached content, with the time when the store was read; None for a page about an error."""
         parts = [[*_panel_parts(panel, f"t{number}", address)] for number, panel in enumerate(content.panels)]
         return app.html.render(
             "screen.html", title=content.title, content=content, parts=parts, address=address, made=answer,
@@ -434,7 +454,9 @@ class PageMaker:
 
 
 def _panel_parts(panel: Panel, key: str, address: Address) -> Iterator[list[str] | Table]:
-    """Yield the lines and tables of a panel, from top to bottom."""
+    """Yield the parts of a panel from top to bottom. A part is a list of lines, or a table.
+
+    key: the anchor of the panel, from which its tables have their own anchors."""
     view = panel.view
     grid, numbers = [view._replace(title=(), notes=())] if view.headers else [], count()
     for is_table, items in groupby([*view.title, *grid, *view.notes], key=lambda item: isinstance(item, View)):

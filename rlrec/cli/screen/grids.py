@@ -1,4 +1,5 @@
-"""This module makes the tables of the screen. They are sorted, filtered and paged by plain links to the same page."""
+"""This module makes the tables of the screen. Links to the same page with other arguments sort, filter and page a
+table."""
 
 from __future__ import annotations
 
@@ -20,35 +21,39 @@ PAGE_ROW = "(page)"  # in the column of arms, for a row about the whole slate
 
 
 def page_address(prefix: str, value: object) -> str:
-    """Return the relative address of a page.
+    """Return the relative address of the page about a value.
 
-    `prefix` stands for its kind, such as `policy?name=`."""
+    `prefix` is the address of such pages without the value, such as `policy?name=`."""
     return f"{prefix}{quote(str(value), safe='')}"
 
 
 class Address(NamedTuple):
-    """An Address is the address of a page, from which its links are made."""
+    """An Address is the path and the arguments of a page. Links on the page are made from them."""
 
     path: str
     args: Mapping[str, str]
 
     def change(self, anchor: str = "", **changes: str) -> str:
-        """Return the address of the same page with changed arguments. Empty ones are left out. A page that refreshes
-        itself gets no anchor. With one, browsers would jump to it at each refresh; without, they keep their place."""
+        """Return the address of the same page with changed arguments. Arguments without a value are left out. The
+        address of a page that refreshes itself has no anchor. With an anchor, a browser would jump to it at each
+        refresh. Without an anchor, a browser stays where it is."""
         anchor = "" if self.args.get("refresh") else anchor
         named = {name: value for name, value in {**self.args, **changes}.items() if value}
         return f"{self.path or '.'}?{urlencode(named)}{anchor and '#'}{anchor}"
 
     def follow(self, prefix: str) -> str:
-        """Return the address of another page, with the same refresh as this page."""
+        """Return the address of another page, with the refresh interval of this page.
+
+        `prefix` is the address of the other page."""
         refresh = self.args.get("refresh")
         return f"{prefix}{'&' if '?' in prefix else '?'}refresh={refresh}" if refresh else prefix
 
 
 class Grid:
-    """A Grid is a table of a page.
+    """A Grid is one table of a page, which links can sort, filter and page.
 
-    `key` is its anchor, and the suffix of its arguments. `places` has the pages to which values link."""
+    `key` is the anchor of the table, and the suffix of the arguments about this table. `places` has the page to
+    which the values of a column link, by the header of the column."""
 
     def __init__(self, view: View, key: str, address: Address, places: Mapping[str, str]) -> None:
         self.headers, self.rows = [*view.headers], [[*row] for row in view.rows]
@@ -60,7 +65,7 @@ class Grid:
         self.first = int(start[:9]) if start.isdecimal() else 0
 
     def table(self) -> Table:
-        """Return a table with the rows that the arguments of the page select."""
+        """Return the table, with the rows that the arguments of the page select."""
         filters = self._filters() if self.rows and not self.is_grouped else []
         rows = self._sorted([row for row in self.rows if not self.only or self._has(row)])
         shown = rows[self.first : self.first + N_ROWS]
@@ -76,17 +81,20 @@ class Grid:
         return self.address.args.get(f"{name}-{self.key}", "")
 
     def _change(self, **changes: str) -> str:
-        """Return the address of the page with another sort column, filter or first row of this table."""
+        """Return the address of the page with another sort column, filter or first row of this table.
+
+        `changes` are the new arguments, without the suffix of this table."""
         named = {f"{name}-{self.key}": value for name, value in {"from": "", **changes}.items()}
         return self.address.change(self.key, **named)
 
     def _has(self, row: Sequence[Any]) -> bool:
-        """Tell whether a row has the value that the table is filtered by."""
+        """Tell whether a row has the value by which the table is filtered."""
         name, _, value = self.only.partition(":")
         return name not in self.headers or cell(row[self.headers.index(name)]) == value
 
     def _filters(self) -> list[Cell]:
-        """Return a link for each value to filter by. The link of the chosen value removes the filter."""
+        """Return a link for each value by which the table can be filtered. The link of the chosen value removes the
+        filter."""
         columns = zip(self.headers, zip(*self.rows, strict=True), strict=True)
         filtered = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTER_COLUMNS)
         pairs = [
@@ -104,7 +112,8 @@ class Grid:
         ]  # fmt: skip
 
     def _sorted(self, rows: list[list[Any]]) -> list[list[Any]]:
-        """Return the rows sorted by a column. Rows without a value come last."""
+        """Return the rows, sorted by the column that the arguments of the page name. Rows without a value in this
+        column come last."""
         name = self.sort.removeprefix("-")
         if name not in self.headers:
             return rows
@@ -114,7 +123,8 @@ class Grid:
         return [*present, *(row for row in rows if row[column] is None)]
 
     def _header(self, header: Cell) -> Cell:
-        """Return a header with a link that sorts the table by its column, in reverse order the second time."""
+        """Return a header with a link that sorts the table by the column. If the table is already sorted by the column,
+        the link reverses the order."""
         name = header.text
         if self.is_grouped or not name or len(self.rows) < 2:
             return header
@@ -122,7 +132,9 @@ class Grid:
         return header._replace(href=self._change(sort=f"-{name}" if order == "ascending" else name), order=order)
 
     def _link(self, header: str, value: Any, shown: Cell) -> Cell:
-        """Return a cell, with a link if its column links to pages."""
+        """Return a cell of the table. The cell has a link to the page about its value if the column links to pages.
+
+        `header` is the header of the column, `value` the value of the cell, and `shown` the cell without a link."""
         if value is None:
             return shown._replace(text="") if self.is_grouped else shown
         if header not in self.places or value == PAGE_ROW:
@@ -130,7 +142,9 @@ class Grid:
         return shown._replace(href=self.address.follow(page_address(self.places[header], value)))
 
     def _turns(self, n_rows: int) -> list[Cell]:
-        """Return links to the rows before and after those shown."""
+        """Return links to the rows before and after the rows that are shown.
+
+        `n_rows` counts all rows that pass the filter."""
         steps = (("the rows before", max(self.first - N_ROWS, 0)), ("the next rows", self.first + N_ROWS))
         return [
             app.html.Cell(text, href=self._change(**{"from": str(start) if start else ""}))
@@ -145,5 +159,5 @@ def _sort_key(value: Any) -> tuple[bool, float, str]:
 
 
 def _cell_text(value: Any) -> str:
-    """Return a value as tables on a terminal show it."""
+    """Return a value as text, as a table on a terminal shows the value."""
     return short_times(cell(value))

@@ -1,8 +1,9 @@
-"""This module reads input with one JSON object per line. It splits the input into groups, decodes them strictly, and
-says in each error what is wrong and where.
+"""This module reads input with one JSON object per line. It splits the input into groups of lines, decodes each line
+strictly, and says in each error what is wrong and where.
 
-msgspec decodes. Some cheap tests on a whole group find what msgspec accepts and should not (integers of any length,
-duplicate keys, NUL in text). Only a line that fails one is read again, slowly, to name the field."""
+The library msgspec decodes the lines. Some cheap tests on a whole group find what msgspec accepts and should not
+(integers of any length, duplicate keys, NUL in text). Only if a group fails a test is each line read again, slowly,
+to name the field that is wrong."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ WORDS = {
 def groups(
     source: str | BinaryIO, *, size: int = 1000, eager: bool = True, flush: bool = False, n_bytes: int = sys.maxsize
 ) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield lists of (line number, line), each of at most `size` lines, without blank lines.
+    """Yield groups of lines, each group as a list of (line number, line). A group has at most `size` lines, none of
+    which is blank.
 
     source: a path, `-` for stdin, or a file to read from its start. eager: end a group also when no further complete
     line is waiting, so that a producer that waits for an answer gets it. flush: a line `{"op": "flush"}` ends a
@@ -72,7 +74,9 @@ def groups(
 
 
 def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
-    """Yield the lines in parts, each with whether a flush line followed it."""
+    """Yield the lines in parts, split at flush lines. Each part is paired with whether a flush line followed it.
+
+    flush: whether a line `{"op": "flush"}` is a flush line; otherwise all lines form one part."""
     if flush:
         ends = [index for index, (_, line) in enumerate(lines) if b"flush" in line and FLUSH.fullmatch(line)]
         for start, end in zip([0, *(index + 1 for index in ends)], ends, strict=False):
@@ -82,8 +86,10 @@ def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list
 
 
 def rereadable(source: str) -> str | BinaryIO:
-    """Return an input that can be read more than once. A plain file is named by its path; anything else (stdin, a FIFO)
-    is copied to an unnamed file, which disappears when the process ends."""
+    """Return an input that can be read more than once. For a plain file the result is its path. Any other input (stdin,
+    a FIFO) is copied to an unnamed file, which disappears when the process ends.
+
+    source: the path of the input, or `-` for stdin."""
     if source != "-" and stat.S_ISREG(os.stat(source).st_mode):
         return source
     import tempfile
@@ -99,19 +105,23 @@ def rereadable(source: str) -> str | BinaryIO:
 
 
 def stream(source: str) -> AbstractContextManager[BinaryIO] | None:
-    """Open an input that is read as it arrives, which is stdin or a FIFO. Return None for a plain file."""
+    """Open an input that is read as it arrives, which is stdin or a FIFO. The result is None for a plain file.
+
+    source: the path of the input, or `-` for stdin."""
     return None if source != "-" and stat.S_ISREG(os.stat(source).st_mode) else _opened(source)
 
 
 class _Cutter:
-    """A _Cutter splits blocks of bytes into numbered lines. No line takes more memory than LIMIT plus one block."""
+    """A _Cutter splits blocks of bytes into numbered lines. A line is cut off where it would take more memory than
+    LIMIT plus one block."""
 
     def __init__(self) -> None:
         self.number = 0
         self.tail = bytearray()
 
     def lines(self, block: bytes) -> list[tuple[int, bytes]]:
-        """Return the lines that `block` completes, without blank ones. An empty block ends the input."""
+        """Return the lines that a block of the input completes, each with its number. Blank lines are left out. An
+        empty block stands for the end of the input."""
         head, end, remainder = block.rpartition(b"\n") if block else (b"", b"\n", b"")
         complete_lines = self._numbered(bytes(self.tail) + head) if end else []
         if end:
@@ -151,7 +161,9 @@ def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
-    """Tell whether a read would return at once, possibly because the input has ended."""
+    """Tell whether a read would return at once, possibly because the input has ended.
+
+    timeout: the milliseconds to wait for that, or None to wait without a limit."""
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLIN)
@@ -161,7 +173,8 @@ def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
 
 
 def _read(stream: BinaryIO) -> bytes:
-    """Return the bytes that are available, at least one; no byte at the end of the input."""
+    """Return the bytes that are available, and wait until there is at least one byte. The result is empty at the end of
+    the input."""
     while (block := stream.read(BLOCK_BYTES)) is None:  # from a non-blocking descriptor
         _waiting(stream, None)
     return block
@@ -178,7 +191,9 @@ def _decoder(kind: Any) -> Any:
 
 
 def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
-    """Return the `kind` (a msgspec Struct) that a line holds. Raises InputError with line and field."""
+    """Return the value of a line, which is a `kind` (a msgspec Struct). Raises InputError with line and field.
+
+    line: the number of the line, for errors."""
     if (values := _at_once([raw], kind)) is not None:
         value: T = values[0]
         return value
@@ -200,7 +215,9 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
 
 
 def decode_candidates(tree: list[Any]) -> list[Any]:
-    """Return the arms of a request from a JSON array, each with what the request states of it. Raises InputError."""
+    """Return the candidate arms of a request, each with what the request states about the arm. Raises InputError.
+
+    tree: the decoded JSON array of the candidates."""
     import msgspec
 
     kind: Any = candidate_type()
@@ -212,15 +229,18 @@ def decode_candidates(tree: list[Any]) -> list[Any]:
 
 
 def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]:
-    """Return, for each (line number, line), the result of `decode` or its error. If all lines are good, this takes a
-    microsecond per line."""
+    """Return the value that `decode` gives for each line of a group, or the error if the line is bad. If all lines are
+    good, decoding takes a microsecond per line.
+
+    group: pairs of line number and line."""
     values = _at_once([raw for _, raw in group], kind)
     return [_tried(raw, kind, number) for number, raw in group] if values is None else values
 
 
 def key_type() -> Any:
-    """Return the type of a key in a line's Struct. A key that is too short or too long is refused with the message of
-    `parse_key`. NUL and broken Unicode are refused in any text of a line, so a decoded key needs no further check."""
+    """Return the type of a field of a Struct that holds a key. A key that is too short or too long is refused with the
+    message of `parse_key`. NUL and broken Unicode are refused in any text of a line, so a decoded key needs no further
+    check."""
     from typing import Annotated
 
     from msgspec import Meta
@@ -230,7 +250,7 @@ def key_type() -> Any:
 
 @cache
 def candidate_type() -> Any:
-    """Return the type of an arm of a request, with what the request states of it."""
+    """Return the Struct of a candidate arm of a request, with what the request states about the arm."""
     from msgspec import defstruct
 
     rows: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
@@ -241,9 +261,12 @@ def candidate_type() -> Any:
 def line_type(
     name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **more_types: Any
 ) -> Any:
-    """Return the Struct of a line that has the given fields of a command, in the types of the command's options.
+    """Return the Struct of a line whose fields are parameters of a command. Each field has the type of the command's
+    parameter.
 
-    more_types: the types of the fields whose type in lines differs from the type of the option."""
+    name: the name of the Struct. fields: the names of the fields. required: the fields that a line must have.
+    more_types: the type of each field whose type in lines differs from that of the parameter, or that is no
+    parameter."""
     from typing import get_origin
 
     from msgspec import defstruct
@@ -272,8 +295,8 @@ def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
 
 
 def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
-    """Return the values of the lines. Return None if any line is bad or unusual, so that each line must be decoded by
-    itself."""
+    """Return the decoded values of all lines. The result is None if any line is bad or unusual, so that each line must
+    be decoded by itself."""
     import msgspec
 
     block = b"\n".join(raws)
@@ -297,7 +320,9 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
 
 
 def _is_deep(value: Any, depth: int = -1) -> bool:
-    """Tell whether one of several values is nested too deeply."""
+    """Tell whether a value, or any value within it, is nested too deeply.
+
+    depth: the depth of the value itself. The default is for a list of values that have the depth 0."""
     if depth > DEPTH:
         return True
     children = value.values() if isinstance(value, dict) else value
@@ -305,8 +330,10 @@ def _is_deep(value: Any, depth: int = -1) -> bool:
 
 
 def _usual(block: bytes, n_lines: int) -> bool:
-    """Tell whether lines of JSON are complete objects, without anything that msgspec accepts wrongly or writes
-    differently."""
+    """Tell whether lines of JSON look like complete objects, without anything that msgspec accepts wrongly or writes in
+    another form.
+
+    block: the lines, joined by newlines."""
     return (
         len(block) <= LIMIT
         and block.startswith(b"{")
@@ -322,7 +349,9 @@ def _usual(block: bytes, n_lines: int) -> bool:
 
 
 def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
-    """Return the error for a line that is JSON, but not of the kind. `error` is msgspec's message."""
+    """Return the error for a line that is JSON, but does not fit the Struct `kind`.
+
+    tree: the decoded line. error: the message of msgspec."""
     complaint, _, at = error.partition(" - at ")
     tokens = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", at)
     field, value = "", tree
@@ -350,8 +379,11 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
 
 
 def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
-    """Take one step of msgspec's path into a value. `[...]` names no key, and stands for the first member that the
-    complaint fits."""
+    """Take one step of msgspec's path from a value to a value within it. Return the name of the inner value, and the
+    inner value. The step `[...]` names no key, and stands for the first member that the complaint fits.
+
+    name: the name of a field, or "" if the step is an index. index: an index, or `...`. complaint: the message of
+    msgspec."""
     if name:
         return name, value.get(name) if isinstance(value, dict) else None
     if index.isdigit():
@@ -366,7 +398,9 @@ def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
 
 
 def _tagged(kind: Any) -> dict[str, Any]:
-    """Return the Structs that a line may be, by their tags."""
+    """Return the Structs that a line may have, by tag (the value of `op` in a line).
+
+    kind: the union of the Structs."""
     from typing import get_args
 
     return {struct.__struct_config__.tag: struct for struct in get_args(kind) if hasattr(struct, "__struct_config__")}
@@ -377,7 +411,10 @@ def _tag_field(kind: Any) -> str | None:
 
 
 def _unknown_field_hint(name: str, kind: Any) -> str | None:
-    """Return a hint for a field that does not belong here: where it belongs, a similar name, or all names."""
+    """Return a hint for a field that does not belong where it stands. The hint says where the field belongs, or which
+    known name is similar, or which names are known.
+
+    kind: the Struct in which the field stands."""
     names = _fields(kind)
     if name in names and hasattr(kind, "__struct_fields__"):
         holder = next((field for field, hint in _hints(kind).items() if name in _fields(hint)), None)
@@ -387,14 +424,15 @@ def _unknown_field_hint(name: str, kind: Any) -> str | None:
 
 
 def _example(kind: Any) -> str | None:
-    """Return a hint that shows an example line, if the Struct has an EXAMPLE."""
+    """Return a hint that shows an example of a line, or None if the Struct has no EXAMPLE."""
     example = getattr(kind, "EXAMPLE", None)
     return None if example is None else f"for example {example}"
 
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """Return the types of a Struct's fields. They are cached, since every line of a file may have the same error."""
+    """Return the type of each field of a Struct, by name. The types are cached, since every line of a file may have the
+    same error."""
     from typing import get_type_hints
 
     return get_type_hints(kind)
@@ -402,7 +440,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def _fields(kind: Any) -> list[str]:
-    """Return the names of the fields of a Struct, or of all Structs in a union."""
+    """Return the names of the fields of a Struct and of the Structs within it, or those of all Structs in a union."""
     from typing import get_args
 
     if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):

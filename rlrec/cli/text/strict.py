@@ -1,5 +1,5 @@
-"""This module parses JSON as strictly as a database needs it, with the standard library. It is slow, with precise error
-messages."""
+"""This module parses JSON as strictly as a database needs it, with the standard library. Parsing is slow, but its error
+messages are precise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEPTH = 64
 
 
 def decode_json(raw: bytes) -> Any:
-    """Decode any JSON value. Raises InputError."""
+    """Return the value of a JSON text. Raises InputError for text that is not JSON, or that no database stores."""
     if len(raw) > LIMIT:
         raise InputError(f"longer than {LIMIT // 1_000_000} MB")
     if fault := problem(parsed(raw)):
@@ -26,8 +26,10 @@ def decode_json(raw: bytes) -> Any:
 
 
 def parsed(raw: bytes, *, line: int | None = None) -> Any:
-    """Return the tree of a JSON text, with RefusedTokens and Objects for parts that cannot be stored. Raises
-    InputError."""
+    """Return the value of a JSON text, in which a RefusedToken stands for each token that cannot be stored, and an
+    Object for each JSON object. Raises InputError for text that is not JSON.
+
+    line: the number of the line, for errors."""
     try:
         text = raw.decode()
         return json.loads(
@@ -50,7 +52,9 @@ class RefusedToken(NamedTuple):
 
 
 class Object(dict[str, Any]):
-    """An Object is a JSON object that remembers a key given twice."""
+    """An Object is a JSON object that remembers if a key is given twice.
+
+    `twice` is the first such key, or None."""
 
     twice: str | None = None
 
@@ -75,7 +79,10 @@ def _parse_float(text: str) -> float | RefusedToken:
 
 
 def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
-    """Return the path and the description of the first problem for which a JSON value is refused, or None."""
+    """Return the path and the description of the first problem in a JSON value for which the value is refused. The
+    result is None if there is no problem.
+
+    value: a value from `parsed`. path: the path of the value in the whole text. depth: how deep the value is nested."""
     if isinstance(value, RefusedToken):
         return path, f"{truncate(value.text, 40)} {value.reason}"
     if isinstance(value, str) and (reason := unstorable(value)):
@@ -95,12 +102,14 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
 
 
 def join_path(path: str, key: str) -> str:
-    """Return the path of a key within `path`."""
+    """Return the path of a key of the object at `path`."""
     return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
 
 
 def utf8_error(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
-    """Return the error for bytes that are not UTF-8."""
+    """Return the error for bytes that are not UTF-8.
+
+    bad: the error of Python, with the place in the bytes. line: the number of the line."""
     message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
     return InputError(message, hint=_encoding_hint(raw), line=line)
 

@@ -1,5 +1,5 @@
-"""This module fits text to one line of a screen, tests whether a database accepts text, and describes tables before
-their layout and the terminal."""
+"""This module has functions that fit text to one line of a screen and test whether a database accepts text. Its classes
+describe a table before its layout, and the terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ MAX_INTEGER = 2**63 - 1  # whole number that a database accepts
 
 
 def truncate(text: str, limit: int = 60) -> str:
-    """Return `text` as one printable line, cut to `limit` characters before control characters are escaped."""
+    """Return `text` as one printable line. The text is cut to `limit` characters before control characters are
+    escaped."""
     return escape_unprintable(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def cut_middle(text: str, limit: int = 2_000) -> str:
-    """Return `text`, without its middle if it is longer than `limit`."""
+    """Return `text` if it has up to `limit` characters. A longer text is returned without its middle."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
@@ -29,8 +30,8 @@ def escape_unprintable(text: str) -> str:
 
 
 def unstorable(text: str) -> str | None:
-    """Return the reason why no database accepts `text` (a NUL, or half of a surrogate pair), or None if databases
-    accept it."""
+    """Return the reason why no database accepts `text` (a NUL, or half of a surrogate pair). The result is None if
+    databases accept the text."""
     if "\0" in text:
         return "holds a NUL character"
     try:
@@ -41,8 +42,8 @@ def unstorable(text: str) -> str | None:
 
 
 class View(NamedTuple):
-    """A View describes a table for people before its layout. It has rows of raw values under headers, with lines and
-    tables above and below.
+    """A View describes a table for people before its layout. The table has rows of raw values under headers, and lines
+    and further tables above (`title`) and below (`notes`).
 
     `drop` has the headers of columns that a narrow terminal leaves out, in this order. With `fixed`, all numbers of
     a column have the same decimals on a terminal."""
@@ -56,7 +57,8 @@ class View(NamedTuple):
 
     @classmethod
     def select(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **fields: Any) -> View:
-        """Return a view of these columns of records. The column names are its headers.
+        """Return a view with a row for each record. The columns are the keys `columns` of the records, which are also
+        the headers.
 
         `fields` are the other fields of the view."""
         return cls(columns, [[record[column] for column in columns] for record in records], **fields)
@@ -65,14 +67,16 @@ class View(NamedTuple):
 class Screen(NamedTuple):
     """A Screen describes the place where a table is shown.
 
-    `width` is the width of the terminal, or None for a pipe or a file. `colour` says whether verdicts have a colour."""
+    `width` is the width of the terminal in columns, or None for a pipe or a file. `colour` says whether verdicts
+    have a colour."""
 
     width: int | None = None
     colour: bool = False
 
     @classmethod
     def detect(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
-        """Return the screen of a stream, considering COLUMNS, NO_COLOR, FORCE_COLOR and TERM.
+        """Return the screen to which a stream writes. The environment variables COLUMNS, NO_COLOR, FORCE_COLOR and TERM
+        can change its width and its colour.
 
         With `plain`, the screen has no colour."""
         terminal, env = stream is not None and stream.isatty(), os.environ
@@ -82,8 +86,8 @@ class Screen(NamedTuple):
 
 
 def terminal_columns() -> int:
-    """Return the columns of the terminal from COLUMNS or from the terminal itself, else 80. `shutil` would say the
-    same, but loads all compression modules."""
+    """Return the width of the terminal in columns, from COLUMNS or from the terminal itself. The result is 80 if the
+    width is unknown. The module `shutil` would give the same width, but loads all compression modules."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns):
         return int(columns)

@@ -1,7 +1,8 @@
 """This module converts words from a shell into values (times, durations, numbers, keys, names, JSON), and masks
 passwords in text.
 
-Each `parse_*` raises InputError. The click types at the end raise the same error with the name of the option."""
+Each function `parse_*` raises InputError for a word that it refuses. The click types at the end of the module raise
+the same error with the name of the option."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ PASSWORD_PATTERN = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\
 
 
 def key_problem(text: str) -> str | None:
-    """Return the reason why `text` cannot be the key of an arm, session, user or request, or None if it can."""
+    """Return the reason why `text` cannot be the key of an arm, session, user or request. The result is None if the
+    text can be a key."""
     if reason := unstorable(text):
         return f"'{truncate(text)}' {reason}"
     if not 1 <= len(text) <= KEY_LENGTH:
@@ -45,7 +47,7 @@ def key_problem(text: str) -> str | None:
 
 
 def decode_word(text: str) -> str:
-    """Return a word of the command line as UTF-8, even if Python decoded it by another locale."""
+    """Return a word of the command line, decoded as UTF-8 even if Python decoded the word by another locale."""
     try:
         return text.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
@@ -53,20 +55,22 @@ def decode_word(text: str) -> str:
 
 
 def hide_secrets(text: str, secrets: Sequence[str]) -> str:
-    """Return `text` with `***` in place of each of `secrets`."""
+    """Return `text` with `***` in place of each text in `secrets`."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
 
 def mask_secrets(text: str, secrets: Sequence[str] = ()) -> str:
-    """Return `text` with `***` in place of every password in a URL or a connection string, and of each of `secrets`."""
+    """Return `text` with `***` in place of every password in a URL or a connection string, and of each text in
+    `secrets`."""
     text = hide_secrets(text, secrets)
     return re.sub(PASSWORD_PATTERN, r"\1***", re.sub(USERINFO_PATTERN, r"\1***@", text))
 
 
 def passwords(url: str) -> list[str]:
-    """Return the passwords in a database URL, as written and decoded, so that a caller can keep them out of output."""
+    """Return the passwords in a database URL, so that a caller can keep them out of output. Each password is given as
+    written and as decoded."""
     from urllib.parse import unquote
 
     userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
@@ -79,7 +83,8 @@ def passwords(url: str) -> list[str]:
 
 
 def parse_duration(text: str) -> int:
-    """Return the microseconds of a duration such as 90s, 30m, 7d, 1h30m or 250ms. Larger units come first."""
+    """Return the microseconds of a duration such as 90s, 30m, 7d, 1h30m or 250ms. In such a text larger units come
+    first."""
     micros = duration(text)
     if micros is None:
         raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
@@ -89,7 +94,7 @@ def parse_duration(text: str) -> int:
 
 
 def parse_clock(text: str) -> int:
-    """Parse a time into microseconds since 1970. The form +31m means 31 minutes after the clock of this machine."""
+    """Return a time as microseconds since 1970. The text +31m means 31 minutes after the clock of this machine."""
     if not text.startswith("+"):
         return parse_time(text)
     import time
@@ -98,7 +103,7 @@ def parse_clock(text: str) -> int:
 
 
 def parse_number(text: str) -> float:
-    """Parse a finite double."""
+    """Return the number in a text. The number must be finite as a double."""
     if re.fullmatch(NUMBER_FORM, text, re.ASCII) is None:
         raise InputError(f"'{truncate(text)}' is not a number")
     value = float(text)
@@ -108,7 +113,7 @@ def parse_number(text: str) -> float:
 
 
 def parse_percent(text: str) -> float:
-    """Return the number that 1% or 0.01 stands for."""
+    """Return the number that a text such as 1% or 0.01 stands for."""
     try:
         return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
     except InputError:
@@ -116,7 +121,7 @@ def parse_percent(text: str) -> float:
 
 
 def parse_integer(text: str, *, least_bits: int = 64) -> int:
-    """Parse an integer of at most 64 bits, or of `least_bits` if that is more."""
+    """Return the whole number in a text. The number may have at most 64 bits, or `least_bits` bits if that is more."""
     bits = max(least_bits, 64)
     if re.fullmatch(r"[+-]?[0-9]+", text) is None:
         raise InputError(f"'{truncate(text)}' is not a whole number")
@@ -126,7 +131,7 @@ def parse_integer(text: str, *, least_bits: int = 64) -> int:
 
 
 def parse_name(text: str) -> str:
-    """Check the name of a policy, reward, experiment or variant, and return it."""
+    """Return `text` unchanged if it can be the name of a policy, reward, experiment or variant."""
     if re.fullmatch(NAME_FORM, text) is None:
         hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit"
         raise InputError(f"'{truncate(text)}' is not a name", hint=hint)
@@ -134,7 +139,8 @@ def parse_name(text: str) -> str:
 
 
 def parse_key(text: str) -> str:
-    """Check the key of an arm, session, user or request, and return it unchanged. A key has 1 to 200 characters."""
+    """Return `text` unchanged if it can be the key of an arm, session, user or request. A key has 1 to 200
+    characters."""
     if reason := key_problem(text):
         raise InputError(reason)
     return text
@@ -151,7 +157,8 @@ def parse_keys(text: str) -> list[str]:
 
 
 def parse_json(text: str) -> Any:
-    """Parse strict JSON text, or the file whose name follows an `@`."""
+    """Return the value of strict JSON. The JSON is `text` itself, or is in a file if `text` is an `@` and the file's
+    name."""
     from rlrec.cli.text.strict import decode_json
 
     if not text.startswith("@"):
@@ -167,7 +174,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """Parse a JSON object, or the file with one whose name follows an `@`."""
+    """Return the JSON object in `text`, or in a file if `text` is an `@` and the file's name."""
     value = parse_json(text)
     if not isinstance(value, dict):
         raise InputError(f"expected a JSON object, got '{truncate(text)}'", hint="write '{\"hour\": 9}'")
@@ -175,7 +182,8 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def parse_candidates(text: str) -> list[Any]:
-    """Parse a JSON array, or the file with one whose name follows an `@`."""
+    """Return the JSON array in `text`, or in a file if `text` is an `@` and the file's name. Its items are not
+    checked."""
     value = parse_json(text)
     if not isinstance(value, list):
         raise InputError(f"expected a JSON array, got '{truncate(text)}'", hint='write [{"arm": "a", "score": 1.7}]')
@@ -183,7 +191,7 @@ def parse_candidates(text: str) -> list[Any]:
 
 
 def parse_file(path: str) -> dict[str, Any]:
-    """Read the JSON object in a file."""
+    """Return the JSON object in a file."""
     value = parse_json(f"@{path}")
     if not isinstance(value, dict):
         raise InputError(f"{truncate(path)} holds no JSON object")
@@ -191,7 +199,7 @@ def parse_file(path: str) -> dict[str, Any]:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """Split `K=V` into its key and its value. The value may contain further `=`."""
+    """Return the key and the value of `K=V`. The value may contain further `=`."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
         raise InputError(f"'{truncate(text)}' has no '='", hint="write NAME=VALUE")
@@ -199,8 +207,8 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_named_table(text: str) -> tuple[str, str]:
-    """Split NAME=FILE into the name and the path. The name of an existing FILE without NAME is its file name without
-    the suffix."""
+    """Return the name and the path of a table, written NAME=FILE. If NAME is left out, the name is the file name up to
+    its first dot. If a file exists whose path is the whole text, the text is its path."""
     name, equals, path = text.partition("=")
     if equals and re.fullmatch(NAME_FORM, name) and not os.path.exists(text):
         return name, path
@@ -208,7 +216,7 @@ def parse_named_table(text: str) -> tuple[str, str]:
 
 
 class RefusedValue(click.BadParameter):
-    """A Refused error says that an option does not accept a value, and carries a hint."""
+    """A RefusedValue error, which has a hint, says that an option does not accept a value."""
 
     def __init__(self, message: str, *, hint: str | None, **context: Any) -> None:
         super().__init__(message, **context)
@@ -216,7 +224,9 @@ class RefusedValue(click.BadParameter):
 
 
 class ParsedType(AnyType):
-    """This click type parses a value with one of the functions above."""
+    """A ParsedType is a click type that parses a value with one of the functions above.
+
+    `name` is the name of the type, and `parse` is the function."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
@@ -233,8 +243,8 @@ class ParsedType(AnyType):
 
 
 class DecisionOrEvent(ParsedType):
-    """This click type takes the id of a decision. If the command has a user, which is parsed first, it also takes the
-    name of an event."""
+    """A DecisionOrEvent is a click type that takes the id of a decision. If the command has a user, the type also takes
+    the name of an event. The user is parsed before this type."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         has_user = ctx is not None and isinstance(ctx.params.get("user"), str)
@@ -242,7 +252,10 @@ class DecisionOrEvent(ParsedType):
 
 
 class RegisteredName(AnyChoice):
-    """This click type takes the names in a registry (module:attribute), which is loaded when the names are needed."""
+    """A RegisteredName is a click type that takes the names in a registry. The registry is loaded when the names are
+    needed.
+
+    `registry` is written module:attribute."""
 
     def __init__(self, registry: str) -> None:
         self.module, _, self.attribute = registry.partition(":")
@@ -254,7 +267,8 @@ class RegisteredName(AnyChoice):
 
 
 class Integer(click.IntRange):
-    """This click type takes a whole number in a range, of at most 64 bits if the range has no upper end."""
+    """An Integer is a click type that takes a whole number in a range. If the range has no upper end, the number has at
+    most 64 bits."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str):
@@ -264,7 +278,8 @@ class Integer(click.IntRange):
 
 
 def parse_decision(text: str) -> int:
-    """Parse the id of a decision, written as it was printed, without a sign or a leading zero."""
+    """Return the id of a decision. The text must have the form in which rlrec prints ids, without a sign or a leading
+    zero."""
     if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= MAX_INTEGER:
         return int(text)
     hint = "it is the number that recommend answered: rlrec feedback 17 click"
