@@ -1,1 +1,1 @@
-"""Modules here provide connections, transactions, tables, and fast reads and writes."""
+"""Modules here provide connections to databases, transactions, the tables of the store, and fast reads and writes."""

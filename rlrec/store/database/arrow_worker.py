@@ -1,13 +1,14 @@
-"""This process runs queries through ADBC and passes on columns as it gets them, numbers in their memory layout.
+"""This program runs as a process that answers queries through ADBC. It passes on each column as it gets the column,
+with numbers in their memory layout.
 
-The process is a separate one because an ADBC driver contains a second SQLite library. Two of them in one process
-break each other's locks on a file (closing it releases all locks of the process), and later changes are lost. Also,
-it works while the process that sent the query computes.
+A separate process is needed because an ADBC driver contains a second SQLite library. Two such libraries in one
+process break each other's locks on a file (when one closes the file, all locks of the process are released), and
+later changes are lost. A separate process also works while the process that sent the query computes.
 
-Its program is run as a file, so that nothing else of rlrec is loaded. It first reads {"driver": a module, "uri",
-"options": of statements}, then {"ask": SQL} or {"tell": SQL} for each query. It answers with batches, lists of columns
-(the format in Arrow's notation, then the bytes), and at the end with None or the text of an error; all messages are
-pickled."""
+The program is run as a file, so that nothing else of rlrec is loaded. It first reads {"driver": a module, "uri": the
+database, "options": of statements}, then {"ask": SQL} or {"tell": SQL} for each query. It answers a query with batches,
+and at the end with None or the text of an error. A batch is a list of columns; a column is its format in Arrow's
+notation and its bytes. All messages are pickled."""
 
 from __future__ import annotations
 
@@ -62,8 +63,8 @@ def _serve(connection: adbc.AdbcConnection, query: dict[str, str], options: dict
 
 
 def _buffers(column: Any, kind: str) -> list[bytearray]:
-    """Return the bytes of a column. A column of numbers gives their values. A column of texts or bytes gives the end of
-    each (after a first 0), and all their bytes."""
+    """Return the bytes of a column as buffers. A column of numbers has one buffer, with the numbers. A column of texts
+    or bytes has two: the end of each value (after a first 0), and the bytes of all values."""
     if column.offset or column.null_count:
         raise ValueError("a column holds nulls, or begins in the middle")
     if kind not in NUMBERS + TEXTS:

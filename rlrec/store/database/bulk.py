@@ -1,8 +1,8 @@
-"""This module reads rows as arrays, through the driver's cursor or, for a long log, through Arrow and another process
+"""This module reads rows as arrays. It uses the driver's cursor or, for a long log, Arrow and a second process
 (`arrow_worker`).
 
-A query is text that includes its values, which are all numbers, and its columns are never null: a column of Arrow
-has one type, which SQLite's driver derives from the first rows."""
+The text of a query includes its values, which are all numbers. No column of the answer has nulls, since a column of
+Arrow has one type, which SQLite's driver derives from the first rows."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ _PIPE = 1 << 20  # bytes that may wait in the pipe, where the system allows that
 
 
 def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
-    """Yield all rows of a query in order, in portions, through the driver's cursor."""
+    """Yield all rows of a query in order, through the driver's cursor. Each portion of rows is a dictionary of
+    columns."""
     for rows in unit.portions(text):
         columns = zip(types.items(), zip(*rows, strict=True), strict=True)
         yield {name: np.array(values, kind) for (name, kind), values in columns}
 
 
 class PendingQuery:
-    """A PendingQuery is a query whose answer may still be on its way."""
+    """A PendingQuery is a query whose answer may not have arrived yet."""
 
     def __init__(self, unit: Unit, text: str, types: Types) -> None:
         self._unit, self._text, self._types = unit, text, types
@@ -52,7 +53,7 @@ class PendingQuery:
             unit.arrow_worker.send(text, self)
 
     def columns(self) -> Columns:
-        """Return the answer as one array per column."""
+        """Return the answer as columns: one array for each column, by name. Wait for the answer if necessary."""
         if self._unit.in_folder(self._text):
             return self._unit.folder.columns(self._text, self._types)
         worker = self._unit.arrow_worker
@@ -75,10 +76,13 @@ class PendingQuery:
 
 @contextmanager
 def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator[None]:
-    """Make bulk reads of a long log go through Arrow in this context, from the snapshot of the unit.
+    """In this context, read a long log through Arrow in a second process, from the same snapshot as the unit.
 
-    Enter the context before anything is read: on SQLite the unit takes a new snapshot, except if the unit has
-    entered it before. Without a driver, or if writers never pause for long enough, reads use the unit's cursor."""
+    Enter the context before anything is read, since on SQLite the unit takes a new snapshot (unless it has entered
+    the context before). If the driver is missing, or if writers never pause for long enough, the unit's own cursor
+    reads.
+
+    policy_ids: if given, the length of the log of these policies decides whether the second process is used."""
     worker = _start_worker(unit) if not unit.alongside and unit.folder is None and is_long(unit, policy_ids) else None
     unit.alongside = True
     if worker is None:
@@ -95,8 +99,8 @@ def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator
 
 
 def is_long(unit: Unit, policy_ids: Collection[int] | None = None) -> bool:
-    """Tell whether the log (or the log of these policies, if policies are given) is long, and another process can read
-    it."""
+    """Tell whether the log is so long that a second process pays off, and whether another connection sees its rows.
+    policy_ids: if given, only the log of these policies counts."""
     if unit.connection.in_nested_transaction():  # a rehearsal: no other connection sees its rows
         return False
     if policy_ids is not None:
@@ -148,10 +152,11 @@ def _share_postgres_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 def _share_sqlite_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
-    """Tell whether both connections see the same state. They do if no one committed between two looks of the worker,
-    and the unit took its snapshot in between.
+    """Let the unit and the worker begin a transaction on the same state of the database, and tell whether this
+    succeeded. It succeeds if no process commits between two looks of the worker, between which the unit takes its
+    snapshot.
 
-    `data_version` of a connection changes when any other connection, in any process, has committed."""
+    The `data_version` of a connection changes when any other connection, in any process, has committed."""
     worker.tell("PRAGMA cache_size = -32000")
     for _ in range(SNAPSHOT_ATTEMPTS):
         version = worker.version()
@@ -167,7 +172,7 @@ def _share_sqlite_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 class ArrowWorker:
-    """An ArrowWorker is a second process that answers queries in the order in which they are sent."""
+    """An ArrowWorker is a second process that answers queries, in the order in which the queries are sent."""
 
     def __init__(self, opening: Mapping[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -187,12 +192,13 @@ class ArrowWorker:
         self._process.wait()
 
     def send(self, text: str, query: PendingQuery) -> None:
-        """Send a query without waiting. Its answer is stored in `query` when it arrives."""
+        """Send a query without waiting for the answer. The answer is stored in `query` when it is received."""
         self._write({"ask": text})
         self._waiting.append(query)
 
     def receive(self) -> None:
-        """Read the answer to the oldest query."""
+        """Read the answer to the oldest query that was sent and not answered yet, and store the answer in this
+        query."""
         query = self._waiting.popleft()
         query.pieces = self.answer()
 
@@ -201,12 +207,13 @@ class ArrowWorker:
         self.answer()
 
     def version(self) -> int:
-        """Return SQLite's `data_version` in the worker."""
+        """Return the `data_version` of the worker's connection to SQLite."""
         self._write({"ask": "PRAGMA data_version"})
         return int(self.answer()[0][0][0])
 
     def answer(self) -> list[list[npt.NDArray[Any]]]:
-        """Return the columns of every batch of an answer. Raise RlrecError for an error in the worker."""
+        """Read an answer, and return a list of columns for each of its batches. Raise RlrecError for an error in the
+        worker."""
         pieces: list[list[npt.NDArray[Any]]] = []
         while isinstance(batch := self._read(), list):
             pieces.append([_decode_column(*column) for column in batch])
@@ -229,8 +236,8 @@ class ArrowWorker:
 
 
 def _decode_column(kind: str, *buffers: bytearray) -> npt.NDArray[Any]:
-    """Return a column of numbers from its bytes; or a column of texts or bytes, from the end of each and all their
-    bytes."""
+    """Return a column as an array, from the buffers that `arrow_worker` sent. kind: the format of the column in Arrow's
+    notation."""
     if kind in _FORMATS:
         return np.frombuffer(buffers[0], _FORMATS[kind])
     ends, text = np.frombuffer(buffers[0], np.int32).tolist(), bytes(buffers[1])

@@ -1,5 +1,5 @@
-"""This module translates errors of database drivers into errors of rlrec, with words for people: what failed, and what
-to do."""
+"""This module translates errors of database drivers into errors of rlrec, whose texts say what failed and what to
+do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CorruptFile(RlrecError):
 
 
 class Unreachable(StoreBusy):
-    """This error says that the server cannot be reached, or ended the connection before COMMIT was sent. `exhausted`:
+    """This error says that the server cannot be reached, or ended the connection before COMMIT was sent. exhausted:
     whether the time for further attempts is over."""
 
     exhausted = False
@@ -42,14 +42,15 @@ class NotUnique(RlrecError):
 
 
 class Retry(Exception):
-    """This exception says that the database asks to repeat the whole transaction. `state`: the reason, as PostgreSQL's
-    code."""
+    """This exception says that the database asks for the whole transaction to be repeated. state: PostgreSQL's code for
+    the reason."""
 
     state: str | None = None
 
 
 def translate(error: BaseException | None, *, address: str) -> Exception:
-    """Return the error for people that stands for an error of the driver, or of SQLAlchemy around it."""
+    """Return the error of rlrec that stands for an error of a driver or of SQLAlchemy. address: the printable name of
+    the database."""
     if isinstance(error, exc.DBAPIError):
         error = error.orig
     return (_sqlite_error if isinstance(error, sqlite3.Error) else _postgres_error)(error, address=address)
@@ -87,7 +88,8 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
 
 
 def _has_no_room(path: str) -> bool:
-    """Tell whether the disk of a file has no room even for the files that SQLite keeps with it."""
+    """Tell whether the disk that holds a file has no room even for the small files that SQLite keeps next to the
+    file."""
     with suppress(OSError):
         disk = os.statvfs(os.path.dirname(os.path.abspath(path)))
         return disk.f_bavail * disk.f_frsize < 1 << 16
@@ -115,7 +117,8 @@ def _open_error(address: str) -> RlrecError:
 
 
 def creation_error(error: sqlite3.Error, *, address: str) -> Exception:
-    """Return the error that says why SQLite could not create a file, in the system's words; else the usual error."""
+    """Return the error that says, in the words of the operating system, why SQLite could not create a file. For other
+    errors of SQLite, return the result of `translate`."""
     if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(address):
         return translate(error, address=address)
     folder = os.path.dirname(os.path.abspath(address))
@@ -157,7 +160,8 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
 
 
 def _refusal_error(state: str, message: str, *, address: str) -> RlrecError | None:
-    """Return the error if the server would refuse the same statement again, or None for other errors."""
+    """Return the error for a statement that the server would refuse again if it were repeated. Return None for other
+    errors."""
     timeouts = "raise the statement_timeout of the role or of the database, or --statement-timeout"
     read_only = "see default_transaction_read_only of the role and of the database, or name the primary server"
     schema, short_message = "create the schema of its search_path", message[:200]

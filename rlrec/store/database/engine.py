@@ -1,7 +1,8 @@
-"""Functions here create engines for URLs or paths, with transactions that lose nothing.
+"""Functions here create engines for URLs or paths of databases, and transactions that lose nothing.
 
-SQLite: a writer takes the write lock when it begins (a reader that becomes a writer cannot wait for it); a reader
-never takes it. PostgreSQL: writers run READ COMMITTED with row locks; readers see one snapshot."""
+On SQLite, a transaction that writes takes the write lock when it begins, since a reader that becomes a writer cannot
+wait for the lock; a transaction that only reads never takes the lock. On PostgreSQL, writers run at the level READ
+COMMITTED with row locks, and readers see one snapshot."""
 
 from __future__ import annotations
 
@@ -63,11 +64,11 @@ URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 
 
 class Waits(NamedTuple):
-    """This record has the maximal waits, in microseconds.
+    """This record has the longest times, in microseconds, that a command waits for the database.
 
-    lock: the longest wait for a lock that others hold; None: the setting of the role or the database, else 30 s.
-    statement: the longest time of a single statement; None: the setting of the role or the database. reconnect: the
-    longest wait for an unreachable server; None: 10 s for a server that was reached before."""
+    lock: the longest wait for a lock that another process holds (None: the setting of the role or the database, else
+    30 s). statement: the longest time of a single statement (None: the setting of the role or the database).
+    reconnect: the longest wait for an unreachable server (None: 10 s for a server that was reached before)."""
 
     lock: int | None = None
     statement: int | None = None
@@ -78,8 +79,8 @@ USUAL_WAITS = Waits()
 
 
 def location(db: str) -> URL:
-    """Return the database at a URL or a path. Raise InputError for an unsupported scheme, and for a URL whose password
-    cannot be told from its other parts."""
+    """Return the URL of a database, given as a URL or a path. Raise InputError for an unsupported scheme, and for a URL
+    whose password cannot be told from its other parts."""
     if "\0" in db:
         raise InputError("the database URL or path holds a NUL", hint="give another path with --db")
     if "://" not in db:
@@ -105,7 +106,7 @@ def location(db: str) -> URL:
 
 
 def printable(url: URL) -> str:
-    """Return the database in a printable form: a path, or a URL without anything that may be secret."""
+    """Return a name for the database that can be printed: a path, or a URL without anything that may be secret."""
     if url.drivername == "sqlite":
         return str(url.database)
     query = {name: value for name, value in url.query.items() if name in ("host", "port", "user", "dbname")}
@@ -113,7 +114,7 @@ def printable(url: URL) -> str:
 
 
 def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa.Engine:
-    """Create an engine on `url`. An SQLite file is only created with `create`, never by reading."""
+    """Create an engine for the database at `url`. A missing SQLite file is created only if `create` is set."""
     if url.drivername == "sqlite":
         return _sqlite(str(url.database), create=create, timeout_s=lock_timeout_s(waits))
     try:
@@ -156,7 +157,7 @@ def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa
 
 
 def lock_timeout_s(waits: Waits) -> float:
-    """Return the time, in seconds, that SQLite waits for its only lock."""
+    """Return how long, in seconds, SQLite waits for its only lock."""
     return BUSY_TIMEOUT_S if waits.lock is None else waits.lock / 1e6
 
 
@@ -195,14 +196,15 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
 
 
 def is_frozen(path: str) -> bool:
-    """Tell whether SQLite can only read this file, without its locks. This is so where nothing can be created in its
-    folder, and there is no WAL of a writer."""
+    """Tell whether SQLite can only read this file, and without locks. This is the case if nothing can be created in the
+    folder of the file, and if no writer has left changes in a WAL."""
     folder = os.path.dirname(os.path.abspath(path))
     return os.path.isfile(path) and not os.access(folder, os.W_OK) and not file_state(path)[1]
 
 
 def file_state(path: str) -> tuple[int, int, int]:
-    """Return the time of a file, the bytes of its WAL, and its size. These numbers change with every write."""
+    """Return three numbers, of which at least one changes with every write: the time of the last change of a file, the
+    size of its WAL, and its size. All are 0 if the file does not exist."""
     with suppress(OSError):
         status, wal_path = os.stat(path), path + "-wal"
         return status.st_mtime_ns, os.path.getsize(wal_path) if os.path.exists(wal_path) else 0, status.st_size
@@ -210,7 +212,7 @@ def file_state(path: str) -> tuple[int, int, int]:
 
 
 def file_identity(path: str) -> tuple[int, int] | None:
-    """Return the device and inode of a file, or None if it does not exist."""
+    """Return the device and inode of a file, or None if the file does not exist."""
     with suppress(OSError):
         status = os.stat(path)
         return status.st_dev, status.st_ino
@@ -221,10 +223,11 @@ def file_identity(path: str) -> tuple[int, int] | None:
 def transaction(
     engine: sa.Engine, *, write: bool, address: str, references_hold: bool = False, lazy: bool = False
 ) -> Iterator[sa.Connection]:
-    """Run the block in one transaction. Raise Retry if the database asks for it, OutcomeUnknown if the connection broke
-    after COMMIT was sent, otherwise an RlrecError for a database error.
+    """Run the block in one transaction, and yield the connection. Raise Retry if the database asks for a repetition,
+    OutcomeUnknown if the connection broke after COMMIT was sent, and another RlrecError for any other database error.
 
-    references_hold: the writer guarantees foreign keys, and SQLite does not check them. lazy: as in `Store.write`."""
+    references_hold: whether the writer guarantees that all foreign keys hold, so that SQLite need not check them;
+    lazy: as in `Store.write`."""
     postgres = engine.dialect.name == "postgresql"
     is_committing = False
     try:
@@ -282,7 +285,8 @@ def _sqlite_transaction(connection: sa.Connection, *, write: bool) -> Iterator[N
 
 def flush(connection: sa.Connection) -> None:
     """Wait until everything that PostgreSQL has committed so far is on disk. If the setting `synchronous_commit`
-    demands that, wait for a synchronous replica, too. The flush of a commit covers all earlier ones."""
+    demands it, wait for a synchronous replica, too. (The function makes a commit of its own, whose flush covers all
+    earlier commits.)"""
     driver: Any = connection.connection.driver_connection
     driver.autocommit = True
     try:
@@ -293,7 +297,8 @@ def flush(connection: sa.Connection) -> None:
 
 
 def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the signal whose rollback a driver's error interrupted, if there was one."""
+    """Return the KeyboardInterrupt during whose rollback the driver raised this error, or None if there was no
+    interrupt."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error
@@ -301,7 +306,7 @@ def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
 
 @contextmanager
 def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
-    """Keep SQLite from checking foreign keys in this context, which is outside a transaction."""
+    """Switch off SQLite's checks of foreign keys in this context, which must begin and end outside a transaction."""
     cursor = connection.connection.cursor()
     cursor.execute("PRAGMA foreign_keys = OFF")
     try:
@@ -312,8 +317,9 @@ def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
 
 
 def clock(connection: sa.Connection) -> int:
-    """Return the microseconds since 1970 UTC, by the database's clock (SQLite: this machine's). The clock of a replica
-    is the time up to which it has all changes, since rows that it lacks must not look as if they did not exist."""
+    """Return the time of the database's clock, in microseconds since 1970 UTC. For SQLite, it is the clock of this
+    machine. For a replica, it is the time up to which the replica has all changes; otherwise rows that the replica
+    lacks would seem not to exist."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
     replayed_to = connection.exec_driver_sql(NOW).scalar_one()

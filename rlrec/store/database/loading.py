@@ -1,4 +1,4 @@
-"""Functions here insert columns into tables, by each database's fastest way, and look up what imports need."""
+"""Functions here insert rows column by column, in the fastest way of each database, and look up what imports need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_FETCHED = 10_000  # rows that are fetched at once rather than looked up by k
 
 @dataclass(slots=True, unsafe_hash=True)
 class Same:
-    """A Same is a column that has one value in every row."""
+    """A Same is a column that has the same value in every row."""
 
     value: Any
 
@@ -28,20 +28,20 @@ Column = Sequence[Any] | Same
 
 
 def copy_rarely(unit: Unit) -> None:
-    """Copy SQLite's WAL to the file only every 256 MB, since identities of lines change the same pages in every
-    transaction."""
+    """Let SQLite copy its WAL to the file only every 256 MB. During an import, the identities of lines change the same
+    pages in every transaction, so copying more often would write these pages again and again."""
     if not unit.postgres:
         unit.tell("PRAGMA wal_autocheckpoint = 64000")
 
 
 def column(values: Sequence[Any]) -> Column:
-    """Return a column of these values, as a `Same` if all of several values are equal."""
+    """Return a column of these values. The result is a `Same` if there are several values and all of them are equal."""
     return Same(values[0]) if len(values) > 1 and values.count(values[0]) == len(values) else values
 
 
 def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict: str = "") -> None:
-    """Insert rows into a table, column by column. At least one column is no `Same`. on_conflict: has the meaning that
-    it has in `Unit.insert`."""
+    """Insert rows, given as columns, into a table. At least one column must not be a `Same`. on_conflict: as in
+    `Unit.insert`."""
     if unit.postgres or next(len(column) == 1 for column in columns.values() if not isinstance(column, Same)):
         values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
         rows = zip(*values)  # noqa: B905 (a `Same` is repeated endlessly)
@@ -52,8 +52,8 @@ def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict:
 
 @contextmanager
 def without_checks(unit: Unit) -> Iterator[None]:
-    """Keep SQLite from testing the CHECK constraints of tables in this context, for values that were checked before.
-    Testing whether a value is among three takes as long as all else about a short row."""
+    """Switch off SQLite's tests of CHECK constraints in this context, for values that were checked before. To test
+    whether a value is one of three takes as long as all other work on a short row."""
     if unit.postgres:
         yield
         return
@@ -65,8 +65,9 @@ def without_checks(unit: Unit) -> Iterator[None]:
 
 
 def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dict[Any, int]:
-    """Store rows that were not stored a moment ago, and return their ids by their first column, which is unique. A row
-    that another writer has stored meanwhile stays as it is (SQLite has no other writer)."""
+    """Store rows, given as columns, that were not stored a moment ago. Return the id of each row by the value of the
+    first column, which must be unique. On PostgreSQL, a row that another writer has stored meanwhile does not change
+    (SQLite has no other writer)."""
     name, keys = next(iter(columns.items()))
     if not keys:
         return {}
@@ -79,14 +80,16 @@ def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dic
 
 
 def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, int]:
-    """Return the ids of stored rows of a table, by the values of the unique column `name`."""
+    """Return the ids of the stored rows of a table whose column `name` has one of the given keys, by key. The column
+    must be unique."""
     text = f"SELECT {name}, id FROM {table} WHERE {name} IN (?*)"
     return dict(row for portion in slices(list(keys), PORTION) for row in unit.ask(text, portion))
 
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: str = "") -> None:
-    """Insert rows, many per statement, since executemany costs more than the rows themselves. A `Same` is bound once.
-    Statements have 1, 2, 4, ... rows, so that there are few of them, each prepared once."""
+    """Insert rows into a table of SQLite, many rows with each statement, since executemany would cost more than the
+    rows themselves. A statement has 1, 2, 4, ... rows, so that few different statements have to be prepared. The value
+    of a `Same` is sent once per statement."""
     constants = [column.value for column in columns.values() if isinstance(column, Same)]
     # One list may be several columns: it is bound once.
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
@@ -111,9 +114,11 @@ def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: 
 def _insertion(
     table: str, names: Sequence[str], sources: Sequence[str], width: int, rows: int, on_conflict: str
 ) -> str:
-    """Return the text of an INSERT of many rows. sources: for each column, the name of one of the `width` values of a
-    row, or ? for a value that is bound once. Placeholders have no numbers: from 3.12 on Python asks SQLite for the
-    names of placeholders, which it then searches for in all of them."""
+    """Return the text of an INSERT of many rows. Its placeholders have no numbers, since from 3.12 on Python would look
+    up the name of every numbered placeholder.
+
+    sources: for each column, the name of one of the `width` values of a row, or ? for a value that is the same in
+    all rows."""
     placeholders = f"({','.join('?' * width)})"
     conflict_clause = f" WHERE true ON CONFLICT {on_conflict}" if on_conflict else ""
     columns, values = quote_columns(names), ",".join([placeholders] * rows)
@@ -124,21 +129,21 @@ def _insertion(
 
 
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """Return each of the digests whose line the policy has imported before."""
+    """Return the digests of those lines that the policy has imported before."""
     text = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(text, policy_id, portion)}
 
 
 def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
-    """Return the digests of all lines that the policy has imported, or None if there are MAX_FETCHED or more
-    digests."""
+    """Return the digests of all lines that the policy has imported, or None if there are MAX_FETCHED or more of these
+    lines."""
     rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, MAX_FETCHED)
     return {bytes(row[0]) for row in rows} if len(rows) < MAX_FETCHED else None
 
 
 def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
-    """Return all request ids, all feedback keys, and, for each session key that has a user, the user. Return None if
-    the store has MAX_FETCHED or more sessions, or as many names of one kind."""
+    """Return all request ids, all feedback keys, and a dictionary from the key of each session that has a user to the
+    key of this user. Return None if the store has MAX_FETCHED or more sessions, request ids or feedback keys."""
     source = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
     if len(owners := unit.ask(f"SELECT s.key, users.key FROM {source}", MAX_FETCHED)) >= MAX_FETCHED:
         return None
@@ -150,7 +155,7 @@ def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
 
 
 def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
-    """Return each of the session keys whose session is stored."""
+    """Return those of these keys under which a session is stored."""
     # Keys that begin with a time are mostly greater than all stored ones. PostgreSQL may order them differently.
     overlap = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
     if not keys or not (unit.postgres or unit.ask_value(overlap, min(keys), max(keys))):
@@ -160,7 +165,8 @@ def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
 
 
 def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
-    """Return a value that stays equal only while no one changes one of these policies, which are locked, or deletes
-    decisions."""
+    """Return a list that stays equal as long as nobody changes one of these policies, whose heads must be locked, or
+    deletes decisions. It has a row for each policy: the policy id, the number of its last change, and the number of
+    removals."""
     columns = "policy_id, seq, (SELECT removals FROM settings)"
     return unit.ask(f"SELECT {columns} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id", list(policy_ids))

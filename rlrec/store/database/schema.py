@@ -1,4 +1,5 @@
-"""This module creates, upgrades and checks the schema. Only this module imports Alembic, and only for `init`."""
+"""This module creates, upgrades and checks the schema of a store. No other module imports Alembic, and this module
+needs it only for `init`."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQ
 
 
 def revision(connection: sa.Connection, *, address: str) -> str | None:
-    """Return the revision of the store, or None if there is no store. Raise CheckFailed if the revision cannot be
-    determined."""
+    """Return the revision of the schema of a store, or None if the database has no store. Raise CheckFailed if the
+    revision cannot be determined."""
     stored_revisions = revisions(connection)
     if stored_revisions is None:
         return None
@@ -38,18 +39,19 @@ def revision(connection: sa.Connection, *, address: str) -> str | None:
 
 
 def revisions(connection: sa.Connection) -> list[str] | None:
-    """Return the revisions in the version table, or None if there is no such table."""
+    """Return the revisions that the version table lists, or None if the database has no such table."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     return [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
 
 
 def check(unit: Unit, *, address: str, write: bool = False, state: str = "", source: str = "") -> Row:
-    """Check that the store is at the revision of this program, and return the row of one SELECT with the store's state.
-    Raise CheckFailed if the store is at another revision.
+    """Check that the store has the revision that this program needs. Return further columns of the store's state, which
+    the same SELECT reads. Raise CheckFailed if the store has another revision.
 
-    write: let the server end the transaction of a client that stops in it (see `engine.IDLE_TIMEOUT`). state,
-    source: further columns, and their tables, which are joined to the version table; an older store may lack these."""
+    write: whether the transaction writes; the server may then end it if the client stops in the middle (see
+    `engine.IDLE_TIMEOUT`). state: the further columns, in SQL; source: the tables of these columns, joined to the
+    version table. An older store may lack the columns and tables."""
     columns, server = ["version_num"], unit.connection.info.get("server") if write and unit.postgres else None
     if write and unit.postgres:
         columns.append(engines.IDLE_TIMEOUT)
@@ -71,7 +73,8 @@ def check(unit: Unit, *, address: str, write: bool = False, state: str = "", sou
 
 
 def _revision_error(revisions: Sequence[str], *, address: str) -> CheckFailed | None:
-    """Return the error if a store with these rows in its version table cannot be upgraded, or None if it can."""
+    """Return the error for a store that cannot be upgraded, or None if it can be. revisions: the rows of the version
+    table."""
     if not revisions:
         message = f"the store {address} does not say its revision: its table {VERSION_TABLE} is empty"
         hint = f"restore a backup, or insert the revision it was at (the newest is {HEAD})"
@@ -90,7 +93,8 @@ def _revision_error(revisions: Sequence[str], *, address: str) -> CheckFailed | 
 
 
 def _out_of_date_error(revision: str, *, address: str) -> CheckFailed:
-    """Return the error for a store older than this program, which names the release that can upgrade it."""
+    """Return the error for a store that is older than this program. The error names the release that can upgrade the
+    store."""
     if revision >= OLDEST:
         return database_errors.old_store(address)
     message = f"the store {address} is at revision {revision}, and this rlrec takes stores from {OLDEST} on"
@@ -104,7 +108,7 @@ def _unknown_revision_error(revision: str, *, address: str) -> CheckFailed:
 
 
 def migrations() -> Path:
-    """Return the folder of the migrations, which is inside the installed package, or next to it in a checkout."""
+    """Return the folder of the migrations. The folder is inside the installed package or, in a checkout, next to it."""
     package_folder = Path(__file__).resolve().parents[2]
     packaged_folder = package_folder / "migrations"
     return packaged_folder if packaged_folder.is_dir() else package_folder.parent / "migrations"
@@ -114,10 +118,11 @@ def upgrade(
     url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS,
     notify: Callable[[str], None] = lambda revision: None,
 ) -> tuple[str | None, str]:  # fmt: skip
-    """Upgrade the store under one lock, and return its revision before (None: no store) and now. Several processes may
-    do so at once.
+    """Upgrade the schema of a store, or create it. Return the revision before (None if there was no store) and the new
+    revision. A lock makes sure that only one process at a time does this.
 
-    dry_run: roll back at the end. notify: called with the revision of an older store before it is changed."""
+    dry_run: whether to roll back all changes at the end; notify: a function that is called with the revision of an
+    older store before the store is changed."""
     address = engines.printable(url)
     if url.drivername == "sqlite":
         _refuse_left_changes(address)
@@ -158,8 +163,8 @@ def _check_folder(path: str) -> None:
 
 
 def _refuse_left_changes(path: str) -> None:
-    """Raise RlrecError if a store was moved or deleted without its last changes. SQLite would delete these changes
-    here."""
+    """Raise RlrecError if the path has no store but the WAL of a store that was moved or deleted. SQLite would delete
+    the last changes, which are in this WAL."""
     wal_path = f"{path}-wal"  # looked for first: another `init` makes the store before it
     if os.path.exists(wal_path) and os.path.getsize(wal_path) and not os.path.lexists(path):
         hint = "move it beside the store, as STORE-wal, if nobody has opened that since; else delete it"
@@ -167,7 +172,7 @@ def _refuse_left_changes(path: str) -> None:
 
 
 def _refuse_foreign_file(path: str) -> None:
-    """Raise RlrecError if a file is the database of another program. The file is only read."""
+    """Raise RlrecError if a file is the database of another program. The function only reads the file."""
     try:
         with closing(sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
@@ -179,7 +184,8 @@ def _refuse_foreign_file(path: str) -> None:
 
 
 def _check_database(connection: sa.Connection, *, address: str) -> None:
-    """Raise RlrecError if a PostgreSQL database has other tables, or cannot hold every key."""
+    """Raise RlrecError if a PostgreSQL database has the tables of another program, or an encoding that cannot hold
+    every key."""
     encoding = connection.exec_driver_sql("SELECT current_setting('server_encoding')").scalar_one()
     if encoding != "UTF8":
         hint = "create another one: createdb -E UTF8 -T template0 NAME"
@@ -200,8 +206,8 @@ def _refuse_foreign(tables: Sequence[str], *, address: str, alternative: str) ->
 
 
 def _switch_to_wal(engine: sa.Engine, *, address: str, wait_s: float) -> None:
-    """Switch the file to WAL, which is permanent. The switch needs exclusive access for a moment and does not wait for
-    it, so the function tries repeatedly."""
+    """Switch the file to the journal mode WAL, permanently. SQLite needs exclusive access for this and does not wait
+    for it, so the function tries repeatedly, for at most `wait_s` seconds."""
     deadline = time.monotonic() + wait_s
     while True:
         try:

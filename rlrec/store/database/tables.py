@@ -1,9 +1,9 @@
-"""This module defines the tables for queries: columns, keys and references. Times are microseconds since 1970 UTC; JSON
-is canonical text; sums never include a prior.
+"""This module defines the tables for queries: columns, keys and references. Times are microseconds since 1970 UTC, JSON
+texts are canonical, and sums never include a prior.
 
-Further guarantees (checks, unique keys, indexes) are constraints, so that no code can store invalid rows; the
-migration that creates a table defines them. Column types are those that SQLite's STRICT tables and PostgreSQL both
-enforce."""
+Further guarantees (checks, unique keys, indexes) are constraints of the database, so that no code can store invalid
+rows; the migration that creates a table defines them. The column types are types that both SQLite's STRICT tables
+and PostgreSQL enforce."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ REFERENCES = {  # for columns that are not named after the table whose id they h
 
 
 def _table(name: str, *parts: Column[Any] | sa.Constraint, key: Sequence[str] = ()) -> sa.Table:
-    """Define a table of these parts, preceded by an `id` if it has no other key."""
+    """Define a table of these parts. If no key is given, the table gets a column `id` as its first column and key."""
     all_parts = parts if key else (Column("id", BIG), *parts)
     return sa.Table(name, metadata, *all_parts, sa.PrimaryKeyConstraint(*key or ["id"]))
 
 
 def _columns(kind: TypeEngine[Any], *names: str) -> list[Column[Any]]:
-    """Return columns of one type. A name that ends with a question mark may be null."""
+    """Return columns of one type. A column may be null if its name is given with a question mark at the end."""
     return [Column(name.rstrip("?"), kind, nullable=name.endswith("?")) for name in names]
 
 
 def _ids(*names: str) -> list[Column[Any]]:
-    """Return columns with ids of other tables: the table in their name, or the one in REFERENCES."""
+    """Return columns that hold ids of other tables. REFERENCES names the table of a column; for other columns, it is
+    the column's name without `_id`."""
     columns = _columns(BIG, *names)
     for column in columns:
         target = REFERENCES.get(column.name, column.name.removesuffix("_id"))
@@ -65,7 +66,8 @@ def _sums(prefix: str = "") -> list[Column[Any]]:
 
 
 def _beliefs(name: str, *columns: Column[Any], key: Sequence[str] = ()) -> sa.Table:
-    """Define a table of sums by version, bucket and arm. columns: further columns, of which some may be in the key."""
+    """Define a table of sums by version, bucket and arm. columns: further columns; key: the names of those further
+    columns that are part of the key."""
     return _table(
         name, *_ids("version_id"), *_columns(BIG, "bucket"), *_ids("arm_id"), *columns, *_columns(BIG, "ordinal"),
         *_sums(), *_columns(BYTES, "extra?"), key=["version_id", "bucket", "arm_id", *key],
@@ -73,7 +75,7 @@ def _beliefs(name: str, *columns: Column[Any], key: Sequence[str] = ()) -> sa.Ta
 
 
 def _decision_table(name: str, *columns: Column[Any]) -> sa.Table:
-    """Define a table with at most one row per decision."""
+    """Define a table that has at most one row for each decision."""
     return _table(name, *_ids("decision_id"), *columns, key=["decision_id"])
 
 
@@ -302,7 +304,7 @@ VIEWS = ("v_decision", "v_slot", "v_version")
 
 
 def time_columns() -> list[Column[Any]]:
-    """Return the columns with times of all rows. Two columns are left out: the time of a lease, which ends in the
-    future, and the time of a line, whose key keeps the time as given."""
+    """Return all columns of the store that hold the time of a row. Two columns are left out: the end of a lease, which
+    is in the future, and the time of a line of feedback, which stays as it was given."""
     tables = (table for table in metadata.sorted_tables if table not in (lease, feedback_key))
     return [column for table in tables for column in table.columns if re.fullmatch("at|.*_at", column.name)]

@@ -1,8 +1,9 @@
-"""This module defines a unit of work: one transaction, its clock, and the few operations through which the query
-modules use the database.
+"""This module defines a unit: one transaction, its clock, and the few operations through which the query modules use
+the database.
 
-Queries that every command runs are SQL text, passed to the driver unchanged: building and compiling an expression
-costs more than the query. SQLAlchemy builds those that are derived from tables (`audit`)."""
+Queries that every command runs are SQL text that is passed to the driver unchanged, since building and compiling an
+SQLAlchemy expression costs more than the query. SQLAlchemy only builds the queries that are derived from the
+definitions of tables (`audit`)."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ def no_progress(noun: str, rows: int, share: float | None) -> None:
 
 
 class Unit:
-    """A Unit is one transaction. `now` is its time, in microseconds since 1970 UTC. on_clock: whether that is the time
-    of the database's clock."""
+    """A Unit is one transaction. now: its time, in microseconds since 1970 UTC; on_clock: whether this time is from the
+    database's clock."""
 
     progress: Progress = staticmethod(no_progress)
     note_exclusions: Callable[[Callable[[], str | None]], None] = staticmethod(lambda sentence: None)
@@ -72,33 +73,33 @@ class Unit:
         self.folder: Any = None  # a `FolderLog`, from which the log is read instead of the store
 
     def close(self) -> None:
-        """Close the cursor. If it were left to the garbage collector, its statement might be ended by a thread that has
-        the store's lock. That thread would wait for this connection while the connection waits for the lock."""
+        """Close the cursor. If the garbage collector closed it, this could happen in a thread that holds the store's
+        lock: the thread would wait for this connection while the connection waits for the lock."""
         with suppress(self._connection.dialect.loaded_dbapi.Error):  # the file is closed
             self._cursor.close()
 
     def clock(self) -> int:
-        """Return the present time of the database's clock, whatever `now` is."""
+        """Return the present time of the database's clock, even if the time of the unit (`now`) is another one."""
         return engine.clock(self.connection)
 
     # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
 
     @property
     def driver(self) -> Any:
-        """Return a cursor of the driver within this transaction."""
+        """Return a cursor of the driver within this transaction. Waiting changes are executed first."""
         if self._waiting:
             self.send()
         return self._cursor
 
     @property
     def connection(self) -> sa.Connection:
-        """Return the connection of this transaction."""
+        """Return the connection of this transaction. Waiting changes are executed first."""
         if self._waiting:
             self.send()
         return self._connection
 
     def send(self) -> None:
-        """Execute the waiting changes in order, on PostgreSQL in one round trip."""
+        """Execute the waiting changes in order. On PostgreSQL this takes one round trip."""
         waiting_changes, self._waiting = self._waiting, []
         with self._connection.connection.pipeline() if len(waiting_changes) > 1 else nullcontext():
             for text, values in waiting_changes:
@@ -112,7 +113,7 @@ class Unit:
 
     @contextmanager
     def reading(self, folder: Any) -> Iterator[None]:
-        """Read the log from a folder in this context, or, for None, from the store."""
+        """In this context, read the log from the given folder, or from the store if the folder is None."""
         previous_folder, self.folder = self.folder, folder
         try:
             yield
@@ -120,19 +121,21 @@ class Unit:
             self.folder = previous_folder
 
     def in_folder(self, text: str) -> bool:
-        """Tell whether a query reads rows of the log that a folder has."""
+        """Tell whether the unit reads the log from a folder, and the query asks for rows of the log."""
         return self.folder is not None and _LOG_ROWS.search(text) is not None
 
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
-        """Return all rows of a query as records, whose fields are the columns in order."""
+        """Return each row of a query as a record of this kind. The columns become the fields of the record, in
+        order."""
         return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
 
     def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
-        """Return records whose fields are columns of a table. source: the text after FROM."""
+        """Return rows of a table as records of this kind. The fields of the record are the names of the columns that
+        are read. source: the text of the query after FROM."""
         return self.records(kind, f"SELECT {', '.join(kind._fields)} FROM {source}", *values)
 
     def portions(self, text: str) -> Iterator[list[Row]]:
-        """Yield all rows of a query in portions, as they arrive. The cursor is closed even if the caller stops
+        """Yield all rows of a query in portions, while they arrive. The cursor is closed even if the caller stops
         early."""
         if self.in_folder(text):
             yield from map(list, slices(self.folder.ask(text), BATCH))
@@ -148,8 +151,10 @@ class Unit:
                 cursor.close()
 
     def ask_all(self, *queries: tuple[Any, ...]) -> list[list[Row]]:
-        """Return all rows of each of several queries (text and values), executed in order. PostgreSQL executes them in
-        one round trip, and each query sees what was committed before it began."""
+        """Execute several queries in order, and return a list with all rows of each query. PostgreSQL needs only one
+        round trip, and each query sees what was committed before this query began.
+
+        queries: for each query, its text and its values."""
         if not self.postgres:
             return [self.ask(*query) for query in queries]
         connection: Any = self.connection.connection
@@ -160,8 +165,8 @@ class Unit:
         return [cursor.fetchall() for cursor in cursors]
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
-        """Return the first row of a query, or None if there is none. (All rows are read, since SQLite keeps a query
-        open until then.)"""
+        """Return the first row of a query, or None if there is no row. (All rows are read, since SQLite keeps a query
+        open until its last row is read.)"""
         return next(iter(self.ask(text, *values)), None)
 
     def ask_value(self, text: str, *values: Any) -> Any:
@@ -170,27 +175,27 @@ class Unit:
         return None if row is None else row[0]
 
     def ask_groups(self, text: str, *values: Any) -> dict[Any, list[Any]]:
-        """Return the second values of the rows of a query, in order, grouped by the first ones. Longer rows give a
-        tuple of all values after the first."""
+        """Return a list for each value of the first column of a query, by this value. The list has the values of the
+        second column, in order; if there are further columns, it has a tuple of all columns after the first."""
         groups: dict[Any, list[Any]] = {}
         for key, *row in self.ask(text, *values):
             groups.setdefault(key, []).append(tuple(row) if row[1:] else row[0])
         return groups
 
     def tell(self, text: str, *values: Any) -> int:
-        """Execute a change, and return the number of rows affected."""
+        """Execute a statement that changes rows, and return the number of changed rows."""
         return int(self._run(text, values).rowcount)
 
     def note(self, text: str, *values: Any) -> None:
-        """Execute a change whose number of rows does not matter. On PostgreSQL the change waits for the next query or
-        the end of the transaction, so that several changes take one round trip."""
+        """Execute a statement that changes rows, without returning their number. On PostgreSQL the statement waits for
+        the next query or the end of the transaction, so that several statements take one round trip."""
         if self.gathers and self.postgres:
             self._waiting.append((_postgres_text(text), [_as_list(value) for value in values]))
         else:
             self._run(text, values)
 
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
-        """Execute a changing statement once for every row of values."""
+        """Execute a statement that changes rows once for each row of values."""
         values = rows if isinstance(rows, list) else list(rows)
         if self.settings is not None and not text.startswith("SELECT") and _settings_rows(text):
             self.settings = None
@@ -208,7 +213,8 @@ class Unit:
         return cursor.execute(*_sqlite_text(text, values)) if "(?*)" in text else cursor.execute(text, values)
 
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, on_conflict: str = "") -> None:
-        """Insert rows into a table by the database's fastest way. on_conflict: the text after ON CONFLICT, or empty."""
+        """Insert rows into a table, in the fastest way of the database. on_conflict: the text after ON CONFLICT; if it
+        is empty, a conflict is an error."""
         values = rows if isinstance(rows, list) else list(rows)
         if self.postgres and len(values) > FEW:
             self._insert_many(table, columns, values, on_conflict)
@@ -219,7 +225,8 @@ class Unit:
             self.tell_each(_insertion(table, tuple(columns), on_conflict), values)
 
     def _insert_many(self, table: str, columns: Sequence[str], rows: Iterable[Row], on_conflict: str) -> None:
-        """Insert many rows by COPY or, if rows may exist already, by one statement over columns."""
+        """Insert many rows into a table of PostgreSQL. The method uses COPY, or one statement over columns if
+        `on_conflict` is given."""
         if not on_conflict:
             self.copy(table, columns, rows)
             return
@@ -242,8 +249,8 @@ class Unit:
         return int(self.ask_value(f"{_insertion(table, tuple(values), '')} RETURNING id", *values.values()))
 
     def reserve(self, table: str, count: int) -> Sequence[int]:
-        """Reserve `count` ids, ascending, that no one else will use. On SQLite the unit holds the write lock;
-        PostgreSQL takes the ids from a sequence."""
+        """Reserve `count` ids of a table, which no other transaction will use, and return them in ascending order. On
+        SQLite the unit must hold the write lock; on PostgreSQL the ids come from a sequence."""
         if self.postgres:
             text = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) FROM generate_series(1, ?)"
             return sorted(int(row[0]) for row in self.ask(text, count))
@@ -252,12 +259,12 @@ class Unit:
         return range(first, first + count)
 
     def rows(self, statement: sa.Executable) -> list[Row]:
-        """Return all rows of an SQLAlchemy expression."""
+        """Return all rows of a query that is an SQLAlchemy expression."""
         return [tuple(row) for row in self.connection.execute(statement)]
 
 
 def slices(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:
-    """Yield all values in slices of `size`."""
+    """Yield all values, in slices of `size` values (the last slice may have fewer)."""
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
@@ -275,8 +282,9 @@ def _as_list(value: Any) -> Any:
 
 
 def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
-    """Return the text and the values of a query as SQLite takes them. Lists become JSON, so that the text is the same
-    for any length. Bytes, which JSON lacks, and single values are bound one by one."""
+    """Return the text and the values of a query in the form that SQLite takes. A list of values becomes one JSON text,
+    so that the text of the query does not depend on the length of the list. In lists of bytes, which JSON cannot hold,
+    and in lists with one value, each value has its own placeholder."""
     parameters: list[Any] = []
     for value in values:
         if isinstance(value, str | bytes | int | float | None):
@@ -306,7 +314,7 @@ def damage_error(damage: str) -> RlrecError:
 
 
 class StoredRows(dict[K, V]):
-    """A StoredRows mapping has rows of a table by id. Looking up a missing id raises RlrecError."""
+    """A StoredRows is a dictionary of rows of a table by id. Looking up an id that is missing raises RlrecError."""
 
     def __init__(self, table: str, rows: Iterable[tuple[K, V]] = ()) -> None:
         super().__init__(rows)
@@ -317,13 +325,13 @@ class StoredRows(dict[K, V]):
 
 
 def to_text(value: Any) -> str:
-    """Write a value as JSON in the form of the store: without blanks, keys in order."""
+    """Return a value as JSON in the form that the store uses: without blanks, and with keys in order."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def parse(text: str, column: str, kind: type = dict) -> Any:
-    """Read the JSON value in a column. Raise RlrecError if the text is no JSON, or its value not of this kind. column:
-    the column's name with table and row."""
+    """Return the value of a JSON text from a column. Raise RlrecError if the text is no JSON, or if its value is not of
+    this kind. column: words for the column, with its table and row, for the text of the error."""
     try:
         value = json.loads(text)
     except ValueError:

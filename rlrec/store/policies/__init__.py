@@ -1,1 +1,2 @@
-"""Modules here store policies, their beliefs, and experiments and routes, which decide whom policies serve."""
+"""Modules here store policies and their beliefs, and the experiments and routes that decide which policy serves
+whom."""

@@ -1,4 +1,4 @@
-"""Queries here store the arms of the catalogue, their features, groups and times."""
+"""Queries here store the arms of the catalogue, with their features, groups and times of eligibility."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
 
 
 def all_arms(unit: Unit) -> list[Arm]:
-    """Return all arms, retired ones too, in order of id."""
+    """Return all arms, including retired arms, in order of id."""
     return unit.select(Arm, "arm ORDER BY id")
 
 
@@ -26,28 +26,28 @@ def by_keys(unit: Unit, keys: Collection[str]) -> list[Arm]:
 
 
 def keys_like(unit: Unit, key: str, *, limit: int = 1_000) -> list[str]:
-    """Return the keys of at most `limit` arms. Keys that share the first half of `key` come first."""
+    """Return the keys of at most `limit` arms. Keys that begin with the first half of `key` come first."""
     prefix = key[: len(key) // 2]
     query = "SELECT key FROM arm ORDER BY substr(key, 1, ?) <> ?, id LIMIT ?"
     return [row[0] for row in unit.ask(query, len(prefix), prefix, limit)]
 
 
 def revisions(unit: Unit) -> list[Row]:
-    """Return every change of an arm, in order of arm and revision. Each row has the arm, the revision, and the arm's
-    features from this revision on."""
+    """Return a row for each change of an arm, in order of arm and revision: the arm id, the revision of the catalogue,
+    and the features that the arm has from this revision on."""
     return unit.ask("SELECT arm_id, revision, features FROM arm_history ORDER BY arm_id, revision")
 
 
 def first_features(unit: Unit, ids: Collection[int]) -> dict[int, str]:
-    """Return the features that each of these arms had when it was added, by arm id."""
+    """Return the features that each of these arms had when the arm was added, by arm id."""
     first_revision = "(SELECT min(revision) FROM arm_history WHERE arm_id = h.arm_id)"
     query = f"SELECT arm_id, features FROM arm_history h WHERE arm_id IN (?*) AND revision = {first_revision}"
     return dict(unit.ask(query, ids))
 
 
 def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, int]:
-    """Return the ids of the arms that may be served at a time (`at`; None: now), ascending. Return also the bounds of
-    the time span around it in which this set does not change."""
+    """Return the ids of the arms that may be served at a time, ascending, and the two bounds of the time span around
+    this time in which the set of these arms does not change. at: the time; None: now."""
     now = unit.now if at is None else at
     time_test = "coalesce(eligible_from, ?) <= ? AND ? < coalesce(eligible_until, ?)"
     ids = unit.ask(f"SELECT id FROM arm WHERE retired_at IS NULL AND {time_test} ORDER BY id", FIRST, now, now, LAST)
@@ -60,7 +60,8 @@ def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, 
 
 
 def members(unit: Unit, groups: Collection[str]) -> dict[str, frozenset[int]]:
-    """Return the ids of the arms in each of these groups, by group name. Groups that do not exist are left out."""
+    """Return the ids of the arms in each of these groups, by the name of the group. Groups that do not exist are left
+    out."""
     tables = "arm_group g LEFT JOIN group_member m ON m.arm_group_id = g.id"
     by_group = unit.ask_groups(f"SELECT g.name, m.arm_id FROM {tables} WHERE g.name IN (?*)", groups)
     # a group without arms has one row, with None
@@ -72,13 +73,15 @@ def group_names(unit: Unit) -> list[str]:
 
 
 def groups(unit: Unit) -> dict[int, list[str]]:
-    """Return the names of the groups of each arm that is in any, by arm id, in order of name."""
+    """Return the names of the groups to which each arm belongs, in order of name, by arm id. Arms without a group are
+    left out."""
     tables = "arm_group g JOIN group_member m ON m.arm_group_id = g.id"
     return unit.ask_groups(f"SELECT m.arm_id, g.name FROM {tables} ORDER BY g.name")
 
 
 def at_revision(unit: Unit, revision: int) -> list[Arm]:
-    """Return the arms as they were at a revision of the catalogue, in order of id."""
+    """Return all arms as they were at a revision of the catalogue, in order of id. Arms that were added later are left
+    out."""
     newest = "(SELECT max(revision) FROM arm_history WHERE arm_id = h.arm_id AND revision <= ?)"
     columns = "a.id, a.key, h.features, a.added_at, CASE WHEN h.retired = 1 THEN h.at END, h.eligible_from"
     tables = f"arm_history h JOIN arm a ON a.id = h.arm_id WHERE h.revision = {newest}"
@@ -86,7 +89,7 @@ def at_revision(unit: Unit, revision: int) -> list[Arm]:
 
 
 def ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
-    """Return the id of each arm that has one of these keys, by key."""
+    """Return the ids of the arms that have these keys, by key. Keys without an arm are left out."""
     return dict(unit.ask("SELECT key, id FROM arm WHERE key IN (?*)", keys))
 
 
@@ -98,11 +101,11 @@ def put(
     unit: Unit, features: Mapping[str, str | None], *, times: Mapping[str, Mapping[str, int | None]] | None = None,
     groups: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[int, int]:  # fmt: skip
-    """Add or change arms, and return how many were added and how many changed.
+    """Add or change arms. Return the number of added arms and the number of changed arms.
 
-    features: the features of each arm as canonical JSON, or None to keep the features of a stored arm; times: the
-    columns of times of each arm; groups: the names of all groups of each arm. An arm that `times` or `groups` does
-    not name keeps its times or groups."""
+    features: the features of each arm by key, as canonical JSON, or None to keep the features of a stored arm;
+    times: the new times of eligibility of each arm, by the name of the column; groups: the names of all groups of
+    each arm. An arm that is not in `times` keeps its times, and an arm that is not in `groups` keeps its groups."""
     columns = ", ".join(("features", *TIMES))
     old_rows = {row[0]: row[1:] for row in unit.ask(f"SELECT key, {columns} FROM arm WHERE key IN (?*)", features)}
     new_rows = dict[str, Row]()
@@ -131,14 +134,15 @@ def put(
 
 
 def _changed_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
-    """Return the new groups, by arm key, of the arms whose groups change."""
+    """Return the new groups of those arms whose groups change, by arm key. groups: the groups that each arm shall have,
+    by arm key."""
     tables = "group_member m JOIN arm a ON a.id = m.arm_id JOIN arm_group g ON g.id = m.arm_group_id"
     old_groups = unit.ask_groups(f"SELECT a.key, g.name FROM {tables} WHERE a.key IN (?*)", groups)
     return {key: names for key, names in groups.items() if set(names) != set(old_groups.get(key, ()))}
 
 
 def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:
-    """Replace the groups of arms, given by arm key."""
+    """Replace all groups of these arms. groups: the names of the new groups, by arm key."""
     if not groups:
         return
     arm_ids = ids(unit, groups)
@@ -151,7 +155,8 @@ def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:
 
 
 def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
-    """Retire arms, or (`retired` False) restore them, and return how many changed. Their log stays."""
+    """Retire arms or, with `retired` False, restore arms. Return how many arms changed. The log of a retired arm
+    stays."""
     condition = "IS NULL" if retired else "IS NOT NULL"
     query = f"SELECT key FROM arm WHERE key IN (?*) AND retired_at {condition}"
     changed_keys = [row[0] for row in unit.ask(query, keys)]

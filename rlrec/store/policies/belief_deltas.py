@@ -1,4 +1,4 @@
-"""Functions here read the changes of beliefs as columns, and merge them."""
+"""Functions here read the changes of beliefs as columns, and merge several changes into one change."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ _DELTAS = f"SELECT {', '.join(_TYPES)} FROM belief_delta WHERE version_id = "
 
 
 def stream(unit: Unit, version_id: int) -> Iterator[Columns]:
-    """Yield every change of a belief as columns, in order of bucket, arm and seq."""
+    """Yield all changes of a belief as columns, in portions, in order of bucket, arm and seq (the number of the
+    change)."""
     return bulk.stream(unit, f"{_DELTAS}{version_id} ORDER BY bucket, arm_id, seq", _TYPES)
 
 
 def read_range(unit: Unit, version_id: int, first: int, last: int, *, counts_alone: bool = False) -> Iterator[Columns]:
-    """Yield the changes of a belief with first < seq <= last as columns, in order of seq. counts_alone: leave out the
-    sums of columns of contexts."""
+    """Yield the changes of a belief with first < seq <= last as columns, in portions, in order of seq (the number of
+    the change). counts_alone: whether to leave out the sums of columns of contexts, which are not in bucket 0."""
     test = f"seq > {first} AND seq <= {last}{' AND bucket = 0' if counts_alone else ''}"
     return bulk.stream(unit, f"{_DELTAS}{version_id} AND {test} ORDER BY seq, bucket, arm_id", _TYPES)
 
 
 def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float) -> None:
-    """Replace the changes of each bucket and arm with first < seq <= last by one change. The belief at `last` and at
-    every later change stays the same. discount: the discount of a belief that fades."""
+    """Replace all changes with first < seq <= last by one change, for each bucket and arm of a belief. The sums of the
+    belief after change `last`, and after every later change, stay the same. discount: the factor by which the sums fade
+    with each decision (1: they do not fade)."""
     changes_query = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
     repeated_query = f"{changes_query} GROUP BY bucket, arm_id HAVING count(*) > 1"
     repeated_keys = set(unit.ask(repeated_query, version_id, first, last))

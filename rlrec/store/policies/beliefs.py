@@ -1,5 +1,5 @@
-"""Queries here store beliefs: the present sums, the change that each transaction made, and the sums at any past
-change."""
+"""Queries here store beliefs: the present sums, the change that each transaction made to the sums, and the sums after
+each past change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECTION, TOGETHER, BY_ARM = 2**40, 1, 2
 
 
 class ArmSums(NamedTuple):
-    """This record has the sums of an arm in a belief that forgets nothing."""
+    """This record has the sums of one arm in a belief that forgets nothing."""
 
     arm_id: int
     pulls: float
@@ -33,8 +33,8 @@ class ArmSums(NamedTuple):
 
 
 class BeliefRow(NamedTuple):
-    """This record has the sums of an arm in one bucket of a belief. ordinal: the policy's number of decisions when the
-    row was last written; extra: further sums, packed."""
+    """This record has the sums of one arm in one bucket of a belief. ordinal: how many decisions had been drawn from
+    the policy when the row was last written; extra: further sums, as packed bytes."""
 
     bucket: int
     arm_id: int
@@ -54,23 +54,26 @@ _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for 
 
 
 def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums]:
-    """Return the sums of every arm of a belief that forgets nothing, in order of arm. seq: the change after which the
-    sums are wanted, bit for bit (they come from the newest delta of each arm up to it); None: the sums of now."""
+    """Return the sums of each arm in a belief that forgets nothing, in order of arm.
+
+    seq: the number of a past change, to return exactly the sums that the belief had after this change (they are
+    stored with the newest change of each arm up to `seq`); None: the present sums."""
     return _read_rows(unit, ArmSums, version_id, seq, "bucket = ?", 0)
 
 
 def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None) -> list[BeliefRow]:
-    """Return the rows of a belief from bucket `oldest` on, in order of bucket and arm. seq: as in `sums`."""
+    """Return the rows of a belief, in order of bucket and arm. oldest: the first bucket that is read; seq: as in
+    `sums`."""
     test = "bucket >= ?" if oldest <= 0 else f"bucket >= ? AND (bucket & {SECTION - 1}) >= {oldest}"
     return _read_rows(unit, BeliefRow, version_id, seq, test, oldest)
 
 
 def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq: int | None = None) -> list[BeliefRow]:
-    """Return the rows of the spend of a policy with a budget, newest first.
+    """Return the rows with the spend of a policy that has a budget, newest first.
 
-    In these rows `pulls` is the number of slots shown, `reward_sum` their cost, and `reward_squares` the number of
-    slots whose cost is known. newest_slices: the number of newest slices of time that are read, None for all. seq:
-    as in `sums`."""
+    In these rows, `pulls` is the number of slots shown, `reward_sum` is the cost of these slots, and
+    `reward_squares` is the number of slots whose cost is known. newest_slices: how many of the newest slices of time
+    are read (None: all slices); seq: as in `sums`."""
     first_bucket, last_bucket = EARLIEST, -1
     if newest_slices is not None:
         query = "SELECT min(bucket) FROM belief WHERE version_id = ? AND bucket < 0"
@@ -79,22 +82,22 @@ def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq:
 
 
 def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
-    """Return the rows of a belief in bucket 0, which leaves out rows of columns of contexts, in order of arm. seq: as
-    in `sums`."""
+    """Return the rows of a belief in bucket 0, in order of arm. The rows of columns of contexts, which have other
+    buckets, are left out. seq: as in `sums`."""
     return _read_rows(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
 
 
 def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
-    """Return the sums of pulls and of rewards over all arms, by version id. Versions that have learned nothing are left
-    out."""
+    """Return the sum of pulls and the sum of rewards over all arms, by version id. Versions that have learned nothing
+    are left out."""
     tests = f"version_id IN (?*) AND bucket >= 0 AND bucket < {SECTION}"
     query = f"SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE {tests} GROUP BY version_id"
     return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(query, version_ids)}
 
 
 def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None) -> list[Row]:
-    """Return the rows of these columns of sparse contexts (None: of all). Each row has the column, arm, ordinal and
-    sums. seq: as in `sums`."""
+    """Return the rows of a belief for columns of sparse contexts. Each row has the column, the arm, the ordinal and the
+    three sums. columns: the columns that are read (None: all columns); seq: as in `sums`."""
     test = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
     belief_rows = _read_rows(unit, BeliefRow, version_id, seq, test, buckets)
@@ -102,8 +105,8 @@ def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *,
 
 
 def arm_rows(unit: Unit, record_type: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
-    """Return the rows of these arms, of type `record_type` (ArmSums or BeliefRow), in a belief without buckets, in
-    order of section and arm."""
+    """Return the rows of these arms in a belief without buckets, in order of section and arm. record_type: the type of
+    the rows, ArmSums or BeliefRow."""
     test = "bucket = 0" if record_type is ArmSums else f"bucket IN (0, {TOGETHER * SECTION}, {BY_ARM * SECTION})"
     source = f"belief WHERE version_id = ? AND {test} AND arm_id IN (?*) ORDER BY bucket, arm_id"
     return unit.select(record_type, source, version_id, list(arm_ids)) if arm_ids else []
@@ -112,8 +115,10 @@ def arm_rows(unit: Unit, record_type: type[Any], version_id: int, arm_ids: Colle
 def _read_rows(
     unit: Unit, record_type: type[Record], version_id: int, seq: int | None, bucket_test: str, *buckets: Any
 ) -> list[Record]:
-    """Return the rows of a belief in the buckets that pass a test, in order of bucket and arm. seq: the change after
-    which the rows are wanted; None: the rows of now."""
+    """Return the rows of a belief whose bucket passes a test, in order of bucket and arm.
+
+    record_type: the type of the rows; seq: as in `sums`; bucket_test: the test in SQL; buckets: the values of the
+    test."""
     if seq is None:
         in_order = f"belief WHERE version_id = ? AND {bucket_test} ORDER BY bucket, arm_id"
         return unit.select(record_type, in_order, version_id, *buckets)
@@ -133,12 +138,13 @@ def _read_rows(
 def add(
     unit: Unit, version_id: int, *, seq: int, changes: Mapping[BeliefKey, Any], ordinal: int = 0, discount: float = 1.0
 ) -> dict[BeliefKey, Sums]:
-    """Add changes to the sums of a belief, and store each change as delta `seq`. Return the new sums by key where
-    SQLite stored few changes at once, else nothing. The caller holds the policy's lock.
+    """Add changes to the sums of a belief, and store the changes under the number `seq`. If SQLite stores few changes
+    at once, return the new sums of each bucket and arm; else return an empty dictionary. The caller must hold the lock
+    of the policy.
 
-    changes: for each bucket and arm the three sums, and further sums for kinds that have them. ordinal, discount:
-    the ordinal and discount of a belief that fades; its sums are first discounted to the policy's `ordinal`, at
-    which the changes are made."""
+    changes: for each bucket and arm, the amounts to add to the three sums, and to further sums for kinds of policies
+    that have further sums. ordinal, discount: the policy's number of decisions, and the factor by which sums fade
+    with each decision; the old sums are discounted up to `ordinal` before the changes are added."""
     if discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
         added_rows = [(*key, *map(float, changes[key])) for key in sorted(changes)]
         if unit.postgres:
@@ -171,8 +177,8 @@ def add(
 
 @lru_cache(maxsize=FEW)
 def _upsert_statement(n: int) -> str:
-    """Return a statement that adds to n rows of a belief and stores missing rows. The sums of the statement equal the
-    sums of `add` bit for bit."""
+    """Return an SQL statement that adds to the sums in n rows of a belief, and stores rows that are missing. The
+    resulting sums equal the sums of `add` bit for bit."""
     placeholders, sums = ", ".join(["(?, ?, ?, ?, 0.0 + ?, 0.0 + ?, 0.0 + ?)"] * n), ", ".join(SUMS)
     columns = f"version_id, ordinal, bucket, arm_id, {sums}"
     return f"INSERT INTO belief ({columns}) VALUES {placeholders} {_ADDED} RETURNING bucket, arm_id, {sums}"
@@ -199,8 +205,10 @@ SELECT ?, ?, ?, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)} FROM st
 
 
 def _add_extra_sums(packed: bytes | None, fade: float, change: Any) -> bytes:
-    """Return the further sums after a change, packed as doubles. A list is added in plain Python, since lists are
-    short."""
+    """Return the further sums after a change, packed as doubles. A change that is a list is added in plain Python,
+    since lists are short.
+
+    packed: the further sums before the change, or None; fade: the factor by which these sums have faded."""
     if isinstance(change, list):
         layout = f"<{len(change)}d"
         old_sums = (0.0,) * len(change) if packed is None else struct.unpack(layout, packed)
@@ -214,12 +222,13 @@ def _add_extra_sums(packed: bytes | None, fade: float, change: Any) -> bytes:
 
 
 def pruned_sums(unit: Unit, version_id: int) -> list[BeliefRow]:
-    """Return the sums of a belief over the slots that were pruned from the log."""
+    """Return the rows with the part of a belief's sums that comes from slots that were pruned from the log."""
     return unit.select(BeliefRow, "pruned_sums WHERE version_id = ?", version_id)
 
 
 def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, ordinal: int) -> None:
-    """Store the sums of a belief over the slots that were pruned from the log, discounted to the policy's `ordinal`."""
+    """Store the part of a belief's sums that comes from slots that were pruned from the log. ordinal: the policy's
+    number of decisions up to which the sums are discounted."""
     rows = [
         (
             version_id,
@@ -235,15 +244,15 @@ def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, or
 
 
 def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
-    """Copy the sums over pruned slots from one belief to its copy."""
+    """Copy the sums over pruned slots from the belief of one version to the belief of the version `copy_id`."""
     names = ", ".join(_BELIEF[1:])
     copied_rows = f"SELECT ?, {names} FROM pruned_sums WHERE version_id = ?"
     unit.tell(f"INSERT INTO pruned_sums (version_id, {names}) {copied_rows}", copy_id, version_id)
 
 
 def prior(unit: Unit, version_id: int) -> list[tuple[int, float, float]]:
-    """Return the arm, alpha and beta of each prior that differs from the default of the policy's kind, in order of
-    arm."""
+    """Return triples (arm id, alpha, beta), in order of arm, for the arms whose prior differs from the default prior of
+    the policy's kind."""
     query = "SELECT arm_id, alpha, beta FROM prior WHERE version_id = ? ORDER BY arm_id"
     return [(arm, alpha, beta) for arm, alpha, beta in unit.ask(query, version_id)]
 

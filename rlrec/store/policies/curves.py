@@ -1,4 +1,5 @@
-"""Queries here store curves of examination by position. A curve has a name and a number, and never changes."""
+"""Queries here store curves of examination: how likely a user looks at each position of a page. A curve has a name and
+a number, and never changes."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from rlrec.store.database.unit import Row, Unit, parse
 
 
 class Curve(NamedTuple):
-    """This record is a stored curve of examination. positions: for each position, from 1, its examination relative to
-    position 1 (`examination`), bounds, rewards and slots; report: how these were estimated."""
+    """This record is a stored curve of examination. positions: for each position, beginning with position 1, its
+    examination relative to position 1 (`examination`), and the bounds, rewards and slots of this estimate; report: how
+    the curve was estimated."""
 
     id: int
     name: str
@@ -25,18 +27,18 @@ class Curve(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """Return NAME@N, which always names this curve."""
+        """Return the reference NAME@N, which always stands for this curve."""
         return f"{self.name}@{self.number}"
 
     @property
     def examination(self) -> tuple[float, ...]:
-        """Return the examination of each position, from 1, relative to position 1."""
+        """Return the examination of each position relative to position 1, beginning with position 1."""
         return tuple(float(position["examination"]) for position in self.positions)
 
     @property
     def errors(self) -> tuple[float, ...]:
-        """Return half the width of a 95 % interval for the logarithm of each examination, or 0 where the method gives
-        none."""
+        """Return, for each position, half the width of a 95 % interval for the logarithm of the examination. The value
+        is 0 if the method gives no interval."""
         uppers = (position.get("upper") for position in self.positions)
         pairs = zip(uppers, self.examination, strict=True)
         return tuple(0.0 if upper is None else log(upper / value) for upper, value in pairs)
@@ -51,7 +53,8 @@ def all_curves(unit: Unit) -> list[Curve]:
 
 
 def by_name(unit: Unit, reference: str) -> Curve | None:
-    """Return the curve NAME@N, or the newest curve named NAME, or None where there is none."""
+    """Return the curve with the reference NAME@N, or the newest curve with the name NAME. Return None where there is no
+    such curve."""
     name, _, number = reference.rpartition("@")
     if name and number.isascii() and number.isdigit() and len(number) < 18:
         row = unit.ask_row(f"SELECT {_COLUMNS} FROM position_curve WHERE name = ? AND number = ?", name, int(number))
@@ -62,8 +65,8 @@ def by_name(unit: Unit, reference: str) -> Curve | None:
 
 
 def add(unit: Unit, **columns: Any) -> int:
-    """Store a curve and return its id. columns: the columns of the table of curves, with `options`, `positions` and
-    `report` as JSON."""
+    """Store a curve and return its id. columns: the values of the columns of the table `position_curve`, in which
+    `options`, `positions` and `report` are JSON."""
     return unit.add("position_curve", created_at=unit.now, **columns)
 
 

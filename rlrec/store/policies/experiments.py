@@ -1,4 +1,5 @@
-"""Queries here store experiments, their variants and phases, and the variant of each unit."""
+"""Queries here store experiments, with their variants and phases, and the variant to which each user or session is
+assigned."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ DRAWS, MOVES, FROZEN = "draws", "moves", "frozen"  # the modes of a phase
 
 
 class Phase(NamedTuple):
-    """This record is a phase of an experiment, which lasts until the next one begins. weights: the weight of each
-    variant, by its label."""
+    """This record is a phase of an experiment, which begins at `at` and ends when the next phase begins. weights: the
+    weight of each variant, by the label of the variant."""
 
     at: int
     mode: str
@@ -24,7 +25,7 @@ class Phase(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """This record is a variant of an experiment. weight: the weight in the newest phase."""
+    """This record is a variant of an experiment. weight: the weight of the variant in the newest phase."""
 
     id: int
     label: str
@@ -50,18 +51,19 @@ class Experiment(NamedTuple):
 
     @property
     def declaration(self) -> dict[str, Any]:
-        """Return the definition of the experiment, read from its JSON."""
+        """Return the definition of the experiment as a dictionary."""
         return parse(self.definition, f"definition of experiment {self.name}")
 
     @property
     def state(self) -> str:
-        """Return `running`, `stopped`, or `frozen` where the experiment takes no new unit."""
+        """Return the state of the experiment: `running`, `stopped`, or `frozen` if it runs but takes no new users or
+        sessions."""
         return FROZEN if self.status == "running" and self.mode == FROZEN else self.status
 
     @property
     def serving(self) -> tuple[Variant, ...]:
-        """Return the variants that serve policies of their own. In the holdout of a route, the users outside of it have
-        none."""
+        """Return the variants that serve a policy of their own. In the holdout of a route, only the held-out users have
+        such a variant; the other users do not."""
         return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
 
 
@@ -73,8 +75,10 @@ def all_experiments(unit: Unit) -> list[Experiment]:
 
 
 def by_name(unit: Unit, names: Collection[str], *, lock: bool = False, holdouts: bool = False) -> dict[str, Experiment]:
-    """Return the experiments that have these names, by name. lock: nobody can stop them or begin a phase until the
-    transaction ends; holdouts: include the running holdouts of routes."""
+    """Return the experiments that have these names, by name.
+
+    lock: whether to keep others from stopping these experiments, or from beginning a phase, until the transaction
+    ends; holdouts: whether to include all running holdouts of routes."""
     lock_clause = " FOR SHARE" if lock and unit.postgres else ""
     holdout_clause = " OR (status = 'running' AND id IN (SELECT holdout_id FROM route))" if holdouts else ""
     text = f"{_EXPERIMENTS} WHERE name IN (?*){holdout_clause} ORDER BY id{lock_clause}"
@@ -116,19 +120,23 @@ def phases(unit: Unit, experiment: Experiment) -> list[Phase]:
 
 
 def phase_of_time(phases: Sequence[Phase], at: int) -> Phase:
-    """Return the phase that held at a time. phases: all phases of the experiment."""
+    """Return the phase of an experiment that was in force at a time. phases: all phases of the experiment, oldest
+    first."""
     return phases[bisect_right(phases, at, lo=1, key=attrgetter("at")) - 1]
 
 
 def begin_phase(unit: Unit, experiment_id: int, weights: Mapping[str, float], *, moves: bool = False) -> None:
-    """Begin a phase in which new units are drawn by other weights (by label). moves: a unit with a variant moves to a
-    later one where its hash says so. A larger share of the last variant then takes units from the others and gives none
-    back."""
+    """Begin a phase in which the variants of new users or sessions are drawn with other weights. weights: the weight of
+    each variant, by label.
+
+    moves: whether a user or session that has a variant moves to a later variant where its hash falls into the range
+    of the later variant. A larger weight of the last variant then takes units from the other variants, and gives
+    none back."""
     _add_phase(unit, experiment_id, MOVES if moves else DRAWS, weights)
 
 
 def freeze(unit: Unit, experiment: Experiment) -> None:
-    """Begin a phase in which an experiment takes no new unit."""
+    """Begin a phase in which an experiment takes no new users or sessions."""
     _add_phase(unit, experiment.id, FROZEN, {variant.label: variant.weight for variant in experiment.variants})
 
 
@@ -142,7 +150,7 @@ def _add_phase(unit: Unit, experiment_id: int, mode: str, weights: Mapping[str, 
 
 
 def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str]]:
-    """Return the name of the experiment and the label of each variant, by variant id."""
+    """Return two names for each variant, by variant id: the name of the experiment, and the label of the variant."""
     tables = "variant JOIN experiment ON experiment.id = variant.experiment_id"
     rows = unit.ask(f"SELECT variant.id, name, label FROM {tables} WHERE variant.id IN (?*)", variant_ids)
     return StoredRows("variant", ((number, (name, label)) for number, name, label in rows))
@@ -151,7 +159,10 @@ def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str
 def add(
     unit: Unit, *, name: str, by: str, salt: str, definition: str, layer: str | None, parts: Mapping[str, Any] | None
 ) -> int | None:  # fmt: skip
-    """Start an experiment and return its id, or None where the name is taken."""
+    """Start an experiment and return its id. Return None if an experiment with this name exists.
+
+    by: what is assigned to variants, `user` or `session`; definition: JSON of the experiment's definition; layer:
+    the layer of the experiment, if any; parts: the parts of the layer that the experiment takes, if any."""
     experiment_id = unit.ask_value(
         "INSERT INTO experiment (name, unit, salt, status, definition, created_at, layer, parts)"
         " VALUES (?, ?, ?, 'running', ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
@@ -171,14 +182,17 @@ def stop(unit: Unit, experiment_id: int) -> bool:
 
 
 def assignments(unit: Unit, experiment_id: int, by: str, unit_ids: Collection[int]) -> dict[int, int]:
-    """Return the variant id of each of these units that has one already, by unit id. by: user or session."""
+    """Return the variant id of each of these users or sessions, by its id. Users or sessions without a variant are left
+    out. by: what the ids stand for, `user` or `session`."""
     text = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
     return dict(unit.ask(text, experiment_id, unit_ids))
 
 
 def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Collection[int]) -> set[int]:
-    """Return the units among these that another running experiment of the same layer was assigned earlier. This can
-    happen to users who are merged."""
+    """Return the ids of those users or sessions that were assigned earlier to another running experiment of the same
+    layer. This can happen to users who are merged.
+
+    by: what the ids stand for, `user` or `session`."""
     join = f"assignment mine ON mine.experiment_id = ? AND mine.{by}_id = a.{by}_id"
     earlier = "(mine.id IS NULL OR a.at < mine.at OR (a.at = mine.at AND a.experiment_id < mine.experiment_id))"
     text = (
@@ -189,8 +203,10 @@ def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Colle
 
 
 def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int, int]]) -> None:
-    """Store the variant of each unit, as pairs (unit id, variant id) of users or sessions. A unit that has a variant
-    keeps it, unless the phase moves it to a later one."""
+    """Store the variants of users or sessions. A user or session that has a variant already keeps it, unless the phase
+    moves units and the new variant is a later one.
+
+    by: what is assigned, `user` or `session`; rows: pairs (id of the user or session, variant id)."""
     column = f"{by}_id"
     values = [(experiment.id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
     conflict_clause = f"(experiment_id, {column}) DO NOTHING"
@@ -202,29 +218,32 @@ def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
-    """Return how many units are assigned to each variant. A person with several keys counts once."""
+    """Return how many users or sessions are assigned to each variant, by variant id. A person with several keys counts
+    once."""
     merged_row = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
     query = f"SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? AND NOT EXISTS ({merged_row})"
     return dict(unit.ask(f"{query} GROUP BY variant_id", experiment_id))
 
 
 def count_mixed_users(unit: Unit, experiment_id: int) -> int:
-    """Return how many persons were served by two variants, under keys that were merged later."""
+    """Return how many persons were served by two variants of an experiment, because their keys were merged only
+    later."""
     tables = "assignment p JOIN merged_user m ON m.person_id = p.user_id JOIN assignment a ON a.user_id = m.user_id"
     tests = "p.experiment_id = ? AND a.experiment_id = p.experiment_id AND a.variant_id <> p.variant_id"
     return int(unit.ask_value(f"SELECT count(DISTINCT p.user_id) FROM {tables} WHERE {tests}", experiment_id))
 
 
 def count_visitors(unit: Unit, by: str, *, since: int) -> int:
-    """Return how many sessions (by: session), or else users and sessions without a user, had a visit since a time."""
+    """Return how many persons had a visit since a time. If `by` is `session`, return how many sessions had a visit."""
     unit_id = "session_id" if by == "session" else "coalesce(user_id, -session_id)"
     visits = "visit JOIN session ON session.id = session_id"
     return int(unit.ask_value(f"SELECT count(DISTINCT {unit_id}) FROM {visits} WHERE last_at >= ?", since))
 
 
 def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], list[list[int]]]]:
-    """Return for each phase its weights, and how many of its units had been assigned to each variant by the end of each
-    day. A person with several keys counts once. The result is empty for an experiment whose units were moved."""
+    """Return a pair for each phase: the weights of the variants, and a list of counts for each day. The counts tell how
+    many users or sessions of this phase had been assigned to each variant by the end of the day. A person with several
+    keys counts once. The result is empty for an experiment in which units were moved to other variants."""
     all_phases, splits = phases(unit, experiment), list[tuple[list[float], list[list[int]]]]()
     if any(phase.mode == MOVES for phase in all_phases):
         return []
@@ -245,7 +264,8 @@ def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], 
 
 
 def assignment_times(unit: Unit, experiment_id: int) -> tuple[int, int]:
-    """Return when the first and the last unit were assigned, or 0 where there is none."""
+    """Return the time at which the first unit (user or session) was assigned to a variant, and the time for the last
+    unit. Both are 0 if no unit was assigned."""
     times = "SELECT coalesce(min(at), 0), coalesce(max(at), 0) FROM assignment WHERE experiment_id = ?"
     first_at, last_at = unit.ask(times, experiment_id)[0]
     return int(first_at), int(last_at)

@@ -1,7 +1,8 @@
-"""Queries here take and release leases. While a process holds the lease of a policy, it alone works on this policy,
-until the lease expires.
+"""Queries here take and release leases. While a process holds the lease of a policy, no other process works on this
+policy, until the lease expires.
 
-Times are from `Unit.clock`, the clock of the database, so that all machines agree and `--now` changes nothing."""
+Times are from `Unit.clock`, the clock of the database. All machines therefore agree on the time, and `--now` does
+not change it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from rlrec.store.database.unit import Unit
 
 
 class Lease(NamedTuple):
-    """This record is a stored lease. token: the secret of the holder, which is needed to renew or release the lease."""
+    """This record is a stored lease. token: a secret of the holder, without which the lease cannot be renewed or
+    released."""
 
     policy_id: int
     holder: str
@@ -30,29 +32,29 @@ WHERE lease.expires_at < excluded.taken_at OR lease.token = excluded.token
 
 
 def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until: int) -> Lease | None:
-    """Take or renew the lease of a policy. Return None where the caller holds it now, else the lease of the other
-    holder, which stays."""
+    """Take the lease of a policy, or renew it. Return None if the caller holds the lease now. If another process holds
+    it, change nothing and return the lease of that process."""
     if unit.tell(_TAKE, policy_id, holder, token, now, until):
         return None
     return current(unit, policy_id)  # the statement locked the row, so nobody can have released the lease
 
 
 def can_renew(unit: Unit) -> bool:
-    """Tell whether the holder of a lease can renew it while it reads. A SQLite file without WAL allows no write
-    then."""
+    """Tell whether a process can renew its lease while it reads. It cannot on an SQLite file without WAL, which allows
+    no write during a read."""
     return unit.postgres or unit.ask_value("PRAGMA journal_mode") == "wal"
 
 
 def renew(unit: Unit, policy_id: int, *, token: str, until: int) -> bool:
-    """Renew a lease, and tell whether the caller still held it."""
+    """Renew a lease until a later time, and tell whether the caller still held the lease."""
     return unit.tell("UPDATE lease SET expires_at = ? WHERE policy_id = ? AND token = ?", until, policy_id, token) > 0
 
 
 def release(unit: Unit, policy_id: int, *, token: str) -> bool:
-    """Release a lease, and tell whether the caller still held it."""
+    """Release a lease, and tell whether the caller still held the lease."""
     return unit.tell("DELETE FROM lease WHERE policy_id = ? AND token = ?", policy_id, token) > 0
 
 
 def current(unit: Unit, policy_id: int) -> Lease | None:
-    """Return the stored lease of a policy, expired or not, or None where there is none."""
+    """Return the stored lease of a policy, even if the lease has expired, or None if there is no lease."""
     return next(iter(unit.select(Lease, "lease WHERE policy_id = ?", policy_id)), None)

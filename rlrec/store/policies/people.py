@@ -1,4 +1,5 @@
-"""Queries here group sessions by person (a user, or a session without a user), and read all visits of these persons."""
+"""Queries here group sessions by person, and read all visits of persons. A person is a user, or a session without a
+user."""
 
 from __future__ import annotations
 
@@ -16,14 +17,16 @@ from rlrec.store.policies.experiments import Experiment
 
 
 def any_returned(unit: Unit) -> bool:
-    """Tell whether some person has more than one visit."""
+    """Tell whether any person has more than one visit."""
     text = "SELECT 1 FROM visit w JOIN session s ON s.id = w.session_id GROUP BY coalesce(-s.user_id, s.id)"
     return unit.ask_row(f"{text} HAVING count(*) > 1 LIMIT 1") is not None
 
 
 def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATCH) -> list[Ids]:
-    """Return the ids of all sessions in portions of about `size` decisions, ascending. All sessions of a person are in
-    one portion. sessions: only the persons who have one of these; None for all persons."""
+    """Return session ids in portions, with about `size` decisions in each portion. A portion is an array of ascending
+    ids. All sessions of a person are in one portion.
+
+    sessions: only sessions of the persons who have one of these sessions are in the result; None: all sessions are."""
     person_clause = visit_clause = ""
     if sessions is not None:
         test = f"id IN ({numbers(sessions.tolist())})"
@@ -47,8 +50,11 @@ def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATC
 def arrivals(
     unit: Unit, selection: Selection, *, since: int, length: int, by_session: bool = False
 ) -> dict[int, int]:  # fmt: skip
-    """Count the units that have their first selected decision in each stretch of time, by the number of the stretch.
-    since, length: the start of stretch 0 and its length; by_session: units are sessions, not persons."""
+    """Count persons by the time of their first selected decision. The time is divided into stretches; return the number
+    of persons by the number of the stretch.
+
+    since: the start of stretch 0; length: the length of a stretch; by_session: whether to count sessions in place of
+    persons."""
     person = "s.id" if by_session else "coalesce(-s.user_id, s.id)"
     tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {scan_tests(unit, selection)} GROUP BY {person}"
     text = f"SELECT (at - {since}) / {length}, count(*) FROM (SELECT min(d.at) AS at FROM {tables}) AS entry GROUP BY 1"
@@ -56,7 +62,7 @@ def arrivals(
 
 
 def count_users(unit: Unit, since: int) -> tuple[int, int]:
-    """Return the number of users, and the number of those whose first session began at this time or later."""
+    """Return the number of users, and the number of users whose first session began at the time `since` or later."""
     first_sessions = "SELECT min(created_at) AS at FROM session WHERE user_id IS NOT NULL GROUP BY user_id"
     text = f"SELECT count(*), count(CASE WHEN at >= {since} THEN 1 END) FROM ({first_sessions}) AS entry"
     users, n_new = unit.ask(text)[0]
@@ -64,10 +70,11 @@ def count_users(unit: Unit, since: int) -> tuple[int, int]:
 
 
 def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Ids:
-    """Count the slots, and the slots with an event of these kinds, of each person with selected decisions.
+    """Count, for each person who has selected decisions, the slots of these decisions and the slots with an event of
+    one of these kinds.
 
-    The result (3, n) has a column for each person. Its rows are the negative id of the user (or the id of a session
-    without a user), the number of slots, and how many of these have an event."""
+    The result (3, n) has a column for each person. Its rows are the negative id of the user (or the id of the
+    session, if the session has no user), the number of slots, and the number of slots with such an event."""
     listed_kinds = ", ".join(f"'{kind}'" for kind in kinds)
     event = f"e.decision_id = s.decision_id AND e.position = s.position AND e.kind IN ({listed_kinds})"
     click_count = f"CAST(sum(CASE WHEN EXISTS (SELECT 1 FROM event e WHERE {event}) THEN 1 ELSE 0 END) AS BIGINT)"
@@ -80,7 +87,8 @@ def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Id
 
 
 def session_test(column: str, sessions: Ids) -> str:
-    """Return an SQL test that a column is one of these sessions (at least one, ascending)."""
+    """Return an SQL test that is true if a column has the id of one of these sessions. sessions: at least one id,
+    ascending."""
     low, high = int(sessions[0]), int(sessions[-1])
     if high - low + 1 == len(sessions):
         return f"{column} BETWEEN {low} AND {high}"
@@ -88,11 +96,13 @@ def session_test(column: str, sessions: Ids) -> str:
 
 
 def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> bulk.PendingQuery:
-    """Return a query for the visits of these sessions, in order of session and number, with the digests of session and
-    user (0: no user).
+    """Return a query for the visits of these sessions, in order of session and number of the visit. The columns include
+    the digests of the session and of its user (0 if the session has no user).
 
-    experiment: entry_at is when the unit was assigned, assigned_id its variant, merged_at when the user first got a
-    second key. ABSENT stands for a visit that has not ended, no user, no assignment, or one key."""
+    experiment: if given, the columns entry_at and assigned_id are the time of assignment and the variant of the user
+    or session, and merged_at is the time at which the user first got a second key. ABSENT stands for a missing
+    value: the visit has not ended, or the session has no user, or nothing was assigned, or the user has only one
+    key."""
     entry_at, variant_id, assignment_joins, merged_at = str(ABSENT), str(ABSENT), "", str(ABSENT)
     if experiment is not None:
         # a unit is the user where one is known, else the session

@@ -1,4 +1,5 @@
-"""This module finds the arms that persons were shown, or that have events of these persons, over all their sessions."""
+"""This module finds arms that were shown to persons, or that have events of these persons, in all sessions of each
+person."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ _EVENTS = _PERSON_ARMS.format(
 
 
 class SessionArm(NamedTuple):
-    """This record is an arm of a session. amount: how often the arm was shown in the session, or the sum of the values
-    of the arm's events."""
+    """This record is a pair of a session and an arm. amount: how often the arm was shown in the session, or the sum of
+    the values of its events."""
 
     user_id: int | None
     session_id: int
@@ -31,8 +32,10 @@ class SessionArm(NamedTuple):
 def read(
     unit: Unit, user_ids: Collection[int], session_ids: Collection[int], *, kind: str | None, window_us: int
 ) -> list[SessionArm]:
-    """Return the arms that were shown in the sessions of these users and in these sessions. With a kind, return the
-    arms that have events of this kind there. Only decisions or events from `window_us` ago until now count."""
+    """Return the arms that were shown in the sessions of these users and in these sessions. If a kind of event is
+    given, return the arms that have events of this kind in these sessions.
+
+    window_us: only decisions (or events, if a kind is given) of the last `window_us` microseconds count."""
     since, person_ids = unit.now - window_us, (list(user_ids), list(session_ids))
     if kind is None:
         query = f"SELECT s.user_id, s.id, i.arm_id, count(*) {_SHOWN}"

@@ -1,5 +1,5 @@
-"""Queries here store reward definitions, policies, their versions and heads. Definitions and policies never change;
-heads do."""
+"""Queries here store definitions of rewards, policies, and the versions and heads of policies. Definitions and policies
+never change. The head of a policy changes: it has the live version and the counters of the policy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _read_reward(row: Row) -> Reward:
 
 
 def _terms_text(definition: Reward) -> str:
-    """Write the weights and transforms of a reward as the text that is stored and that `_read_reward` reads."""
+    """Return the weights and transforms of a reward as the JSON text that is stored. `_read_reward` reads this text."""
     terms: dict[str, Any] = dict(definition.weights)
     for kind, transform in definition.transforms.items():
         terms[kind] = {"weight": terms[kind], **transform._asdict()}
@@ -64,8 +64,8 @@ def _read_policy(row: Row) -> StoredPolicy:
 
 @lru_cache(maxsize=128)
 def _read_version(row: Row) -> Version:
-    """Read a version with its policy and reward from a row. Results are remembered, since a stream reads such rows
-    again and again."""
+    """Return the version, with its policy and reward, that a row holds. Results are kept in memory, since a stream of
+    decisions reads the same rows again and again."""
     version_id, number, status, parent_id, seq, ordinal, entered_to, *values = row[5:16]
     learned_from, parameters, created_at, has_omissions = values
     return Version(
@@ -82,7 +82,7 @@ def rewards(unit: Unit) -> list[Reward]:
 
 
 def add_reward(unit: Unit, definition: Reward) -> int:
-    """Store a reward definition and return its id. The record's own id is ignored."""
+    """Store the definition of a reward and return its new id. The field `id` of the definition is ignored."""
     return unit.add(
         "reward", name=definition.name, weights=_terms_text(definition), window_us=definition.window_us,
         default_value=definition.default, clip_low=definition.clip_low, clip_high=definition.clip_high,
@@ -95,7 +95,7 @@ def all_policies(unit: Unit) -> list[StoredPolicy]:
 
 
 def served(unit: Unit) -> set[int]:
-    """Return the ids of the policies that have served a decision."""
+    """Return the ids of the policies that have served at least one decision."""
     has_decision = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
     return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {has_decision}")}
 
@@ -106,8 +106,8 @@ def by_name(unit: Unit, name: str) -> StoredPolicy | None:
 
 
 def definition(unit: Unit, policy_id: int) -> str:
-    """Return the options of `policy create` as canonical JSON, by which the same command, when repeated, is no
-    conflict."""
+    """Return the options of the command `policy create` that created a policy, as canonical JSON. If the command is
+    repeated with the same options, this text shows that there is no conflict."""
     return str(unit.ask_value("SELECT definition FROM policy WHERE id = ?", policy_id))
 
 
@@ -117,13 +117,13 @@ def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
 
 
 def version_numbers(unit: Unit) -> dict[int, list[int]]:
-    """Return the numbers of the versions of each policy, by policy id."""
+    """Return a list with the numbers of all versions of each policy, by policy id."""
     return unit.ask_groups("SELECT policy_id, number FROM version ORDER BY policy_id, number")
 
 
 def settling(unit: Unit) -> list[Version]:
-    """Return all learning versions whose slots enter the belief when their window is over, in order of policy and
-    number."""
+    """Return all learning versions into whose beliefs slots enter only when their reward window is over, in order of
+    policy and number."""
     return _read_versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
 
 
@@ -143,7 +143,7 @@ class LivePolicy(NamedTuple):
 
 
 def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
-    """Return the live version and the head of each policy that exists, by policy name."""
+    """Return the live version and the head of each policy, by policy name. Names without a policy are left out."""
     tables = f"{_VERSIONS} JOIN policy_head ON policy_head.policy_id = policy.id"
     test = f"policy.name IN (?*) AND (policy_head.live_id = version.id OR version.status = 'learning') {_IN_ORDER}"
     live_policies, heads = dict[str, LivePolicy](), dict[int, tuple[Head, list[Version]]]()
@@ -160,16 +160,17 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
 
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
-    """Lock the heads of these policies in order of id until the transaction ends, and return them by policy id."""
+    """Lock the heads of these policies, in order of policy id, until the transaction ends. Return the heads by policy
+    id."""
     return _lock_heads(unit, policy_ids)[0]
 
 
 def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, Head], list[Version]]:
-    """Lock the heads of these policies as in `lock`. Return the heads, and the policies' learning versions in order of
-    policy and number.
+    """Lock the heads of these policies as `lock` does. Return the heads by policy id, and the learning versions of
+    these policies in order of policy and number.
 
-    On PostgreSQL the time of the unit is set again, from the clock and the newest decision, since there a
-    transaction begins before it waits for the lock. On SQLite a transaction begins after this wait."""
+    On PostgreSQL a transaction begins before it waits for the lock, so the time of the unit is set again afterwards,
+    from the clock and the newest decision. On SQLite a transaction begins after this wait."""
     if unit.heads and unit.heads.keys() >= set(policy_ids):
         pairs = [unit.heads.pop(policy_id) for policy_id in sorted(policy_ids)]
         learning_versions = [version for _, versions in pairs for version in versions]
@@ -185,8 +186,8 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
 
 
 def _lock_heads(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) -> Any:
-    """Lock the heads of these policies in order of id, then run further queries. Return the heads and the rows of each
-    query."""
+    """Lock the heads of these policies in order of policy id, then run further queries. Return a sequence: the heads by
+    policy id, and then the rows of each query."""
     lock_clause = " FOR NO KEY UPDATE" if unit.postgres else ""
     heads_query = f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{lock_clause}"
     rows, *other_rows = unit.ask_all((heads_query, policy_ids), *queries)
@@ -194,39 +195,43 @@ def _lock_heads(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ..
 
 
 def raise_seq(unit: Unit, head: Head) -> int:
-    """Increase and return the number of the policy's last change. head: the head of the policy as it was when it was
-    locked."""
+    """Raise the number of the policy's last change by 1, and return the new number. head: the head of the policy, as
+    `lock` returned it."""
     unit.note("UPDATE policy_head SET seq = ? WHERE policy_id = ?", head.seq + 1, head.policy_id)
     return head.seq + 1
 
 
 def ordinal(unit: Unit, policy_id: int) -> int:
-    """Return the number of decisions drawn from a policy that forgets."""
+    """Return the number of decisions that were drawn from a policy. The number is only counted for policies that
+    forget."""
     return int(unit.ask_value("SELECT ordinal FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
 def belief_at(unit: Unit, policy_id: int, at: int) -> tuple[int, int]:
-    """Return the last change of beliefs that the policy's decisions before a time were drawn with, and the largest
-    ordinal among these decisions. Return zeros where there are no such decisions."""
+    """Return two numbers about the decisions that were drawn from a policy before a time: the last change of beliefs
+    that any of these decisions was drawn with, and the largest ordinal of a belief. Both are 0 if there are no such
+    decisions."""
     source = "decision d WHERE d.policy_id = ? AND d.at < ? AND d.imported = 0"
     seq, ordinal = unit.ask(f"SELECT max(d.belief_seq), max(d.belief_ordinal) FROM {source}", policy_id, at)[0]
     return int(seq or 0), int(ordinal or 0)
 
 
 def pruned_to(unit: Unit, policy_id: int) -> int:
-    """Return the id of the newest decision of a policy that was pruned, or 0 where none was."""
+    """Return the id of the newest decision of a policy that was pruned from the log, or 0 where no decision was
+    pruned."""
     return int(unit.ask_value("SELECT pruned_to FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
 def note_pruned(unit: Unit, newest: Mapping[int, int]) -> None:
-    """Store the newest pruned decision of each of these policies, unless a newer one is stored."""
+    """Store the id of the newest pruned decision of each policy. If a larger id is stored already, it stays. newest:
+    the decision id by policy id."""
     larger_pruned_to = "CASE WHEN coalesce(pruned_to, 0) > ? THEN pruned_to ELSE ? END"
     rows = [(decision_id, decision_id, policy_id) for policy_id, decision_id in sorted(newest.items())]
     unit.tell_each(f"UPDATE policy_head SET pruned_to = {larger_pruned_to} WHERE policy_id = ?", rows)
 
 
 def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
-    """Add `by` to a policy's number of decisions. The caller holds the head's lock."""
+    """Add `by` to the number of decisions of a policy. The caller must hold the lock of the policy's head."""
     unit.note("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)
 
 
@@ -255,8 +260,8 @@ def add_version(
 def create(
     unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, **version: Any
 ) -> tuple[int, int]:
-    """Store a new policy and its version 1, which is live, and return the ids of both. version: the fields of this
-    version."""
+    """Store a new policy and its version 1, which is live. Return the id of the policy and the id of the version.
+    version: the further fields of the version."""
     policy_id = add_policy(unit, name=name, kind=kind, params=params, definition=definition)
     version_id = add_version(unit, policy_id=policy_id, number=1, seq=0, **version)
     add_head(unit, policy_id, live_id=version_id)
@@ -264,13 +269,14 @@ def create(
 
 
 def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:
-    """Return the training reports of the versions of a policy that were created since a time."""
+    """Return the reports of training of those versions of a policy that were created since a time, in order of
+    number."""
     source = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
     return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {source}", policy_id, since)]
 
 
 def report(unit: Unit, version_id: int) -> dict[str, Any] | None:
-    """Return the report of a version's training, or None where there is none."""
+    """Return the report of the training of a version, or None where the version has no report."""
     text = unit.ask_value("SELECT report FROM version WHERE id = ?", version_id)
     return None if text is None else dict(json.loads(text))
 
@@ -285,8 +291,8 @@ def promote(unit: Unit, policy_id: int, *, version_id: int, previous_id: int) ->
 
 
 class Promotion(NamedTuple):
-    """This record is a promotion of a version. previous_id: the version that was live before; rolled_back_at: None
-    while the promotion stands."""
+    """This record is a promotion of a version of a policy. previous_id: the version that was live before;
+    rolled_back_at: the time at which the promotion was rolled back, or None if it was not."""
 
     id: int
     previous_id: int
@@ -296,12 +302,12 @@ class Promotion(NamedTuple):
 
 
 def promotions(unit: Unit, policy_id: int) -> list[Promotion]:
-    """Return every promotion of a version of a policy, oldest first."""
+    """Return all promotions of versions of a policy, oldest first."""
     return unit.select(Promotion, "promotion WHERE policy_id = ? ORDER BY id", policy_id)
 
 
 def last_promotion(unit: Unit, policy_id: int) -> Promotion | None:
-    """Return the newest promotion of a policy that was not rolled back, or None where there is none."""
+    """Return the newest promotion of a policy that was not rolled back, or None if there is no such promotion."""
     source = "promotion WHERE policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
     return next(iter(unit.select(Promotion, source, policy_id)), None)
 
@@ -316,11 +322,12 @@ def _set_live(unit: Unit, policy_id: int, version_id: int) -> None:
 
 
 def retire(unit: Unit, version_id: int, *, ordinal: int) -> None:
-    """End the learning, and with it the forgetting, of a version."""
+    """End the learning of a version, and with it the forgetting. ordinal: the policy's number of decisions at this
+    moment."""
     unit.tell("UPDATE version SET status = 'retired', ordinal = ? WHERE id = ?", ordinal, version_id)
 
 
 def enter(unit: Unit, version_id: int, *, entered_to: int | None) -> None:
-    """Store that a belief holds every decision of its policy up to `entered_to`. None means that decisions enter at
-    once from now on."""
+    """Store up to which decision of its policy the belief of a version is complete. entered_to: the id of this
+    decision, or None if each decision enters the belief at once from now on."""
     unit.tell("UPDATE version SET entered_to = ? WHERE id = ?", entered_to, version_id)

@@ -1,6 +1,6 @@
-"""Queries here store routes: what they serve and have served, the tests of their gates, and the decisions that were
-requested through them. Others store shadows of routes, which are challengers with the probabilities that they would
-have given to the slates shown."""
+"""Queries here store routes: what a route serves and has served, the reports of its gates, and the decisions that were
+requested through it. Other queries store shadows. A shadow is a challenger of what a route serves; for each slate that
+was shown, the probability that the challenger would have given to the slate is stored."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rlrec.store.database.unit import Row, Unit, to_text
 class RouteChange(NamedTuple):
     """This record is a change of what a route serves.
 
-    number: the number of the version, None where the route follows the policy's live version; experiment: the ramp
-    that began with the change; running: whether this ramp still runs; gate: JSON of the gate's report that let the
-    change pass; holdout: the experiment that now holds out some users of the route; has_shadow: whether a challenger
-    runs."""
+    number: the number of the version that is served, or None if the route follows the policy's live version;
+    experiment: the name of the ramp that began with the change, if any; running: whether this ramp still runs; gate:
+    JSON of the report of the gate that allowed the change; holdout: the name of the experiment that now holds out
+    some users of the route; has_shadow: whether a challenger of the route runs now."""
 
     route: str
     route_id: int
@@ -37,13 +37,13 @@ class RouteChange(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """Return the policy or version that is served, as commands name it."""
+        """Return the policy or version that is served, in the form that commands take."""
         return self.policy if self.number is None else f"{self.policy}@{self.number}"
 
     @property
     def experiments(self) -> tuple[str, ...]:
-        """Return the names of the experiments that users of the route take part in: the holdout, and for those outside
-        of it the ramp."""
+        """Return the names of the experiments in which users of the route take part: the holdout and, for users who are
+        not held out, the running ramp."""
         return tuple(filter(None, (self.holdout, self.experiment if self.running else None)))
 
 
@@ -61,7 +61,7 @@ _NEWEST = "c.id = (SELECT max(id) FROM route_change WHERE route_id = route.id)"
 
 
 def by_name(unit: Unit, names: Collection[str]) -> dict[str, RouteChange]:
-    """Return the newest change of each of these routes that exists, by route name."""
+    """Return the newest change of each of these routes, by route name. Names without a route are left out."""
     changes = unit.records(RouteChange, f"{_CHANGES} WHERE route.name IN (?*) AND {_NEWEST}", names)
     return {change.route: change for change in changes}
 
@@ -77,12 +77,13 @@ def history(unit: Unit, route_id: int) -> list[RouteChange]:
 
 
 def commands(unit: Unit) -> dict[int, str]:
-    """Return the command of each change of a route, by the time of the change."""
+    """Return the commands that changed what routes serve, by the time of the change."""
     return dict(unit.ask("SELECT at, command FROM route_change"))
 
 
 def lock(unit: Unit, name: str) -> RouteChange | None:
-    """Lock a route until the transaction ends, and return its newest change."""
+    """Lock a route until the transaction ends, and return the newest change of the route, or None if there is no such
+    route."""
     lock_clause = " FOR NO KEY UPDATE" if unit.postgres else ""
     unit.ask(f"SELECT id FROM route WHERE name = ?{lock_clause}", name)
     return by_name(unit, [name]).get(name)
@@ -100,7 +101,11 @@ def change(
     unit: Unit, route_id: int, *, policy_id: int, version_id: int | None, command: str,
     experiment_id: int | None = None, look_id: int | None = None, restored_id: int | None = None,
 ) -> None:  # fmt: skip
-    """Change what a route serves from now on."""
+    """Store a change of what a route serves. The change holds from now on.
+
+    version_id: the version that is served, or None to follow the policy's live version; experiment_id: the ramp that
+    begins; look_id: the report of the gate that allowed the change; restored_id: the earlier change that is
+    restored."""
     unit.add(
         "route_change", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id,
         experiment_id=experiment_id, command=command, look_id=look_id, restored_id=restored_id,
@@ -113,7 +118,7 @@ def count_ramps(unit: Unit, route_id: int) -> int:
 
 
 def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, report: Mapping[str, Any]) -> int:
-    """Store the report of a gate on a version, and return its id."""
+    """Store the report of a gate about a version, and return the id of the report."""
     return unit.add(
         "gate_look", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id,
         report=to_text(dict(report)),
@@ -121,7 +126,7 @@ def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, repo
 
 
 class GateLook(NamedTuple):
-    """This record is the stored report of a gate on a version, as JSON."""
+    """This record is the stored report of a gate about a version. report: the report as JSON."""
 
     id: int
     version_id: int
@@ -129,23 +134,25 @@ class GateLook(NamedTuple):
 
 
 def looks(unit: Unit, route_id: int, *, since: int) -> list[GateLook]:
-    """Return the reports of a route's gate since a time, oldest first."""
+    """Return the reports of the gates of a route since a time, oldest first."""
     return unit.select(GateLook, "gate_look WHERE route_id = ? AND at >= ? ORDER BY id", route_id, since)
 
 
 def newest_looks(unit: Unit, version_ids: Collection[int]) -> dict[int, GateLook]:
-    """Return the newest report of a gate on each of these versions. Versions without a report are left out."""
+    """Return the newest report of a gate about each of these versions, by version id. Versions without a report are
+    left out."""
     looks = unit.select(GateLook, "gate_look WHERE version_id IN (?*) ORDER BY id", version_ids)
     return {look.version_id: look for look in looks}
 
 
 def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
-    """Store through which route each decision was requested, as pairs (decision id, route id)."""
+    """Store the route through which each decision was requested. rows: pairs (decision id, route id)."""
     unit.insert("route_decision", ("decision_id", "route_id"), rows)
 
 
 def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
-    """Return the name of the route of each decision. Decisions that were not requested through a route are left out."""
+    """Return the name of the route through which each decision was requested, by decision id. Decisions without a route
+    are left out."""
     tables = "route_decision JOIN route ON route.id = route_decision.route_id"
     return dict(unit.ask(f"SELECT decision_id, name FROM {tables} WHERE decision_id IN (?*)", decision_ids))
 
@@ -154,8 +161,9 @@ def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
 
 
 class Shadow(NamedTuple):
-    """This record is a challenger in the shadow of a route. number: the number of the version, None where the
-    challenger follows the policy's live version; stopped_at: None while it runs."""
+    """This record is a challenger in the shadow of a route. number: the number of the version, or None if the
+    challenger follows the policy's live version; stopped_at: the time at which the challenger was stopped, or None
+    while it runs."""
 
     id: int
     route_id: int
@@ -166,7 +174,7 @@ class Shadow(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """Return the challenger's name, as commands write it."""
+        """Return the policy or version of the challenger, in the form that commands take."""
         return self.policy if self.number is None else f"{self.policy}@{self.number}"
 
 
@@ -177,7 +185,8 @@ _SHADOWS = (
 
 
 def running_shadows(unit: Unit, route_ids: Collection[int]) -> dict[int, Shadow]:
-    """Return the running challenger of each of these routes that has one, by route id."""
+    """Return the running challenger of each of these routes, by route id. Routes without a running challenger are left
+    out."""
     rows = unit.records(Shadow, f"{_SHADOWS} WHERE s.route_id IN (?*) AND s.stopped_at IS NULL", route_ids)
     return {shadow.route_id: shadow for shadow in rows}
 
@@ -196,13 +205,14 @@ def stop_shadow(unit: Unit, shadow_id: int) -> None:
 
 
 def add_shadowed(unit: Unit, rows: Iterable[Row]) -> None:
-    """Store how probable challengers find the slates shown. Each row is (shadow id, decision id, logarithm of the
-    probability or None)."""
+    """Store the probability that a challenger would have given to each slate that was shown. Each row is (shadow id,
+    decision id, logarithm of the probability or None)."""
     unit.insert("shadow_decision", ("shadow_id", "decision_id", "log_probability"), rows)
 
 
 def log_probabilities(unit: Unit, shadow_id: int) -> list[Row]:
-    """Return two logarithms for every slate shown in the shadow. The first is of the probability that the challenger
-    gives the slate (None where it has none), the second of the propensity with which the slate was served."""
+    """Return two logarithms for each slate that was shown while a challenger ran: the logarithm of the probability that
+    the challenger would have given to the slate (None if this is unknown), and the logarithm of the propensity with
+    which the slate was served."""
     tables = "shadow_decision s JOIN decision d ON d.id = s.decision_id"
     return unit.ask(f"SELECT s.log_probability, d.log_propensity FROM {tables} WHERE s.shadow_id = ?", shadow_id)

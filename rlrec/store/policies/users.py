@@ -1,5 +1,5 @@
-"""Queries here serve users with several keys. The key of a merged user leads to the user it was merged into (the
-person), who owns all rows."""
+"""Queries here handle users with several keys. When a user is merged into another user, the key of the merged user
+leads to the other user (the person), to whom all rows of the merged user then belong."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ _LAST_DECISION = (
 
 
 def main_keys(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """Return the key of the person that each of these users was merged into. Users who were not merged are left out."""
+    """Return, by user key, the key of the person into whom the user was merged. Users who were not merged are left
+    out."""
     tables = "users u JOIN merged_user m ON m.user_id = u.id JOIN users p ON p.id = m.person_id"
     return dict(unit.ask(f"SELECT u.key, p.key FROM {tables} WHERE u.key IN (?*)", keys)) if keys else {}
 
 
 def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
-    """Return for each of these keys all keys of its person. Persons with one key are left out."""
+    """Return all keys of the person to whom a key belongs, by each of the given keys. Persons with only one key are
+    left out."""
     tables = (
         "users k LEFT JOIN merged_user m ON m.user_id = k.id"
         " JOIN merged_user n ON n.person_id = coalesce(m.person_id, k.id)"
@@ -32,8 +34,8 @@ def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
 
 
 def merge(unit: Unit, user_id: int, person_id: int) -> int:
-    """Merge a user, with all keys that lead to the user, into a person, who gets the user's sessions. Return how many
-    sessions moved. The caller has locked all policies."""
+    """Merge a user into a person. All sessions of the user, and all keys that lead to the user, then belong to the
+    person. Return how many sessions moved. The caller must have locked all policies."""
     unit.tell("UPDATE merged_user SET person_id = ? WHERE person_id = ?", person_id, user_id)
     unit.insert("merged_user", ("user_id", "person_id", "at"), [(user_id, person_id, unit.now)])
     _merge_assignments(unit, user_id, person_id)
@@ -43,8 +45,8 @@ def merge(unit: Unit, user_id: int, person_id: int) -> int:
 
 
 def _merge_assignments(unit: Unit, user_id: int, person_id: int) -> None:
-    """Give the person the variant that either key had first. The later variant stays with the merged user, so that the
-    log can be told from damage."""
+    """Give the person the variant that was assigned first, to the user or to the person. The later variant stays with
+    the merged user; otherwise an audit would take the log of this variant for damage."""
     person_experiments = "SELECT experiment_id FROM assignment WHERE user_id = ?"
     update = f"UPDATE assignment SET user_id = ? WHERE user_id = ? AND experiment_id NOT IN ({person_experiments})"
     unit.tell(update, person_id, user_id, person_id)

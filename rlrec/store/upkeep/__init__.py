@@ -1,1 +1,1 @@
-"""Modules here copy stores, set up roles, remove rows, and ask the queries of the audit."""
+"""Modules here copy stores, grant rights to roles, remove rows, and run the queries of the audit."""

@@ -1,5 +1,5 @@
-"""Queries here serve an audit. They read all that is stored, in ranges and streams, and find rows that contradict
-others."""
+"""Queries here are for an audit. They read all rows of the store, in ranges and portions, and find rows that contradict
+other rows."""
 
 from __future__ import annotations
 
@@ -38,22 +38,25 @@ SLOTS = (
 def ranges(
     unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH, tests: Sequence[str] = ()
 ) -> Iterator[reader.Batch]:  # fmt: skip
-    """Yield every decision of a policy from id `first` on, including imported ones, in ranges of decision id. Rows are
-    in order of decision and position. tests: SQL tests that decisions `d` must pass."""
+    """Yield all decisions of a policy from id `first` on, including imported decisions, in batches that are ranges of
+    decision ids. Rows are in order of decision and position.
+
+    size: the number of decisions in a batch; tests: SQL tests that decisions `d` must pass."""
     newest_id = decisions.newest_id(unit, policy_id)
     for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest_id, size=size):
         yield reader.read_range(unit, policy_id, start, last, tests=tests, slots=SLOTS, events=tuple(reader.EVENTS))
 
 
 def session_rows(unit: Unit, sessions: Collection[int], columns: Sequence[str]) -> reader.Batch:
-    """Read the decisions of some sessions, in order of session, decision and position."""
+    """Return a batch with the decisions of these sessions, in order of session, decision and position. columns: the
+    names of the columns of slots that are read."""
     tests = [f"d.session_id IN ({numbers(sessions)})"]
     events, order = tuple(reader.EVENTS), "d.session_id, d.id, s.position"
     return reader.read_decisions(unit, tests, slots=columns, events=events, order=order)
 
 
 def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """Read the slots of some decisions, with the columns of `ranges` and their scores."""
+    """Return the slots of these decisions, with the same columns as in `ranges` and the column `score`."""
     pieces = []
     for portion in list(slices(decision_ids, 5_000)) or [[]]:
         test = f"d.id IN ({numbers(portion)})"
@@ -63,18 +66,19 @@ def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
 
 
 def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """Read the visits of some decisions (ascending) as they were known at each decision, in order of id. The columns
-    are step, recorded and history (see `reader.COLUMNS`)."""
+    """Return the history of the visit as it was known at each of these decisions, in order of decision id. The columns
+    are decision_id, step, recorded and history (see `reader.COLUMNS`)."""
     test = f"d.id IN ({numbers(decision_ids)})"
     return reader.ask_decisions(unit, ("step", "recorded", "history"), [test]).columns()
 
 
 def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, int]:
-    """Return the ids of `size` random decisions that this store drew itself, ascending, and the number of all that it
-    drew.
+    """Return the ids of `size` random decisions that this store drew, ascending, and the total number of decisions that
+    this store drew. Imported decisions do not count.
 
-    If these are dense among all ids, random ids are tried, so that no others are read. run: number of adjacent ids
-    that are taken together, so that the sample has decisions drawn from the same belief."""
+    If most ids of the log belong to such decisions, random ids are looked up, so that the other ids need not be
+    read. run: the number of adjacent ids that are taken together, so that the sample has several decisions drawn
+    from the same belief."""
     source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
     total = int(unit.ask_value(f"SELECT count(*) {source}"))
     first_id, last_id = id_ends(unit)
@@ -91,8 +95,10 @@ def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, 
 
 
 def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int]:
-    """Count the slots of decisions that a policy drew itself before a time, from id `first` on. Return the count, and
-    the time of the first such decision, both 0 if there are none."""
+    """Count the slots of the decisions that were drawn from a policy before a time. Return the number of slots, and the
+    time of the first of these decisions; both are 0 if there are none.
+
+    first: the smallest decision id that counts; before: the time."""
     text = (
         "SELECT count(*), coalesce(min(d.at), 0) FROM slot s JOIN decision d ON d.id = s.decision_id"
         " WHERE d.policy_id = ? AND d.id >= ? AND d.imported = 0 AND d.at < ?"
@@ -111,8 +117,8 @@ def counts(unit: Unit) -> dict[str, int]:
 
 
 def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[str, object]]]:
-    """Yield rows that refer to missing rows, the first MAX_ROWS of each reference. Each pair has the reference, and the
-    key of the row."""
+    """Yield rows that refer to a missing row, as pairs: the foreign key that is broken, and the key of the row. At most
+    MAX_ROWS rows are listed for each foreign key."""
     if not unit.postgres and _has_all_references(unit):
         return
     for table in _tables_with_progress(unit):
@@ -132,7 +138,7 @@ def _row_key(table: sa.Table, values: Sequence[object]) -> dict[str, object]:
 
 
 def _has_all_references(unit: Unit) -> bool:
-    """Tell whether SQLite declares all foreign keys in its file, and finds no row that refers to a missing one."""
+    """Tell whether the SQLite file declares all foreign keys, and SQLite finds no row that refers to a missing row."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     keys = sum(len(key.elements) for table in t.metadata.sorted_tables for key in table.foreign_key_constraints)
@@ -146,7 +152,7 @@ def _has_all_references(unit: Unit) -> bool:
 
 
 def _tables_with_progress(unit: Unit) -> Iterator[sa.Table]:
-    """Yield all tables, and report progress."""
+    """Yield the definition of each table of the store, and report the progress."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     tables = t.metadata.sorted_tables
@@ -156,8 +162,8 @@ def _tables_with_progress(unit: Unit) -> Iterator[sa.Table]:
 
 
 def rows_ahead(unit: Unit, *, since: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
-    """Yield times of rows that are later than a given time, the first MAX_ROWS of each column. Each triple has the
-    column, the key of the row, and the time."""
+    """Yield rows with a time later than `since`, as triples: the column with the time, the key of the row, and the
+    time. At most MAX_ROWS rows are listed for each column."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     for column in t.time_columns():
@@ -176,8 +182,8 @@ _REMOVED = "(SELECT coalesce(removed_to, 0) FROM settings)"
 
 
 def _contradictions() -> dict[str, str]:
-    """Return the statements that find contradicting rows, by the text of the finding. They are written in
-    contradictions.sql."""
+    """Return the SQL statements of the file contradictions.sql, which find contradicting rows. The key of each
+    statement is the text of its finding."""
     text = Path(__file__).with_name("contradictions.sql").read_text(encoding="utf-8")
     _, *tests = (block.partition("\n") for block in text.split("\n\n"))
     return {
@@ -210,8 +216,10 @@ _UNSAMPLED = re.compile("ordinal|FROM (feedback_key|assignment|merged_user|polic
 
 
 def contradictions(unit: Unit, sessions: Collection[int] | None = None) -> Iterator[tuple[str, list[Row]]]:
-    """Find rows that refer to the wrong row. Yield for each test that finds any the text of the finding and the first
-    MAX_ROWS rows. sessions: run only the tests of decisions, on these sessions."""
+    """Find rows that contradict other rows. For each test that finds such rows, yield the text of the finding and the
+    first MAX_ROWS rows.
+
+    sessions: if given, only tests of decisions are run, and only on the decisions of these sessions."""
     has_visits = sessions is not None or bool(unit.ask(_ANY_VISIT))
     tests = [test for test in _contradictions().items() if has_visits or _VISIT_COUNTS not in test[1]]
     sample, parameters = "", [] if sessions is None else [sessions]
@@ -226,16 +234,19 @@ def contradictions(unit: Unit, sessions: Collection[int] | None = None) -> Itera
 
 
 def columns(unit: Unit, table: str, *names: str) -> Iterator[tuple[Sequence[Any], ...]]:
-    """Yield columns of a table, in portions."""
+    """Yield the named columns of a table, in portions of rows. Each portion is a tuple with the values of each
+    column."""
     for rows in unit.portions(f"SELECT {', '.join(names)} FROM {table}"):
         yield tuple(zip(*rows, strict=True))
 
 
 def answered_requests(unit: Unit, decision_ids: Collection[int]) -> list[Row]:
-    """Return those of the decisions that store the digest of a request.
+    """Return a row for each of these decisions that stores the digest of its request. Decisions without such a digest
+    are left out.
 
-    Each row has the id, digest, size, keys of session and user, context, eligible set, and the names that the
-    request may have used: policy, number of the version, experiment and route."""
+    The row has the decision id, the digest, the length of the slate, the keys of the session and the user, the
+    context, the eligible set, and the names that the request may have used: the policy, the number of the version,
+    the experiment and the route."""
     text = (
         "SELECT d.id, d.request_digest, d.size, s.key, u.key, c.body, coalesce(l.catalogue_id, d.eligible_id),"
         " p.name, v.number, e.name, r.name"
@@ -250,7 +261,8 @@ def answered_requests(unit: Unit, decision_ids: Collection[int]) -> list[Row]:
 
 
 class KeyedEvent(NamedTuple):
-    """This record is an event from a line of feedback with a key, and the digest stored for that line."""
+    """This record is an event that came in a line of feedback with a key. digest: the digest of the line, which is
+    stored under the key."""
 
     key: str
     digest: bytes
@@ -261,7 +273,7 @@ class KeyedEvent(NamedTuple):
 
 
 def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
-    """Yield the events of every feedback key, in order of decision, key and number."""
+    """Yield all events that came in lines with a feedback key, in order of decision, key and number of the event."""
     events = (
         "SELECT k.key, k.digest, e.decision_id, e.position, e.kind, e.value FROM event e"
         " JOIN feedback_key k ON k.key = e.key AND k.decision_id = e.decision_id"
@@ -271,8 +283,8 @@ def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
 
 
 def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
-    """Yield the units of all experiments. Each row has the id of the experiment, the key of the user or session, its
-    variant, and the time of its assignment."""
+    """Yield a row for each assignment of a user or session to a variant: the id of the experiment, the key of the user
+    or session, the variant, and the time of the assignment."""
     units = (
         "SELECT a.experiment_id, coalesce(u.key, s.key), a.variant_id, a.at FROM assignment a"
         " LEFT JOIN users u ON u.id = a.user_id LEFT JOIN session s ON s.id = a.session_id"
@@ -281,10 +293,11 @@ def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
 
 
 def open_visits(unit: Unit, first_session: int, last_session: int) -> list[Row]:
-    """Return the visits of sessions with ids in a range that have a history and have not ended.
+    """Return a row for each visit that has a stored history and has not ended, of the sessions with ids from
+    `first_session` to `last_session`.
 
-    Each row has the session, number, steps, the arms in the state of the next decision (JSON), and the visit's
-    history (packed)."""
+    The row has the session, the number of the visit, the steps, the arms in the state of the next decision (as
+    JSON), and the history (packed)."""
     condition = "history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
     text = (
         f"SELECT session_id, number, steps, recent, history FROM visit WHERE session_id BETWEEN ? AND ? AND {condition}"
@@ -296,11 +309,13 @@ def spend(
     unit: Unit, policy_id: int, *, kind: str, slice_us: int, offset_us: int, after: int,
     decision_ids: Collection[int] | None = None,
 ) -> Iterator[tuple[int, int, float, float, float]]:  # fmt: skip
-    """Yield the cost of the slots of a policy, by time slice and arm. Only decisions and events stored after change
-    `after` of the policy count.
+    """Yield rows with the spend of a policy by slice of time and arm. The rows must be added up, since a slice and an
+    arm have one row from the slots and one row from the events.
 
-    Each row has the number of a time slice, the arm, slots shown, the sum of events of a kind, and the number of
-    slots with such an event, counted at the first event. decision_ids: count only these decisions."""
+    A row has the number of the slice, the arm, the number of slots shown, the sum of the values of the events, and
+    the number of slots with such an event. kind: the kind of these events; slice_us: the length of a slice;
+    offset_us: a shift of the slices; after: only decisions and events that were stored after this change of the
+    policy count; decision_ids: if given, only these decisions count."""
     tests = "d.policy_id = ? AND d.imported = 0" + ("" if decision_ids is None else " AND d.id IN (?*)")
     ids = [] if decision_ids is None else [decision_ids]
     slice_number, slots = f"(d.at + {offset_us}) / {slice_us}", "decision d JOIN slot s ON s.decision_id = d.id"

@@ -1,5 +1,5 @@
-"""Functions here copy the rows of a store to another database, table by table. The copy is exact, made in batches, and
-resumable."""
+"""Functions here copy the rows of a store to another database, table by table. The copy is exact. It is made in
+batches, so that an interrupted copy can be continued."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BACKUP_PAGES = 10_000  # of SQLite, in one step of a backup
 
 
 def fingerprint(unit: Unit) -> str:
-    """Return a text that changes with every write after which a partial copy would be inconsistent."""
+    """Return a text that changes with every write to the store that would make an unfinished copy inconsistent."""
     values: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
     values += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
     values += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
@@ -43,13 +43,14 @@ def fingerprint(unit: Unit) -> str:
 
 
 def _file_mode(source_path: str) -> int:
-    """Return the permissions of a copy of a file: only those who may read the file may read the copy."""
+    """Return the permissions for the copy of a file. Only users who may read the file may read the copy."""
     return os.stat(source_path).st_mode & 0o777 | 0o600
 
 
 @contextmanager
 def _snapshot(store: Store) -> Iterator[Unit]:
-    """Yield a snapshot of a store at any revision up to the head. Raise CheckFailed if there is no store."""
+    """Yield a unit on a snapshot of a store, whose schema may be older than the present one. Raise CheckFailed if there
+    is no store."""
     with engine.transaction(store.engine, write=False, address=store.address) as connection:
         if schema.revision(connection, address=store.address) is None:
             raise database_errors.no_store(store.address)
@@ -57,13 +58,13 @@ def _snapshot(store: Store) -> Iterator[Unit]:
 
 
 def size(store: Store) -> int:
-    """Return the size of an SQLite store's file, in bytes."""
+    """Return the size of the file of an SQLite store, in bytes."""
     with _snapshot(store) as unit:
         return int(unit.ask_value("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"))
 
 
 def backup_command(address: str, path: str) -> str:
-    """Return the command that writes a backup of a store to a file."""
+    """Return the command line that writes a backup of a store to a file."""
     if "://" in address:
         without_password = re.sub(r"(://[^:/?#@]*):.*@", r"\1@", address)  # pg_dump asks for it
         return f"pg_dump --format=custom --file={quote(path)} {quote(without_password)}"
@@ -75,7 +76,7 @@ def count_rows(unit: Unit) -> int:
 
 
 def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
-    """Yield the rows of a table in portions, in order of the table's key, without the first `skip` rows."""
+    """Yield the rows of a table in portions, in order of the primary key. The first `skip` rows are left out."""
     keys = quote_columns(column.name for column in table.primary_key)
     text = f'SELECT {quote_columns(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
     text += f" LIMIT ALL OFFSET {skip}" if unit.postgres else f" LIMIT -1 OFFSET {skip}"
@@ -83,19 +84,20 @@ def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
 
 
 class CopyTarget:
-    """A CopyTarget is the database to which a store is copied. Until the copy is complete, its revision is
-    `schema.COPYING` with the fingerprint of the source, so that no command takes it for a store."""
+    """A CopyTarget is the database to which a store is copied. Until the copy is complete, the revision of the database
+    is `schema.COPYING` with the fingerprint of the source, so that no command mistakes the database for a store."""
 
     def __init__(self, db: str, source: str, *, like: str | None = None) -> None:
-        """Connect to the database that gets the copy. source: the fingerprint of the store. like: the file of the
-        source, whose permissions a new file gets."""
+        """Connect to the database that gets the copy. source: the fingerprint of the store that is copied; like: the
+        file of this store, whose permissions are used for a new file."""
         self.url, self.mark = engine.location(db), schema.COPYING + source
         self.address = engine.printable(self.url)
         self._engine, self._like = engine.connect(self.url), like
 
     def begin(self) -> bool:
-        """Create the tables, or find the tables of an interrupted copy, and tell whether there was an interrupted copy.
-        Raise CheckFailed if the database holds a store, or a copy of another source."""
+        """Create the tables of the copy, and return False. If the database has an unfinished copy of the same
+        source, change nothing, and return True. Raise CheckFailed if the database holds a store, or a copy of
+        another source."""
         stored_revision = self._revision()
         if stored_revision == self.mark:
             return True
@@ -124,14 +126,14 @@ class CopyTarget:
         return False
 
     def _revision(self) -> str:
-        """Return the revision of the database, or an empty text if it has none."""
+        """Return the revision of the database, or an empty text if the database has no revision."""
         if self.url.drivername == "sqlite" and not os.path.exists(self.address):
             return ""
         with engine.transaction(self._engine, write=False, address=self.address) as connection:
             return next(iter(schema.revisions(connection) or []), "")
 
     def count(self, table: sa.Table) -> int:
-        """Return the number of rows that a table has so far."""
+        """Return the number of rows that have been copied to a table so far."""
         with self.write() as unit:
             return int(unit.ask_value(f'SELECT count(*) FROM "{table.name}"'))
 
@@ -140,7 +142,7 @@ class CopyTarget:
             unit.insert(table.name, [column.name for column in table.columns], batch)
 
     def finish(self) -> None:
-        """Let new ids start after the highest ids of the source, and mark the database as a store."""
+        """Let new ids in the copy start after the highest ids of the source, and mark the database as a store."""
         with self.write() as unit:
             if unit.postgres:
                 for table in (table for table in TABLES if "id" in table.columns):
@@ -154,8 +156,8 @@ class CopyTarget:
 
     @contextmanager
     def write(self) -> Iterator[Unit]:
-        """Yield a transaction on a database that is not a store yet. Raise StoreBusy if another process fills it,
-        too."""
+        """Yield the unit of a transaction on the database, which is not a store yet. Raise StoreBusy if another process
+        also copies to this database."""
         try:
             with engine.transaction(self._engine, write=True, address=self.address, references_hold=True) as connection:
                 yield Unit(connection, now=0)
@@ -171,8 +173,9 @@ class CopyTarget:
 
 
 def backup(store: Store, path: str) -> int:
-    """Write a snapshot of an SQLite store to a new file, and return the file's size. The file appears under its name
-    once it is complete and on disk. Raise InputError if the file exists, RlrecError if it cannot be written."""
+    """Write a snapshot of an SQLite store to a new file, and return the size of this file in bytes. The file gets its
+    name only when it is complete and on disk. Raise InputError if the file exists, and RlrecError if the file cannot be
+    written."""
     for leftover_path in (f"{path}-wal", f"{path}-journal"):
         if os.path.exists(leftover_path):
             text = f"{leftover_path} is left of another database: SQLite would write it into the backup"

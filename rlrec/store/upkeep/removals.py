@@ -1,4 +1,5 @@
-"""Functions here remove decisions with every row that refers to them, and erase the bytes that they leave."""
+"""Functions here remove decisions with all rows that refer to them, and erase the bytes that deleted rows leave in a
+file."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ UNINDEXED = (
 
 
 class OwnedDecision(NamedTuple):
-    """This record is a decision, with the rows to which it refers. features_id: the context with the features of its
-    arms."""
+    """This record is a decision with the ids of the rows to which the decision refers. features_id: the id of the
+    context that holds the features of its arms, or None."""
 
     policy_id: int
     id: int
@@ -48,35 +49,36 @@ _OWNER = (
 
 
 def lock_all(unit: Unit) -> list[int]:
-    """Lock all policies, so that no one draws or stores feedback before the transaction ends. Return their ids."""
+    """Lock all policies, and return their ids. Until the transaction ends, no other transaction draws decisions or
+    stores feedback."""
     settings.lock(unit)
     return [*policies.lock(unit, [policy.id for policy in policies.all_policies(unit)])]
 
 
 def user_sessions(unit: Unit, user_id: int) -> list[int]:
-    """Return the ids of a user's sessions."""
+    """Return, ascending, the ids of all sessions of a user."""
     return [row[0] for row in unit.ask("SELECT id FROM session WHERE user_id = ? ORDER BY id", user_id)]
 
 
 def session_decisions(unit: Unit, session_ids: Collection[int]) -> list[OwnedDecision]:
-    """Return all decisions of some sessions, in order of policy and id."""
+    """Return all decisions of these sessions, in order of policy and id."""
     return unit.records(OwnedDecision, f"{_OWNER} WHERE d.session_id IN (?*) ORDER BY d.policy_id, d.id", session_ids)
 
 
 def count_events(unit: Unit, decision_ids: Sequence[int]) -> int:
-    """Return the number of events of some decisions."""
+    """Return the total number of events of these decisions."""
     query = "SELECT count(*) FROM event WHERE decision_id IN (?*)"
     return sum(int(unit.ask_value(query, portion)) for portion in slices(decision_ids, PORTION))
 
 
 def count_forgotten(unit: Unit) -> int:
-    """Return the number of times that a user was forgotten."""
+    """Return how many times a user was forgotten."""
     return int(unit.ask_value("SELECT count(*) FROM run WHERE command = ?", FORGET))
 
 
 def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[reader.Batch]:
-    """Yield the given decisions of one policy (ascending), including imported decisions. A batch has slots by decision
-    and position, and all events."""
+    """Yield these decisions of one policy, including imported decisions, in batches with all events. Slots are in order
+    of decision and position. decision_ids: ascending ids."""
     for portion in slices(decision_ids, PORTION):
         tests = [f"d.id IN ({numbers(portion)})"]
         events = tuple(reader.EVENTS)
@@ -84,7 +86,7 @@ def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator
 
 
 def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
-    """Delete decisions with all rows that belong to them."""
+    """Delete these decisions, and all rows that belong to them."""
     from rlrec.store.database import tables  # which rebuilds do without
 
     for portion in slices(decision_ids, PORTION):
@@ -95,7 +97,8 @@ def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
 
 
 def delete_sessions(unit: Unit, user_id: int, session_ids: Sequence[int]) -> None:
-    """Delete a user with all keys that lead to the user, and the user's sessions, which have no decisions any more."""
+    """Delete a user, all keys that lead to the user, and the sessions of the user. The sessions must have no decisions
+    any more."""
     ids = [user_id, *(row[0] for row in unit.ask("SELECT user_id FROM merged_user WHERE person_id = ?", user_id))]
     for table in ("assignment", "exclusion_unit"):
         unit.tell(f"DELETE FROM {table} WHERE user_id IN (?*) OR session_id IN (?*)", ids, session_ids)
@@ -106,7 +109,7 @@ def delete_sessions(unit: Unit, user_id: int, session_ids: Sequence[int]) -> Non
 
 
 def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
-    """Delete each of these contexts and eligible sets to which nothing refers any more."""
+    """Delete those of these contexts and eligible sets to which no row refers any more."""
     for table, ids in (("context", context_ids), ("eligible_set", set_ids)):
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="WHERE id IN (?*)", references=_REFERENCES[table]), ids)
 
@@ -135,8 +138,11 @@ class VisitKey(NamedTuple):
 def old_visits(
     unit: Unit, *, ended_before: int, timeout_us: int, entered_to: Mapping[int, int], last_visit: VisitKey, limit: int
 ) -> list[VisitKey]:
-    """Return the next visits after `last_visit`, in order, that ended before a time. entered_to: for each policy, the
-    last decision that has entered every belief; visits with later decisions are left out."""
+    """Return at most `limit` visits that ended before a time and come after the visit `last_visit`, in order of session
+    and number.
+
+    ended_before: the time; entered_to: for each policy, the last decision that has entered every belief of the
+    policy. Visits with a later decision are left out."""
     is_open = " OR ".join(
         f"(d.policy_id = {policy_id} AND d.id > {last_id} AND d.imported = 0)"
         for policy_id, last_id in entered_to.items()
@@ -152,7 +158,7 @@ def old_visits(
 
 
 def visit_decisions(unit: Unit, visits: Collection[VisitKey]) -> list[OwnedDecision]:
-    """Return all decisions of some visits, in order of policy and id."""
+    """Return all decisions of these visits, in order of policy and id."""
     test = f"d.session_id IN (?*) AND d.session_id * {MAX_VISITS} + d.visit IN (?*)"
     keys = {visit.session_id for visit in visits}, [visit.session_id * MAX_VISITS + visit.number for visit in visits]
     return unit.records(OwnedDecision, f"{_OWNER} WHERE {test} ORDER BY d.policy_id, d.id", *keys)
@@ -163,34 +169,34 @@ def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
 
 
 def delete_unused(unit: Unit) -> None:
-    """Delete rows to which nothing refers any more: sessions without visits and users without sessions that are in no
-    experiment or exclusion, contexts, and eligible sets."""
+    """Delete all rows to which no other row refers any more: sessions without visits, and users without sessions,
+    unless an experiment or an exclusion names them; contexts; and eligible sets."""
     for table, references in _REFERENCES.items():
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="", references=references))
 
 
 def oldest_belief(unit: Unit, policy_id: int) -> int:
-    """Return the change of the belief from which the oldest decision of a policy was drawn. Return the newest change if
-    there is no decision."""
+    """Return the number of the change after which the belief was in the state from which the policy's oldest decision
+    was drawn. If the policy has no decision, return the number of its newest change."""
     oldest = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
     newest = "SELECT seq FROM policy_head WHERE policy_id = ?"
     return int(unit.ask_value(f"SELECT coalesce(({oldest}), ({newest}), 0)", policy_id, policy_id))
 
 
 def last_change(unit: Unit, version_id: int) -> int:
-    """Return the number of the newest change of a belief, or 0 if it has none."""
+    """Return the number of the newest change of a belief, or 0 if the belief has no changes."""
     return int(unit.ask_value("SELECT coalesce(max(seq), 0) FROM belief_delta WHERE version_id = ?", version_id))
 
 
 def newest_until(unit: Unit, policy_id: int, seq: int) -> int:
-    """Return the id of the newest decision drawn from a policy that was stored up to a change, or 0 if there is
-    none."""
+    """Return the id of the newest decision that was drawn from a policy and stored with change `seq` of the policy or
+    earlier. Return 0 if there is no such decision."""
     condition = "policy_id = ? AND imported = 0 AND seq <= ? ORDER BY id DESC LIMIT 1"
     return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, seq) or 0)
 
 
 def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any]) -> None:
-    """Store the record of the log that a version learned from."""
+    """Store the description of the log from which a version has learned."""
     unit.tell("UPDATE version SET learned_from = ? WHERE id = ?", to_text(learned_from), version_id)
 
 
@@ -201,20 +207,20 @@ _REMOVALS = f"run WHERE command IN ('{FORGET}', '{PRUNE}')"
 
 
 def count_removals(unit: Unit) -> tuple[int, int]:
-    """Return the number of removals, and the number of those whose deleted rows may have left bytes in the file."""
+    """Return the number of removals, and the number of removals whose deleted rows may have left bytes in the file."""
     total, unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
     return total, unfinished
 
 
 def pruned_until(unit: Unit) -> int:
-    """Return the time up to which old visits were deleted, or 0 where none were."""
+    """Return the latest time before which old visits were deleted, or 0 where no visits were deleted."""
     runs = [json.loads(text) for (text,) in unit.ask("SELECT options FROM run WHERE command = ?", PRUNE)]
     return max((times.parse(options["before"]) for options in runs if options["decisions"]), default=0)
 
 
 def erase_bytes(store: Store) -> None:
     """Rewrite the file of an SQLite store without the bytes of deleted rows, and empty its WAL. Raise StoreBusy if
-    another process reads or writes; the command can be repeated."""
+    another process reads or writes the store; the command can then be repeated."""
     with store.read() as unit:  # a removal that another process begins later is finished by that process
         last_run_id = unit.ask_value(f"SELECT max(id) FROM {_REMOVALS}")
     try:
@@ -241,8 +247,8 @@ def _rewrite_file(store: Store) -> None:
 
 @contextmanager
 def removal_indexes(store: Store) -> Iterator[None]:
-    """Create PostgreSQL indexes, for the time of this context, on the columns that it searches for every deleted
-    row."""
+    """Create indexes for the time of this context, on PostgreSQL only. They are on the columns that the database
+    searches for every deleted row."""
     if store.engine.dialect.name != "postgresql":
         yield
         return

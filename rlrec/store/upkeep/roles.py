@@ -1,7 +1,7 @@
-"""This module writes the script that grants PostgreSQL roles the rights that a server, a trainer and a reader need, and
-no others.
+"""This module writes the script that grants rights to PostgreSQL roles: exactly the rights that a server, a trainer and
+a reader need.
 
-The owner of the tables needs no grant; `init`, `db forget`, `db prune` and `db copy` are for the owner alone."""
+The owner of the tables needs no grant. Only the owner can run `init`, `db forget`, `db prune` and `db copy`."""
 
 from __future__ import annotations
 
@@ -54,15 +54,16 @@ _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
 
 
 class Grant(NamedTuple):
-    """This record is an SQL statement that grants rights to a role. role: the name of the role without the prefix."""
+    """This record is an SQL statement that grants rights to a role. role: the name of the role, without the prefix of
+    the store."""
 
     role: str
     statement: str
 
 
 def grants(prefix: str) -> list[Grant]:
-    """Return statements that create the roles PREFIX_server, PREFIX_trainer and PREFIX_reader and grant their rights.
-    They may be run again, and should be after each migration."""
+    """Return statements that create the roles PREFIX_server, PREFIX_trainer and PREFIX_reader and grant rights to these
+    roles. The statements may be run repeatedly, and should be run after each migration."""
     table_names = sorted(tables.metadata.tables)
     statements = []
     for role, insert_tables, update_columns in (
@@ -93,5 +94,8 @@ def grants(prefix: str) -> list[Grant]:
 
 
 def _on_current(command: str, name_function: str, role: str) -> str:
-    """Return a statement about the database or the schema of the session, whatever its name."""
+    """Return a statement about the database or the schema of the session, which finds the name of this database or
+    schema when it runs.
+
+    name_function: the SQL function that returns the name."""
     return f"DO $$ BEGIN EXECUTE format('{command} %I', {name_function}, '{role[1:-1]}'); END $$"
