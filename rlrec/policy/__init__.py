@@ -1,6 +1,6 @@
 """This package holds the policies, each of which is a distribution over arms and over ordered slates.
 
-Its functions are pure: they take arrays and return arrays."""
+The functions of this package are pure: they take arrays and return arrays."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def learns_from_slots(kind: str) -> bool:
 
 
 def parameters(kind: str, typed_parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the parameters of a policy kind with their defaults, unchecked.
+    """Return the parameters of a policy kind with their default values, which are not checked.
 
-    typed_parameters: the parameters that a user typed; with them, the result includes the parameters of the stages
-    that they name, as `first.floor`."""
+    typed_parameters: the parameters that a user typed. With them, the result includes the rules among them, such as
+    `pin`, and for a two-stage policy the parameters of both stages, such as `first.floor`."""
     defaults = dict(_defaults(kind)) | {name: "" for name in COMMON_PARAMETERS if name in (typed_parameters or {})}
     if typed_parameters is not None and kind == TWO_STAGE:
         for stage in STAGES:
@@ -96,7 +96,8 @@ def _defaults(kind: str) -> dict[str, Any]:
 
 
 def values(policy: Policy) -> dict[str, Any]:
-    """Return the parameters of a policy, including the values of its position curve, where it has one."""
+    """Return the parameters of a policy by name. The values of the position curve are included if the policy has a
+    curve."""
     from dataclasses import fields
 
     hidden_names = FIELDS_NOT_TYPED if policy.examination else (*FIELDS_NOT_TYPED, CURVE)
@@ -116,7 +117,8 @@ def make(kind: str, typed_parameters: Mapping[str, Any], *, design: Design | Non
 
     Without a design, equal arguments return the same object.
 
-    design: how a contextual kind turns contexts into features; None for its default."""
+    typed_parameters: the parameters that a user typed, by name; design: how a contextual kind turns contexts into
+    features (None for the default of the kind)."""
     name_and_values = kind, repr(typed_parameters)
     if design is None and name_and_values in _policies_without_design:
         return _policies_without_design[name_and_values]
@@ -144,7 +146,8 @@ def make(kind: str, typed_parameters: Mapping[str, Any], *, design: Design | Non
 
 
 def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
-    """Raise InputError where rules of a page cannot be satisfied by this kind of policy, or contradict each other."""
+    """Raise InputError if this kind of policy cannot satisfy the rules of a page, or if the rules contradict each
+    other."""
     from rlrec.policy.slates.page_rules import declared
 
     if declared(rules) is not None and kind in KINDS_WITHOUT_PAGE_RULES:
@@ -152,7 +155,9 @@ def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
 
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
-    """Raise InputError where features have more columns than a policy of this kind can hold."""
+    """Raise InputError if the features of a design have more columns than a policy of this kind can hold.
+
+    cls: the class of the kind."""
     from rlrec.policy.contexts.features import WIDEST
 
     if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
@@ -176,7 +181,7 @@ def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
 
 
 def learns_stated(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Tell whether a belief learns from the features of arms that requests and imported lines state."""
+    """Tell whether the belief of a policy learns from the features of arms that requests and imported lines state."""
     return learns_from_contexts(policy) and policy.uses_arm_features and policy.design.learns_stated
 
 

@@ -1,1 +1,1 @@
-"""This package holds the kinds of policies that learn online, and those that do not learn."""
+"""This package holds the kinds of policies: those that learn online and those that do not learn."""

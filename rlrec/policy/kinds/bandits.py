@@ -21,7 +21,7 @@ STEPS = 6  # of Newton's method, enough for an error of 1e-9
 
 
 class _BestIndexPolicy(OnlineLearner):
-    """Show the arm with the largest index; arms with equal indices share."""
+    """Show the arm with the largest index. Arms with equal indices are equally likely."""
 
     budget: str = ""
 
@@ -32,7 +32,8 @@ class _BestIndexPolicy(OnlineLearner):
 
 
 class EpsilonGreedy(_BestIndexPolicy):
-    """Show a uniform eligible arm with probability epsilon, else the arm with the best mean; equal bests share.
+    """Show an eligible arm at random with probability epsilon, else the arm with the best mean. Arms with equal best
+    means are equally likely.
 
     An arm without pulls has mean 0 unless a prior says more."""
 
@@ -50,7 +51,8 @@ class _UpperBoundPolicy(_BestIndexPolicy):
     def _upper_bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         """Return the upper confidence bound of each arm, (..., m).
 
-        weight: its pulls with the prior, above 0; log_t = ln t."""
+        weight: the pulls of each arm, including those of the prior, above 0; log_t: ln t, where t = 1 + the pulls of
+        all arms."""
         raise NotImplementedError
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
@@ -61,7 +63,8 @@ class _UpperBoundPolicy(_BestIndexPolicy):
 
 
 class Ucb(_UpperBoundPolicy):
-    """Show the arm with the largest mean + c sqrt(ln t / n), t = 1 + the pulls of all arms; equal bests share.
+    """Show the arm with the largest mean + c sqrt(ln t / n), where n is the pulls of the arm and t = 1 + the pulls of
+    all arms. Arms with equal bounds are equally likely.
 
     c = sqrt(2) is UCB1. An arm without pulls comes first. With floor 0 the log can judge no other policy. Source:
     Auer, Cesa-Bianchi and Fischer 2002, UCB1, for rewards in [0, 1]."""
@@ -77,10 +80,11 @@ class Ucb(_UpperBoundPolicy):
 
 
 class UcbTuned(_UpperBoundPolicy):
-    """Show the arm with the largest mean + sqrt(ln t / n * min(1/4, V)), V = its variance + sqrt(2 ln t / n).
+    """Show the arm with the largest mean + sqrt(ln t / n * min(1/4, V)), where V = variance + sqrt(2 ln t / n).
 
-    The variance is that of its rewards, a prior counting as rewards of 1 and 0. An arm without pulls comes first.
-    Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1-tuned, for rewards in [0, 1]."""
+    n is the pulls of the arm, and t = 1 + the pulls of all arms. The variance is that of the arm's rewards; a prior
+    counts as rewards of 1 and 0. An arm without pulls comes first. Source: Auer, Cesa-Bianchi and Fischer 2002,
+    UCB1-tuned, for rewards in [0, 1]."""
 
     purpose: ClassVar[str] = "like ucb, but explores less where rewards vary little, as clicks do; give it a floor"
     why_unit_rewards: ClassVar[str] = "ucb-tuned bounds no other"
@@ -94,9 +98,11 @@ class UcbTuned(_UpperBoundPolicy):
 
 
 class KlUcb(_UpperBoundPolicy):
-    """Show the arm with the largest q in [mean, 1] with n kl(mean, q) <= ln t, kl between Bernoulli distributions.
+    """Show the arm with the largest q in [mean, 1] for which n kl(mean, q) <= ln t, where kl is the divergence between
+    Bernoulli distributions.
 
-    An arm without pulls comes first. Source: Garivier and Cappe 2011, KL-UCB with c = 0, for rewards in [0, 1]."""
+    n is the pulls of the arm, and t = 1 + the pulls of all arms. An arm without pulls comes first. Source: Garivier
+    and Cappe 2011, KL-UCB with c = 0, for rewards in [0, 1]."""
 
     purpose: ClassVar[str] = "like ucb, with tighter bounds for clicks, above all for rare ones; give it a floor"
     why_unit_rewards: ClassVar[str] = "kl-ucb bounds no other"
@@ -106,14 +112,14 @@ class KlUcb(_UpperBoundPolicy):
 
 
 def kl_bound(mean: Array, doubt: Array) -> Array:
-    """Return the largest q in [mean, 1] with kl(mean, q) <= doubt, to 1e-9 (to 1e-8 where doubt is below 1e-12), (...,
-    m).
+    """Return the largest q in [mean, 1] for which kl(mean, q) <= doubt, (..., m). The error is below 1e-9 (below 1e-8
+    where doubt is below 1e-12).
 
-    mean (..., m) in [0, 1], doubt (..., m) 0 or more.
+    mean (..., m): means in [0, 1]; doubt (..., m): largest divergences, 0 or more.
 
-    Newton's method in u = -ln(1 - q), in which kl is convex and finally linear, is started above the root, so that it
+    Newton's method in u = -ln(1 - q), in which kl is convex and finally linear, is started above the root, so that u
     decreases towards the root. The start is the smallest of three bounds, since kl is at least (q-m)^2 / 2(1-m),
-    (q-m)^2 / 2q and (1-m) u - H(m). Own derivation."""
+    (q-m)^2 / 2q and (1-m) u - H(m), where m is the mean and H the entropy. Source: own derivation."""
     import numpy as np
 
     m, d = np.clip(mean, MIN_DISTANCE, 1 - MIN_DISTANCE), np.minimum(doubt, CERTAIN_DOUBT)
@@ -129,13 +135,13 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
 
 
 class Exp3(OnlineLearner):
-    """Show a uniform arm with probability gamma, else arms in proportion to exp(eta x estimated gain).
+    """Show an arm at random with probability gamma, else arms in proportion to exp(eta x estimated gain).
 
-    The estimated gain of an arm sums reward / propensity over the slots that showed it. The gain is an unbiased
-    estimate of what the arm would have earned in all slots, however the rewards came about; of pages, too, whatever
-    the positions of the arms. eta 0 stands for gamma / K, K the eligible arms. Give `discount` or `window` where the
-    best arm changes. Source: Auer, Cesa-Bianchi, Freund and Schapire 2002, section 3 (Exp3); Lattimore and
-    Szepesvari 2020, algorithm 9."""
+    The estimated gain of an arm is the sum of reward / propensity over the slots that showed the arm. This sum is an
+    unbiased estimate of what the arm would have earned in all slots, whatever produced the rewards. On pages, the
+    estimate is unbiased whatever the positions of the arms. eta 0 stands for gamma / K, where K is the number of
+    eligible arms. Give `discount` or `window` where the best arm changes. Source: Auer, Cesa-Bianchi, Freund and
+    Schapire 2002, section 3 (Exp3); Lattimore and Szepesvari 2020, algorithm 9."""
 
     gamma: float = bounded(0.1, 0, 1)
     eta: float = bounded(0.0, 0, 1e9)

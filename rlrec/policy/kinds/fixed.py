@@ -1,7 +1,7 @@
 """This module holds the policies that do not learn.
 
-They draw uniformly, by given probabilities, or by scores of a request. The policy of an imported log and the draft
-of two rankers belong to them, too."""
+Such a policy draws uniformly, by given probabilities, or by the scores of a request. The policy of an imported log
+and the policy that drafts slates from two rankers do not learn either."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class LoggedPolicy(_UnlearnedPolicy):
 
 
 class Fixed(_UnlearnedPolicy, FlooredPolicy):
-    """Show arms with given probabilities, per arm or per value of one field of the context; later positions
-    renormalise.
+    """Show arms with given probabilities, per arm or per value of one field of the context. At later positions the
+    probabilities of the arms left are rescaled to add up to 1.
 
-    probabilities: arm -> probability, or with `by` value -> arm -> probability; a value that is no text is named as
-    in JSON (9, true), and "*" stands for values not named and for a context without the field. Arms that are not
-    named are shown only when no named one is left."""
+    probabilities: arm -> probability, or with `by` value -> arm -> probability. A value that is not text is written
+    as in JSON (9, true), and "*" stands for the values not listed and for a context without the field. Arms that are
+    not listed are shown only when no listed arm is left."""
 
     probabilities: Mapping[str, Any] = field(default_factory=dict)
     by: str | None = None
@@ -109,10 +109,10 @@ class Fixed(_UnlearnedPolicy, FlooredPolicy):
 class Scored(_UnlearnedPolicy, FlooredPolicy):
     """Rank the arms by the scores that the request brings, which makes a ranker of your own explore.
 
-    With temperature 0, a uniform arm is shown with probability epsilon, else the highest score left; equal ones
-    share. With a temperature above 0, arms are shown in proportion to exp(score / temperature), at every position of
-    those that are left (Plackett-Luce); then epsilon is 0 unless it is typed. score: which of the `scores` of an
-    arm; "" for its `score`."""
+    With temperature 0, an arm is shown at random with probability epsilon, else the arm with the highest score left;
+    arms with equal scores are equally likely. With a temperature above 0, every position shows the arms that are
+    left in proportion to exp(score / temperature) (Plackett-Luce); then epsilon is 0 unless it is typed. score:
+    which of the `scores` of an arm is used ("" for its `score`)."""
 
     temperature: float = bounded(0.0, 0, 1e9)
     epsilon: float = bounded(0.1, 0, 1)
@@ -153,7 +153,7 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
         return Gumbel(values / self.temperature)
 
     def request_scores(self, arms: Iterable[str], context: Mapping[str, Any]) -> Array:
-        """Return the score of each arm, (m,). Raises InputError for an arm without a score."""
+        """Return the score that the request states for each arm, (m,). Raises InputError for an arm without a score."""
         import numpy as np
 
         score_by_key, keys = by_arm(context, self.score_name) or {}, list(arms)
@@ -170,7 +170,7 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
 class TeamDraft(Policy):
     """Draft the rankings of two frozen versions into one slate, as `interleaving` explains.
 
-    first, second: the ids of these versions. fields: the context fields on which either version depends."""
+    first, second: the ids of the two versions; fields: the context fields on which either version depends."""
 
     first: int = 0
     second: int = 0

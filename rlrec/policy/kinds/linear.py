@@ -1,5 +1,5 @@
-"""This module holds the kinds that read the context. They fit a linear model of the reward, or of its logit, and differ
-in how they explore."""
+"""This module holds the kinds that read the context. All of them fit a linear model of the reward or of the logit of
+the reward; the kinds differ in how they explore."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ _MIN_SD, _MIN_RELATIVE_SD = 1e-12, 1e-15
 class Linear(ContextualPolicy, OnlineLearner):
     """Linear is the base class of kinds in whose model the mean reward is linear in the features of the context.
 
-    model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and as nothing
-    where the contexts have no intercept. model shared: one set of weights for all arms, on the products of features
-    of the context and of the arm, so that a new arm starts from those that are like it; priors of single arms are
-    ignored. model hybrid: the shared weights and, in addition, weights per arm, which hold what its features do not
-    tell; such priors are ignored, too. ridge is the prior precision of every weight."""
+    model disjoint: each arm has separate weights. A prior given for an arm counts as observations of the arm's
+    intercept, and as nothing where the contexts have no intercept. model shared: all arms have one set of weights,
+    on the products of features of the context and of the arm, so that a new arm starts from similar arms; priors of
+    single arms are ignored. model hybrid: each arm has, in addition to the shared weights, separate weights, which
+    hold what the features of the arm do not tell; priors of single arms are ignored, too. ridge is the prior
+    precision of every weight."""
 
     model: str = DISJOINT
     ridge: float = bounded(1.0, 1e-9, 1e9)
@@ -70,10 +71,11 @@ class Linear(ContextualPolicy, OnlineLearner):
         return self.model != DISJOINT
 
     def moment_weights(self, x: Array, arms: Ids) -> tuple[Array, Array]:
-        """Return the weight (n,) of xx' and the offset (n,) of the reward with which slots enter the moments of their
-        arms.
+        """Return the weight of xx', (n,), and the offset of the reward, (n,), with which slots enter the moments of
+        their arms.
 
-        x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
+        x (n, q): the features of the contexts; arms (n,): the ids of the arms. The gram matrix of an arm grows by
+        weight xx', and the response by (reward + offset) x."""
         return np.ones(len(x)), np.zeros(len(x))
 
     @property
@@ -93,9 +95,9 @@ class Linear(ContextualPolicy, OnlineLearner):
         return count_slots(counted_slots, packed, pulls=pulls)
 
     def column_statistics(self, slots: SlotColumns, row: Index, value: Array) -> Array:
-        """Return the columns that entries of wide contexts add to the sums of their arm and column, (e, 3).
+        """Return the columns that the entries of sparse contexts add to the sums of their arm and column, (e, 3).
 
-        row (e,): the slot of each entry; value (e,)."""
+        row (e,): the slot of each entry; value (e,): the value of each entry."""
         reward, pulls = self.rewards_and_pulls(slots.reward, slots.position)
         if slots.anchored is not None:
             reward = reward - pulls * slots.anchored
@@ -104,7 +106,8 @@ class Linear(ContextualPolicy, OnlineLearner):
     def posterior(
         self, belief: Belief
     ) -> solving.DisjointPosterior | solving.SharedPosterior | solving.HybridPosterior:
-        """Return the posterior of the weights, solved once and cached with the moments."""
+        """Return the posterior of the weights. The posterior is computed once and cached with the moments of the
+        belief."""
         shape, q = belief.pulls.shape, self.design.context.width
         moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
         cache_key = type(self), self.model, self.ridge, self._prior_mean, belief.alpha.tobytes(), belief.beta.tobytes()
@@ -122,7 +125,7 @@ class Linear(ContextualPolicy, OnlineLearner):
         return score[0] if x.single else score
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
-        """Return the weights of some columns of sparse contexts, (c, m)."""
+        """Return the weight of each of these columns of sparse contexts in each arm's score, (c, m)."""
         if belief.read_column_sums is None:
             return np.zeros((len(columns), len(belief.pulls)))
         sums = belief.read_column_sums(columns)
@@ -130,10 +133,11 @@ class Linear(ContextualPolicy, OnlineLearner):
         return marginal.weights(sums[..., :3], intercepts, ridge=self.ridge, anchor=sums[..., 3])
 
     def _intercept_weight(self, belief: Belief, ridge: float) -> Array:
-        """Return the weight of each arm's intercept in a model of sparse contexts, (m,); 0 where contexts have no
-        intercept.
+        """Return the weight of each arm's intercept in a model of sparse contexts, (m,). The weight is 0 if contexts
+        have no intercept.
 
-        The weight is the mean of the arm's rewards minus the anchor's prediction, shrunk by `ridge` pulls of 0."""
+        The weight is the mean of the arm's rewards minus the prediction of the anchor (the model of --from-log),
+        shrunk by `ridge` pulls of reward 0."""
         mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
         if not self.design.context.intercept:
             return mean
@@ -144,8 +148,8 @@ class Linear(ContextualPolicy, OnlineLearner):
         return self.posterior(belief).by_arm
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Return the posterior mean of each arm in a context, and the values z posterior standard deviations below and
-        above, (m,) each."""
+        """Return the posterior mean of each arm in a context, the value z posterior standard deviations below the mean,
+        and the value z above it, (m,) each."""
         x = self.encode(context)
         if self.is_sparse:  # without pairs of columns the error is not known
             unknown_scores = np.full(len(belief.pulls), np.nan)
@@ -156,11 +160,12 @@ class Linear(ContextualPolicy, OnlineLearner):
 
     @property
     def _noise(self) -> float:
-        """Return the standard deviation of a reward around its mean; at most 1/2 for rewards in [0, 1]."""
+        """Return the standard deviation of a reward around its mean. For rewards in [0, 1] the deviation is at most
+        1/2."""
         return 0.5
 
     def _inverse_link(self, mean: Array) -> Array:
-        """Return the mean reward, from the mean of the linear model."""
+        """Return the mean reward that corresponds to a mean of the linear model, in the same shape."""
         return mean
 
     @property
@@ -169,7 +174,8 @@ class Linear(ContextualPolicy, OnlineLearner):
         return 0.0
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """Return the precision and the response of the intercept that correspond to the pseudo-counts."""
+        """Return the precision and the response of the intercept that correspond to the pseudo-counts alpha and beta of
+        each arm."""
         return alpha + beta, alpha
 
     def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.DisjointPosterior:
@@ -227,11 +233,12 @@ class Linear(ContextualPolicy, OnlineLearner):
 
 
 class LinUcb(Linear):
-    """Show the arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x; equal bests share.
+    """Show the arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x. Arms with equal bounds are equally
+    likely.
 
     A is the ridge plus the sum of xx' over the slots of the arm. With floor 0 the log can judge no other policy.
-    Source: Li et al. 2010, LinUCB with disjoint models and with hybrid ones (its algorithm 2, on products of
-    features of context and arm); the shared one is the same without terms of arms."""
+    Source: Li et al. 2010, LinUCB with disjoint models and with hybrid models (algorithm 2, on products of features
+    of context and arm); the shared model is the hybrid model without the separate weights of arms."""
 
     alpha: float = bounded(1.0, 0, 1e6)
 
@@ -251,9 +258,10 @@ class LinThompson(Linear):
     """Show each arm with the probability that its mean is the best, under a normal posterior of the weights.
 
     Standard deviations are alpha sqrt(x' A^-1 x); alpha is the noise of a reward. Disjoint models have exact
-    propensities in closed form. In shared and hybrid models scores are correlated. There every decision draws
-    `samples` samples for itself, and its propensities are fractions of these; such a model needs a floor, 0.01
-    unless another is typed. Source: own derivation (the posterior of a linear model with normal noise)."""
+    propensities in closed form. In shared and hybrid models the scores of arms are correlated. There every decision
+    draws `samples` samples of its own, and the propensities are fractions of these samples; such a model needs a
+    floor, 0.01 unless another floor is typed. Source: own derivation (the posterior of a linear model with normal
+    noise)."""
 
     alpha: float = bounded(0.5, 1e-6, 1e6)
     samples: float = bounded(1000.0, 1, SAMPLES)
@@ -294,12 +302,12 @@ class LinThompson(Linear):
 
 
 class LogisticThompson(LinThompson):
-    """Draw by Thompson sampling for clicks, with a linear logit of the mean and Laplace's approximation of its
-    posterior.
+    """Draw by Thompson sampling for clicks. The logit of the mean is linear, and its posterior is Laplace's
+    approximation.
 
-    Every slot counts as in the Newton step from the weights that the version is expanded around (the prior's, at
-    first, with intercept logit(rate)). Rebuilding the policy repeats that step from the weights that it led to.
-    Source: own derivation (iteratively reweighted least squares, in sums that add up)."""
+    Every slot counts as in the Newton step from the weights around which the version is expanded. At first these are
+    the weights of the prior, with intercept logit(rate). Rebuilding the policy repeats the step from the weights to
+    which the last step led. Source: own derivation (iteratively reweighted least squares, in sums that add up)."""
 
     alpha: float = bounded(1.0, 1e-6, 1e6)
     rate: float = 0.5
@@ -325,7 +333,7 @@ class LogisticThompson(LinThompson):
         return weight, weight * logit - click_probability
 
     def index_at(self, belief: Belief, x: Array) -> Array:
-        """Return the probability of a click on each arm."""
+        """Return the probability of a click on each arm, (..., m)."""
         return _logistic(super().index_at(belief, x))
 
     def _inverse_link(self, mean: Array) -> Array:
@@ -344,8 +352,8 @@ class LogisticThompson(LinThompson):
         return weights
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """Return the precision and response of the normal distribution that matches the logit of the Beta prior at its
-        mode."""
+        """Return the precision and the response of a normal distribution for each arm, which matches the distribution
+        of the logit at its mode, where the click rate has the Beta(alpha, beta) prior."""
         is_proper = (alpha > 0) & (beta > 0)
         safe_alpha, safe_beta = np.where(is_proper, alpha, 1.0), np.where(is_proper, beta, 1.0)
         precision = np.where(is_proper, safe_alpha * safe_beta / (safe_alpha + safe_beta), 0.0)
@@ -355,8 +363,8 @@ class LogisticThompson(LinThompson):
 class Softmax(Linear):
     """Show arms in proportion to exp(mean / temperature), which is Boltzmann exploration over the linear model.
 
-    Contexts of more than 128 columns, up to 262144, have each weight fitted by itself, around those that --from-log
-    fits together (model disjoint). Source: own derivation."""
+    If contexts have more than 128 columns (262144 at most), each weight is fitted by itself, around the weights that
+    --from-log fits together (model disjoint). Source: own derivation."""
 
     temperature: float = bounded(0.1, 1e-9, 1e9)
 
@@ -370,10 +378,12 @@ class Softmax(Linear):
 
 
 class SquareCb(Linear):
-    """Show every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets what is left.
+    """Show every arm but the best with probability 1 / (K + gamma (best mean - its mean)), where K is the number of
+    arms. The best arm gets the remaining probability.
 
-    Equal bests share it. Contexts of more than 128 columns, up to 262144, have each weight fitted by itself, around
-    those that --from-log fits together (model disjoint). Source: Foster & Rakhlin 2020 (inverse gap weighting)."""
+    Arms with equal best means are equally likely. If contexts have more than 128 columns (262144 at most), each
+    weight is fitted by itself, around the weights that --from-log fits together (model disjoint). Source: Foster &
+    Rakhlin 2020 (inverse gap weighting)."""
 
     gamma: float = bounded(10.0, 0, 1e9)
 
@@ -392,10 +402,10 @@ class SquareCb(Linear):
 
 
 def inverse_gaps(mean: Array, *, gamma: float) -> Array:
-    """Return the probabilities of SquareCB in the shape of `mean` (..., m), which is in the unit of the reward; they
-    sum to 1.
+    """Return the probabilities of SquareCB, in the shape of `mean`. The probabilities of the arms add up to 1.
 
-    Source: Foster & Rakhlin 2020; sharing the remaining probability among equal best arms is our addition."""
+    mean (..., m): the mean of each arm, in the unit of the reward; gamma: the parameter of SquareCB. Source: Foster
+    & Rakhlin 2020; sharing the remaining probability among equal best arms is our addition."""
     best = mean.max(axis=-1, keepdims=True)
     is_best = mean == best
     gap_probability = np.where(is_best, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))

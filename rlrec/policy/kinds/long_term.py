@@ -21,15 +21,18 @@ LARGEST_MEAN, SMALLEST_SD = 1e15, 1e-12
 
 
 class LongTerm(FlooredPolicy):
-    """Show each arm with the probability that showing it is worth most, now and later, by normal posteriors of effects
-    of arms.
+    """Show each arm with the probability that showing it is worth most, now and later, by normal posteriors of the
+    effects of arms.
 
-    The effect of an arm is what a full look at it adds to the reward of the page, to the later part of the visit,
-    and by coming back. `policy rebuild` learns the effects from the log of any policy. A belief counts an effect of
-    mean b and standard error s as 1 / s^2 pulls that earned b / s^2; an arm that it does not know has the prior of
-    `prior_mean` and `prior_sd`, which are those of the arms of its log. Until it has learned, all arms are equal.
-    by: a field of the context, each value of which (`cells`, as the log had them) has separate effects, drawn
-    towards those of all contexts together; the latter hold where the context has another value or none."""
+    The effect of an arm is what a full look at the arm adds to the reward of the page, to the later part of the
+    visit, and by bringing the person back. `policy rebuild` learns the effects from the log of any policy. A belief
+    counts an effect of mean b and standard error s as 1 / s^2 pulls that earned b / s^2. An arm that the belief does
+    not know has the prior of `prior_mean` and `prior_sd`, which describe the arms of the policy's log. Until the
+    policy has learned, all arms are equal.
+
+    by: a field of the context. Each value of the field that the log had (listed in `cells`) has separate effects, which
+    are drawn towards the effects in all contexts together. A context with another value, or with none, uses the effects
+    in all contexts together."""
 
     floor: float = bounded(0.05, 0, 1)
     by: str | None = None
@@ -50,7 +53,8 @@ class LongTerm(FlooredPolicy):
 
     @cached_property
     def _columns(self) -> Mapping[str, int]:
-        """Return the column of each cell's pulls behind the sums of all contexts, by the text of the cell's value.
+        """Return the column of each cell's pulls in `Belief.extra`, by the text of the cell's value. The rewards of the
+        cell are in the next column.
 
         A cell is a value of the context field `by`."""
         hint = 'write a list in JSON: ["phone", "desktop"]; `policy rebuild` writes it itself'
@@ -105,9 +109,10 @@ class LongTerm(FlooredPolicy):
 
     @staticmethod
     def statistics_of(mean: float, sd: float, *, prior_mean: float, prior_sd: float) -> tuple[float, float]:
-        """Return the pulls and rewards with which a belief has this posterior; 0 where the posterior is the prior.
+        """Return the pulls and the rewards with which a belief has the posterior of this mean and standard deviation.
+        Both are 0 if the posterior is the prior.
 
-        Those of a cell may be negative, since less may be known of it than of the arm."""
+        The numbers of a cell may be negative, since less may be known of the cell than of the arm."""
         pulls, prior_pulls = sd**-2, prior_sd**-2
         if abs(pulls - prior_pulls) <= prior_pulls * 1e-9 and mean == prior_mean:
             return 0.0, 0.0

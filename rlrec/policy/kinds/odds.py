@@ -1,4 +1,4 @@
-"""This module holds the kind that draws Plackett-Luce slates by the odds of arms, with scores learned per arm or from
+"""This module holds the kind that draws Plackett-Luce slates by the odds of arms. The odds are learned per arm or from
 features."""
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ ARM, FEATURES = "arm", "features"
 
 
 class PlackettLuce(BetaLearner):
-    """Show arms in proportion to their odds to the power 1 / temperature, at every position among those that are left.
+    """Show arms in proportion to their odds to the power 1 / temperature, at every position among the arms that are
+    left.
 
     Odds are p / (1 - p). model arm: p is the posterior mean of each arm, and no context is read. model features:
     logit p is linear in the products of features of the context and of the arm, with prior precision `ridge`, so
-    that a new arm starts from those that are like it. Prefer plackett-luce to `softmax` where rewards are clicks. It
-    compares rates by their ratio, so that 1 % against 2 % matters as much as 10 % against 20 %, and no temperature
-    has to fit their size. Source: Plackett 1975, Luce 1959 (the distribution over slates); Beta and Laplace
-    posteriors as in `thompson` and `logistic-thompson`."""
+    that a new arm starts from similar arms. Prefer plackett-luce to `softmax` where rewards are clicks. It compares
+    rates by their ratio, so that 1 % against 2 % matters as much as 10 % against 20 %, and no temperature has to fit
+    their size. Source: Plackett 1975, Luce 1959 (the distribution over slates); Beta and Laplace posteriors as in
+    `thompson` and `logistic-thompson`."""
 
     model: str = ARM
     temperature: float = bounded(1.0, 1e-9, 1e9)

@@ -1,5 +1,5 @@
-"""This module holds Thompson sampling without contexts, which most stores use, so that a single command loads no other
-kind."""
+"""This module holds Thompson sampling without contexts. Most stores use this kind, so it has a module without any other
+kind, which a single command would have to load."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Thompson(BetaLearner):
     """Show each arm with the probability that it is the best one, given a Beta posterior per arm.
 
-    A reward in [0, 1] counts fractionally: alpha grows by the reward, beta by what the reward lacks to 1. With a
-    budget the posterior of an arm is the normal one of the same mean and variance, since a Beta minus a cost has no
-    common scale with others."""
+    A reward in [0, 1] counts fractionally: alpha grows by the reward, beta by 1 minus the reward. With a budget the
+    posterior of an arm is the normal distribution with the same mean and variance, since Beta variables minus
+    different costs have no common scale."""
 
     budget: str = ""
 

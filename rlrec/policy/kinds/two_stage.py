@@ -1,5 +1,5 @@
-"""This module holds the two-stage policy, in which one kind draws an ordered list of candidates, and another one ranks
-these into the slate."""
+"""This module holds the two-stage policy, in which one kind draws an ordered list of candidates, and another kind ranks
+the candidates into the slate."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ KINDS_WITHOUT_STAGE = {
 class TwoStage(Policy):
     """Draw candidates by one kind, in order, and rank the slate from these by another kind.
 
-    Every eligible set that the policy is asked about is a list of candidates, over which it is its second stage; the
-    first one draws that list from all arms (`stages`). Both learn from what was shown. The greedy version ranks
-    without exploration what the first stage draws as before. A stage is any kind but exp3, gradient, logged and
-    two-stage; its parameters are `first.floor` and the like. `discount`, `window` and `position` are those of both.
-    A logistic model stays expanded around its prior."""
+    The first of the `stages` draws the list of candidates from all arms. The other methods of the policy take an
+    eligible set for such a list, and answer as the second stage. Both stages learn from the arms that were shown.
+    The greedy version draws candidates as before, and ranks them without exploration.
+
+    A stage is of any kind but exp3, gradient, logged and two-stage; the parameters of a stage are named `first.floor`
+    and the like. Both stages have the same `discount`, `window` and `position`. A logistic model stays expanded around
+    its prior."""
 
     first: str = "plackett-luce"
     second: str = "thompson"
@@ -76,7 +78,7 @@ class TwoStage(Policy):
 
     @property
     def definitions(self) -> tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]:
-        """Return kind and parameters of each stage."""
+        """Return the kind and the parameters of each stage."""
         from rlrec import policy as kinds
 
         first_parameters, second_parameters = map(kinds.values, self.stages)
@@ -107,7 +109,7 @@ class TwoStage(Policy):
 
     @property
     def uses_arm_features(self) -> bool:
-        """Tell whether the scores of a stage depend on features of arms."""
+        """Tell whether the scores of either stage depend on features of arms."""
         return any(stage.contextual and getattr(stage, "uses_arm_features", False) for stage in self.stages)
 
     @property
@@ -129,13 +131,15 @@ class TwoStage(Policy):
 
     @property
     def columns(self) -> tuple[list[int], list[int]]:
-        """Return the columns of the belief that form each stage's belief."""
+        """Return two lists of columns of the belief: those that form the belief of the first stage, and of the second
+        stage."""
         count_columns, first_width = list(range(N_COUNT_COLUMNS)), self.stages[0].width
         return list(range(first_width)), count_columns + list(range(first_width, self.width))
 
     @property
     def _counting_stage(self) -> Policy:
-        """Return the stage whose counts apply to both stages, which is one with the position curve if there is any."""
+        """Return the stage whose counts apply to both stages. This is a stage with a position curve, if either has a
+        curve."""
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
@@ -185,7 +189,9 @@ class TwoStage(Policy):
 
 
 def ranking_seeds(seeds: Words) -> Words:
-    """Return the seeds for the draws of second stages, derived from the seeds of their decisions, (n,)."""
+    """Return a seed for the draws of the second stage of each decision, (n,), derived from the seed of the decision.
+
+    seeds (n,): the seed of each decision."""
     import numpy as np
 
     return np.asarray(seeds, np.uint64) ^ np.uint64(RANKING_KEY)

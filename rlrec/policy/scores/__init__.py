@@ -1,1 +1,1 @@
-"""This package holds distributions of noisy scores of arms, and the draw from them."""
+"""This package holds the distributions of noisy scores of arms, and draws slates from the scores."""

@@ -1,4 +1,5 @@
-"""This module handles floors of uniform exploration, which may depend on the position. One function needs numpy."""
+"""This module handles floors of uniform exploration, which may depend on the position. Only one function needs
+numpy."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ Floor = float | tuple[float, ...]
 
 
 def at_positions(floor: Floor, size: int) -> Array:
-    """Return the probability of a uniform arm at positions 1..size, (size,)."""
+    """Return the probability of a uniform pick at positions 1..size, (size,)."""
     import numpy as np
 
     by_position = np.array(floor, np.float64, ndmin=1)
@@ -23,7 +24,7 @@ def at_positions(floor: Floor, size: int) -> Array:
 
 
 def parse_positions(text: str) -> frozenset[int]:
-    """Parse a list of positions such as 3,5. Raises InputError for any other text."""
+    """Return the positions in a list such as 3,5. Raises InputError for any other text."""
     texts = text.split(",") if isinstance(text, str) else []
     positions = {int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 4}
     if not texts or len(positions) < len(texts) or not 1 <= min(positions) <= max(positions) <= MAX_POSITIONS:

@@ -1,6 +1,6 @@
 """This module computes Gauss-Legendre nodes and weights, Legendre polynomials and Legendre series.
 
-The functions of numpy for them take longer to load than to run."""
+The numpy functions for this purpose take longer to load than to run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ _GAUSS = {
 
 
 def gauss(n: int) -> tuple[Array, Array]:
-    """Return the increasing nodes and the weights of Gauss-Legendre on [-1, 1], (n,) each, exact up to degree 2 n - 1.
-    n is 4 or 16."""
+    """Return the nodes of the Gauss-Legendre rule on [-1, 1], in increasing order, and their weights, (n,) each. The
+    rule is exact for polynomials up to degree 2 n - 1. n is 4 or 16."""
     nodes, weights = np.array(_GAUSS[n]).T
     return np.concatenate([-nodes[::-1], nodes]), np.concatenate([weights[::-1], weights])
 
 
 def polynomials(x: Array, degree: int) -> Array:
-    """Return the Legendre polynomials of degree 0 to `degree` at points x (n,), (n, degree + 1)."""
+    """Return the values of the Legendre polynomials of degree 0 to `degree` at points x, (n, degree + 1).
+
+    x (n,): the points."""
     p = np.ones((degree + 1, len(x)))
     p[1:] = x
     for k in range(2, degree + 1):
@@ -41,10 +43,10 @@ def polynomials(x: Array, degree: int) -> Array:
 
 
 def evaluate(x: Array, series: Array) -> Array:
-    """Return the value of each Legendre series (terms, n), at least two terms, at a separate point x (n,) for each
-    series, (n,).
+    """Return the value of each Legendre series at the point of this series, (n,).
 
-    Source: Clenshaw's recurrence."""
+    x (n,): the point of each series; series (terms, n): the coefficients of each series, at least two. Source:
+    Clenshaw's recurrence."""
     low, high = series[-2], series[-1]
     for k in range(len(series) - 1, 1, -1):
         low, high = series[k - 2] - high * ((k - 1) / k), low + high * x * ((2 * k - 1) / k)

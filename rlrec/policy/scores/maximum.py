@@ -1,6 +1,6 @@
 """This module computes the probability that each of many independent random scores is the best, or has a given rank.
 
-The results are exact, by quadrature."""
+The results are exact up to the small error of a quadrature."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ _PANEL_WIDTH, _UNLIKELY = 0.5, 43.0
 
 
 def best(table: ScoreTable) -> Array:
-    """Return the probability that one score of each row of the table is the best of all, (g + 1,).
+    """Return, for each row of the table, the probability that one score of this row is the best of all scores, (g +
+    1,).
 
-    The integral of f_i times the product of the other F_j; error below 1e-12. Source: own derivation."""
+    The probability is the integral of the score's density times the product of the distribution functions of all
+    other scores. The error is below 1e-12. Source: own derivation."""
     return table.hazard @ (table.weights * np.exp(table.log_all_below()))
 
 
 def ranks(table: ScoreTable, size: int) -> Array:
-    """Return the probability that one score of each row of the table stands at rank r = 1..size, (size, g + 1).
+    """Return, for each row of the table, the probability that one score of this row stands at rank r = 1..size, (size,
+    g + 1).
 
-    The integral of f_i times the probability that r - 1 of the others are larger (Poisson-binomial); error below
-    1e-11. Source: own derivation."""
+    The probability is the integral of the score's density times the probability that r - 1 of the other scores are
+    larger (Poisson-binomial). The error is below 1e-11. Source: own derivation."""
     probability = np.zeros((size, len(table.count)))
     n_terms = len(table.count) * size
     # as many nodes as fit in the cache, with a minimum below which overhead would dominate
@@ -47,9 +50,10 @@ def ranks(table: ScoreTable, size: int) -> Array:
 def ranks_of_arrivals(logits: Array, size: int) -> Array:
     """Return the probability that each of a thousand or more arms with Gumbel noise stands at rank 1..size, (size, m).
 
-    Arms have standard Gumbel noise on logits (m,), so their order is that of arrivals at rates exp(logits). Until
-    enough arms have arrived, most are so rare that the dependence on one arm's rate is a short power series, and
-    power sums of the rates represent all of them; errors as in `ranks`. Source: own derivation."""
+    logits (m,): the logit of each arm, to which standard Gumbel noise is added. The order of the arms is therefore
+    that of random arrivals at rates exp(logits). Until enough arms have arrived, most arms are so rare that the
+    dependence on the rate of a single arm is a short power series, and power sums of the rates represent all rare
+    arms. Errors are as in `ranks`. Source: own derivation."""
     # the logarithm of the time by which enough arms have arrived, and the expected arrivals of each by then
     rate, low_time, high_time = np.exp(logits - logits.max()), -60.0, 60.0 + np.ptp(logits)
     for _ in range(40):
@@ -93,11 +97,15 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
 def _probability_of_larger(
     count: Array, log_cdf: Array, single: Index, multiple: Index, size: int
 ) -> tuple[Array, Array]:
-    """Return the probability that 0, 1, ... (fewer than size) of the scores, without one of row g, exceed the node.
+    """Return the probability that 0, 1, ... (fewer than size) scores exceed the node, where one score of the row is
+    left out.
 
-    Two arrays (terms, rows, nodes) are returned: for rows with count 1, and for rows with larger counts, whose
-    polynomials are longer. These probabilities are the coefficients of a product of polynomials, F + S z for each
-    score: all terms are positive, and no division is needed."""
+    Two arrays (terms, rows, nodes) are returned: for the rows `single`, whose count is 1, and for the rows
+    `multiple`, whose counts are larger and whose polynomials are longer. The probabilities are the coefficients of a
+    product of polynomials, F + S z for each score, where F is its distribution function and S = 1 - F. All terms are
+    positive, and no division is needed.
+
+    count (g + 1,): the number of equal scores of each row; log_cdf (g + 1, nodes): the logarithm of F."""
     # products over all scores with count 1, and over all with larger counts
     ones = np.ones((1, 1, log_cdf.shape[1]))
     single_tree = _product_tree(_binomial_coefficients(np.ones(len(single)), log_cdf[single], size), size)
@@ -110,7 +118,8 @@ def _probability_of_larger(
 
 
 def probability_of_others_above(log_cdf: Array, size: int) -> Array:
-    """Return the probability that 0, 1, ... size - 1 of the scores other than score s exceed the node, (size, s, N).
+    """Return, for each score, the probability that 0, 1, ... size - 1 of the other scores exceed the node, (size, s,
+    N).
 
     log_cdf (s, N): the logarithms of the distribution functions of the scores at the nodes."""
     leaves = _product_tree(_binomial_coefficients(np.ones(len(log_cdf)), log_cdf, size), size)
@@ -118,7 +127,10 @@ def probability_of_others_above(log_cdf: Array, size: int) -> Array:
 
 
 def _product_tree(leaves: Array, size: int) -> list[Array]:
-    """Return the levels of a tree of products of neighbours, up to the product of all (terms, 1, nodes)."""
+    """Return the levels of a tree in which each node is the product of two neighbours of the level below. The last
+    level is the product of all leaves, (terms, 1, nodes).
+
+    leaves (terms, b, nodes): the coefficients of b polynomials; size: the largest number of terms that is kept."""
     levels = [leaves]
     while levels[-1].shape[1] > 1:
         levels.append(_multiply_polynomials(*_split_siblings(levels[-1]), size))
@@ -126,10 +138,10 @@ def _product_tree(leaves: Array, size: int) -> list[Array]:
 
 
 def _products_without_leaf(levels: list[Array], outside: Array, size: int) -> Array:
-    """Return, for each leaf, the product of `outside` and all leaves but this one, (terms, leaves, nodes).
+    """Return, for each leaf, the product of `outside` and of all leaves but this leaf, (terms, leaves, nodes).
 
-    The outside of a subtree is the outside of its parent times its sibling, which takes size log(size) per leaf, not
-    size^2."""
+    levels: the levels of a `_product_tree`. The product of everything outside a subtree is the product outside its
+    parent times its sibling. This takes size log(size) operations per leaf, not size^2."""
     for tree_level in reversed(levels[:-1]):
         left_half, right_half = _split_siblings(tree_level)
         pairs = np.stack(
@@ -140,7 +152,8 @@ def _products_without_leaf(levels: list[Array], outside: Array, size: int) -> Ar
 
 
 def _split_siblings(members: Array) -> tuple[Array, Array]:
-    """Split (terms, b, nodes) into its even and its odd members; a last one without sibling gets the constant 1."""
+    """Return the even and the odd members of an array (terms, b, nodes). If the last member has no sibling, the sibling
+    is the constant 1."""
     if members.shape[1] % 2:
         members = np.concatenate([members, np.zeros_like(members[:, :1])], axis=1)
         members[0, -1] = 1
@@ -148,7 +161,9 @@ def _split_siblings(members: Array) -> tuple[Array, Array]:
 
 
 def _multiply_polynomials(left: Array, right: Array, size: int) -> Array:
-    """Multiply polynomials (terms, b, nodes), and cut the products to `size` terms; b may be 1 on one side."""
+    """Return the products of polynomials, cut to `size` terms.
+
+    left, right (terms, b, nodes): the coefficients of the polynomials; b may be 1 on one side."""
     if len(left) < len(right):
         left, right = right, left
     terms = min(size, len(left) + len(right) - 1)
@@ -159,7 +174,9 @@ def _multiply_polynomials(left: Array, right: Array, size: int) -> Array:
 
 
 def _binomial_coefficients(count: Array, log_cdf: Array, size: int) -> Array:
-    """Return the coefficients of (F + S z)^count, (min(size, largest count + 1), rows, nodes)."""
+    """Return the coefficients of (F + S z)^count, (min(size, largest count + 1), rows, nodes).
+
+    count (rows,): the exponent of each row; log_cdf (rows, nodes): the logarithm of F, where S = 1 - F."""
     terms = min(size, int(count.max(initial=0)) + 1)
     log_sf = np.log(np.maximum(-np.expm1(log_cdf), 1e-300))
     log_choose, coefficients = np.zeros((len(count), 1)), np.empty((terms, *log_cdf.shape))

@@ -1,10 +1,10 @@
-"""This module defines log-concave densities of scores, and places the panels on which they are integrated.
+"""This module defines log-concave densities of scores, and places the panels on which the densities are integrated.
 
-A panel is an interval with quadrature nodes. The panels fit all scores, from the highest down to where the best ones
-are decided.
+A panel is an interval with quadrature nodes. The panels extend from the highest score down to the point where the
+best scores are decided.
 
 A density is its peak times exp(-fall). The fall below the peak is computed from the distance to the mode, so that no
-large logarithms cancel (the textbook form of a Beta loses 8 digits at 1e7)."""
+large logarithms cancel (the textbook form of a Beta density loses 8 digits at parameters of 1e7)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ _COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes t
 
 
 class Tails(NamedTuple):
-    """Tails describes the scores with long, smooth tails, given by their rows, (t,).
+    """A Tails object describes the scores that have long, smooth tails.
 
-    Left of the left knee, log densities rise by left_rate per unit; right of the right knee, they fall by
-    right_rate, (t,) each. Between lowest and highest, no panel may be wider than the step of any score."""
+    rows (t,): the rows of these scores. Left of the left knee (t,), log densities rise by left_rate (t,) per unit;
+    right of the right knee (t,), log densities fall by right_rate (t,) per unit. Between lowest and highest, no
+    panel may be wider than the step of any score."""
 
     rows: Index
     left_knee: Array
@@ -54,7 +55,7 @@ class Tails(NamedTuple):
 
 
 class Density(Protocol):
-    """A Density holds one log-concave density per row, (g,) rows."""
+    """A Density object holds g log-concave densities, one in each row."""
 
     mode: Array
     log_peak: Array
@@ -63,21 +64,23 @@ class Density(Protocol):
 
     @property
     def tails(self) -> Tails | None:
-        """Return the tails in which panels may be wider than `step`; None without any."""
+        """Return the tails in which panels may be wider than `step`. The result is None if no score has such a tail."""
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """Return the log of peak / density at mode + distance, (rows, nodes), at least 0, as a new array."""
+        """Return the logarithm of peak / density at mode + distance, (rows, nodes), at least 0, as a new array."""
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """Return the derivative of the fall, in the shape of `fall`."""
+        """Return the derivative of the fall by the distance, in the shape of `fall`."""
 
     def reach(self) -> tuple[Array, Array]:
-        """Return the distances to the left and right of the mode, both (g,) and positive, where the fall is at least
-        TAIL."""
+        """Return two distances from the mode, to the left and to the right, at which the fall is at least TAIL. Both
+        are (g,) and positive."""
 
 
 def densities_at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
-    """Return the densities at nodes (n,), (rows, n)."""
+    """Return the densities of these rows at the nodes, (rows, n).
+
+    nodes (n,): the points at which the densities are computed."""
     fall = density.fall(nodes - density.mode[rows, None], rows)
     np.minimum(fall, _MAX_FALL, out=fall)
     np.subtract(density.log_peak[rows, None], fall, out=fall)
@@ -89,9 +92,10 @@ def panels(
 ) -> Array:
     """Return the increasing edges, (P + 1,), of the panels that decide which scores hold the best `ranks` ranks.
 
-    count, lower, upper (g,): the number of equal arms of each score, and the ends of its support. Fewer than `ranks`
-    scores lie above the lowest edge with probability below 1e-16. A panel can represent the product of `n_densities`
-    densities; `refine` divides the panels. Source: own derivation (nodes follow the best scores)."""
+    count (g,): the number of equal arms of each score; lower, upper (g,): the ends of the support of each score. The
+    probability that fewer than `ranks` scores lie above the lowest edge is below 1e-16. A panel can represent the
+    product of `n_densities` densities; `refine` divides the width of the panels. Source: own derivation (nodes
+    follow the best scores)."""
     # from the highest score down, until enough scores are expected above
     order = np.argsort(-lower)
     decisive_score = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
@@ -123,19 +127,22 @@ def panels(
 
 
 def sufficient_count(ranks: int) -> float:
-    """Return the expected number of scores above a point at which fewer than `ranks` are above it with probability
-    below 1e-17."""
+    """Return a number of scores. If this many scores are expected above a point, the probability that fewer than
+    `ranks` scores lie above the point is below 1e-17."""
     return 42 + 6 * math.sqrt(ranks) + 2 * ranks
 
 
 def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
-    """Return the widest panels, (p,), left of p points, within which the probability of a slate above them changes by
-    exp(10).
+    """Return the width of the widest panel left of each of p points, (p,), within which the probability of a slate
+    above the panel changes by a factor of at most exp(10).
 
-    In a steeper panel the small end of the integrals is lost in the rounding of the large one. The probability of i
-    arms above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u,
-    and i of them with probability about expected^i; slates rarer than exp(-30) do not count. All arrays are (a, p),
-    at u."""
+    In a steeper panel the small end of the integrals is lost in the rounding of the large end. The probability that
+    i arms lie above a point u falls at the sum of their rates pdf / sf. Of the arms with rate r or more, `expected`
+    arms lie above u, and i of these arms lie above u with probability about expected^i. Slates rarer than exp(-30)
+    do not count.
+
+    pdf, sf, count (a, p): the density of each score at each point, one minus its distribution function, and its number
+    of equal arms; n_densities: the largest number of arms on the slate."""
     n_above = count * sf
     arm, point = np.nonzero(n_above > _RARE)
     if not arm.size:
@@ -155,9 +162,10 @@ def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) ->
 
 
 def _density_profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
-    """Return the density, and approximately one minus the distribution function, at decreasing steps, (2, a, p + 1).
+    """Return the density of each score, and approximately one minus its distribution function, at decreasing points,
+    (2, a, p + 1).
 
-    pdf, sf (a,): at the first step."""
+    steps (p + 1,): the points; active (a,): the rows of the scores; pdf, sf (a,): the results at the first point."""
     half_width = 0.5 * (steps[:-1] - steps[1:])
     nodes = (steps[1:, None] + half_width[:, None] * (1 + _COARSE)).ravel()
     node_densities = densities_at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
@@ -169,10 +177,12 @@ def _density_profile(density: Density, steps: Array, active: Index, pdf: Array, 
 
 
 def _width_limits(profile: Array, count: Array, n_densities: int) -> Array:
-    """Return the widest even panels at the right and the left end of each panel between steps, (2, p), from a
-    `_density_profile`.
+    """Return the width of the widest even panel (see `widest_even_panels`) at the right and at the left end of each
+    panel, (2, p).
 
-    An arm that begins inside the panel does not make it narrower, since the panel ends there or has the arm's width."""
+    profile (2, a, p + 1): the result of `_density_profile` at the ends of the panels; count (a,): the number of
+    equal arms of each score. An arm whose support begins inside a panel does not make the panel narrower, since the
+    panel ends there or has the arm's width."""
     pdf, sf = profile
     n = pdf.shape[1] - 1
     points = np.append(np.arange(n), np.arange(1, n + 1))
@@ -182,7 +192,11 @@ def _width_limits(profile: Array, count: Array, n_densities: int) -> Array:
 
 
 class _PanelWalk(Record, kw_only=False, eq=False):
-    """A _PanelWalk goes from the highest edge to the lowest, in panels as wide as all scores in them allow."""
+    """A _PanelWalk object places panels from the highest edge to the lowest. Each panel is as wide as all scores in it
+    allow.
+
+    lower, upper (g,): the ends of the support of each score; lowest: the point at which the walk ends; refine: the
+    number by which widths are divided."""
 
     density: Density
     lower: Array
@@ -191,16 +205,17 @@ class _PanelWalk(Record, kw_only=False, eq=False):
     refine: int
 
     def descend(self, u: float) -> Array:
-        """Return the next edges from u, decreasing."""
+        """Return u and the next lower edges, in decreasing order."""
         edges = [u]
         while len(edges) <= _PANELS_PER_STEP and edges[-1] > self.lowest:
             edges.append(self._next(edges[-1], np.inf, self.lowest))
         return np.array(edges)
 
     def narrow(self, edges: Array, limits: Array) -> Array:
-        """Return new edges, between which no panel is wider than the limits.
+        """Return new edges in decreasing order, between which no panel is wider than the limits.
 
-        limits (2, p): at both ends of each old panel."""
+        edges (p + 1,): the old edges; limits (2, p): the largest width at the right and at the left end of each old
+        panel."""
         panel = int((edges[:-1] - edges[1:] > limits[0]).argmax())
         narrowed, rate = edges[: panel + 1].tolist(), 1 / limits
         while narrowed[-1] > edges[-1]:
@@ -213,15 +228,18 @@ class _PanelWalk(Record, kw_only=False, eq=False):
         return np.array(narrowed)
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
-        """Return the lowest left edge that is right for every score below u, by a panel's width or where the score
-        begins."""
+        """Return the left edge of the widest panel below u that is right for every score. A score limits the panel by
+        the width that the score allows, or, if it lies below u, by its upper end.
+
+        limit: the largest width of the panel; lowest: the lowest edge that may be returned."""
         edge = np.minimum(u - widths(self.density, u) / self.refine, self.upper)
         highest = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest)
         return min(highest, math.nextafter(u, -math.inf))  # makes progress, even if a score is almost a point
 
 
 def widths(density: Density, u: float) -> Array:
-    """Return the widest panel that ends at u on which 16 nodes integrate each density to full precision, (g,)."""
+    """Return, for each density, the width of the widest panel that ends at u and on which 16 nodes integrate the
+    density to full precision, (g,)."""
     if (tails := density.tails) is None or tails.lowest <= u <= tails.highest:
         return density.step
     # in a tail, the width of panels may grow with the distance to the knee

@@ -1,5 +1,5 @@
-"""This module computes the uniform numbers that belong to a decision. They are Philox words of (seed, decision id),
-each of which can be computed at any time."""
+"""This module computes the uniform random numbers of a decision. The numbers are words of the Philox generator for
+(seed, decision id), each of which can be computed at any time."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _BLOCKS_PER_CHUNK = 1 << 13  # blocks at a time, so that the ten rounds stay in 
 def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
     """Return the four output words of Philox4x32-10, each in the low 32 bits of a uint64.
 
-    counter four and key two numbers, or arrays of one common (broadcast) shape, 32 bits in each element. Source:
-    Salmon et al. 2011 (Random123), checked against its published known-answer vectors."""
+    counter, key: four and two numbers, or arrays of a common (broadcast) shape, with 32 bits in each element.
+    Source: Salmon et al. 2011 (Random123), checked against the published known-answer vectors."""
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(_ROUNDS):
         first_product, second_product = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
@@ -40,18 +40,20 @@ def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
 
 
 def uniforms(seeds: Words, decisions: npt.NDArray[np.int64], *, words: int) -> Array:
-    """Return the first `words` uniforms of each decision, (n, words), multiples of 2^-53 inside (0, 1).
+    """Return the first `words` uniforms of each decision, (n, words), which are multiples of 2^-53 inside (0, 1).
 
-    seeds (n,) uint64, the key; decisions (n,) int64, which form the counter with the block number. A row depends
-    only on the seed and the id of its decision. Source: `philox`."""
+    seeds (n,) uint64: the seed of each decision, which is the key of Philox; decisions (n,) int64: the ids, which
+    form the counter together with the block number. A row depends only on the seed and the id of its decision.
+    Source: `philox`."""
     return uniforms_at(seeds, decisions, np.arange(words))
 
 
 def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) -> Array:
-    """Return the uniforms with numbers `words` (w,), from 0, of each decision, (n, w), which are those columns of
-    `uniforms`.
+    """Return the uniforms with the numbers `words` of each decision, (n, w). The numbers begin at 0, and the result has
+    the columns `words` of `uniforms`.
 
-    seeds (n,) uint64; decisions (n,) int64. Source: `philox`."""
+    seeds (n,) uint64: the seed of each decision; decisions (n,) int64: the ids; words (w,): the numbers. Source:
+    `philox`."""
     if len(seeds) * len(words) <= _MAX_PLAIN:
         keys = zip(seeds.tolist(), decisions.tolist(), strict=True)
         return np.array([[_double(seed, number, word) for word in words.tolist()] for seed, number in keys])
@@ -69,8 +71,8 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
 
 
 def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
-    """Return standard normals of a decision, (count,), computed in pairs from its uniforms from number `start` (even)
-    on.
+    """Return standard normal numbers of a decision, (count,). Each pair is computed from two uniforms of the decision,
+    beginning with uniform number `start`, which is even.
 
     Source: Box & Muller 1958, the textbook form."""
     words = start + np.arange(count + count % 2)
@@ -80,7 +82,9 @@ def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
 
 
 def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
-    """Return both doubles of each Philox block, (n, 2 blocks)."""
+    """Return both uniforms that each Philox block gives, as doubles, (n, 2 blocks).
+
+    seeds, ids (n,): the seed and the id of each decision; blocks (b,): the numbers of the blocks."""
     w0, w1, w2, w3 = philox((*_halves(ids[:, None]), *_halves(blocks)), _halves(seeds[:, None]))
     bits = np.stack([w0 | w1 << _HALF, w2 | w3 << _HALF], axis=-1).reshape(len(seeds), -1) >> 11
     # zero has no logarithm and no quantile, so it becomes half a step
@@ -88,7 +92,9 @@ def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
 
 
 def _double(seed: int, number: int, word: int) -> float:
-    """Return the double of one word, as in `_doubles`, in plain integers."""
+    """Return the uniform with the number `word` of a decision, as in `_doubles`, computed with plain integers.
+
+    number: the id of the decision."""
     w = philox((*_halves(number & _WORD), *_halves(word >> 1)), _halves(seed))
     first_word = 2 * (word & 1)
     return max(float((w[first_word] | w[first_word + 1] << _HALF) >> 11), 0.5) * 2.0**-53

@@ -1,8 +1,8 @@
 """This module defines the protocols of a family of score distributions. The order of the noisy scores of m arms is the
 order of a slate.
 
-A new family is one new file in `families`. It defines a frozen dataclass of arrays, whose last axis is that of the
-arms, with its `Order` and its noise."""
+A new family is one new file in `families`. The file defines a frozen dataclass of arrays, whose last axis is that of
+the arms, with the `Order` and the noise of the family."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from rlrec.policy.scores.floors import Floor
 
 
 class Order(Protocol):
-    """An Order is the random order of m noisy scores. `floor` is the probability of a uniform pick at each position."""
+    """An Order is the random order of the noisy scores of m arms. `floor` is the probability of a uniform pick at each
+    position."""
 
     is_continuous: ClassVar[bool] = False  # whether it is of independent scores with densities
 
@@ -26,18 +27,23 @@ class Order(Protocol):
         """Return the probability that each arm is first, (m,)."""
 
     def ranks(self, size: int) -> Array:
-        """Return the probability that each arm stands at rank 1..size of the order, (size, m); NaN without a closed
-        form."""
+        """Return the probability that each arm stands at rank 1..size of the order, (size, m). The result is NaN where
+        there is no closed form."""
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
-        """Return the probability that each arm is the best of the arms left after each prefix (n, k), given that
-        prefix, (n, m)."""
+        """Return the probability that each arm is the best of the arms left after each prefix, given this prefix, (n,
+        m).
+
+        prefixes (n, k): the arms at the first k positions of each slate."""
 
     def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
-        """Return two arrays (n, k) for slates (n, k), whose arms are given from the first position.
+        """Return two arrays (n, k) of probabilities for slates (n, k).
 
-        The first array is the probability that the arm at each position is the best of those left, given the arms
-        above it. The second is the smallest such probability of any arm left there; zeros unless `with_minimum`."""
+        The first array is the probability that the arm at each position is the best of the arms left, given the arms
+        above it. The second array is the smallest such probability of any arm left at the position, or zeros if
+        `with_minimum` is False.
+
+        slates (n, k): the arms of each slate from the first position on."""
 
 
 class ExactOrder(Order):
@@ -47,10 +53,11 @@ class ExactOrder(Order):
         return self.next_arms(np.empty((1, 0), np.intp), floor=0.0)[0]
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
-        """Yield, at each position of sorted slates (n, k), the result of `next_arms` below the distinct slates above,
-        (u, m).
+        """Yield two arrays at each position of sorted slates. The first is the result of `next_arms` for the distinct
+        prefixes above the position, (u, m). The second is the index of each slate's prefix among the distinct prefixes,
+        (n,).
 
-        The second array, (n,), is the index of each slate's prefix among these."""
+        slates (n, k): the arms of each slate, sorted by the first arm, then by the next."""
         is_new_prefix = np.arange(len(slates)) == 0
         for position in range(slates.shape[1]):
             yield self.next_arms(slates[is_new_prefix, :position], floor=floor), np.cumsum(is_new_prefix) - 1
@@ -58,42 +65,49 @@ class ExactOrder(Order):
 
 
 class DrawnOrder(ExactOrder):
-    """A DrawnOrder is drawn as a whole, unlike an order of samples, which is drawn position by position."""
+    """A DrawnOrder is an order that is drawn as a whole, unlike an order of samples, which is drawn position by
+    position."""
 
     @abstractmethod
     def ranking(self, keys: Array, size: int) -> Index:
-        """Return the first `size` arms of random orders, (n, size), by the uniform numbers `keys` (n, m)."""
+        """Return the first `size` arms of n random orders, (n, size).
+
+        keys (n, m): a uniform number for each arm of each order."""
 
 
 class Scores(Protocol):
-    """A Scores object is the distribution of the noisy score of each of m arms. Axes before that of the arms are for
-    several runs."""
+    """A Scores object is the distribution of the noisy score of each of m arms. Axes of its arrays before the axis of
+    the arms stand for several runs."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def samples(self) -> int:
-        """Return the number of samples that represent the distribution, drawn for each decision; 0 if probabilities are
-        exact."""
+        """Return the number of samples that represent the distribution. The samples are drawn for each decision. The
+        number is 0 if probabilities are exact."""
 
     @property
     def is_ruled(self) -> bool:
-        """Tell whether the scores include rules of the page, and with them the floor."""
+        """Tell whether the scores include rules of the page, and with the rules the floor."""
 
     def __len__(self) -> int:
         """Return the number of arms, m."""
 
     def order(self, positions: int, *, earlier_order: Order | None = None) -> Order:
-        """Return the order of these scores, for positions down to `positions`.
+        """Return the order of these scores, for positions 1 to `positions`.
 
-        earlier_order: that of earlier scores of the same number of arms; results that are still valid are reused."""
+        earlier_order: the order of earlier scores of the same number of arms, whose results are reused where they
+        are still valid."""
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
-        """Draw noisy scores of (runs, m), or numbers in the same order. Without noise the shape may be (m,)."""
+        """Return random noisy scores of each arm, (runs, m), or numbers that stand in the same order. Scores without
+        noise may return (m,).
+
+        shape: (runs, m)."""
 
     def decision_scores(self, seed: int, decision: int) -> Scores:
-        """Return the scores with which one decision ranks its arms. Where every decision draws separate samples, these
-        are its samples."""
+        """Return the scores with which one decision ranks its arms. If every decision draws separate samples, the
+        result holds the samples of this decision."""
 
 
 S = TypeVar("S", bound=Scores)
@@ -112,28 +126,30 @@ class ExactScores:
         return self
 
     def best_of_each(self: S) -> Array:
-        """Return the probability that each arm is the best, (..., m), for scores of many runs."""
+        """Return the probability that each arm is the best, (..., m), for scores of several runs."""
         return np.array([scores.order(1).best() for scores in split_runs(self)])
 
 
 def split_runs(scores: S) -> list[S]:
-    """Return the scores of each run, from scores whose arrays have runs as their first axis."""
+    """Return a list with the scores of each run. The arrays of `scores` have runs as their first axis."""
     arrays = _arrays(scores)
     return [replace(scores, **dict(zip(arrays, row, strict=True))) for row in zip(*arrays.values(), strict=True)]
 
 
 def subset(scores: S, arms: Index) -> S:
-    """Return the scores of these arms, (..., k); arms may repeat."""
+    """Return the scores of these arms, with arrays (..., k). An arm may be repeated.
+
+    arms (..., k): the indices of the arms."""
     return replace(scores, **{name: values[arms] for name, values in _arrays(scores).items()})
 
 
 def cells(scores: Scores) -> int:
-    """Return the total size of the arrays of the scores."""
+    """Return the number of elements in all arrays of the scores."""
     return sum(values.size for values in _arrays(scores).values())
 
 
 def top(scores: Array, size: int) -> Index:
-    """Return the columns of the `size` largest values of each row, largest first, (n, size)."""
+    """Return the columns of the `size` largest values of each row, the largest value first, (n, size)."""
     m = scores.shape[1]
     if size < m:
         columns = np.argpartition(scores, m - size, axis=1)[:, m - size :]

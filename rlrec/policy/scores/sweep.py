@@ -1,5 +1,5 @@
-"""This module orders independent continuous scores (Thompson sampling), and computes slates by one sweep over the nodes
-of a table."""
+"""This module orders independent continuous scores (Thompson sampling). It computes the probabilities of slates by one
+sweep over the nodes of a table."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ _MAX_CAP = 1e300  # far below the caps that matter, their density times almost 0
 
 
 class ContinuousOrder(DrawnOrder):
-    """A ContinuousOrder is the order of m independent scores on a table.
+    """A ContinuousOrder is the order of the independent scores of m arms. Its probabilities are computed on a table.
 
-    `positions` is the lowest position in question, `refine` divides the panels of the table. density: of the scores,
-    with parameters first, second (m,), where the mean of normal scores is relative to `origin`; earlier_order: its
-    table is updated where its nodes are right for these scores."""
+    density: the densities of the scores, made from two parameters of each arm; first, second (m,): these parameters;
+    origin: the point from which normal means are measured; positions: the lowest position in question; refine: the
+    number by which the widths of panels are divided; earlier_order: an order whose table is updated if its nodes are
+    right for these scores."""
 
     is_continuous = True
 
@@ -68,7 +69,8 @@ class ContinuousOrder(DrawnOrder):
         return ranks.take(column, axis=1)
 
     def shared_ranks(self, size: int) -> tuple[Array, Index]:
-        """Return the `ranks` of distinct arms, (size, g), and for every arm the column of an equal one, (m,)."""
+        """Return the `ranks` of distinct arms, (size, g + 1), and the column of each arm in this array, (m,). Equal
+        arms share a column."""
         # Summed over the arms that may stand above, the density of a rank is as wide as that of sqrt(size) arms on a
         # slate.
         n_densities = min(size, math.ceil(4 * math.sqrt(size)))
@@ -80,7 +82,9 @@ class ContinuousOrder(DrawnOrder):
         return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])
 
     def _next_arm(self, prefix: Index, floors: Array) -> Array:
-        """Return the result of `next_arms` below one prefix (k,), (m,). floors (k,)."""
+        """Return the result of `next_arms` for a single prefix, (m,).
+
+        prefix (k,): the arms of the prefix; floors (k,): the floor at each position of the prefix."""
         table, row = self.tabulated.table, self.tabulated.row
         sweep = Sweep(table, table.log_all_below()[None])
         for position, (arm, floor) in enumerate(zip(prefix, floors, strict=True)):
@@ -106,7 +110,9 @@ class ContinuousOrder(DrawnOrder):
         return probability, minimum
 
     def _sweep_conditionals(self, slates: Index, floors: Array, with_minimum: bool) -> tuple[Array, Array]:
-        """Return the result of `conditionals` for sorted slates."""
+        """Return the two arrays of `conditionals`, (n, k) each, for sorted slates.
+
+        floors (k,): the floor at each position."""
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
@@ -132,7 +138,9 @@ class ContinuousOrder(DrawnOrder):
             first_slates = np.flatnonzero(is_new)
 
     def _sweep_slates(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
-        """Yield what `sweep_slates` yields, for sorted slates."""
+        """Yield the arrays of `sweep_slates` at each position of sorted slates.
+
+        floors (k,): the floor at each position."""
         table, row = self.tabulated.table, self.tabulated.row
         log_cdf, prefix = table.log_all_below()[None], np.zeros(len(slates), np.intp)
         return sweep_slates(
@@ -147,7 +155,9 @@ class ContinuousOrder(DrawnOrder):
             sf_edge = table.sf_edge[tabled_rows].T.copy()
 
         def exceed(edge: Index) -> Flags:
-            """Tell whether each score lies above the edge of its slate, (n, a)."""
+            """Tell whether each score lies above the edge of the score's slate, (n, a).
+
+            edge (n,): the index of an edge for each slate."""
             # a table of all arms pays off only for many slates
             return (sf_edge[edge] if uses_table else table.sf_edge.T[edge].take(tabled_rows, axis=1)) > targets
 
@@ -165,22 +175,22 @@ class ContinuousOrder(DrawnOrder):
 
 
 def match_density(density: DensityFactory, order: Order | None) -> ContinuousOrder | None:
-    """Return the order if it is continuous and its scores have this density, else None."""
+    """Return the order if it is continuous and its scores have this density, else return None."""
     return order if isinstance(order, ContinuousOrder) and order.density is density else None
 
 
 def sweep_slates(
     table: ScoreTable, log_left: Array, *, arms: int, slates: Index, rows: Index, prefix: Index, floors: Array
 ) -> Iterator[tuple[Array, Index, Flags]]:
-    """Yield the weights below distinct prefixes at each position of n slates, in one sweep that slates share down to
-    where they differ.
+    """Yield three arrays at each position of n slates: the weights (see `Sweep.weight`) for the distinct prefixes above
+    the position, (u, N); the index of each slate's prefix, (n,); and whether a slate is the first whose arms down to
+    this position differ from those of the slate before, (n,).
 
-    Three arrays are yielded: the weights below the distinct prefixes, (u, N), the prefix of each slate, (n,), and
-    which slates begin a new prefix with their arm here, (n,).
+    Slates share the computation of every prefix that they have in common.
 
-    log_left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms`
-    their number; prefix (n,): the row of `log_left` for each slate. slates (n, k): sorted by prefix and arms; rows (n,
-    k): in the table."""
+    log_left (u, N): the logarithm of the product of the distribution functions of all arms that a slate may show; arms:
+    the number of these arms; prefix (n,): the row of `log_left` for each slate. slates (n, k): the arms, sorted by
+    prefix and then by arm; rows (n, k): the row of each arm in the table; floors (k,): the floor at each position."""
     is_new_prefix = np.ones(len(slates), np.bool_)
     is_new_prefix[1:] = prefix[1:] != prefix[:-1]
     sweep = Sweep(table, log_left)
@@ -195,21 +205,24 @@ def sweep_slates(
 
 
 def _prefix_indices(prefixes: Index, number: int) -> Index | slice:
-    """Return the indices of prefixes, or, where none is repeated, a slice, which copies nothing.
+    """Return the indices of prefixes. If no prefix is repeated, a slice is returned, with which numpy copies nothing.
 
-    The prefixes are ascending and name each of `number` at least once."""
+    prefixes: ascending indices, among which each of the `number` prefixes occurs at least once."""
     return slice(None) if len(prefixes) == number else prefixes
 
 
 class Sweep:
-    """A Sweep holds prefixes of slates while they are filled from the top, on the nodes of a table. At first the
-    prefixes are empty.
+    """A Sweep holds the prefixes of slates while the slates are filled from the top, on the nodes of a table. At first
+    the prefixes are empty.
 
-    The last arm that was taken as the best of those left had some score x, and every arm left is below it. A prefix
-    is a density over this cap x, plus an atom for slates filled by uniform picks alone, whose cap is infinite. An
-    arm that is shown leaves the product of distribution functions of the arms left: with its score as the new cap
-    or, picked uniformly, anywhere below the cap, which stays. This is the transpose of the backward sweep over the
-    joint probability, and also gives every prefix of a slate. Source: own derivation."""
+    The arm that was last taken as the best of the arms left had some score x, and every arm left has a score below
+    x. A prefix is stored as a density over this cap x, plus the probability (the atom) that all arms so far were
+    uniform picks, so that the cap is infinite. An arm that is shown is divided out of the product of the
+    distribution functions of the arms left. If it was the best, its score is the new cap. If it was picked
+    uniformly, its score is anywhere below the cap, which stays. This is the transpose of the backward sweep over the
+    joint probability, and also gives every prefix of a slate. Source: own derivation.
+
+    log_cdf_left (n, N): the logarithm of the product of the distribution functions of all arms, for each prefix."""
 
     def __init__(self, table: ScoreTable, log_cdf_left: Array) -> None:
         self._table = table
@@ -218,8 +231,8 @@ class Sweep:
         self._normalize()
 
     def weight(self) -> Array:
-        """Return weights (n, N) whose product with the hazard of an arm left is its probability of being the best of
-        those left."""
+        """Return weights of the nodes, (n, N). For an arm left, the sum of weight times hazard is the probability that
+        the arm is the best of the arms left."""
         weight = self._mass_above * self._weight_left
         weight /= self._mass[:, None]
         return weight
@@ -233,11 +246,12 @@ class Sweep:
         p_best: Array | np.float64,
         log_lost: Array | None = None,
     ) -> None:
-        """Lengthen prefixes by one arm each.
+        """Append one arm to each prefix.
 
-        The arm is picked by a coin with probability p_pick, or taken as the best with p_best, (n,) or numbers.
-        log_lost (n, N): log of the product of the distribution functions of arms that are no longer allowed; they
-        lie below the cap and leave the product of the arms left."""
+        prefixes: the indices of the prefixes; rows (n,): the row of each arm in the table; p_pick, p_best: the
+        probability that a coin picks the arm uniformly, and that the arm is taken as the best, (n,) or one number;
+        log_lost (n, N): the logarithm of the product of the distribution functions of arms that are no longer
+        allowed, whose scores lie below the cap and which leave the product of the arms left."""
         log_cdf, prefix_mass = self._table.log_cdf[rows], self._mass[prefixes]
         # the arm is the best left and its score the new cap, or it was picked and lies below the cap, which stays
         cap = self._table.hazard[rows]
@@ -258,8 +272,8 @@ class Sweep:
         """Compute the probability that the cap is above each node, and the probability of the last arm given the arms
         above it.
 
-        After an arm that this policy does not take there, the prefix has probability 0 and the nodes do not cover
-        its cap; the sweep then starts again with the arms left."""
+        If the policy cannot take the last arm there, the prefix has probability 0 and the nodes do not cover its
+        cap. The sweep then starts again with the arms left."""
         self._weight_left = np.exp(self._log_cdf_left)
         self._weight_left *= self._table.weights
         self._mass = self._atom + np.einsum("nx,nx->n", self._cap, self._weight_left)
@@ -270,10 +284,10 @@ class Sweep:
 
 
 def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
-    """Return the scores that rows (q,) exceed with probabilities `exceedance` (q,), on the table's scale.
+    """Return, for each of these rows, the value that the score of the row exceeds with the given probability, (q,).
 
-    All of them must lie above the table's lowest edge. The error of the probability is below 1e-13. Source: own
-    derivation."""
+    rows (q,): rows of the table; exceedance (q,): the probabilities. Every value must lie above the table's lowest
+    edge. The error of the probability is below 1e-13. Source: own derivation."""
     # the last panel with more than `exceedance` to the right of its left edge
     panel = _largest_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
     half_width = 0.5 * (table.edges[panel + 1] - table.edges[panel])
@@ -288,9 +302,11 @@ def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
 
 
 def _largest_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
-    """Return the largest number below `end` for which a condition holds in each of n searches, (n,); 0 if for none.
+    """Return the largest number below `end` for which a condition holds, for each of n searches, (n,). The result is 0
+    if the condition holds for no number.
 
-    Where the condition holds for a number, it must hold for all smaller ones."""
+    holds: takes a number for each search, and tells whether the condition holds, (n,). If the condition holds for a
+    number, it must hold for all smaller numbers."""
     low, high = np.zeros(n, np.intp), np.full(n, end)
     while (high - low > 1).any():
         middle = (low + high) // 2
@@ -300,9 +316,10 @@ def _largest_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
 
 
 def _solve_integrals(series: Array, target: Array, low: Array, high: Array) -> Array:
-    """Return s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,).
+    """Return, for each Legendre series, the point s in [low, high] where the integral from -1 to s is `target`, (q,).
 
-    Newton's method is used; between neighbouring nodes a density changes too little to mislead it."""
+    series (ORDER, q): the coefficients; target, low, high (q,): the integral and the bounds of each series. Newton's
+    method is used; between neighbouring nodes a density changes too little to mislead the method."""
     integral, roots = integrate(series), 0.5 * (low + high)
     unsolved = np.arange(len(roots))
     for _ in range(20):

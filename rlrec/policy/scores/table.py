@@ -1,5 +1,5 @@
-"""This module tabulates distribution functions of many scores on common nodes, which are placed where the best scores
-lie."""
+"""This module tabulates the distribution functions of many scores on common nodes, which are placed where the best
+scores lie."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ STOPS: Array = np.concatenate([[-1.0], _GAUSS, [1.0]])
 
 
 def integrate(series: Array) -> Array:
-    """Return the Legendre series of the integral from -1 of Legendre series, (ORDER + 1, ...) from (ORDER, ...)."""
+    """Return the coefficients of the integral from -1 of each Legendre series, (ORDER + 1, ...).
+
+    series (ORDER, ...): the coefficients of each series."""
     integral = np.zeros((ORDER + 1, *series.shape[1:]))
     # the integral of P_k is (P_k+1 - P_k-1) / (2 k + 1), that of P_0 is P_1 + P_0
     scaled = series / (2 * np.arange(ORDER) + 1).reshape(-1, *[1] * (series.ndim - 1))
@@ -37,12 +39,14 @@ _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 
 class ScoreTable:
-    """A ScoreTable holds g scores on N = 16 P increasing nodes. Row g, the last, stands for all scores that never
-    matter.
+    """A ScoreTable holds g scores on N = 16 P increasing nodes, with one row for each score. The last row, g, stands
+    for all scores that never matter.
 
-    edges (P + 1,): of the panels; nodes and weights (N,): of the quadrature; count (g + 1,): the number of equal
-    arms of a row (0 in the last, and in spare rows); log_cdf and hazard, density over distribution function, (g + 1,
-    N); sf_edge (g + 1, P + 1): one minus the distribution function; log_low (g + 1,): log_cdf at edges[0]."""
+    edges (P + 1,): the edges of the panels; nodes, weights (N,): the nodes and weights of the quadrature; count (g +
+    1,): the number of equal arms of each row (0 in the last row and in spare rows); log_cdf (g + 1, N): the
+    logarithm of the distribution function; hazard (g + 1, N): the density over the distribution function; sf_edge (g
+    + 1, P + 1): one minus the distribution function at the edges; log_low (g + 1,): the logarithm of the
+    distribution function at edges[0]."""
 
     def __init__(self, edges: Array, rows: int) -> None:
         self.edges = edges
@@ -53,15 +57,18 @@ class ScoreTable:
         self.sf_edge = np.zeros((rows + 1, len(edges)))
 
     def pdf(self, rows: Rows, nodes: Rows = ALL_ROWS) -> Array:
-        """Return the densities of these rows at these nodes. The indices are combined as in numpy."""
+        """Return the densities of these rows at these nodes. The two indices are combined as numpy combines indices."""
         return self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes])
 
     def log_all_below(self) -> Array:
-        """Return the log of the probability that every score is below the node, (N,)."""
+        """Return the logarithm of the probability that every score is below each node, (N,)."""
         return self.count @ self.log_cdf
 
     def integrate_right(self, values: Array, *, tail: Array) -> Array:
-        """Integrate values (n, N) from each node to the highest edge, and add the tail (n,) beyond it, (n, N)."""
+        """Return the integral of `values` from each node to the highest edge, plus the tail beyond the highest edge,
+        (n, N).
+
+        values (n, N): the integrand at the nodes; tail (n,): the integral beyond the highest edge."""
         flat_values = values.reshape(-1, ORDER)
         # whole panels to the right, and the remainder of the node's panel
         integral = (flat_values @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
@@ -72,10 +79,10 @@ class ScoreTable:
         return node_integral.reshape(values.shape)
 
     def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
-        """Write the distribution functions of some scores of a density into rows (a,).
+        """Write the distribution functions of these scores of a density into the rows of the table.
 
-        All of these scores end within the first `panels` panels. Each tail is integrated from its own end, where it
-        is small."""
+        rows (a,): the row of each score; scores (a,): the index of each score in `density`. All of the scores end
+        within the first `panels` panels. Each tail is integrated from its own end, where it is small."""
         n, half_width = ORDER * panels, self._half[:panels, None]
         # density at the nodes, mass of each panel
         pdf = densities_at_nodes(density, self.nodes[:n], scores)
@@ -106,12 +113,15 @@ class ScoreTable:
 def tabulate(
     density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, n_spare: int = 0
 ) -> tuple[ScoreTable, Index]:
-    """Return the table whose nodes decide which scores hold the best `ranks` ranks, and each score's row in it, (g,).
+    """Return the table whose nodes decide which scores hold the best `ranks` ranks, and the row of each score in the
+    table, (g,). A score that certainly lies below the lowest edge of the table has row -1.
 
-    count (g,): the number of equal arms of each score. Fewer than `ranks` scores lie above the lowest edge with
-    probability below 1e-16; a score that lies below it with that certainty has row -1. The panels can represent the
-    product of `ranks`, or `n_densities`, densities; `refine` divides them. `n_spare` empty rows are added. Source: own
-    derivation (running integrals by a Legendre integration matrix)."""
+    The probability that fewer than `ranks` scores lie above the lowest edge is below 1e-16. Source: own derivation
+    (running integrals by a Legendre integration matrix).
+
+    count (g,): the number of equal arms of each score; n_densities: the number of densities whose product the panels
+    can represent (None: `ranks`); refine: the number by which the widths of panels are divided; n_spare: the number of
+    empty rows that are added."""
     left_reach, right_reach = density.reach()
     lower, upper = density.mode - left_reach, density.mode + right_reach
     edges = panels(density, count, lower, upper, ranks=ranks, n_densities=n_densities or ranks, refine=refine)
@@ -132,13 +142,17 @@ def tabulate(
 
 
 def spread(edges: Array) -> tuple[Array, Array]:
-    """Return nodes and weights, (16 p,) each, of Gauss-Legendre on every panel."""
+    """Return the Gauss-Legendre nodes and weights of all panels, (16 p,) each.
+
+    edges (p + 1,): the edges of the panels."""
     half_width, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])
     return (middle[:, None] + half_width[:, None] * _GAUSS).ravel(), (half_width[:, None] * _GAUSS_WEIGHT).ravel()
 
 
 def _log_cdf(sf: Array, cdf: Array) -> Array:
-    """Return the logarithm of cdf, computed from the smaller of sf and cdf; both are overwritten."""
+    """Return the logarithm of the distribution function, in the shape of cdf, computed from the smaller of sf and cdf.
+
+    sf, cdf: the probability above and below each node; both arrays are overwritten."""
     is_low = sf > 0.5
     np.maximum(cdf, 1e-307, out=cdf)
     np.maximum(np.log(cdf, out=cdf), _MIN_LOG_CDF, out=cdf)
@@ -152,10 +166,11 @@ _TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in spread(np.append(
 
 
 def _log_cdf_low(density: Density, edge: float, scores: Rows, sf: Array) -> Array:
-    """Return log F at the lowest edge, (a,), with relative precision where F is small.
+    """Return the logarithm of each distribution function at the lowest edge, (a,), with relative precision where the
+    function is small.
 
-    sf (a,): the probability above the edge. The density falls ever faster to the left, so panels that double in
-    width from the edge suffice."""
+    edge: the lowest edge; scores: the indices of the scores in `density`; sf (a,): the probability above the edge.
+    The density falls ever faster to the left, so panels that double in width from the edge suffice."""
     log_cdf = np.log1p(-np.minimum(sf, 1 - 1e-16))
     distance = edge - density.mode[scores]
     tail_scores = ((sf > 0.99) & (distance < 0)).nonzero()[0]

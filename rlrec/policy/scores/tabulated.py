@@ -1,4 +1,5 @@
-"""This module keeps the score table of many arms, and updates it row by row as the distributions of arms change."""
+"""This module keeps the score table of many arms, and updates the table row by row as the distributions of arms
+change."""
 
 from __future__ import annotations
 
@@ -24,10 +25,12 @@ _MAX_LOST_PROBABILITY = 3e-12  # probability that may be lost
 
 
 class Tabulated:
-    """A Tabulated object holds m arms on a table. Equal arms share a row, and row -1 stands for arms that never matter.
+    """A Tabulated object holds the scores of m arms on a table. Equal arms share a row, and row -1 stands for arms that
+    never matter.
 
-    density: of the scores, with parameters first, second (m,); `positions` is the lowest position in question,
-    `n_densities` the number of densities whose product the panels must represent; `refine` divides the panels."""
+    density: makes the densities of the scores from two parameters of each arm; first, second (m,): these parameters;
+    positions: the lowest position in question; n_densities: the number of densities whose product the panels must
+    represent; refine: the number by which the widths of panels are divided."""
 
     def __init__(
         self, density: DensityFactory, first: Array, second: Array, *, positions: int, n_densities: int, refine: int = 1
@@ -57,10 +60,12 @@ class Tabulated:
         return self._best[self.row]
 
     def update(self, first: Array, second: Array) -> bool:
-        """Rewrite the rows of arms whose parameters changed, and tell whether that worked; False where the nodes may
-        not be right for them.
+        """Rewrite the rows of arms whose parameters changed, and tell whether that worked. The result is False if the
+        nodes may not be right for the new parameters.
 
-        After False the table is unusable, after True it is as exact as one with new nodes."""
+        After False the table is unusable; after True the table is as exact as a table with new nodes.
+
+        first, second (m,): the new parameters of each arm."""
         arms = ((first != self._first) | (second != self._second)).nonzero()[0]
         if 2 * len(arms) > len(first):
             return False
@@ -71,8 +76,10 @@ class Tabulated:
         return not arms.size or (self._move_arms(arms, old_pairs) and self._nodes_suffice())
 
     def _move_arms(self, arms: Index, old_pairs: set[Pair]) -> bool:
-        """Point arms to the rows of their new parameters and free rows that lost their last arm. Returns False where a
-        row cannot be written."""
+        """Point arms to the rows of their new parameters, and free the rows that lost their last arm. Returns False if
+        a row cannot be written.
+
+        arms (a,): the arms whose parameters changed; old_pairs: the parameters that these arms had before."""
         pairs, row_of, table = _parameter_pairs(self._first[arms], self._second[arms]), self._row_of, self.table
         # arms whose parameters have a row, and rows without any arm
         self.row[arms] = [row_of.get(pair, -1) for pair in pairs]
@@ -103,8 +110,8 @@ class Tabulated:
         self.table.count[:-1] = count[:-1]
 
     def _count_panels(self, density: Density) -> Index:
-        """Return the number of panels from the lowest edge to the end of each score, (c,); -1 where a panel is too wide
-        for the score."""
+        """Return the number of panels from the lowest edge to the upper end of each score, (c,). The number is -1 if a
+        panel is too wide for the score."""
         edges, mode = self.table.edges, density.mode[:, None]
         # panels that contain a part of the score
         has_fallen = density.fall(edges - mode) >= _END_FALL
@@ -118,7 +125,8 @@ class Tabulated:
         return np.where(is_oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
 
     def _nodes_suffice(self) -> bool:
-        """Tell whether the nodes still decide which arms are among the best, and lose no probability between them."""
+        """Tell whether the nodes still decide which arms are among the best, and whether no probability is lost between
+        the nodes."""
         table, count = self.table, self.table.count
         # enough scores lie above the lowest edge
         is_above = np.minimum(table.log_low / -_END_FALL, 1.0)

@@ -1,1 +1,1 @@
-"""This package holds the families of score distributions, one file for each."""
+"""This package holds the families of score distributions. Each family has a file."""

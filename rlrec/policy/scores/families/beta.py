@@ -1,7 +1,7 @@
 """This module computes scores from Beta posteriors of arms, for Thompson sampling with rewards in [0, 1].
 
-The scores live on the logit scale, u = logit x, where the density is log-concave, nearly normal for large parameters
-and never infinite."""
+The scores are computed on the logit scale, u = logit x, where the density is log-concave, nearly normal for large
+parameters and never infinite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _STIRLING = 10.0  # from here on the series is exact in doubles
 
 
 class Beta(ExactScores, Record, kw_only=False, eq=False):
-    """Beta scores are independent Beta posteriors. alpha, beta (m,), above 0; error bounds hold from 0.1 to 1e7."""
+    """Beta scores are independent draws from the Beta posterior of each arm.
+
+    alpha, beta (m,): the parameters of each arm, above 0; error bounds hold from 0.1 to 1e7."""
 
     alpha: Array
     beta: Array
@@ -33,9 +35,10 @@ class Beta(ExactScores, Record, kw_only=False, eq=False):
 
 
 class BetaLogit:
-    """BetaLogit is the density of logit x for x ~ Beta(alpha, beta).
+    """A BetaLogit object is the density of logit x for x ~ Beta(alpha, beta), one density for each pair of parameters.
 
-    Source: own derivation; the peak is the saddle-point form with Stirling errors of Loader 2000 (for the binomial)."""
+    alpha, beta (g,): the parameters of each density. Source: own derivation; the peak is the saddle-point form with
+    the Stirling errors of Loader 2000 (for the binomial)."""
 
     def __init__(self, alpha: Array, beta: Array) -> None:
         total, smaller = alpha + beta, np.minimum(alpha, beta)
@@ -51,7 +54,8 @@ class BetaLogit:
         self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """Return n (log(1 + p (e^d - 1)) - p d) for distance d, with p the smaller of alpha/n and beta/n."""
+        """Return n (ln(1 + p (e^d - 1)) - p d), (rows, nodes), where n = alpha + beta, and p is the smaller of alpha /
+        n and beta / n. d is the distance from the mode, with its sign reversed where alpha is larger than beta."""
         p, d = self._p[rows], distance * self._sign[rows]
         clipped = np.clip(d, -MAX_DISTANCE, MAX_DISTANCE) if self._far else d
         fall = np.expm1(clipped)
@@ -99,7 +103,7 @@ class BetaLogit:
 
 
 def stirling_error(a: Array) -> Array:
-    """Return log Gamma(a) - ((a - 1/2) log a - a + log(2 pi) / 2), in the same shape, for a > 0.
+    """Return ln Gamma(a) - ((a - 1/2) ln a - a + ln(2 pi) / 2), in the shape of a. All a are above 0.
 
     Source: the Stirling series; below 10 by the recurrence of the gamma function."""
     # up to 10 by the recurrence

@@ -1,5 +1,5 @@
-"""This module draws scores from one posterior that all arms share. Every decision ranks its arms by separate posterior
-samples."""
+"""This module draws the scores of all arms from one joint posterior. Every decision ranks the arms by separate
+posterior samples."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ SAMPLING = 1024
 
 
 class Correlated(Record, kw_only=False, eq=False):
-    """Correlated scores are location + factor z + arm_noise e, with z standard normal in d dimensions, and one standard
-    normal e per arm.
+    """Correlated scores are location + factor z + arm_noise e. Here z is a standard normal vector of d dimensions that
+    all arms share, and e is a separate standard normal number for each arm.
 
-    location (m,), factor (m, d) and arm_noise (m,), None where arms have none, in the unit of the reward. samples:
-    the number of posterior draws that represent the distribution, which has no closed form; each decision draws its
-    own, and logged probabilities are exact for these."""
+    location (m,), factor (m, d), arm_noise (m,): the terms of each arm's score, in the unit of the reward (arm_noise
+    is None if arms have no separate noise). samples: the number of posterior draws that represent the distribution,
+    which has no closed form. Each decision makes separate draws, and the logged probabilities are exact for these
+    draws."""
 
     location: Array
     factor: Array
@@ -45,10 +46,11 @@ class Correlated(Record, kw_only=False, eq=False):
         return values if self.arm_noise is None else values + self.arm_noise * rng.standard_normal(shape)
 
     def decision_scores(self, seed: int, decision: int) -> Sampled:
-        """Return the posterior samples by which one decision ranks arms, drawn from the random words of the decision
-        (`sampler.normals`).
+        """Return the posterior samples by which one decision ranks arms. The samples are drawn from the random words of
+        the decision (`sampler.normals`).
 
-        Equal arms have equal values in each sample."""
+        Arms with equal rows of location and factor have equal values in each sample, unless arms have separate
+        noise."""
         rows, row = self._distinct
         n_shared_normals = self.samples * (rows.shape[1] - 1)
         n_arm_normals = 0 if self.arm_noise is None else self.samples * len(self)
@@ -60,10 +62,10 @@ class Correlated(Record, kw_only=False, eq=False):
         return Sampled(values + self.arm_noise * z[n_shared_normals:].reshape(values.shape), np.arange(len(self)))
 
     def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
-        """Return the values that rank the arms at each position of simulated slates, (size, runs, m). Each slate is of
-        a separate decision.
+        """Return the values that rank the arms at each position of simulated slates, (size, runs, m). Each slate
+        belongs to a separate decision.
 
-        A position takes one of its decision's samples; two positions may take the same one."""
+        Every position takes a random sample of its decision; two positions may take the same sample."""
         rows, row = self._distinct
         d, noises = rows.shape[1] - 1, 0 if self.arm_noise is None else len(self)
         z, sample = rng.standard_normal((size, runs, d + noises)), rng.integers(self.samples, size=(size, runs))
@@ -76,18 +78,19 @@ class Correlated(Record, kw_only=False, eq=False):
 
     @cached_property
     def _distinct(self) -> tuple[Array, Index]:
-        """Return the distinct rows of location and factor, and the row of each arm.
+        """Return the distinct rows of location and factor, (u, 1 + d), and the index of each arm's row among them,
+        (m,).
 
         A product over all arms could round equal rows differently, and equal arms would no longer tie."""
         return distinct_rows(np.column_stack([self.location, self.factor]))
 
 
 class Sampled(Record, kw_only=False, eq=False):
-    """Sampled scores are the samples of one decision. At every position one of them, drawn independently, ranks the
-    arms that are left.
+    """Sampled scores are the posterior samples of one decision. At every position one sample, drawn independently,
+    ranks the arms that are left.
 
-    distinct (samples, u): values in the unit of the reward; column (m,): the column of each arm in `distinct`, since
-    equal arms share a column."""
+    distinct (samples, u): the values of distinct arms in each sample, in the unit of the reward; column (m,): the
+    column of each arm in `distinct`, since equal arms share a column."""
 
     distinct: Array
     column: Index
@@ -98,7 +101,7 @@ class Sampled(Record, kw_only=False, eq=False):
 
     @property
     def values(self) -> Array:
-        """Return the values of each arm, (samples, m)."""
+        """Return the value of each arm in each sample, (samples, m)."""
         return self.distinct.take(self.column, axis=1)
 
     @property
@@ -110,7 +113,8 @@ class Sampled(Record, kw_only=False, eq=False):
 
     @cached_property
     def best(self) -> tuple[Index, Index]:
-        """Return the samples and their best columns; a sample has several entries where columns tie."""
+        """Return the indices of samples, and the best column in each of these samples. A sample has several entries if
+        columns tie."""
         return best_of_rows(self.distinct)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -122,26 +126,29 @@ class Sampled(Record, kw_only=False, eq=False):
 
 @dataclass(frozen=True, eq=False)
 class SampledOrder(Order):
-    """A SampledOrder computes probabilities as fractions of samples (samples, m), exact for these. Equal bests of a
-    sample share it. Source: own derivation.
+    """A SampledOrder computes the probability of an arm as the fraction of samples in which the arm is the best. Arms
+    that tie in a sample share this sample. The fractions are exact for the samples.
 
-    Positions are independent given the arms left, so there is no order of the whole slate."""
+    Positions are independent given the arms left, so the whole slate is not drawn from a single order. Source: own
+    derivation."""
 
     scores: Correlated | Sampled
     _by_prefix: dict[frozenset[int], Array] = field(default_factory=dict)
 
     @cached_property
     def sampled(self) -> Sampled:
-        """Return the samples, which for correlated scores are those of decision 0.
+        """Return the samples that the probabilities are computed from. For correlated scores these are the samples of
+        decision 0.
 
-        A sampler of many decisions does not use them, since each decision draws separate samples."""
+        A sampler of many decisions does not use these samples, since each decision draws separate samples."""
         return self.scores.decision_scores(0, 0)
 
     def best(self) -> Array:
         return self._best(frozenset())
 
     def ranks(self, size: int) -> Array:
-        """Return the probability of the first rank; NaN for lower ranks, which have no closed form."""
+        """Return the probability that each arm stands at each rank, (size, m). Ranks below the first have no closed
+        form, and their probabilities are NaN."""
         ranks = np.full((size, len(self.scores)), np.nan)
         ranks[0] = self.best()
         return ranks
@@ -160,7 +167,8 @@ class SampledOrder(Order):
         return probability, minimum
 
     def _best(self, prefix: frozenset[int]) -> Array:
-        """Return the fraction of the samples in which each arm is the best of those outside the prefix, (m,)."""
+        """Return the fraction of the samples in which each arm is the best of the arms outside the prefix, (m,). The
+        fraction is 0 for the arms of the prefix."""
         if prefix not in self._by_prefix:
             sampled, upper_arms = self.sampled, list(prefix)
             sample, best_columns = sampled.best

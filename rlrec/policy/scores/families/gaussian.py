@@ -14,7 +14,9 @@ from rlrec.records import Record
 
 
 class Gaussian(ExactScores, Record, kw_only=False, eq=False):
-    """Gaussian scores are independent normal posteriors. mean (m,), sd (m,) above 0, both in the unit of the reward."""
+    """Gaussian scores are independent draws from the normal posterior of each arm.
+
+    mean (m,), sd (m,): the mean and the standard deviation (above 0) of each arm, in the unit of the reward."""
 
     mean: Array
     sd: Array
@@ -34,7 +36,9 @@ class Gaussian(ExactScores, Record, kw_only=False, eq=False):
 
 
 class Normal:
-    """Normal is the density of normal scores, mean and sd (g,)."""
+    """A Normal object is the density of normal scores, one density for each mean and standard deviation.
+
+    mean, sd (g,): the parameters of each density."""
 
     tails = None
 

@@ -1,6 +1,6 @@
 """This module computes scores that are logits with Gumbel noise (the Plackett-Luce model).
 
-Slates have closed forms, and the rank of an arm is computed by quadrature."""
+The probabilities of slates have closed forms; the probabilities of ranks are computed by quadrature."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Gumbel(ExactScores, Record, kw_only=False, eq=False):
     """Gumbel scores are logits with standard Gumbel noise, so that the probability of being the best is
     softmax(logits).
 
-    logits (m,); an arm at -inf stands below every finite one, and such arms are ordered at random."""
+    logits (m,): the logit of each arm. Arms with logit -inf stand below all other arms, in random order."""
 
     logits: Array
 
@@ -43,10 +43,11 @@ class Gumbel(ExactScores, Record, kw_only=False, eq=False):
 
 @dataclass(frozen=True, eq=False)
 class PlackettLuceOrder(DrawnOrder):
-    """A PlackettLuceOrder draws every position by the softmax of the arms left, independent of the arms above. Arms at
-    -inf come last, at random.
+    """A PlackettLuceOrder draws every position by the softmax of the logits of the arms left, independently of the
+    order of the arms above. Arms with logit -inf come last, in random order.
 
-    Source: own derivation from the memoryless race of exponentials (Plackett-Luce)."""
+    logits (m,): the logit of each arm. Source: own derivation from the memoryless race of exponentials
+    (Plackett-Luce)."""
 
     logits: Array
 
@@ -88,8 +89,10 @@ class PlackettLuceOrder(DrawnOrder):
         return probability, minimum
 
     def _log_left(self, slates: Index) -> Array:
-        """Return the log of the summed weights of the arms left at each position, (n, k), computed without
-        subtractions."""
+        """Return the logarithm of the summed weights of the arms left at each position, (n, k), computed without
+        subtractions.
+
+        slates (n, k): the arm at each position."""
         n, k = slates.shape
         # the arms on no position first, then upwards from the last position
         unshown = np.tile(self.logits, (n, 1))
@@ -101,14 +104,16 @@ class PlackettLuceOrder(DrawnOrder):
         return sums[:, :k]
 
     def _softmax_left(self, logits: Array, total: Array) -> Array:
-        """Return the probabilities of logits (n, k) among arms left whose weights sum to exp(total), (n, k)."""
+        """Return the probability that each of these logits is chosen among the arms left at its position, (n, k).
+
+        logits (n, k): a logit for each position; total (n, k): the logarithm of the summed weights of the arms left."""
         n_left = len(self.logits) - np.arange(logits.shape[1])
         with np.errstate(invalid="ignore"):
             probability = np.exp(logits - total)
         return np.where(total == -np.inf, 1 / n_left, np.minimum(probability, 1))
 
     def _lowest_left(self, slates: Index) -> Array:
-        """Return the smallest logit left at each position, (n, k)."""
+        """Return the smallest logit of the arms left at each position, (n, k)."""
         n, k = slates.shape
         ascending = np.argsort(self.logits, kind="stable")[:k]
         is_taken, lowest = np.zeros((n, len(ascending)), dtype=bool), np.empty((n, k))
@@ -125,7 +130,10 @@ class PlackettLuceOrder(DrawnOrder):
 
 
 def continuous(logits: Array, *, positions: int) -> ContinuousOrder:
-    """Return the order of finite logits with noise, treated as general continuous scores, for ranks."""
+    """Return the order of finite logits with Gumbel noise, treated as general continuous scores. It is used for the
+    probabilities of ranks.
+
+    logits (m,): the logit of each arm; positions: the lowest rank in question."""
     return ContinuousOrder(_density, logits, np.zeros(len(logits)), positions=positions)
 
 
@@ -134,7 +142,9 @@ def _density(logits: Array, _: Array) -> GumbelLogit:
 
 
 class GumbelLogit:
-    """GumbelLogit is the density of logit + standard Gumbel noise, logits (g,)."""
+    """A GumbelLogit object is the density of logit + standard Gumbel noise, one density for each logit.
+
+    logits (g,): the logit of each density."""
 
     tails = None
 
@@ -154,7 +164,7 @@ class GumbelLogit:
 
 
 def _log_sum(logits: Array) -> Array:
-    """Return logsumexp of each row, -inf for a row of -inf."""
+    """Return ln(sum(exp(logits))) of each row, (n,). The result is -inf for a row whose logits are all -inf."""
     highest = logits.max(axis=1, initial=-np.inf)
     finite_highest = np.where(highest > -np.inf, highest, 0.0)
     with np.errstate(divide="ignore"):

@@ -13,9 +13,9 @@ from rlrec.records import Record
 
 
 class Point(ExactScores, Record, kw_only=False, eq=False):
-    """Point scores have no noise; equal scores stand in a random order.
+    """Point scores have no noise. Arms with equal scores stand in a random order.
 
-    values (m,), any unit; +inf (an arm never tried) and -inf are allowed, NaN is not."""
+    values (m,): the score of each arm, in any unit. +inf (an arm never tried) and -inf are allowed; NaN is not."""
 
     values: Array
 
@@ -28,8 +28,10 @@ class Point(ExactScores, Record, kw_only=False, eq=False):
 
 @dataclass(frozen=True, eq=False)
 class PointOrder(DrawnOrder):
-    """A PointOrder is the order of fixed scores (m,). Equal scores are shuffled once per slate, which has the same
-    distribution as shuffling at each position."""
+    """A PointOrder is the order of arms with fixed scores. Equal scores are shuffled once per slate, which gives the
+    same distribution as shuffling at each position.
+
+    values (m,): the score of each arm."""
 
     values: Array
 
