@@ -1,1 +1,1 @@
-"""Commands here manage experiments, routes and shadows, which say whom a policy serves."""
+"""Commands here manage experiments, routes and shadows, which decide which users a policy serves."""

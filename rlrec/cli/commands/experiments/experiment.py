@@ -67,7 +67,7 @@ PERCENT_PRECISION = 1e-9  # within which percentages must add up to 100
 
 
 def parse_variant(text: str) -> app.experiment.VariantSpec:
-    """Parse the variant LABEL=POLICY[@V][:WEIGHT]."""
+    """Return the variant described by LABEL=POLICY[@V][:WEIGHT]. Raises InputError for other text."""
     label, equals_sign, policy_and_weight = (piece.strip() for piece in text.partition("="))
     policy, colon, weight = (piece.strip() for piece in policy_and_weight.partition(":"))
     if not (equals_sign and policy):
@@ -83,7 +83,8 @@ def parse_variant(text: str) -> app.experiment.VariantSpec:
 
 
 def parse_weight(text: str) -> tuple[str, float, bool]:
-    """Return the label and the weight in LABEL=WEIGHT, 0.2 or 20%, and whether it is in percent."""
+    """Return the label in LABEL=WEIGHT, the weight as a number, and whether the weight is written in percent. A weight
+    is written as 0.2 or 20%."""
     label, equals_sign, weight = (piece.strip() for piece in text.partition("="))
     if not equals_sign:
         raise InputError(f"'{truncate(text)}' is not a weight", hint="write LABEL=0.2")
@@ -91,7 +92,7 @@ def parse_weight(text: str) -> tuple[str, float, bool]:
 
 
 def parse_share(text: str) -> float:
-    """Parse a share of all units, above 0 and below 1."""
+    """Return the share of all units in a text such as 5% or 0.05. The share must be above 0 and below 1."""
     if not 0 < (share := parse_percent(text)) < 1:
         hint = "it must be above 0 and below 100 %: write 5% or 0.05"
         raise InputError(f"the share is {100 * share:.12g} %", hint=hint)
@@ -99,7 +100,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_guard(text: str) -> GuardName:
-    """Parse the guard METRIC>=-5% or METRIC:REWARD>=-5%, which limits the fall of a metric."""
+    """Return the guard described by METRIC>=-5% or METRIC:REWARD>=-5%. A guard limits how far a metric may fall."""
     from rlrec.app.evaluation.comparisons.declared import GuardName
 
     metric, comparison_sign, least = (piece.strip() for piece in text.partition(">="))
@@ -224,9 +225,11 @@ def comparison_view(
     result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False, log: str | None = None,
     is_usual: bool = True,
 ) -> View:  # fmt: skip
-    """Return the comparison of variants, with its sentences first and then its figures.
+    """Return the comparison of the variants of an experiment as a view, in which sentences stand above the figures.
 
-    `is_usual` says whether no option changed the comparison, so that a step may follow from it."""
+    `level` is the confidence of the intervals. With `details`, the view has every metric. `fixed` says whether the
+    intervals hold for one planned look. `log` is the filter of the log, if the user gave one. `is_usual` says
+    whether no option changed the comparison; only then does the view name the command that ends the experiment."""
     sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *next_looks(result, log)]
     steps = ending_command(result) if is_usual else []
     if segments := result.get("segments"):
@@ -238,8 +241,8 @@ def comparison_view(
 
 
 def _csv_records(result: app.compare.VariantComparison) -> list[dict[str, Any]]:
-    """Return a record for each variant, with its differences from the first variant (which has none). They are
-    differences in reward per unit, and in reward per decision, for the first reward."""
+    """Return a record for each variant, with the differences between this variant and the first variant. For the first
+    variant they are None. The differences are in reward per unit, and in reward per decision, for the first reward."""
     unit_differences = (row for row in reversed(result["unit_differences"]) if row["metric"] == DECIDING_METRIC)
     per_unit = {row["group"]: row for row in unit_differences}
     per_decision = {row["variant"]: row for row in result["differences"]}
@@ -316,14 +319,18 @@ def _metric_table(result: app.compare.VariantComparison, level: float, *, detail
 
 
 def _declaration_lines(result: app.compare.VariantComparison) -> list[str]:
-    """Return lines about the deciding metrics and about guards that hold. Other guards are among the sentences."""
+    """Return lines about the deciding metrics, and about the guards that hold. The sentences of the comparison already
+    tell of all other guards."""
     names = " and ".join(filter(None, (":".join(filter(None, row.values())) for row in result["metric"])))
     held_guards = [guard_sentence(row, result["unit"]) for row in result["guards"] if row["answer"] == "holds"]
     return [f"decided by {names}; intervals are tightest at {result['sequence']['best_n']:,} units", *held_guards]
 
 
 def _phase_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return lines about the phases of an experiment whose weights changed."""
+    """Return lines about the phases of an experiment. A phase begins when weights change. The list is empty if `rows`
+    is.
+
+    `rows` has a mapping for each phase."""
     lines = ["compared within phases, and combined; reward per unit, by intervals that hold for one look:"]
     for row in rows:
         weights = " ".join(f"{label}={cell(weight)}" for label, weight in row["weights"].items())
@@ -337,8 +344,8 @@ def _phase_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _varying_rows(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
-    """Return the rows of metrics that vary within or between variants, or all rows if none does, and the names of the
-    other metrics."""
+    """Return the rows of the metrics that vary within or between variants, and the names of the metrics that do not
+    vary. If no metric varies, return all rows and no names."""
     by_metric: dict[str, list[OutcomeRow]] = {}
     for row in rows:
         by_metric.setdefault(row["metric"], []).append(row)
@@ -370,8 +377,8 @@ def _interleaved_table(result: app.compare.VariantComparison, title: list[str]) 
 
 
 def _per_decision_notes(result: app.compare.VariantComparison) -> list[str | View]:
-    """Return lines about the means per decision, and about decisions per unit where their number depends on the
-    variant."""
+    """Return lines about the mean reward per decision of each variant, and a table of these means. If the number of
+    decisions per unit depends on the variant, a line tells this, too."""
     unit, counts_differ = result["unit"], DECISIONS_DIFFER in result["reasons"]
     texts = [f"means per decision ({'no comparison' if counts_differ else f'decide by the figures per {unit}'}):"]
     for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
@@ -382,7 +389,10 @@ def _per_decision_notes(result: app.compare.VariantComparison) -> list[str | Vie
 
 
 def _difference_line(row: Mapping[str, Any], unit_suffix: str = " a decision") -> str:
-    """Return the line of a difference, without an interval where the compared visits differ."""
+    """Return a line with the difference between two variants. If the number of decisions per unit depends on the
+    variant, the line has no interval, since the compared visits then differ.
+
+    `unit_suffix` is the text after the figures that says what they count."""
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
@@ -493,7 +503,7 @@ def list_(store: Store, show: Show) -> None:
 
 
 def experiments_view(rows: Sequence[app.experiment.ExperimentSummary]) -> View:
-    """Return a table with a line for each experiment."""
+    """Return a table with a row for each experiment."""
     return View.select([{**row, "variants": _variant_texts(row)} for row in rows], EXPERIMENT_COLUMNS)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def parse_metric(text: str) -> MetricName:
-    """Parse METRIC or METRIC:REWARD."""
+    """Return the metric named by METRIC or METRIC:REWARD."""
     from rlrec.app.evaluation.comparisons.declared import MetricName
 
     metric, colon, reward = (piece.strip() for piece in text.partition(":"))
@@ -29,7 +29,7 @@ def parse_metric(text: str) -> MetricName:
 
 
 def parse_weights(text: str) -> tuple[float, ...]:
-    """Parse the weights of two or more variants."""
+    """Return the weights of two or more variants, which are written between commas."""
     weights = tuple(parse_number(piece.strip()) for piece in text.split(","))
     if len(weights) < 2 or not all(1e-9 <= weight <= 1e9 for weight in weights):
         hint = "write one a variant, above 0: 9,1 or 1,1,1"
@@ -38,7 +38,7 @@ def parse_weights(text: str) -> tuple[float, ...]:
 
 
 def parse_lift(text: str) -> float:
-    """Parse a lift, 5% or 0.05. A number from 1 on is refused without a % sign."""
+    """Return the lift (relative gain) in a text such as 5% or 0.05. A number from 1 on is refused without a % sign."""
     if abs(lift := parse_percent(text)) >= 1 and not text.endswith("%"):
         raise InputError(f"the lift is {truncate(text)}, which is {100 * lift:.12g} %", hint=f"write {truncate(text)}%")
     return lift

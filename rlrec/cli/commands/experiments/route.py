@@ -1,4 +1,5 @@
-"""This module holds the commands of `rlrec route`. A route is a name for callers that outlasts a policy."""
+"""This module holds the commands of `rlrec route`. A route is a name for callers, which stays the same when another
+policy serves them."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ TO_HELP = "The policy to serve. POLICY follows its live version, POLICY@V stays 
 
 
 def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a holdout to a command."""
+    """Add to a command the options about a holdout, which is a share of users kept apart for comparison."""
     share_option = click.option(
         "--holdout", type=experiment.SHARE, metavar="SHARE",
         help="Keep this share of its users apart permanently, 5% or 0.05, to measure what the route is worth.",
@@ -49,7 +50,8 @@ def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_guard(text: str) -> Guard:
-    """Parse the guard REWARD:-N% of a gate, which limits the fall of a reward."""
+    """Return the guard described by REWARD:-N%. The guard limits how far a reward may fall, for the gate (the test
+    before a version goes live)."""
     from rlrec.app.evaluation.comparisons.paired_gate import Guard
 
     name, colon, limit = text.rpartition(":")
@@ -64,7 +66,7 @@ def parse_guard(text: str) -> Guard:
 
 
 def parse_steps(text: str) -> list[float]:
-    """Parse the shares of a ramp, such as 5%,20%,100%."""
+    """Return the shares of users in the steps of a ramp, from a text such as 5%,20%,100%. The shares must rise."""
     steps = [parse_percent(step.strip()) for step in text.split(",")]
     if not 0 < steps[0] < 1 or steps[-1] > 1 or sorted({*steps}) != steps:
         hint = "write shares that rise from above 0 up to 100 % at most, 5%,20%,100%; `route set` gives all at once"
@@ -195,7 +197,9 @@ def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricN
 
 
 def _ramp_lines(result: app.route.RouteSummary, request: app.route.Request, hold_us: int) -> list[str]:
-    """Return lines about a ramp that has started."""
+    """Return lines about a ramp that has started. A ramp gives a candidate policy more users step by step.
+
+    `hold_us` is the shortest time of a step, in microseconds."""
     ramp_state = result["ramp"]
     assert ramp_state is not None
     guards = " and ".join(ramp_state["guards"])
@@ -226,7 +230,10 @@ def advance(store: Store, show: Show, name: str) -> None:
 
 
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:
-    """Return the options of the gate, or None if there is no gate."""
+    """Return the options of the gate (the test before a version goes live). The result is None if there is no gate.
+    Raises UsageError if options of the gate are given without a gate.
+
+    `require` is the value of --require, and `options` are the values of the other options, by name."""
     if require is None:
         typed_option = next((name for name, value in options.items() if value), None)
         if typed_option is not None:
@@ -247,8 +254,8 @@ def show_(store: Store, show: Show, name: str) -> None:
 
 
 def route_view(result: app.route.RouteSummary) -> View:
-    """Return a table of the earlier versions that a route served, below lines with the version that it serves now and
-    why."""
+    """Return a table of the versions that a route has served. Lines above the table say which version the route serves
+    now, and why."""
     history = result["history"]
     version_phrase = "the live version, now" if result["live"] else "version"
     served_text = f"{result['policy']}, {version_phrase} {result['version']}"
@@ -274,7 +281,8 @@ def route_view(result: app.route.RouteSummary) -> View:
 
 
 def _gate_view(result: app.route.RouteSummary) -> View:
-    """Return a table of the figures of one look of the gate, with the figures of the guards below."""
+    """Return a table of what the gate (the test before a version goes live) found at one look at the log. A table of
+    the guards stands below."""
     change_text = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
     notes = [View(GUARD_FIGURES, guards)] if guards else []

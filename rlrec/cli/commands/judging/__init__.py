@@ -1,1 +1,1 @@
-"""Commands here estimate and show, from the log, what policies earn."""
+"""Commands here estimate and show, from the log, how much reward policies earn."""

@@ -1,4 +1,4 @@
-"""This module holds the command `rlrec effects`, which shows what an arm adds now and in the long run."""
+"""This module holds the command `rlrec effects`, which shows how much reward an arm adds now and in the long run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def effects(store: Store, show: Show, plot: str | None, workers: app.evaluate.Wo
 
 
 def effects_view(result: app.effects.Result, by: str | None = None) -> View:
-    """Return the effects of arms as a table, with a sentence for each group."""
+    """Return the effects of arms as a table, with sentences above it for each group.
+
+    `by` names the field that divides the log into groups, or is None if the log is not divided."""
     groups, has_groups = result["groups"], len(result["groups"]) > 1 or by is not None
     title = []
     for group in groups:

@@ -1,4 +1,4 @@
-"""This module holds the command `rlrec evaluate`, which estimates what policies would have earned."""
+"""This module holds the command `rlrec evaluate`, which estimates how much reward policies would have earned."""
 
 from __future__ import annotations
 
@@ -162,10 +162,10 @@ def _answer_sentence(row: EstimateRow) -> str:
 
 
 def result_row(row: EstimateRow) -> dict[str, Any]:
-    """Return the row of a target (the policy that is evaluated), without a lift that is no result. A lift is no result
-    where the log is in doubt, or where the target is what it is compared with. Nor is a lift of which nothing is known
-    and whose bounds lie so far apart that the figure between them means nothing. A target that has learned nothing has
-    no figures, which would be those of `uniform`."""
+    """Return the row of a target (the policy that is evaluated) as a mapping. The lift is None if it is no result,
+    which has three possible reasons. The log is in doubt. The target is the policy that it is compared with. Or it is
+    unknown whether there is a lift, and the bounds lie too far apart for the lift between them to mean anything. The
+    row of a target that has learned nothing has no figures, since they would be those of `uniform`."""
     lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
     has_lift = not row.target_loggers and row.answer != ("unknown", None)
     is_vague = row.answer.answer == "unknown" and upper - lower > MAX_LIFT_WIDTH
@@ -176,7 +176,10 @@ def result_row(row: EstimateRow) -> dict[str, Any]:
 
 
 def estimates_view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
-    """Return the estimates as a table for each unit."""
+    """Return the estimates as tables, one for each unit that an estimate is per (such as a slot or a visit).
+
+    `by` names the field that divides the log into groups, or is None if the log is not divided. `notes` are the
+    lines below the tables."""
     views = []
     shown_headers = {key: header for key, header in COLUMN_HEADERS.items() if key != "group" or by}
     if len({row["reward"] for row in rows}) == 1:
@@ -206,7 +209,9 @@ def _lift_cell(row: Mapping[str, Any]) -> Figures | None:
 
 
 def _count_sentence(rows: Sequence[Mapping[str, Any]], by: str) -> str:
-    """Return a sentence with the number of estimates by group, and of each verdict among them."""
+    """Return a sentence that says how many estimates and groups there are, and how many estimates have each verdict.
+
+    `by` names the field that divides the log into groups."""
     groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
     return f"{quantity(len(rows), 'estimate')} by {by}, {quantity(groups, 'group')}: {counts}."

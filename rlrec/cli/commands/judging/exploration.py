@@ -1,4 +1,4 @@
-"""This module holds the command `rlrec exploration`, which tells what exploration costs and earns."""
+"""This module holds the command `rlrec exploration`, which tells how much reward exploration costs and earns."""
 
 from __future__ import annotations
 

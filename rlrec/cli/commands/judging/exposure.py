@@ -1,4 +1,4 @@
-"""This module holds the command `rlrec exposure`, which shows each arm's share of the log."""
+"""This module holds the command `rlrec exposure`, which shows how often each arm was shown in the log."""
 
 from __future__ import annotations
 

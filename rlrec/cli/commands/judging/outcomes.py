@@ -129,7 +129,10 @@ def _title_lines(result: app.outcomes.Result) -> list[str]:
 
 
 def metric_meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
-    """Return lines that distinguish two metrics which are easily confused, or none unless both have values."""
+    """Return lines that distinguish the metrics `retention` and `returned_7d`, which are easily confused. The list is
+    empty unless both metrics have values.
+
+    `unit` is user or session."""
     valued_metrics = {row["metric"] for row in rows if row["value"] is not None}
     if not {"retention", "returned_7d"} <= valued_metrics:
         return []
@@ -138,9 +141,9 @@ def metric_meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
 
 
 def count_units(unit: str, units: int, anonymous: int) -> str:
-    """State the number of units, and how many of them are sessions without a user.
+    """Return a text with the number of units, and with the number of units that are sessions without a user.
 
-    `unit` is user or session."""
+    `unit` is user or session. `units` counts all units, and `anonymous` counts the sessions without a user."""
     anonymous_text = (
         f" ({anonymous:,} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
     )
@@ -148,8 +151,8 @@ def count_units(unit: str, units: int, anonymous: int) -> str:
 
 
 def _csv_records(result: app.outcomes.Result) -> list[dict[str, Any]]:
-    """Return a record for each outcome, with its difference from the outcome of the first group. The first group has no
-    difference."""
+    """Return a record for each outcome, with the difference between this outcome and that of the first group. The
+    difference is None for the first group."""
     differences: dict[Any, Mapping[str, Any]] = {_row_key(row): row for row in result["differences"]}
     return [
         {
@@ -165,8 +168,8 @@ def _row_key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | No
 
 
 def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
-    """Return a table of the comparisons within segments, and a line about those with a certain difference. The list is
-    empty without segments."""
+    """Return a line about the segments in which two groups surely differ, and a table of all comparisons within
+    segments. The list is empty if `rows` is."""
     if not rows:
         return []
     sure_texts = [
@@ -183,8 +186,8 @@ def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
 
 
 def outcomes_view(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
-    """Return a table of the outcomes, metric by metric, with the differences from the first group where there are some.
-    A metric without values in all groups gets one line."""
+    """Return a table of the outcomes, metric by metric. If there are differences from the first group, they are in
+    further columns. A metric that has no value in any group gets one row."""
     differences_by_key: dict[Any, Mapping[str, Any]] = {_row_key(row): row for row in differences}
     has_several_rewards = len({row["reward"] for row in rows} - {None}) > 1
     is_adjusted = any("narrowed" in row for row in differences)
@@ -216,7 +219,9 @@ def outcomes_view(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRo
 
 
 def _periods_view(rows: Sequence[OutcomeRow], period: str) -> View:
-    """Return a table with a line for each hour, day or week, and its metrics side by side."""
+    """Return a table with a row for each period, and a column for each metric.
+
+    `period` is hour, day or week."""
     metrics = list(dict.fromkeys(map(_metric_key, rows)))
     cells = {(row["group"], *_metric_key(row)): row for row in rows}
     has_several_rewards = len({reward for _, reward in metrics} - {None}) > 1

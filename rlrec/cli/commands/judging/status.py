@@ -1,4 +1,4 @@
-"""This module holds the command `rlrec status`, which shows a store at a glance."""
+"""This module holds the command `rlrec status`, which shows the state of a store at a glance."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
 
 
 def _show_state(store: Store, show: Show, *, clear: bool = False) -> app.status.Status:
-    """Show the state of a store.
+    """Show the state of a store, and return the state.
 
-    With `clear`, overwrite what the terminal shows."""
+    With `clear`, the terminal is cleared first."""
     result = app.status.status(store)
     result["warnings"] += _pinned_findings(result)
     if clear:
@@ -72,7 +72,8 @@ def _show_state(store: Store, show: Show, *, clear: bool = False) -> app.status.
 
 
 def _pinned_findings(result: app.status.Status) -> list[dict[str, Any]]:
-    """Return a finding if rlrec.toml makes `recommend` draw from another version than the live one."""
+    """Return a finding if rlrec.toml makes `recommend` draw from a version that is not the live version. Otherwise the
+    list is empty."""
     config = current_settings().config
     setting = None if config is None else config.values.get(("recommend", "policy"))
     name, _, version = str(getattr(setting, "value", "")).partition("@")
@@ -84,7 +85,8 @@ def _pinned_findings(result: app.status.Status) -> list[dict[str, Any]]:
 
 
 def status_view(result: app.status.Status) -> View:
-    """Return the state of a store as a table of its policies, with lines and tables above and below."""
+    """Return the state of a store as a table of its policies. Lines and tables about the rest of the state stand above
+    and below the table."""
     counts_by_noun = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
     counts_by_noun |= {"decision": result["decisions"], "event": result["events"]}
     size_text = ", ".join(quantity(number, noun) for noun, number in counts_by_noun.items())
@@ -113,8 +115,8 @@ def status_view(result: app.status.Status) -> View:
 
 
 def _waiting_sentence(row: app.status.WaitingVersion) -> str:
-    """Return a sentence about a version that is not live, with the command that promotes it unless its gate (the test
-    before it goes live) failed."""
+    """Return a sentence about a version that is not live. The sentence names the command that promotes the version,
+    unless the gate (the test before a version goes live) refused it."""
     name, since = row["version"], short_times(row["since"])[:16]
     if row["passed"] is False:
         return f"{row['answer']}; kept since {since}, not live: `rlrec policy show {name}` shows it"
@@ -126,8 +128,8 @@ def _waiting_sentence(row: app.status.WaitingVersion) -> str:
 
 
 def _best_sentence(best: dict[str, Any], result: app.status.Status) -> str:
-    """Return the sentence about the best known policy, with its time. Where a policy or route has changed since, add
-    the command that evaluates again."""
+    """Return the sentence about the best known policy, with the time of the evaluation. If a policy or a route has
+    changed since then, the sentence names the command that evaluates again."""
     changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
     changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
     stale_clause = f"; policies changed since then: `rlrec evaluate uniform --reward {best['reward']}` looks again"
@@ -135,12 +137,12 @@ def _best_sentence(best: dict[str, Any], result: app.status.Status) -> str:
 
 
 def finding_line(row: Mapping[str, Any]) -> str:
-    """Return a finding as one line."""
+    """Return a finding (something that may be wrong in the store) as one line."""
     return f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}"
 
 
 def holdout_sentence(row: app.status.HoldoutStatus) -> str:
-    """Return a sentence about the holdout of a route, or about its ramp."""
+    """Return a sentence about a holdout or a ramp of a route."""
     if row["sentence"] is None:
         return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"
     source = f"as of {short_times(str(row['at']))[:16]}; `rlrec experiment show {row['experiment']}` looks again"
@@ -156,7 +158,7 @@ def _training_text(run: dict[str, Any] | None) -> str:
 
 
 def doctor_text(run: dict[str, Any] | None) -> str:
-    """Return a sentence on the result of the last audit."""
+    """Return a text on the result of the last run of `rlrec doctor`, or "never" if `run` is None."""
     if run is None:
         return "never"
     return f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute_text(run)}"

@@ -108,8 +108,10 @@ def sweep(
 
 
 def _candidate_notes(judged_rows: Sequence[EstimateRow]) -> list[str]:
-    """Return the reasons for the verdict on the best candidate, with this command in place of `evaluate`. Those of the
-    other candidates are in the table."""
+    """Return lines with the reasons for the verdict on the best candidate. Advice to run `evaluate` is reworded as
+    advice to run this command. The reasons for the verdicts on other candidates are in the table.
+
+    judged_rows: the estimate of each candidate, the best candidate first."""
     command_start = f"`rlrec evaluate {judged_rows[0].name} "
     return [
         line.replace(command_start, "this command with `")

@@ -1,5 +1,4 @@
-"""Functions here show the answers of `rlrec policy` (beliefs, versions and comparisons) as tables, with their
-sentences."""
+"""Functions here show the answers of `rlrec policy` (beliefs, versions and comparisons) as tables with sentences."""
 
 from __future__ import annotations
 
@@ -44,8 +43,8 @@ def kinds_view(kinds: Sequence[Mapping[str, Any]]) -> View:
 
 
 def parameters_text(parameters: dict[str, Any]) -> str:
-    """Return the parameters of a policy that have a value as text, with `...` for tables. Rare ones appear only where
-    they change something."""
+    """Return the parameters of a policy as text. A parameter without a value is left out, and a table is shown as
+    `...`. A few rare parameters are left out if they have no effect."""
     idle_values = {"discount": 1.0, "window": 0.0}
 
     def shows(name: str, value: Any) -> bool:
@@ -60,19 +59,21 @@ def parameters_text(parameters: dict[str, Any]) -> str:
 
 
 def _parameter_text(name: str, value: Any) -> str:
-    """Return a parameter as `--param` takes it, or only its name if it has no value, or a table."""
+    """Return a parameter in the form that `--param` takes. The result is only the name if the parameter has no value,
+    or if the value is a table."""
     if isinstance(value, float):
         return f"{name}={value:g}"
     return f"{name}={value}" if isinstance(value, str) and value else name
 
 
 def policies_view(policies: Sequence[VersionSummary]) -> View:
-    """Return a table with a line for each policy."""
+    """Return a table with a row for each policy."""
     return View.select([{**row, "params": parameters_text(row["params"])} for row in policies], POLICY_COLUMNS)
 
 
 def versions_view(versions: Sequence[VersionHistory]) -> View:
-    """Return a table of the versions of a policy, with a line for each period in which one was live."""
+    """Return a table of the versions of a policy. Below the table is a line for each period in which a version was
+    live."""
     rows = [
         {**row, "learned_from": _source_text(row), "gate": row["gate"] and _gate_text(row["gate"])} for row in versions
     ]
@@ -86,7 +87,7 @@ def versions_view(versions: Sequence[VersionHistory]) -> View:
 
 
 def _source_text(row: VersionHistory) -> str:
-    """Describe the log that a version learned from, in a few words."""
+    """Return a few words about the part of the log that a version learned from."""
     source = row["learned_from"]
     texts = [f"version {source['rebuilt_from']} again"] if "rebuilt_from" in source else []
     if "sessions" in source:
@@ -111,11 +112,11 @@ def _gate_text(gate: Mapping[str, Any]) -> str:
 def belief_view(
     result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, ranked: bool, is_newest: bool = True
 ) -> View:  # fmt: skip
-    """Return a table of the belief of a policy about its arms.
+    """Return a table of what a policy believes about its arms.
 
-    With `all_arms`, it shows all arms even on a terminal, and with `curve` the learning curve by epoch. With
-    `ranked`, arms are sorted by probability. `is_newest` says whether the context shown is the newest one, none
-    having been asked for."""
+    With `all_arms`, the table has all arms even on a terminal. With `curve`, the learning curve is shown by epoch.
+    With `ranked`, arms are sorted by probability. `terminal` says whether the table is shown on a terminal.
+    `is_newest` says whether the user named no context, so that the newest context is shown."""
     rows = result["version_list"]
     versions = (f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}" for row in rows)
     title = [
@@ -162,7 +163,7 @@ def belief_view(
 
 
 def _terminal_table(arms: Sequence[dict[str, Any]]) -> View:
-    """Return a table of arms for a terminal."""
+    """Return a table of arms in the form for a terminal, with intervals and bars."""
     places = column_decimals(arm[name] for arm in arms for name in ("mean", "lower", "upper"))
     max_probability = max((arm["probability"] or 0.0 for arm in arms), default=0.0) or 1.0
     rows = [
@@ -181,7 +182,9 @@ def _terminal_table(arms: Sequence[dict[str, Any]]) -> View:
 
 
 def _hidden_arms_lines(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line about the arms that are not shown, or none if all are shown."""
+    """Return a line about the arms that the table does not show. The list is empty if the table shows all arms.
+
+    `shown` are the arms in the table."""
     if len(shown) == len(arms):
         return []
     hidden_mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in shown)
@@ -192,7 +195,10 @@ def _hidden_arms_lines(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mappin
 
 
 def _evenness_lines(exposure: Mapping[str, Mapping[str, float | None]], n_arms: int) -> list[str]:
-    """Return a line on how evenly the catalogue was shown so far, and would be from now on."""
+    """Return a line that says how evenly the arms of the catalogue were shown so far, and would be shown from now on.
+    The list is empty if nothing is known about that.
+
+    `exposure` has the measures of evenness, by time (`served` and `now`)."""
     time_phrases = {"served": "so far", "now": "from now on, at position 1,"}
     evenness_texts = [
         f"{time_phrases[name]} as if {effective_arms:.3g} of {quantity(n_arms, 'arm')} were shown equally often "
@@ -204,7 +210,8 @@ def _evenness_lines(exposure: Mapping[str, Mapping[str, float | None]], n_arms: 
 
 
 def _curve_clause(counting: CountingCurve | None) -> str:
-    """Name the examination curve by which pulls are counted. The text is empty if each pull counts as one."""
+    """Return a text that names the examination curve (the probability that each position is looked at) by which pulls
+    are counted. The text is empty if each pull counts as one."""
     if counting is None:
         return ""
     bounds_clause = "in the bounds" if counting["in_bounds"] else "not in the bounds"
@@ -214,9 +221,9 @@ def _curve_clause(counting: CountingCurve | None) -> str:
 
 
 def _training_lines(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:
-    """Return lines about the training of a version, or none if it was not trained.
+    """Return lines and a table about the training of a version. The list is empty if the version was not trained.
 
-    With `curve`, they show it by epoch."""
+    With `curve`, the table has all epochs, otherwise only the best epoch."""
     if training is None:
         return []
     best_clause = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
@@ -255,7 +262,7 @@ def _drift_line(change: dict[str, Any]) -> str:
 
 
 def _largest_weights(weights: dict[str, float]) -> str:
-    """Return the ten weights with the largest absolute values as text."""
+    """Return as text the ten weights with the largest absolute values, each with its name."""
     largest = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
     return ", ".join(f"{name} {weight:+.3g}" for name, weight in largest if weight) or "all 0"
 
@@ -265,7 +272,7 @@ def difference_view(
 ) -> View:
     """Return a table of two beliefs side by side.
 
-    `audiences` has their names, and the users whom they serve."""
+    `audiences` has, for each belief, its name and the users that it serves."""
     named_sides = [(side, name, audience) for side, (name, audience) in zip("ab", audiences, strict=True)]
     title = [f"{side}: {name}{_curve_clause(audience['counting'])}" for side, name, audience in named_sides]
     title += [f"{side} {_audience_clause(audience)}" for side, _, audience in named_sides]
@@ -278,7 +285,8 @@ def difference_view(
 
 
 def _audience_clause(audience: Audience) -> str:
-    """Say in words whom a version serves. The words follow its name."""
+    """Return words that say whether a version is live, and which routes lead to it. The words follow the name of the
+    version."""
     routes_clause = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
     decisions = quantity(audience["decisions_24h"], "decision")
     return (f"is live: {decisions} in 24 h" if audience["live"] else "is not live") + routes_clause

@@ -147,8 +147,10 @@ def train_pg(
 
 
 def _gain_view(result: Mapping[str, Any]) -> View:
-    """Show the gain of the new version over the live one, on the visits that chose its epoch and on those of the gate
-    (the test before a version goes live). If too few sessions are new, the view is one line."""
+    """Return a table of the gain of the new version over the live version. The first row is estimated on the visits by
+    which the epoch of the new version was chosen. The second row is estimated on the visits of the gate (the test
+    before a version goes live). If too few sessions are new, there is no new version, and the table has one row that
+    says so."""
     if not result["trained"]:
         return View.select(
             [{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions")
@@ -179,7 +181,7 @@ def _promotion_phrase(result: Mapping[str, Any]) -> str:
 
 
 def _result_sentence(result: Mapping[str, Any]) -> str:
-    """Return a sentence on the outcome for the new version, which begins with the reason."""
+    """Return a sentence that says why the new version was promoted or not, and then whether it was."""
     from rlrec.app.evaluation.comparisons.paired_gate import refusal_sentence
 
     new_version, promotion_phrase = f"{result['policy']}@{result['version']}", _promotion_phrase(result)

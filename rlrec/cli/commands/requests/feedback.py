@@ -1,4 +1,4 @@
-"""This module is the command `rlrec feedback`."""
+"""This module holds the command `rlrec feedback`, which records what users did after a decision."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ def feedback(
 
 
 def _credit_rule(entry: Any) -> dict[str, Any]:
-    """Return the fields of a line that say which showings to a user it credits. Raises InputError if one is invalid."""
+    """Return the fields of a line that say which earlier slots shown to a user get credit for the events. Raises
+    InputError if a field is invalid.
+
+    entry: the decoded line."""
     user, arm, credit, window = _credit_values(entry)
     if user is None:
         field = next(name for name in CREDIT_FIELDS if getattr(entry, name) is not None)
@@ -114,7 +117,7 @@ def _events(words: Sequence[str]) -> dict[str, float]:
 
 @cache
 def line_type() -> Any:
-    """Return the type of an input line. Its fields are those of the use case's Line, in the same order."""
+    """Return the Struct of an input line. Its fields are those of the class Line of the use case, in the same order."""
     from rlrec.cli.text import lines
 
     key = lines.key_type()
@@ -123,22 +126,26 @@ def line_type() -> Any:
 
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
-    """Yield groups of lines in the form that the use case takes. Lines that cannot be decoded are refused."""
+    """Yield groups of lines, each line in the form that the use case takes. Lines that cannot be decoded are refused.
+
+    line_class: the class Line of the use case."""
     for group in lines.groups(line_type()):
         yield [line_of(entry, line_class, number) for number, entry in group]
 
 
 @cache
 def _values_of() -> Any:
-    """Return the function that takes the values of a decoded line. The answer is cached, since the import costs a tenth
-    of the time of a line."""
+    """Return a function that gives the values of a decoded line as a tuple. The function is cached, since importing it
+    takes a tenth of the time of a line."""
     from msgspec.structs import astuple
 
     return astuple
 
 
 def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
-    """Return the use case's line for a decoded one, or the error in it."""
+    """Return a decoded line in the form that the use case takes, or the error in the line.
+
+    entry: the decoded line. line_class: the class Line of the use case. number: the number of the line."""
     values = _values_of()(entry)
     line = tuple.__new__(line_class, (*values[: len(FIELDS)], number, *_NOBODY))
     if values[len(FIELDS) :] == _NO_CREDIT and entry.at is None and None in (entry.decision_id, entry.request_id):

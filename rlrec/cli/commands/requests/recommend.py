@@ -109,7 +109,7 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
 
 @cache
 def line_type() -> Any:
-    """Return the type of a line of a stream, with the fields of the use case's Request."""
+    """Return the Struct of a line that holds a request. Its fields are those of the class Request of the use case."""
     from rlrec.cli.text import lines
 
     more_names = ("arms", "block", "not_after", "not_shown", "page", "request_id")
@@ -123,11 +123,12 @@ def answer_stream(
     store: Store, show: Show, source: str, kind: Any, *, seed: int | None, dry_run: bool = False,
     rehearsal: AbstractContextManager[None] | None = None,
 ) -> None:  # fmt: skip
-    """Read lines of `kind`. Once a group is stored, write for each of its lines the answer or the refusal.
+    """Read lines of the type `kind`, and answer them in groups. Once a group is stored, an answer or a refusal is
+    written for each line of the group. Raises LinesRefused at the end if any line was refused.
 
-    A group of lines ends when it is full, or at a line {"op": "flush"}. Without a seed it also ends when no more
-    lines are waiting. Raises LinesRefused at the end if any line was refused. With `dry_run`, it only draws, each
-    group by itself. `rehearsal` is a transaction around all groups, and the answers are written after it."""
+    A group of lines ends when it is full, or at a line {"op": "flush"}. Without a seed a group also ends when no
+    more lines are waiting. With `dry_run`, slates are drawn but not stored, each group independently of the groups
+    before. `rehearsal` is a transaction around all groups, after which the answers are written."""
     from rlrec.cli.text.lines import groups, rereadable
 
     current_settings().source = "<stdin>" if source == "-" else source
@@ -159,7 +160,9 @@ def answer_stream(
 
 
 def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
-    """Return the answers or refusals for numbered lines of a kind, in order, and the number of refusals."""
+    """Return the answers and refusals for a group of lines, in the order of the lines, and the number of refusals.
+
+    group: pairs of line number and line. kind: the type of a line."""
     from rlrec.cli.text.lines import decode_group
 
     decoded_types, lines = (InputError, line_type()), decode_group(group, kind)
@@ -175,8 +178,10 @@ def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: 
 
 
 def refused_answer(error: RlrecError, number: int) -> dict[str, Any]:
-    """Return the answer to a line that is refused. This drops the traceback of the error, whose frames would keep the
-    lines of the group until the next garbage collection."""
+    """Return the answer to a line that is refused. The traceback of the error is dropped, since it would keep the lines
+    of the group in memory until the next garbage collection.
+
+    number: the number of the line."""
     error.__traceback__ = error.__context__ = None
     message = error.message if error.hint is None else f"{error.message}: {error.hint}"
     return {"line": number, "error": cut_middle(message), "field": getattr(error, "field", None), "code": error.code}

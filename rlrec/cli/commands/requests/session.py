@@ -1,4 +1,5 @@
-"""This module holds the commands of `rlrec session`, which list sessions, show one as a timeline, and end its visit."""
+"""This module holds the commands of `rlrec session`, which list sessions, show a session as a timeline, and end its
+visit."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def show_(store: Store, show: Show, **request: Any) -> None:
 
 
 def timeline_view(visit: app.session.Result) -> View:
-    """Return a visit as a table, with a line for each slot."""
+    """Return a visit as a table with a row for each slot, and a row for each page that has several slots."""
     end_text = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
         f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",
@@ -72,7 +73,7 @@ def timeline_view(visit: app.session.Result) -> View:
 
 
 def _csv_records(visit: app.session.Result) -> Iterator[dict[str, Any]]:
-    """Yield a record for each slot, with its decision and its page."""
+    """Yield a record for each slot of a visit, with the fields of its decision and its page."""
     visit_fields = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
     for step in visit["decisions"]:
         page_fields = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
@@ -83,7 +84,9 @@ def _csv_records(visit: app.session.Result) -> Iterator[dict[str, Any]]:
 
 
 def _timeline_rows(step: app.session.Step) -> Iterator[list[Any]]:
-    """Yield a line for each slot, and one for the page if it has several slots."""
+    """Yield a table row for each slot of a decision. If the decision has several slots, a row for the page follows.
+
+    step: the decision."""
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None and "@" not in step["policy"]:  # imported by an earlier release
         policy += f" {step['experiment']}/{step['variant']}"
@@ -110,18 +113,19 @@ def _timeline_rows(step: app.session.Step) -> Iterator[list[Any]]:
 
 
 def state_without_history(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state without its longest field, the history of the visit."""
+    """Return a state without the history of the visit, which is its longest field."""
     return {name: value for name, value in state.items() if name != "history"}
 
 
 def context_without_features(context: dict[str, Any]) -> dict[str, Any]:
-    """Return a context with the number of arms that the request described, in place of their features."""
+    """Return a context in which the features of the arms that the request described are replaced by the number of these
+    arms."""
     return context | {"@arms": f"{len(context['@arms'])} described"} if "@arms" in context else context
 
 
 def events_text(events: Sequence[TimelineEvent], position: int | None, *, for_person: bool = False) -> str:
-    """Return the events of a slot (of the page where `position` is None), in the form that `feedback` takes. For a
-    person, values are rounded, and events after the window are marked."""
+    """Return the events of a slot as text, or those of the page if `position` is None, in the form that `feedback`
+    takes. With `for_person`, values are rounded, and events after the reward window are marked."""
     format_value = cell if for_person else repr
     return " ".join(
         (event["kind"] if event["kind"] in EVENTS_WITHOUT_VALUE else f"{event['kind']}={format_value(event['value'])}")
@@ -132,8 +136,10 @@ def events_text(events: Sequence[TimelineEvent], position: int | None, *, for_pe
 
 
 def candidates_text(answer: Answer, *, limit: int) -> list[str]:
-    """Return a line with the list of candidates that the slate was ranked from, and its probability, or no line if
-    there is no list."""
+    """Return a line with the list of candidates from which the slate was ranked, and with the probability of this list.
+    The result is empty if the answer has no list of candidates.
+
+    limit: the largest number of candidates to show."""
     if "candidates" not in answer:
         return []
     log_propensity = answer["candidates_log_propensity"]

@@ -1,4 +1,4 @@
-"""This module holds the commands of `rlrec user`, which merge the keys of one person, and show a user."""
+"""This module holds the commands of `rlrec user`, which merge the keys that stand for one person, and show a user."""
 
 from __future__ import annotations
 

@@ -94,7 +94,11 @@ def _read_json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _stated_times(start: Any, end: Any) -> dict[str, int | None]:
-    """Return the times that a line states, by column of the arm. A field that the line lacks is left out."""
+    """Return the times that a line states about an arm, by column of the arm. If the line lacks a field, its column is
+    left out.
+
+    `start` and `end` are the fields for the first and the last time at which the arm may be shown, None to remove a
+    time."""
     return {
         name: None if time is None else parse_local(time)
         for name, time in (("eligible_from", start), ("eligible_until", end))
@@ -103,8 +107,8 @@ def _stated_times(start: Any, end: Any) -> dict[str, int | None]:
 
 
 def _read_csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """Read a CSV in groups of arms. Cells with numbers become numbers. An empty cell is no feature, and leaves groups
-    and times unchanged."""
+    """Read a CSV, and yield groups of arms. A cell that holds a number becomes a number. An empty cell is no feature,
+    and leaves the groups and the times of an arm unchanged."""
     header: list[str] = []
     for group in lines.raw():
         arms = []
@@ -125,7 +129,7 @@ def _read_csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _split_cells(text: bytes) -> list[str]:
-    """Split one line of a CSV into its cells. A quoted cell may not continue on the next line."""
+    """Return the cells of one line of a CSV. A quoted cell may not continue on the next line."""
     if b"\0" in text:
         raise InputError("the line holds a NUL character")
     try:
@@ -147,7 +151,7 @@ def _check_header(cells: list[str]) -> list[str]:
 
 
 def _arm_of_cells(header: list[str], cells: list[str]) -> tuple[Any, ...]:
-    """Return the key, features, groups and times of an arm."""
+    """Return the key, the features, the groups and the times of the arm in a row of a CSV."""
     if len(cells) != len(header):
         raise InputError(f"{quantity(len(cells), 'cell')}, but {quantity(len(header), 'column')}")
     cells_by_name = {name: cell for name, cell in zip(header[1:], cells[1:], strict=True) if cell != ""}
@@ -158,7 +162,8 @@ def _arm_of_cells(header: list[str], cells: list[str]) -> tuple[Any, ...]:
 
 
 def _cell_value(cell: str) -> str | float:
-    """Return the value of a cell, which is a number if JSON would write it so. 007 and 1_000 stay text."""
+    """Return the value of a cell. The value is a number if JSON would write the number in this form, and otherwise
+    text, such as 007 and 1_000."""
     if not NUMBER_PATTERN.fullmatch(cell):
         return cell
     number = float(cell)

@@ -24,26 +24,30 @@ SETTING_COLUMNS = ("option", "value", "source")
 
 
 class FileValue(NamedTuple):
-    """A FileValue is a value from a file, in the form that an option takes, with the path of the file."""
+    """A FileValue is the value of an option from a file, in the form that the option takes, with the path of the
+    file."""
 
     value: Any
     path: str
 
 
 class Config:
-    """A Config holds the defaults of options, from files. Raises InputError for a key that is no option."""
+    """A Config holds the defaults of options that files state. Raises InputError if a file has a key that is no
+    option."""
 
     def __init__(self, program: click.Group, paths: Sequence[str]) -> None:
-        """Read the files.
+        """Read the defaults in the files.
 
-        paths: the paths of existing files, the nearest file first."""
+        paths: the paths of existing files, the nearest file first; its values win."""
         # by command names and the Python name of the option; only the latter for options of the program
         self.values: dict[tuple[str, ...], FileValue] = {}
         for path in reversed(paths):
             self._take_values(click.Context(program), _read_table(path), (), path)
 
     def _take_values(self, context: click.Context, table: Mapping[str, Any], names: tuple[str, ...], path: str) -> None:
-        """Store the values in the table of a command, and in the tables of its subcommands."""
+        """Store the values in the table of a command, and those in the tables of its subcommands.
+
+        names: the names by which the command is called. path: the path of the file."""
         command = context.command
         options = {name.lstrip("-"): option for option in _settable_options(command) for name in option.opts}
         commands = command.list_commands(context) if isinstance(command, click.Group) else []
@@ -63,8 +67,11 @@ class Config:
                 raise InputError(f"{path}: unknown key {name}", hint=hint)
 
     def defaults(self, command: click.Command, *names: str) -> dict[str, Any]:
-        """Return the default map of a command, by the Python names of its options. A general format applies to all
-        commands."""
+        """Return the defaults of a command's options in the form of click's default map, by the Python names of the
+        options. A subcommand has its own map. The general format, if a file states one, is the default of every option
+        --format.
+
+        names: the names by which the command is called."""
         defaults: dict[str, Any] = {}
         for option in _settable_options(command):
             general_format = self.values.get((FORMAT_KEY,)) if f"--{FORMAT_KEY}" in option.opts else None
@@ -112,13 +119,14 @@ def _check_owner(path: str, owner: int) -> None:
 
 
 def _settable_options(command: click.Command) -> list[click.Option]:
-    """Return the options that may have a default, which are all but `--yes`."""
+    """Return the options of a command that may have a default from a file. These are all options except `--yes`."""
     options = (param for param in command.params if isinstance(param, click.Option) and param.expose_value)
     return [option for option in options if option.name != "yes"]
 
 
 def _typed_form(value: Any) -> Any:
-    """Return a value in the form in which a user would type it, a table as JSON and a list as a repeated option."""
+    """Return a value of a file in the form in which a user would type the value. A table becomes JSON, and a list
+    becomes the values of a repeated option."""
     if isinstance(value, dict):
         return json.dumps(value, default=str)
     if isinstance(value, list):
@@ -184,7 +192,7 @@ def _setting_rows() -> Iterator[tuple[str, Any, str]]:
 
 
 def _command_options() -> Iterator[tuple[tuple[str, ...], click.Option]]:
-    """Yield the options of all commands, with the names of their commands."""
+    """Yield each option of each command, as a pair of the command's names and the option."""
     root = click.get_current_context().find_root()
     program = root.command
     assert isinstance(program, click.Group)
@@ -197,7 +205,10 @@ def _command_options() -> Iterator[tuple[tuple[str, ...], click.Option]]:
 
 
 def _find_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:
-    """Return the value of an option from the environment, else from a file, and its source."""
+    """Return the value of an option and its source, from the environment or else from a file. The result is None if
+    neither has a value.
+
+    names: the names of the command, and the name of the option. variables: the environment variables of the option."""
     for variable in variables:
         if text := os.environ.get(variable):
             return mask_secrets(text, passwords(text)), variable

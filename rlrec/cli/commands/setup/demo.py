@@ -1,4 +1,5 @@
-"""This module holds the command `rlrec demo`, which shows the whole loop on a real log and copies the sample files."""
+"""This module holds the command `rlrec demo`, which shows on a real log how policies are judged and improved, and
+copies the sample files."""
 
 from __future__ import annotations
 

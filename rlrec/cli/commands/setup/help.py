@@ -29,7 +29,9 @@ PAGE_ORDER = (
 
 
 class ManualPage(NamedTuple):
-    """A ManualPage holds the file name of a page without the ending, its first paragraph, and its Markdown."""
+    """A ManualPage is a page of the manual.
+
+    `topic` is the name of its file without the ending, `summary` is its first paragraph, and `text` is its Markdown."""
 
     topic: str
     summary: str
@@ -37,7 +39,7 @@ class ManualPage(NamedTuple):
 
 
 def manual_pages() -> list[ManualPage]:
-    """Return all pages in reading order. Pages that ORDER lacks come last."""
+    """Return all pages of the manual in reading order. Pages that PAGE_ORDER lacks come last."""
     ranks = {topic: rank for rank, topic in enumerate(PAGE_ORDER)}
     paths = sorted(MANUAL_FOLDER.glob("*.md"), key=lambda path: (ranks.get(path.stem, len(ranks)), path.stem))
     return [_parse_page(path.stem, path.read_text(encoding="utf-8")) for path in paths]
@@ -49,7 +51,7 @@ def _parse_page(topic: str, text: str) -> ManualPage:
 
 
 def full_text(page: ManualPage) -> str:
-    """Return the Markdown of a page. The page `evaluate` ends with a list of the estimators."""
+    """Return the Markdown of a page. For the page `evaluate`, a list of the estimators is added at the end."""
     if page.topic != "evaluate":
         return page.text
     from rlrec.app.evaluation import descriptions
@@ -64,7 +66,8 @@ def full_text(page: ManualPage) -> str:
 
 
 def plain_text(markdown: str, width: int = 0) -> str:
-    """Return a page as plain text. Blocks are indented, and links name the command that shows their page.
+    """Return a page as plain text. Blocks of code are indented, and a link becomes the command that shows the linked
+    page.
 
     `width` is the width of lines outside blocks, or 0 to keep the lines of the page."""
     chunks = re.split(r"^```.*\n", markdown, flags=re.MULTILINE)
@@ -77,12 +80,12 @@ def plain_text(markdown: str, width: int = 0) -> str:
 
 
 def _replace_links(text: str) -> str:
-    """Replace links in a text by the command that shows their page."""
+    """Return a text in which each link to a page is replaced by the command that shows the page."""
     return re.sub(r"\[([^]]+)\]\(([\w-]+)\.md\)", r"\1 (rlrec help \2)", text)
 
 
 def _wrap_paragraph(text: str, width: int) -> str:
-    """Wrap a paragraph, a list or a table to a width."""
+    """Return a paragraph, a list or a table, wrapped to a width."""
     if not width or not text.strip("\n") or text.lstrip("\n").startswith(("#", "    ")):
         return text
     items = re.split(r"\n(?=- |\|)", text.strip("\n"))
@@ -99,9 +102,9 @@ def _wrap_paragraph(text: str, width: int) -> str:
 
 
 def manual_in_roff(program_help: str) -> str:
-    """Return all pages as one page for `man`, in roff.
+    """Return all pages of the manual as one page for `man`, in roff.
 
-    `program_help` is what `rlrec -h` shows."""
+    `program_help` is the text that `rlrec -h` shows."""
     title_lines = [f'.TH RLREC 1 "" "rlrec {__version__}"', ".SH NAME", "rlrec \\- exploration for recommenders"]
     lines = [*title_lines, ".SH COMMANDS", ".nf", *map(_escape_roff, program_help.splitlines()), ".fi"]
     for page in manual_pages():
@@ -126,7 +129,7 @@ def _roff_paragraph(text: str) -> list[str]:
 
 
 def _escape_roff(text: str) -> str:
-    """Escape the characters of a text that roff would interpret."""
+    """Return a text in which the characters that roff would interpret are escaped."""
     escaped = " ".join(text.split()) if "\n" in text else text
     escaped = escaped.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
@@ -165,7 +168,9 @@ def help(show: Show, words: Sequence[str], man: bool) -> None:  # noqa: A001 (th
 
 
 def _command_help(words: Sequence[str]) -> str:
-    """Return the help of a command. Raises InputError if it does not exist."""
+    """Return the help of a command. Raises InputError if the command does not exist.
+
+    words: the names by which the command is called."""
     context = click.get_current_context().find_root()
     for word in words:
         group = context.command

@@ -1,5 +1,5 @@
-"""This module holds the commands of `rlrec reward`, which define the reward of a decision, list definitions, and
-inspect delays."""
+"""This module holds the commands of `rlrec reward`, which define the reward of a decision, list definitions, and show
+after which delays events arrive."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
 
 
 def _headline(result: app.effects.Suggestion) -> str:
-    """Return the first line of the answer, with the reward after the page that comes with one more event of a kind."""
+    """Return the first line of the answer. It says, for each kind of event, how much later reward (after the page) one
+    more event of this kind goes with."""
     sure_events = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
         return f"cannot tell: no kind of event differs enough between the {result['arms']} arms of this log"
@@ -160,7 +161,7 @@ def _headline(result: app.effects.Suggestion) -> str:
 
 
 def _rank_warnings(result: app.effects.Suggestion) -> list[str]:
-    """Return warnings about events or rewards that rank arms against their long run."""
+    """Return a warning for each event or reward by which arms would be ranked against their long-run effect."""
     ranks = [(event["event"], event["rank"]) for event in result["events"]]
     if result["rank"] is not None and len(ranks) > 1:
         ranks.append((f"reward {result['reward']} without returns", result["rank"]))

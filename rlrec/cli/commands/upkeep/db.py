@@ -32,9 +32,10 @@ db = CommandGroup("db")
 
 
 def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], Command]:
-    """Add --yes and --dry-run to a command, which then asks the question on a terminal.
+    """Return a decorator that adds --yes and --dry-run to a command. Without these options, the command asks the
+    question on the terminal before it runs.
 
-    With `is_needed`, the command is refused without a terminal, unless --yes is given."""
+    With `is_needed`, the command is refused if there is no terminal, unless --yes or --dry-run is given."""
 
     def add(command: Command) -> Command:
         @click.option("--yes", is_flag=True, help="Do not ask.")

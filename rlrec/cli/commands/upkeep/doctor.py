@@ -1,4 +1,5 @@
-"""This module holds the command `rlrec doctor`, which audits the store, and corrects its time."""
+"""This module holds the command `rlrec doctor`, which audits the store, and corrects the times of decisions that lie in
+the future."""
 
 from __future__ import annotations
 
