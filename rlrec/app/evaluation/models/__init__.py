@@ -1,1 +1,1 @@
-"""This package has models of rewards."""
+"""This package has the models of rewards."""

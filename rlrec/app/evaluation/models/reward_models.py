@@ -1,8 +1,8 @@
-"""This module has the reward models of an evaluation. They are fitted to the log itself, cross-fitted by cluster, or
-given as a table.
+"""This module has the reward models of an evaluation. A reward model is given as a table, or is fitted to the log
+itself, where each cluster is predicted by coefficients from the other clusters.
 
-It also has a model of the future value of a visit, which is the discounted return from a decision on, by its state
-and the arm on top.
+The module also has a model of returns. A return is the discounted sum of the rewards of a visit from a decision on.
+The model predicts the return from the state and from the arm on top of the slate.
 
 A model reduces the noise of estimates. A wrong model causes no bias."""
 
@@ -40,10 +40,11 @@ SPARSE_CELLS = 1 << 21  # values of arms in memory at a time
 
 
 class ContextMoments(Record, kw_only=False, eq=False):
-    """This record has sums for pairs of a column and an arm, by cross-fitting fold, for pairs that occur. Two of these
-    can be added.
+    """This record has sums for each pair of a context column and an arm that occurs, by the fold of cross-fitting. Two
+    such records can be added.
 
-    `key` (e,) is column * arms + arm, ascending. `sums` (e, folds, 3) has those of `marginal.column_sums`."""
+    `key` (e,) has a number for each pair, which is column * arms + arm, ascending. `sums` (e, folds, 3) has the sums
+    of each pair in each fold, as `marginal.column_sums` returns sums."""
 
     key: Ids
     sums: Array
@@ -60,8 +61,11 @@ class ContextMoments(Record, kw_only=False, eq=False):
         cls, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, arms: int, fold: Ids, folds: int, pulls: Array,
         reward: Array,
     ) -> ContextMoments:  # fmt: skip
-        """Return the sums of rows. `arm`, `fold`, `pulls` and `reward` (n,) have for each row the index of its arm
-        among `arms`, its fold, its weight and its weighted reward."""
+        """Return the sums of n rows.
+
+        arm: the index of the arm of each row, (n,); arms: the number of arms; fold: the fold of each row, (n,);
+        folds: the number of folds; pulls: the weight of each row, (n,); reward: the weighted reward of each row,
+        (n,)."""
         x = contexts.sparse
         entries, row = x.entries(rows.slots["context"])
         sums_by_pair = marginal.column_sums(x.value[entries], pulls=pulls[row], reward=reward[row])
@@ -73,8 +77,8 @@ class ContextMoments(Record, kw_only=False, eq=False):
 
 
 class SparseModel(Record, kw_only=False, eq=False):
-    """This fitted model has q(row, arm) = clip(effects[fold, arm] + offset(row) + weights[fold, arm] x). Arms have the
-    numbers that they have in the moments."""
+    """This fitted model predicts the reward q(row, arm) = clip(effects[fold, arm] + offset(row) + weights[fold, arm]
+    x). Arms have the same numbers as in `moments`."""
 
     model: Model
     moments: ContextMoments
@@ -88,7 +92,8 @@ class SparseModel(Record, kw_only=False, eq=False):
 
     @cached_property
     def weights(self) -> Array:
-        """Return the weight of each pair of column and arm in each fold, from sums of the other folds, (folds, e)."""
+        """Return the weight of each pair of a column and an arm in each fold, (folds, e). The weights of a fold are
+        computed from the sums of the other folds."""
         training_sums = self.moments.sums.sum(axis=1, keepdims=True) - self.moments.sums
         mean = self.mean[:, self.moments.key % self.mean.shape[1]]
         return np.stack([
@@ -97,7 +102,9 @@ class SparseModel(Record, kw_only=False, eq=False):
         ])  # fmt: skip
 
     def column_weights(self, columns: Ids, fold: int) -> Array:
-        """Return the weights of some columns, ascending, (c, a)."""
+        """Return the weight of every arm in each of the given columns, (c, a).
+
+        columns: the numbers of the columns, ascending, (c,)."""
         arms = self.mean.shape[1]
         begin, end = np.searchsorted(self.moments.key, [columns * arms, (columns + 1) * arms])
         count, entry = end - begin, piece_rows(begin, end - begin)
@@ -108,24 +115,28 @@ class SparseModel(Record, kw_only=False, eq=False):
 
 
 class ModelValues(ABC):
-    """This object has a model's values for the n rows of a batch.
+    """This object has the values that a model predicts for the n rows of a batch.
 
-    `predicted` (n,) is the value of the arm shown. `examination` (n,) is that of each row's position, where the
-    model predicts the value of an examined arm."""
+    `predicted` (n,) is the value of the arm shown in each row. `examination` (n,) is the examination of the position
+    of each row, or None. Examination is the probability that a slot is looked at, relative to position 1. With
+    `examination`, the model predicts the value of an arm that is looked at."""
 
     def __init__(self, predicted: Array, examination: Array | None) -> None:
         self.predicted: Array = predicted if examination is None else examination * predicted
         self._examination = examination
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Return the mean value of some rows of the batch under shares (m, arms). `case` is the index of each row's
-        shares."""
+        """Return the mean value of each given row when the arm is drawn with given probabilities.
+
+        shares: the probability of each arm, for each case, (m, arms); case: the case of each row; rows: the indices
+        of the rows in the batch."""
         mean = self.mean(shares, case=case, rows=rows)
         return mean if self._examination is None else self._examination[rows] * mean
 
     @abstractmethod
     def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Return what `expected` does, for arms that are examined."""
+        """Return the same mean value as `expected`, but for arms that are looked at with certainty. The arguments are
+        as in `expected`."""
 
 
 class SparseValues(ModelValues):
@@ -135,8 +146,11 @@ class SparseValues(ModelValues):
         self, fitted: SparseModel, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, rank: Ids, fold: Ids,
         offset: Array, examination: Array | None,
     ) -> None:  # fmt: skip
-        """Predict the value of each row's arm. `arm` (n,) is this arm, as the moments number arms. `rank` (a,) is this
-        number for each arm of the evaluation."""
+        """Predict the value of the arm shown in each row.
+
+        arm: the number of each row's arm in `moments`, (n,); rank: the number in `moments` of each arm of the
+        evaluation, (a,); fold: the fold of each row, (n,); offset: the part of each row's value that is the same for
+        all arms, (n,); examination: as in `ModelValues`."""
         self._fitted, self._x, self._code = fitted, contexts.sparse, rows.slots["context"]
         self._rank, self._fold, self._offset = rank, fold, offset
         predicted = np.empty(len(rows))
@@ -151,7 +165,8 @@ class SparseValues(ModelValues):
         return mean
 
     def _values(self, rows: Ids) -> Iterator[tuple[Ids, Array]]:
-        """Yield portions of rows, and the clipped values of all arms in each portion, (p, a)."""
+        """Yield portions of the given rows. Each portion has the indices of its p rows within `rows`, and the clipped
+        value of every arm in each of them, (p, a)."""
         model = self._fitted.model
         for fold in np.unique(self._fold[rows]).tolist():
             fold_rows = np.flatnonzero(self._fold[rows] == fold)
@@ -173,13 +188,15 @@ POSITIONS = 32  # positions with an effect of their own; all lower positions sha
 
 
 class DenseValues(ModelValues):
-    """This object has the values of a model that uses dense contexts, or none, for the rows of a batch."""
+    """This object has the values that a model without sparse contexts predicts for the rows of a batch."""
 
     def __init__(
         self, model: Model | RewardTable | DecisionRewards, arm: Ids, *, examination: Array | None, **columns: Any
     ) -> None:
-        """Predict the value of each row's arm, whose index is `arm` (n,). `columns` are further columns that the model
-        needs, (n,) each."""
+        """Predict the value of the arm shown in each row.
+
+        arm: the index of each row's arm, (n,); examination: as in `ModelValues`; columns: further columns that the
+        model needs, (n,) each."""
         super().__init__(model.predicted(arm, **columns), examination)
         self._model, self._columns = model, columns
 
@@ -188,20 +205,23 @@ class DenseValues(ModelValues):
 
 
 def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
-    """Return the examination of each row's position, (n,), or None without a curve. Positions below the end of the
-    curve have its last value."""
+    """Return the examination of the position of each row, (n,). The result is None where `examination` is empty.
+
+    examination: the curve, which has the examination of each position from 1 on. Positions below the end of the
+    curve have the last value of the curve."""
     if not examination:
         return None
     return np.array(examination)[np.minimum(rows.slots["position"], len(examination)) - 1]
 
 
 class RewardModelFit(Record, eq=False):
-    """This fit makes the first pass over the log. It sums the normal equations, batch by batch, in order of the arms'
-    keys.
+    """A RewardModelFit sums the normal equations of a reward model in the first pass over the log, batch by batch. The
+    sums are in order of the arms' keys.
 
-    `positions` is the length of the longest slate. `examination` is that of a curve, which multiplies an arm's value
-    in place of an effect of the position. `columns` is the number of columns into which contexts are hashed where
-    each arm has weights for them, and otherwise 0."""
+    `positions` is the length of the longest slate. `examination` is a curve of examination, or empty. With a curve,
+    the value of an arm is multiplied by the examination of the position, and positions have no effects of their own.
+    `columns` is the number of columns into which contexts are hashed, where each arm has a weight for each column,
+    and otherwise 0."""
 
     arms: ArmTable
     positions: int
@@ -210,8 +230,8 @@ class RewardModelFit(Record, eq=False):
 
     @cached_property
     def ridge(self) -> Ridge:
-        """Return the ridge regression on arm, position and hashed context. The context is left out where arms have
-        weights for its columns."""
+        """Return the ridge regression on arm, position and hashed context. The regression leaves out the context where
+        each arm has weights for the columns of the context."""
         positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
         width = 0 if self.columns else features.WIDTH
         return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
@@ -235,15 +255,17 @@ class RewardModelFit(Record, eq=False):
         ))  # fmt: skip
 
     def context(self, rows: ImpressionRows, contexts: ContextTable) -> dict[str, Any]:
-        """Return the dense features of the ridge regression."""
+        """Return the dense context features of the ridge regression, as keyword arguments. The result is empty where
+        the regression leaves out the context."""
         return {} if self.columns else {"context": contexts.encoded, "code": rows.slots["context"]}
 
     def position(self, rows: ImpressionRows) -> Ids:
         return np.minimum(rows.slots["position"], self.ridge.positions)
 
     def finish(self, sums: RewardModelSums, definition: Reward | None) -> FittedRewardModel:
-        """Return the fitted model, with its values clipped to the range of the reward. With the definition None they
-        are not clipped."""
+        """Return the fitted model. The values of the model are clipped to the range of the reward.
+
+        definition: the definition of the reward, or None for a model whose values are not clipped."""
         reward_range = (bounds(definition) if definition else None) or (-np.inf, np.inf)
         model = self.ridge.finish(sums.ridge, reward_range=reward_range)
         sparse = None if sums.moments is None else SparseModel.from_sums(model, sums.ridge, sums.moments)
@@ -251,16 +273,16 @@ class RewardModelFit(Record, eq=False):
 
 
 class RewardModelSums(Sums):
-    """This record has the sums that a model is fitted to. `moments` are those of sparse contexts, where arms have
-    weights for their columns."""
+    """This record has the sums from which a reward model is fitted. `moments` has the sums of sparse contexts, where
+    each arm has weights for the columns of the context, and otherwise None."""
 
     ridge: RidgeSums
     moments: ContextMoments | None = None
 
 
 class FittedRewardModel(Record, kw_only=False, eq=False):
-    """This model is a ridge regression fitted to the log. The coefficients that value a row were fitted without the
-    row's cluster."""
+    """This model is a ridge regression fitted to the log. The coefficients that predict a row were fitted without the
+    rows of the same cluster."""
 
     fit: RewardModelFit
     model: Model
@@ -279,14 +301,15 @@ class FittedRewardModel(Record, kw_only=False, eq=False):
         return DenseValues(self.model, arm, examination=examined, fold=fold, offset=offset)
 
     def attraction(self, rows: ImpressionRows) -> Array:
-        """Return the effect of each row's arm, (n,), without position and context."""
+        """Return the effect of each row's arm alone, without the effects of position and context, (n,)."""
         arm, fold = self.fit.arms.index(rows.slots["arm_id"]), self.fit.ridge.fold(rows.slots["cluster"])
         return self.model.effects[fold, arm]
 
 
 class DecisionRewards(Record, eq=False):
-    """This table has rewards by decision and arm. Its interface is that of `RewardTable`, where a value is the number
-    of a decision. InputError is raised where the reward of an arm with a share is missing."""
+    """This table has a reward for each pair of a decision and an arm. The methods are those of `RewardTable`, and the
+    argument `value` is the number of a decision. InputError is raised where an arm with a positive probability has no
+    reward."""
 
     table: DecisionTable
     arms: ArmTable
@@ -307,7 +330,8 @@ class DecisionRewards(Record, eq=False):
 
 
 class TabledRewardModel(Record, eq=False):
-    """This model is a table of rewards by arm, by the value of a context field and arm, or by decision and arm."""
+    """This model is a table of rewards. The table has a reward for each arm, for each value of a context field and each
+    arm, or for each decision and each arm."""
 
     table: RewardTable | DecisionRewards
     arms: ArmTable
@@ -321,13 +345,15 @@ class TabledRewardModel(Record, eq=False):
         return DenseValues(self.table, arm, examination=examined, value=self._value(rows, contexts))
 
     def attraction(self, rows: ImpressionRows) -> Array:
-        """Return the mean value of each row's arm over the table, (n,), or its value in the decision."""
+        """Return one value of each row's arm, (n,). The value is the mean over all rows of the table or, in a table by
+        decision, the value in the decision."""
         if isinstance(self.table, DecisionRewards):
             return self.table.predicted(self.arms.index(rows.slots["arm_id"]), value=rows.slots["decision_id"])
         return self.table.values.mean(axis=0)[self.arms.index(rows.slots["arm_id"])]
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
-        """Return the row of the table that values each row of the log, (n,)."""
+        """Return the index of the table's row that has the rewards for each row of the log, (n,). In a table by
+        decision, the index is the id of the decision."""
         if isinstance(self.table, DecisionRewards):
             return rows.slots["decision_id"]
         if self.reads is None:
@@ -349,8 +375,12 @@ class TabledRewardModel(Record, eq=False):
 def read_table(
     path: str | DecisionTable, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()
 ) -> TabledRewardModel:
-    """Return the model in a CSV file, or in a table by decision. With a curve, its rewards are those at position 1.
-    Raise InputError where the table names an arm that the catalogue lacks, or lacks an arm of the catalogue."""
+    """Return the reward model that is in a CSV file, or in a table by decision. Raise InputError where the table names
+    an arm that the catalogue lacks, or lacks an arm of the catalogue.
+
+    path: the path of the file, or the table by decision; by: the name of the context field whose values the table
+    has, if any; examination: the curve of examination. With a curve, the rewards of the table are rewards at
+    position 1."""
     if isinstance(path, DecisionTable):
         table, source = DecisionRewards(table=path, arms=arms), path.source
         if by is not None:
@@ -382,7 +412,7 @@ def _reward(path: str, row: Mapping[str, float], arm: str) -> float:
 
 
 def position_curve(unit: Unit, reference: str) -> PositionCurve:
-    """Return a stored curve as estimates use it. Raise InputError for an unknown curve."""
+    """Return a stored curve of examination in the form that estimates use. Raise InputError for an unknown curve."""
     stored_curve = lookup.curve(unit, reference)
     age = (unit.now - stored_curve.created_at) / DAY_US
     return PositionCurve(name=stored_curve.reference, examination=stored_curve.examination, age_days=age)
@@ -396,12 +426,14 @@ STEPS = 32  # steps with a value of their own; all later steps share the last on
 
 
 class Decisions(Record, eq=False):
-    """This record has n decisions of visits, one visit after another, as the model of returns sees them. Arms are
-    numbers from 0.
+    """This record has n decisions of s visits, one visit after another, in the form that the model of returns uses.
+    Arms are numbers from 0.
 
-    `start` (s + 1,) says where each visit begins, and `cluster` (s,) is that of each visit. `top` (n,) is the arm on
-    top of the slate, and `x` (n, d) has features of the state. `row` (e,) ascending, `arm` (e,) and `memory` (e, 4)
-    say what a decision remembers of an arm (`gradient.MEMORY`)."""
+    `start` (s + 1,) has the index of the first decision of each visit, and `cluster` (s,) has the cluster of each
+    visit. `top` (n,) is the arm on top of each slate, and `x` (n, d) has the features of each state. Three arrays
+    describe what earlier decisions of the visit have shown and earned, with an entry for each pair of a decision and
+    an arm: `row` (e,) is the decision, ascending, `arm` (e,) is the arm, and `memory` (e, 4) has the features
+    `gradient.MEMORY` of the pair."""
 
     start: Ids
     cluster: Ids
@@ -413,7 +445,8 @@ class Decisions(Record, eq=False):
 
     @property
     def steps(self) -> Ids:
-        """Return the step of every decision in its visit, from 1 to at most STEPS, (n,)."""
+        """Return the step of each decision in its visit, (n,). Steps count from 1, and all steps from STEPS on are
+        STEPS."""
         return np.minimum(returns.steps(self.start) + 1, STEPS)
 
     @property
@@ -422,18 +455,19 @@ class Decisions(Record, eq=False):
         return np.repeat(self.cluster, np.diff(self.start))
 
     def memory_of_top(self) -> Array:
-        """Return the memory that each decision has of the arm on top of its slate, (n, 4)."""
+        """Return the features `gradient.MEMORY` of the arm on top of each slate, (n, 4). The features are 0 where the
+        visit has not shown the arm before."""
         memory, is_top = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
         memory[self.row[is_top]] = self.memory[is_top]
         return memory
 
 
 class TargetSlates(Record, eq=False):
-    """This record has a target's distributions for some decisions.
+    """This record has a target's probabilities for p decisions.
 
-    `rows` (p,) are the decisions, and `log_slate` (p,) is the log of the target's probability of the slate shown.
-    `share` (c, m) has its probabilities of m arms at position 1, in c cases. `case` (p,) is the case of each row,
-    and `arms` (m,) are the arms."""
+    `rows` (p,) has the index of each decision, and `log_slate` (p,) has the logarithm of the target's probability of
+    the slate shown. `share` (c, m) has the target's probability of each of m arms at position 1, in each of c cases.
+    `case` (p,) is the case of each decision, and `arms` (m,) has the number of each arm."""
 
     rows: Ids
     log_slate: Array
@@ -443,14 +477,17 @@ class TargetSlates(Record, eq=False):
 
 
 class ReturnSums(Record, kw_only=False, eq=False):
-    """This record has the sums to which a model of returns is fitted. Those of two batches can be added."""
+    """This record has the sums from which a model of returns is fitted. The sums of two batches can be added."""
 
     ridge: Ridge
     sums: RidgeSums
 
     @classmethod
     def from_decisions(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
-        """Return the sums of a batch. `reward` (n,) is that of each slate, and `arms` is the number of arms."""
+        """Return the sums of a batch of n decisions.
+
+        reward: the reward of each slate, (n,); gamma: the discount of each further decision of a visit; arms: the
+        number of arms."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
         discounted = returns.discounted(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
@@ -467,12 +504,13 @@ class ReturnSums(Record, kw_only=False, eq=False):
 
 
 class ReturnModel(Record, kw_only=False, eq=False):
-    """This fitted model predicts returns. The coefficients that value a decision were fitted without its cluster."""
+    """This fitted model predicts returns. The coefficients that predict the return of a decision were fitted without
+    the decision's cluster."""
 
     model: Model
 
     def predicted(self, decisions: Decisions) -> Array:
-        """Return the value of the slates shown, (n,)."""
+        """Return the predicted return of each decision, given the slate shown, (n,)."""
         offset, fold = self._offset(decisions, decisions.memory_of_top())
         return self.model.predicted(decisions.top, fold=fold, offset=offset)
 
@@ -481,7 +519,9 @@ class ReturnModel(Record, kw_only=False, eq=False):
         return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, memory])), fold
 
     def expected(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
-        """Return the mean value under a target, (n,), by the target's probabilities at position 1."""
+        """Return the predicted return of each decision, averaged over the arms that a target shows at position 1, (n,).
+
+        slates: the target's probabilities, in portions of the decisions."""
         n = len(decisions.top)
         probability, effect = np.zeros(len(decisions.row)), np.zeros(n)
         ridge = self.model.ridge

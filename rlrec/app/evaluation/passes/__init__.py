@@ -1,1 +1,1 @@
-"""This package makes passes over the log, and defines what is summed in them."""
+"""This package makes passes over the log, and defines the data that each pass sums."""

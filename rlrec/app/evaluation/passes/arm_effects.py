@@ -1,5 +1,5 @@
-"""This module estimates what showing an arm does to the reward of the page, to the rest of the visit, and to whether
-the person comes back."""
+"""This module estimates three effects of showing an arm: on the reward of the page, on the rest of the visit, and on
+whether the person comes back."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ MAX_BYTES = 1 << 30  # of sums by group, in a partition
 
 
 class Request(Record):
-    """These are the arguments of `effects`.
+    """This record has the arguments of `effects`.
 
-    `log` is a filter. `reward` is None for the one that all policies learn. `horizon_us` is the time within which
-    coming back counts. None stands for the window of a reward that weighs `return`, or else for 7 days. `position`
-    is a curve, or None for the curve estimated from the log. `by` names groups, for each of which effects are
-    estimated. `level` is that of the intervals."""
+    `log` is a filter. `reward` is the name of a reward, and None stands for the one reward that all policies learn.
+    `horizon_us` is the time within which coming back counts. Without `horizon_us`, the time is the window of the
+    reward if the reward weighs `return`, and otherwise 7 days. `position` is the name of a curve of examination, and
+    None stands for a curve estimated from the log. `by` is a field by which the log is grouped, and effects are
+    estimated in each group. `level` is the level of the intervals."""
 
     log: str | None = None
     reward: str | None = None
@@ -95,22 +96,22 @@ Result = TypedDict("Result", {
 
 
 class FitSums(Sums):
-    """These sums of a first pass determine the examination curve and the share of returns by age. `overlap` is None
-    where the curve is known."""
+    """This record has the sums of a first pass, which determine the examination curve and the distribution of the times
+    until people return. `overlap` is None where the curve is known."""
 
     overlap: OverlapSums | None
     return_times: ReturnTimes
 
 
 class EffectSums(Sums):
-    """These sums cover a part of the log, with b blocks of clusters and k arms in order of their keys.
+    """This record has the sums of a part of the log, with b blocks of clusters and k arms in order of their keys.
 
-    `pages` has the regressions of the rewards now and later, and `visits` that of coming back. `returned` (b,) is
-    the number of visits after which the person came back, and `followed` (b,) is the reward of what followed,
-    including further returns. `counts` has the numbers of pages, visits, visits of persons with a key, and persons.
-    `people` has the digests of these persons until the partition has been read. `events` has, by kind, the sums of
-    values and of squared values at the slots of each arm, (k, 2). `products` has the sums of products of the values
-    of two kinds, over all slots."""
+    `pages` has the regression of the reward of the page and of the later reward, and `visits` has the regression of
+    coming back. `returned` (b,) is the number of visits after which the person came back, and `followed` (b,) is the
+    reward of the later visits, including further returns. `counts` has four numbers: pages, visits, visits of
+    persons with a key, and persons. `people` has the digest of each person until the partition has been read.
+    `events` has, for each kind of event, the sums of the values and of the squared values at the slots of each arm,
+    (k, 2). `products` has, for each pair of kinds, the sum over all slots of the product of the two values."""
 
     pages: ExposureRegression
     visits: ExposureRegression
@@ -123,7 +124,9 @@ class EffectSums(Sums):
 
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> EffectSums:
-        """Return the sums of a log without pages."""
+        """Return the sums of a log without pages.
+
+        arms: the number of arms; outcomes: the number of outcomes in the regression of pages."""
         blocks = np.zeros(count_blocks(arms))
         return cls(
             pages=ExposureRegression.zeros(arms, outcomes=outcomes), visits=ExposureRegression.zeros(arms, outcomes=1),
@@ -132,12 +135,13 @@ class EffectSums(Sums):
 
     @property
     def looks(self) -> Array:
-        """Return the number of looks at each arm, (k,)."""
+        """Return the number of looks at each arm, (k,). A slot counts as many looks as its position is examined."""
         return self.pages.looks[0]
 
     def estimate(self, *, return_weight: float) -> EffectEstimates:
-        """Estimate the effects of all arms against the average showing of the log. `return_weight` is the reward of a
-        return itself."""
+        """Estimate the effect of showing each arm, in place of what the log shows on average.
+
+        return_weight: the reward of a return itself."""
         returns = float(self.returned.sum())
         followed = float(self.followed.sum()) / returns if returns else 0.0
         return_value = return_weight + followed
@@ -163,8 +167,9 @@ class EffectSums(Sums):
 
 
 class LogEffects(Sums):
-    """These sums of the log are by group. `left_out` counts the pages whose expected looks are not known. `names` has
-    the fields of the contexts of the log. `bets` has the bets against the propensities of the log."""
+    """This record has the sums of the log. `groups` has the sums of each group. `left_out` counts the pages without
+    known probabilities of the arms before the draw. `names` has the fields of the log's contexts. `bets` has the sums
+    of the bets against the propensities of the log."""
 
     groups: Mapping[RowGroup, EffectSums]
     left_out: int
@@ -173,14 +178,15 @@ class LogEffects(Sums):
 
 
 class EffectEstimates(Record, eq=False):
-    """This record has the effects of k arms on the reward now, on the reward later and on coming back, (k, 3).
-    `influence` (b, k, 3) is the influence of each block on them.
+    """This record has estimated effects of k arms. `effect` (k, 3) has the effects on the reward of the page, on the
+    later reward of the visit, and on coming back. `influence` (b, k, 3) has the influence of each block on each effect.
 
-    `variances` (k, 3) has the variance of each effect from its exposures alone. `worth` is the value of a return,
-    with the influence `worth_influence` (b,). `usable` (k, 3) tells which effects can be estimated, and others are
-    0. `columns` is the number of regressors that share a regression. `rates` has the rates of kinds of events at the
-    slots of each arm. `shares` (k, 3) has the share of each arm in the log's average showing, among arms whose
-    effects can be estimated."""
+    `variances` (k, 3) is the variance of each effect that follows from the exposures alone, with a noise of 1.
+    `worth` is the value of a return, and `worth_influence` (b,) has the influence of each block on this value.
+    `has_returns` tells whether anybody came back. `usable` (k, 3) tells which effects can be estimated, and all
+    other effects are 0. `columns` is the number of regressors in the regression of pages. `rates` has the rate of
+    each kind of event at the slots of each arm. `shares` (k, 3) is each arm's fraction of the looks that the log
+    gives on average, counting only the arms whose effects can be estimated."""
 
     effect: Array
     influence: Array
@@ -195,18 +201,20 @@ class EffectEstimates(Record, eq=False):
 
     @property
     def varies(self) -> Flags:
-        """Tell which arms have a long-run effect that can be estimated, (k,)."""
+        """Tell for each arm whether its long-run effect can be estimated, (k,). The long-run effect is the sum of the
+        three effects, where a return counts at its value."""
         return self.usable[:, 0] & (self.usable[:, 2] | (not self.has_returns))
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
-        """Return the posteriors of the effects now, later and on coming back, shrunk towards what the events at the
-        slots predict."""
+        """Return the posteriors of the three kinds of effects, in the order of `effect`. The posteriors are shrunk
+        towards the effects that the events at the slots predict."""
         return self.shrunk(columns_of(self.rates, len(self.effect)))
 
     def shrunk(self, predictors: Array | None = None) -> list[ShrunkEffects]:
-        """Return the posteriors of the three effects against the average showing. They are shrunk towards linear
-        functions of `predictors` (k, p), or towards the mean of all arms without these."""
+        """Return the posteriors of the three kinds of effects, compared with what the log shows on average. With
+        `predictors` (k, p), the posteriors are shrunk towards linear functions of the predictors. Otherwise the
+        posteriors are shrunk towards the mean of all arms."""
         return [
             shrink(*outcome, usable, predictors).against(share)
             for outcome, usable, share in zip(self.pooled, self.usable.T, self.shares.T, strict=True)
@@ -214,9 +222,11 @@ class EffectEstimates(Record, eq=False):
 
     @property
     def pooled(self) -> Iterator[tuple[Array, Array]]:
-        """Iterate over the effects now, later and on coming back, each with its standard errors, (k,). The errors come
-        from the exposures and one noise level for all arms. An error from the rows of the arm alone grows with the
-        effect. Where nobody has bought yet, both are small, so weights from such errors would be biased."""
+        """Iterate over the three kinds of effects. Yield the effect of each arm, (k,), and the standard errors of the
+        effects, (k,). The errors follow from the exposures and from one level of noise for all arms.
+
+        An error from the rows of one arm alone would grow with the effect of the arm. Where nobody has bought yet,
+        both the effect and such an error are small, so weights from such errors would be biased."""
         errors = std_errors(self.influence, columns=self.columns)
         for effect, error, variance, usable in zip(
             self.effect.T, errors.T, self.variances.T, self.usable.T, strict=True
@@ -226,21 +236,25 @@ class EffectEstimates(Record, eq=False):
             yield effect, np.where(has_error, np.sqrt(noise.mean() * variance) if len(noise) else 0.0, error)
 
     def long_run(self, posteriors: Sequence[ShrunkEffects]) -> ShrunkEffects:
-        """Return the posterior of the long-run effects, from the posteriors of the three effects."""
+        """Return the posterior of the long-run effects.
+
+        posteriors: the posteriors of the three kinds of effects, in the order of `effect`."""
         return add_effects(posteriors, (1.0, 1.0, self.worth))
 
     @property
     def arm_totals(self) -> tuple[Array, Array]:
-        """Return the long-run effects of single arms and their standard errors, (k,) each. The errors are at least the
-        pooled ones, since an error from the rows of the arm alone is far too small where the arm has few looks."""
+        """Return the long-run effect of each arm, (k,), and the standard errors of these effects, (k,). An error is at
+        least as large as the error by `pooled`, since an error from the rows of the arm alone is far too small where
+        the arm has few looks."""
         effect, error = self.total(now=1.0)
         now_errors, later_errors, return_errors = (np.nan_to_num(errors) for _, errors in self.pooled)
         return effect, np.maximum(error, np.hypot(np.hypot(now_errors, later_errors), self.worth * return_errors))
 
     def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
-        """Return the effects of one showing on all outcomes together, with their standard errors, (k,) each. The effect
-        on the reward now is multiplied by `now`. With `weights` (k, j), return the weighted sums of the effects and
-        their errors, (j,) each."""
+        """Return the effect of one showing of each arm on all outcomes together, (k,), and the standard errors, (k,).
+
+        now: a factor for the effect on the reward of the page; weights: weights of the arms, (k, j). With weights,
+        the result has the weighted sums of the effects and the standard errors of these sums, (j,) each."""
         factors = np.array([now, 1.0, self.worth])
         # the value of a return has an error, too
         effect, influence = self.effect @ factors, self.influence @ factors
@@ -251,10 +265,12 @@ class EffectEstimates(Record, eq=False):
 
 
 class EffectPass(Record, eq=False):
-    """An EffectPass is a resolved request, and does the work on a partition of the log.
+    """An EffectPass is a request in which all names have been looked up. An EffectPass sums a partition of the log.
 
-    `reward` lacks the reward of a return itself. `examination` is None where the curve is estimated from the log.
-    `return_shares` is the share of returns that come by each age. Both are None in the pass that estimates them."""
+    `reward` is the reward without the weight of a return, and `return_weight` is this weight. `examination` is the
+    curve of examination, and is None until the curve has been estimated from the log. `return_shares` has the
+    fraction of the returns that have come by each age of the visit, and is None in the pass that estimates these
+    fractions."""
 
     evaluation: Evaluation
     reward: Reward
@@ -265,7 +281,8 @@ class EffectPass(Record, eq=False):
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> EffectPass:
-        """Look up what a request names. Raise InputError for unknown names and impossible arguments."""
+        """Look up the names in a request, and return the pass that sums the log. Raise InputError for unknown names and
+        impossible arguments."""
         if not 0 < request.level < 1:
             raise InputError(f"level is {request.level:g}", hint="it lies between 0 and 1, such as 0.95")
         if request.horizon_us is not None and request.horizon_us <= 0:
@@ -291,7 +308,7 @@ class EffectPass(Record, eq=False):
 
     @cached_property
     def pages(self) -> EffectUnit:
-        """Return the unit that makes rows of the pages of the log."""
+        """Return the unit whose rows are the pages of the log."""
         return EffectUnit.prepare(self.evaluation, {})
 
     @property
@@ -300,7 +317,7 @@ class EffectPass(Record, eq=False):
         return Reading(columns={*reading.columns, *PERSON_VISIT_COLUMNS})
 
     def __call__(self, reader: LogReader, /) -> FitSums | LogEffects | None:
-        """Return the sums of a partition, or None where no row of it is selected."""
+        """Return the sums of a partition, or None where the partition has no selected row."""
         visits = PersonVisits.from_batches(reader.batches(Reading(columns=PERSON_VISIT_COLUMNS)), self.reward)
         if not len(visits):
             return None
@@ -311,7 +328,8 @@ class EffectPass(Record, eq=False):
         return FitSums(overlap, ReturnTimes.from_visits(watched=watched_time, gap=return_gap))
 
     def _watched(self, visits: PersonVisits) -> Array:
-        """Return the time after each visit in which a return would have been seen, in horizons, (v,)."""
+        """Return the time after each visit in which the log would have shown a return, as a multiple of the horizon,
+        (v,)."""
         return np.maximum(self.evaluation.extent.last_at - visits.last_at, 0) / self.horizon_us
 
     def _overlaps(self, reader: LogReader) -> Iterator[OverlapSums]:
@@ -342,8 +360,8 @@ class EffectPass(Record, eq=False):
     def _add_pages(
         self, sums: dict[RowGroup, EffectSums], logged: LoggedBatch, rows: CompletePages, visits: PersonVisits
     ) -> int:
-        """Add the pages of a batch to the sums by group, and return the number of pages left out because their draw is
-        not known."""
+        """Add the pages of a batch to the sums by group. Return the number of pages that were left out because the
+        probabilities of the draw are not known."""
         assert self.examination is not None
         exposures = self.pages.exposures(logged, rows, np.array(self.examination))
         now = rows.left[rows.begins]
@@ -373,7 +391,9 @@ class EffectPass(Record, eq=False):
         return left_out
 
     def _events(self, rows: CompletePages, pages: Ids) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:
-        """Return the values of `EffectSums.events` and `EffectSums.products` for some pages."""
+        """Return the values of `EffectSums.events` and `EffectSums.products` for the given pages.
+
+        pages: the indices of the pages."""
         is_chosen = np.zeros(len(rows), np.bool_)
         is_chosen[pages] = True
         slots = take(rows.slots, np.flatnonzero(np.repeat(is_chosen, np.diff(rows.start))))
@@ -396,7 +416,10 @@ class EffectPass(Record, eq=False):
         self, sums: EffectSums, pages: Mapping[str, Any], exposures: Exposures, outcomes: Array, visits: PersonVisits,
         events: Mapping[str, Array], products: Mapping[tuple[str, str], float],
     ) -> EffectSums:  # fmt: skip
-        """Return the sums plus those of n pages whose draw is known."""
+        """Return the sums with n further pages added. The probabilities of each page's draw are known.
+
+        pages: the columns of the pages; exposures: the looks of the pages at each arm; outcomes: the reward and the
+        later reward of each page, (n, 2); events, products: the values that `_events` returns for the pages."""
         assert self.return_shares is not None
         visit, count = pages["visit_number"], 1 / pages["keep_probability"]
         # pages: baseline covariates are the place of the page in its visit and the visit's number
@@ -441,12 +464,14 @@ class EffectPass(Record, eq=False):
     # -- figures --
 
     def estimate(self, sums: EffectSums) -> EffectEstimates:
-        """Estimate the effects of all arms against the average showing of the log."""
+        """Estimate the effect of showing each arm, in place of what the log shows on average."""
         return sums.estimate(return_weight=self.return_weight)
 
     def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
-        """Return the posteriors of the effects in each cell, which is a part of the log, shrunk towards those of the
-        whole log."""
+        """Return the posteriors of the three kinds of effects in each cell. A cell is a part of the log. The posteriors
+        are shrunk towards the posteriors of the whole log.
+
+        overall: the sums of the whole log; cells: the sums of each cell."""
         estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
         usable, events = np.array([cell.usable for cell in estimates]), dict[str, Array]()
         # kinds that the slots of a cell have more or less often than the whole log has
@@ -466,15 +491,17 @@ class EffectPass(Record, eq=False):
 
     @property
     def arm_keys(self) -> list[str]:
-        """Return the keys of arms, in the order of the effects."""
+        """Return the keys of the arms, in the order of the effects."""
         arms = self.evaluation.arms
         return np.array([arms.keys[key] for key in arms.ids.tolist()])[np.argsort(arms.rank)].tolist()
 
     def figures(
         self, sums: EffectSums, group: RowGroup, level: float, posteriors: Sequence[ShrunkEffects] = ()
     ) -> GroupEffects:
-        """Return the effects in a group as rows of the answer. `posteriors` are those of its effects, which by default
-        follow from the sums of the group alone."""
+        """Return the effects in a group, with a row of the answer for each arm.
+
+        sums: the sums of the group; level: the level of the intervals; posteriors: the posteriors of the three kinds
+        of effects in the group, which by default follow from the sums of the group alone."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
         effect, usable = estimates.effect, estimates.usable
         long_run, error = estimates.arm_totals
@@ -510,7 +537,8 @@ class EffectPass(Record, eq=False):
 
 
 def _ranks(effect: Array) -> Ids:
-    """Return the rank of each arm, 1 for the largest effect, (k,). Ties are in order of key."""
+    """Return the rank of each arm, (k,). The arm with the largest effect has rank 1, and arms with equal effects are in
+    order of key."""
     rank = np.empty(len(effect), np.int64)
     rank[np.argsort(-effect, kind="stable")] = np.arange(len(effect)) + 1
     return rank
@@ -519,8 +547,9 @@ def _ranks(effect: Array) -> Ids:
 def sum_log(
     unit: Unit, request: Request, engine: Engine | None = None
 ) -> tuple[EffectPass, dict[RowGroup, EffectSums], int]:  # fmt: skip
-    """Sum the log by group, and under OVERALL for all groups together. Return the pass with the definitions that the
-    sums use, the sums, and the number of pages left out. Raise CheckFailed for a log with too few data."""
+    """Sum the log. Return the pass with the curve and the times of returns that the sums use, the sums by group, and
+    the number of pages left out. The key OVERALL has the sums of all groups together. Raise CheckFailed for a log with
+    too few data."""
     effect_pass = EffectPass.resolve(unit, request)
     evaluation = effect_pass.evaluation
     ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
@@ -584,9 +613,9 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
 
 
 def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
-    """Return filters of the surfaces that serve the same users at the same time, so that a visit to one is followed by
-    visits to others. A surface is an experiment, or a policy outside of experiments. The list is empty where no two
-    surfaces share users."""
+    """Return a filter for each surface that serves the same users at the same time as another surface. A surface is an
+    experiment, or a policy outside of experiments. With such surfaces, visits to one surface are followed by visits to
+    another. The list is empty where no two surfaces share users."""
     if unit.folder is not None:
         return []
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
@@ -608,7 +637,7 @@ def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
 
 
 def _check_data(sums: EffectSums) -> None:
-    """Raise CheckFailed for a log that cannot distinguish the effects of any arms."""
+    """Raise CheckFailed for a log with too few data to distinguish the effects of the arms."""
     if sums.pages.square.any(axis=(1, 2)).sum() < 2 * sums.pages.n_regressed:  # the number of blocks that have rows
         persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.looks), "arm")
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"

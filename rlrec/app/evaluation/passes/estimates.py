@@ -1,4 +1,4 @@
-"""This module estimates the rewards that policies would have earned, as rows of the command's answer."""
+"""This module estimates the rewards that policies would have earned. The estimates are rows of the command's answer."""
 
 from __future__ import annotations
 
@@ -64,16 +64,17 @@ BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the esti
 class EstimateRow(Record):
     """This record has one estimate of one target on one group.
 
-    `version` is None for a built-in target, and `by` is None without groups. `extent` is that of the log. `days`
-    counts from the first decision to the last one with a complete reward, and is 0 where the times of the log are
-    those of an import. `arms` is the number of arms. `has_returns` tells whether the reward counts users who come
-    back. `spares_gate` and `sweep_version` are as in `Target`. `has_later_drift` tells whether all drift comes after
-    the log. `origin` says where the target's probabilities come from, if not from the store. `inclusion` is that of
-    the arms of the log in the lists of candidates that they were ranked from. `is_answer` tells whether this row
-    answers about the target on pages, where no estimator was requested. `new_arms` has the keys of arms that the
-    target may show today and that no decision of the log could show, on which the estimate is silent. `options` are
-    those of the requesting command, which follow-up commands repeat. `untaught` is a sentence on a target that has
-    learned nothing. `changed_at` is the time since which arms earn something else."""
+    `version` is None for a built-in target, and `by` is None without groups. `extent` is the extent of the log.
+    `days` counts from the first decision to the last decision with a complete reward, and is 0 where the times of
+    the log are times of an import. `arms` is the number of arms. `has_returns` tells whether the reward counts users
+    who come back. `spares_gate` and `sweep_version` are as in `Target`. `has_later_drift` tells whether drift shows
+    only together with the decisions after the log. `origin` says where the target's probabilities come from, if they
+    come from outside the store. `inclusion` tells how likely the arms of the log were to enter their lists of
+    candidates. `is_answer` tells whether this row is the answer about the target on pages, where no estimator was
+    requested. `new_arms` has the keys of the arms that the target may show today and that no decision of the log
+    could show. The estimate says nothing about these arms. `options` are the options of the requesting command,
+    which follow-up commands repeat. `untaught` is a sentence on a target that has learned nothing. `changed_at` is
+    the time since which arms have earned other rewards than before."""
 
     target: str
     version: int | None
@@ -98,7 +99,7 @@ class EstimateRow(Record):
 
     @property
     def name(self) -> str:
-        """Return the target as a reference."""
+        """Return the reference of the target."""
         return self.target if self.version is None else f"{self.target}@{self.version}"
 
     @cached_property
@@ -111,30 +112,31 @@ class EstimateRow(Record):
 
     @property
     def judgement(self) -> dict[str, Any]:
-        """Return the answer with its verdict and reasons for a table. Verdict and reasons are empty where there is
-        nothing to judge."""
+        """Return the answer, the verdict and the reasons for a table. The verdict and the reasons are empty where there
+        is nothing to judge."""
         if self.is_moot:
             return {"answer": "own log" if self.target_loggers else None, "verdict": None, "reasons": []}
         return {"answer": self.answer.answer, "verdict": self.estimate.verdict, "reasons": [*self.estimate.reasons]}
 
     @property
     def is_moot(self) -> bool:
-        """Tell whether there is nothing to judge. Such a target is compared with its own log alone, or has learned
-        nothing yet, and so is not what it will be."""
+        """Tell whether there is nothing to judge. This is so for a target that is compared with its own log alone, and
+        for a target that has learned nothing yet and will change."""
         return bool(self.target_loggers) or self.untaught is not None
 
     @cached_property
     def is_as_served(self) -> tuple[bool, bool]:
-        """Tell whether the estimate shows no difference from the log at all, and whether in addition its value is that
-        of the log."""
+        """Return two flags. The first flag tells whether the bounds of the lift over the log are zero. The second flag
+        tells whether, besides, the estimated value is equal to the mean reward of the log."""
         value, served = self.estimate.value, self.estimate.served
         is_logged = all(bound is not None and abs(bound) <= LOG_PRECISION for bound in self.estimate.lift_bounds)
         has_value = value is not None and served is not None and abs(value - served) <= rounding(served)
         return is_logged, is_logged and has_value
 
     def plan(self, lift: float) -> dict[str, Any]:
-        """Return how much longer the log must be so that a true lift would show with probability POWER, in further
-        clusters, and in days with this traffic. Both are None where a longer log of this kind cannot show the lift."""
+        """Return how much longer the log must be so that a true lift of this size would show with probability POWER.
+        `needed` is the number of further clusters, and `needed_days` is the number of days with the present traffic.
+        Both are None where no longer log of this kind can show the lift."""
         value, bounds = self.estimate.lift, self.estimate.lift_bounds
         reach_factor = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf((1 + self.estimate.level) / 2)
         expected = [
@@ -145,7 +147,7 @@ class EstimateRow(Record):
         return {"lift": lift, "power": POWER, "needed": needed, "needed_days": self._days(needed)}
 
     def plan_sentence(self, lift: float) -> str:
-        """Return a sentence on how much more of this log is needed to show a lift."""
+        """Return a sentence that says how much longer the log must be to show a lift."""
         needed, days = (self.plan(lift)[name] for name in ("needed", "needed_days"))
         goal = f"a lift of {percent(lift)} % of {self.name}, if it is there, with a chance of {100 * POWER:g} %"
         if not needed:
@@ -166,7 +168,8 @@ class EstimateRow(Record):
 
     @cached_property
     def claim(self) -> Claim:
-        """Return the answer as the sentence about it needs it. The figures of an insufficient estimate are left out."""
+        """Return the answer in the form from which a sentence is made. The figures of an insufficient estimate are left
+        out."""
         estimate, (answer, needed) = self.estimate, self.answer
         claim_fields: dict[str, Any] = {}
         if (estimate.verdict != "insufficient" or answer == "same") and not self.target_loggers:
@@ -197,7 +200,8 @@ class EstimateRow(Record):
 
     @property
     def target_loggers(self) -> list[str]:
-        """Return the loggers that showed just what the target shows, where the target is compared with these."""
+        """Return the loggers that showed just what the target shows, where nearly all rows that count are rows of these
+        loggers. The target is then compared with itself. Otherwise the list is empty."""
         return self.estimate.target_loggers
 
     @property
@@ -209,9 +213,9 @@ class EstimateRow(Record):
 
     @property
     def _rival(self) -> str:
-        """Return words for the side that the target is compared with. They name the loggers where the figures leave out
-        others, which may serve now. They state the shares of loggers where weights make these differ from the shares in
-        the log."""
+        """Return words for the side that the target is compared with. The words name the loggers, where the figures
+        leave out the rows of other loggers. The words state the loggers' fractions of the weight, where these fractions
+        differ much from the fractions of the rows."""
         n_rows = sum(logger.rows for logger, _ in self.estimate.logger_shares)
         share_by_logger = {logger.version: share for logger, share in self.estimate.logger_shares if share >= MIN_SHARE}
         has_names = 0 < len(share_by_logger) <= MAX_NAMES and None not in share_by_logger
@@ -226,19 +230,20 @@ class EstimateRow(Record):
 
     @property
     def is_explored(self) -> bool:
-        """Tell whether all weights are as small as a logger with the usual floor would make them."""
+        """Tell whether no weight is larger than the largest weight that a logger with the usual floor can cause."""
         steps = {"impression": 1, "slate": self.extent.positions}
         n_slots = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
         return log(max(self.estimate.max_weight or 1.0, 1.0)) <= n_slots * log(max(self.arms, 1) / FLOOR)
 
     def _days(self, needed: int | None) -> float | None:
-        """Return the days of the log's traffic in which this many clusters arrive, or None if unknown."""
+        """Return the number of days in which the traffic of the log brings this many clusters. The result is None if
+        the number is unknown."""
         clusters = self.estimate.clusters
         return needed * self.days / clusters if needed is not None and self.days and clusters else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """Return the row as `evaluate --json` shows it."""
+        """Return the row as the object that `evaluate --json` prints."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
         row |= {name: row.pop(name) for name in LIFT}  # moved to the end
@@ -252,7 +257,8 @@ class EstimateRow(Record):
 
 
 def estimators(request: Request) -> ope.EstimatorChoice:
-    """Return the estimators of a request. Raise InputError where they do not fit the other arguments."""
+    """Return the estimators of a request. Raise InputError where the estimators do not fit the other arguments of the
+    request."""
     default_estimators = BY_ARM if request.by == "arm" else ope.DEFAULT
     choice = ope.parse(request.estimators or default_estimators)
     intervals.check_interval(request.interval, request.level, estimators=choice.estimators)
@@ -310,10 +316,10 @@ def answer(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None,
     *, candidates: Sequence[Target] = (),
 ) -> list[EstimateRow]:  # fmt: skip
-    """Return an estimate for every target, group and estimator, from one snapshot of the selected decisions.
+    """Return an estimate for every target, group and estimator, from one snapshot of the selected decisions. Raise
+    EmptyLog where no decision can be used.
 
-    `engine` is as in `passes.sum_log`, and `candidates` are further targets. Raise EmptyLog where no decision can be
-    used."""
+    engine: as in `passes.sum_log`; candidates: targets beside the targets of the request."""
     evaluation, units, log = prepare(unit, request, estimators.with_companions, selection, candidates=candidates)
     partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
@@ -346,8 +352,10 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
     paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
-    """Return the resolved request, the units of its estimators, and the reader of their log. Checks run on impressions,
-    whatever the unit of the estimators that they affect. `paired` and `candidates` are as in `Evaluation.resolve`."""
+    """Return the resolved request, the units of rows that the estimators use, and the reader of the selected log.
+    Checks run on impressions, whatever the rows of the affected estimators are.
+
+    paired, candidates: as in `Evaluation.resolve`."""
     evaluation = Evaluation.resolve(unit, request, selection, paired=paired, candidates=candidates)
     if ope.CRAM in estimators.impressions:
         from rlrec.app.evaluation.targets import learning_targets
@@ -379,8 +387,8 @@ def prepare(
 def _page_units(
     unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice
 ) -> Iterator[fold.RowUnit[Any, Any]]:  # fmt: skip
-    """Yield the units of the estimators of pages, one for those with weights and one for the regression of effects.
-    Raise InputError where effects are requested by name and cannot be estimated."""
+    """Yield the units whose rows are pages: one unit for the estimators with weights, and one unit for the regression
+    of effects. Raise InputError where the user named the regression of effects and effects cannot be estimated."""
     from rlrec.app.evaluation.passes.pages import EffectUnit, SlateUnit
     from rlrec.ope.units.effects import MOST_ARMS, Effects
 
@@ -410,8 +418,11 @@ def _rows(
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int],
     new_arms: Sequence[Sequence[str]], days: Sequence[float], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
-    """Return the estimates of all units, by target and group in the order of the request. `differing` has the numbers
-    of targets on which models disagree. `new_arms` and `days` have a value for each target, as in `EstimateRow`."""
+    """Return the estimates of all units as rows of the answer, by target and group in the order of the request.
+
+    by_unit: the estimates of each unit, by target and group; differing: the numbers of the targets on which models
+    disagree; new_arms, days: the field of the same name in `EstimateRow`, for each target; log_facts: fields of
+    `EstimateRow` that are the same in all rows."""
     rows = []
     for number, target in enumerate(evaluation.targets):
         target_fields: dict[str, Any] = {
@@ -439,8 +450,8 @@ def _rows(
 
 
 def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
-    """Return the days that the log covers as far as it is mature, for each target. They are 0 where the log's times are
-    those of an import. Decisions that may be imported are mature at once."""
+    """Return for each target the number of days that the mature part of the log covers. The number is 0 where the times
+    of the log are times of an import. Decisions that may be imported are mature at once."""
     selection, last_at = evaluation.selection, evaluation.extent.last_at
     if selected.lacks_times(unit, selection):
         return [0.0] * len(evaluation.targets)
@@ -456,8 +467,9 @@ def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
 
 
 def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags | None) -> list[str]:
-    """Return the keys of the arms that a target may show today and that no decision of the log could show. `offered` is
-    as in `LogPartial`."""
+    """Return the keys of the arms that a target may show today and that no decision of the log could show.
+
+    offered: a flag for each arm that any decision of the log could show, as in `LogPartial`."""
     if target.serving is None or offered is None:
         return []
     offered_ids = {*evaluation.arms.ids[offered].tolist()}
@@ -466,9 +478,11 @@ def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags
 
 
 def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
-    """Choose the estimator that answers about a target on pages, and return its label as a list, which is empty where
-    the log has none. The first one with a sufficient estimate is chosen, or else the last one with rows. `estimates`
-    are by label."""
+    """Choose the estimator that answers about a target on pages, and return a list with the label of this estimator.
+    The choice is the first estimator with a sufficient estimate, or else the last estimator with rows, or else the last
+    estimator. The list is empty where no estimator has an estimate.
+
+    estimates: the estimate of each estimator, by label."""
     in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
     labels = [label for label in ope.ANSWERING[in_slots] if label in estimates]
     sufficient = [label for label in labels if estimates[label].verdict != "insufficient"]
@@ -485,9 +499,10 @@ def differing_models(
     unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice,
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
 ) -> set[int]:  # fmt: skip
-    """Return the numbers of the targets on which dr and snips disagree, judged by the newest decisions. The set is
-    empty where dr or sndr was requested, since these report it themselves. `by_unit` has the estimates, by target and
-    group."""
+    """Return the numbers of the targets on which the estimators dr and snips disagree on the newest decisions. The set
+    is empty where dr or sndr was requested, since these estimators report the disagreement themselves.
+
+    by_unit: the estimates of each unit, by target and group."""
     has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
     if has_model or (evaluation.extent.positions > 1 and not estimators.impressions):
         return set()
@@ -515,8 +530,8 @@ def _drifts(sums: CheckSums) -> bool:
 
 
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
-    """Return the sums of checks, where those of drift also cover the newest decisions of the store that are later than
-    the log."""
+    """Return the sums of the checks. The returned sums of the check for drift also cover the newest decisions of the
+    store that came after the log."""
     numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
     targets = [target for target in evaluation.targets if target.is_weighed]
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
@@ -532,7 +547,8 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
 
 
 def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
-    """Sum drift over the newest decisions after the last one of the log, by id of the reward and reason."""
+    """Return the sums of the check for drift over the newest decisions that came after the log, by the id of the reward
+    and the reason of the check."""
     later_selection = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
     if not any(selected.times(unit, later_selection)):
         return {}
@@ -545,7 +561,7 @@ def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
 def _sum_impressions(
     unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check] = ()
 ) -> tuple[fold.ImpressionUnit, fold.LogPartial]:
-    """Return the unit of impressions and its sums over the log, which are empty for an empty log."""
+    """Return the unit of impressions, and the sums of this unit over the log. The sums are empty for an empty log."""
     rows = fold.ImpressionUnit.prepare(unit, evaluation, estimators, checks)
     try:
         return rows, passes.sum_log([rows], LogReader(unit, evaluation))[rows]

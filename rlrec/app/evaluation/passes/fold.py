@@ -1,10 +1,10 @@
 """This module folds the log into estimates for every unit of rows, and defines the unit of impressions. `fold_batch`
-sums each batch, `+` adds the sums, and `estimates` turns them into estimates.
+sums each batch, `+` adds the sums of batches, and `estimates` turns the sums into estimates.
 
-A unit (impressions, slates, sessions) defines which rows of a batch it uses and how a target weighs them. Everything
-else is the same for all units. A fold reads no store and has no side effects. The partials of batches can be added
-in any order, and may be split anywhere between sessions. Figures agree, and in the order of partitions they agree
-bit for bit."""
+A unit (impressions, slates, sessions) defines which rows of a batch count and how a target weighs the rows.
+Everything else is the same for all units. A fold reads no store and has no side effects. The sums of batches can be
+added in any order, and the log may be split between any two sessions. The results are then equal up to rounding, and
+are identical where the sums are added in the order of the partitions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LEAST_SHARE = 0.9  # of the logged |reward|, which the rows of an estimator must
 
 
 class Rows(Protocol):
-    """This protocol describes the rows of one unit. `slots` has the columns of all their slots."""
+    """This protocol describes the rows of one unit in a batch. `slots` has the columns of all slots of the rows."""
 
     @property
     def slots(self) -> Columns: ...
@@ -63,11 +63,12 @@ M = TypeVar("M")
 
 
 class RowCounts(UnusedVisits, eq=True):
-    """This record counts the rows of a log, which are impressions, pages or visits.
+    """This record counts the rows of a log. The rows are impressions, pages or visits.
 
-    `used` counts the rows in estimates. `other_policy` counts the usable rows of other policies, which say nothing
-    about a policy of an imported log. `selected` counts all rows, and `waiting` those that are too young. `size` is
-    the sum of |reward|, and `unseen` is the part of it that is earned by events of pages and so is not in the rows."""
+    `used` counts the rows that enter estimates. `other_policy` counts the usable rows of other policies, which say
+    nothing about the policy of an imported log. `selected` counts all rows, and `waiting` counts the rows that are
+    not mature yet. `size` is the sum of |reward|. `unseen` is the part of `size` that events of whole pages have
+    earned, which the rows lack."""
 
     used: int = 0
     other_policy: int = 0
@@ -77,16 +78,16 @@ class RowCounts(UnusedVisits, eq=True):
 
     @property
     def reward_seen(self) -> float:
-        """Return the share of the logged |reward| that the rows have, in [0, 1]."""
+        """Return the fraction of the logged |reward| that the rows contain, in [0, 1]."""
         return 1 - self.unseen / self.size if self.unseen else 1.0
 
 
 class GroupPartial(Sums, kw_only=True, eq=True):
     """This record has the sums of one target over the rows of one group.
 
-    `sums` are those of the estimators. `replicas` has the sums for each part of the simulated pages of the target,
-    by its number. `reasons` has the reasons that apply to some row. `unknown` counts the rows for which the target
-    has no probability."""
+    `sums` has the sums of the estimators. `replicas` has the sums of the estimators for each part of the target's
+    simulated pages, by the number of the part. `reasons` has every reason for doubt that applies to any of the rows.
+    `unknown` counts the rows for which the target has no probability."""
 
     sums: Any
     replicas: Mapping[int, Any]
@@ -94,31 +95,36 @@ class GroupPartial(Sums, kw_only=True, eq=True):
     unknown: int
 
     def __add__(self, other: Self) -> Self:
-        """Return both sums added up. A side without simulated pages counts the same in every part of the simulated
-        pages."""
+        """Return the total of both records. A record without simulated pages counts the same in every part of the
+        simulated pages."""
         numbers = self.replicas.keys() | other.replicas.keys()
         replicas = {number: self.by_replica(number) + other.by_replica(number) for number in sorted(numbers)}
         return replace(super().__add__(replace(other, replicas={})), replicas=replicas)
 
     def by_replica(self, number: int) -> Any:
-        """Return the sums for one part of the simulated pages."""
+        """Return the sums of the estimators for one part of the simulated pages.
+
+        number: the number of the part."""
         return self.replicas.get(number, self.sums)
 
     def scaled(self, factors: Mapping[str, float]) -> GroupPartial:
-        """Return the sums with the rows multiplied by factors, as in `RowSums.scaled`."""
+        """Return the sums with the rows multiplied by factors, as `RowSums.scaled` does.
+
+        factors: the factor of each column of the sums, by name."""
         replicas = {number: sums.scaled(factors) for number, sums in self.replicas.items()}
         return replace(self, sums=self.sums.scaled(factors), replicas=replicas)
 
 
 class LogPartial(Sums, kw_only=True, eq=True):
-    """This record has sums over a part of the log, which can be added.
+    """This record has the sums of a part of the log. Two such records can be added.
 
-    `groups` has the sums by number of the target, by group and by stratum. `counts` is by number in
-    `Evaluation.shared`. `refusals` says for each batch why its pages cannot be used. `names` has the fields of
-    contexts. `users` tells whether some used row has a user. `inclusion` is that of the arms that were shown from
-    candidates. `offered` (a,) tells which arms some decision could show, by `ArmTable.index`. `checks` has the sums
-    of each check, by number in `Evaluation.shared` and reason. `visits` has those of the test whether rewards depend
-    on earlier visits of the person, by id of the reward."""
+    `groups` has the sums of each target, by the number of the target, by group and by stratum. `counts` has the
+    counts of rows, by number in `Evaluation.shared`. `refusals` has a message for each batch whose pages cannot be
+    used. `names` has the fields of the contexts. `users` tells whether any used row has a user. `inclusion` tells
+    how likely the arms that were shown were to enter their lists of candidates. `offered` (a,) tells for each arm,
+    by `ArmTable.index`, whether any decision could show the arm. `checks` has the sums of each check, by number in
+    `Evaluation.shared` and by reason. `visits` has the sums of the test whether rewards depend on earlier visits of
+    the person, by the id of the reward."""
 
     groups: Mapping[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
@@ -132,13 +138,15 @@ class LogPartial(Sums, kw_only=True, eq=True):
 
 
 class RowUnit(ABC, Generic[R, M], Record, eq=False):
-    """A RowUnit defines rows (impressions, slates, sessions) and has their estimators. It has no access to the store. R
-    is the type of the rows of a batch, and M that of the model which estimators use.
+    """A RowUnit defines a kind of rows (impressions, slates or sessions), and has the estimators that use these rows. A
+    RowUnit has no access to the store. R is the type of the rows of a batch, and M is the type of the model that the
+    estimators use.
 
-    `fold` has the estimators for one target. `models` are by id of a reward, and are given with the request or
-    fitted. `checks` are those that run on the rows. `logging_states` tells whether targets are evaluated on the
-    states that the logger caused. `simulates` tells whether weights may be of marginals, which are simulated for
-    some targets. `noun` is the name of a row, and `censored` describes rows that cannot be used."""
+    `fold` has the estimators for one target. `models` has the model of each reward, by the id of the reward. A model
+    is given with the request, or fitted. `checks` has the checks that run on the rows. `logging_states` tells
+    whether targets are evaluated in the states that the logger caused. `simulates` tells whether weights may be
+    ratios of marginals, which are simulated for targets without a closed form. `noun` is the name of a row, and
+    `censored` says in words why censored rows cannot be used."""
 
     evaluation: Evaluation
     fold: Fold
@@ -151,55 +159,56 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
 
     @property
     def needs_model(self) -> bool:
-        """Tell whether an estimator needs a model."""
+        """Tell whether any estimator needs a model."""
         return any(estimator.needs_model for estimator in self.fold.estimators.values())
 
     @property
     def is_fitted(self) -> bool:
-        """Tell whether models have to be fitted to the log."""
+        """Tell whether models must be fitted to the log."""
         return self.needs_model and not self.models
 
     @property
     @abstractmethod
     def fitted_on(self) -> Reading:
-        """Return the reading of the log for fitting a model."""
+        """Return which part of the log is read when models are fitted."""
 
     @property
     @abstractmethod
     def judged_on(self) -> Reading:
-        """Return the reading of the log for evaluating targets."""
+        """Return which part of the log is read when targets are evaluated."""
 
     @abstractmethod
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
-        """Return the rows of a batch that can be used, and counts of the others."""
+        """Return the rows of a batch that can be used, and the counts of usable and other rows."""
 
     @abstractmethod
     def model_sums(self, logged: LoggedBatch, rows: R) -> Any:
-        """Return the sums to which a model is fitted."""
+        """Return the sums of these rows from which a model is fitted."""
 
     @abstractmethod
     def fitted(self, sums: Any, reward: Reward) -> M:
         """Return the model that is fitted to these sums."""
 
     def refusal(self, logged: LoggedBatch) -> str | None:
-        """Say why the pages of a batch cannot be used. Return None where they can."""
+        """Return a message that says why the pages of a batch cannot be used. Return None where the pages can be
+        used."""
         return None
 
     def check_sums(self, logged: LoggedBatch, rows: R, reward: Reward, model: M | None) -> Mapping[str, Any]:
-        """Return the sums of the checks over these rows, by reason."""
+        """Return the sums of each check over these rows, by the reason of the check."""
         return {}
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        """Return the sums of the test of carry-over between the visits of a partition, by id of the reward. The mapping
-        is empty where rows are not visits."""
+        """Return the sums of the test whether rewards carry over from one visit of a person to the next visit, for one
+        partition and by the id of the reward. The mapping is empty where rows are not visits."""
         return {}
 
     @abstractmethod
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
-        """Return a function that makes a target's batch of these rows, as estimators take it."""
+        """Return a function that takes the scorer of a target, and returns these rows as a batch for the estimators."""
 
     def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
-        """Return the error for a log without usable rows."""
+        """Return the error for a log without usable rows. The error says why no row can be used."""
         if counts.waiting:
             return shared.immature_log(quantity(counts.waiting, self.noun))
         if counts.other_policy:
@@ -242,7 +251,7 @@ def fold_batch(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
 def _target_partials(
     unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
 ) -> dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]]:  # fmt: skip
-    """Return the sums of every target, group and stratum over these rows."""
+    """Return the sums of these rows for each target, by the number of the target, by group and by stratum."""
     partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
     evaluation = unit.evaluation
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
@@ -297,15 +306,18 @@ def _target_partials(
 
 
 def any_slot(rows: Rows, flags: Flags) -> Flags:
-    """Tell which rows have a flagged slot, (n,). `flags` has a value for each of their slots."""
+    """Tell for each row whether any slot of the row has a flag, (n,).
+
+    flags: a flag for each slot of the rows."""
     return np.logical_or.reduceat(flags, rows.begins)
 
 
 def estimates(
     unit: RowUnit[R, M], partial: LogPartial, *, failures: Failures, cluster: str
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
-    """Return the estimates of every target (by number) and group. `failures` are those of checks, and `cluster` is the
-    name of the randomised unit."""
+    """Return the estimates of every target and group, by the number of the target and the group.
+
+    failures: the failed checks, by number in `Evaluation.shared`; cluster: the name of the randomised unit."""
     evaluation, estimated = unit.evaluation, dict[tuple[int, RowGroup], list[Estimate]]()
     request = evaluation.request
     for shared_number, shared in enumerate(evaluation.shared):
@@ -338,7 +350,9 @@ def _target_estimates(
     unit: RowUnit[R, M], partial: LogPartial, number: int, scorer: Scorer, options: FinishOptions, *,
     counts: RowCounts, visit_sums: VisitCarryOverSums | None, failed: Collection[Check],
 ) -> tuple[dict[RowGroup, RowSums], dict[RowGroup, list[Estimate]]]:  # fmt: skip
-    """Return the sums of one target over all loggers, and its estimates, by group. `number` is that of the target."""
+    """Return the sums of one target over all loggers, by group, and the estimates of the target, by group.
+
+    number: the number of the target; failed: the failed checks."""
     evaluation, fold, request = unit.evaluation, unit.fold, unit.evaluation.request
     has_table = not isinstance(request.reward_model, str | None)  # whose file is by arm
     target, is_weighed = scorer.target, scorer.target.is_weighed
@@ -405,7 +419,7 @@ def _target_estimates(
 def _with_replicas(
     fold: Fold, total: GroupPartial, estimates: Sequence[Estimate], options: FinishOptions
 ) -> Sequence[Estimate]:  # fmt: skip
-    """Return the estimates of a group with the error of simulated pages."""
+    """Return the estimates of a group, with intervals that include the error of simulated pages."""
     if not total.replicas:
         return estimates
     replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
@@ -418,8 +432,9 @@ def _with_replicas(
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
-    """Weigh the loggers in each group, for some targets given by their numbers. The same strata have weight 0 in all
-    groups. `loggers` of a weighting are those of the first target."""
+    """Return the weights of the loggers in each group, for the targets with these numbers together. The strata with
+    weight 0 are the same in all groups. `loggers` of a result has the estimators of each logger for the first
+    target."""
     totals: list[Mapping[Stratum, Any]] = []
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
     for number in numbers:
@@ -439,7 +454,9 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
 def over_loggers(
     partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting]
 ) -> dict[RowGroup, GroupPartial]:
-    """Return the sums of one target in each group, over all loggers with a positive weight."""
+    """Return the sums of one target in each group, over all loggers with a positive weight.
+
+    number: the number of the target; weightings: the weights of the loggers in each group."""
     return {group: weightings[group].total(strata) for group, strata in partial.groups[number].items()}
 
 
@@ -447,7 +464,7 @@ def over_loggers(
 
 
 class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
-    """An ImpressionUnit has impressions as its rows."""
+    """The rows of an ImpressionUnit are impressions."""
 
     fold: ImpressionFold
 
@@ -455,8 +472,8 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
     def prepare(
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check]
     ) -> Self:
-        """Make the unit for these estimators and checks, with the curve and the table of rewards that the request
-        names. Raise InputError for a table that does not fit the catalogue, and for an unknown curve."""
+        """Return the unit for these estimators and checks, with the curve and the table of rewards that the request
+        names. Raise InputError for an unknown curve, and for a table that does not fit the catalogue."""
         request, curve, table = evaluation.request, None, None
         if request.position is not None:
             from rlrec.app.evaluation.models.reward_models import position_curve
@@ -473,7 +490,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
 
     @cached_property
     def fit(self) -> RewardModelFit:
-        """Return the fit of reward models to the log."""
+        """Return the object that fits reward models to the log."""
         from rlrec.app.evaluation.models.reward_models import RewardModelFit
 
         evaluation, curve = self.evaluation, self.fold.curve
@@ -510,7 +527,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
 
     @property
     def needs_model(self) -> bool:
-        """Tell whether an estimator or a check needs a model."""
+        """Tell whether any estimator or any check needs a model."""
         return any(check.needs_model for check in self.checks) or super().needs_model
 
     def check_sums(

@@ -1,4 +1,4 @@
-"""This module reads the log for folds, so that each batch comes with all data of the store that they need."""
+"""This module reads the log for folds. Each batch comes with all data of the store that a fold needs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 class Reading(Record):
     """This record says which part of the log a pass reads.
 
-    `columns` are those of the log, and `visits` tells whether to read the visits of its sessions. `targets` tells
-    whether to read what probabilities of targets need, which is eligible sets, lists of candidates and groups.
-    `support` tells whether to add slates and the support of the loggers. `marginals` is the lowest position for
-    which slots get a column `logger_marginals`, (n, marginals), by `LoggerMarginals`. With 0, only the contexts that
-    these need are read. `pairs` tells whether to add `logger_pairs`. `shares` is the lowest position for which the
-    batch has the loggers' probabilities of all arms. `keys` tells whether to read the keys of sessions."""
+    `columns` are the columns of the log. `visits` tells whether to read the visits of the sessions, and `keys`
+    whether to read the keys of sessions. `targets` tells whether to read the data that probabilities of targets
+    need: eligible sets, lists of candidates, and groups. `support` tells whether to add the place of each slot on
+    its slate, and which arms the loggers could show. `marginals` is a number of positions, for which slots get the
+    column `logger_marginals` (n, marginals) by `LoggerMarginals`. With 0, only the contexts that the marginals
+    depend on are read. With None, nothing is read for marginals. `pairs` tells whether to add the column
+    `logger_pairs`. `shares` is the number of positions for which the batch gets the loggers' probabilities of all
+    arms."""
 
     columns: Collection[str]
     visits: bool = False
@@ -52,17 +54,17 @@ class Reading(Record):
 
     @classmethod
     def union(cls, readings: Iterable[Reading]) -> Reading:
-        """Return the union of the columns and visits of these readings."""
+        """Return a reading with all columns of these readings, and with visits if any of these readings has visits."""
         columns, visits = zip(*((reading.columns, reading.visits) for reading in readings), strict=True)
         return cls(columns=frozenset[str]().union(*columns), visits=any(visits))
 
 
 class LogReader:
-    """A LogReader reads the log of one evaluation, batch by batch, as often as needed. All queries to the store are
-    made here, and what later batches need again is cached. Folds see only `LoggedBatch`es.
+    """A LogReader reads the log of one evaluation, batch by batch, as often as needed. The LogReader makes all queries
+    to the store, and caches what later batches need again. A fold sees only objects of the class `LoggedBatch`.
 
-    `progress` is called before each batch. `rows` has the batches of one partition, in place of the log, and
-    `number` is that of this partition."""
+    `progress` is a function that is called before each batch. `rows` has the batches of one partition, which are
+    read in place of the log, and `number` is the number of this partition."""
 
     def __init__(
         self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None,
@@ -87,7 +89,7 @@ class LogReader:
         return LoggerMarginals(self.loggers)
 
     def clone(self) -> LogReader:
-        """Return another reader of the same rows, which shares only the cache of contexts."""
+        """Return another reader of the same rows. The two readers share only the cache of contexts."""
         return LogReader(
             self.unit, self.evaluation, progress=self.progress, rows=self._rows, number=self.number,
             contexts=self.contexts,
@@ -106,8 +108,8 @@ class LogReader:
             yield LoggedBatch(log=replace(batch, slots=slots), contexts=contexts, eligible={})
 
     def partitions(self, reading: Reading, *, times: int = 1) -> Iterator[Iterable[Batch]]:
-        """Iterate over the stored rows of each partition of the log, and over all partitions `times` times. A partition
-        may be read several times, until the next one begins."""
+        """Iterate over the partitions of the log, and yield the stored batches of each partition. All partitions come
+        `times` times. A partition can be read several times until the next partition begins."""
         needed_columns, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
             self.unit, selection, self.evaluation.partitions, columns=needed_columns,
@@ -137,9 +139,9 @@ class LogReader:
                 yield batch
 
     def _portions(self, batch: Batch, reading: Reading) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
-        """Cut a batch into portions of whole sessions that fit into memory, and yield each with the arms of its
-        eligible sets. A portion is small enough to hold these arms, the marginals of its slots and the shares of its
-        draws."""
+        """Cut a batch into portions of whole sessions. Yield each portion with the arms of its eligible sets, by the id
+        of the set. Each portion is so small that these arms, the marginals of the slots and the loggers' probabilities
+        of all arms fit into memory."""
         # a set or draw is counted where it first occurs
         cells = reader.set_cells(self.unit, batch.slots["eligible_id"]) + (reading.marginals or 0)
         if reading.shares:
@@ -149,7 +151,9 @@ class LogReader:
             yield portion, self._eligible_sets({*sets[distinct(sets)[0]].tolist()})
 
     def _logged(self, log: Batch, eligible: Mapping[int, Ids], reading: Reading) -> LoggedBatch:
-        """Return the batch with what probabilities of targets need."""
+        """Return the batch with the data that probabilities of targets need.
+
+        log: the batch; eligible: the arms of each eligible set, by the id of the set."""
         slots, fields, zeros, slate_probabilities = log.slots, set[str](), list[Array | None](), list[Array]()
         if reading.support:
             slots = slots | log_rows.slate_places(slots) | log_rows.visit_course(slots) | unknown_support(slots)
@@ -199,8 +203,11 @@ class LogReader:
     def _shares(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], positions: int
     ) -> tuple[Array, Columns]:  # fmt: skip
-        """Return the shares of the draws of a batch, as in `LoggedBatch`, and its slots with the column of indices into
-        these, which is -1 where there are none."""
+        """Return the loggers' probabilities of all arms in each distribution that slates were drawn from, as in
+        `LoggedBatch`, and the slots with the column `draw`. This column has the index of each slot's distribution, or
+        -1 where the distribution is not known.
+
+        positions: the number of positions for which probabilities are computed."""
         arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
         for case in self.marginals.cases(slots, contexts, eligible, positions=positions, per_decision_samples=True):
             if np.isnan(case.marginals).any():  # under rules of a page they have no closed form
@@ -213,8 +220,8 @@ class LogReader:
         return shares, {**slots, log_rows.DRAW: draw}
 
     def _draws(self, slots: Columns) -> Ids:
-        """Return the first slot of each combination of belief, eligible set and context. Slates with the same
-        distribution may have several such combinations."""
+        """Return the index of the first slot of each combination of belief, eligible set and context. Several
+        combinations may have the same distribution of slates."""
         names = ["version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size"]
         if self.loggers.reads(slots, ~slots["imported"]):
             names.append("context_id")
@@ -223,8 +230,9 @@ class LogReader:
         return distinct(*(slots[name] for name in names))[0]
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
-        """Return the slots and the features of arms that hold for one decision alone. Decisions with such features get
-        a negative number as revision of the catalogue, under which the features are found."""
+        """Return the slots, and the features of arms that hold for one decision alone. A decision with such features
+        gets a negative number in the column `catalogue_revision`, and the features are a mapping from this number to
+        the JSON of each arm, by the id of the arm."""
         decision_id = slots["decision_id"]
         contexts = imported_data.feature_contexts(self.unit, np.unique(decision_id).tolist())
         if not contexts:
@@ -239,7 +247,7 @@ class LogReader:
         return slots | {"catalogue_revision": np.where(revision < 0, revision, slots["catalogue_revision"])}, by_arm
 
     def _logged_lists(self, slots: Columns) -> log_rows.LoggedLists:
-        """Return the lists of candidates of a batch."""
+        """Return the lists of candidates of the decisions in a batch."""
         from rlrec.store.log import candidates  # few logs have any
 
         lists = candidates.find_lists(self.unit, np.unique(slots["decision_id"]).tolist())
@@ -254,8 +262,8 @@ class LogReader:
     def _with_inclusion(
         self, lists: log_rows.LoggedLists, slots: Columns, contexts: ContextTable
     ) -> log_rows.LoggedLists:
-        """Return the lists with the inclusion probabilities of the arms shown, where a target has another first stage
-        than the lists."""
+        """Return the lists. Where any target has another first stage than the lists, the result also has the
+        probabilities with which the arms shown became candidates."""
         target_stages = {
             target.serving and log_rows.first_stage(target.serving.version) for target in self.evaluation.targets
         }
@@ -272,7 +280,8 @@ class LogReader:
         return replace(lists, inclusion=inclusion)
 
     def _eligible_sets(self, set_ids: AbstractSet[int]) -> Mapping[int, Ids]:
-        """Return the arms of eligible sets. Those that the previous batch had are not read again."""
+        """Return the arms of each eligible set, by the id of the set. The arms of a set that occurred in the previous
+        batch are not read again."""
         unread_sets = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
         cached = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
         self._eligible = StoredRows("eligible_set", cached)

@@ -1,5 +1,5 @@
-"""This module makes estimates per slate, where every complete page is a row, weighted as a whole or slot by slot. It
-also makes rows of pages for effects of arms, by comparing the arms drawn with their expectation."""
+"""This module has two units whose rows are complete pages. The unit of slates weighs each page as a whole or slot by
+slot. The unit of effects compares the arms that were drawn with the arms that were expected before the draw."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ MAX_SIMULATED = 32  # most simulated pages for a decision with a distribution of
 
 
 class CompletePages(Record, eq=False):
-    """This record has the s pages of a batch, with n slots in all, each page from the top.
+    """This record has the s complete pages of a batch, with n slots in all. The slots of a page are in order from the
+    top.
 
-    `impressions` are the slots, (n,). `start` (s + 1,) says where each page begins. `page` (s,) is the reward of
-    events of the whole page."""
+    `impressions` has the slots, (n,). `start` (s + 1,) has the index of the first slot of each page. `page` (s,) is
+    the reward that events of the whole page have earned."""
 
     impressions: ImpressionRows
     start: Ids
@@ -50,7 +51,9 @@ class CompletePages(Record, eq=False):
         return len(self.page)
 
     def take(self, pages: Flags) -> CompletePages:
-        """Return the selected pages."""
+        """Return the pages that have a flag.
+
+        pages: a flag for each page, (s,)."""
         if pages.all():
             return self
         size = np.diff(self.start)
@@ -69,7 +72,8 @@ class CompletePages(Record, eq=False):
 
     @property
     def left(self) -> Array:
-        """Return the reward of each page from each slot on, (n,)."""
+        """Return for each slot the reward of its page from this slot down to the end, including the reward of the whole
+        page, (n,)."""
         reward, size = self.impressions.reward, np.diff(self.start)
         remaining_reward = np.cumsum(reward[::-1])[::-1]
         after_page = np.r_[remaining_reward, 0.0][self.start[1:]]
@@ -77,7 +81,7 @@ class CompletePages(Record, eq=False):
 
 
 class PageUnit(RowUnit[CompletePages, M], eq=False):
-    """A PageUnit has complete pages as its rows."""
+    """The rows of a PageUnit are complete pages."""
 
     noun: ClassVar[str] = "page"
     censored: ClassVar[str] = "has a censored slot"
@@ -102,9 +106,11 @@ class PageUnit(RowUnit[CompletePages, M], eq=False):
 
 
 class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
-    """A SlateUnit has pages that are weighted. `fit` fits models of the reward of a page from each slot on. `needs`
-    says what estimators need of a target. `require_pairs` tells whether pages that `pi` cannot weigh are an error,
-    instead of being left out."""
+    """The rows of a SlateUnit are complete pages that are weighted.
+
+    `fit` fits models that predict the reward of a page from each slot on. `needs` says which data about a target the
+    estimators need. `require_pairs` tells whether a page that the estimator `pi` cannot weigh is an error. Otherwise
+    such a page is left out."""
 
     fold: SlateFold
     fit: reward_models.RewardModelFit
@@ -115,7 +121,8 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
     def prepare(
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SlateEstimator], *, require_pairs: bool
     ) -> SlateUnit:
-        """Make the unit for these estimators, with the curves that they name. Raise InputError for an unknown curve."""
+        """Return the unit for these estimators, with the curves of examination that the estimators name. Raise
+        InputError for an unknown curve."""
         resolved_estimators = {
             label: replace(kind, shape=reward_models.position_curve(unit, kind.curve))
             if isinstance(kind, Pbm | Interpol) and kind.curve else kind
@@ -164,7 +171,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         }  # fmt: skip
 
         def batch(scorer: Scorer) -> SlateBatch:
-            """Return the pages as one batch for the estimators per slate."""
+            """Return the pages as a batch for the estimators per slate, weighted for the target of a scorer."""
             if not scorer.target.is_weighed:
                 return _on_policy_batch(shared_columns, slots, needs)
             columns = slate_columns(scorer, impressions, logged, needs=needs, values=values)
@@ -175,8 +182,11 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
 
 
 def _reweigh_by_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
-    """Return the batch with weights multiplied by exp(ratio), (n,), since a list of candidates is drawn before the
-    first slot."""
+    """Return the batch with the weights multiplied by exp(ratio). The factor of a page belongs to its first slot, since
+    a list of candidates is drawn before the first slot.
+
+    ratio: the logarithm of the target's probability of the list divided by the logger's, for each slot, (n,);
+    begins: the index of the first slot of each page."""
     share, first_ratio, unknown_values = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
     first_ratio[begins] = ratio[begins]
     return replace(
@@ -189,8 +199,10 @@ def _reweigh_by_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatc
 
 
 def _on_policy_batch(shared_columns: dict[str, Any], slots: Columns, needs: Needs) -> SlateBatch:
-    """Return the batch of pages that the target itself served. They need no weights, and the arms shown are a sample of
-    the target's distribution."""
+    """Return the batch of pages that the target itself served. All weights of these pages are 1, and the arms shown are
+    a sample of the target's distribution.
+
+    shared_columns: the columns of the batch that are the same for all targets."""
     n = len(slots["position"])
     shown_at = np.zeros((n, needs.positions))
     shown_at[np.arange(n), slots["position"] - 1] = 1.0
@@ -203,8 +215,8 @@ def _on_policy_batch(shared_columns: dict[str, Any], slots: Columns, needs: Need
 
 
 def _require_pairs(slots: Columns) -> None:
-    """Raise InputError for a page whose logger's probabilities of pairs of slots are not known. Pages of one slot have
-    no pairs, and slots with their own sets of arms need none."""
+    """Raise InputError for a page whose logger has unknown probabilities of pairs of slots. A page of one slot has no
+    pairs, and slots with sets of arms of their own need no such probabilities."""
     is_unknown, has_sets = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1), slot_set_flags(slots)
     if has_sets is not None:
         is_unknown &= ~has_sets | np.isnan(slots["marginal"])
@@ -216,7 +228,7 @@ def _require_pairs(slots: Columns) -> None:
 
 
 def _incomplete_slots(slots: Columns) -> Ids:
-    """Return the slots at which a page shows that it lacks a position."""
+    """Return the indices of the slots that show a missing position of their page."""
     first_slots = run_starts(slots["decision_id"])
     size = np.diff(np.r_[first_slots, len(slots["decision_id"])])
     depth = numbers_in_runs(first_slots, len(slots["position"]))
@@ -224,7 +236,7 @@ def _incomplete_slots(slots: Columns) -> Ids:
 
 
 def _complete_pages(batch: reader.Batch, definition: Reward) -> CompletePages:
-    """Return the complete pages of a batch with their rewards."""
+    """Return the complete pages of a batch, with the rewards of the pages."""
     rewarded, missing = reward_log.with_rewards(batch, definition), _incomplete_slots(batch.slots)
     if len(missing):
         rewarded = rewarded.take(~np.isin(batch.slots["decision_id"], batch.slots["decision_id"][missing]))
@@ -242,11 +254,12 @@ def _complete_pages(batch: reader.Batch, definition: Reward) -> CompletePages:
 
 
 class Needs(Record):
-    """This record says which data estimators need of a target.
+    """This record says which data about a target the estimators need.
 
-    `joint` stands for the probability of the slots down to each one, `tabled` for probabilities at every position,
-    `additive` for the weights of `pi`, and `marginal` for the probability of each arm at its position. `positions`
-    is the length of the longest page."""
+    `joint` stands for the target's probability of all slots down to each slot. `tabled` stands for the probabilities
+    of the shown arm at every position. `additive` stands for the weights of the estimator `pi`. `marginal` stands
+    for the probability of each arm at the position where the arm was shown. `positions` is the length of the longest
+    page."""
 
     positions: int
     joint: bool
@@ -258,8 +271,10 @@ class Needs(Record):
 def slate_columns(
     scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: reward_models.ModelValues | None
 ) -> dict[str, Array | None]:
-    """Return the columns of a `SlateBatch` of complete pages that depend on the target, with NaN where a value is not
-    known. `values` are those of a model of the reward of a page from each slot on."""
+    """Return those columns of a `SlateBatch` that depend on the target. An unknown value is NaN.
+
+    rows: the slots of complete pages; needs: the data that estimators need; values: the values of a model that
+    predicts the reward of a page from each slot on, or None."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
     is_simulated = (
@@ -315,8 +330,10 @@ def slate_columns(
 
 
 def target_exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, examination: Array) -> Array:
-    """Return the expected examinations of each arm on a page of the target, by rank, (n, arms), with NaN where they
-    have no closed form. `rows` are the first slots of the pages, and `examination` has a value for each position."""
+    """Return how often each arm is expected to be examined on a page of the target, (n, arms), with arms in order of
+    key. The result is NaN where the target's probabilities have no closed form.
+
+    rows: the first slot of each page; examination: the examination of each position."""
     expected = np.full((len(rows), len(scorer.arms)), np.nan)
 
     for case_rows in scorer.case_rows(rows, logged):
@@ -335,7 +352,10 @@ def target_exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, 
 
 
 def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
-    """Write the contribution of each slot to the weight of `pi`, where the logger's slates are listed."""
+    """Write the part that each slot adds to the page's weight in the estimator `pi`, for pages whose logger has a list
+    of all slates with their probabilities.
+
+    additive: the array to write to, with an element for each slot."""
     slots = case_rows.rows.slots
     pairs = slots[PAIRS][case_rows.indices]
     has_pairs = np.flatnonzero(pairs >= 0)
@@ -358,8 +378,10 @@ _LOCATED = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordina
 
 
 class EffectUnit(PageUnit[PositionCurve], eq=False):
-    """An EffectUnit compares the exposures of pages with their expectation. Its model is the curve of examination
-    estimated from the clicks of the log. `positions` is the length of the longest page."""
+    """The rows of an EffectUnit are complete pages, for a regression on the arms' exposures. The exposure of a page to
+    an arm is how much the arm is examined there, and is compared with the expectation before the draw. The model of the
+    unit is the curve of examination, estimated from the clicks of the log. `positions` is the length of the longest
+    page."""
 
     fold: EffectFold
     positions: int
@@ -407,7 +429,8 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         first_slots = rows.impressions.at(begins)
 
         def batch(scorer: Scorer) -> EffectBatch:
-            """Return the pages as one batch for the regression."""
+            """Return the pages as a batch for the regression, with the change of the expected exposures under the
+            target of a scorer."""
             if not scorer.target.is_weighed:  # what it showed is a sample of its own distribution
                 return EffectBatch(**shared_columns, change=np.zeros(expected.shape))
             target_exposure = target_exposures(scorer, first_slots, logged, examination=examination)
@@ -416,8 +439,9 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         return batch
 
     def exposures(self, logged: LoggedBatch, rows: CompletePages, examination: Array) -> Exposures:
-        """Return the looks at each arm on each page, and their expectation before the draw. `examination` has a value
-        for each position."""
+        """Return the looks at each arm on each page, and the expected looks before the draw.
+
+        examination: the examination of each position."""
         slots, arms = rows.slots, self.evaluation.arms
         assert logged.shares is not None
         return Exposures(
@@ -428,7 +452,7 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
 
 
 def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> PositionRows:
-    """Return the slots of pages with their rewards, for the comparison of positions."""
+    """Return the slots of pages and their rewards in the form in which rewards at different positions are compared."""
     return PositionRows(
         page=slots["decision_id"], arm=arms.ranks(slots["arm_id"]), position=slots["position"], reward=reward,
         cluster=slots["cluster"], count=1 / slots["keep_probability"], marginals=slots[log_rows.MARGINALS],
@@ -436,13 +460,16 @@ def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> Pos
 
 
 def extend_curve(curve: PositionCurve | None, positions: int) -> Array:
-    """Return the examination of positions 1 to `positions`, (k,). Below the end of the curve the last value holds."""
+    """Return the examination of positions 1 to `positions`, (positions,). Positions below the end of the curve have the
+    last value of the curve. Without a curve, every position has the value 1."""
     examination = (1.0,) if curve is None or not curve.examination else curve.examination
     return np.array([*examination, *[examination[-1]] * positions][:positions])
 
 
 def remaining_rewards(rows: CompletePages, reward: Array) -> Array:
-    """Return the reward of each page plus that of the later pages of its visit, (s,)."""
+    """Return for each page the reward of the page plus the rewards of the later pages of the visit, (s,).
+
+    reward: the reward of each page, (s,)."""
     session, visit, step = (rows.slots[name][rows.begins] for name in ("session_id", "visit", "step"))
     order = np.lexsort((-step, visit, session))  # from the last page of a visit to the first
     starts, sums = run_starts(session[order], visit[order]), np.cumsum(reward[order])

@@ -1,7 +1,7 @@
-"""This module makes passes over the log, partition by partition, in this process or wherever an engine runs them.
+"""This module makes passes over the log, partition by partition, in this process or in the processes of an engine.
 
-The work on a partition depends only on the partition and on the parameters of the pass. Both are set up anew for
-each partition, so that nothing a process remembers of others can change a bit of the result."""
+The work on a partition depends only on the partition and on the parameters of the pass. The work is set up anew for
+each partition, so that nothing a process remembers of other partitions can change a bit of the result."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Partition(NamedTuple):
-    """A partition of the log has a number, and either its batches, which can be read again, or the folder that contains
-    them."""
+    """This record has a partition of the log. `number` is the number of the partition. `rows` has the batches, which
+    can be read again. `rows` is None where the batches are read from `folder`."""
 
     number: int
     rows: Iterable[Batch] | None
@@ -43,8 +43,8 @@ class Partition(NamedTuple):
 
 
 class Pass(Protocol[R_co]):
-    """A Pass does the work on a partition of the log. It can be pickled, with the unit replaced by a handle. `reading`
-    says which part of the partition is read."""
+    """A Pass does the work on a partition of the log. A Pass can be pickled, and a handle then takes the place of the
+    unit. `reading` says which part of the partition is read."""
 
     @property
     def evaluation(self) -> Evaluation: ...
@@ -58,8 +58,10 @@ Parts = Iterator[Iterable[Batch]]
 
 
 def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None) -> Iterator[R_co]:
-    """Yield the results of all partitions, in order. `engine` is None to work in this process. `stored` has partitions
-    that were read for several passes."""
+    """Yield the result of each partition, in order.
+
+    work: the pass; engine: the engine that does the work, or None to work in this process; stored: partitions that
+    were read for several passes, or None to read the partitions here."""
     packed_pass, number = pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
     partitions: Iterator[Partition]
@@ -89,7 +91,10 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: 
 
 
 def result(packed_pass: bytes, unit: Unit, partition: Partition, reader: LogReader | None = None) -> Any:
-    """Return the result of one partition. `reader` supplies contexts and progress."""
+    """Return the result of one partition.
+
+    packed_pass: the pickled pass; reader: a reader whose cache of contexts and whose function `progress` are used,
+    or None."""
     work: Pass[Any] = unpack(packed_pass, handle=unit)
     options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
     options["number"] = partition.number
@@ -98,10 +103,11 @@ def result(packed_pass: bytes, unit: Unit, partition: Partition, reader: LogRead
 
 
 class StoreRunner(Record):
-    """A StoreRunner runs passes in another process, with its own connection. It queries the store only for data that
-    never change. Data that may change come with the partition.
+    """A StoreRunner runs passes in another process, with a connection of its own. A StoreRunner queries the store only
+    for data that never change. Data that may change come with the partition.
 
-    `url` includes the password, `now` is the time of the clock, and `zone` is the time zone of days."""
+    `url` is the address of the store, including the password. `now` is the time of the clock, and `zone` is the time
+    zone in which days begin."""
 
     url: str = field(repr=False)
     now: int
@@ -116,7 +122,7 @@ class StoreRunner(Record):
 
 
 class Workers(Record):
-    """This record says how partitions are worked on. `jobs` is the number of processes, `engine` is "local" or "dask",
+    """This record says who works on the partitions. `jobs` is the number of processes, `engine` is "local" or "dask",
     and `scheduler` is the address of a running cluster."""
 
     jobs: int = 1
@@ -125,10 +131,11 @@ class Workers(Record):
 
     @contextmanager
     def opened(self, store: Store, now: int, *, has_reasons: bool = False) -> Iterator[Engine | None]:
-        """Open the engine, and yield None to work in this process. Raise InputError for an unknown engine.
+        """Open the engine and yield the engine, or yield None to work in this process. Raise InputError for an unknown
+        engine.
 
-        `has_reasons` tells whether the result has reasons, among which mixed processors are reported. Otherwise a
-        notice reports them."""
+        has_reasons: whether the result has reasons, among which different processors of the workers are reported.
+        Otherwise a notice reports the different processors."""
         if self.engine not in ENGINES:
             raise lookup.unknown("engine", self.engine, ENGINES, hint=f"one of {', '.join(ENGINES)}")
         if self.scheduler is not None and self.engine != "dask":
@@ -165,8 +172,8 @@ AnyUnit = RowUnit[Any, Any]
 
 
 class JointPass(Record):
-    """A JointPass runs several units over a partition, one after another. With `is_fit` it fits their models, from sums
-    by id of a reward. Otherwise it evaluates targets."""
+    """A JointPass runs several units over a partition, one after another. With `is_fit`, the pass sums what the models
+    of the units are fitted to, by the id of the reward. Otherwise the pass evaluates targets."""
 
     evaluation: Evaluation
     units: Sequence[AnyUnit]
@@ -174,7 +181,7 @@ class JointPass(Record):
 
     @property
     def reading(self) -> Reading:
-        """Return the union of the units' readings."""
+        """Return the union of the readings of all units."""
         return Reading.union(unit.fitted_on if self.is_fit else unit.judged_on for unit in self.units)
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
@@ -197,7 +204,7 @@ class JointPass(Record):
         return total.closed() + LogPartial(visits=unit.visit_carry_over(reader))
 
     def add(self, sums: Any, added: Any) -> Any:
-        """Add two sums of a unit. Raise InputError beyond 1,000 groups."""
+        """Return the total of two sums of one unit. Raise InputError if the total has more than 1,000 groups."""
         if self.is_fit:
             return add_each(sums, added)
         total: LogPartial = sums + added
@@ -211,8 +218,8 @@ def sum_log(
 ) -> dict[AnyUnit, LogPartial]:  # fmt: skip
     """Return the sums of the log for each unit. Raise EmptyLog where a target has no usable rows.
 
-    `engine` works on the partitions of the log, and is None for this process. `require_pages` tells whether it is an
-    error where a unit cannot use the pages of the log. Otherwise the unit is left out."""
+    engine: the engine that works on the partitions of the log, or None to work in this process; require_pages:
+    whether to raise InputError where a unit cannot use the pages of the log. Otherwise the result lacks this unit."""
     stored_parts, readings = None, [unit.judged_on for unit in units]
     # the log is read once and serves both passes
     if fitted_readings := [unit.fitted_on for unit in units if unit.is_fitted]:
@@ -235,7 +242,9 @@ def sum_log(
 def with_models(
     units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, stored_parts: Parts | None = None
 ) -> list[AnyUnit]:  # fmt: skip
-    """Return the units with the models that they need, fitted in a pass over the log. `stored` is as in `results`."""
+    """Return the units with the models that the units need. The models are fitted in a pass over the log.
+
+    stored_parts: the argument `stored` of `results`."""
     rewards, fitted_units = reader.evaluation.rewards, [unit for unit in units if unit.is_fitted]
     fit_pass = JointPass(evaluation=reader.evaluation, units=fitted_units, is_fit=True)
     models = {
@@ -248,7 +257,9 @@ def with_models(
 def _sum_partitions(
     joint_pass: JointPass, initial: Any, reader: LogReader, engine: Engine | None, stored_parts: Parts | None
 ) -> list[Any]:
-    """Return the sums of each unit over the log."""
+    """Return the sums of each unit over the log.
+
+    initial: the sums of an empty log; stored_parts: the argument `stored` of `results`."""
     sums = [initial] * len(joint_pass.units)
     for partition_sums in results(reader, joint_pass, engine, stored_parts) if joint_pass.units else ():
         sums = [joint_pass.add(total, added) for total, added in zip(sums, partition_sums, strict=True)]

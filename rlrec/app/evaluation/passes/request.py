@@ -1,4 +1,5 @@
-"""This module defines requests for an evaluation, and the data that all their folds share once names are resolved."""
+"""This module defines requests for an evaluation, and the data that all folds share once the names of a request have
+been looked up."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ SIDE_TABLES = ("candidate_list", "decision_features", "slot_set", "logged_suppor
 
 class EmptyLog(InputError):
     """This error says that the log has no rows on which a target could be evaluated. Where all selected decisions are
-    too young, `wait_us` is the time from a decision until it counts."""
+    too young, `wait_us` is the time that a decision must wait until it counts."""
 
     def __init__(self, message: str, *, hint: str, wait_us: int | None = None) -> None:
         super().__init__(f"empty log: {message}", hint=hint)
@@ -38,13 +39,15 @@ class EmptyLog(InputError):
 
 
 class Request(Record):
-    """These are the arguments of `evaluate`.
+    """This record has the arguments of `evaluate`.
 
-    `log` is a filter. `position` is a curve, for reward models. `cluster` None stands for the user where one is
-    known, and else for the session. `target_samples` is the number of simulated pages of a target whose marginals
-    have no closed form, 0 for none. `sources` and `tables` are those of targets that are not in the store, by name.
-    `temperature` is that of the softmax over scores. `fitted_on` is a filter of the decisions that tables were
-    fitted to, or `none`, and `fit_doubts` has the reasons that follow."""
+    `log` is a filter. `position` is the name of a curve of examination, for reward models. `cluster` is the
+    randomised unit, and None stands for the user where a user is known, and otherwise for the session.
+    `target_samples` is the number of simulated pages of a target whose marginals have no closed form, and with 0 no
+    pages are simulated. `sources` has the name and the source of each target that is not in the store, and `tables`
+    has the table of each such target, by name. `temperature` is the temperature of the softmax over scores.
+    `fitted_on` is a filter of the decisions that tables were fitted to, or `none`, and `fit_doubts` has the reasons
+    for doubt that follow."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -72,30 +75,32 @@ class Request(Record):
 class SharedRows(Record, eq=False):
     """This record has targets that are evaluated on the same rows with the same reward.
 
-    `policy_id` is the policy of an imported log, which only its own rows can evaluate. `members` has the number of
-    each target in the evaluation, and its scorer."""
+    `policy_id` is None, or the id of the policy of an imported log. Only rows of this policy can evaluate the
+    policy. `members` has, for each target, its number in the evaluation and its scorer."""
 
     reward: Reward
     policy_id: int | None
     members: list[tuple[int, Scorer]] = field(default_factory=list)
 
     def immature_log(self, rows: str) -> EmptyLog:
-        """Return the error for a log in which no row is old enough."""
+        """Return the error for a log in which no row is old enough.
+
+        rows: the number of selected rows, in words."""
         minutes = self.reward.window_us / 60e6
         hint = f"a decision counts when the window of reward {self.reward.name}, {minutes:g} minutes, is over"
         return EmptyLog(f"of {rows} selected, none is mature", hint=hint, wait_us=self.reward.window_us)
 
 
 class Evaluation(Record, eq=False):
-    """This record is a resolved request, which folds do not change.
+    """This record is a request in which all names have been looked up. Folds do not change this record.
 
-    `cluster` is the randomised unit, one of `log_rows.CLUSTERS`, and `spans_batches` tells whether a cluster may
-    have rows in several batches. `now` is the time at which rows are mature. `encode` tells whether features of
-    contexts are needed. `loggers` are those that may be weighed. `paired` tells whether targets are compared, so
-    that all must be evaluated on the same rows, for which each has a probability, without visits that are too long.
-    `people` tells how it is known that each session without a user is another person. It is `stated` by the request
-    or an experiment by session, `simulated` where decisions are not imported, and None where this is not known.
-    `side_tables` has those of SIDE_TABLES that have rows."""
+    `cluster` is the randomised unit, a member of `log_rows.CLUSTERS`. `spans_batches` tells whether a cluster may
+    have rows in several batches. `now` is the time by which rows must be mature. `encode` tells whether features of
+    contexts are needed. `loggers` has the loggers that may get weights. `paired` tells whether targets are compared
+    with each other. Then all targets are evaluated on the same rows, which are the rows for which every target has a
+    probability, without visits that are too long. `people` tells how it is known that each session without a user is
+    another person: `stated` by the request or by an experiment by session, `simulated` where decisions are not
+    imported, and None where this is not known. `side_tables` has the members of SIDE_TABLES that have rows."""
 
     request: Request
     selection: Selection
@@ -116,11 +121,11 @@ class Evaluation(Record, eq=False):
         cls, unit: Unit, request: Request, selection: Selection | None = None, *,
         paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
     ) -> Evaluation:  # fmt: skip
-        """Look up the log, the targets and the reward that a request names. Raise InputError for an unknown target or
-        reward.
+        """Look up the log, the targets and the reward that a request names, and return the evaluation. Raise InputError
+        for an unknown target or reward.
 
-        `selection` is None for that of the request's log. `paired` has targets to compare, in place of those that
-        the request names, and `candidates` has further targets."""
+        selection: the selected log, or None for the log of the request; paired: targets to compare, in place of the
+        targets that the request names; candidates: targets beside the named targets."""
         selection = filters.selection(unit, request.log) if selection is None else selection
         named_targets = paired or targets.resolve(
             unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection,
@@ -143,8 +148,8 @@ class Evaluation(Record, eq=False):
         )  # fmt: skip
 
     def newest(self, unit: Unit, decisions: int) -> Evaluation:
-        """Return the evaluation of at most `decisions` decisions, the newest ones, in one group, with a model of
-        rewards."""
+        """Return an evaluation of the newest decisions, at most `decisions` in number, in one group and with a fitted
+        model of rewards."""
         selection, extent = self.selection, self.extent
         if extent.decisions > decisions:
             selection = replace(selection, first_id=selected.newest_id(unit, selection, decisions))
@@ -163,7 +168,7 @@ class Evaluation(Record, eq=False):
 
     @property
     def fields(self) -> frozenset[str]:
-        """Return the fields of contexts that are read, beside those that loggers depend on."""
+        """Return the fields of contexts that are read, except the fields that only loggers depend on."""
         option_fields = (groups.field_of_context(self.request.by), self.request.reward_model_by)
         return frozenset(name for target in self.targets for name in target.reads) | {
             name for name in option_fields if name
@@ -171,7 +176,7 @@ class Evaluation(Record, eq=False):
 
     @property
     def rewards(self) -> dict[int, Reward]:
-        """Return the rewards of the targets, by id."""
+        """Return the reward definitions of the targets, by the id of the reward."""
         return {shared.reward.id: shared.reward for shared in self.shared}
 
     @cached_property
@@ -216,11 +221,14 @@ class Evaluation(Record, eq=False):
 
     @property
     def lesson_columns(self) -> list[str]:
-        """Return the columns that show which rows a target learned from."""
+        """Return the columns that tell which rows a target has learned from."""
         return sorted({column for target in self.targets for lesson in target.lessons for column in lesson.columns})
 
     def taken_log(self, left_out: Collection[str | None], max_loggers: int) -> str | None:
-        """Return the filter of the log without some loggers. `max_loggers` is how many loggers are weighed."""
+        """Return the filter of the log without the left-out loggers.
+
+        left_out: the references of the loggers to leave out, where None stands for all loggers without weights of
+        their own; max_loggers: the number of loggers that may get weights."""
         names = list(self.loggers.names.values())
         unnamed = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
         taken_names = [name for name in names if name not in left_out and name not in unnamed]
@@ -232,7 +240,8 @@ class Evaluation(Record, eq=False):
 
 
 def _people(unit: Unit, request: Request, selection: Selection) -> str | None:
-    """Tell how it is known that each session without a user is another person. Return None where it is not known."""
+    """Tell how it is known that each session without a user is another person, as in `Evaluation.people`. Return None
+    where this is not known."""
     if request.cluster in ("session", "row"):
         return "stated"
     if selection.variant_ids is not None:
