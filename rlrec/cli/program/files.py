@@ -285,7 +285,8 @@ def write_text(path: str, text: str) -> int:
 def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
     """Write the figure of an answer to a file, if a path is given. Raises InputError if the answer has no figure.
 
-    draw: makes the figure; it is kept, so that a program which called the command can draw the figure later."""
+    draw: a function that makes the figure. The function is kept, so that a program which called the command can draw
+    the figure later."""
     if (show := current_settings().show) is not None:
         show.draw = draw
     if path is None:

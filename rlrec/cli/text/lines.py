@@ -330,7 +330,7 @@ def _is_deep(value: Any, depth: int = -1) -> bool:
 
 
 def _usual(block: bytes, n_lines: int) -> bool:
-    """Tell whether lines of JSON look like complete objects, without anything that msgspec accepts wrongly or writes in
+    """Tell whether lines of JSON are complete objects, without anything that msgspec accepts wrongly or writes in
     another form.
 
     block: the lines, joined by newlines."""

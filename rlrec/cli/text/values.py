@@ -207,8 +207,9 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_named_table(text: str) -> tuple[str, str]:
-    """Return the name and the path of a table, written NAME=FILE. If NAME is left out, the name is the file name up to
-    its first dot. If a file exists whose path is the whole text, the text is its path."""
+    """Return the name and the path of a table. The text is NAME=FILE, or only FILE. In the second form the name is the
+    file name up to its first dot. If a file exists whose path is the whole text, the text is taken as this path, even
+    if it contains `=`."""
     name, equals, path = text.partition("=")
     if equals and re.fullmatch(NAME_FORM, name) and not os.path.exists(text):
         return name, path

@@ -162,10 +162,12 @@ def _answer_sentence(row: EstimateRow) -> str:
 
 
 def result_row(row: EstimateRow) -> dict[str, Any]:
-    """Return the row of a target (the policy that is evaluated) as a mapping. The lift is None if it is no result,
-    which has three possible reasons. The log is in doubt. The target is the policy that it is compared with. Or it is
-    unknown whether there is a lift, and the bounds lie too far apart for the lift between them to mean anything. The
-    row of a target that has learned nothing has no figures, since they would be those of `uniform`."""
+    """Return the row of a target (the policy that is evaluated) as a mapping. The row of a target that has learned
+    nothing has no figures, since they would be those of `uniform`.
+
+    In three other cases only the lift is None. Either the log is in doubt, or the target is the policy that it is
+    compared with, or it is unknown whether there is a lift and the bounds of the lift lie so far apart that a figure
+    between them means nothing."""
     lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
     has_lift = not row.target_loggers and row.answer != ("unknown", None)
     is_vague = row.answer.answer == "unknown" and upper - lower > MAX_LIFT_WIDTH
@@ -176,7 +178,8 @@ def result_row(row: EstimateRow) -> dict[str, Any]:
 
 
 def estimates_view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
-    """Return the estimates as tables, one for each unit that an estimate is per (such as a slot or a visit).
+    """Return a table of the estimates for each unit (such as a slot or a visit) to which estimates refer. The tables
+    after the first table are below it, as parts of the same view.
 
     `by` names the field that divides the log into groups, or is None if the log is not divided. `notes` are the
     lines below the tables."""

@@ -117,7 +117,8 @@ def _events(words: Sequence[str]) -> dict[str, float]:
 
 @cache
 def line_type() -> Any:
-    """Return the Struct of an input line. Its fields are those of the class Line of the use case, in the same order."""
+    """Return the Struct of an input line. Its fields are the first fields of the class `Line` in `rlrec.records`, in
+    the same order, and then the fields that credit a user's slots."""
     from rlrec.cli.text import lines
 
     key = lines.key_type()
@@ -126,9 +127,10 @@ def line_type() -> Any:
 
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
-    """Yield groups of lines, each line in the form that the use case takes. Lines that cannot be decoded are refused.
+    """Yield groups of lines, each line as a `Line` of `rlrec.records` or as the error in the line. Lines that cannot be
+    decoded are refused.
 
-    line_class: the class Line of the use case."""
+    line_class: the class `Line`."""
     for group in lines.groups(line_type()):
         yield [line_of(entry, line_class, number) for number, entry in group]
 
@@ -143,9 +145,9 @@ def _values_of() -> Any:
 
 
 def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
-    """Return a decoded line in the form that the use case takes, or the error in the line.
+    """Return a decoded line as a `Line` of `rlrec.records`, or the error in the line.
 
-    entry: the decoded line. line_class: the class Line of the use case. number: the number of the line."""
+    entry: the decoded line. line_class: the class `Line`. number: the number of the line."""
     values = _values_of()(entry)
     line = tuple.__new__(line_class, (*values[: len(FIELDS)], number, *_NOBODY))
     if values[len(FIELDS) :] == _NO_CREDIT and entry.at is None and None in (entry.decision_id, entry.request_id):

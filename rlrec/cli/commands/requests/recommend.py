@@ -109,7 +109,7 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
 
 @cache
 def line_type() -> Any:
-    """Return the Struct of a line that holds a request. Its fields are those of the class Request of the use case."""
+    """Return the Struct of a line that holds a request for a slate."""
     from rlrec.cli.text import lines
 
     more_names = ("arms", "block", "not_after", "not_shown", "page", "request_id")

@@ -144,8 +144,8 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
 
 
 def _headline(result: app.effects.Suggestion) -> str:
-    """Return the first line of the answer. It says, for each kind of event, how much later reward (after the page) one
-    more event of this kind goes with."""
+    """Return the first line of the answer. For each kind of event that surely tells of later reward, the line says how
+    much reward after the page goes with one more such event."""
     sure_events = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
         return f"cannot tell: no kind of event differs enough between the {result['arms']} arms of this log"
