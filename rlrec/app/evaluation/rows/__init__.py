@@ -1,1 +1,1 @@
-"""This package has the rows of a log, with what evaluations need of the store for them."""
+"""This package has the rows of a log, with all data of the store that evaluations need about the rows."""

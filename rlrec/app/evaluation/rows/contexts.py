@@ -1,4 +1,5 @@
-"""This module reads the contexts of the log for an evaluation. Each is decoded once, while the cache has room."""
+"""This module reads the contexts of the log for an evaluation. Each context is decoded once, while the cache has
+room."""
 
 from __future__ import annotations
 
@@ -27,11 +28,11 @@ PORTION = 10_000  # contexts decoded at a time
 
 
 class ContextTable:
-    """This table has the m distinct contexts of a batch, with the fields that are read and, where needed, the features
-    of each context.
+    """This table has the m distinct contexts of a batch. It has the fields that are read and, where needed, the
+    features of each context.
 
-    `values` maps a field to its value in each context, None where it is missing, and ENTIRE to the whole contexts.
-    `names` has the fields of the contexts read so far."""
+    `values` has, for each field, the value of the field in each context, which is None where the field is missing.
+    For the field ENTIRE, `values` has the whole contexts. `names` has the fields of all contexts read so far."""
 
     def __init__(self, values: dict[str, list[Any]], names: frozenset[str], features: Sparse) -> None:
         self.size, self.values, self.names, self._features = len(features), values, names, features
@@ -44,23 +45,25 @@ class ContextTable:
 
     @property
     def entries(self) -> tuple[Ids, Ids, Array]:
-        """Return the context, the column and the value of each nonzero feature."""
+        """Return three arrays with an entry for each nonzero feature: the index of the context, the column and the
+        value."""
         return self._features.row, self._features.column.astype(np.int64), self._features.value
 
     @cached_property
     def sparse(self) -> Sparse:
-        """Return the nonzero features of every context, hashed into as many columns as the cache has."""
+        """Return the nonzero features of every context, where features in the same column are added up. The features
+        are hashed into as many columns as the cache has."""
         return features.merge(self.size, *self.entries)
 
     @cached_property
     def have_rules(self) -> Flags:
-        """Tell which contexts state rules of their page, (m,)."""
+        """Tell for each context whether the context states rules of its page, (m,)."""
         pages = self.values.get(PAGE) or [None] * self.size
         return np.array(list(map(bool, pages)), np.bool_)
 
     def value_codes(self, field: str, key_function: Any = repr) -> tuple[Ids, list[Any]]:
-        """Return the index of each context's value of a field among the distinct values, (m,), and these values. Values
-        for which the function `key_function` returns the same are equal."""
+        """Return the distinct values of a field, and for each context the index of its value among the distinct values,
+        (m,). The indices come first. Two values are equal where `key_function` returns the same for both."""
         values = self.values[field]
         keys = list(map(key_function, values))
         first_values = dict(zip(reversed(keys), reversed(values), strict=True))  # the first value of each key
@@ -68,8 +71,9 @@ class ContextTable:
         return np.array([number_by_key[key] for key in keys], np.int64), [first_values[key] for key in number_by_key]
 
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """Return the contexts as a policy that reads these fields sees them. The first part is the index of each
-        context among the distinct ones, (m,), and the second has the distinct ones."""
+        """Return the contexts as a policy sees them that reads only the given fields. The first result is the index of
+        each context among the distinct contexts that the policy sees, (m,). The second result has these distinct
+        contexts."""
         if ENTIRE in fields:
             return np.arange(self.size), self.values[ENTIRE]
         if self.have_rules.any() or any(self.values.get(GROUPS, ())):
@@ -83,8 +87,8 @@ class ContextTable:
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _reading_with_rules(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """Return what `reading` does, for contexts of which some state page rules or groups of arms. Both apply
-        whatever a policy reads, and so do the features of arms that a cap counts."""
+        """Return the same as `reading`, for a batch in which a context states page rules or groups of arms. Rules and
+        groups apply whatever a policy reads, and so do the features of arms that a cap counts."""
         contexts = list[dict[str, Any]]()
         for row, (page, groups, arm_features) in enumerate(
             zip(*map(self.values.__getitem__, PAGE_FIELDS), strict=True)
@@ -100,11 +104,11 @@ class ContextTable:
 
 
 class ContextCache:
-    """This cache has the contexts of one evaluation, each decoded once while there is room. The first contexts are
-    cached, since every pass over a log reads them in the same order.
+    """This cache has the contexts of one evaluation. Each context is decoded once while the cache has room. The first
+    contexts of the log are cached, since every pass reads the contexts in the same order.
 
-    `encode` tells whether features are needed, `columns` is their number, a power of two, and `fields` has the
-    fields that every batch needs."""
+    `encode` tells whether features are needed. `columns` is the number of columns into which features are hashed, a
+    power of two. `fields` has the fields that every batch needs."""
 
     def __init__(
         self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.WIDTH
@@ -118,15 +122,18 @@ class ContextCache:
         self._features = _FeatureCache()
 
     def unread(self, context_id: Ids) -> Ids:
-        """Return the ids of the contexts of these rows that are not cached, ascending."""
+        """Return the ids of the contexts that are not cached, ascending.
+
+        context_id: the id of the context of each row."""
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
     def table(
         self, context_id: Ids, texts: reader.ContextTexts | None, *, fields: Collection[str] = ()
     ) -> tuple[ContextTable, Ids]:
-        """Return the distinct contexts of rows, and the index of each row's context among them, (n,).
+        """Return the table of the distinct contexts of n rows, and the index of each row's context in the table, (n,).
 
-        `texts` has the texts of the contexts that `unread` returned. Texts that further fields need are read here."""
+        context_id: the id of the context of each row, (n,); texts: the texts of the contexts that `unread` returned.
+        If `fields` names further fields, the texts are read here."""
         first_rows, code = distinct(context_id)
         ids = context_id[first_rows]
         needed_fields = self.fields | set(fields)
@@ -156,7 +163,10 @@ class ContextCache:
     def _read(
         self, ids: Ids, texts: Sequence[str], fields: Collection[str]
     ) -> tuple[dict[str, dict[int, Any]], Sparse]:
-        """Return the fields of these contexts, and their features."""
+        """Return the values of the fields in these contexts, by field and by id of the context, and the features of the
+        contexts.
+
+        ids: the ids of the contexts; texts: the JSON of each context."""
         values: dict[str, dict[int, Any]] = {field: {} for field in fields}
         portions = [Sparse.empty(0)]
         for start in range(0, len(ids), PORTION):
@@ -175,19 +185,21 @@ class ContextCache:
 
 
 class _FeatureCache:
-    """This cache has the features of contexts by id, while there is room."""
+    """This cache has the features of contexts, by the id of the context, as long as the cache has room."""
 
     def __init__(self) -> None:
         self._ids = self._rows = np.empty(0, np.int64)  # ascending ids, and the row of each in `_features`
         self._features = Sparse.empty(0)
 
     def has(self, ids: Ids) -> Flags:
-        """Tell which of these contexts are cached, (m,)."""
+        """Tell for each context whether the context is cached, (m,)."""
         return look_up(self._ids, ids)[1]
 
     def gather(self, ids: Ids, new_ids: Ids, new_features: Sparse) -> Sparse:
-        """Return the features of contexts with ascending ids, and cache new ones while there is room. `new_ids` and
-        `new_features` are those of the contexts that are not cached."""
+        """Return the features of the given contexts, and cache new features as long as the cache has room.
+
+        ids: the ids of the contexts, ascending; new_ids: the ids of the contexts that are not cached; new_features:
+        the features of the contexts that are not cached."""
         is_new = look_up(new_ids, ids)[1]
         cached = self._features[self._rows[look_up(self._ids, ids[~is_new])[0]]]
         order = np.argsort(np.r_[np.flatnonzero(is_new), np.flatnonzero(~is_new)])
@@ -206,7 +218,7 @@ class _FeatureCache:
 
 
 def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the names of fields inside objects, written as `value_of` expects them."""
+    """Return the names of the fields that lie inside objects of the contexts, in the form that `value_of` takes."""
     return {
         f"{name}.{inner_name}"
         for context in contexts

@@ -1,4 +1,4 @@
-"""This module makes the groups of rows for `--by`, by a column of the log or by a field of the context."""
+"""This module divides rows into groups for `--by`, by a column of the log or by a field of the context."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ Label = str | float | bool | None
 def group_rows(
     by: str | None, slots: Columns, contexts: ContextTable, context: Ids, *, keys: Mapping[int, str], loggers: Loggers
 ) -> tuple[list[RowGroup], Ids]:
-    """Return the groups of rows by the field of `--by`, and the index of each row's group, (n,). Without a field, all
-    rows are one group. `context` (n,) is the index of each row's context in the table, and `keys` are those of arms."""
+    """Return the groups of n rows, and the index of each row's group, (n,). Without a field, all rows are one group.
+
+    by: the field of `--by`; context: the index of each row's context in the table, (n,); keys: the key of each arm,
+    by id."""
     if by is None:
         return [RowGroup(None, None)], np.zeros(len(context), np.int64)
     if by in FIELDS:
@@ -49,7 +51,7 @@ def group_rows(
 
 
 def _group_labels(by: str, group_numbers: Ids, keys: Mapping[int, str], loggers: Loggers) -> Mapping[int, Label]:
-    """Return the label of each group, by its number."""
+    """Return the label of each group, by the number of the group."""
     codes = group_numbers.tolist()
     if by == "arm":
         return keys
@@ -66,7 +68,10 @@ def _group_labels(by: str, group_numbers: Ids, keys: Mapping[int, str], loggers:
 
 
 def day_numbers(at: Ids) -> Ids:
-    """Return the number of the day of each time in the time zone, (n,), as `times.day_of` numbers days."""
+    """Return the number of the day that contains each time, (n,). Days begin at midnight of the time zone, and have the
+    numbers of `times.day_of`.
+
+    at: times in microseconds, (n,)."""
     days = at // times.DAY_US
     if times.zone is None or not len(at):
         return days
@@ -78,20 +83,22 @@ def day_numbers(at: Ids) -> Ids:
 
 
 def field_of_context(by: str | None) -> str | None:
-    """Return the field of the context that rows are grouped by, or None where they are grouped by something else."""
+    """Return the field of the context that rows are grouped by. The result is None where rows are grouped by a column
+    of the log, or not at all."""
     return None if by is None or by in FIELDS else by
 
 
 def refuse_group(by: str | None) -> None:
-    """Raise InputError where a name means groups of the log, which contexts of requests do not have."""
+    """Raise InputError where `by` names a group of the log, since the contexts of requests have no such groups."""
     if by in FIELDS:
         hint = f"give the field of the context another name, such as user_{by}"
         raise InputError(f"by={by} is a group of the log, not a field of the context", hint=hint)
 
 
 def check_field(by: str | None, names: Collection[str], *, groups: Collection[str] = FIELDS) -> None:
-    """Raise InputError if no context of the log had the field. `names` has the fields of the contexts, and `groups` has
-    further choices."""
+    """Raise InputError if rows are grouped by a field of the context and no context of the log has this field.
+
+    names: the fields that the contexts have; groups: the other values that `--by` takes."""
     if (field := field_of_context(by)) is not None and field not in names:
         choices = f"--by takes {', '.join(groups)}" if groups else ""
         if not names:
@@ -109,8 +116,9 @@ def too_many_groups(by: str | None) -> InputError:
 
 
 def group_members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
-    """Yield the number of each group that has rows, with these rows, or None for all rows. `codes` (n,) has the group
-    of each row, and `number` is the number of groups."""
+    """Yield the number of each group that has rows, and the indices of these rows, or None for all rows.
+
+    codes: the group of each row, (n,); number: the number of groups."""
     if number == 1:
         yield 0, None
         return
@@ -119,7 +127,8 @@ def group_members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
 
 
 def sort_groups(groups: Iterable[RowGroup]) -> list[RowGroup]:
-    """Return groups in a fixed order, with numbers by size, then texts alphabetically, and None last."""
+    """Return the groups in a fixed order. Groups with a number as label come first, by size, then texts alphabetically,
+    and groups without a label last."""
     return sorted(
         groups, key=lambda group: (group.label is None, isinstance(group.label, str), group.label, group.name or "")
     )

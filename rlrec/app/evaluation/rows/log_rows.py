@@ -1,10 +1,10 @@
-"""This module has the log as folds read it, in batches with all data of the store that they need. It has impressions,
-their clusters and slates.
+"""This module defines the log as folds read it: batches with all data of the store that folds need. The module has the
+impressions of a batch, and the clusters and slates of the impressions.
 
-For logs of two-stage policies, it also says what lists of candidates mean for the weight of a target. The eligible
-set of such a decision is its list. A target with the same first stage is weighed given the list. For a target with
-another first stage, the weight includes the probability of the list. A target without a first stage is evaluated on
-the lists that the logger drew."""
+The module also says how a list of candidates changes the weight of a target in the log of a two-stage policy. The
+eligible set of such a decision is the list. A target with the same first stage is weighed given the list. For a
+target with another first stage, the weight includes the probability of the list. A target without a first stage is
+evaluated on the lists that the logger drew."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CELLS = 50_000_000  # most arms times squared candidates in these; the first one
 
 class Inclusion(Record, kw_only=False):
     """This record has the smallest probability with which an arm that was shown became a candidate, and the number of
-    decisions for which it was computed. Batches add up."""
+    decisions for which the probability was computed. The records of two batches can be added."""
 
     smallest: float = 1.0
     decisions: int = 0
@@ -49,10 +49,11 @@ class Inclusion(Record, kw_only=False):
 
 
 class LoggedLists(Record, eq=False):
-    """This record has the lists of candidates of a batch, by decision.
+    """This record has the lists of candidates of a batch.
 
-    `first_stages` has a name of the first stage of each version, `catalogues` has the arms of each catalogue, and
-    `inclusion` is that of the arms that were shown."""
+    `lists` has the list of each decision, by id. `first_stages` has a name of the first stage of each version, by
+    id. `catalogues` has the arms from which candidates were drawn, by the id of the set of these arms. `inclusion`
+    tells how likely the arms that were shown were to become candidates."""
 
     lists: Mapping[int, CandidateList] = field(default_factory=dict)
     first_stages: Mapping[int, Hashable] = field(default_factory=dict)
@@ -60,26 +61,31 @@ class LoggedLists(Record, eq=False):
     inclusion: Inclusion = field(default_factory=Inclusion)
 
     def has_list(self, slots: Columns) -> Flags:
-        """Tell which rows have a decision with a list, (n,)."""
+        """Tell for each row whether its decision has a list, (n,)."""
         return np.isin(slots["decision_id"], list(self.lists))
 
     def weighable(self, slots: Columns) -> Flags:
-        """Tell which rows have a decision with a list from a known catalogue, so that a first stage can give its
-        probability, (n,)."""
+        """Tell for each row whether its decision has a list from a known catalogue, (n,). The first stage of a target
+        then has a known probability of drawing the list."""
         decisions = [key for key, candidates in self.lists.items() if candidates.catalogue_id is not None]
         return np.isin(slots["decision_id"], decisions)
 
     def catalogues_of(self, decision_id: Ids, eligible_id: Ids) -> Ids:
-        """Return the eligible sets of decisions, (n,). Where candidates were drawn, these are the catalogues that they
-        were drawn from."""
+        """Return the id of the eligible set of each decision, (n,). Where candidates were drawn, the result is the id
+        of the catalogue from which they were drawn.
+
+        eligible_id: the id of the set from which each slate was drawn, (n,)."""
         pairs = zip(map(self.lists.get, decision_id.tolist()), eligible_id.tolist(), strict=True)
         return np.array([set_id if row is None else row.catalogue_id or set_id for row, set_id in pairs])
 
     def log_ratio(
         self, serving: VersionDistribution, slots: Columns, contexts: ContextTable, *, keys: Mapping[int, str]
     ) -> Array | None:
-        """Return the log of the target's probability of each row's list over the logger's, (n,). The value is 0 where
-        both have the same first stage, or where there is no list. Return None where it is 0 everywhere."""
+        """Return for each row the logarithm of the target's probability of the decision's list divided by the logger's
+        probability of the list, (n,). The value is 0 where the target and the logger have the same first stage, or
+        where the decision has no list. The result is None where all values are 0.
+
+        serving: the distribution of the target; keys: the key of each arm, by id."""
         generator = serving.generator
         if generator is None or not self.lists:
             return None
@@ -118,8 +124,8 @@ class LoggedLists(Record, eq=False):
 
 
 def first_stage(version: Version) -> Hashable:
-    """Return a name of the first stage of a version, or None without one. Versions with equal names draw lists from the
-    same distribution at any moment."""
+    """Return a name of the first stage of a version, or None for a version without a first stage. Versions with equal
+    names draw lists from the same distribution at any moment."""
     policy = designs.policy_of(version)
     if not policy.stages:
         return None
@@ -135,7 +141,8 @@ def smallest_inclusion(
     """Return the smallest probability with which an arm that was shown became a candidate, from at most `budget`
     distributions.
 
-    `moments` yields rows, with the distribution of the version at the moment when they were drawn."""
+    moments: yields rows, and the distribution of the version at the moment when these rows were drawn; keys: the key
+    of each arm, by id."""
     total, cells = Inclusion(), 0
     for rows, serving in moments:
         if serving.generator is None:
@@ -188,10 +195,10 @@ SLOT_SET = "slot_set"  # a column of slots: the id of the slot's own set of arms
 
 
 class ArmTable:
-    """This table has the arms of a store. `ids` (a,) are ascending, `keys` are by id, and `rank` (a,) is the place of
-    each arm in order of keys.
+    """This table has the a arms of a store. `ids` (a,) has the id of each arm, ascending. `keys` has the key of each
+    arm, by id. `rank` (a,) is the place of each arm in the order of the keys.
 
-    Sums over arms are in order of keys, which is the same in every store."""
+    Sums over arms are in the order of the keys, which is the same in every store."""
 
     def __init__(self, keys: Mapping[int, str]) -> None:
         self.keys = StoredRows("arm", keys.items())
@@ -203,38 +210,42 @@ class ArmTable:
         return len(self.ids)
 
     def check(self, arm_ids: Ids) -> None:
-        """Raise RlrecError for an arm that is missing, since other arms would take its index."""
+        """Raise RlrecError if any of these arms is missing, since `index` would return the index of another arm."""
         for arm in arm_ids[~np.isin(arm_ids, self.ids, assume_unique=True)][:1].tolist():
             raise damage_error(f"row {arm} of table arm is gone")
 
     def index(self, arm_id: Ids) -> Ids:
-        """Return the indices of arms among the ids, in the same shape."""
+        """Return the index of each arm in `ids`, in the shape of `arm_id`."""
         return self._index[arm_id]
 
     def ranks(self, arm_id: Ids) -> Ids:
-        """Return the ranks of the arms' keys, in the same shape."""
+        """Return the rank of each arm in the order of the keys, in the shape of `arm_id`."""
         return self.rank[self._index[arm_id]]
 
 
 class RowGroup(NamedTuple):
-    """A RowGroup is a group of rows. `name` distinguishes it from others, and `label` is how it is reported."""
+    """A RowGroup is a group of rows. `name` distinguishes the group from all other groups, and `label` is the value
+    that reports show."""
 
     name: str | None
     label: str | float | bool | None
 
 
 class LoggedBatch(Record, eq=False):
-    """This record has whole sessions of the log with all data that a fold needs. No further query is made for them.
+    """This record has whole sessions of the log with all data that a fold needs. A fold makes no further query for
+    them.
 
-    `log` has slots with the columns of the reader, those of `slate_places`, `loggers.unknown_support` and
-    `Loggers.support`, and `cluster`, `context` (index in the table) and `group`. `groups` are those of `--by`.
-    `eligible` has the arms of each eligible set, by id. `zeros` has, for each logger's case, the arms that it could
-    not show at each position, (size, m), or None where this is not known. `pairs` has the probabilities of all
-    slates, by number in the column `logger_pairs`, as `LoggerMarginals.pairs` returns them. `lists` are those of
-    candidates. `features` has JSON of features of arms that hold for one decision, by the negative number that
-    stands for a revision of the catalogue there. `shares` (c, k, a) has the probability of each arm, by rank, at
-    each position in each distribution of the loggers. The column `draw` has the index c of each row, or -1 where it
-    is not known."""
+    `log` has the slots, with the columns of the reader, the columns of `slate_places`, `loggers.unknown_support` and
+    `Loggers.support`, and the columns `cluster`, `context` (an index in `contexts`), `group` and `draw`. `groups`
+    has the groups of `--by`. `eligible` has the arms of each eligible set, by id.
+
+    `zeros` has, for each case of a logger, a flag for each arm that the logger could not show at each position, (size,
+    m), or None where these arms are not known. `pairs` has the probabilities of all slates in a distribution, by the
+    number in the column `logger_pairs`, as `LoggerMarginals.pairs` returns them. `lists` has the lists of candidates.
+    `features` has the JSON of features of arms that hold for one decision, by the negative number that the decision has
+    as revision of the catalogue. `shares` (c, k, a) has the probability of each arm, in order of key, at each position
+    in each distribution of the loggers. The column `draw` has the index of each row's distribution in `shares`, or -1
+    where the distribution is not known."""
 
     log: Batch
     contexts: ContextTable
@@ -249,23 +260,25 @@ class LoggedBatch(Record, eq=False):
 
 class ImpressionRows(reward_log.RewardedSlots, eq=False):
     """This record has the mature, uncensored impressions of a batch. `slots` has the columns of `LoggedBatch`. `shown`
-    has the arms of all impressions of the batch, also of those that were left out, since `start` counts them."""
+    has the arm of every impression of the batch, including the impressions that were left out, since the column `start`
+    counts all impressions."""
 
     shown: Ids
 
     @property
     def begins(self) -> Ids:
-        """Return the index of the first slot of each row, (n,). Here a row is one slot."""
+        """Return the index of the first slot of each row, (n,). Each row is one slot."""
         return np.arange(len(self))
 
 
 def slate_places(slots: Columns) -> Columns:
-    """Return where each impression stands on its slate, for a batch in order of decision and position, (n,) each.
+    """Return columns that tell where each impression stands on its slate, (n,) each. The batch is in order of decision
+    and position.
 
-    `start` is the index in the batch of the slate's first row. `depth` is the number of impressions above, and
-    `complete` tells whether none of them is missing. `prefix` is the logger's probability of the slate down to this
-    row, and `smallest_prefix` is the product of its smallest conditionals. Both are NaN where a factor is unknown or
-    the batch was read without propensities."""
+    `start` is the index of the first row of the slate. `depth` is the number of impressions above the row, and
+    `complete` tells whether all positions above are present. `prefix` is the logger's probability of the slate down
+    to the row. `smallest_prefix` is the product of the smallest conditional probabilities down to the row. Both are
+    NaN where a factor is unknown or the batch was read without propensities."""
     depth = _depths(slots)
     is_complete = slots["position"] == depth + 1
     propensities = (np.where(is_complete, slots.get(name, np.nan), np.nan) for name in ("propensity", "min_propensity"))
@@ -281,10 +294,8 @@ def slate_places(slots: Columns) -> Columns:
 
 
 def visit_course(slots: Columns) -> Columns:
-    """Return the course of the visit before each slot, (n,) each.
-
-    `repeats` is the number of earlier slates of the visit that showed the arm. `length` is the number of decisions
-    of the visit."""
+    """Return two columns that tell what the visit of each slot has shown, (n,) each. `repeats` is the number of earlier
+    slates of the visit that showed the arm of the slot. `length` is the number of decisions of the visit."""
     step = slots["step"]
     if not step.any():
         return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
@@ -301,22 +312,26 @@ def visit_course(slots: Columns) -> Columns:
 
 
 def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
-    """Return the number of arms in the eligible set of each row, (n,)."""
+    """Return the number of arms in the eligible set of each row, (n,).
+
+    eligible_id: the id of each row's eligible set, (n,); eligible: the arms of each set, by id."""
     first_rows, set_index = distinct(eligible_id)
     return np.array([len(eligible[key]) for key in eligible_id[first_rows].tolist()], np.int64)[set_index]
 
 
 def _depths(slots: Columns) -> Ids:
-    """Return the number of impressions above each row on its slate, (n,)."""
+    """Return the number of impressions above each row on the row's slate, (n,)."""
     return numbers_in_runs(run_starts(slots["decision_id"]), len(slots["decision_id"]))
 
 
 def cluster_digests(slots: Columns, unit: str) -> Ids:
-    """Return a digest of the randomised unit of each row, (n,). `unit` is one of CLUSTERS, whose columns the slots
-    have. It is `user` for the user where one is known and else the session, `session`, or `row` for the row itself.
+    """Return a digest of the randomised unit of each row, (n,).
 
-    Digests depend on keys, not ids, so the same log in another order has the same clusters. The last bit tells users
-    from sessions with the same key."""
+    Digests depend on keys instead of ids, so the same log in another order has the same clusters. The last bit of a
+    digest distinguishes a user from a session with the same key.
+
+    slots: rows with the columns of the unit in CLUSTERS; unit: `session`, `row` for the row itself, or `user`. With
+    `user`, the unit of a row is the user where the user is known, and otherwise the session."""
     session = slots["session_digest"]
     # a session's first row has the session's digest, so that sessions of one row have the same clusters as rows
     if unit == "row":
@@ -328,10 +343,11 @@ def cluster_digests(slots: Columns, unit: str) -> Ids:
 def person_visits(
     columns: Columns, *, timeout_us: int, now: int, import_end: int = 0, by_session: bool = False, any_user: bool = True
 ) -> Visits:
-    """Return the visits of persons. A visit without an end ends when the timeout after its last decision is over.
+    """Return the visits of persons. A visit that nobody ended ends when the timeout after its last decision is over.
 
-    `import_end` is the newest imported decision, after which nobody would see who comes again. `by_session` tells
-    whether the unit is the session, and `any_user` whether the store has any user."""
+    columns: the stored columns of the visits; import_end: the time of the newest imported decision, after which an
+    imported log would not show a return; by_session: whether the unit is the session; any_user: whether the store
+    has any user."""
     from rlrec.ope.sums.unit_visits import FAR_FUTURE, Visits
 
     lapsed_at, has_ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
@@ -346,8 +362,8 @@ def person_visits(
 
 
 def decision_digests(slots: Columns) -> Ids:
-    """Return a digest of session, visit and step of each row, (n,). A target that draws with these as seeds draws the
-    same in every store."""
+    """Return a digest of the session, visit and step of each row, (n,). A target that uses these digests as seeds draws
+    the same arms in every store."""
     return _hash_digest(_hash_digest(slots["session_digest"], slots["visit"] - 1, salt=0), slots["step"], salt=1)
 
 
@@ -356,8 +372,9 @@ def _hash_digest(digest: Ids, number: Ids, *, salt: int) -> Ids:
 
 
 def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
-    """Return the rows of a batch that count in estimates under a reward definition, and the number of rows that are not
-    mature yet."""
+    """Return the rows of a batch that count in estimates of a reward, and the number of rows that are not mature yet.
+
+    definition: the definition of the reward."""
     rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
     is_mature = reward_log.is_mature(slots, definition, now=now)
     rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
@@ -371,9 +388,11 @@ def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[Impressi
 
 
 def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]]) -> tuple[Ids, dict[int, Ids]]:
-    """Return the column SLOT_SET, (n,), and the arms of each set by its id, a negative digest, which no stored set has.
+    """Return the column SLOT_SET, (n,), and the arms of each set, by the id of the set. The id is a negative digest,
+    which no stored set has.
 
-    `sets` has the sets of the slots of decisions, from the top. `slots` are in order of decision and position."""
+    slots: the slots, in order of decision and position; sets: the sets of arms of the slots of each decision, from
+    the top."""
     ids, arms, arms_above = np.zeros(len(slots["decision_id"]), np.int64), dict[int, Ids](), list[int]()
     slot_arms = zip(slots["decision_id"].tolist(), slots["arm_id"].tolist(), strict=True)
     last_decision, slot_number = 0, 0
@@ -391,13 +410,14 @@ def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]])
 
 
 def slot_set_flags(slots: Columns) -> Flags | None:
-    """Tell which slots have a set of arms of their own, (n,). Return None where none has."""
+    """Tell for each slot whether the slot has a set of arms of its own, (n,). The result is None where no slot has such
+    a set."""
     has_set = slots[SLOT_SET] != 0 if SLOT_SET in slots else np.zeros(0, np.bool_)
     return has_set if has_set.any() else None
 
 
 def as_decisions(rows: ImpressionRows) -> ImpressionRows:
-    """Return the rows, where slots with a set of arms of their own become decisions of one slot."""
+    """Return the rows. Each slot with a set of arms of its own becomes a decision of one slot."""
     slots, has_set = rows.slots, slot_set_flags(rows.slots)
     if has_set is None:
         return rows
@@ -410,8 +430,11 @@ def as_decisions(rows: ImpressionRows) -> ImpressionRows:
 
 
 def down_to_rows(slots: Columns, has_set: Flags, steps: Array) -> Array:
-    """Return the product of `steps` from the top of each slate down to each slot, (n,), for slots with sets of arms of
-    their own. The product is NaN where a row above is missing."""
+    """Return for each slot the product of `steps` over the slots from the top of the slate down to the slot, (n,). The
+    product is NaN where a slot above is missing.
+
+    has_set: whether each slot has a set of arms of its own (other slots keep their element of `steps`); steps: a
+    factor for each slot, (n,)."""
     rows, products = np.flatnonzero(has_set), steps.copy()
     depth = numbers_in_runs(run_starts(slots["decision_id"][rows]), len(rows))
     is_below_all = slots["depth"][rows] == depth

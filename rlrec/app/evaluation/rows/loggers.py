@@ -1,5 +1,5 @@
-"""This module describes the policies that logged, by how small their propensities can be and which arms they could not
-show."""
+"""This module describes the loggers of a log: how small the propensities of a logger can be, and which arms the logger
+could not show."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DISTRIBUTION = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "c
 
 
 class Loggers:
-    """This cache has the versions that logged, each looked up once."""
+    """This cache has the versions that logged. Each version is looked up once."""
 
     def __init__(self, unit: Unit, arms: ArmTable) -> None:
         self.unit, self.arms = unit, arms
@@ -54,21 +54,23 @@ class Loggers:
         return {key: self._versions[key] for key in ids}
 
     def reads(self, slots: Columns, selected_rows: Flags) -> set[str]:
-        """Return the context fields that the loggers of rows depend on. `selected_rows` (n,) selects the rows."""
+        """Return the context fields that the loggers of the selected rows depend on.
+
+        selected_rows: a flag for each row, (n,)."""
         return {field for key in self.versions(slots["version_id"][selected_rows]) for field in self.policy(key).reads}
 
     def support(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
     ) -> tuple[Columns, list[Array | None]]:
-        """Return what the logger of each row could show. The first part has lower bounds of the propensities of a
-        batch's rows, (n,) each. The second has, for each case of a logger, the arms that it could not show at each
-        position, (size, m), or None where the limit of derived distributions was reached or the logger read the
-        session.
+        """Return columns that describe what the logger of each row could show, (n,) each, and a list with an array for
+        each case of a logger. The array has a flag for each arm that the logger could not show at each position, (size,
+        m). The array is None where the limit of derived distributions was reached, or the logger read the session.
 
-        `smallest` is the smallest probability that any arm could have had in the row, or NaN where it is not known.
-        `full` tells whether every arm could be shown. `logger_case` is the case that tells for the row, or -1 where
-        none is needed. The argument `slots` has `context`, and the columns of `log_rows.slate_places` and
-        `unknown_support`."""
+        The column `smallest` is a lower bound of the probability that any arm could have had in the row, or NaN
+        where no bound is known. The column `full` tells whether every arm could be shown. The column `logger_case`
+        is the index of the row's case in the list, or -1 where no case is needed.
+
+        slots: the slots, with the column `context` and the columns of `log_rows.slate_places` and `unknown_support`."""
         self.versions(slots["version_id"])
         is_unknown, smallest = slots["unknown_support"], slots["smallest_prefix"]
         smallest = np.where(smallest > 0, smallest, np.nan)
@@ -83,8 +85,11 @@ class Loggers:
         return {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}, zeros
 
     def _floors(self, slots: Columns, deeper_rows: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
-        """Return lower bounds of the marginals below position 1, which a floor guarantees whatever the scores are. The
-        smallest conditional of a row is no such bound, since an arm that mostly stands above is rare here."""
+        """Return lower bounds of the marginals at positions below the first. A floor guarantees these bounds whatever
+        the scores are. The smallest conditional probability of a row is no lower bound, since an arm that mostly stands
+        higher on the slate is rare at this position.
+
+        deeper_rows: the indices of the rows; smallest: the lower bound known so far for each of these rows."""
         version, size = slots["version_id"][deeper_rows], slots["size"][deeper_rows]
         sets, position = slots["eligible_id"][deeper_rows], slots["position"][deeper_rows]
         arms = arms_of_sets(sets, eligible)
@@ -98,8 +103,9 @@ class Loggers:
     def _cases(
         self, slots: Columns, unknown_rows: Ids, contexts: ContextTable
     ) -> Iterator[tuple[Ids, tuple[int, ...], Mapping[str, Any]]]:
-        """Group rows by the distribution of their logger. Yield the rows, their columns of _DISTRIBUTION (0 where the
-        distribution does not depend on one), and the context as the logger reads it."""
+        """Group rows by the distribution of their logger. For each group, yield the indices of the rows, the values of
+        the columns _DISTRIBUTION, and the context as the logger reads it. The value of a column is 0 where the
+        distribution does not depend on the column."""
         columns = {name: slots[name][unknown_rows] for name in _DISTRIBUTION}
         reading, values_read = np.zeros(len(unknown_rows), np.int64), dict[int, list[dict[str, Any]]]()
         for rows in rows_by_kind(columns["version_id"]):
@@ -121,7 +127,10 @@ class Loggers:
     def _zeros_of(
         self, values: tuple[int, ...], context: Mapping[str, Any], eligible: Mapping[int, Ids]
     ) -> Array | None:
-        """Tell which arms the logger of a case could not show. Return None where this cannot be derived."""
+        """Return a flag for each arm that the logger of a case could not show at each position, (size, m). The result
+        is None where these arms cannot be derived.
+
+        values: the values of the columns _DISTRIBUTION; context: the context as the logger reads it."""
         version_id, seq, ordinal, set_id, revision, size = values
         policy, arms, case_name = self.policy(version_id), eligible[set_id], (values, repr(context))
         if policy.stateful or policy.drafted:
@@ -138,9 +147,11 @@ class Loggers:
 def logged_zeros(
     slots: Columns, supports: Mapping[int, Sequence[float]], eligible: Mapping[int, Ids], zeros: list[Array | None]
 ) -> Columns:
-    """Return the columns `unknown_support` and `logger_case`, updated for the top slots whose lines state which arms
-    had probability 0. These arms, (1, m), are appended to `zeros`, equal ones once. `supports` has the stored
-    probabilities, by decision."""
+    """Return the updated columns `unknown_support` and `logger_case`. The update concerns top slots of imported
+    decisions that state which arms had probability 0. A flag for each such arm, (1, m), is appended to `zeros`, and
+    equal flags are appended once.
+
+    supports: the stored probabilities of the arms, by the id of the decision."""
     case_by_name: dict[tuple[int, bytes], int] = {}
     is_unknown, case = slots["unknown_support"].copy(), slots["logger_case"].copy()
     sets, slot_sets = slots["eligible_id"], slots.get(SLOT_SET, np.zeros(len(case), np.int64))
@@ -157,8 +168,8 @@ def logged_zeros(
 
 
 def unknown_support(slots: Columns) -> Columns:
-    """Return two flags for each row. `alone` says that only the arm shown could be shown, and `unknown_support` says
-    that only the logger's belief can tell which arms could be shown."""
+    """Return two columns of flags, (n,) each. `alone` tells whether the arm shown was the only arm that could be shown.
+    `unknown_support` tells whether only the logger's belief can tell which arms could be shown."""
     probability = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
     is_alone = (probability >= CERTAIN_PROPENSITY) & ~(slots["min_propensity"] > 0)
     return {"alone": is_alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~is_alone}
@@ -166,24 +177,28 @@ def unknown_support(slots: Columns) -> Columns:
 
 @lru_cache(maxsize=1_000)
 def least_propensities(size: int, m: int, *, floor: Floor) -> Array:
-    """Return the smallest probability that any arm can have at each position, (size,), by a positive floor alone.
+    """Return the smallest probability that any arm can have at each position, (size,), where a positive floor is all
+    that is known.
 
-    The probability at a position is a mean, over the rank of the arm in the score vector, of
-    `slate.placement_probabilities`."""
+    The probability at a position is a mean of `slate.placement_probabilities` over the rank of the arm in the score
+    vector.
+
+    size: the number of positions; m: the number of arms."""
     probability, unranked = slate.placement_probabilities(size, m, floor=floor)
     return np.minimum([probability[index, : index + 1].min() for index in range(size)], unranked)
 
 
 class LoggingVersions(Record, eq=False):
-    """This record has the versions that served the selected decisions, most frequent first. `names` has POLICY@VERSION,
-    by id."""
+    """This record has the versions that served the selected decisions. `names` has the reference POLICY@VERSION of each
+    version, by id, with the most frequent version first."""
 
     names: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def from_log(cls, unit: Unit, selection: Selection, extent: LogExtent) -> LoggingVersions:
-        """Return the versions that logged a selection, those with most decisions first. `extent` is that of the
-        selection."""
+        """Return the versions that logged a selection of decisions. The version with most decisions comes first.
+
+        extent: the extent of the selection."""
         decisions = {extent.last_version: extent.decisions} if extent.decisions else {}
         if extent.first_version != extent.last_version:
             decisions = selected.version_counts(unit, selection)
@@ -191,22 +206,27 @@ class LoggingVersions(Record, eq=False):
         return cls(names={key: names[key] for key in sorted(names, key=lambda key: (-decisions[key], names[key]))})
 
     def count_named(self, max_loggers: int) -> int:
-        """Return the number of loggers that have weights of their own. `max_loggers` is the number of loggers for which
-        there may be weights."""
+        """Return the number of loggers that have weights of their own.
+
+        max_loggers: the largest number of loggers that can have weights."""
         return len(self.names) if len(self.names) <= max_loggers else max_loggers - 1
 
     def strata(self, max_loggers: int) -> list[Stratum]:
-        """Return the strata of rows, which are two halves for each logger with weights of its own, and two for all
-        other loggers together."""
+        """Return the strata of rows. Each logger with weights of its own has two strata, which are halves of its rows.
+        All other loggers together have two strata.
+
+        max_loggers: as in `count_named`."""
         if min(len(self.names), max_loggers) < 2:
             return [NO_LOGGER]
         names = [*list(self.names.values())[: self.count_named(max_loggers)], None]
         return [Stratum(name, half) for name in names for half in (0, 1)]
 
     def stratum_codes(self, slots: Columns, begins: Ids, *, spans_batches: bool, max_loggers: int) -> Ids:
-        """Return the index of each row's stratum. `begins` has the first slot of each row. `spans_batches` tells
-        whether a cluster may have rows in several batches. Otherwise all rows of a cluster belong to the stratum of its
-        first row."""
+        """Return the index of the stratum of each row.
+
+        begins: the index of the first slot of each row; spans_batches: whether a cluster may have rows in several
+        batches. If not, all rows of a cluster belong to the stratum of the first row. max_loggers: as in
+        `count_named`."""
         if min(len(self.names), max_loggers) < 2:
             return np.zeros(len(begins), np.int64)
         ids = np.array(list(self.names)[: self.count_named(max_loggers)], np.int64)
@@ -219,8 +239,10 @@ class LoggingVersions(Record, eq=False):
 
 
 def taken_loggers(target: str, weights: Mapping[str, Sequence[float]]) -> str:
-    """Return a sentence that names the loggers whose rows count for a target. `weights` has those of each logger's
-    rows, 0 where the rows are left out."""
+    """Return a sentence that names the loggers whose rows count for a target.
+
+    target: the name of the target; weights: the weights of each logger's rows, which are 0 where the rows are left
+    out."""
     spans = {name: [f"{extreme(values):.3g}" for extreme in (min, max)] for name, values in weights.items()}
     taken_texts = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
     left_out_names = [name for name in spans if not max(weights[name])]

@@ -1,1 +1,1 @@
-"""This package has targets, and the probabilities with which they would have shown what the log shows."""
+"""This package has targets, and computes the probabilities with which a target would have shown what the log shows."""

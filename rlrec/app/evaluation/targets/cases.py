@@ -1,4 +1,5 @@
-"""This module has the cases for which a target's distribution is computed, and the rows of a log that each case has."""
+"""This module has the cases for which a target's distribution is computed, and the rows of a log that belong to each
+case."""
 
 from __future__ import annotations
 
@@ -28,12 +29,12 @@ Draw = tuple[int, int]  # the seed and the number that identify random words
 
 
 class Block(Record, kw_only=False, eq=False):
-    """A Block has the distribution of one case. `arms` (m,) are ids, `shares` (k, m) is the probability of each arm at
-    each position, and `greatest` (k,) is the largest of these.
+    """A Block has the distribution of one case. `arms` (m,) has the id of each arm, `shares` (k, m) is the probability
+    of each arm at each position, and `greatest` (k,) is the largest probability at each position.
 
-    Where scores are correlated, every decision is a case of its own with samples from its `draw`. At the first
-    `n_conditional` positions the shares are then given the slate above as it was shown, and `greatest` bounds the
-    probability of any slate down to there."""
+    Where scores are correlated, every decision is a case of its own, with samples from its `draw`. At the first
+    `n_conditional` positions, `shares` are then conditional probabilities given the slate above as it was shown, and
+    `greatest` is an upper bound of the probability of any slate down to the position."""
 
     arms: Ids
     scores: Scores
@@ -46,19 +47,21 @@ class Block(Record, kw_only=False, eq=False):
     n_conditional: int = 0
 
     def simulated(self, replica: int | None) -> Block:
-        """Return the same case with simulated shares, since they have no closed form. With `replica` None they are the
-        mean of all replicas, and otherwise those of this replica."""
+        """Return the same case with simulated shares, for shares that have no closed form.
+
+        replica: the number of the replica whose shares to return, or None for the mean of all replicas. A replica is
+        an equal part of the simulated pages."""
         shares = self._replicas.mean(axis=0) if replica is None else self._replicas[replica]
         return Block(self.arms, self.scores, self.floor, shares, shares.max(axis=1))
 
     @property
     def drawn_scores(self) -> Scores:
-        """Return the scores, or with a `draw` the samples of the decision."""
+        """Return the scores of the case. With a `draw`, return the samples of the scores that the decision drew."""
         return self.scores if self.draw is None else self.scores.decision_scores(*self.draw)
 
     @cached_property
     def _replicas(self) -> Array:
-        """Return the shares by equal parts of the simulated pages, (r, k, m)."""
+        """Return the shares in each of r equal parts of the simulated pages, (r, k, m)."""
         assert self.simulate is not None
         return self.simulate()
 
@@ -70,11 +73,13 @@ class Block(Record, kw_only=False, eq=False):
 
 
 class TargetProbabilities(Record, kw_only=False, eq=False):
-    """This record has a target's probabilities on a batch, (n,) each.
+    """This record has a target's probabilities on the n rows of a batch. Each array has the shape (n,).
 
-    `prefixed` tells whether numerator and denominator of the weight are for the slate down to the row. `greatest` is
-    the largest probability of any arm. `expected` is the mean of the reward model. `above` is the weight of the
-    slate above, where that mean is given the slate above."""
+    `target` is the probability of the arm shown at its position. In a row that is `prefixed`, `target` is the
+    probability of the slate down to the row, and the logger's probability in the weight is of the same kind.
+    `greatest` is the largest probability of any arm. `unsupported` is the probability of the arms that the logger
+    could not show. `expected` is the mean of the reward model under the target. Where `expected` is a mean given the
+    slate above, `above` is the weight of the slate above, and otherwise 1."""
 
     prefixed: Flags
     target: Array
@@ -85,7 +90,7 @@ class TargetProbabilities(Record, kw_only=False, eq=False):
 
 
 def complement(probability: Array) -> Array:
-    """Return the probability of all other arms, (n,)."""
+    """Return one minus each probability, where probabilities above 1 count as 1, (n,)."""
     return 1 - np.minimum(probability, 1.0)
 
 
@@ -95,9 +100,10 @@ DecisionName = tuple[CaseName | None, Draw, bytes]  # its case, its draw, and th
 def decision_block(
     block: Block, rows: ImpressionRows, row: int, draw: Draw, share_cache: dict[DecisionName, Array]
 ) -> Block:
-    """Return the case of one decision with samples from its draw. Where the slate above is not known, its shares are
-    those at position 1. `row` is the lowest row of the decision, and `share_cache` has shares of decisions computed
-    before."""
+    """Return the case of one decision, with the samples from the decision's draw. The shares are conditional on the
+    slate above. Where the slate above is not known, the shares at position 1 stand for all positions.
+
+    row: the lowest row of the decision; share_cache: the shares of decisions computed before."""
     slots, decision = rows.slots, replace(block, draw=draw)
     start = int(slots["start"][row])
     order, length = possible_slates(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
@@ -114,8 +120,11 @@ def decision_block(
 
 
 def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
-    """Yield the rows of pages with rules, by case. A case includes the slate above as it was shown, and equal ones are
-    shared. `cells` is the number of probabilities in memory at a time."""
+    """Yield the rows of pages with rules, by case. Here a case includes the slate above as it was shown. Decisions with
+    equal slates above share a case.
+
+    blocks: the cases without the slate above; case: the index of each row's block; indices: the index of each row in
+    the batch; cells: the number of probabilities that may be in memory at a time."""
     from rlrec.policy.slates.rules import RuledScores
 
     # the lowest row of each decision represents it
@@ -157,10 +166,11 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
 
 
 def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
-    """Return the indices of the arms of slates (n, k) among other arms, (n, k), and tell which slates consist of
-    different ones of these, (n,).
+    """Return the index of each slate's arms among given arms, (n, k), and tell for each slate whether all its arms are
+    among the given arms and differ from each other, (n,).
 
-    `arms` (m,) are ascending, or those of each case, (u, m), with the `case` (n,) of each slate."""
+    arms: the given arms, ascending, (m,), or the given arms of each of u cases, (u, m); slates: the arms of n
+    slates, (n, k); case: the case of each slate, (n,)."""
     case = np.zeros(len(slates), np.intp) if case is None else case
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
     keys, shown = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
@@ -170,8 +180,10 @@ def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[I
 
 
 def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Ids]:
-    """Return the `arm_indices` of slates (n, k), and how many arms from the top of each can be shown, (n,). Below these
-    the indices are of other arms, since such a slate has probability 0."""
+    """Return the `arm_indices` of slates, (n, k), and how many arms from the top of each slate can be shown, (n,).
+    Below these arms the slate has probability 0, and the indices are of other arms.
+
+    arms, slates, case: as in `arm_indices`."""
     order, is_possible = arm_indices(arms, slates, case=case)
     n, k = slates.shape
     length, impossible = np.full(n, k), np.flatnonzero(~is_possible)
@@ -190,16 +202,18 @@ def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tup
 
 
 def columns_of(arms: Ids, row: int, slots: Columns, logged: LoggedBatch) -> Index:
-    """Return the indices of arms that a target may show among all eligible arms of a row, (m,)."""
+    """Return the index of each given arm among all eligible arms of a row, (m,).
+
+    arms: the arms that a target may show, ascending."""
     return np.searchsorted(logged.eligible[int(slots["eligible_id"][row])], arms)
 
 
 class CaseRows:
-    """This object has the rows of some cases. `indices` (p,) are those of the rows in the batch, and `case` (p,) is the
-    index of each row's block.
+    """A CaseRows object has the p rows of a batch that belong to given cases. `blocks` has the cases, `indices` (p,)
+    has the index of each row in the batch, and `case` (p,) has the index of each row's block.
 
-    `per_decision_samples` tells whether shares are from the samples of each decision, given the slate above.
-    `second_pass` tells whether these rows come a second time, see `Scorer.probabilities`."""
+    `per_decision_samples` tells whether the shares are computed from samples of each decision, given the slate
+    above. `second_pass` tells whether the same rows came before, as explained in `Scorer.probabilities`."""
 
     def __init__(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, per_decision_samples: bool = False,
@@ -226,8 +240,8 @@ class CaseRows:
         self.greatest = np.where(self.inside, greatest[offsets(length)[case] + position_index], 0.0)
 
     def at_positions(self, positions: int) -> Array:
-        """Return the target's probability of each row's arm at positions 1 to `positions`, (p, positions). The value is
-        0 below the end of the row's slate, and NaN where there is no closed form."""
+        """Return the target's probability of showing each row's arm at positions 1 to `positions`, (p, positions). The
+        value is 0 below the end of the row's slate, and NaN where the probability has no closed form."""
         table = np.zeros((len(self.indices), positions))
         for position in range(positions):
             inside = self.eligible & (position < self._length)
@@ -237,9 +251,11 @@ class CaseRows:
         return table
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
-        """Write the target's probability of each row. For rows that are weighted by their prefix, write that of the
-        slate down to the row. Samples have no marginals below position 1. Where only the arm shown could be shown, the
-        target's probability of other arms is unsupported."""
+        """Write the target's probability of each row to the batch. For a row that is weighted by the slate down to the
+        row, write the probability of the slate down to the row. Rows below position 1 are so weighted where
+        probabilities come from samples. Where only the arm shown could be shown, all other arms count as unsupported.
+
+        probabilities: the arrays of the batch, to which this method writes."""
         is_alone = self.rows.slots["alone"]
         probabilities.target[self.indices], probabilities.greatest[self.indices] = self.target, self.greatest
         probabilities.unsupported[self.indices] = complement(self.target) * is_alone[self.indices]
@@ -257,17 +273,17 @@ class CaseRows:
 
     @property
     def samples(self) -> int:
-        """Return the number of samples that represent the scores, which is 1 under rules of a page. Return 0 where
-        shares at each position are known."""
+        """Return the number of samples that represent the scores. The result is 1 under rules of a page without a
+        closed form, and 0 where the probabilities at each position are known."""
         return self.blocks[0].scores.samples or int(self.per_decision_samples)
 
     @property
     def has_above(self) -> Flags:
-        """Tell which rows have others above them."""
+        """Tell for each row whether other rows stand above the row on its slate, (p,)."""
         return self.rows.slots["depth"][self.indices] > 0
 
     def log_slates(self) -> Array:
-        """Return the log of the target's probability of the slate down to each row, (p,)."""
+        """Return the logarithm of the target's probability of the slate down to each row, (p,)."""
         with np.errstate(divide="ignore"):
             log_slate: Array = np.log(np.minimum(self.target, 1.0))
             for group, steps in self.conditionals(np.flatnonzero(self.has_above)):
@@ -275,8 +291,11 @@ class CaseRows:
         return log_slate
 
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
-        """Yield these rows by depth, with the target's probability of each arm down to the row given the arms above.
-        The probability is 0 where the slate cannot be made of the target's arms."""
+        """Yield the rows of each depth, (g,), with the target's probability of the arm at each position from the top
+        down to the row, given the arms above, (g, depth + 1). The probability is 0 where the target cannot show the
+        arm.
+
+        deep: the indices of the rows among these p rows."""
         depth = self.rows.slots["depth"][self.indices[deep]]
         for group, blocks, case, order, length in self.slates(deep, depth + 1):
             position = np.arange(order.shape[1])
@@ -294,9 +313,12 @@ class CaseRows:
             yield group, np.where(position < length[:, None], steps, 0.0)
 
     def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Ids]]:
-        """Group these rows, each the lowest of its slate, by the length of the slate and the number of eligible arms.
-        Yield the rows (g,), their blocks, the block index of each, its slate (g, length), and how much of that can be
-        shown, (g,), as in `possible_slates`."""
+        """Group the given rows by the length of the slate and the number of eligible arms. For each group, yield five
+        values: the g rows, their blocks, the index of each row's block, the indices of the arms of each slate, (g,
+        length), and how many arms of each slate can be shown, (g,), as in `possible_slates`.
+
+        lowest: the indices of the rows, of which each is the lowest of its slate; length: the length of each row's
+        slate."""
         start = self.rows.slots["start"][self.indices]
         first_rows, kind_number = distinct(length, self._stride[lowest])
         for number, size in enumerate(length[first_rows].tolist()):
@@ -307,7 +329,9 @@ class CaseRows:
             yield group, blocks, case, *possible_slates(np.array([block.arms for block in blocks]), shown, case=case)
 
     def write_steps(self, steps: Array) -> None:
-        """Write the target's probability of each slot's arm given the slots above."""
+        """Write the target's probability of the arm of each slot, given the slots above.
+
+        steps: the array to write to, with an element for each slot of the batch."""
         if self.per_decision_samples:  # the target's probabilities are given the slots above
             steps[self.indices] = self.target
         if self.samples:
@@ -319,8 +343,11 @@ class CaseRows:
             steps[self.indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
 
     def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
-        """Write what `write_steps` does, and the mean of the model under the target at each slot. `arms` are those of
-        the catalogue."""
+        """Write the target's probability of the arm of each slot, given the slots above, and the mean of the reward
+        model under the target at each slot.
+
+        steps, expected: the arrays to write to; arms: the ids of the arms of the catalogue; values: the values of
+        the model."""
         lowest = self._lowest
         size = self.rows.slots["size"][self.indices[lowest]]
         for group, blocks, case, order, length in self.slates(lowest, size):
@@ -335,25 +362,30 @@ class CaseRows:
 
     @property
     def _lowest(self) -> Index:
-        """Return the rows at the end of their slates."""
+        """Return the indices of the rows at the end of their slates."""
         return np.flatnonzero(self.rows.slots["depth"][self.indices] + 1 == self.rows.slots["size"][self.indices])
 
     def _each_position(
         self, blocks: list[Block], case: Index, order: Index
     ) -> Iterator[tuple[Index, int, Array, Index]]:
-        """Return the probabilities of all arms at each position of slates (n, k) of cases (n,), as
-        `slate.each_position` does."""
+        """Yield the probability of every arm at each position of n slates of k positions, as `slate.each_position`
+        does.
+
+        case: the index of each slate's block, (n,); order: the indices of the arms of each slate, (n, k)."""
         return slate.each_position([block.scores for block in blocks], case, order, floor=blocks[0].floor)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
-        """Return the ranks of arms, (a,), and their probabilities at position 1 in each case, (blocks, a)."""
+        """Return the rank of each arm of the catalogue, (a,), and the probability of each arm at position 1 in each
+        case, (blocks, a)."""
         shares = np.zeros((len(self.blocks), len(arms)))
         for row, block in enumerate(self.blocks):
             shares[row, arms.index(block.arms)] = block.shares[0]
         return arms.rank, shares
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
-        """Write the mean of the reward model under the target, at each row's position."""
+        """Write the mean of the reward model under the target, at the position of each row.
+
+        expected: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
         first_rows, pair = distinct(self.case, self.position)
         shares = np.zeros((len(first_rows), len(arms)))
         for row, (case, position) in enumerate(zip(self.case[first_rows], self.position[first_rows], strict=True)):
@@ -363,8 +395,10 @@ class CaseRows:
         expected[self.indices] = values.expected(shares, case=pair, rows=self.indices)
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
-        """Write the target's probability of arms that had probability 0 under the logger, where only the logger's
-        belief tells which arms these are."""
+        """Write the target's probability of the arms that had probability 0 under the logger. This method covers only
+        the rows where the logger's belief is needed to tell which arms had probability 0.
+
+        unsupported: the array to write to."""
         slots = self.rows.slots
         unknown_rows = np.flatnonzero(slots["unknown_support"][self.indices] & self.inside)
         logger_case = slots["logger_case"][self.indices[unknown_rows]]

@@ -1,5 +1,5 @@
-"""This module has candidates that learn from the log on which they are evaluated. Each row is evaluated with what was
-learned before it."""
+"""This module has candidates that learn from the log on which they are evaluated. Each row is evaluated with what the
+candidate had learned before the row."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ STRETCHES = 20  # stretches of the log; no later rows could evaluate what a poli
 
 
 def time_blocks(unit: Unit, selection: Selection, n_blocks: int) -> list[Selection]:
-    """Divide the selected decisions by time, in blocks of about equal numbers. Raise CheckFailed where there are too
-    few distinct times."""
+    """Divide the selected decisions by time, in blocks with about equal numbers of decisions. Raise CheckFailed where
+    the decisions have too few distinct times."""
     decisions = selected.extent(unit, selection).decisions
     start_times = {
         selected.newest_at(unit, selection, -(-decisions * n_later // n_blocks)) for n_later in range(1, n_blocks)
@@ -46,8 +46,9 @@ def time_blocks(unit: Unit, selection: Selection, n_blocks: int) -> list[Selecti
 
 
 class LearningTarget(Target, eq=False):
-    """A LearningTarget is a candidate while it learns. `moments` has functions that return its distribution from the
-    times `begins` (b,) on (microseconds, ascending), with what was learned before each. `serving` is the last one."""
+    """A LearningTarget is a candidate while it learns. `begins` (b,) has times in microseconds, ascending. `moments`
+    has for each time a function that returns the distribution of the candidate from this time on, with what the
+    candidate had learned before. `serving` is the last of these distributions."""
 
     begins: Ids
     moments: Sequence[Callable[[], VersionDistribution]]
@@ -56,8 +57,8 @@ class LearningTarget(Target, eq=False):
 
 @dataclass(eq=False)
 class LearningScorer(Scorer):
-    """A LearningScorer has the probabilities of a candidate at each moment. They are stored for one batch only, since
-    there are many."""
+    """A LearningScorer computes the probabilities of a candidate at each moment of learning. The probabilities are
+    stored for one batch only, since the moments are many."""
 
     target: LearningTarget
     scorers: dict[int, Scorer] = field(default_factory=dict)  # by moment, for one batch
@@ -93,9 +94,9 @@ class LearningScorer(Scorer):
 
 
 class CrammedTarget(Target, eq=False):
-    """A CrammedTarget is a version that learned from its own decisions, at the times `begins` (b,), microseconds,
-    ascending. `serving` is its last state. `steps` has the target at each time, and `counts` (b,) the weight of a later
-    row for each step."""
+    """A CrammedTarget is a version that learned from its own decisions in b steps. `begins` (b,) has the time at which
+    each step begins, in microseconds, ascending. `serving` is the distribution in the last step. `steps` has the
+    version as a target in each step. `counts` (b,) is the weight that a later row has for each step."""
 
     begins: Ids
     steps: Sequence[Target]
@@ -103,13 +104,15 @@ class CrammedTarget(Target, eq=False):
     learns: ClassVar[bool] = True
 
     def taught_by(self, slots: Columns) -> Flags:
-        """Return that no row taught this target, since each step is evaluated on rows that came later."""
+        """Return False for each row, (n,). No row taught this target, since each step is evaluated only on rows after
+        the step."""
         return np.zeros(len(slots["decision_id"]), np.bool_)
 
 
 @dataclass(eq=False)
 class CramScorer(Scorer):
-    """A CramScorer has the probabilities of a version, with the weights of the steps in which it learned."""
+    """A CramScorer computes the probabilities of a version, and the weights of the steps in which the version
+    learned."""
 
     target: CrammedTarget
 
@@ -132,9 +135,9 @@ def scorer_type(target: Target) -> type[Scorer]:
 
 
 def cram_target(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:
-    """Split a target into the steps in which it learned from the selected decisions. Return the target itself where it
-    learned from none while it served. Raise InputError where it also learned from the log before it served, or where
-    its lists are drawn."""
+    """Split a target into the steps in which the target learned from the selected decisions. Return the target itself
+    if the target has learned from no decisions while serving. Raise InputError if the target began with what it had
+    learned from this log, or draws lists of candidates."""
     if target.serving is None or not target.serving.version.learning or not target.lessons:
         return target
     version, (_, *initial_lessons) = target.serving.version, target.lessons

@@ -1,8 +1,9 @@
-"""This module computes the probability with which a two-stage target would have shown what a log without lists of
-candidates shows.
+"""This module computes the probability with which a two-stage target would have shown what the log shows, for a log
+without lists of candidates.
 
-The probability is the mean, over all lists, of the second stage's probability given the list. Some lists are drawn
-from the first stage for each case. The estimate is unbiased, since a weight is linear in this mean."""
+The probability is the mean, over all lists, of the second stage's probability given the list. The mean is estimated
+from a sample of lists, drawn from the first stage for each case. The estimate is unbiased, since a weight is linear
+in this mean."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ from rlrec.store.database.bulk import Columns
 
 
 class ListBlock(Block, kw_only=False, eq=False):
-    """A ListBlock has one case with lists drawn from its first stage. `weight` (u,) is that of each list, and
-    `replicas` (r, k, m) has the shares by the lists of each replica."""
+    """A ListBlock has one case with u lists drawn from the first stage. `weight` (u,) is the weight of each list, and
+    `replicas` (r, k, m) has the shares that follow from the lists of each of r replicas."""
 
     mixture: ListMixture = field(kw_only=True)
     weight: Array = field(kw_only=True)
@@ -48,8 +49,8 @@ class ListBlock(Block, kw_only=False, eq=False):
 
 @dataclass(eq=False)
 class ListScorer(Scorer):
-    """A ListScorer has the probabilities of one two-stage target. `list_scorer` is the same target for rows that have a
-    list, given which it is exact."""
+    """A ListScorer computes the probabilities of one two-stage target. `list_scorer` computes the probabilities of the
+    same target for rows that have a list. Given the list, these probabilities are exact."""
 
     list_scorer: Scorer = field(kw_only=True)
 
@@ -57,7 +58,8 @@ class ListScorer(Scorer):
         return ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
 
     def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """Tell which rows without a list could have had one from the first stage that fills the slate, (n,)."""
+        """Tell for each row whether the row has no list, and the target's first stage could draw a list that fills the
+        slate, (n,)."""
         arms = arms_of_sets(slots["eligible_id"], logged.eligible)
         length = self.serving.learner.n_candidates
         return ~logged.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
@@ -99,8 +101,10 @@ class ListScorer(Scorer):
     def _mixture(
         self, scores: Scores, eligible: int, arms: Ids, revision: int, context: Mapping[str, Any], *, name: str
     ) -> ListMixture:
-        """Return the lists of a case. The seed and the order of arms do not depend on ids. `scores` are those by which
-        all arms would be ranked, and `name` is that of the context."""
+        """Return the lists that are drawn for a case. The seed and the order of arms do not depend on ids.
+
+        scores: the scores by which all arms would be ranked; eligible: the id of the eligible set; revision: the
+        revision of the catalogue; name: the name of the context."""
         keys, serving = self.arms.keys, self.serving
         order = np.argsort(self.arms.ranks(arms))
         arms_digest = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
@@ -136,7 +140,7 @@ class ListScorer(Scorer):
 
 
 class ListCaseRows(CaseRows):
-    """This object has the rows of some cases of a target that draws lists."""
+    """A ListCaseRows object has the rows of a batch that belong to given cases of a target that draws lists."""
 
     @property
     def samples(self) -> int:
@@ -162,7 +166,9 @@ class ListCaseRows(CaseRows):
 
 
 def _rows_by_block(blocks: list[Block], case: Index) -> Iterator[tuple[ListBlock, Index]]:
-    """Yield the cases, with the indices of their slates."""
+    """Yield each block that has slates, and the indices of its slates.
+
+    case: the index of each slate's block."""
     for number, block in enumerate(blocks):
         assert isinstance(block, ListBlock)
         rows = np.flatnonzero(case == number)

@@ -1,5 +1,5 @@
-"""This module computes the logger's probability of each logged arm at every position of its page, derived again from
-the belief that the decision names."""
+"""This module computes the logger's probability of showing each logged arm at every position of the page. The
+probabilities are derived again from the belief that the decision names."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _AGREEING = 1e-9  # relative difference below which probabilities count as equal
 
 
 class LoggerCase(NamedTuple):
-    """This record has rows of a batch whose pages were drawn from one distribution.
+    """This record has the rows of a batch whose pages were drawn from one distribution.
 
-    `rows` (r,) are those of the batch, `arms` (m,) are ids, ascending, and `size` is the number of positions of a
-    page. `scores` and `floor` are those of the logger. The scores are None where the marginals were cached, or where
-    it is only known that the logger draws uniformly. `marginals` (size, m) is the probability that each arm stood at
-    each position, and has the shape (0, m) until computed. `draw` identifies the distribution within this
-    transaction."""
+    `rows` (r,) has the index of each row in the batch, `arms` (m,) has the id of each arm, ascending, and `size` is
+    the number of positions of a page. `scores` and `floor` are the scores and the floor of the logger. The scores
+    are None where the marginals were cached, or where only the uniform draw of the logger is known. `marginals`
+    (size, m) is the probability of each arm at each position, and has the shape (0, m) until computed. `draw`
+    identifies the distribution within this transaction."""
 
     rows: Ids
     arms: Ids
@@ -57,20 +57,21 @@ class LoggerCase(NamedTuple):
 
 
 class LoggerMarginals:
-    """This object computes the marginals of loggers, once per batch for each belief, eligible set and context that
-    loggers drew from. Up to MOST_PROBABILITIES are cached for all passes of a transaction.
+    """A LoggerMarginals object computes the marginals of loggers, once per batch for each belief, eligible set and
+    context that loggers drew from. Up to MOST_PROBABILITIES probabilities are cached for all passes of a transaction.
 
-    `greedy` says that `cases` are of what the same beliefs would have shown without exploration."""
+    `greedy` tells whether `cases` yields what the same beliefs would have shown without exploration."""
 
     def __init__(self, loggers: Loggers, *, greedy: bool = False) -> None:
         self.loggers, self.greedy = loggers, greedy
 
     def tabulate(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
-        """Return the probability that the row's arm stood at position j of its page, (n, positions). The value is 0
-        below the end of the page, and NaN where no case has the row. At the position where the row was shown, the
-        logged marginal is taken, where there is one.
+        """Return the probability that the row's arm stood at each position of the page, (n, positions). The value is 0
+        below the end of the page, and NaN where the marginals cannot be derived. At the position where the arm was
+        shown, the value is the logged marginal, if one was logged.
 
-        `slots` are those of a batch, with `context`. `contexts` have the fields that `Loggers.reads` names."""
+        slots: the slots of a batch, with the column `context`; contexts: a table with the fields that
+        `Loggers.reads` names; eligible: the arms of each eligible set, by id."""
         table = np.full((len(slots["arm_id"]), positions), np.nan)
         for case in self.cases(slots, contexts, eligible, positions=positions):
             size, shown_arms = len(case.marginals), slots["arm_id"][case.rows]
@@ -84,11 +85,14 @@ class LoggerMarginals:
         return table
 
     def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
-        """Return how each row's logger drew pairs of slots, (n,), and the probabilities of the slates that are listed.
+        """Return a number for each row that tells how its logger drew pairs of slots, (n,), and a list with the
+        probabilities of all slates in some distributions.
 
-        A row has UNIFORM where its logger drew uniformly among the arms left, the number of a distribution with few
-        enough slates to list, or else UNKNOWN. For each such number, the list has the probability of each of
-        `pseudo_inverse.slates`. The arguments are as in `tabulate`."""
+        The number of a row is UNIFORM where the logger drew uniformly among the arms left. The number is the index
+        of the row's distribution in the list, where the distribution has few enough slates to list. In any other
+        case the number is UNKNOWN. An item of the list has the probability of each of `pseudo_inverse.slates`.
+
+        slots, contexts, eligible: as in `tabulate`."""
         case_number, slate_probabilities = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
         start = run_starts(slots["decision_id"])
         is_uniform = (
@@ -112,14 +116,16 @@ class LoggerMarginals:
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int,
         per_decision_samples: bool = False, scored: bool = False,
     ) -> Iterator[LoggerCase]:  # fmt: skip
-        """Yield the rows grouped by the distribution that they were drawn from, at most down to `positions`, one case
-        at a time.
+        """Yield the rows grouped by the distribution that the pages were drawn from, one case at a time.
 
-        Rows whose marginals cannot be derived are left out. These are imports whose logger is not uniform, kinds
-        that read the session, correlated scores, and slates of two rankers, whose coins are not logged. The first
-        arguments are as in `tabulate`. `per_decision_samples` tells whether pages of one slot that were drawn from
-        correlated scores are cases of their own, by the samples that the decision drew (slots then have `seed`).
-        `scored` tells whether cases with cached marginals have scores, too."""
+        Rows whose marginals cannot be derived are left out. These are rows of imports whose logger is not uniform,
+        of kinds that read the session, of correlated scores, and of slates by two rankers, whose coins are not
+        logged.
+
+        slots, contexts, eligible: as in `tabulate`; positions: the largest number of positions of a case;
+        per_decision_samples: whether a page of one slot that was drawn from correlated scores is a case of its own, by
+        the samples that the decision drew (the slots then have the column `seed`); scored: whether cases with cached
+        marginals have scores, too."""
         for version, rows in self.by_version(slots, ~slots["imported"]):
             arguments = slots, contexts, eligible, positions, per_decision_samples, scored
             moments = self.moments(version, slots, rows)
@@ -129,7 +135,7 @@ class LoggerMarginals:
             yield from _uniform(slots, eligible, positions)
 
     def by_version(self, slots: Columns, flags: Flags) -> Iterator[tuple[Version, Ids]]:
-        """Yield each version with its flagged rows, in order of `belief_seq`."""
+        """Yield each version and the indices of the version's rows that have a flag, in order of `belief_seq`."""
         versions = self.loggers.versions(slots["version_id"])
         order = np.lexsort((slots["belief_seq"], slots["version_id"]))
         order = order[flags[order]]
@@ -137,7 +143,8 @@ class LoggerMarginals:
             yield versions[int(slots["version_id"][rows[0]])], rows
 
     def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, VersionDistribution]]:
-        """Yield the rows of a version, in order of `belief_seq`, grouped by the belief that they were drawn from."""
+        """Group the rows of a version by the belief that they were drawn from, in order of `belief_seq`. For each
+        group, yield the rows and the distribution by the belief."""
         policy, unit = self.loggers.policy(version.id), self.loggers.unit
         if not policy.stateful and not policy.drafted:
             seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
@@ -148,8 +155,11 @@ class LoggerMarginals:
         self, serving: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool, scored: bool,
     ) -> Iterator[LoggerCase]:  # fmt: skip
-        """Yield the cases of rows drawn from one belief. They lack marginals where the kind reads contexts or first
-        draws a list of candidates."""
+        """Yield the cases of rows that were drawn from one belief. The cases lack marginals where the kind reads
+        contexts or first draws a list of candidates.
+
+        serving: the distribution by the belief; rows: the indices of the rows; the other arguments are as in
+        `cases`."""
         policy, keys = serving.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
         size = np.minimum(slots["size"][rows], positions)
@@ -191,7 +201,7 @@ class LoggerMarginals:
                             yield LoggerCase(np.array([row]), arms, k, scores, floor, marginals, (*draw, *words))
 
     def _worked_out(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
-        """Yield the cases with their marginals, in the same order."""
+        """Yield the same cases in the same order, with their marginals."""
         tables = self.loggers.unit.marginals
         while portion := list(islice(cases, CASES_AT_A_TIME)):
             by_shape: dict[tuple[int, int, Floor], list[int]] = {}
@@ -210,7 +220,8 @@ class LoggerMarginals:
 
 
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
-    """Yield the cases of imported versions whose probabilities in this batch are all those of uniform slates."""
+    """Yield the cases of those imported versions whose probabilities in this batch all are the probabilities of uniform
+    slates."""
     imported = np.flatnonzero(slots["imported"])
     if not len(imported):
         return
@@ -229,8 +240,8 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
 
 
 def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
-    """Tell which rows were drawn uniformly among the arms left, (n,). There the arm shown and the least likely arm have
-    this probability."""
+    """Tell for each row whether the arm was drawn uniformly among the arms left, (n,). In such a row, the propensity of
+    the arm shown and the smallest propensity both are 1 / (number of arms left)."""
     n_left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
     smallest = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
     is_even: Flags = (np.abs(slots["propensity"] * n_left - 1) <= _AGREEING) & (

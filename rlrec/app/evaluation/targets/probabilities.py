@@ -1,7 +1,7 @@
 """This module computes the probability with which a target would have shown what the log shows.
 
-A row is scored with its own eligible arms and context, not with today's catalogue. Each distinct case is computed
-once, and the rows look up their values by array indexing."""
+A row is scored with its own eligible arms and context, instead of today's catalogue. Each distinct case is computed
+once, and the values of the rows are found by array indexing."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ MAX_CACHED = 8_000_000  # numbers of computed cases that are cached from batch t
 
 @dataclass(eq=False)
 class Scorer:
-    """A Scorer computes the probabilities of one target. It caches computed cases, which changes no result.
+    """A Scorer computes the probabilities of one target. The Scorer caches computed cases, which changes no result.
 
-    `samples` and `seed` are those of simulated pages, where marginals have no closed form. Without samples, such
-    rows are weighted by the slate down to them. `replica` is the part of the pages that the scorer uses, or None for
-    all."""
+    `samples` is the number of pages that are simulated where marginals have no closed form, and `seed` is the seed
+    of these pages. Without samples, rows without a marginal are weighted by the slate down to the row. `replica` is
+    the number of the part of the simulated pages that the scorer uses, or None for all pages."""
 
     target: Target
     arms: ArmTable
@@ -69,7 +69,7 @@ class Scorer:
     _drawn: dict[DecisionName, Array] = field(default_factory=dict)
 
     def describe(self, logged: LoggedBatch) -> None:
-        """Load the features that a batch has for the arms of single decisions."""
+        """Load the features of arms that hold for single decisions of a batch."""
         serving = self.target.serving
         for arm_features in (
             serving and serving.arm_features,
@@ -79,10 +79,10 @@ class Scorer:
                 arm_features.logged_features = logged.features
 
     def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
-        """Return the rows as one batch for the estimators per impression.
+        """Return the rows as a batch for the estimators per impression.
 
-        Numerator and denominator of a weight are marginals at the position shown. Where one of them is unknown, both
-        are the probability of the slate down to the row."""
+        A weight is the target's marginal at the position shown, divided by the logger's marginal. Where one of the
+        two marginals is unknown, the weight is the ratio of the probabilities of the slate down to the row."""
         slots, predicted = rows.slots, None if values is None else values.predicted
         shared_columns: dict[str, Any] = {
             "reward": rows.reward, "cluster": slots["cluster"], "predicted": predicted, "default": rows.default,
@@ -105,9 +105,10 @@ class Scorer:
         return batch if ratio is None else _reweigh_by_lists(batch, ratio)
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        """Return the target restricted to each part of its simulated pages, which decisions with equal contexts share.
-        The list is empty where no row has a simulated probability. `marginals` tells whether weights may be of
-        marginals."""
+        """Return a scorer for each part of the target's simulated pages. Decisions with equal contexts share simulated
+        pages. The list is empty where no row has a simulated probability.
+
+        marginals: whether weights may be ratios of marginals."""
         # arms with one shared posterior have no closed form below position 1
         shares_scores = self.target.sampled and getattr(self.serving.policy, "model", "") in ("shared", "hybrid")
         if not marginals or not shares_scores or not (self._simulated(slots) & ~self._has_rules(slots, logged)).any():
@@ -115,20 +116,20 @@ class Scorer:
         return [replace(self, replica=number) for number in range(REPLICAS)]
 
     def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
-        """Return the log of the target's probability of each row's candidates over the logger's, (n,), or None where
-        all are 0."""
+        """Return for each row the logarithm of the target's probability of the list of candidates divided by the
+        logger's, (n,). The result is None where all values are 0."""
         if self.target.serving is None:
             return None
         return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """Tell for which rows the target has no probability, since the list or the state that it reads is unknown,
-        (n,)."""
+        """Tell for each row whether the target has no probability, since the list or the state that the target reads is
+        unknown, (n,)."""
         return ~logged.lists.weighable(slots) & self.target.draws_candidates
 
     def eligible_sets(self, slots: Columns, logged: LoggedBatch) -> Ids:
-        """Return the numbers of the eligible sets of the rows, for `arms_of`, (n,). Where another policy decided, the
-        set has only the arms that the target may show."""
+        """Return the number of the eligible set of each row, (n,). `arms_of` takes these numbers. Where another policy
+        decided, the set has only the arms that the target may show."""
         numbers: Ids = slots["eligible_id"]
         if self.target.arm_lists is None or self.target.draws_candidates:
             return numbers
@@ -140,12 +141,15 @@ class Scorer:
         return np.where(is_narrowed, numbers + NARROWED, numbers)
 
     def arms_of(self, number: int, logged: LoggedBatch) -> Ids:
-        """Return the arms of an eligible set, ascending."""
+        """Return the arms of an eligible set, ascending.
+
+        number: the number of the set, as `eligible_sets` returns it."""
         return self._narrowed[number] if number in self._narrowed else logged.eligible[number]
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """Tell which rows have a page that the target cannot make, (n,). Its rules and those of the request contradict
-        each other or leave too few arms, or its lists leave out what those of the request name."""
+        """Tell for each row whether the target cannot make the page, (n,). This is so for three reasons. The target's
+        rules and the rules of the request contradict each other, or leave too few arms. Or the target's lists of
+        allowed arms leave out arms that a rule of the request names."""
         is_refused, serving = self._short_of_arms(slots, logged), self.target.serving
         if serving is None or not self.target.is_weighed:
             return is_refused
@@ -165,11 +169,12 @@ class Scorer:
         return is_refused
 
     def _has_rules(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """Tell which rows have a page with rules of the request or of the target, (n,)."""
+        """Tell for each row whether the request or the target has rules for the page, (n,)."""
         return logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
 
     def _short_of_arms(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """Tell which rows of other policies have a page with more positions than the target may show arms, (n,)."""
+        """Tell for each row whether another policy served the page and the page has more positions than the target has
+        arms to show, (n,)."""
         if self.target.arm_lists is None or self.target.draws_candidates:
             return np.zeros(len(slots["context"]), np.bool_)
         size, has_sets = np.maximum(slots["size"], slots.get("depth", 0) + 1), log_rows.slot_set_flags(slots)
@@ -181,7 +186,9 @@ class Scorer:
         return n_arms[row_set] < size
 
     def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], logged: LoggedBatch) -> bool:
-        """Tell whether the target cannot make a page of this eligible set, revision and size in a context."""
+        """Tell whether the target cannot make a page in a context.
+
+        numbers: the number of the eligible set, the revision of the catalogue, and the size of the page."""
         (eligible, revision, size), refusal_key = numbers, (*numbers, repr(context))
         if refusal_key not in self._refusals:
             if len(self._refusals) > MAX_REFUSALS:
@@ -197,8 +204,10 @@ class Scorer:
         return self._refusals[refusal_key]
 
     def _leaves_out_named(self, number: int, context: Mapping[str, Any], logged: LoggedBatch) -> bool:
-        """Tell whether the target's lists leave out what a rule of the request names. When the target serves, it
-        refuses such a request. `number` is that of the eligible set."""
+        """Tell whether the target's lists of allowed arms leave out arms that a rule of the request names. A target
+        that serves refuses such a request.
+
+        number: the number of the eligible set."""
         if number not in self._narrowed:
             return False
         sets, groups = (self._narrowed[number], logged.eligible[number - NARROWED]), context.get(GROUPS, {})
@@ -218,8 +227,9 @@ class Scorer:
     ) -> TargetProbabilities:  # fmt: skip
         """Return the target's probabilities of the rows.
 
-        `on_rows` receives portions of the rows as they are computed. With `joint`, it also receives rows with
-        simulated marginals a second time, with the samples of each decision (`second_pass`)."""
+        values: the values of a reward model, or None; on_rows: a function that receives each portion of the rows
+        after the portion was computed; joint: whether `on_rows` receives rows with simulated marginals a second
+        time, with the samples of each decision (`second_pass`)."""
         target, greatest, unsupported, expected = (np.zeros(len(rows)) for _ in range(4))
         prefixed, above = self._prefixed(rows.slots), np.ones(len(rows))
         probabilities = TargetProbabilities(prefixed, target, greatest, unsupported, expected, above)
@@ -247,12 +257,14 @@ class Scorer:
         return probabilities
 
     def _prefixed(self, slots: Columns) -> Flags:
-        """Tell which rows are weighted by the slate down to them, (n,), which are those without a marginal."""
+        """Tell for each row whether the row is weighted by the slate down to the row, (n,). These are the rows without
+        a marginal."""
         return np.isnan(slots["marginal"])
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
-        """Yield the target's distributions for slates, in portions. `rows` has the lowest slot of each slate, and
-        `shares` tells whether shares are needed."""
+        """Yield the target's probabilities of slates, in portions.
+
+        rows: the lowest slot of each slate; shares: whether the probabilities of all arms at position 1 are needed."""
         from rlrec.app.evaluation.models.reward_models import TargetSlates
 
         for case_rows in self.case_rows(rows, logged):
@@ -264,8 +276,10 @@ class Scorer:
         self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
     ) -> Iterator[Any]:  # fmt: skip
-        """Yield the rows with their probabilities, by case, in portions. `subset` has indices of rows, or is None for
-        all. `models` tells whether values of a reward model are needed, and `joint` is as in `probabilities`."""
+        """Yield the rows with the target's probabilities, grouped by case, in portions.
+
+        models: whether values of a reward model are needed; joint: as in `probabilities`; subset: the indices of the
+        rows to yield, or None for all rows."""
         subset = np.arange(len(rows)) if subset is None else subset
         subset = subset[~self.refused(rows.slots, logged)[subset]]
         if not len(subset):
@@ -294,7 +308,10 @@ class Scorer:
         return min(CASES, max(1, CELLS // (max_slots * max(1, len(self.arms)))))
 
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
-        """Return the blocks of these cases (eligible set, revision, size, context)."""
+        """Return the block of each of these cases.
+
+        cases: the eligible set, the revision, the size of the page and the index of the context of each case, (c,
+        4)."""
         names = [(*numbers, repr(contexts[context])) for *numbers, context in cases.tolist()]
         if self._cells > MAX_CACHED:
             self.serving.forget()
@@ -330,8 +347,9 @@ class Scorer:
         logged: LoggedBatch,
         context_by_name: Mapping[str, Mapping[str, Any]],
     ) -> Iterator[Block]:
-        """Yield the blocks of cases with the same numbers of arms and positions. `context_by_name` has the contexts by
-        their names."""
+        """Yield the block of each of these cases, which have the same number of arms.
+
+        scored: the scores of each case; size: the number of positions; context_by_name: each context, by its name."""
         floor, first_scores = self.serving.policy.exploration, next(iter(scored.values()))
         if first_scores.is_ruled:  # marginals where these have a closed form, else conditionals for each slate above
             for name, scores in scored.items():
@@ -354,8 +372,11 @@ class Scorer:
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
     ) -> Iterator[CaseRows]:
-        """Yield rows and their cases. Where scores are correlated, rows with simulated marginals come first, then the
-        others in portions of decisions. Pages with rules come separately."""
+        """Yield rows with their cases. Where scores are correlated, the rows with simulated marginals come first, and
+        all other rows follow in portions of decisions. Pages with rules are yielded separately.
+
+        case: the index of each row's block; indices: the index of each row in the batch; joint: as in
+        `probabilities`."""
         # under rules of a page there may be no closed form below position 1
         is_open = np.array([block.scores.is_ruled and not block.shares.size for block in blocks])[case]
         if is_open.any() and not blocks[0].scores.samples:
@@ -384,7 +405,8 @@ class Scorer:
             yield from self._drawn_rows(blocks, case[is_simulated], indices[is_simulated], rows, second_pass=True)
 
     def _simulated(self, slots: Columns) -> Flags:
-        """Tell which rows have a page with all marginals of the logger, so that those of the target are simulated."""
+        """Tell for each row whether the target's marginals on its page are simulated, (n,). This is so on pages of
+        several slots for which all marginals of the logger are known."""
         if not self.samples:
             return np.zeros(len(slots["marginal"]), np.bool_)
         first_rows, decision = distinct(slots["decision_id"])
@@ -394,7 +416,10 @@ class Scorer:
     def _drawn_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, second_pass: bool = False
     ) -> Iterator[CaseRows]:
-        """Yield rows with samples drawn for each decision, in portions of decisions."""
+        """Yield rows with samples drawn for each decision, in portions of decisions.
+
+        case: the index of each row's block; indices: the index of each row in the batch; second_pass: whether the
+        same rows came before."""
         samples = blocks[0].scores.samples
         # the lowest row of a decision, which represents it, comes first
         order = np.argsort(-rows.slots["depth"][indices], kind="stable")
@@ -417,8 +442,10 @@ class Scorer:
             yield CaseRows(decision_blocks, block_of, indices[portion_rows], rows, **options)
 
     def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
-        """Return a function that simulates the marginals of a case. The seed and the order of arms do not depend on
-        ids."""
+        """Return a function that simulates the marginals of a case, (replicas, size, arms). The seed and the order of
+        arms do not depend on ids.
+
+        context: the name of the context."""
         order = np.argsort(self.arms.ranks(arms))
 
         def simulate() -> Array:
@@ -436,8 +463,8 @@ class Scorer:
 
 @dataclass(eq=False)
 class RequestScorer(Scorer):
-    """A RequestScorer has the probabilities of a target that ranks by the scores of requests. There is no probability
-    where an eligible arm lacks a score."""
+    """A RequestScorer computes the probabilities of a target that ranks by the scores that requests state. A row has no
+    probability where any eligible arm lacks a score."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         return ~self._scored(slots, logged)
@@ -447,7 +474,7 @@ class RequestScorer(Scorer):
         yield from super().case_rows(rows, logged, **options | {"subset": scored_rows})
 
     def _scored(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """Tell which rows have scores for all their eligible arms, (n,)."""
+        """Tell for each row whether its request states a score for every eligible arm, (n,)."""
         codes, contexts = logged.contexts.reading(self.target.reads)
         columns = self.eligible_sets(slots, logged), codes[slots["context"]]
         first_rows, case = distinct(*columns)
@@ -460,8 +487,10 @@ class RequestScorer(Scorer):
 
 
 def _reweigh_by_lists(batch: LogBatch, ratio: Array) -> LogBatch:
-    """Return the batch with weights multiplied by exp(ratio), where numerator and denominator stay within [0, 1]. The
-    largest weight is then unknown."""
+    """Return the batch with the weights multiplied by exp(ratio). The two probabilities of a weight stay within [0, 1].
+    The largest weight of a reweighed row is then unknown.
+
+    ratio: the result of `Scorer.list_ratio`, (n,)."""
     is_reweighed, share = ratio != 0, np.exp(ratio)
     return replace(
         batch,

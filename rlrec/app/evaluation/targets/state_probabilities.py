@@ -1,8 +1,8 @@
 """This module computes the probability with which a target would have shown what the log shows, for a target that has
-scores per decision. Such a target reads session state, or is a table from a user.
+separate scores in each decision. Such a target reads session state, or is a table from a user.
 
-A state is the one recorded with the decision, and is not computed again from later data. Decisions with the same
-eligible set are computed together."""
+The state is the one that was recorded with the decision, and is not computed again from later data. Decisions with
+the same eligible set are computed together."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class StateScorer(Scorer):
-    """A StateScorer has the probabilities of a target that reads session state."""
+    """A StateScorer computes the probabilities of a target that reads session state."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         return ~np.asarray(slots["recorded"], np.bool_)
 
     def _prefixed(self, slots: Columns) -> Flags:
-        """Tell which rows are weighted by the slate down to them. A softmax has no marginal below position 1."""
+        """Tell for each row whether the row is weighted by the slate down to the row, (n,). This is so for all rows
+        below position 1, since a softmax has no closed marginal there."""
         return super()._prefixed(slots) | (slots["position"] > 1)
 
     def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
@@ -82,15 +83,16 @@ class StateScorer(Scorer):
 
 @dataclass(eq=False)
 class TableScorer(StateScorer):
-    """A TableScorer has the probabilities of a target given as a table. It has scores, by which pages are drawn arm by
-    arm, or probabilities, at each position or of the one slot of a decision. InputError is raised where a decision has
-    several slots and the table has no probability for each."""
+    """A TableScorer computes the probabilities of a target that is given as a table. The table has scores, by which
+    pages are drawn arm by arm, or probabilities at each position, or probabilities of the one slot of a decision.
+    InputError is raised where a decision has several slots and the table has neither scores nor a probability at each
+    position."""
 
     table: DecisionTable = field(kw_only=True)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """Tell for which rows the table has no probability, (n,). A table reads no state, and probabilities at
-        positions cannot weigh a slot together with those above."""
+        """Tell for each row whether the table gives no probability, (n,). Probabilities at each position do not give
+        the probability of a slot together with the slots above. A table needs no recorded state."""
         # rows of whole visits have no depth
         is_joint = np.isnan(slots["marginal"]) & (slots["depth"] > 0) if "depth" in slots else slots["size"] > 1
         return Scorer.unanswerable(self, slots, logged) | (is_joint & (self.table.column == MARGINAL))
@@ -129,13 +131,13 @@ class TableScorer(StateScorer):
 
 
 class PositionCaseRows(CaseRows):
-    """This object has rows of decisions with a probability at each position. Such probabilities do not determine the
-    joint probability of several slots."""
+    """A PositionCaseRows object has rows of decisions for which a table gives a probability at each position. Such
+    probabilities do not determine the joint probability of several slots."""
 
     samples = 0
 
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
-        """Yield NaN for each of these rows."""
+        """Yield the given rows with the value NaN for each row, since the conditional probabilities are unknown."""
         yield deep, np.full((len(deep), 1), np.nan)
 
     def log_slates(self) -> Array:
@@ -147,9 +149,9 @@ class PositionCaseRows(CaseRows):
 
 
 class StateCaseRows:
-    """This object has the rows of the decisions of a group. `starts` and `counts` (d,) say where each decision begins
-    in the batch, and how many rows it has. `indices` (p,) are those of these rows, and `decision` (p,) is the decision
-    of each."""
+    """A StateCaseRows object has the p rows of d decisions that have the same eligible arms. `indices` (p,) has the
+    index of each row in the batch, and `decision` (p,) has the number of each row's decision. The constructor takes the
+    index in the batch where each decision begins, `starts` (d,), and the number of its rows, `counts` (d,)."""
 
     second_pass: ClassVar[bool] = False
 
@@ -162,8 +164,10 @@ class StateCaseRows:
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
-        """Write the target's probability of the row, or of the slate down to it, which is never larger than that of the
-        best arm."""
+        """Write the target's probability of the arm in each row at position 1, and the probability of the slate down to
+        the row in each lower row. The largest probability of any arm at position 1 is an upper bound of both.
+
+        probabilities: the arrays of the batch, to which this method writes."""
         slots = self.rows.slots
         index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
         probabilities.greatest[self.indices] = self.probability.max(axis=1)[self.decision]
@@ -190,12 +194,13 @@ class StateCaseRows:
         return plackett_luce.probabilities(self.score, None, **self.served)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
-        """Return the ranks of the arms, (m,), and `probability`."""
+        """Return the rank of each arm, (m,), and the probability of each arm at position 1 in each decision, (d, m)."""
         return arms.ranks(self.arms), self.probability
 
     def log_slates(self, rows: Ids | None = None, *, with_row: bool = True) -> Array:
-        """Return the log of the target's probability of the slates down to these rows, (g,), or down to each row with
-        `rows` None. Without `with_row`, the slates are those above the rows."""
+        """Return the logarithm of the target's probability of the slate down to each of g rows, (g,).
+
+        rows: the indices of the rows, or None for all rows; with_row: whether the slate includes the row itself."""
         rows = np.arange(len(self.indices)) if rows is None else rows
         log_slate = np.full(len(rows), -np.inf)
         for depth in np.unique(self.depth[rows]).tolist():
@@ -211,7 +216,9 @@ class StateCaseRows:
         return log_slate
 
     def write_steps(self, steps: Array) -> None:
-        """Write the target's probability of the arm of each slot given the slots above."""
+        """Write the target's probability of the arm of each slot, given the slots above.
+
+        steps: the array to write to, with an element for each slot of the batch."""
         index, is_possible = arm_indices(self.arms, self.rows.slots["arm_id"][self.indices][:, None])
         step = max(1, CELLS // len(self.arms))
         for start in range(0, len(self.indices), step):
@@ -220,9 +227,11 @@ class StateCaseRows:
             steps[self.indices[rows]] = np.where(is_possible[rows], probability, 0.0)
 
     def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
-        """Return unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, (p,
-        positions). They come from `runs` simulated pages of each decision, since a softmax has no closed marginal below
-        position 1. Below the end of the page they are 0."""
+        """Return unbiased estimates of the target's probability of showing each row's arm at positions 1 to
+        `positions`, (p, positions). The estimates come from simulated pages, since a softmax has no closed marginal
+        below position 1. Below the end of the page the value is 0.
+
+        runs: the number of simulated pages of each decision; seed: the seed of the pages."""
         table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
         index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
         first_of_decision, words = run_starts(self.decision), np.arange(runs * positions)
@@ -244,13 +253,17 @@ class StateCaseRows:
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
     def _slate_indices(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
-        """Return the indices of the top arms of the slates of these rows, (g, size), and tell which slates consist of
-        the arms."""
+        """Return the index of each of the top arms of g slates among the eligible arms, (g, size), and tell for each
+        slate whether all these arms are eligible and differ, (g,).
+
+        rows: the indices of rows, one of each slate; size: the number of arms from the top."""
         start = self.rows.slots["start"][self.indices[rows]]
         return arm_indices(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
-        """Write the mean of the reward model under the target, given the slate above as it was shown."""
+        """Write the mean of the reward model under the target in each row, given the slate above as it was shown.
+
+        expected: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
         arm_columns, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
         for start in range(0, len(self.indices), step):
             portion = np.arange(start, min(start + step, len(self.indices)))
@@ -260,8 +273,8 @@ class StateCaseRows:
             expected[rows] = values.expected(shares, case=np.arange(len(portion)), rows=rows)
 
     def below_slate(self, rows: Ids) -> Array:
-        """Return the probability of each arm in these rows given the slate above, (g, m). Where that slate is not
-        known, return the probability at position 1."""
+        """Return the probability of each arm at the position of each given row, given the slate above, (g, m). Where
+        the slate above is not known, return the probability at position 1."""
         probability = self.probability[self.decision[rows]]
         is_complete = self.rows.slots["complete"][self.indices[rows]]
         deep = np.flatnonzero((self.depth[rows] > 0) & is_complete)
@@ -273,19 +286,24 @@ class StateCaseRows:
         return probability
 
     def _log_conditionals(self, score: Array, slates: Ids) -> Array:
-        """Return the log of the probability of each slot given those above, (n, k), by scores (n, m). `slates` (n, k)
-        has indices of arms."""
+        """Return the logarithm of the probability of each slot of a slate, given the slots above, (n, k).
+
+        score: the score of each arm, (n, m); slates: the indices of the arms of each slate, (n, k)."""
         return plackett_luce.log_conditionals(score, slates, **self.served)
 
     def _next_arms(self, score: Array, slates: Ids) -> Array:
-        """Return the probability of each arm at the position below slates, (n, m)."""
+        """Return the probability of each arm at the position below each slate, (n, m).
+
+        score: the score of each arm, (n, m); slates: the indices of the arms of each slate."""
         is_left = np.ones(score.shape, np.bool_)
         np.put_along_axis(is_left, slates, False, axis=1)
         return plackett_luce.probabilities(score, is_left, **self.served, position=slates.shape[1] + 1)
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
-        """Write the target's probability of arms that had probability 0 under the logger, at position 1. At lower
-        positions this probability is not known."""
+        """Write the target's probability of the arms that had probability 0 under the logger, for rows at position 1.
+        At lower positions this probability is not known, and NaN is written.
+
+        unsupported: the array to write to."""
         slots = self.rows.slots
         is_unknown = slots["unknown_support"][self.indices]
         unsupported[self.indices[is_unknown]] = np.nan
@@ -300,7 +318,7 @@ class StateCaseRows:
 
 
 class RuledStateCaseRows(StateCaseRows):
-    """This object has the rows of a `StateCaseRows` whose pages have equal rules."""
+    """A RuledStateCaseRows object has rows as a `StateCaseRows` object has, for pages with equal rules."""
 
     def __init__(
         self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, served: dict[str, Any],

@@ -1,5 +1,5 @@
-"""This module finds the targets of an evaluation by name. These are the policies to evaluate, with the rows that they
-learned from."""
+"""This module finds the targets of an evaluation by name. A target is a policy to evaluate, and knows the rows that the
+policy learned from."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ BUILT_IN = ("uniform",)
 
 
 class Target(Record, eq=False):
-    """A Target is a version to evaluate, or a built-in target (`number` None).
+    """A Target is a version to evaluate, or a built-in target, whose `number` is None.
 
-    `serving` is its distribution, or None for the policy of an imported log, which only its own rows can evaluate,
-    and for a table from a user. `seq` is that of the last change of its policy's beliefs. `arm_lists` has its rules
-    that hold for everybody and take away arms, also in decisions of other policies. `ruled_ids` has, for a table,
-    the policies whose pages have rules of their own, which the table does not know. `learns` tells whether the
+    `serving` is the distribution of the target. `serving` is None for a table from a user, and for the policy of an
+    imported log, which only rows of this policy can evaluate. `lessons` says which decisions the target learned
+    from. `seq` is the number of the last change of the policy's beliefs. `arm_lists` has the rules of the target
+    that take away arms for all users. These rules also hold in decisions of other policies. `ruled_ids` has, for a
+    table, the ids of the policies whose pages have rules that the table does not know. `learns` tells whether the
     target learns from the log on which it is evaluated."""
 
     learns: ClassVar[bool] = False
@@ -56,7 +57,7 @@ class Target(Record, eq=False):
     @property
     def reads(self) -> tuple[str, ...]:
         """Return the fields of the context that the target depends on, without the price of a logger's budget. A target
-        with a budget has the price of a period like those that it knows."""
+        with a budget uses the price of a typical past period."""
         reads = () if self.serving is None else self.serving.learner.reads
         return () if reads == (PRICE,) else reads
 
@@ -67,9 +68,9 @@ class Target(Record, eq=False):
 
     @property
     def narrows(self) -> bool:
-        """Tell whether the rules of the target's policy take away arms that decisions of other policies could show, in
-        a way that cannot be evaluated. Such rules are those on the past of a person, and all rules of a policy that
-        draws candidates."""
+        """Tell whether rules of the target's policy take away arms that decisions of other policies could show, in a
+        way that cannot be evaluated. Such rules are rules on the past of a person, and all rules of a policy that draws
+        candidates."""
         if self.serving is None:
             return False
         rules = policy_rules(self.serving.version.policy.params)
@@ -77,12 +78,13 @@ class Target(Record, eq=False):
 
     @property
     def is_weighed(self) -> bool:
-        """Tell whether the target's probabilities weigh the log."""
+        """Tell whether the rows of the log are weighted by the target's probabilities."""
         return self.serving is not None or self.table is not None
 
     @property
     def spares_gate(self) -> bool:
-        """Tell whether the target learned from decisions of others, and from none of them in the gate split."""
+        """Tell whether the target learned from decisions of other policies, but from no such decision in the gate
+        split."""
         policy_ids = [] if self.serving is None else [self.serving.version.policy.id]
         lessons = [lesson for lesson in self.lessons if lesson.selection.policy_ids != policy_ids]
         splits = [lesson.selection.splits if lesson.splits is None else lesson.splits for lesson in lessons]
@@ -90,15 +92,15 @@ class Target(Record, eq=False):
 
     @property
     def sweep_version(self) -> Version | None:
-        """Return the target's version, if it learned slot by slot from decisions of others, so that a sweep can judge
-        its kind. Return None otherwise."""
+        """Return the target's version, if the version learned slot by slot from decisions of other policies. A sweep
+        can then judge the kind of the version. Return None otherwise."""
         version = None if self.serving is None else self.serving.version
         if version is None or all(lesson.selection.policy_ids == [version.policy.id] for lesson in self.lessons):
             return None
         return version if learns_from_slots(version.policy.kind) else None
 
     def taught_by(self, slots: Columns) -> Flags:
-        """Tell which rows of the log the target learned from, (n,)."""
+        """Tell for each row of the log whether the target learned from the row, (n,)."""
         rows = np.zeros(len(slots["decision_id"]), np.bool_)
         for lesson in self.lessons:
             rows |= lesson.rows(slots)
@@ -106,14 +108,16 @@ class Target(Record, eq=False):
 
     @property
     def sampled(self) -> bool:
-        """Tell whether the target's probabilities may be shares of posterior samples, drawn for each decision."""
+        """Tell whether the target's probabilities may be computed from posterior samples that are drawn for each
+        decision."""
         return self.serving is not None and any(
             hasattr(policy, "samples") for policy in (self.serving.policy, *self.serving.learner.stages)
         )
 
     def words(self, slots: Columns) -> tuple[Words, Ids]:
-        """Return the seed and the number of the decision whose random words give the posterior samples of each row,
-        (n,) each. They are the row's own where this same belief drew it, and otherwise 0 and the decision's digest."""
+        """Return a seed and a number for each row, (n,) each. Together they determine the random words from which the
+        posterior samples of the row are drawn. Where the target's present belief drew the row, the result is the stored
+        seed and the id of the decision. In any other row, the result is 0 and the digest of the decision."""
         assert self.serving is not None
         version, policy = self.serving.version, self.serving.policy
         on_policy = slots["version_id"] == version.id
@@ -134,7 +138,7 @@ class Target(Record, eq=False):
 
     @property
     def takes_scores(self) -> bool:
-        """Tell whether the target ranks by scores that requests state."""
+        """Tell whether the target ranks by scores that are stated in requests."""
         return self.serving is not None and self.serving.policy.takes_scores
 
     @property
@@ -148,11 +152,12 @@ def resolve(
     unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool, selection: Selection | None = None,
     tables: Mapping[str, DecisionTable] | None = None,
 ) -> list[Target]:  # fmt: skip
-    """Return the targets with these names, with their present beliefs. A policy takes precedence over a built-in of the
-    same name. Raise InputError for an unknown name.
+    """Return the targets with these names, with their present beliefs. Where a policy and a built-in target have the
+    same name, the policy is the target. Raise InputError for an unknown name.
 
-    `selection` is the log on which they are evaluated. `tables` has those of targets that are not in the store, by
-    name."""
+    reward: the name of the reward of all targets, or None for the reward that each target learns; greedy: whether
+    targets are evaluated without exploration; selection: the log on which the targets are evaluated; tables: the
+    table of each target that is not in the store, by name."""
     versions = lookup.resolve(unit, names, built_in=BUILT_IN)
     definition = None if reward is None else lookup.reward(unit, reward)
     policy_rewards = [
@@ -190,8 +195,11 @@ def resolve(
 
 
 def _shared_reward(unit: Unit, policy_rewards: Sequence[Reward], selection: Selection | None) -> Reward:
-    """Return the reward for a built-in target. Take the one that the policies beside it learn or, without any, the one
-    that the policies of the log learn. Where these differ, take `default`."""
+    """Return the reward for a target that learns no reward. This is the reward that the policies among the targets
+    learn or, without such policies, the reward that the policies of the log learn. Where these policies learn different
+    rewards, the result is the reward `default`.
+
+    policy_rewards: the rewards of the policies among the targets."""
     if not policy_rewards and selection is not None:
         served = selected.version_counts(unit, selection)
         policy_rewards = [version.reward for version in policies.by_id(unit, served).values()]
@@ -216,7 +224,9 @@ def _stored_target(unit: Unit, version: Version, head: Head, reward: Reward | No
 
 
 def trained_target(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
-    """Return a target for a trained version that is not stored yet. `weights` are those of its arms, by id."""
+    """Return a target for a trained version that is not stored yet.
+
+    weights: the trained weights of the arms."""
     from rlrec.app.distributions.trained import TrainedModel
 
     parameters = TrainedModel(unit, version, weights=weights)
