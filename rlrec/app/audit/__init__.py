@@ -1,1 +1,2 @@
-"""Each file here holds one check of `doctor`, which reads the store, repairs nothing, and adds findings."""
+"""Each module of this package holds one check of `doctor`. A check reads the store, repairs nothing, and adds
+findings."""

@@ -1,5 +1,6 @@
-"""This module compares how often each arm was shown with its logged propensities, which exposes a wrong logger. It also
-tells whether a policy still tries its arms, since nobody can learn about an arm that is never shown."""
+"""This module compares how often each arm was shown with the logged propensities of the arm, which exposes a wrong
+logger. The module also tells whether a policy still tries its arms, since nobody can learn about an arm that is never
+shown."""
 
 from __future__ import annotations
 
@@ -30,14 +31,14 @@ MIN_EFFECTIVE = 1.05  # arms
 
 
 class SumsByArm:
-    """This table holds k sums for each of m arms, (k, m). Arms may be added at any time."""
+    """This table holds k sums for each of m arms, (k, m). Arms may be added to the table at any time."""
 
     def __init__(self, n_sums: int) -> None:
         self.arms: Ids = np.empty(0, np.int64)
         self.sums: Array = np.zeros((n_sums, 0))
 
     def include(self, arms: Ids) -> Index:
-        """Return the columns of these arms, and give each new arm a column."""
+        """Return the column of each of these arms. A new arm gets a new column."""
         all_arms = np.union1d(self.arms, arms)
         sums = np.zeros((len(self.sums), len(all_arms)))
         sums[:, np.searchsorted(all_arms, self.arms)] = self.sums
@@ -45,24 +46,27 @@ class SumsByArm:
         return np.searchsorted(all_arms, arms)
 
     def add(self, arms: Ids, value_arrays: Iterable[Array]) -> None:
-        """Add one array of values to each sum. `value_arrays` has an array (n,) for each sum, and `arms` (n,) says to
-        which arm each value belongs."""
+        """Add one array of values to each of the k sums.
+
+        arms: the arm to which each value belongs, (n,); value_arrays: an array (n,) for each sum."""
         column = self.include(arms)
         for total, values in zip(self.sums, value_arrays, strict=True):
             total += np.bincount(column, weights=values, minlength=len(self.arms))
 
 
 class ArmCounts:
-    """These counts test whether a policy shows its arms as often as their logged propensities say. They follow the
-    order of the log, so that every audit sees the same batches again.
+    """This check tests whether a policy shows its arms as often as the logged propensities of the arms say. The check
+    follows the order of the log, so that every audit sees the same batches again.
 
-    For each arm, the totals cover the decisions in which it was eligible and whose propensity is known. They hold
-    the number of these decisions, the number that showed the arm, the sum of 1{shown}/p, the sum of 1{shown}(1 -
-    p)/p^2, and the log wealth of each bet against the logger. Each decision counts at its first observed position."""
+    For each arm, the totals cover the decisions in which the arm was eligible and whose propensity is known. The
+    totals are the number of these decisions, the number that showed the arm, the sum of 1{shown}/p, the sum of
+    1{shown}(1 - p)/p^2, and the logarithm of the wealth of each bet against the logger. Each decision counts at its
+    first observed position."""
 
     def __init__(self, unit: Unit, findings: Findings, *, ruled: Sequence[int]) -> None:
-        """Begin without counts. `ruled` lists the contexts with page rules, under which some eligible arms may have no
-        chance."""
+        """Begin without counts.
+
+        ruled: the ids of the contexts with page rules, under which an eligible arm may have no chance."""
         self.unit, self.findings, self.ruled = unit, findings, ruled
         self._totals = SumsByArm(COUNTS + betting.BETS)
 
@@ -86,7 +90,10 @@ class ArmCounts:
         self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, min_propensity) - factors)])
 
     def _count(self, eligible_ids: Ids, factors: Array) -> None:
-        """Count one more decision for every arm that was eligible in it, as if the arm had not been shown."""
+        """Count the given decisions for every arm that was eligible, as if the arm had not been shown.
+
+        eligible_ids: the eligible set of each decision; factors: the logarithm of the factor by which each decision
+        changes the wealth of each bet if the arm is not shown."""
         distinct_sets, set_index = np.unique(eligible_ids, return_inverse=True)
         sums = np.zeros((COUNTS + betting.BETS, len(distinct_sets)))
         sums[0] = np.bincount(set_index.ravel(), minlength=len(distinct_sets))
@@ -96,7 +103,10 @@ class ArmCounts:
             self._totals.add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
 
     def _check_eligible(self, eligible_ids: Ids, arms: Ids, decisions: Ids) -> None:
-        """Check that every arm that was shown was eligible in its decision."""
+        """Add a finding for every decision that showed an arm that was not eligible.
+
+        eligible_ids: the eligible set of each slot; arms: the arm of each slot; decisions: the decision of each
+        slot."""
         distinct_sets = np.unique(eligible_ids)
         for portion, eligible, sizes in eligible_arms(self.unit, distinct_sets):
             set_ids = distinct_sets[portion]
@@ -108,16 +118,18 @@ class ArmCounts:
                 self.findings.decision_error("dangling", decision, "an arm was shown that was not eligible")
 
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
-        """Add the findings on the arms of the policy, and return the number of these arms."""
+        """Add the findings on the arms of the policy, and return the number of these arms.
+
+        names: the key of each arm, by id."""
         for arm, reason in accused_arms(self._totals, policy=policy.id):
             self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", reason)
         return len(self._totals.arms)
 
 
 def eligible_arms(unit: Unit, set_ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
-    """Read eligible sets in portions that bound the memory. For each portion, yield the slice of `set_ids` that it
-    holds, the arms of its sets in one array, and the number of arms of each set, which is 0 for a set that cannot be
-    read."""
+    """Read eligible sets in portions that bound the memory. For each portion, yield the slice of `set_ids` that the
+    portion holds, the arms of all its sets in one array, and the number of arms of each set. The number is 0 for a set
+    that cannot be read."""
     sizes = contents.set_sizes(unit, set_ids.tolist())
     cells_so_far = np.cumsum([max(sizes.get(key, 0), contents.MAX_ARMS // PORTION) for key in set_ids.tolist()])
     starts = run_starts(cells_so_far // contents.MAX_ARMS)
@@ -137,14 +149,15 @@ def _readable_sets(unit: Unit, set_ids: Sequence[int]) -> Mapping[int, Sequence[
 
 
 def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]:
-    """Yield each arm whose counts contradict its propensities, with the reason. `totals` is as in `ArmCounts`, and
-    `policy` is the id of the policy.
+    """Yield each arm whose counts contradict the logged propensities, with the reason.
 
-    The evidence is the log wealth of the bets on an arm, plus the log of the arm's share of the stake of the whole
-    store. An id j of a policy or an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids. The message shows
-    z to the reader, but no test uses it. Its distribution is about normal at a single look only, and its lower tail
-    proves nothing, since its variance lacks the decisions that did not show the arm. z is 0 for an arm that was
-    never shown or always certain."""
+    The evidence is the logarithm of the wealth of the bets on an arm, plus the logarithm of the part of the stake
+    that the arm receives. An id j of a policy or an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids,
+    so the parts of all arms of the store sum to at most 1. The message shows z to the reader, but no test uses z.
+    The distribution of z is about normal at a single look only. The lower tail of z proves nothing, since the
+    variance lacks the decisions that did not show the arm. z is 0 for an arm that was never shown or always certain.
+
+    totals: the sums of each arm, as in `ArmCounts`; policy: the id of the policy."""
     negative_log_share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)
     log_wealth = betting.log_wealth(totals.sums[COUNTS:]) - negative_log_share
     for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
@@ -158,12 +171,15 @@ def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]
 
 
 class StarvingArms:
-    """This check finds arms that the policy has not shown for long. For each arm it counts the decisions that the
-    policy itself drew, in which the arm was eligible, since the last one that showed it. `active` has the keys of the
-    arms that are not retired, by id."""
+    """This check finds arms that the policy has not shown for long. For each arm, the check counts the decisions that
+    the policy itself drew, in which the arm was eligible, since the last decision that showed the arm. `active` has the
+    key of each arm that is not retired, by id."""
 
     def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str], ruled: Sequence[int]) -> None:
-        """Begin without counts. `ruled` lists the contexts with page rules, which guarantee no arm a chance."""
+        """Begin without counts.
+
+        active: the key of each arm that is not retired, by id; ruled: the ids of the contexts with page rules, which
+        guarantee no arm a chance."""
         self.unit = unit
         self.policy = policy
         self.ruled = ruled
@@ -185,8 +201,11 @@ class StarvingArms:
             self._count(drawn_slots, first_slots, slot_decision)
 
     def _count(self, drawn_slots: Columns, first_slots: Ids, slot_decision: Ids) -> None:
-        """Count for each arm the decisions of a batch after the last one that showed it. Where no decision of the batch
-        showed the arm, all of them count."""
+        """Count for each arm the decisions of a batch after the last decision that showed the arm. Where no decision of
+        the batch showed the arm, all decisions of the batch count.
+
+        drawn_slots: the slots of the batch that the policy drew; first_slots: the index of the first slot of each
+        decision; slot_decision: the index of the decision of each slot."""
         sets, set_index = np.unique(drawn_slots["eligible_id"][first_slots], return_inverse=True)
         n = len(first_slots)
         sorted_decisions = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, in order within each
@@ -222,8 +241,8 @@ class StarvingArms:
 
 
 class Entropy:
-    """This check measures the effective number of arms that the policy chooses among. It uses the last decisions that
-    the policy drew itself and that had a choice."""
+    """This check measures the effective number of arms that the policy chooses among. The check uses the last decisions
+    that the policy drew itself, without decisions that had no choice."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy

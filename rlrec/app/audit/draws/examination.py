@@ -1,5 +1,5 @@
-"""This module checks whether a belief learns from the rewards of its slots. Events must name slots, and a belief needs
-an examination curve where the rewards of the same arm fall with the position."""
+"""This module checks whether a belief learns from the rewards of its slots. Events must name slots. Where the rewards
+of the same arm fall with the position, the belief also needs an examination curve."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ MAX_SHARE = 0.9  # lower positions that earn less than this share of position 1 
 
 
 class Examination:
-    """This check compares the rewards that the same arms earn at each position with the curve of the live version. It
-    covers the slots that the policy drew itself, and also tells whether any of the policy's events names a slot."""
+    """This check compares the rewards that the same arms earn at each position with the curve of the live version. The
+    check covers the slots that the policy drew itself. The check also tells whether any event of the policy names a
+    slot."""
 
     def __init__(self, version: Version, fit_curve: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
-        """Begin without rewards. `fit_curve` is a function that returns the curve that `position fit` would estimate
-        from the log of the version's policy, or an empty one where it estimates none."""
+        """Begin without rewards.
+
+        version: the live version of the policy; fit_curve: a function that returns the curve that `position fit`
+        would estimate from the log of the version's policy, or an empty curve where `position fit` estimates none."""
         self.version, self._fit_curve = version, fit_curve
         self._curve = version.params.get("position")
         self._values = len(version.params.get("examination") or ())
@@ -70,8 +73,10 @@ class Examination:
             )  # fmt: skip
 
     def _warn_of_decrease(self, findings: Findings, subject: str) -> None:
-        """Warn that rewards fall with the position. The message has the figure that `position fit` estimates, where it
-        estimates one."""
+        """Add a warning that rewards fall with the position. Where `position fit` can estimate a curve, the message has
+        a figure from this curve, and there is no warning if lower positions earn nearly as much as position 1.
+
+        subject: the subject of the finding."""
         policy, reward, earnings = self.version.policy, self.version.reward.name, "below position 1 earn less than"
         log, remark = "OTHER", " on the log of a policy with marginals and no pin, say `uniform` (its own cannot tell)"
         if lower := self._fit_curve(self.version)[1:]:

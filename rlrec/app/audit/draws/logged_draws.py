@@ -1,5 +1,5 @@
-"""This module checks the draws that estimates rest on. It compares arms with their propensities in each kind of
-context, and looks for cut propensities and repeated decisions."""
+"""This module checks the draws that estimates rest on. It compares how often arms were shown with their propensities in
+each kind of context, and looks for propensities that were cut from below and for repeated decisions."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ COLUMNS = (
 
 
 def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None) -> None:
-    """Check the draws of the log as `evaluate` does. The check for repeated decisions covers the entire log or the
-    sample, and the other checks go by policy."""
+    """Check the draws of the log with checks that `evaluate` uses. The check for repeated decisions covers all policies
+    together, and each other check covers one policy at a time.
+
+    sample: a part of the log to check, or None for the entire log."""
     policy_names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     catalogue = log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
     extent = selected.extent(unit, selected.Selection()) if sample is None else _sample_extent(sample)
@@ -77,7 +79,7 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
 
 
 def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
-    """Return the extent of a sample of the log, in the fields that checks read."""
+    """Return the extent of a sample of the log. Only the fields that checks read are filled."""
     slots, at = sample.slots, sample.slots["at"]
     return selected.LogExtent(
         positions=int(slots["size"].max()), steps=0, first_version=0, last_version=0,
@@ -86,8 +88,10 @@ def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
 
 
 def _accusation(unit: Unit, sums: PropensityBets, checked: CheckedLog) -> str:
-    """Return a sentence that names the arm shown too often. Where the last batch has a context of the kind in which
-    that happened, the sentence quotes the context."""
+    """Return a sentence that names the arm that was shown too often. The arm may have been shown too often only in one
+    kind of context. If the last batch has a context of this kind, the sentence quotes the context.
+
+    checked: the last batch."""
     arm_wealth, cell_wealth = (log_wealth(bets.log) for bets in (sums.arms, sums.cells))
     keys = sorted(checked.arms.keys.values())
     if arm_wealth.max() >= cell_wealth.max():

@@ -1,5 +1,5 @@
-"""This module finds users and sessions in the log of all policies that click nearly all they are shown, and so are
-probably machines."""
+"""This module finds users and sessions that click nearly all slots they are shown, and so are probably machines. The
+module reads the log of all policies."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _MAX_NAMED, _MAX_IN_COMMAND = 5, 20  # names in a finding; in a command
 
 
 def find_machines(unit: Unit, *, included: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
-    """Return the users and sessions that click like machines, judged by the events that some policy's reward weighs.
+    """Return the users and sessions that click like machines. Events count as clicks if the reward of any policy weighs
+    them.
 
-    `selection` says which decisions count, and None stands for all except the excluded ones. `included` names
-    exclusions whose decisions count nevertheless."""
+    included: the names of exclusions whose decisions count nevertheless; selection: the decisions that count, or
+    None for all decisions except the excluded ones."""
     live_policies = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
     selection = selection or Selection(without=filters.exclusion_tests(unit, included=included))
     persons = set[int]()
@@ -37,14 +38,17 @@ def find_machines(unit: Unit, *, included: str | None = None, selection: Selecti
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """Add a warning that names the users and sessions that click like machines, and says how to leave them out."""
+    """Add a warning that names the users and sessions that click like machines, and says how to exclude their
+    decisions."""
     if (detail := machines_sentence(unit)) is not None:
         findings.warning(CHECK, "store", f"{detail}; with --dry-run --json it names them")
 
 
 def machines_sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
-    """Return a sentence that names the users and sessions that click like machines, and says how to leave them out.
-    Return None if there are none."""
+    """Return a sentence that names the users and sessions that click like machines, and says how to exclude their
+    decisions. Return None if no user or session clicks like a machine.
+
+    selection: as in `find_machines`."""
     if not (units := find_machines(unit, selection=selection)):
         return None
     users = {user for user, _ in units if user is not None}

@@ -1,5 +1,5 @@
-"""This module watches rewards for drift, by arm and for a policy as a whole, and runs the cheap checks that read only
-the newest decisions."""
+"""This module watches rewards for drift, for each arm and for a policy as a whole. The module also runs the cheap
+checks that read only the newest decisions."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ ALL_ARMS = "policy"  # the stream of all arms
 
 
 class RewardDrift:
-    """This check lets the detector ADWIN watch the rewards of a policy at position 1, in one stream for each arm and
-    one for all arms together.
+    """This check lets the detector ADWIN watch the rewards of a policy at position 1. There is one stream of rewards
+    for each arm, and one stream for all arms together.
 
-    Rewards within a visit are correlated, so a visit adds one value to a stream, which is their mean, dated by its
-    first decision. A visit that goes on in another batch adds one more value. Lower positions are left out, because
-    what the policy learned decides which position an arm gets, and would thus change the mean. The mean of the whole
-    policy changes as it learns. With contexts, the mean of an arm does so, too. Neither change is worth a warning."""
+    Rewards within a visit are correlated, so a visit adds one value to a stream. The value is the mean of the
+    rewards, dated by the first decision of the visit. A visit that goes on in another batch adds one more value.
+    Lower positions are left out, because the position of an arm depends on what the policy has learned, which would
+    change the mean. The mean of the whole policy changes as the policy learns. With contexts, the mean of an arm
+    changes for the same reason. Neither change is worth a warning."""
 
     def __init__(self, unit: Unit, version: Version, arm_names: Mapping[int, str]) -> None:
         self.unit, self.version, self.arm_names = unit, version, arm_names
@@ -91,7 +92,7 @@ class RewardDrift:
                 findings.add(DRIFT, severity, f"{subject} arm {arm_name}", detail + remark)
 
     def _judge_severity(self) -> tuple[str, str]:
-        """Return the severity of a drift of an arm, and the end of the message about it."""
+        """Return the severity of a finding on the drift of an arm, and the end of the finding's message."""
         if self.version.contextual:
             return "info", "; a policy that learns from contexts shows it to others by and by"
         if Forgetting.parse(self.version.policy.params).forgets:
@@ -102,23 +103,27 @@ class RewardDrift:
         return "warning", f"; beliefs still count what came before: {command} leaves that out"
 
     def change_times(self) -> dict[int, int]:
-        """Return the time of the first decision after each change, by the id of the decision."""
+        """Return the time of the first decision after each stream's newest change, by the id of the decision."""
         return activity.decision_times(self.unit, [change.start for change in self.newest_changes.values()])
 
 
 def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
-    """Return the first row of each group of equal rows, (m,), and the mean reward of each group, (m,). `columns` are
-    the arrays (n,) whose values define the groups."""
+    """Return the first row of each of m groups, (m,), and the mean reward of each group, (m,). Two rows are in one
+    group where all columns have equal values.
+
+    rewards: the reward of each row, (n,); columns: the columns that define the groups, (n,) each."""
     first_rows, group = distinct(*columns)
     return first_rows, np.bincount(group, weights=rewards) / np.bincount(group)
 
 
 def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
-    """Return the newest change of the mean reward of each stream, among the last 50,000 decisions of a policy without
-    the excluded ones. The keys are "policy" for all arms, and the ids of arms. A stream without a change is left out.
+    """Return the newest change of the mean reward in each stream. The streams cover the last 50,000 decisions of the
+    version's policy, without excluded decisions. The key "policy" stands for the stream of all arms, and the id of an
+    arm stands for the stream of this arm. A stream without a change is left out.
 
-    Each change has `decision_id` and `at` of the first decision after it (an estimate), `noticed` (the decision at
-    which it was detected), and the means `before` and `after`."""
+    Each change has five fields. `decision_id` and `at` are the id and the time of the first decision after the
+    change, which are estimates. `noticed` is the id of the decision at which the change was detected. `before` and
+    `after` are the means."""
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
     first_id, last_id = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
@@ -139,10 +144,12 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
 
 
 def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, recent: int = RECENT) -> list[Finding]:
-    """Return the findings on the newest decisions of these policies, with rewards as their live versions define them.
+    """Return the findings on the newest decisions of these policies. Rewards are as the live version of each policy
+    defines them.
 
-    `on_its_clock` says that the time is that of the clock, so that decisions later than it are wrong. `recent` is
-    the number of newest decisions of each policy that are read, of which excluded ones are passed over."""
+    on_its_clock: whether the time of the unit is the time of the clock, so that decisions later than the clock are
+    wrong; recent: the number of newest decisions of each policy that are considered. Excluded decisions among them
+    are passed over."""
     findings, arm_names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)

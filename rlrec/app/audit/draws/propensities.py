@@ -1,5 +1,5 @@
-"""This module derives propensities and draws again from the belief that each decision names, and compares them with the
-stored ones."""
+"""This module derives propensities and draws again from the belief that each decision names, and compares the derived
+values with the stored values."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ STATES = 5_000  # decisions whose histories are held at once
 
 
 class StoredSlates(Record, kw_only=False, eq=False):
-    """This record holds decisions with all slots of their slates. `slots` has the columns of `audit`, and `first_slots`
-    (n,) is the row of each decision's first slot."""
+    """This record holds n decisions with all slots of their slates. `slots` has the columns of the slots as the module
+    `audit` reads them, and `first_slots` (n,) is the index of the first slot of each decision."""
 
     slots: Columns
     first_slots: Index
@@ -55,15 +55,22 @@ class StoredSlates(Record, kw_only=False, eq=False):
         return self.slots[name][self.first_slots]
 
     def fields(self, rows: Index, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Iterate over some decisions, and give for each its row and the values of the named columns."""
+        """Yield a tuple for each of the given decisions, with the index of the decision and its values of the named
+        columns.
+
+        rows: the indices of the decisions."""
         return zip(rows.tolist(), *(self.slots[name][self.first_slots[rows]].tolist() for name in names), strict=True)
 
     def per_slot(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
-        """Return a column of the slots of some slates that all have this size, (slates, size)."""
+        """Return the values of a column in the slots of the given slates, (slates, size).
+
+        slates: the indices of slates that all have this size."""
         return self.slots[name][self.first_slots[slates][:, None] + np.arange(size)]
 
     def with_arms(self, slates: Index, size: int, arms: Ids) -> Index:
-        """Return those slates that show only these arms. All `slates` have this size."""
+        """Return the indices of those given slates that show only the given arms.
+
+        slates: the indices of slates that all have this size."""
         return slates[np.isin(self.per_slot("arm_id", slates, size), arms).all(axis=1)]
 
     def take(self, rows: Flags | Index) -> StoredSlates:
@@ -72,7 +79,7 @@ class StoredSlates(Record, kw_only=False, eq=False):
 
 
 def complete_slates(slots: Columns) -> StoredSlates:
-    """Return the slates that have all their slots. The check `dangling` reports the incomplete ones."""
+    """Return the slates that have all their slots. The check `dangling` reports slates with missing slots."""
     ids = slots["decision_id"]
     first_slots = run_starts(ids)
     lengths = np.diff(np.r_[first_slots, len(ids)])
@@ -81,8 +88,8 @@ def complete_slates(slots: Columns) -> StoredSlates:
 
 
 class References:
-    """This cache holds the contexts and eligible sets that decisions refer to. `reads` lists the context fields that
-    the policy reads."""
+    """This cache holds the contexts and eligible sets that decisions refer to. `reads` has the names of the context
+    fields that the policy reads."""
 
     def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
         self.unit, self.findings, self.reads = unit, findings, reads
@@ -113,7 +120,10 @@ class References:
         return self._contexts.get(key, {})
 
     def eligible_arms(self, key: int) -> Ids | None:
-        """Return the arms of an eligible set, or None where it cannot be read, which the check `dangling` reports."""
+        """Return the arms of an eligible set. The result is None where the set cannot be read, which the check
+        `dangling` reports.
+
+        key: the id of the set."""
         if key not in self._sets:
             if self._n_arms > contents.MAX_ARMS:
                 self._sets.clear()
@@ -130,7 +140,8 @@ class References:
 
 
 class SlateGroup:
-    """This group holds stored slates of one length. Its arrays have the shape (n,), or (n, size) for slots."""
+    """This object holds n stored slates of one length. An array with a value for each slate has the shape (n,), and an
+    array with a value for each slot has the shape (n, size)."""
 
     def __init__(self, slates: StoredSlates, rows: Index, size: int) -> None:
         self.ids: Ids = slates.slots["decision_id"][slates.first_slots[rows]]
@@ -143,8 +154,11 @@ class SlateGroup:
         self.score: Array = slates.per_slot("score", rows, size)
 
     def compare(self, derive_slates: Callable[[], DerivedSlates], *, source: str, findings: Findings) -> int:
-        """Add a finding for every slate that differs from the one derived again, and return how many slates could be
-        derived. `source` is what messages call the belief."""
+        """Add a finding for every stored slate that differs from the derived slate, and return how many slates could be
+        derived.
+
+        derive_slates: a function that derives the slates again; source: words for the source of the derived values,
+        for messages."""
         if not len(self.ids):
             return 0
         try:
@@ -173,10 +187,11 @@ class SlateGroup:
 
 
 class DerivedSlates(Record, kw_only=False, eq=False):
-    """This record has the figures of a `SlateGroup`, derived again, (n, size). `score` is NaN where there is none.
-    `is_redrawn` (n,) says where the seed gives another slate.
+    """This record has the propensities and scores of the slates in a `SlateGroup`, derived again, (n, size) each.
+    `score` is NaN where a slot has no score. `is_redrawn` (n,) tells whether the seed of the slate draws another slate
+    than the stored one.
 
-    For such a slate of several positions, the smallest propensities are copied from the stored one."""
+    Where the smallest propensities of such a slate cannot be derived, they are copied from the stored slate."""
 
     is_redrawn: Flags
     propensity: Array
@@ -186,15 +201,16 @@ class DerivedSlates(Record, kw_only=False, eq=False):
 
 
 def is_close(stored: Array, derived: Array) -> Flags:
-    """Tell which stored and derived probabilities agree within the precision of doubles."""
+    """Tell for each pair of a stored and a derived probability whether the two agree within the precision of
+    doubles."""
     distance = np.abs(stored - derived)
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))
 
 
 def check_joint(batch: Batch, *, findings: Findings) -> None:
-    """Check the stored propensities of slates of any log against each other. Add a finding for every slate whose
-    propensity is not the product of those of its slots, and for every slot whose propensity is below the smallest one
-    at its position."""
+    """Check the stored propensities of slates against each other, for slates of any log. Add a finding for every slate
+    whose propensity is not the product of the propensities of its slots. Add a finding for every slot whose propensity
+    is below the smallest propensity at its position."""
     slots = batch.slots
     ids = slots["decision_id"]
     first_slots = run_starts(ids)
@@ -213,8 +229,8 @@ def check_joint(batch: Batch, *, findings: Findings) -> None:
 
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
-    """Derive the slates of these decisions again, and compare them with the stored ones. Return how many could be
-    derived."""
+    """Derive the slates of these decisions again, and compare the derived slates with the stored slates. Return how
+    many slates could be derived."""
     n_derived = 0
     for start in range(0, len(decision_ids), PORTION):
         slates = complete_slates(audit.decision_slots(unit, decision_ids[start : start + PORTION].tolist()))
@@ -230,7 +246,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
 
 
 class VersionSlates:
-    """A VersionSlates checks the decisions that one version drew."""
+    """A VersionSlates object checks the decisions that one version drew."""
 
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
@@ -253,8 +269,10 @@ class VersionSlates:
         return n_derived
 
     def _check_moment(self, slates: StoredSlates, rows: Index, serving: VersionDistribution) -> int:
-        """Check the slates drawn from one belief, and return how many could be derived. Slates that share a
-        distribution are checked together."""
+        """Check the slates that were drawn from one belief, and return how many slates could be derived. Slates that
+        share a distribution are checked together.
+
+        rows: the indices of the slates; serving: the distribution by the belief."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
         for row, eligible, revision, context, size in fields:
@@ -276,7 +294,10 @@ class VersionSlates:
         return n_derived
 
     def _check_lists(self, slates: StoredSlates, rows: Index, serving: VersionDistribution) -> None:
-        """Add a finding for every list of candidates that differs from what the belief of its decision gives."""
+        """Add a finding for every stored list of candidates that differs from the list that the belief of the decision
+        gives.
+
+        rows: the indices of the slates; serving: the distribution by the belief."""
         lists = candidates.find_lists(self.unit, slates.per_decision("decision_id")[rows].tolist())
         groups: dict[tuple[int, int, str], list[int]] = {}
         fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")
@@ -304,8 +325,10 @@ class VersionSlates:
                 self.findings.decision_error(CHECK, ids[0], f"its candidates cannot be derived again: {error}")
 
     def _derive(self, group: SlateGroup, make_case: Callable[[], EligibleDistribution]) -> DerivedSlates:
-        """Draw and derive again the slates that share a distribution. A slate that two rankers drafted is derived given
-        its stored teams."""
+        """Return the slates of a group, drawn and derived again. All slates of the group share a distribution. A slate
+        that two rankers drafted is derived given its stored teams.
+
+        make_case: a function that returns the distribution."""
         case, size = make_case(), group.arms.shape[1]
         arm_indices = np.searchsorted(case.arms, group.arms)
         draw = case.draw(size, seeds=group.seeds, decisions=group.ids)
@@ -326,8 +349,8 @@ class VersionSlates:
         return DerivedSlates(redrawn, propensity, marginal, minimum, score)
 
     def _stored_teams(self, group: SlateGroup, size: int) -> Index:
-        """Return the teams of slates that two rankers drafted, (n, size). Teams that cannot be read are 0, and become a
-        finding."""
+        """Return which of two rankers picked each slot, 0 or 1, (n, size). Where the stored teams of a slate cannot be
+        read, its teams are 0, and a finding is added."""
         by_decision = candidates.find_teams(self.unit, group.ids.tolist())
         teams = np.zeros((len(group.ids), size), np.intp)
         for row, key in enumerate(group.ids.tolist()):
@@ -339,8 +362,8 @@ class VersionSlates:
         return teams
 
     def _check_states(self, slates: StoredSlates, serving: VersionDistribution, trained: TrainedModel) -> int:
-        """Check slates that were each drawn in a state of their own, from the history of the visit that is stored with
-        the decision. Return how many could be derived."""
+        """Check slates that were each drawn in a state of their own. The state is computed from the history of the
+        visit that is stored with the decision. Return how many slates could be derived."""
         eligible_sets = map(self.references.eligible_arms, slates.per_decision("eligible_id").tolist())
         slates = slates.take(np.array([arms is not None and len(arms) > 0 for arms in eligible_sets], np.bool_))
         is_possible, histories = self._read_histories(slates)
@@ -372,7 +395,8 @@ class VersionSlates:
         return n_derived
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
-        """Tell which slates have a possible history of their visit, and return these histories."""
+        """Tell for each slate whether a possible history of its visit is stored, (n,), and return these histories. Add
+        a finding for each slate without a possible history."""
         stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
         is_unpacked = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
         histories = unpack(stored["history"][is_unpacked].tolist(), stored["step"][is_unpacked])
@@ -388,8 +412,11 @@ class VersionSlates:
 def _derive_states(
     trained: TrainedModel, group: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
 ) -> DerivedSlates:
-    """Draw and derive again slates with the same eligible set and page rules. Each is drawn by its own row of `score`,
-    (n, m)."""
+    """Return the slates of a group, drawn and derived again. All slates of the group have the same eligible set and the
+    same page rules.
+
+    score: the scores by which each slate is drawn, (n, m); arms: the eligible arms, ascending, (m,); layout: the
+    page rules, or None."""
     arm_indices = np.searchsorted(arms, group.arms)
     draw = trained.draw(score, size=arm_indices.shape[1], seeds=group.seeds, decisions=group.ids, layout=layout)
     logged = trained.log(score, arm_indices, layout=layout)
@@ -399,7 +426,7 @@ def _derive_states(
 
 
 def _possible_histories(past: History) -> Flags:
-    """Tell which histories a visit can have had, (n,)."""
+    """Tell for each history whether a visit can have had this history, (n,)."""
     is_wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
     n_entries = np.diff(past.start)
     return (
@@ -410,8 +437,8 @@ def _possible_histories(past: History) -> Flags:
 
 
 def _group_by_scores(scores: Scores, group: SlateGroup, rows: Index) -> Iterator[tuple[Index, Scores]]:
-    """Yield groups of rows that were drawn from the same scores, with these scores. Without samples all rows are one
-    group, and where each decision has samples of its own, each row is a group."""
+    """Group rows by the scores that they were drawn from. Yield the rows of each group and the scores. Without samples
+    all rows are one group. Where each decision has samples of its own, each row is a group."""
     if scores.samples:
         for row in rows.tolist():
             yield np.array([row]), scores.decision_scores(int(group.seeds[row]), int(group.ids[row]))
@@ -422,7 +449,10 @@ def _group_by_scores(scores: Scores, group: SlateGroup, rows: Index) -> Iterator
 def _compare_lists(
     case: EligibleDistribution, lists: list[candidates.CandidateList], seeds: Words, decisions: Ids, findings: Findings
 ) -> None:
-    """Compare stored lists of candidates with those drawn and derived again. All of them share one distribution."""
+    """Compare stored lists of candidates with lists that are drawn and derived again, and add findings. All lists share
+    one distribution.
+
+    case: the distribution; seeds, decisions: the seed and the id of each list's decision."""
     stored_lists = np.array([candidate_list.arms for candidate_list in lists])
     draws = case.slate_sampler(stored_lists.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
     derived = case.list_conditionals(stored_lists, seeds=seeds, decisions=decisions)

@@ -1,1 +1,1 @@
-"""This package checks that stored rows, references, times and beliefs fit together."""
+"""This package checks that stored rows, references, times and beliefs agree with each other."""

@@ -1,5 +1,6 @@
-"""This module compares beliefs with their deltas and with the log. A belief must be the sum of its changes, each change
-must follow the one before, and the belief rebuilt from the slots and events that it covers must be the same."""
+"""This module compares beliefs with their deltas and with the log. A delta is a stored change of a belief. A belief
+must be the sum of its deltas, and each delta must follow the delta before it. A belief must also be equal to the belief
+that is rebuilt from the slots and events that it covers."""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ TOLERANCE = 1e-9  # relative to everything that was ever added: the error of a s
 class BeliefHistory:
     """This record sums up the deltas of one version.
 
-    `newest_rows` has, by key, the ordinal, the sums and the further sums (packed) after the newest delta.
-    `initial_sums` has the sums that the version started from. `change_sizes` has, by arm, the summed sizes of all
-    changes, to which rounding errors are relative. `n_deltas` is the number of deltas."""
+    `newest_rows` has, for each key of the belief, the ordinal, the sums and the packed further sums after the newest
+    delta. `initial_sums` has the sums that the version started from. `change_sizes` has, by the id of the arm, the
+    summed absolute changes, against which rounding errors are measured. `n_deltas` is the number of deltas."""
 
     newest_rows: dict[BeliefKey, tuple[Any, ...]] = field(default_factory=dict)
     initial_sums: Totals = field(default_factory=dict)
@@ -40,8 +41,10 @@ class BeliefHistory:
 
 
 def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> BeliefHistory:
-    """Read every delta of a version, compare the deltas with each other and with the belief that is served, and return
-    their summary."""
+    """Read every delta of a version, and return a summary of the deltas. Compare the deltas with each other and with
+    the belief that is served.
+
+    head_seq: the number of the policy's last change; names: the key of each arm, by id."""
     history, report = BeliefHistory(), _Reporter(version, findings, names)
     for chunk in belief_deltas.stream(unit, version.id):
         history.n_deltas += len(chunk["seq"])
@@ -60,7 +63,7 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
 
 
 class _Reporter:
-    """A reporter adds at most one finding for each arm."""
+    """This object adds findings on a version, at most one finding for each arm."""
 
     def __init__(self, version: Version, findings: Findings, names: Mapping[int, str], check_name: str = CHECK) -> None:
         self.version, self.findings, self.names, self.check = version, findings, names, check_name
@@ -75,8 +78,10 @@ class _Reporter:
 
 
 def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> None:
-    """Report every row whose sums are not those of the row before, faded until then, plus the change of the row. The
-    first row of a key starts from zero."""
+    """Report every row whose sums differ from the expected sums. The expected sums are the sums of the row before,
+    faded up to this row, plus the change of this row. The first row of a key starts from zero.
+
+    chunk: rows of deltas, in order."""
     # the sums before each row
     bucket, arm, ordinal = chunk["bucket"], chunk["arm_id"], chunk["ordinal"]
     first_rows = run_starts(bucket, arm)
@@ -106,7 +111,10 @@ def _sum_columns(chunk: Columns, prefix: str) -> Array:
 
 
 def _sums_after(chunk: Columns, rows: Flags) -> Totals:
-    """Return the sums after some rows of deltas, with the further sums of an arm behind the three basic ones."""
+    """Return the sums after each of the flagged rows, by bucket and arm. The further sums of an arm follow the three
+    basic sums.
+
+    chunk: rows of deltas; rows: a flag for each row."""
     columns = chunk["bucket"][rows].tolist(), chunk["arm_id"][rows].tolist(), chunk["extra"][rows].tolist()
     new_sums: Totals = {}
     for bucket, arm, extra, sums in zip(*columns, _sum_columns(chunk, "")[rows], strict=True):
@@ -122,7 +130,7 @@ def _change_sizes(chunk: Columns) -> dict[int, Array]:
 
 
 def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: _Reporter) -> None:
-    """Report sums that are served and differ from those of the newest delta."""
+    """Report every key whose served sums differ from the sums after the newest delta."""
     rows = beliefs.rows(unit, version.id, oldest=beliefs.EARLIEST)
     served: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
     for key in sorted(served.keys() | history.newest_rows.keys()):
@@ -147,9 +155,9 @@ def sums_text(sums: Any) -> str:
 
 
 class RebuiltBeliefs:
-    """This check rebuilds from the log the beliefs of those versions of one policy for which that is possible. These
-    are the versions that learn, and those that were frozen from them. A frozen belief covers the decisions up to the
-    newest mature one, with the events stored until then."""
+    """This check rebuilds beliefs of one policy from the log. Rebuilding is possible for the versions that learn, and
+    for the versions that were frozen from them. A frozen belief covers the decisions up to the newest decision that was
+    mature when the belief was frozen, with the events that were stored until then."""
 
     def __init__(
         self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory], names: Mapping[int, str]
@@ -171,7 +179,7 @@ class RebuiltBeliefs:
         self._wrongly_censored: list[tuple[int, int]] = []  # decision and position
 
     def take(self, batch: Batch) -> None:
-        """Add the rows of a batch to every belief that covers them."""
+        """Add the rows of a batch to every belief that covers these rows."""
         batch = holdings.drop_imported(batch)
         if not len(batch):
             return
@@ -217,7 +225,8 @@ class RebuiltBeliefs:
                 findings.error(SLOTS, f"policy {version.policy.name}", detail)
 
     def _compare(self, version: Version, findings: Findings) -> None:
-        """Compare a version's belief with the sums over its slots and events. Add at most one finding for each arm."""
+        """Compare a version's belief with the sums over the slots and events that the belief covers. Add at most one
+        finding for each arm."""
         report, (root, extent) = _Reporter(version, findings, self.names, SLOTS), self._provenance[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         discount = forgetting.discount ** (extent.ordinal - root.ordinal)
@@ -241,7 +250,9 @@ class RebuiltBeliefs:
 
 
 def _differing_keys(stored: Totals, expected: Totals, change_sizes: Mapping[int, Array]) -> Iterator[BeliefKey]:
-    """Yield the keys whose sums differ by more than a different order of addition explains."""
+    """Yield the keys whose stored and expected sums differ by more than another order of addition explains.
+
+    change_sizes: the summed absolute changes of each arm, by id."""
     for key in sorted(stored.keys() | expected.keys()):
         sums_pair = [sums for sums in (stored.get(key), expected.get(key)) if sums is not None]
         if len({len(sums) for sums in sums_pair}) > 1:

@@ -1,5 +1,5 @@
-"""This module checks whether the log is ahead of the database's clock. If so, nothing matures until the clock has
-caught up."""
+"""This module checks whether the log is ahead of the database's clock. If the log is ahead, nothing matures until the
+clock has caught up."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Repair = TypedDict("Repair", {"decisions": int, "seconds": float, "other_times":
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """Add an error where the newest decision is more than a day ahead of the clock, and a warning where it is more than
-    a minute ahead."""
+    """Add an error where the newest decision is more than a day ahead of the clock. Add a warning where the newest
+    decision is less than a day, but more than a minute ahead."""
     block = decisions.find_ahead(unit)
     if block.distance_us > MINUTE_US:
         findings.add(
@@ -33,7 +33,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 
 def check_rows(unit: Unit, *, findings: Findings) -> None:
-    """Add findings on all other rows that are later than both the clock and the newest decision."""
+    """Add findings on all rows, except decisions, that are later than both the clock and the newest decision."""
     from rlrec.store.upkeep import audit  # with all tables, which `recommend` under --now does without
 
     now = unit.clock()
@@ -47,8 +47,9 @@ def _severity(ahead_us: int) -> str:
 
 
 def refuse_far_ahead(store: Store) -> None:
-    """Refuse a time of the store that is far ahead of the clock before decisions are drawn, as the store does when it
-    stores them. Print a notice where the first decision is far ahead."""
+    """Refuse a time of the store that is far ahead of the clock. The store itself refuses such a time only when it
+    stores decisions, and this check runs before decisions are drawn. Print a notice where the very first decision is
+    far ahead."""
     if store.now is None:
         return
     with store.read() as unit:
@@ -60,8 +61,8 @@ def refuse_far_ahead(store: Store) -> None:
 
 
 def repair(store: Store) -> Repair:
-    """Move decisions that are ahead of the database's clock back to times up to now. Raise CheckFailed where these
-    decisions span more time than has passed since the decisions before them."""
+    """Move decisions that are ahead of the database's clock back to times up to now, and return how many times were
+    moved. Raise CheckFailed where these decisions span more time than has passed since the decisions before them."""
     if store.now is not None:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 

@@ -1,5 +1,5 @@
-"""This module finds rows that refer to missing rows, or contradict the rows that they refer to. It also finds decisions
-that do not fit the request which they answer."""
+"""This module finds rows that refer to missing rows, and rows that contradict the rows to which they refer. The module
+also finds decisions that do not fit the request which they answer."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 
 def check_contradictions(unit: Unit, *, findings: Findings, sessions: Collection[int] | None = None) -> None:
-    """Check that rows do not contradict those that they refer to. `sessions` limits the check to decisions of these
-    sessions."""
+    """Check that rows do not contradict the rows to which they refer.
+
+    sessions: the ids of the sessions whose decisions are checked, or None for all rows."""
     for finding, rows in audit.contradictions(unit, sessions):
         subject, _, detail = finding.rpartition(": ")
         for row in rows:
@@ -56,8 +57,8 @@ def check_contradictions(unit: Unit, *, findings: Findings, sessions: Collection
 
 
 def _check_contents(unit: Unit, findings: Findings) -> None:
-    """Check that contexts and eligible sets have the digest of their content, and that users and sessions have the
-    digest of their key."""
+    """Check that the digest of each context and each eligible set is the digest of its content, and that the digest of
+    each user and each session is the digest of its key."""
     for table, columns in (("context", ("body",)), ("eligible_set", ("arms", "superset_id"))):
         for ids, digests, texts, *superset_ids in audit.columns(unit, table, "id", "digest", *columns):
             by_id = dict(zip(ids, texts, strict=True))
@@ -76,7 +77,8 @@ def _check_contents(unit: Unit, findings: Findings) -> None:
 
 
 def _check_feedback_keys(unit: Unit, findings: Findings) -> None:
-    """Check that each feedback key has the digest of its line, which its events give."""
+    """Check that the digest of each feedback key is the digest of the line of feedback that had this key. The line is
+    rebuilt from the events that it stored."""
     for key, line in groupby(audit.keyed_events(unit), itemgetter(0)):
         events = list(line)
         first_event, value_by_kind = events[0], {event.kind: event.value for event in events}
@@ -89,8 +91,11 @@ def _check_feedback_keys(unit: Unit, findings: Findings) -> None:
 
 
 def _censoring_digests(events: Sequence[audit.KeyedEvent], value_by_kind: dict[str, float]) -> Iterator[bytes]:
-    """Yield the digests that a line which censors slots, or puts them back, may have. A line that does nothing else
-    stored no events of its position. Such a line named one slot, or all of them, so both digests are possible."""
+    """Yield the possible digests of a line of feedback that censors slots, or puts slots back. Where the line does
+    nothing else, no stored event has the position of the line. Such a line named one slot, or all slots, so both
+    digests are possible.
+
+    events: the events of the line; value_by_kind: the value of each kind of event in the line."""
     first_event, weighed_kinds = events[0], {kind: value for kind, value in value_by_kind.items() if kind != CENSOR}
     censor = value_by_kind[CENSOR] == 1.0 if CENSOR in value_by_kind else None
     for position in {event.position for event in events if event.kind != CENSOR} or {first_event.position, None}:
@@ -98,8 +103,8 @@ def _censoring_digests(events: Sequence[audit.KeyedEvent], value_by_kind: dict[s
 
 
 def _check_assignments(unit: Unit, findings: Findings) -> None:
-    """Check that users and sessions have the variants that the salts and weights of their experiments gave them at the
-    time."""
+    """Check that each user and each session has the variant that the salt and the weights of the experiment gave at the
+    time of the assignment."""
     by_id = {experiment.id: experiment for experiment in experiments.all_experiments(unit) if experiment.variants}
     phases = {experiment_id: experiments.phases(unit, experiment) for experiment_id, experiment in by_id.items()}
     has_merges = settings.get(unit).has_merges
@@ -123,7 +128,7 @@ def _check_assignments(unit: Unit, findings: Findings) -> None:
 
 
 def _check_json(unit: Unit, findings: Findings) -> None:
-    """Check that features of arms and states of decisions are JSON objects."""
+    """Check that the features of arms and the states of decisions are JSON objects."""
     for table, key, column in (
         ("arm", "id", "features"),
         ("arm_history", "arm_id", "features"),
@@ -144,8 +149,8 @@ def _is_object(text: str) -> bool:
 
 
 def _check_catalogue(unit: Unit, findings: Findings) -> None:
-    """Check that the eligible set stored for the current catalogue holds exactly the active arms, and that its period
-    is right."""
+    """Check that the eligible set stored for the current catalogue holds exactly the active arms, and that the stored
+    period of the catalogue is right."""
     row = settings.get(unit)
     catalogue_id = row.catalogue_id
     if catalogue_id is None:
@@ -163,9 +168,10 @@ PORTION = 5_000  # decisions at a time
 
 
 def check_requests(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
-    """Check that the stored digest of each decision is that of a request which the decision answers. The request may
-    have come in several forms, with or without its user, by any of the user's keys, with or without its arms, and by
-    the name of the route, the policy or the version. Every form is tried."""
+    """Check that the stored digest of each decision is the digest of a request which the decision answers.
+
+    The request may have come in several forms: with or without its user, by any key of the user, with or without its
+    arms, and by the name of the route, the policy or the version. Every form is tried."""
     parse_context = lru_cache(PORTION)(_parse_context)
     no_arms, has_merges = arms_text(None), settings.get(unit).has_merges
     fallbacks = [(fallback(row), row.name) for row in experiments.all_experiments(unit) if row.variants]
@@ -191,8 +197,10 @@ def check_requests(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None
 
 
 def _parse_context(text: str) -> tuple[str, dict[str, Any], str | None]:
-    """Return the context of a request as it came, derived from the logged one, its rules on arms, and the text of the
-    arms that it listed. The text is None where the log does not have these arms."""
+    """Return the context of a request in the form in which the request stated the context, the rules on arms, and the
+    text of the arms that the request listed. The text is None where the log does not have these arms.
+
+    text: the logged context."""
     context = parse(text, "its context")
     arm_rules = context.pop(LOGGED_RULES, {})
     for name in (PRICE, GROUPS):  # added by rlrec, not by the request
@@ -205,8 +213,10 @@ def _possible_names(
     fallbacks: Sequence[tuple[str, str]], policy: str, version: int, experiment: str | None, route: str | None
 ) -> list[tuple[str | None, str | None]]:
     """Return the possible names in a request, as pairs of a policy or route and an experiment. Most requests name the
-    policy. `fallbacks` has, for each experiment, the policy served to those that the experiment does not take, and the
-    name of the experiment."""
+    policy.
+
+    fallbacks: for each experiment, the name of the policy that serves the units which the experiment does not take,
+    and the name of the experiment; policy, version, experiment, route: what served the decision."""
     if route is not None:
         return [(route, None)]
     references = (policy, f"{policy}@{version}")

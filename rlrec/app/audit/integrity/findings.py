@@ -1,4 +1,4 @@
-"""This module defines the findings of an audit, each with its problem, its place and its severity."""
+"""This module defines the findings of an audit. Each finding has a problem, a place and a severity."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ DECISION_COLUMNS = {"decision": "id", "slot": "decision_id", "event": "decision_
 
 
 def row_subject(table: str, key: Mapping[str, object]) -> str:
-    """Return the subject of a finding on a row, from the primary key of the row. For a row that belongs to a decision,
-    the subject is the decision."""
+    """Return the subject of a finding on a row of a table. For a row that belongs to a decision, the subject is the
+    decision.
+
+    key: the primary key of the row."""
     if table in DECISION_COLUMNS:
         return f"decision {key[DECISION_COLUMNS[table]]}"
     return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
 
 
 class Finding(Record):
-    """A finding describes a problem, or something worth a look. `severity` is "error" (something stored is wrong),
-    "warning" (look into it) or "info"."""
+    """A finding describes a problem, or a fact worth a look. `severity` is "error" (stored data are wrong), "warning"
+    (a user should look into the matter) or "info"."""
 
     check: str
     severity: str
@@ -36,7 +38,8 @@ class Finding(Record):
 
 
 class Findings:
-    """This list collects the findings of one audit. For each check it has the first findings and counts the others."""
+    """This object collects the findings of one audit. For each check and severity, the object has the first findings,
+    and only counts all further findings."""
 
     def __init__(self) -> None:
         self._findings: list[Finding] = []
@@ -57,7 +60,7 @@ class Findings:
         self.add(check, "warning", subject, detail)
 
     def has_finding(self, check: str, subject: str) -> bool:
-        """Tell whether a check has a finding whose subject begins with this text."""
+        """Tell whether a check has a finding whose subject begins with the text `subject`."""
         return any(row.check == check and row.subject.startswith(subject) for row in self._findings)
 
     @contextmanager
@@ -73,7 +76,7 @@ class Findings:
 
     def in_order(self) -> list[Finding]:
         """Return the findings, with errors first, then warnings, then infos. Findings of one severity are in the order
-        in which they were added."""
+        in which they were added. Findings that were only counted become one finding that states their number."""
         summaries = [
             Finding(check=check, severity=severity, subject="store", detail=f"{n - MAX_FINDINGS} more like these")
             for (check, severity), n in self._count.items()

@@ -1,5 +1,5 @@
-"""This module finds live versions that callers do not get, since a route or an experiment serves another version, or
-none serves the policy."""
+"""This module finds live versions that callers do not get. Either a route or an experiment serves another version, or
+no route or experiment serves the policy."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ CHECK = "live"
 
 
 def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
-    """Find routes and running experiments that serve another version than the live one, routes that an earlier release
-    pinned at the end of a ramp, served policies that can show no arm, and policies whose promoted version is served
-    nowhere.
+    """Find routes and running experiments that serve another version than the live version. Find routes that an earlier
+    release pinned at the end of a ramp, served policies that can show no arm, and policies whose promoted version is
+    served nowhere.
 
-    `policy` limits the check to one policy, with the routes to versions that its variants learned."""
+    policy: the name of the one policy to check, with the routes to versions that variants of the policy learned, or
+    None for all policies."""
     from rlrec.store.log import activity
 
     names = {row.name for row in policies.all_policies(unit)}
@@ -87,7 +88,7 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
 
 
 def successors_sentence(unit: Unit, version: Version) -> str | None:
-    """Return a sentence on the variants that are served instead of a version. Return None where the version is served
+    """Return a sentence on the variants that are served in place of a version. Return None where the version is served
     itself, or where no variant is served."""
     running_experiments = [row for row in experiments.all_experiments(unit) if row.status == "running"]
     serving_ids = {variant.policy_id for row in running_experiments for variant in row.variants}
@@ -107,7 +108,10 @@ def successors_sentence(unit: Unit, version: Version) -> str | None:
 
 
 def waiting_version(unit: Unit, live: Version) -> Version | None:
-    """Return the newest version of a policy, if it was trained or rebuilt and is not live. Otherwise return None."""
+    """Return the newest version of a policy, if this version was trained or rebuilt and is not live. Otherwise return
+    None.
+
+    live: the live version of the policy."""
     newest = policies.versions(unit, [live.policy.id])[-1]
     has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
     return newest if newest.number > live.number and has_learned and newest.status != "retired" else None
@@ -116,9 +120,11 @@ def waiting_version(unit: Unit, live: Version) -> Version | None:
 def notice_successors(
     store: Store, unit: Unit, references: Collection[str], options: Mapping[str, str] = {}
 ) -> dict[str, str]:
-    """Print, for each policy that is to be judged, which variants are served instead of it, and which newer version
-    waits to go live. Return, by version, the sentences on versions that have learned nothing. `options` is as in
-    `untaught`."""
+    """Print, for each policy that is to be judged, which variants are served in place of the policy, and which newer
+    version waits to go live. Return a sentence on each version that has learned nothing, by the reference of the
+    version.
+
+    references: the references of the policies and versions to judge; options: as in `untaught_sentence`."""
     has_copies, untaught_versions = any(row.base_id is not None for row in policies.all_policies(unit)), {}
     for reference, resolved in lookup.resolve(unit, references, built_in=references).items():
         if isinstance(resolved, InputError):
@@ -135,17 +141,19 @@ def notice_successors(
 
 
 def waiting_sentence(unit: Unit, live: Version) -> str | None:
-    """Return a sentence on the newer version of a policy that waits while the live one is judged, or None where no
-    version waits."""
+    """Return a sentence on the newer version of a policy that waits while the live version is judged. Return None where
+    no version waits."""
     if (newest := waiting_version(unit, live)) is None:
         return None
     return f"{live.reference} is judged, which is live; {newest.reference} is newer, and waits: name it to judge that"
 
 
 def untaught_sentence(unit: Unit, version: Version, head: Head, options: Mapping[str, str] = {}) -> str | None:
-    """Return a sentence on a version that can learn, but has served nobody and began with nothing. Return None for
-    other versions. `options` are those of the command that judges the version, which the command named in the sentence
-    repeats."""
+    """Return a sentence on a version that can learn, but has learned nothing so far and began with no knowledge. Return
+    None for any other version.
+
+    head: the head of the policy; options: the options of the command that judges the version. The sentence names a
+    command with the same options."""
     from rlrec.app.inputs.parameters import sweep_command  # these need numpy
     from rlrec.app.log import lineage
 
@@ -162,7 +170,8 @@ def untaught_sentence(unit: Unit, version: Version, head: Head, options: Mapping
 
 
 def describe_bypasses(unit: Unit, policy: str) -> list[str]:
-    """Return a line for each finding of `check` on one policy, such as a route that does not serve its live version."""
+    """Return a text for each finding of `check` on one policy, such as a route that does not serve the live version of
+    the policy."""
     findings = Findings()
     check(unit, findings=findings, policy=policy)
     return [f"{finding.subject} {finding.detail}" for finding in findings.in_order()]

@@ -27,8 +27,9 @@ NOT_RECEIVED = np.iinfo(np.int64).max
 
 
 class Outage:
-    """This check looks for a silence since the last decision of a policy that got an event which its reward weighs. It
-    compares the silence with how events arrived before, for all kinds of events together and for each kind.
+    """This check looks for a silence since the last decision that got an event which the policy's reward weighs. The
+    check compares the silence with how events arrived before. It does so for all kinds of events together, and for each
+    kind.
 
     The delay of a decision ends when its first event was received, which may be long after the event happened."""
 
@@ -62,8 +63,8 @@ class Outage:
             self._rewarded, self._decided = self._rewarded - rewarded, self._decided - len(dropped_ids)
 
     def _has_surplus(self) -> bool:
-        """Tell whether the other batches suffice without the oldest one. The batch of the last rewarded decision always
-        stays."""
+        """Tell whether the oldest batch can be dropped, because the newer batches suffice. The batch of the last
+        rewarded decision is never dropped."""
         rewarded_left = self._rewarded - self._batches[0][-1]
         suffices = (self._rewarded == 0) | (rewarded_left >= MIN_LEARNED_FROM)
         return bool(suffices.all() or (rewarded_left[0] and self._decided > MAX_DECISIONS))
@@ -82,8 +83,11 @@ class Outage:
                 findings.warning(OUTAGE, subject, f"no event {kinds[0]} of reward {reward} came to {silence}")
 
     def _silence(self, ids: Ids, at: Ids, received_at: Ids) -> str | None:
-        """Describe the last decisions without an event, and the decisions before them. Return None where such a silence
-        is usual, or may be chance."""
+        """Return words about the last decisions without an event, and about the decisions before them. Return None
+        where such a silence is usual, or may be chance.
+
+        ids: the id of each decision; at: the time of each decision; received_at: when the first event of each
+        decision was received, or NOT_RECEIVED."""
         is_received = received_at < NOT_RECEIVED
         if not is_received.any():
             return None
@@ -104,11 +108,12 @@ class Outage:
 
 
 def has_paused(at: Ids, received: Ids) -> bool:
-    """Tell whether at least twice as many decisions were served since the last event was received as in a usual pause.
-    Where feedback arrives once a night, a day without events is no outage. A usual pause is the smallest size such that
-    nine in ten decisions were served in pauses with at most this many decisions.
+    """Tell whether the decisions served since the last event was received are at least twice as many as in a usual
+    pause between events. A usual pause is the smallest size such that nine in ten decisions were served in pauses with
+    at most this many decisions. Where feedback arrives once a night, a day without events is therefore no outage.
 
-    `at` (n,) has the times of decisions, and `received` (m,) those at which events were received, both ascending."""
+    at: the time of each decision, ascending, (n,); received: the time at which each event was received, ascending,
+    (m,)."""
     pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
     earlier = np.sort(pauses[:-1])
     usual_pause = earlier[np.searchsorted(earlier.cumsum(), 0.9 * earlier.sum())] if earlier.any() else 0
@@ -116,12 +121,15 @@ def has_paused(at: Ids, received: Ids) -> bool:
 
 
 def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
-    """Return the chance that no decision has an event yet, if each has one by now with probability `due` (n,) times the
-    reward rate.
+    """Return the probability that none of n decisions has an event yet. Each decision has an event by now with a
+    probability that is its element of `due` times the reward rate.
 
-    `rewarded` of `decided` earlier decisions had an event, so the rate is uncertain and has a Beta distribution,
-    from a uniform prior. The integral runs over the logit of the rate, where the integrand has a single peak,
-    between those of its two factors."""
+    The reward rate is uncertain, and has a Beta distribution that follows from a uniform prior and the earlier
+    decisions. The integral runs over the logit of the rate, where the integrand has a single peak, between the peaks
+    of its two factors.
+
+    due: the probability that an event has come by now, if one comes at all, (n,); rewarded: the number of earlier
+    decisions with an event; decided: the number of all earlier decisions."""
     a, b = 1.0 + rewarded, 1.0 + decided - rewarded
     due_levels, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
     width = 12 / sqrt(min(a, b))
@@ -133,7 +141,8 @@ def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
 
 
 def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> None:
-    """Add a warning where slots whose reward window is over still wait for `settle`."""
+    """Add a warning for each version whose belief lacks slots that are mature. Such slots wait for the command
+    `settle`."""
     for version in versions:
         if not version.learning or version.entered_to is None:
             continue
@@ -146,8 +155,8 @@ def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings
 
 
 class Rounded:
-    """This check counts the slots of one policy whose propensity was rounded to 0, and stored as the smallest positive
-    number."""
+    """This check counts the slots of one policy with a propensity that rounded to 0. Such a propensity is stored as the
+    smallest positive number."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy

@@ -1,5 +1,5 @@
-"""This module compares the history that each decision remembers with the slots before it. It also compares visits in
-which users came back with the events that record these returns."""
+"""This module compares the history that is stored with each decision with the slots before the decision. The module
+also compares the visits in which users came back with the events that record these returns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_WRONG = 100  # findings per batch
 
 
 def check_histories(unit: Unit, *, findings: Findings) -> None:
-    """Compare the history remembered by drawn decisions, and by visits that go on, with the slots before. Imported
+    """Compare the stored history of drawn decisions, and of visits that go on, with the slots before. Imported
     decisions are left out. Rewards are not compared, since events may have been lost in the meantime."""
     keys = {arm.id: canonical.text(arm.key) for arm in arms.all_arms(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=BATCH_DECISIONS, columns=COLUMNS):
@@ -41,8 +41,8 @@ def check_histories(unit: Unit, *, findings: Findings) -> None:
 
 
 def check_batch(batch: Batch, *, findings: Findings) -> Columns:
-    """Compare the history remembered by the decisions of whole sessions with the slots before them, and return the
-    slots in order."""
+    """Compare the history that is stored with the decisions of whole sessions with the slots before each decision.
+    Return the slots in the order of the visits."""
     order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
     slots = take(batch.slots, order)
     for decision in wrong_histories(slots)[:MAX_WRONG]:
@@ -51,8 +51,10 @@ def check_batch(batch: Batch, *, findings: Findings) -> Columns:
 
 
 def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[tuple[int, int]]:
-    """Return the session and number of each visit that goes on and whose packed history or recent arms differ from its
-    last slots."""
+    """Return the session id and the number of each visit that goes on and whose packed history or recent arms differ
+    from the visit's last slots.
+
+    slots: the slots, in the order of the visits; keys: the key of each arm as JSON, by id."""
     begins = run_starts(slots["session_id"], slots["visit"])
     if not len(begins):
         return []
@@ -77,8 +79,9 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
 
 
 def wrong_histories(slots: Columns) -> list[int]:
-    """Return the decisions whose remembered slots are not the last ones before them. `slots` are in the order of the
-    visits."""
+    """Return the ids of the decisions whose stored history differs from the last slots before the decision.
+
+    slots: the slots, in the order of the visits."""
     first_slots = run_starts(slots["decision_id"])
     visit_starts = run_starts(slots["session_id"], slots["visit"])
     visit_begins = visit_starts[np.searchsorted(visit_starts, first_slots, side="right") - 1]
