@@ -99,8 +99,8 @@ class References:
         self._contexts: dict[int, dict[str, object]] = {}
 
     def read_contexts(self, context_ids: Ids) -> None:
-        """Read the contexts with these ids before they are needed. A context that cannot be read becomes a finding, and
-        counts as empty."""
+        """Read the contexts with these ids, so that `context_of` can return them. A context that cannot be read becomes
+        a finding, and counts as empty."""
         for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
             has_page = PAGE in body or GROUPS in body  # whichever fields the policy reads
             if not self.reads and not has_page:

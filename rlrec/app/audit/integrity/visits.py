@@ -108,8 +108,8 @@ def wrong_histories(slots: Columns) -> list[int]:
 
 
 def check_returns(unit: Unit, *, findings: Findings) -> None:
-    """Check that each return of a user has one event, and that the next return will credit the user's last decision.
-    The check runs only if some reward weighs returns."""
+    """Check that each return of a user has exactly one event, and that the next return will credit the user's last
+    decision. The check runs only if any reward weighs returns."""
     if not settings.get(unit).weighs_returns:
         return
     for returned_to, at, repeated in returns.wrong_returns(unit, limit=MAX_FINDINGS):

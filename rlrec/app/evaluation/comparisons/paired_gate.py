@@ -220,9 +220,11 @@ def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
 
 
 def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selection:
-    """Return the selection without the decisions up to the last one that the live version has learned from, where
-    enough decisions remain. Otherwise return all of `selection`. The left-out decisions of the bandit from which the
-    live version started favour the live version, and the bandit rarely shows nearly what the live version shows.
+    """Return the decisions of `selection` after all decisions that the live version has learned from, where enough such
+    decisions remain. Otherwise return all of `selection`.
+
+    Earlier decisions may be decisions of the bandit from which the live version started. Such decisions favour the
+    live version, and rarely show nearly what the live version would show.
 
     serving: the reference of the live version."""
     first_id = _first_untaught_id(unit, serving)
@@ -283,8 +285,8 @@ def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> Vis
 
 
 def _estimate_gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
-    """Return the gain by impressions where neither side reads the state of a visit and nothing carries over. Otherwise
-    return the gain by visits."""
+    """Return the gain by impressions where neither the candidate nor the live version reads the state of a visit, and
+    rewards do not carry over from earlier parts of a visit. Otherwise return the gain by visits."""
     sides = _gate_targets(unit, options, reward)
     if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
         gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.judging)

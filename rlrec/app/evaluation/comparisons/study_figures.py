@@ -245,8 +245,8 @@ class StudySums(Sums, kw_only=True):
     which were drawn with the same weights. `segments` has the sums of the units by the value of a field in their
     first context. `quarters` has the sums of the units by the quarter of the experiment in which the units were
     assigned, for the metrics of `ageing_metrics`. `censored` counts the mature decisions with a censored slot. `new`
-    counts the units that had no visit before they entered the study, and `returning` counts the units that had one.
-    `anonymous` counts the units without a user, where any user is known.
+    counts the units without an earlier visit when they entered the study, and `returning` counts the units with an
+    earlier visit. `anonymous` counts the units without a user, where any user is known.
 
     `counts` has counts by group, under several names. "sessions" counts the sessions with a mature decision, "sampled"
     counts the decisions of a sampled log, and "anonymous" counts the anonymous units. The name of each column of
@@ -273,7 +273,7 @@ NOTHING = StudySums(
 
 
 def metrics(study: Study) -> list[Metric]:
-    """Return the metrics of an answer, in order."""
+    """Return the metrics in the answer of a study, in order."""
     stored = comparison.metrics(len(study.rewards), per_session=study.by_session)
     return [metric for metric in stored if study.metrics is None or metric.name in study.metrics]
 
@@ -400,8 +400,8 @@ class StudyFigures(Record, eq=False):
         return rows
 
     def guards(self) -> list[GuardRow]:
-        """Return one row for each guard and each variant except the first one and a holdout. The row tells whether the
-        variant satisfies the guard so far. The tests are one-sided, and each test uses the full level."""
+        """Return one row for each guard and each variant, except the first variant and a holdout. The row tells whether
+        the variant satisfies the guard so far. The tests are one-sided, and each test uses the full level."""
         guards = [] if self.declaration is None else self.declaration.guards
         groups = [number for number, label in enumerate(self.groups.labels) if number and label != holdout.LABEL]
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]

@@ -591,7 +591,7 @@ def sum_log(
 
 
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
-    """Answer a request of `effects`, in an open transaction."""
+    """Return the answer to a request of `effects`. The unit is an open transaction."""
     effect_pass, cells, left_out = sum_log(unit, request, engine)
     overall = cells.pop(OVERALL)
     in_all = effect_pass.figures(overall, OVERALL, request.level)

@@ -108,9 +108,9 @@ class PageUnit(RowUnit[CompletePages, M], eq=False):
 class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
     """The rows of a SlateUnit are complete pages that are weighted.
 
-    `fit` fits models that predict the reward of a page from each slot on. `needs` says which data about a target the
-    estimators need. `require_pairs` tells whether a page that the estimator `pi` cannot weigh is an error. Otherwise
-    such a page is left out."""
+    `fit` fits models that predict the reward of a page from each slot down to the end. `needs` says which data about
+    a target the estimators need. `require_pairs` tells whether a page that the estimator `pi` cannot weigh is an
+    error. Otherwise such a page is left out."""
 
     fold: SlateFold
     fit: reward_models.RewardModelFit
@@ -273,8 +273,8 @@ def slate_columns(
 ) -> dict[str, Array | None]:
     """Return those columns of a `SlateBatch` that depend on the target. An unknown value is NaN.
 
-    rows: the slots of complete pages; needs: the data that estimators need; values: the values of a model that
-    predicts the reward of a page from each slot on, or None."""
+    rows: the slots of complete pages; needs: the data that estimators need; values: None, or the values of a model
+    that predicts the reward of a page from each slot down to the end."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
     is_simulated = (

@@ -181,7 +181,7 @@ class Evaluation(Record, eq=False):
 
     @cached_property
     def shared(self) -> Sequence[SharedRows]:
-        """Return the targets, grouped by the rows on which they are evaluated."""
+        """Return the targets in groups. The targets of a group are evaluated on the same rows with the same reward."""
         shared: dict[tuple[int, int | None], SharedRows] = {}
         for number, target in enumerate(self.targets):
             policy_id = target.policy_id if target.serving is None else None

@@ -39,7 +39,7 @@ class ContextTable:
 
     @cached_property
     def encoded(self) -> Array:
-        """Return the features of every context, (m, width)."""
+        """Return the features of every context, hashed into `features.WIDTH` columns, (m, width)."""
         row, column, value = self.entries
         return features.add_up(self.size, features.WIDTH, row, column % features.WIDTH, value)
 

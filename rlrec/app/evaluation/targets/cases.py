@@ -213,7 +213,8 @@ class CaseRows:
     has the index of each row in the batch, and `case` (p,) has the index of each row's block.
 
     `per_decision_samples` tells whether the shares are computed from samples of each decision, given the slate
-    above. `second_pass` tells whether the same rows came before, as explained in `Scorer.probabilities`."""
+    above. `second_pass` tells whether the rows were yielded before with simulated marginals, as explained in
+    `Scorer.probabilities`."""
 
     def __init__(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, per_decision_samples: bool = False,

@@ -419,7 +419,7 @@ class Scorer:
         """Yield rows with samples drawn for each decision, in portions of decisions.
 
         case: the index of each row's block; indices: the index of each row in the batch; second_pass: whether the
-        same rows came before."""
+        rows were yielded before with simulated marginals."""
         samples = blocks[0].scores.samples
         # the lowest row of a decision, which represents it, comes first
         order = np.argsort(-rows.slots["depth"][indices], kind="stable")

@@ -117,7 +117,8 @@ class Target(Record, eq=False):
     def words(self, slots: Columns) -> tuple[Words, Ids]:
         """Return a seed and a number for each row, (n,) each. Together they determine the random words from which the
         posterior samples of the row are drawn. Where the target's present belief drew the row, the result is the stored
-        seed and the id of the decision. In any other row, the result is 0 and the digest of the decision."""
+        seed and the id of the decision. In any other row, the result is 0 and the digest of the decision. For a target
+        that draws candidates, the result has the seed of the ranking, which is derived from this seed."""
         assert self.serving is not None
         version, policy = self.serving.version, self.serving.policy
         on_policy = slots["version_id"] == version.id
