@@ -1,8 +1,8 @@
-"""This module defines policies and beliefs. A policy object holds parameters, a belief holds what was learned, and both
-together give a distribution of scores.
+"""This module defines policies and beliefs. A policy object holds parameters and a belief holds what was learned.
+Together they give a distribution of scores.
 
-This module and the kinds that read no context import no numpy, since a single `feedback` command only calls their
-`entry`."""
+This module imports no numpy, and neither do the kinds that read no context, since a single `feedback` command calls
+only their `entry`."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 class Belief(Record, eq=False, repr=False):
-    """A Belief holds sums per arm, each (..., m), in the order of the arms of a request. Several beliefs at once have
-    leading axes.
+    """A Belief holds sums per arm, each (..., m), in the order of the arms of a request. Several beliefs in one object
+    have leading axes.
 
-    pulls, reward_sum, reward_squares: what the belief counts, without the prior. alpha, beta: the prior as
-    pseudo-counts of reward and of missing reward, 0 without one. total: pulls of all arms of the belief, a number or
-    (..., 1). extra (..., m, w): sums of statistics that only this kind has. moments: the unpacked moments, for kinds
-    that read the context. on_columns: for kinds that read sparse contexts, a function that returns the sums on
-    columns (c,), followed by the weights of the anchor, (c, m, 4). trained: parameters of a trained kind for these
-    arms, and the arms' features, (m, p). cost (m,): expected cost of showing each arm, where the policy has a
-    budget."""
+    pulls, reward_sum, reward_squares: the sums over the counted slots, without the prior. alpha, beta: the prior as
+    pseudo-counts of reward and of missing reward (0 without a prior). total: the pulls of all arms of the belief, a
+    number or (..., 1). extra (..., m, w): the sums of the statistics that only this kind has. moments: the unpacked
+    moments, for kinds that read the context. read_column_sums: for kinds that read sparse contexts, a function of
+    columns (c,) that returns the sums on these columns, followed by the weights of the anchor, (c, m, 4). trained:
+    the parameters of a trained kind for these arms, and the features of the arms, (m, p). cost (m,): the expected
+    cost of showing each arm, if the policy has a budget."""
 
     pulls: Array
     reward_sum: Array
@@ -53,11 +53,12 @@ class Belief(Record, eq=False, repr=False):
 
     @property
     def weight(self) -> Array:
-        """Return pulls plus pseudo-pulls of each arm, (m,)."""
+        """Return the pulls of each arm plus the pseudo-counts of the prior, (..., m)."""
         return self.pulls + self.alpha + self.beta
 
     def mean(self, *, unknown: float = 0.0) -> Array:
-        """Return the posterior mean reward of each arm, (m,); `unknown` where there are neither pulls nor a prior."""
+        """Return the posterior mean reward of each arm, (..., m). The mean is `unknown` for an arm with neither pulls
+        nor a prior."""
         import numpy as np
 
         weight = self.weight
@@ -77,14 +78,14 @@ _NO_PRIOR = 1e-9  # pseudo-counts in place of none, where the result is not used
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Policy(ABC):
-    """A Policy is a kind with its parameters, which scores arms but never draws.
+    """A Policy is a kind with its parameters. A policy scores arms but never draws.
 
     By default a policy counts every slot, forgets nothing, reads no context, and learns from any reward. A subclass
-    is a frozen dataclass; the options of its class statement change that.
+    is a frozen dataclass, unless the options of its class statement say otherwise.
 
-    A kind with other statistics than pulls, reward and squared reward overrides `statistics` and `width` (more columns
-    behind the three), `needs` (the fields of a slot that it uses beside arm and reward) and `entry`. The ledger adds
-    statistics over slots, discounts them by age and sums them by arm."""
+    Some kinds have other statistics than pulls, reward and squared reward. Such a kind overrides `statistics` and
+    `width` (more columns behind the three), `needs` (the fields of a slot that the kind uses beside arm and reward) and
+    `entry`. The ledger adds statistics over slots, discounts them by age and sums them by arm."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -120,7 +121,7 @@ class Policy(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Return the fields of a slot that `statistics` uses, besides arm and reward."""
+        """Return the names of the fields of a slot that `statistics` uses besides arm and reward."""
         return frozenset()
 
     @property
@@ -129,7 +130,8 @@ class Policy(ABC):
         return 3
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        """Return one row of `statistics` in plain Python, for kinds that read no context."""
+        """Return the row that one slot adds to `statistics`, computed in plain Python. Only kinds that read no context
+        have it."""
         return 1.0, slot.reward, slot.reward * slot.reward
 
     def statistics(self, slots: SlotColumns) -> Array:
@@ -144,24 +146,27 @@ class Policy(ABC):
 
     @property
     def exploration(self) -> Floor:
-        """Return the probability of a uniform arm at every position, in [0, 1]."""
+        """Return the probability of a uniform pick, in [0, 1], for every position or for each position."""
         return self.floor
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Return the context fields that the distribution of this policy depends on; EVERYTHING stands for all."""
+        """Return the names of the context fields that the distribution of this policy depends on. EVERYTHING stands for
+        all fields."""
         return (PRICE,) if self.budget else ()
 
     @abstractmethod
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         """Return the distribution of the noisy score of each arm, (m,), by which a slate is ranked.
 
-        arms: keys of the eligible arms, in the order of their ids, as in `belief`."""
+        belief: the sums of the eligible arms; arms: the keys of these arms, in the order of their ids, as in
+        `belief`; context: the context of the request."""
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        """Return the noiseless score of each arm, (m,), which is a mean or an index; None where the kind has none.
+        """Return the noiseless score of each arm, (m,), which is a mean or an index. The result is None if the kind has
+        no such score.
 
-        context: None is an empty one."""
+        context: the context of the request (None for an empty context)."""
         return None
 
     def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
@@ -171,39 +176,43 @@ class Policy(ABC):
         return belief.alpha + belief.reward_sum, belief.beta + np.maximum(belief.pulls - belief.reward_sum, 0.0)
 
     def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
-        """Return the posterior mean reward of each arm, (..., m); `unknown` without any pulls or prior."""
+        """Return the posterior mean reward of each arm, (..., m). The mean is `unknown` for an arm with neither pulls
+        nor a prior."""
         return belief.mean(unknown=unknown)
 
     def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
-        """Return the belief for a context; only kinds with a belief for each value of a context field override this."""
+        """Return the belief that applies in a context. Only kinds with a belief for each value of a context field
+        override this method."""
         return belief
 
     def score_deviation(self, belief: Belief) -> Array | None:
-        """Return the standard deviation of the noisy score of each arm, (m,), for kinds with a budget; None for scores
-        without noise."""
+        """Return the standard deviation of the noisy score of each arm, (m,), for kinds with a budget. The result is
+        None if scores have no noise."""
         return None
 
     def deviation(self, belief: Belief) -> Array | None:
-        """Return the standard deviation of the posterior of each arm, (..., m); None if it is not normal."""
+        """Return the standard deviation of the posterior of each arm, (..., m). The result is None if the posterior is
+        not normal."""
         return None
 
     def greedy(self) -> Self:
-        """Return the same policy without floor and exploration."""
+        """Return the same policy without the floor and without exploration."""
         return unchecked_copy(self, **dict.fromkeys(self.exploration_parameters, 0.0))
 
     @classmethod
     def implied_defaults(cls, typed_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the defaults that depend on the parameters that a person typed."""
+        """Return the defaults that follow from the parameters that a user typed, by name."""
         return {}
 
     def rewards_and_pulls(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
         """Return the reward that each slot adds to a belief and the pulls that the slot counts as, (n,) each.
 
-        position (n,): may be None where the policy has no position curve."""
+        reward (n,): the reward of each slot; position (n,): the position of each slot, which may be None if the
+        policy has no position curve."""
         return rewards_and_pulls(reward, position, self.examination)
 
     def check(self, reward: Reward) -> None:
-        """Raise InputError where the kind cannot learn from such a reward."""
+        """Raise InputError if the kind cannot learn from this reward."""
         limits = bounds(reward)
         if self.why_unit_rewards and (limits is None or limits[0] < 0 or limits[1] > 1):
             hint = within_unit_hint(reward)
@@ -214,7 +223,9 @@ def rewards_and_pulls(reward: Array, position: Ids | None, examination: tuple[fl
     """Return the reward that each slot adds to a belief and the pulls that the slot counts as, (n,) each, for a
     position curve.
 
-    With an empty curve every slot counts as one pull. A slot below the end of the curve counts as none."""
+    reward, position (n,): the reward and the position of each slot; examination: the curve, which is the pulls that
+    a slot counts as at each position. With an empty curve every slot counts as one pull. A slot below the end of the
+    curve has no pulls and no reward."""
     import numpy as np
 
     if not examination:
@@ -226,8 +237,8 @@ def rewards_and_pulls(reward: Array, position: Ids | None, examination: tuple[fl
 
 
 class FlooredPolicy(Policy, init=False, eq=False, repr=False):
-    """FlooredPolicy is the base class of kinds with a floor, which is the probability of a uniform arm. The floor holds
-    at every position or at those that `explore_slots` lists."""
+    """FlooredPolicy is the base class of kinds with a floor, which is the probability of a uniform pick. The floor
+    holds at every position, or at the positions that `explore_slots` lists."""
 
     floor: float = bounded(0.0, 0, 1)
     explore_slots: str = ""
@@ -246,7 +257,8 @@ class FlooredPolicy(Policy, init=False, eq=False, repr=False):
 
     @property
     def exploration(self) -> Floor:
-        """Return the floor at the positions where it applies, combined with the rates in `uniform_rate_parameters`."""
+        """Return the floor at the positions where it applies, combined with the rates in `uniform_rate_parameters`. The
+        result is one number, or a number for each position."""
         rates = [getattr(self, name) for name in self.uniform_rate_parameters]
         floored_rate = probability_of_any(*rates, self.floor) if rates else self.floor
         if self.explore_slots == "":
@@ -260,12 +272,12 @@ class FlooredPolicy(Policy, init=False, eq=False, repr=False):
 
 
 class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
-    """CurvePolicy is the base class of kinds that may count slots by a position curve, given by its name, `position`,
-    and its values, `examination`.
+    """CurvePolicy is the base class of kinds that may count slots by a position curve. `position` is the name of the
+    curve, and `examination` holds its values.
 
     A slot at position k counts as examination[k - 1] pulls, with its full reward; a slot below the end of the curve
     adds nothing. Kinds that read no context have further statistics: for each position of the curve, the sum of 1 -
-    reward over the slots there."""
+    reward over the slots at this position."""
 
     position: str = ""
     examination: tuple[float, ...] = ()
@@ -306,8 +318,8 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
         return count_slots(replace(slots, reward=reward), missed_rewards, pulls=pulls)
 
     def missed(self, belief: Belief) -> Array | None:
-        """Return, for each position, the sum of 1 - reward over the slots there, (..., m, k); None without a position
-        curve."""
+        """Return, for each arm and position, the sum of 1 - reward over the slots, (..., m, k). The result is None
+        without a position curve."""
         if not self.examination or self.contextual or belief.extra is None:
             return None
         return belief.extra[..., -len(self.examination) :]
@@ -327,8 +339,8 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
 
 
 class OnlineLearner(CurvePolicy, init=False, eq=False, repr=False):
-    """OnlineLearner is the base class of kinds that learn. They have a floor of uniform exploration, forgetting by
-    discount or window, and a position curve."""
+    """OnlineLearner is the base class of kinds that learn. These kinds have a floor of uniform exploration, forgetting
+    by discount or window, and a position curve."""
 
     discount: float = 1.0
     window: float = 0.0
@@ -347,9 +359,10 @@ class OnlineLearner(CurvePolicy, init=False, eq=False, repr=False):
 
     @cached_property
     def parsed_budget(self) -> Budget | None:  # type: ignore[override]  # of its parameter
-        """Return the parsed budget, EVENT:AMOUNT/PERIOD, of kinds that take one.
+        """Return the parsed budget, EVENT:AMOUNT/PERIOD. The result is None if the policy has no budget.
 
-        The score of an arm is reduced by its expected cost times a price, which is in the context of the decision."""
+        The score of an arm is reduced by the expected cost of the arm times a price, which is in the context of the
+        decision."""
         if not self.budget:
             return None
         from rlrec.policy.beliefs.budget import Budget
@@ -360,13 +373,14 @@ class OnlineLearner(CurvePolicy, init=False, eq=False, repr=False):
         return self.subtract_cost(self.mean(belief), belief, context)
 
     def subtract_cost(self, score: Array, belief: Belief, context: Mapping[str, Any] | None) -> Array:
-        """Return the scores minus the expected cost of each arm times the price in a context, (m,)."""
+        """Return the score of each arm minus the expected cost of the arm times the price, (m,). The price is in the
+        context."""
         return score if belief.cost is None else score - ((context or {}).get(PRICE) or 0.0) * belief.cost
 
 
 class BetaLearner(OnlineLearner, init=False, eq=False, repr=False):
-    """BetaLearner is the base class of kinds that learn from rewards in [0, 1] and have a prior. The mean is that of
-    the Beta posterior."""
+    """BetaLearner is the base class of kinds that learn from rewards in [0, 1] and have a prior. The mean of an arm is
+    the mean of its Beta posterior."""
 
     def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
         if self.missed(belief) is None:
@@ -379,7 +393,8 @@ P = TypeVar("P")
 
 
 def unchecked_copy(policy: P, **parameters: Any) -> P:
-    """Return a copy of the policy with other parameters, which are not checked, since the constructor may refuse them.
+    """Return a copy of the policy with other parameters. The parameters are not checked, since the constructor may
+    refuse them.
 
     The copy is never stored and logs nothing."""
     clone = copy(policy)
@@ -397,7 +412,7 @@ def check_number(name: str, value: float, low: float = -inf, high: float = inf) 
 
 
 def sum_tolerance(n: int) -> float:
-    """Return how far the sum of n probabilities may be from 1 where each was rounded to six decimals."""
+    """Return how far the sum of n probabilities may be from 1, if each probability was rounded to six decimals."""
     return max(1e-6, n * 0.5e-6) + 1e-12
 
 

@@ -1,5 +1,5 @@
-"""This module defines the budget of a policy, which limits what its decisions may cost in each period. It does without
-numpy."""
+"""This module defines the budget of a policy, which limits what the decisions of the policy may cost in each period.
+The module does without numpy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ _FORM = rf"({KIND.pattern}):([0-9.eE+-]+)/([a-z]+)"
 
 
 class Budget(NamedTuple):
-    """A Budget states the amount that the slots of a policy may cost in each period (hour, day or week of UTC) by a
-    kind of event."""
+    """A Budget states what the slots of a policy may cost in each period.
+
+    event: the kind of event whose values are the costs; amount: the largest cost of a period; period: hour, day or
+    week of UTC."""
 
     event: str
     amount: float
@@ -25,7 +27,8 @@ class Budget(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse the text of a budget parameter, EVENT:AMOUNT/PERIOD. Raises InputError for any other text."""
+        """Return the budget that a text such as cost_usd:25/day (EVENT:AMOUNT/PERIOD) states. Raises InputError for any
+        other text."""
         form = re.fullmatch(_FORM, text) if isinstance(text, str) else None
         try:
             amount = float(form[2]) if form else 0.0
@@ -43,13 +46,20 @@ class Budget(NamedTuple):
 
     @property
     def offset_us(self) -> int:
-        """Return the microseconds from the beginning of the period that contains 1970-01-01 until that date."""
+        """Return the time in microseconds from the beginning of the period that contains 1970-01-01 until
+        1970-01-01."""
         return _FROM_MONDAY_US if self.period == "week" else 0
 
     def slices(self, time: int) -> float:
-        """Return the number of slices, with a fraction, until a time; periods begin at multiples of SLICES."""
+        """Return the number of slices, with a fraction, from the beginning of the period that contains 1970-01-01 until
+        a time. Every period begins at a multiple of SLICES.
+
+        time: in microseconds since 1970-01-01."""
         return (time + self.offset_us) / self.slice_us
 
     def bucket(self, time: int) -> int:
-        """Return the bucket of a belief that holds the spend at a time; buckets of spend are negative."""
+        """Return the number of the bucket of a belief that holds the spend at a time. The numbers of buckets of spend
+        are negative.
+
+        time: in microseconds since 1970-01-01."""
         return -1 - (time + self.offset_us) // self.slice_us

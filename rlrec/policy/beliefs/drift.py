@@ -1,4 +1,5 @@
-"""This module detects whether and when the mean of a stream of rewards has changed, by ADWIN or Page-Hinkley.
+"""This module detects whether and when the mean of a stream of rewards has changed. The methods are ADWIN and
+Page-Hinkley.
 
 Both methods process the stream in chunks with bounded memory, and assume that rewards are independent."""
 
@@ -15,8 +16,9 @@ from rlrec.records import Record
 class Change(Record):
     """A Change describes a detected change of the mean.
 
-    start: the first reward after it (an estimate); alarm: the reward at which it was detected; both as marks of
-    rewards given to `take`. mean_before, mean_after: the means of the rewards before and after the change."""
+    start: the mark of the first reward after the change (an estimate); alarm: the mark of the reward at which the
+    change was detected; mean_before, mean_after: the means of the rewards before and after the change. Marks are the
+    numbers given to `take`."""
 
     start: int
     alarm: int
@@ -25,7 +27,9 @@ class Change(Record):
 
 
 def detector(method: str) -> Adwin | PageHinkley:
-    """Return a detector for a new stream. Raises InputError for an unknown method."""
+    """Return a detector for a new stream.
+
+    method: adwin or page-hinkley; any other text raises InputError."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}", hint=suggest(method, list(METHODS)) or "adwin or page-hinkley")
     return METHODS[method]()
@@ -39,12 +43,13 @@ MIN_SIDE_REWARDS = 5  # rewards that each side of a cut needs
 
 
 class Adwin:
-    """Adwin detects changes by a window of recent rewards. The window grows while its mean stays the same and is cut
-    where its two sides differ. Any kind of reward will do.
+    """An Adwin object detects changes by a window of recent rewards. The window grows while its mean stays the same,
+    and is cut at a point where the means of the two sides differ. Rewards may have any range.
 
-    delta: a bound on the probability of a false alarm, close to it only for a window that is checked once; on click
-    rates false alarms are far rarer. The bound needs the width of the range of rewards, for which that of the
-    rewards so far is taken. The window is an exponential histogram of at most 5 buckets of each power of two.
+    delta: a bound on the probability of a false alarm. The true probability is close to the bound only if a window
+    is checked once; on click rates false alarms are far rarer. The bound needs the width of the range of rewards,
+    and takes the range of the rewards so far. The window is an exponential histogram of at most 5 buckets of each
+    power of two.
 
     Source: Bifet and Gavalda 2007, ADWIN2. At an alarm, all rewards before the clearest cut are dropped at once, so
     that one change is reported once."""
@@ -61,9 +66,9 @@ class Adwin:
         self._n_waiting = 0
 
     def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
-        """Return the changes that are detected in the next rewards of the stream, (n,).
+        """Return the changes that are detected in the next rewards of the stream.
 
-        marks (n,): a mark for each reward, such as the id of its decision."""
+        rewards (n,): the next rewards; marks (n,): a mark for each reward, such as the id of its decision."""
         self._waiting.append((np.array(rewards), np.array(marks)))
         self._n_waiting += len(rewards)
         if self._n_waiting < CHECK_INTERVAL:
@@ -108,10 +113,11 @@ class Adwin:
         return changes
 
     def _merge_buckets(self, edges: list[int]) -> None:
-        """Add the new buckets of one tick, and merge the two oldest buckets of a size while there are more than 5 of
-        it.
+        """Add the new buckets of one tick (32 rewards). While a size has more than 5 buckets, merge the two oldest
+        buckets of this size.
 
-        Two merged buckets become one of the next size."""
+        Two merged buckets become a bucket of the next size. edges: the columns of the edges between buckets, from
+        which the edges inside merged buckets are deleted."""
         bucket_counts, last_edge, size = self._sizes, len(edges) - 1, 0
         bucket_counts[0] += CHECK_INTERVAL
         while (n_pairs := (bucket_counts[size] - MAX_BUCKETS + 1) // 2) > 0:
@@ -124,8 +130,11 @@ class Adwin:
             last_edge, size = first_edge + n_pairs, size + 1
 
     def _find_cut(self, sums: Array, width: float) -> int:
-        """Return the number of the edge with the clearest difference between the two sides; 0 where no difference is
-        significant."""
+        """Return the index of the edge at which the means of the two sides differ most clearly. The result is 0 if no
+        difference is significant.
+
+        sums (3, e): the number, the sum and the sum of squares of the rewards before each edge; width: the width of
+        the range of rewards."""
         count, reward_sum, square_sum = sums - sums[:, :1]
         n = count[-1]
         n_left = count[1:-1]
@@ -157,17 +166,17 @@ THRESHOLD = 50.0
 
 
 class PageHinkley:
-    """PageHinkley raises an alarm when the sum of rewards minus their running mean and DELTA (or its negative) exceeds
-    THRESHOLD.
+    """A PageHinkley object raises an alarm when the sum of rewards minus their running mean and DELTA exceeds THRESHOLD
+    above its minimum. A second test does the same with the negative of each reward.
 
     With m_t = m_(t-1) + x_t - mean_t - DELTA, the alarm comes where m_t - min m exceeds THRESHOLD; then the test
     starts again. The test suits steps of a known size. Where rewards have variance v, each direction has one false
-    alarm in about (exp(a) - 1 - a) v / 2 DELTA^2 rewards, a = 2 DELTA THRESHOLD / v, and a step s is detected after
-    about THRESHOLD / (s - DELTA) rewards. That suits click rates up to 10 %: with v = 0.09 a false alarm comes once
-    in 3e7 rewards, and a step of 0.1 is detected after about 600. Rewards with more variance raise false alarms more
-    often.
+    alarm in about (exp(a) - 1 - a) v / 2 DELTA^2 rewards, where a = 2 DELTA THRESHOLD / v. A step s is detected
+    after about THRESHOLD / (s - DELTA) rewards. These constants suit click rates up to 10 %: with v = 0.09 a false
+    alarm comes once in 3e7 rewards, and a step of 0.1 is detected after about 600 rewards. Rewards with more
+    variance raise false alarms more often.
 
-    Source: the test of Page and Hinkley as it is commonly written; its rate of false alarms: own derivation."""
+    Source: the test of Page and Hinkley as it is commonly written; the rate of false alarms is an own derivation."""
 
     def __init__(self) -> None:
         self._reset()
@@ -177,7 +186,9 @@ class PageHinkley:
         self._directions = _Direction(1.0), _Direction(-1.0)
 
     def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
-        """Return the changes that are detected in the next rewards, as `Adwin.take` does."""
+        """Return the changes that are detected in the next rewards of the stream, as `Adwin.take` does.
+
+        rewards, marks (n,): the next rewards, and a mark for each reward."""
         changes, block_start = [], 0
         while block_start < len(rewards):
             block = slice(block_start, block_start + BLOCK_SIZE)
@@ -187,7 +198,8 @@ class PageHinkley:
         return changes
 
     def _take_block(self, rewards: Array, marks: Ids) -> tuple[Change | None, int]:
-        """Return the first change in a block of rewards, and the number of its rewards that were processed."""
+        """Return the first change in a block of rewards (None if there is no change), and the number of rewards of the
+        block that were processed."""
         # excess of each reward over the running mean
         count, total = self._count + np.arange(1.0, len(rewards) + 1), self._total + np.cumsum(rewards)
         excess = rewards - total / count
@@ -214,8 +226,10 @@ class PageHinkley:
 
 
 class _Direction:
-    """A _Direction is one direction of the Page-Hinkley test. It holds the running sum, the minimum of the sum, and
-    where that was."""
+    """A _Direction is one direction of the Page-Hinkley test, up or down. It holds the running sum, the minimum of the
+    sum, and the place of the minimum in the stream.
+
+    sign: 1 for a test of rising rewards, -1 for falling rewards."""
 
     def __init__(self, sign: float) -> None:
         self.sign = sign
@@ -225,13 +239,18 @@ class _Direction:
         self._sums = self._minima = np.empty(0)
 
     def rise_above_minimum(self, excess: Array) -> Array:
-        """Return how far the running sum is above its minimum at each reward of the block, (n,)."""
+        """Return how far the running sum is above its minimum at each reward of the block, (n,).
+
+        excess (n,): each reward minus the running mean."""
         self._sums = self.sum + np.cumsum(self.sign * excess - DELTA)
         self._minima = np.minimum(np.minimum.accumulate(self._sums), self.minimum)
         return self._sums - self._minima
 
     def advance(self, last_reward: int, *, count: Array, total: Array, marks: Ids) -> None:
-        """Advance the sum and its minimum to the reward with index `last_reward` in the block."""
+        """Advance the running sum and its minimum to the reward with index `last_reward` in the block.
+
+        count, total (n,): the number and the sum of the rewards of the stream up to each reward; marks (n,): the
+        marks of the rewards."""
         if self.count == count[0] - 1:  # the minimum was at the last reward before the block
             self.start = int(marks[0])
         if self._minima[last_reward] < self.minimum:

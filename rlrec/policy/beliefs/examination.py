@@ -1,4 +1,4 @@
-"""This module computes posteriors of arms whose slots users examine only with a probability that depends on the
+"""This module computes the posteriors of arms where users examine a slot only with a probability that depends on the
 position."""
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ _PRECISION = 1e-13
 
 def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> tuple[Array, Array]:
     """Return alpha and beta of a Beta distribution that approximates the posterior of each arm's attraction, (..., m)
-    each.
+    each. The attraction is the probability of a click on an examined slot.
 
-    alpha (..., m): rewards plus prior; beta (..., m), above 0: prior; missed (..., m, k): sum of 1 - reward over the
-    slots at each position; examination (k,). An arm with attraction q is clicked at position k with probability t_k
-    q, so its density over logit q is q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta has the same mode
-    and curvature there: a miss counts as t ((1 - q) / (1 - t q))^2. Where every position is examined both are the
+    alpha (..., m): the rewards plus the prior's alpha; beta (..., m), above 0: the prior's beta; missed (..., m, k):
+    the sum of 1 - reward over the slots at each position; examination (k,): the probability t_k that a slot is
+    examined.
+
+    An arm with attraction q is clicked at position k with probability t_k q, so the posterior density over logit q is
+    q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta distribution has the same mode and the same curvature at
+    the mode: a miss counts as t ((1 - q) / (1 - t q))^2. If every position is examined, the two distributions are the
     same. Source: own derivation (Laplace's method on the logit)."""
     n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed.shape[:-1])
     alpha, beta = (np.broadcast_to(parameter, shape).ravel() for parameter in (alpha, beta))
@@ -33,11 +36,14 @@ def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> t
 
 
 def _posterior_mode_odds(alpha: Array, beta: Array, weight: Array, unexamined_share: Array) -> tuple[Array, Array]:
-    """Return the odds o at the mode of each arm's posterior, and the weight of misses there, (m,) each.
+    """Return the odds o at the mode of each arm's posterior, and the weight of the misses at the mode, (m,) each.
 
-    The odds solve alpha = beta o + sum_k weight_k o / (1 + u_k o). weight (k, m); unexamined_share u (k, 1). The right
-    side is concave in o, so Newton's method, started at 0, increases and never overshoots. Each arm stops
-    separately, independent of the others."""
+    alpha, beta (m,): the parameters of `posterior`; weight (k, m): the misses at each position, times the
+    probability of an examination; unexamined_share (k, 1): the probability u that a slot is not examined.
+
+    The odds solve alpha = beta o + sum_k weight_k o / (1 + u_k o). The right side is concave in o, so Newton's method,
+    started at 0, increases and never overshoots. The method stops for each arm separately, independent of the other
+    arms."""
     odds, is_moving = np.zeros(len(alpha)), np.ones(len(alpha), np.bool_)
     for _ in range(_STEPS):
         examined_share = 1 / (1 + unexamined_share * odds)

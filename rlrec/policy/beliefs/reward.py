@@ -1,5 +1,5 @@
-"""This module computes rewards from events by the definition of a reward, for one slot in plain Python and for a batch
-of slots in arrays."""
+"""This module computes rewards from events by the definition of a reward. One slot is handled in plain Python, and a
+batch of slots in arrays."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ LIMIT = 1e100  # for event values, weights, defaults and rewards; squares and su
 
 
 def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
-    """Return the reward of one slot from its events, in the definition's unit; the order of events does not matter.
+    """Return the reward of one slot from its events, in the definition's unit. The order of the events does not matter.
 
-    settled_only: count only events inside the window, as estimates do; otherwise late events count as the definition
-    says. The reward is cut at +-1e100, the limit of values and weights, so that all stored data can be read again."""
+    served_at: the time of the decision; settled_only: whether only events inside the window count, as in estimates.
+    If settled_only is False, late events count as the definition says. The reward is cut at +-1e100, the limit of
+    values and weights, so that all stored data can be read again."""
     terms = _weighted_values(definition, events, served_at=served_at, settled_only=settled_only)
     return clip(definition, fsum(terms)) if terms else definition.default
 
@@ -31,9 +32,11 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 def rewards_of(
     definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
 ) -> dict[int | None, float]:
-    """Return the reward of each slot by position, and under None the reward from the events of the page itself.
+    """Return the reward of each slot of a decision, by position. Under the key None is the reward from the events of
+    the page itself.
 
-    The page's reward has no default and no clip. Only events inside the window count, as in estimates."""
+    The reward of the page has no default and no clip. Only events inside the window count, as in estimates. events:
+    all events of the decision; served_at: the time of the decision; shown: the positions that were shown."""
     by_slot = by_position(events)
     reward_by_slot: dict[int | None, float] = {
         slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=True) for slot in shown
@@ -43,7 +46,7 @@ def rewards_of(
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
-    """Group the events of one decision by position; events of its page are under None."""
+    """Return the events of one decision, grouped by position. The events of the page are under the key None."""
     by_slot: dict[int | None, list[Event]] = {}
     for event in events:
         by_slot.setdefault(event.position, []).append(event)
@@ -51,10 +54,11 @@ def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
 
 
 def _weighted_values(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
-    """Return the weighted values of the events that count, judged by the time of the event, not of its arrival.
+    """Return the weighted values of the events that count. Whether an event counts depends on the time at which it
+    happened, not on the time of its arrival.
 
-    With transforms there is one term for each kind of event. Its values are summed first, so that their order cannot
-    matter."""
+    If the definition has transforms, there is one value for each kind of event. The values of a kind are summed
+    before the transform, so that the order of events cannot matter."""
     weights, transforms = definition.weights, definition.transforms
     if settled_only or definition.late == "ignore":
         last_counted_time = served_at + definition.window_us
@@ -69,8 +73,8 @@ def _weighted_values(definition: Reward, events: Iterable[Event], *, served_at: 
 
 
 def _transform(transform: Transform | None, total: float) -> float:
-    """Transform the sum of the values of one kind of event. The logarithm is log1p of the absolute value, with the sign
-    kept."""
+    """Return the transformed sum of the values of one kind of event. With `log1p`, the result is ln(1 + |sum|) with the
+    sign of the sum."""
     if transform is None:
         return total
     if transform.cap is not None:
@@ -79,25 +83,26 @@ def _transform(transform: Transform | None, total: float) -> float:
 
 
 def clip(definition: Reward, total: float) -> float:
-    """Cut the reward of a slot to the definition's range and to LIMIT."""
+    """Return the reward of a slot, cut to the range of the definition and to +-LIMIT."""
     lowest = -LIMIT if definition.clip_low is None else definition.clip_low
     highest = LIMIT if definition.clip_high is None else definition.clip_high
     return min(max(total, lowest), highest)
 
 
 def is_bounded(value: float) -> bool:
-    """Tell whether a number is so small that rewards computed from it can be squared and summed."""
+    """Tell whether a number is so small that rewards computed from the number can be squared and summed."""
     return abs(value) <= LIMIT
 
 
 def slot_rewards(
     definition: Reward, *, n: int, slot: Ids, kind: Ids, value: Array, age_us: Ids, settled_only: bool = True
 ) -> tuple[Array, Flags]:
-    """Return the rewards of n slots, (n,), and which of them are the default, (n,) bool; this is `slot_reward` for many
-    slots.
+    """Return the rewards of n slots, (n,), and whether each reward is the default, (n,). The function is `slot_reward`
+    for many slots.
 
-    slot, kind, value, age_us (m,): for each event its slot, the index of its kind in the definition's `weights` (-1:
-    none), its value, and the time from the decision to it in microseconds. settled_only: as in `slot_reward`."""
+    slot (m,): the slot of each event; kind (m,): the index of the event's kind in the definition's `weights` (-1 if
+    the kind has no weight); value (m,): the value of each event; age_us (m,): the time from the decision to the
+    event in microseconds; settled_only: as in `slot_reward`."""
     import numpy as np
 
     is_counted = kind >= 0
@@ -111,15 +116,18 @@ def slot_rewards(
 
 
 def page_rewards(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
-    """Return the rewards from the events of n pages themselves inside the window, (n,), as in `rewards_of`.
+    """Return the reward of each of n pages from the events of the page itself inside the window, (n,), as in
+    `rewards_of`.
 
-    The arrays are as in `slot_rewards`."""
+    page (m,): the page of each event; kind, value, age_us (m,): as in `slot_rewards`."""
     is_counted = (kind >= 0) & (age_us <= definition.window_us)
     return _sum_events(definition, n=n, row=page[is_counted], kind=kind[is_counted], value=value[is_counted])
 
 
 def _sum_events(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array) -> Array:
-    """Sum the weighted events of each row, (n,)."""
+    """Return the weighted sum of the events of each row (slot or page), (n,).
+
+    row, kind, value (m,): the row of each event, the index of its kind, and its value."""
     import numpy as np
 
     if not definition.transforms:
@@ -137,21 +145,23 @@ def _sum_events(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array
 
 
 def bounds(definition: Reward) -> tuple[float, float] | None:
-    """Return the lowest and highest possible reward of a slot; None where the definition does not limit it."""
+    """Return the lowest and the highest possible reward of a slot. The result is None if the definition does not limit
+    the reward on both sides."""
     if definition.clip_low is None or definition.clip_high is None:
         return None
     return min(definition.clip_low, definition.default), max(definition.clip_high, definition.default)
 
 
 def term_text(kind: str, transform: Transform) -> str:
-    """Write the term of one kind of event as `reward define` takes it."""
+    """Return the term of one kind of event in the form in which `reward define` takes it, such as
+    log1p(min(dwell_s,60))."""
     capped_kind = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
     return f"log1p({capped_kind})" if transform.log1p else capped_kind
 
 
 def largest(definition: Reward) -> float:
-    """Return the largest reward of a slot. Without a clip, it is the reward of one event of each kind, of value 1 or of
-    the cap."""
+    """Return the largest reward of a slot. If the definition has no clip, the result is the reward of one event of each
+    kind, whose value is the cap or, without a cap, 1."""
     if definition.clip_high is not None:
         return max(definition.default, definition.clip_high)
     transforms = ((definition.transforms.get(kind, Transform()), weight) for kind, weight in definition.weights.items())
@@ -160,9 +170,10 @@ def largest(definition: Reward) -> float:
 
 
 def within_unit_hint(definition: Reward) -> str:
-    """Write a hint on how to bring a reward into [0, 1].
+    """Return a hint on how to bring a reward into [0, 1].
 
-    Where the reward is never negative, the hint is the command that defines it again in units of its largest value."""
+    If the reward is never negative, the hint is the command that defines the reward again in units of its largest
+    value."""
     is_clipped, lowest_reward = definition.clip_low is not None, definition.clip_low or 0.0
     cost_kinds = ", ".join(kind for kind, weight in definition.weights.items() if weight < 0)
     if cost_kinds and not (is_clipped and lowest_reward >= 0):
@@ -189,7 +200,10 @@ def within_unit_hint(definition: Reward) -> str:
 
 
 def weights(text: Mapping[str, float]) -> dict[str, float]:
-    """Check and return the weights of a definition. Raises InputError where one is not finite or none is given."""
+    """Return the weights of a definition, which are checked. Raises InputError if a weight is not finite, or if there
+    is no weight.
+
+    text: the weight of each kind of event."""
     if not text:
         raise InputError("a reward weighs at least one kind of event", hint="for example 'click=1, dwell_s=0.01'")
     for kind, weight in text.items():

@@ -1,4 +1,4 @@
-"""This module solves linear models. Sums of regressors per arm add up like counts and determine posteriors."""
+"""This module solves linear models. The sums of regressors per arm add up like counts, and determine the posteriors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _SMALLEST = 1e-300  # of an eigenvalue
 
 
 class ArmMoments(Record, kw_only=False, eq=False):
-    """ArmMoments holds sums over the slots of each of m arms, in q features of the context.
+    """An ArmMoments object holds sums over the slots of each of m arms. A slot has q features x of the context, and an
+    arm has p features z.
 
-    gram (..., m, q, q): sums of weight x x'; response (..., m, q): sums of (weighted reward) x; without any prior.
-    arm_features (m, p): the features of the arms, for models that all arms share; pool: the moments of all arms of
-    the belief, where this object has fewer arms. solutions: posteriors already computed from them, by kind and
-    parameters. Slots that were shown with stated features z instead of those of the catalogue are in none of these
-    sums. stated_sums: gram (pq, pq) and response (pq,) of the products z (x) x over all such slots. terms: per arm,
-    where arms also have weights of their own."""
+    gram (..., m, q, q): sums of weight x x'; response (..., m, q): sums of (weighted reward) x; both without any
+    prior. arm_features (m, p): the features of the arms, for models that all arms share; pool: the moments of all
+    arms of the belief, if this object has fewer arms; solutions: the posteriors that were already computed from this
+    object, by kind and parameters.
+
+    Slots that were shown with stated features instead of the features of the catalogue are not in these sums.
+    stated_sums: gram (pq, pq) and response (pq,) of the products z (x) x over all such slots. terms: the sums of such
+    slots per arm, if arms also have separate weights."""
 
     gram: Array
     response: Array
@@ -37,11 +40,11 @@ class ArmMoments(Record, kw_only=False, eq=False):
 
 
 class StatedTerms(Record, kw_only=False, eq=False):
-    """StatedTerms holds sums over all slots of t arms, with the features z that each slot was shown with, in q features
-    x of the context.
+    """A StatedTerms object holds sums over all slots of each of t arms. A slot has the features z with which the arm
+    was shown, and q features x of the context.
 
-    rows (t,): the indices of these arms among the m; gram (t, q, q), response (t, q) as in `ArmMoments`; cross (t,
-    q, pq): sums of weight x (z (x) x)'."""
+    rows (t,): the indices of these arms among the m arms of an `ArmMoments`; gram (t, q, q), response (t, q): the
+    sums of `ArmMoments`, over all slots; cross (t, q, pq): sums of weight x (z (x) x)'."""
 
     rows: Index
     gram: Array
@@ -50,18 +53,22 @@ class StatedTerms(Record, kw_only=False, eq=False):
 
 
 def packed_width(q: int) -> int:
-    """Return the length of the packed moments of one arm."""
+    """Return the length of the packed moments of one arm, with q features of the context."""
     return q * (q + 1) // 2 + q
 
 
 def unpack(packed: Array, q: int) -> ArmMoments:
-    """Unpack moments from (..., m, width), where each arm has the upper triangle of its gram by rows, then its
-    response."""
+    """Return the moments of arms from their packed form.
+
+    packed (..., m, width): for each arm the upper triangle of its gram by rows, then its response; q: the number of
+    features."""
     return ArmMoments(gram=_symmetric(packed[..., :-q], q), response=packed[..., -q:])
 
 
 def _symmetric(triangle: Array, q: int) -> Array:
-    """Return symmetric matrices (..., q, q) from their upper triangles by rows."""
+    """Return symmetric matrices, (..., q, q), from their upper triangles.
+
+    triangle (..., q (q + 1) / 2): the upper triangle of each matrix by rows."""
     row, column = np.triu_indices(q)
     matrix = np.empty((*triangle.shape[:-1], q, q))
     matrix[..., row, column] = triangle
@@ -70,40 +77,42 @@ def _symmetric(triangle: Array, q: int) -> Array:
 
 
 def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
-    """Pack the moments of each of n observations, (n, width).
+    """Return the packed moments of each of n observations, (n, width).
 
-    x (n, q); weight (n,) of x x'; response (n,) of x."""
+    x (n, q): the features of each observation; weight (n,): the factor of x x'; response (n,): the factor of x."""
     row, column = np.triu_indices(x.shape[1])
     return np.concatenate([x[:, row] * x[:, column] * weight[:, None], x * response[:, None]], axis=1)
 
 
 def pack_stated(packed: Array, z: Array, q: int) -> Array:
-    """Pack the moments of the products z (x) x, summed over n observations, (w,).
+    """Return the packed moments of the products z (x) x, summed over n observations, (w,).
 
-    packed (n, width): the weighted moments of x, as returned by `pack_each`; z (n, p). The gram zz' (x) xx' is
-    symmetric in both."""
+    packed (n, width): the weighted moments of x, as returned by `pack_each`; z (n, p): the features of the arm in
+    each observation. Of the gram zz' (x) xx', only the upper triangles of zz' and of xx' are stored."""
     row, column = np.triu_indices(z.shape[1])
     return np.concatenate([((z[:, row] * z[:, column]).T @ packed[:, :-q]).ravel(), (z.T @ packed[:, -q:]).ravel()])
 
 
 def unpack_stated(packed: Array, p: int, q: int) -> tuple[Array, Array]:
-    """Unpack gram (pq, pq) and response (pq,) from the result of `pack_stated`."""
+    """Return the gram, (pq, pq), and the response, (pq,), from the result of `pack_stated`."""
     blocks = _symmetric(packed[: -p * q].reshape(p * (p + 1) // 2, -1), q)
     gram = _symmetric(blocks.transpose(1, 2, 0), p)
     return gram.transpose(2, 0, 3, 1).reshape(p * q, p * q), packed[-p * q :]
 
 
 def pack_terms(packed: Array, z: Array, q: int) -> Array:
-    """Pack the sums of `StatedTerms` of one arm, (w,). Arguments are as in `pack_stated`."""
+    """Return the packed sums of `StatedTerms` of one arm, (w,). The arguments are those of `pack_stated`."""
     return np.concatenate(
         [(np.column_stack([np.ones(len(z)), z]).T @ packed[:, :-q]).ravel(), packed[:, -q:].sum(axis=0)]
     )
 
 
 def unpack_terms(packed: Array, moments: ArmMoments, learned: Array, rows: Index) -> StatedTerms:
-    """Unpack the `StatedTerms` of arms from (t, w).
+    """Return the `StatedTerms` of t arms from their packed sums.
 
-    learned (t, p): features of the catalogue, by which the arms' moments are added."""
+    packed (t, w): the results of `pack_terms`; moments: the moments of all arms, which are added; learned (t, p):
+    the features of the catalogue, which the slots of these moments have; rows (t,): the indices of the t arms in
+    `moments`."""
     (t, p), q = learned.shape, moments.response.shape[-1]
     gram, blocks = moments.gram[rows], _symmetric(packed[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
     cross = (learned[:, :, None, None] * gram[:, None] + blocks[:, 1:]).swapaxes(1, 2).reshape(t, q, p * q)
@@ -116,10 +125,11 @@ def terms_width(p: int, q: int) -> int:
 
 
 class DisjointPosterior(Record, kw_only=False, eq=False):
-    """A DisjointPosterior has separate weights for each arm, normal with mean weights (..., m, q) and covariance root'
-    root, root (..., m, q, q).
+    """A DisjointPosterior is the normal posterior of a model in which each of m arms has separate weights.
 
-    In the methods, x are features of contexts, (..., q). Equal arms get bitwise equal numbers."""
+    weights (..., m, q): the mean weights; root (..., m, q, q): the covariance of an arm's weights is root' root.
+
+    The methods take the features x of contexts, (..., q). Equal arms get bitwise equal numbers."""
 
     weights: Array
     root: Array
@@ -139,11 +149,11 @@ class DisjointPosterior(Record, kw_only=False, eq=False):
 
 
 class SharedPosterior(Record, kw_only=False, eq=False):
-    """A SharedPosterior has one matrix W for all arms, so that the score of an arm with features z is z'W x. Otherwise
-    it is as `DisjointPosterior`.
+    """A SharedPosterior is the normal posterior of a model in which all arms share a matrix W. The score of an arm with
+    features z is z'W x. Its methods are those of `DisjointPosterior`.
 
-    weights (..., p, q), root (..., pq, pq). rows (g, p): the distinct features z of the m arms; row (m,): the index
-    of each arm's features."""
+    weights (..., p, q): the mean of W; root (..., pq, pq): the covariance of W is root' root. rows (g, p): the
+    distinct features z of the m arms; row (m,): the index of each arm's features in `rows`."""
 
     weights: Array
     root: Array
@@ -160,10 +170,10 @@ class SharedPosterior(Record, kw_only=False, eq=False):
         return self._of_each_arm(self.rows @ (self.weights @ x[..., None]))[..., 0]
 
     def factor(self, x: Array) -> Array:
-        """Return a factor of the covariance of all scores, (..., m, p), which are mean + factor z with z standard
-        normal.
+        """Return a factor of the covariance of all scores, (..., m, p). The scores are mean + factor e, where e is a
+        standard normal vector.
 
-        W x alone is normal in p dimensions, whatever q is."""
+        The factor has p columns whatever q is, since W x is normal in p dimensions."""
         root_times_x = self.root.reshape(*self.root.shape[:-1], *self.weights.shape[-2:]) @ x[..., None, :, None]
         root_times_x = root_times_x[..., 0]
         return self._of_each_arm(self.rows @ cholesky(root_times_x.swapaxes(-1, -2) @ root_times_x))
@@ -177,12 +187,13 @@ class SharedPosterior(Record, kw_only=False, eq=False):
 
 
 class HybridPosterior(Record, kw_only=False, eq=False):
-    """A HybridPosterior has weights W that all arms share, plus weights v of each arm. The score of an arm with
-    features z is (z'W + v) x. Otherwise it is as `SharedPosterior`.
+    """A HybridPosterior is the normal posterior of a model in which all arms share a matrix W, and each arm has
+    separate weights v, too. The score of an arm with features z is (z'W + v) x. Given W, arms are independent.
 
-    rows (g, p): the features of arms that differ in these or in what was learned; row (m,): the index of each arm.
-    weights (..., g, q): means of z'W + v; root (..., pq, pq) of W; term_root (..., g, q, q) of v given W, whose
-    prior precision is `ridge`. Given W, arms are independent."""
+    rows (g, p): the features of distinct arms, which differ in their features or in what was learned; row (m,): the
+    index of each arm in `rows`. weights (..., g, q): the means of z'W + v; root (..., pq, pq): the root of the
+    covariance of W; term_root (..., g, q, q): the root of the covariance of v given W; ridge: the prior precision of
+    v."""
 
     weights: Array
     root: Array
@@ -201,9 +212,9 @@ class HybridPosterior(Record, kw_only=False, eq=False):
         return (self.weights * x[..., None, :]).sum(axis=-1)[..., self.row]
 
     def factor(self, x: Array) -> Array:
-        """Return a factor of the covariance of the scores due to W, (..., m, pq).
+        """Return a factor of the part of the scores' covariance that is due to W, (..., m, pq).
 
-        If W moves by D, v moves against it by what the arm has learned, and the score moves by z'D (ridge
+        If W moves by D, v moves against D by what the arm has learned, and the score moves by z'D (ridge
         term_root'term_root) x."""
         residual_x = self.ridge * (self.term_root.swapaxes(-1, -2) @ self._term_halves(x)[..., None])[..., 0]
         regressors = (self.rows[:, :, None] * residual_x[..., None, :]).reshape(
@@ -224,16 +235,15 @@ class HybridPosterior(Record, kw_only=False, eq=False):
 
 
 class StatedHybridPosterior(HybridPosterior, kw_only=False, eq=False):
-    """A StatedHybridPosterior is a `HybridPosterior` whose arms were shown, or are requested, with stated features;
-    rows (g, p) are the requested ones.
+    """A StatedHybridPosterior is a `HybridPosterior` for arms that were shown, or are requested, with stated features.
 
-    cross (g, q, pq) as in `StatedTerms`."""
+    rows (g, p): the requested features; cross (g, q, pq): the cross sums of `StatedTerms`."""
 
     cross: Array
 
     def factor(self, x: Array) -> Array:
-        """Return a factor of the covariance as in `HybridPosterior`. If W moves by D, the score moves by z'D x minus
-        the movement of v."""
+        """Return a factor of the part of the scores' covariance that is due to W, (..., m, pq), as in
+        `HybridPosterior`. If W moves by D, the score moves by z'D x minus the movement of v."""
         solved_x = self._term_halves(x)[..., None, :] @ self.term_root
         explained = (solved_x @ self.cross)[..., 0, :]
         regressors = (self.rows[:, :, None] * x[..., None, None, :]).reshape(explained.shape) - explained
@@ -241,10 +251,10 @@ class StatedHybridPosterior(HybridPosterior, kw_only=False, eq=False):
 
 
 def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
-    """Return the moments from which the shared weights are computed, where each arm also has weights of its own.
+    """Return the moments from which the shared weights are computed if each arm also has separate weights.
 
-    The weights of single arms are normal around 0 with precision `ridge` and integrated out, which leaves the share
-    ridge (ridge + gram)^-1 of the regressors of an arm. Source: Li et al. 2010, algorithm 2, whose B_a is gram times
+    The separate weights are normal around 0 with precision `ridge`, and are integrated out. Of the regressors of an
+    arm, this leaves the part ridge (ridge + gram)^-1. Source: Li et al. 2010, algorithm 2, whose B_a is gram times
     the features of the arm."""
     eigenvalues, eigenvectors = np.linalg.eigh(moments.gram)
     # forgetting may leave values slightly below 0
@@ -262,11 +272,12 @@ def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
 
 
 def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:
-    """Return the shared weights (..., p, q) of all arms, and the root of their covariance, from the moments of all
-    arms.
+    """Return the shared weights of all arms, (..., p, q), and the root of their covariance, (..., pq, pq).
 
-    The regressor of arm z in context x is the Kronecker product of both, so sums per arm suffice: A is the sum of
-    zz' (x) gram, b that of z (x) response. response: the response of the prior, which is added to that of weight 0."""
+    pool: the moments of all arms; ridge: the prior precision of every weight; response: the response of the prior,
+    which is added to the response of the first weight. The regressor of an arm with features z in context x is the
+    Kronecker product z (x) x, so sums per arm suffice: A is the sum of zz' (x) gram over the arms, and b is the sum
+    of z (x) response."""
     z = pool.arm_features
     assert z is not None
     (m, p), q = z.shape, pool.gram.shape[-1]
@@ -284,10 +295,10 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
 
 
 def cholesky(matrix: Array) -> Array:
-    """Return Cholesky factors of symmetric matrices (..., d, d).
+    """Return the Cholesky factor of each symmetric matrix, (..., d, d).
 
-    Rounding may leave sums slightly wrong after forgetting. A matrix that is not positive definite gets the smallest
-    multiple of the identity added that makes its smallest eigenvalue 1e-12 of the largest."""
+    Rounding may leave sums slightly wrong after forgetting. If a matrix is not positive definite, the smallest
+    multiple of the identity is added that makes its smallest eigenvalue 1e-12 of the largest."""
     symmetric = (matrix + matrix.swapaxes(-1, -2)) / 2
     try:
         return np.asarray(np.linalg.cholesky(symmetric))
@@ -298,8 +309,10 @@ def cholesky(matrix: Array) -> Array:
 
 
 def solve(precision: Array, response: Array) -> tuple[Array, Array]:
-    """Return the weights w that solve precision (..., d, d) w = response (..., d), and the inverse of the precision's
-    Cholesky factor."""
+    """Return the weights w that solve precision w = response, (..., d), and the inverse of the Cholesky factor of the
+    precision, (..., d, d).
+
+    precision (..., d, d): positive definite matrices; response (..., d): the right sides."""
     factor = cholesky(precision)
     root = np.asarray(np.linalg.inv(factor))
     weights = root.swapaxes(-1, -2) @ (root @ response[..., None])

@@ -1,5 +1,5 @@
-"""This module tracks the spend of a policy with a budget, and finds the price of cost at which the policy spends what
-is left.
+"""This module tracks the spend of a policy with a budget. It finds the price of cost at which the policy spends exactly
+what is left of the budget.
 
 The price is the multiplier of the budget in the linear program that maximises the expected reward of the remaining
 requests, under the remaining expected cost. The price is computed again at every change of the belief, as in
@@ -30,17 +30,18 @@ _TANH = (2 / np.pi) ** 0.5
 
 
 class Spend:
-    """A Spend holds the spend of a policy, and the number of slots that the policy has shown, by arm and by slice of
-    the period.
+    """A Spend object holds the spend of a policy and the number of slots that the policy has shown, by slice of the
+    period. It also holds the expected cost of each arm.
 
-    A slot whose cost is not known yet counts with the expected cost of its arm: the mean of the arm's known costs
-    and of one more that is the mean of all arms. cost (m,): the expected cost of each arm, in the order of `arms`;
-    mean_cost: the expected cost of an unknown arm."""
+    A slot whose cost is not known yet counts with the expected cost of its arm. The expected cost is the mean of the
+    arm's known costs and of one additional cost, which is the mean over all arms. cost (m,): the expected cost of
+    each arm, in the order of `arms`; mean_cost: the expected cost of an unknown arm."""
 
     def __init__(self, budget: Budget, rows: Sequence[tuple[float, ...]]) -> None:
         """Sum the rows by arm and by slice.
 
-        rows: slice, arm, slots shown, cost, and the number of these slots with a known cost."""
+        rows: for each slice and arm a tuple of the slice, the arm, the number of slots shown, their known cost, and
+        the number of slots with a known cost."""
         self.budget = budget
         table = np.array(rows, np.float64).reshape(len(rows), 5)
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
@@ -67,15 +68,17 @@ class Spend:
         return cost
 
     def spent_in_period(self, time: int) -> float:
-        """Return the spend so far in the period that contains a time."""
+        """Return the spend so far in the period that contains a time.
+
+        time: in microseconds since 1970-01-01."""
         period_start = _period_start(self.budget.slices(time))
         return float(self.spent[(self.slices >= period_start) & (self.slices < period_start + SLICES)].sum())
 
     def forecast_slots(self, time: int) -> float:
-        """Forecast the number of slots in the remaining part of a period, as in past periods, scaled to the level of
-        its last slices.
+        """Return the expected number of slots from a time to the end of its period. The forecast is the mean of past
+        periods, scaled to the level of the latest slices.
 
-        In the first period, the rate so far continues."""
+        In the first period, the forecast continues the rate so far."""
         slice_now = self.budget.slices(time)
         period_start = _period_start(slice_now)
         is_past = self.slices < period_start
@@ -100,7 +103,7 @@ class Spend:
         return float(current_level * (usual_slots @ (1 - elapsed)))
 
     def _count(self, first_slice: int) -> Array:
-        """Count the slots that were shown in each slice of a period, (SLICES,).
+        """Return the number of slots that were shown in each slice of a period, (SLICES,).
 
         first_slice: the first slice of the period."""
         is_inside = (self.slices >= first_slice) & (self.slices < first_slice + SLICES)
@@ -109,7 +112,7 @@ class Spend:
         return counts
 
     def slots_of_period(self) -> float:
-        """Return the expected number of slots of a period, which is the mean of the periods before the newest.
+        """Return the expected number of slots of a period, which is the mean of all periods before the newest period.
 
         If there is only one period, its number of slots is returned."""
         if not len(self.slices):
@@ -121,13 +124,13 @@ class Spend:
     def price(
         self, location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, at: int | None = None
     ) -> float:
-        """Return the price at which the expected cost of a slot equals the budget left per slot of the remaining
-        period.
+        """Return the price at which the expected cost of a slot equals the remaining budget per slot of the rest of the
+        period. The price is 0 if the expected cost is not higher than that without a price.
 
-        The price is 0 where the cost is not higher without a price. at: None for a new period like the known ones.
-
-        location, deviation (m,): the location and deviation of the noisy score of each arm; cost (m,): the cost of
-        showing each arm; deviation None for scores without noise; p_uniform: the probability of a uniform arm."""
+        location (m,), deviation (m,): the location and the standard deviation of the noisy score of each arm
+        (deviation is None for scores without noise); cost (m,): the cost of showing each arm; p_uniform: the
+        probability of a uniform pick; at: the time (None for the beginning of a new period that is like the known
+        periods)."""
         if at is None:
             target = self.budget.amount / max(self.slots_of_period(), 1.0)
         else:
@@ -140,10 +143,11 @@ def _period_start(slices: float) -> int:
 
 
 def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, target: float) -> float:
-    """Return the smallest price, up to rounding, at which the expected cost of a slot is at most `target`, or the one
-    with the lowest possible cost.
+    """Return the smallest price, up to rounding, at which the expected cost of a slot is at most `target`. If no price
+    reaches the target, the result is a price with the lowest possible cost.
 
-    Where the cost jumps over the target, the price on the closer side of the jump is returned."""
+    If the expected cost jumps over the target, the price on the closer side of the jump is returned. The arguments
+    location, deviation, cost and p_uniform are those of `Spend.price`."""
     is_finite = np.isfinite(location)
     location, cost = location[is_finite], cost[is_finite]
     deviation = None if deviation is None else deviation[is_finite]
@@ -179,10 +183,12 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_unif
 
 
 def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
-    """Approximate the probability that each arm has the largest score, (m,); exact for scores without noise.
+    """Return the approximate probability that each arm has the largest score, (m,). The result is exact for scores
+    without noise.
 
-    The resulting price is logged, and propensities are exact given the price. An inexact share therefore delays the
-    right spend a little, but causes no error."""
+    The price that is computed from the result is logged, and propensities are exact given the price. An inexact
+    probability therefore delays the right spend a little, but causes no error. location, deviation (m,): as in
+    `Spend.price`."""
     if deviation is None:
         is_best = location == location.max()
         return np.asarray(is_best / is_best.sum())
@@ -203,6 +209,6 @@ def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
 
 @cache
 def _normal_quadrature() -> tuple[Array, Array]:
-    """Return nodes and weights for the mean over a standard normal score."""
+    """Return the nodes and weights, (NODES,) each, that give the mean of a function of a standard normal variable."""
     node, weight = np.polynomial.hermite_e.hermegauss(NODES)
     return node, weight / weight.sum()

@@ -1,4 +1,4 @@
-"""This module computes the statistics that slots add to a belief, and how the belief forgets them.
+"""This module computes the statistics that slots add to a belief, and defines how a belief forgets old slots.
 
 One slot is handled in plain Python, and many slots in arrays, which load numpy."""
 
@@ -23,9 +23,9 @@ MAX_WINDOW = 10**12  # decisions of a window
 class CountedSlot(NamedTuple):
     """A CountedSlot is a slot with its reward. Fields that the policy kind does not need may be 0.
 
-    position: the position on the page, from 1; propensity: the marginal of the arm at its position or, where this is
-    not known, the probability of the slate down to it; ordinal: the number of the decision in its policy;
-    context_id: the id of its stored context."""
+    ordinal: the number of the decision among the decisions of its policy; context_id: the id of the stored context;
+    position: the position on the page, from 1; propensity: the marginal probability of the arm at this position or,
+    if the marginal is not known, the probability of all arms of the slate down to this position."""
 
     arm_id: int
     ordinal: int
@@ -36,10 +36,12 @@ class CountedSlot(NamedTuple):
 
 
 def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) -> dict[int, float]:
-    """Return the propensity that weights each slot, by position; slots without one are left out.
+    """Return the propensity by which each slot of a slate is weighted, by position. Slots with an unknown propensity
+    are left out.
 
-    The propensity is the marginal at the position if known, and otherwise the probability of the slate down to it.
-    slots: position, propensity and marginal, in order."""
+    The propensity is the marginal probability of the arm at its position. If the marginal is not known, it is the
+    probability of all arms of the slate down to this position. slots: the position, the propensity and the marginal
+    of each slot, in the order of positions."""
     by_position: dict[int, float] = {}
     joint: float | None = 1.0
     for index, (position, propensity, marginal) in enumerate(slots, 1):
@@ -51,11 +53,11 @@ def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) 
 
 
 class SlotColumns(Record, eq=False, repr=False):
-    """SlotColumns holds slots with their rewards as columns, (n,) each; None for columns that the policy kind does not
-    need.
+    """A SlotColumns object holds n slots with their rewards as columns, (n,) each. Columns that the policy kind does
+    not need are None.
 
-    context (n, q): encoded by the design of the policy; anchored (n,): the prediction of the anchor of a policy that
-    reads sparse contexts; the others are as in `CountedSlot`."""
+    context (n, q): the features of the context, encoded by the design of the policy; anchored (n,): the prediction
+    of the anchor of a policy that reads sparse contexts; the other columns are the fields of `CountedSlot`."""
 
     arm_id: Ids
     reward: Array
@@ -69,14 +71,17 @@ class SlotColumns(Record, eq=False, repr=False):
         return len(self.reward)
 
     def take(self, rows: Index | Flags | slice) -> SlotColumns:
-        """Return the selected slots."""
+        """Return the selected slots.
+
+        rows: the indices, a mask or a slice of the slots."""
         return SlotColumns(**{name: column[rows] for name, column in vars(self).items() if column is not None})
 
 
 def count_slots(slots: SlotColumns, further_columns: Array | None = None, *, pulls: Array | float = 1.0) -> Array:
-    """Return pulls, reward and squared reward of each slot, followed by `further_columns` (n, w), as (n, 3 + w).
+    """Return the pulls, the reward and the squared reward of each slot, followed by `further_columns`, (n, 3 + w).
 
-    pulls: the number of pulls of each slot, (n,), if it is not 1."""
+    further_columns (n, w): more statistics of each slot; pulls: the number of pulls that each slot counts as, (n,)
+    or one number."""
     import numpy as np
 
     counts = np.empty((3, len(slots)))
@@ -87,12 +92,13 @@ def count_slots(slots: SlotColumns, further_columns: Array | None = None, *, pul
 
 
 class Forgetting(Record, kw_only=False):
-    """A Forgetting defines how the weight of an old decision falls as the policy makes more decisions.
+    """A Forgetting object defines how the weight of an old decision falls as the policy makes more decisions.
 
-    A decision with ordinal t has weight discount^(T - t) when the policy has made T. With a window the weight is 0
-    once the newest ordinal of the decision's bucket is T - window or older. Ordinals count the decisions of a policy
-    from 1. discount in (0, 1], where 1 forgets nothing; window in decisions, 0 for none. Source: Garivier & Moulines
-    2011 (discounted and sliding-window UCB); the buckets are our addition."""
+    A decision with ordinal t has weight discount^(T - t) when the policy has made T decisions. With a window,
+    decisions are grouped into buckets of consecutive ordinals, and the weight is 0 once the newest ordinal of the
+    bucket is T - window or older. Ordinals count the decisions of a policy from 1. discount: a number in (0, 1],
+    where 1 forgets nothing; window: a number of decisions, 0 for no window. Source: Garivier & Moulines 2011
+    (discounted and sliding-window UCB); the buckets are our addition."""
 
     discount: float = 1.0
     window: float = 0
@@ -109,7 +115,7 @@ class Forgetting(Record, kw_only=False):
 
     @classmethod
     def parse(cls, parameters: Mapping[str, Any]) -> Self:
-        """Read the forgetting from the parameters of a policy."""
+        """Return the forgetting that the parameters of a policy define."""
         return cls(float(parameters.get("discount", 1.0)), float(parameters.get("window", 0)))
 
     @property
@@ -121,5 +127,5 @@ class Forgetting(Record, kw_only=False):
         return ordinal // self.width if self.window else 0
 
     def oldest(self, ordinal: int) -> int:
-        """Return the first bucket that counts when the policy has made this many decisions."""
+        """Return the first bucket that counts when the policy has made `ordinal` decisions."""
         return (ordinal - int(self.window) + 1) // self.width if self.window else 0
