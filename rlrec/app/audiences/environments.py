@@ -1,5 +1,5 @@
-"""This module makes audiences from what users name (an environment, and its parameters as K=V), and lets their visitors
-arrive."""
+"""This module makes audiences from what users name, which is an environment and its parameters as K=V. It also lets the
+visitors of an audience arrive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ NO_VISITOR = -1
 
 def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
     """Return an audience, and the names of its arms. Raises InputError for an unknown environment or impossible
-    parameters."""
+    parameters.
+
+    name: the name of the environment; texts: the values of parameters as the user typed them, by name."""
     defaults = simulate.default_parameters(name)
     values: dict[str, Any] = {}
     names: list[str] = []
@@ -38,7 +40,10 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
 
 
 def check(environment: str, audience: Audience, arms: int, *, size: int = 1, steps: int | None = None) -> None:
-    """Raise InputError for slates or visits that the audience does not allow."""
+    """Raise InputError for slates or visits that the audience does not allow.
+
+    arms: the number of arms; size: the number of positions of a page; steps: the requested number of decisions per
+    visit, or None."""
     if size > arms:
         raise InputError(f"k is {size}, but the audience has {arms} arms", field="k")
     if not isinstance(audience, Visitors):
@@ -62,11 +67,12 @@ def figures(
     audience: Audience, shown: Array, *, length: float, visits: float, reward: float, size: int,
     visitors: float | None, returned: float,
 ) -> AudienceFigures:  # fmt: skip
-    """Return how evenly the arms were shown, and figures of the visits (None where visitors are not recognised). All
-    are means over runs.
+    """Return how evenly the arms were shown, and figures of the visits, which are None where the audience does not
+    recognise visitors. All figures are means over runs.
 
-    shown (runs, arms): slots of each arm; length: decisions of a visit; reward: the reward of all visits; size:
-    positions of a page; returned: visitors who came again."""
+    shown (runs, arms): the number of slots that showed each arm; length: the number of decisions of a visit; visits:
+    the number of visits; reward: the reward of all visits; size: the number of positions of a page; visitors: the
+    number of visitors; returned: the number of visitors who came again."""
     names = ("coverage", "gini", "effective_arms")
     evenness = np.array([[row[name] for name in names] for row in map(spread, shown)], np.float64).mean(axis=0)
     coverage, gini, effective_arms = map(finite_or_none, evenness)
@@ -82,7 +88,9 @@ def figures(
 
 
 def _parse(word: str, text: str, default: Any) -> Any:
-    """Return the value of a parameter, with the type of its default."""
+    """Return the value of a parameter, which has the type of the parameter's default.
+
+    word: the name of the parameter; text: its value as the user typed it."""
     if word == "rates":
         hint = "give numbers, 0.9,0.8, or a CSV arm,rate"
         return tuple(_number(rate, "a rate", hint=hint) for rate in text.split(","))
@@ -116,7 +124,10 @@ def _integer(text: str, noun: str) -> int:
 
 
 class Returning(NamedTuple):
-    """This record holds a visitor who is to come again, by key, trait, and the time until then."""
+    """This record holds a visitor who is to come again.
+
+    key: the key of the visitor; trait: the number of the visitor's trait; delay: the time until the visitor comes
+    again."""
 
     key: str
     trait: int
@@ -125,13 +136,16 @@ class Returning(NamedTuple):
 
 class Crowd:
     """A Crowd lets visitors take seats for their visits. Visitors and visits are numbered from 0, visitors in the order
-    of their first visits.
+    of their first visits. Visitors of an earlier run have the first numbers.
 
-    visitor, visit: the number of each in every seat, (seats,); the visitor is NO_VISITOR in a free seat. visits:
-    visits of each visitor so far. left: visits to come. earlier: visitors of an earlier run, who have the first
-    numbers. n_new: new visitors so far. daily: new visitors per day, spread over its `a_day` periods; time then
-    counts days, and visitors come again after the number of days that the audience says. If daily is 0, time counts
-    decisions, and a visitor comes again after `absence`. periods: the periods that are over."""
+    visitor, visit: the number of the visitor and of the visit in every seat, (seats,), where the visitor is
+    NO_VISITOR in a free seat; visits: the number of visits of each visitor so far; left: the number of visits still
+    to begin; n_earlier: the number of visitors of an earlier run; n_new: the number of new visitors so far; periods:
+    the number of periods that are over.
+
+    daily: the number of new visitors per day, spread over the `a_day` periods of a day. Time then counts days, and
+    visitors come again after the number of days that the audience says. If daily is 0, time counts decisions, and a
+    visitor comes again after `absence` decisions."""
 
     def __init__(
         self, *, seats: int, visits: int, absence: float, daily: int, a_day: int, earlier: Sequence[Returning] = (),
@@ -150,25 +164,26 @@ class Crowd:
 
     @property
     def busy(self) -> Index:
-        """Return the seats with a visit."""
+        """Return the indexes of the seats with a visit."""
         return np.flatnonzero(self.visitor != NO_VISITOR)
 
     @property
     def present(self) -> int:
-        """Return the number of visitors who came."""
+        """Return the number of visitors who have come at least once in this run."""
         return sum(visits > 0 for visits in self.visits)
 
     @property
     def returned(self) -> int:
-        """Return the number of visitors who came again."""
+        """Return the number of visitors of this run who have come again. A visitor of an earlier run counts at the
+        first visit."""
         return sum(visits + (number < self.n_earlier) > 1 for number, visits in enumerate(self.visits) if visits)
 
     def due(self, now: float) -> list[tuple[int, float]]:
-        """Return the numbers of the visitors who are to come again, each with the time until then."""
+        """Return the number of each visitor who is to come again, with the time from now until then."""
         return [(visitor, time - now) for time, _, visitor in sorted(self._returns_due)]
 
     def arrive(self, now: float) -> None:
-        """Begin visits in free seats, first those of visitors who come again."""
+        """Begin visits in free seats. Visitors who are due to come again take seats before new visitors."""
         for seat in np.flatnonzero(self.visitor == NO_VISITOR)[: self.left].tolist():
             visitor = self._next(now)
             if visitor == NO_VISITOR:
@@ -190,7 +205,8 @@ class Crowd:
         return len(self.visits) - 1
 
     def leave(self, seats: Index, *, days: Array, now: float) -> None:
-        """End the visits in these seats. Visitors come again where `days`, (n,), is above 0."""
+        """End the visits in these seats. The visitor of a seat comes again if the seat's element of `days`, (n,), is
+        above 0."""
         for visitor, delay in zip(self.visitor[seats].tolist(), days.tolist(), strict=True):
             if delay > 0:
                 self._departures += 1

@@ -29,10 +29,12 @@ COUNTS = 3  # columns of statistics common to all kinds
 
 
 class Totals(Record, eq=False):
-    """This record holds sums per run, (runs,), of rewards, mean rewards of the best arms, regret of the chosen arms,
-    and decisions. If visitors are recognised, it also counts them and those who came again.
+    """This record holds sums for each run, as arrays (runs,).
 
-    shown (runs, arms): slots that showed each arm."""
+    reward: the sum of rewards; optimum: the sum of the mean rewards of the best arms; regret: the sum of the regrets
+    of the chosen arms; decisions: the number of decisions; shown (runs, arms): the number of slots that showed each
+    arm; visitors, returned: the number of visitors, and of visitors who came again, or None where the audience does
+    not recognise visitors."""
 
     reward: Array
     optimum: Array
@@ -47,11 +49,12 @@ def study(
     policy: Policy, audience: Audience, *, runs: int, sessions: int = 1, steps: int = 1, seed: int,
     names: Sequence[str] | None = None, size: int = 1,
 ) -> Totals:  # fmt: skip
-    """Return the totals of each run. A run has `sessions` sessions one after another, each of `steps` decisions. With
-    visitors, a session is a visit, played to its end; a visitor who comes again does so at once, and finished runs no
-    longer count. The regret compares means (pseudo-regret), without the noise of rewards.
+    """Return the totals of each run. A run has `sessions` sessions one after another, each of `steps` decisions. If the
+    audience recognises visitors, a session is a visit that is played to its end. A visitor who comes again does so at
+    once. A run that has played all its sessions no longer counts. The regret compares means (pseudo-regret), without
+    the noise of rewards.
 
-    names: the names of the arms; size: positions of a page."""
+    names: the names of the arms; size: the number of positions of a page."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     visitors = _Arrivals(audience, runs) if isinstance(audience, Visitors) else None
     left = np.full(runs, sessions if visitors else sessions * steps)
@@ -77,9 +80,10 @@ def study(
 
 
 class _Arrivals:
-    """An _Arrivals object admits the next visitor of each run after a visit, the same visitor again or a new one.
+    """An _Arrivals object admits the next visitor of each run after a visit. This is the same visitor again, or a new
+    visitor.
 
-    count and returned, (runs,): all visitors so far, and those who came again."""
+    count, returned (runs,): the number of visitors so far, and of visitors who came again."""
 
     def __init__(self, audience: Visitors, runs: int) -> None:
         self.audience, self.count, self.returned = audience, np.ones(runs), np.zeros(runs)
@@ -87,9 +91,10 @@ class _Arrivals:
         self._newest = runs
 
     def follow(self, ended: Flags, follows: Flags, *, comes_again: Flags) -> None:
-        """Count the next visitors after visits that ended.
+        """Admit and count the next visitors after visits that ended.
 
-        follows: the runs that go on."""
+        ended: the runs whose visit ended; follows: the runs whose visit ended and that go on; comes_again: the runs
+        whose visitor comes again."""
         self.returned += follows & comes_again & (self._earlier_visits == 0)
         self.count += follows & ~comes_again
         self._earlier_visits = np.where(ended & ~comes_again, 0, self._earlier_visits + ended)
@@ -99,8 +104,8 @@ class _Arrivals:
 
 
 class Runs:
-    """A Runs object plays many runs of a policy on an audience, one decision at a time, each a page of `size`
-    positions."""
+    """A Runs object plays many runs of a policy on an audience together, one decision at a time. A decision shows a
+    page of `size` positions."""
 
     def __init__(
         self, policy: Policy, audience: Audience, *, runs: int, seed: int, names: Sequence[str] | None, size: int = 1
@@ -118,8 +123,8 @@ class Runs:
         self._steps = 0
 
     def step(self) -> tuple[Array, Flags, Info]:
-        """Play one decision of every run. Returns the rewards and whether each visit ended, (runs,), and the info of
-        the audience."""
+        """Play one decision of every run. Returns the reward of each run, (runs,), whether the visit of each run ended,
+        (runs,), and what the audience tells about the decision."""
         self.beliefs.add_due_rewards(self._steps)
         x = np.hstack([self._constant, self._observed]) if self.audience.features else self._constant
         policy, belief = self.policy, self.beliefs.belief()
@@ -143,17 +148,19 @@ class Runs:
 
 
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
-    """Return the design of a contextual kind for an audience. It has a constant, the observation, and the names of arms
-    for models that share weights."""
+    """Return the design of a contextual kind for an audience. The design has a constant and the observation, and for
+    models that share weights also the names of arms."""
     arm = {"arm": list(names)} if model in (SHARED, HYBRID, FEATURES) else {}
     context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
     return Design(context=Encoder.parse({"fields": context}), arm=Encoder.parse({"fields": arm}))
 
 
 def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: np.random.Generator) -> Index:
-    """Draw the slate of each run, (runs, k), for k floors. At every position, the floor is the probability of a uniform
-    draw among the arms not shown yet. Otherwise the best noisy score wins. Correlated scores get new noise at every
-    position."""
+    """Return a drawn slate for each run, as arm indexes (runs, k), where k is the number of floors. At every position,
+    the floor is the probability of a uniform draw among the arms not shown yet. Otherwise the arm with the best noisy
+    score wins. Correlated scores get new noise at every position.
+
+    shape: the numbers of runs and of arms."""
     runs, m = shape
     slates, row = np.empty((runs, len(floors)), np.intp), np.arange(runs)[:, None]
     values = scores.noise(shape, rng)
@@ -176,7 +183,7 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
 
 
 def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
-    """Return the probability with which each run chose its arm, (runs,)."""
+    """Return the probability with which the policy chose the arm of each run, (runs,)."""
     assert isinstance(scores, ExactScores)  # kinds that need a propensity have no other scores
     best = scores.best_of_each()
     p_best: Array = best[np.arange(len(arms)), arms] if best.ndim > 1 else best[arms]
@@ -184,7 +191,8 @@ def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
 
 
 def _best(values: Array, rng: np.random.Generator) -> Index:
-    """Return the index of the largest value in each row, or of equal ones a random one."""
+    """Return the index of the largest value in each row. If several values are the largest, one of them is drawn at
+    random."""
     best = values.argmax(axis=1)
     equal = values == values.max(axis=1, keepdims=True)
     if np.count_nonzero(equal) > len(best):
@@ -194,9 +202,12 @@ def _best(values: Array, rng: np.random.Generator) -> Index:
 
 
 class RunBeliefs:
-    """RunBeliefs holds the beliefs of all runs. A decision enters with reward 0 when it is drawn. A delayed reward
-    corrects it later, with the weight that the decision has by then. Rewards are 0 or 1, or 0 or -1. The cell of a run
-    and an arm is run times arms plus arm."""
+    """A RunBeliefs object holds the beliefs of all runs. A decision enters the belief with reward 0 when it is drawn. A
+    delayed reward corrects the belief later, with the weight that the decision has by then. Rewards are 0 or 1, or 0 or
+    -1.
+
+    Arrays of cells have a cell for each run and arm, at the index of the run, times the number of arms, plus the
+    index of the arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
         self.policy, self.needs, self.shape = policy, policy.needs, (runs, len(names))
@@ -226,10 +237,11 @@ class RunBeliefs:
     def add(
         self, arms: Index, reward: Array, x: Array, delay: Array | None, *, propensity: Array | None = None
     ) -> None:
-        """Add a decision of every run.
+        """Add a decision of every run to the beliefs.
 
-        arms: (runs,), or (runs, k) by position; x: contexts, (runs, q); delay: steps until the reward arrives, or
-        None; propensity: the propensities, for kinds that need them."""
+        arms: the arm shown in each run, (runs,), or the arm at each position, (runs, k); reward: the rewards in the
+        same shape; x: the contexts, (runs, q); delay: the number of steps until each reward arrives, or None if
+        rewards arrive at once; propensity: the propensities, for kinds that need propensities."""
         self.ordinal += 1
         self._sums.advance(self.ordinal)
         arms, reward = arms.reshape(len(x), -1), reward.reshape(len(x), -1)
@@ -261,8 +273,8 @@ class RunBeliefs:
 
 
 class ForgettingSums:
-    """ForgettingSums holds sums of all runs and arms, (cells, ...), that forget with the ordinal of decisions, as
-    `Forgetting` defines."""
+    """A ForgettingSums object holds sums for all runs and arms, (cells, ...). The sums forget older decisions by their
+    ordinal, as `Forgetting` defines."""
 
     def __init__(self, forgetting: Forgetting, *shape: int) -> None:
         self.forgetting = forgetting
@@ -272,7 +284,7 @@ class ForgettingSums:
         self._oldest = self._ordinal = 0
 
     def advance(self, ordinal: int) -> None:
-        """Fade the sums by one step, to this ordinal."""
+        """Fade the sums by one step. The ordinal of the newest decision is then `ordinal`."""
         self._ordinal = ordinal
         if self.forgetting.discount < 1:
             self.now *= self.forgetting.discount
@@ -283,7 +295,9 @@ class ForgettingSums:
             self.now = self._buckets.sum(axis=0)
 
     def add(self, cells: Index, values: Array, ordinal: int) -> None:
-        """Add the values of decisions with this ordinal to some cells, at most one decision per run."""
+        """Add the values of decisions with this ordinal to the sums of cells. A call has at most one decision per run.
+
+        cells: the cell of each decision."""
         if self.forgetting.discount < 1:
             values = values * self.forgetting.discount ** (self._ordinal - ordinal)
         if self.forgetting.window:

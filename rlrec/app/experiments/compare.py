@@ -78,12 +78,12 @@ def show(
     fixed: bool = False, by: str | None = None, rival: str | None = None,
 ) -> VariantComparison:  # fmt: skip
     """Compare the variants of an experiment, and check whether the split is as defined. The answer has outcomes per
-    unit under these rewards (none: those that the variants learn), their differences, and rewards per decision under
-    the first reward.
+    unit under these rewards, the differences between variants, and rewards per decision under the first reward.
 
-    log: a filter of the decisions; the split and the holdout are checked on all. fixed: intervals that hold for one
-    look only. by: a field of contexts; rival: the variant with which the others are compared, by default the first
-    one."""
+    rewards: the names of rewards, where an empty list means the rewards that the variants learn; log: a filter of
+    the decisions, although the split and the holdout are checked on all decisions; fixed: whether the intervals hold
+    for one look only; by: a field of contexts that makes segments; rival: the variant with which the other variants
+    are compared, where None means the first variant."""
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit, {row.policy_id for row in lookup.experiment(unit, name).variants}):
         experiment = lookup.experiment(unit, name)
@@ -184,8 +184,8 @@ def show(
 
 
 def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFigures) -> list[dict[str, Any]]:
-    """Return a row for each phase, with its weights and the difference of its units in reward per unit, under the first
-    reward."""
+    """Return a row for each phase of an experiment. The row has the weights of the phase, and the differences between
+    variants in reward per unit, for the units of this phase and under the first reward."""
     earned = next(row for row in study_figures.metrics(collected.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
     for phase in phases:
@@ -206,7 +206,7 @@ def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFig
 
 
 def notice_machines(store: Store, name: str) -> None:
-    """Print how many units of an experiment click like machines, and how to leave them out."""
+    """Print a notice of how many units of an experiment click like machines, and how to leave these units out."""
     with store.read() as unit:
         machines = machine_sessions.machines_sentence(unit, selection=filters.selection(unit, f"experiment={name}"))
     if machines is not None:
@@ -214,7 +214,8 @@ def notice_machines(store: Store, name: str) -> None:
 
 
 def note(store: Store, answer: VariantComparison) -> None:
-    """Store the result on a holdout or a ramp of a route, for `status`. For other experiments nothing is stored."""
+    """Store the result of a holdout, or of a running ramp, for `status`. The result of any other experiment is not
+    stored."""
     if "route" in answer or ("ramp" in answer and answer["status"] == "running"):
         result = {"sentence": experiment_sentences(answer)[0]}
         opening.note(store, activity.HOLDOUT, {"experiment": answer["experiment"]}, result, noun="comparison")
@@ -246,8 +247,11 @@ def _interleaved(
     unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float,
     covered: tuple[int, int], fixed: bool,
 ) -> VariantComparison:  # fmt: skip
-    """Compare two interleaved rankers by the credit of their teams. The credit of a team is the mean reward of its
-    slots per decision."""
+    """Compare two interleaved rankers by the credit of their teams. The credit of a team is the sum of the rewards of
+    the team's slots, per decision.
+
+    references: the references of the two rankers; covered: the times of the first and the last decision; fixed:
+    whether the interval holds for one look only."""
     credit = interleaved.team_credit(unit, experiment, definition, level=level)
     picks = [credit.first_picks, credit.decisions - credit.first_picks]
     split = comparison.sample_ratio([((1.0, 1.0), [picks] if credit.decisions else [])])

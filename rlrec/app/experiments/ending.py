@@ -36,10 +36,11 @@ def stop(
     store: Store, name: str, *, promote: str | None = None, anyway: bool = False,
     confirm: Callable[[str], bool] | None = None,
 ) -> experiment.ExperimentSummary:  # fmt: skip
-    """Stop serving from an experiment. Stopping it again changes nothing, and its log stays. The route of a ramp goes
-    back to what it served before, or follows the policy of the promoted variant.
+    """Stop serving from an experiment. Stopping the experiment again changes nothing, and its log stays. The route of a
+    ramp goes back to what the route served before, or follows the policy of the promoted variant.
 
-    confirm: asks whether to promote anyway.
+    promote: the label of the variant to promote, or None; anyway: whether to promote it whatever the comparison
+    says; confirm: a function that asks the user whether to promote all the same.
 
     Raises CheckFailed where the comparison is against the promotion, and the promotion is not confirmed."""
     run, compared, lost = {"name": name, "promote": promote}, list[Row](), list[str]()
@@ -104,22 +105,26 @@ def stop(
 
 
 def _route(unit: Unit, ended: experiments.Experiment) -> routes.RouteChange | None:
-    """Return the newest change of the route whose ramp an experiment is, locked, or None where the experiment is no
-    ramp."""
+    """Return the newest change of the route whose ramp this experiment is, and lock the route. The result is None where
+    the experiment is no ramp."""
     name = ended.declaration.get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
 
 
 def _remedy(ended: experiments.Experiment, changes: Sequence[routes.RouteChange], reference: str) -> str:
-    """Return the command that makes a route serve what went live. The route is the one that serves the source of the
-    first variant."""
+    """Return the command that makes a route serve the version that went live. The route is one that serves the policy
+    from which the first variant was copied, else the first route.
+
+    reference: the reference of the version that went live."""
     first = ended.variants[0].policy.partition("@")[0]
     change = next((change for change in changes if change.policy == first), changes[0])
     return f"`rlrec route set {change.route} --to {lookup.split_reference(reference)[0]}` lets {change.route} serve it"
 
 
 def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Version | None) -> None:
-    """Print what variants learned, or will learn, that is not served from now on."""
+    """Print notices of what variants have learned, or will still learn, that is not served from now on.
+
+    successor: the version that was promoted, or None."""
     learned = [row["variant"] for row in answer["variants"] if row["learns"]]
     if successor is None and "route" in answer and learned:
         store.notice(
@@ -164,8 +169,10 @@ def _notice_excluded(store: Store, live: str) -> None:
 
 def _successor(unit: Unit, ended: experiments.Experiment, label: str) -> Version:
     """Return the version that the promotion of a variant, or of an interleaved ranker, makes live. For a variant that
-    has learned, this is the variant's version, whose belief becomes the next version of its policy. Raises InputError
-    where there is none, or the experiment is stopped."""
+    has learned, this is the variant's own version, whose belief becomes the next version of its policy. Raises
+    InputError where the variant has no version to promote, or the experiment is stopped.
+
+    label: the label of the variant or ranker."""
     rankers = interleaved.ranker_names(ended)
     references = dict(zip(TEAMS, rankers, strict=False)) or {row.label: row.policy for row in ended.variants}
     if label not in references:
@@ -186,7 +193,7 @@ def _successor(unit: Unit, ended: experiments.Experiment, label: str) -> Version
 
 
 def _has_learned(version: Version) -> bool:
-    """Tell whether a version has a separate belief in an experiment."""
+    """Tell whether a version learns in an experiment, with a belief separate from that of its policy."""
     return version.learning and version.policy.base_id is not None and lineage.learns(version)
 
 
@@ -197,15 +204,16 @@ def _stopped_error(ended: experiments.Experiment, reference: str) -> InputError:
 
 def lock(unit: Unit, successor: Version) -> tuple[dict[int, Head], list[Version]]:
     """Lock the policy of a version that is to go live until the transaction ends. For a variant's version that has
-    learned, this also locks the policy that it was copied from. Returns the heads and the learning versions of these
-    policies."""
+    learned, this call also locks the policy from which the variant was copied. Returns the heads of the locked policies
+    by id, and the learning versions of these policies."""
     policy = successor.policy
     has_base = policy.base_id is not None and _has_learned(successor)
     return policies.lock_learning(unit, {policy.id, policy.base_id or policy.id} if has_base else {policy.id})
 
 
 def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learning: Sequence[Version]) -> Version:
-    """Make a version live, and return the version that is live from now on.
+    """Make a version live. Returns the version that is live from now on, which is a new version of the policy if a
+    variant's version has learned.
 
     heads, learning: the results of `lock`."""
     policy = successor.policy
@@ -225,8 +233,10 @@ def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learnin
 
 
 def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
-    """Return the deciding differences in which a variant is a side. For interleaved rankers, these are the differences
-    in credit."""
+    """Return the deciding differences that compare this variant with another variant. For interleaved rankers, these
+    are the differences in credit.
+
+    label: the label of the variant."""
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows: list[Row] = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
     if "interleave" in answer:
@@ -235,8 +245,11 @@ def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
 
 
 def _doubts(rows: Sequence[Row], label: str, unit: str) -> list[str]:
-    """Return sentences against a promotion. They say that the variant is worse, or that it is not shown to be no worse.
-    The baseline variant is worse where another one is surely better; otherwise it needs no proof."""
+    """Return sentences against the promotion of a variant. A sentence says that the variant is worse, or that the
+    variant is not shown to be no worse. The first variant needs no such proof: it counts as worse only where another
+    variant is surely better.
+
+    rows: the differences that compare the variant; label: the label of the variant."""
     rows = [
         row for row in rows
         if (difference_direction(row) == "more" if row["against"] == label else row["answer"] not in ("better", "same"))

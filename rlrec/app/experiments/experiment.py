@@ -31,7 +31,8 @@ STEPS, HOLD = "steps", "hold_us"  # keys in the definition of a ramp that advanc
 
 
 class VariantSpec(Record):
-    """This record holds one variant as in `--variant`. POLICY means the live version, and POLICY@V pins one."""
+    """This record holds one variant as in `--variant`. As a policy, POLICY means its live version, and POLICY@V means
+    version V."""
 
     label: str
     policy: str
@@ -57,8 +58,8 @@ class Request(Record):
     hold_us: int | None = None  # how long each step lasts at least
 
     def definition(self) -> str:
-        """Return the options in canonical form. Their order counts, since the other variants are compared with the
-        first one."""
+        """Return the options in canonical form. The order of variants counts, since the other variants are compared
+        with the first variant."""
         variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         options = {
             "unit": self.by, "variants": None if self.interleave else variants,
@@ -70,7 +71,8 @@ class Request(Record):
         return canonical.text({name: value for name, value in options.items() if value is not None})
 
     def defines(self, stored: Experiment) -> bool:
-        """Tell whether an experiment was created with these options. Without best_n the experiment may have any."""
+        """Tell whether an experiment was created with these options. If these options have no best_n, the experiment
+        may have any."""
         definition = stored.declaration
         best_n = definition.get(declared.BEST_N) if self.best_n is None else self.best_n
         return replace(self, best_n=best_n).definition() == canonical.text(definition)
@@ -94,8 +96,11 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 
 
 class Fork(Record):
-    """A Fork is the version that a variant starts from (None for the built-in `uniform`), and the sums of this version
-    at that time."""
+    """A Fork is the beginning of one variant.
+
+    source: the version from which the variant starts, or None for the built-in `uniform`; sums: the sums of this
+    version's belief at that time; last_id: the id of the last decision in these sums; ordinal: the ordinal at which
+    they are discounted."""
 
     variant: VariantSpec
     source: Version | None
@@ -105,10 +110,10 @@ class Fork(Record):
 
 
 def create(store: Store, request: Request) -> ExperimentSummary:
-    """Create a running experiment. Repeating the request is allowed. Raises Conflict where the name belongs to another
-    experiment.
+    """Create a running experiment. Repeating the request is allowed. Raises Conflict where another experiment has the
+    name.
 
-    Beliefs are forked in one snapshot, without the slots that are not mature at that time."""
+    Beliefs are copied in one snapshot, without the slots that are not mature at that time."""
     _check(request)
     with store.read() as unit:
         stored = experiments.by_name(unit, [request.name]).get(request.name)
@@ -132,7 +137,7 @@ def create(store: Store, request: Request) -> ExperimentSummary:
 
 
 def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
-    """Print a notice where two variants rank by the scores of requests in the same way."""
+    """Print a notice where two variants rank in the same way, by the scores that requests bring."""
     labels = dict[str, str]()
     for fork in forks:
         if fork.source is None or not kinds.load(fork.source.policy.kind).takes_scores:
@@ -148,9 +153,9 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
 
 
 def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:
-    """Add a new experiment and return its id, or None where its name is taken.
+    """Add a new experiment. Returns the id of the experiment, or None where the name is taken.
 
-    forks: the forks of its variants, in order; drafted: the two versions of an interleaved experiment."""
+    forks: the forks of the experiment's variants, in order; drafted: the two versions of an interleaved experiment."""
     taken = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
     best_n = declared.expected_size(unit, request.by) if request.best_n is None else request.best_n
@@ -191,8 +196,8 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
 
 
 def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
-    """Return the parts of its layer that a new experiment gets, which are free ones, lowest first. Raises InputError
-    where these are fewer than requested."""
+    """Return the parts of the layer that a new experiment gets. They are free parts, the lowest first. Raises
+    InputError where the free parts are smaller than requested."""
     layer = str(request.layer)
     neighbours = [row for row in experiments.all_experiments(unit) if row.layer == layer and row.status == "running"]
     if neighbours and neighbours[0].unit != request.by:
@@ -217,7 +222,7 @@ def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
 
 
 def intervals_of(experiment: Experiment) -> list[tuple[float, float]]:
-    """Return the parts of its layer that an experiment has."""
+    """Return the parts of its layer that an experiment has, each as an interval within [0, 1]."""
     return [*map(tuple, parse(str(experiment.parts), f"parts of experiment {experiment.name}")["intervals"])]
 
 
@@ -256,7 +261,8 @@ def check_weight(label: str, weight: float) -> None:
 
 
 def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
-    """Return the summary of the stored experiment. Raises Conflict where its definition differs from the request."""
+    """Return the summary of the stored experiment. Raises Conflict where the definition of the experiment differs from
+    the request."""
     if not request.defines(stored):
         hint = "experiments never change: stop it and start another one under another name"
         raise Conflict(f"experiment {stored.name!r} already has another definition", hint=hint)
@@ -264,7 +270,7 @@ def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSum
 
 
 def fork(unit: Unit, variant: VariantSpec) -> Fork:
-    """Return the fork of a variant. A policy takes precedence over the built-in of its name."""
+    """Return the fork of a variant. If a policy has the name of the built-in `uniform`, the policy is taken."""
     if variant.policy == holdout.KIND and policies.by_name(unit, variant.policy) is None:
         return Fork(variant=variant, source=None, sums={}, last_id=0, ordinal=0)
     source, head = lookup.version(unit, variant.policy)
@@ -284,8 +290,9 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
 
 
 def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
-    """Add a variant's new policy with one version, and return its id. The version is a copy of the one that the variant
-    starts from, or is uniform, with the reward and rules of a model."""
+    """Add the new policy of a variant, with one version, and return the id of the policy. The version is a copy of the
+    version from which the variant starts. For the built-in `uniform`, the version is uniform, with the reward and rules
+    of `model`."""
     source = fork.source
     if source is None:
         return holdout.add_policy(unit, experiment, model, label=fork.variant.label)
@@ -306,7 +313,7 @@ def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
 
 
 def list_experiments(store: Store) -> list[ExperimentSummary]:
-    """List all experiments."""
+    """Return the summaries of all experiments."""
     with store.read() as unit:
         return [summary(unit, experiment) for experiment in experiments.all_experiments(unit)]
 
@@ -336,8 +343,8 @@ def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
 
 
 def promotion(unit: Unit, experiment: Experiment) -> dict[str, str]:
-    """Return the variant that was promoted at the end of an experiment, and the version that went live. Returns {}
-    where none was promoted."""
+    """Return the variant that was promoted at the end of an experiment, and the version that went live, as fields of
+    the answer. The result is {} where no variant was promoted."""
     for variant in experiment.variants if experiment.stopped_at else ():
         if ending := settings.state(unit, STOP, {"name": experiment.name, "promote": variant.label}):
             return {"promoted": variant.label, "live": ending["live"]}
@@ -345,8 +352,8 @@ def promotion(unit: Unit, experiment: Experiment) -> dict[str, str]:
 
 
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:
-    """Return the live version of each variant's policy, by the variant's id. For the users outside of a holdout, this
-    is the version that the route serves."""
+    """Return the version that each variant serves, by the id of the variant. This is the live version of the variant's
+    policy. In a holdout, the variant of the users outside serves the version that the route serves."""
     if not experiment.variants:
         raise damage_error(f"the variants of experiment {experiment.name} are gone")
     live = StoredRows("policy", policies.live(unit, {variant.policy for variant in experiment.variants}).items())
@@ -365,9 +372,11 @@ def shares_of(experiment: Experiment) -> dict[int, float]:
 
 
 def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> ExperimentSummary:
-    """Draw the units of an experiment with these weights from now on. This holds for new units and, for a ramp, for all
-    of them. A uniform holdout keeps its share. The same shares again change nothing. Raises InputError where the labels
-    are not those of its variants."""
+    """Let an experiment draw the variants of its units with these weights from now on. The weights hold for new units
+    and, in a ramp, for all units. A uniform holdout keeps its part of the units. The same weights again change nothing.
+    Raises InputError where the labels are not those of the experiment's variants.
+
+    weights: the weight of each variant, by label."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _running(unit, name)
@@ -392,8 +401,8 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
 
 
 def freeze(store: Store, name: str) -> ExperimentSummary:
-    """Let an experiment take no new units, while it serves and measures those that it has. Repeating the request
-    changes nothing."""
+    """Let an experiment take no new units, while it goes on to serve and measure the units that it has. Repeating the
+    request changes nothing."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _running(unit, name)
@@ -420,7 +429,8 @@ def _running(unit: Unit, name: str) -> Experiment:
 
 
 def _check_labels(experiment: Experiment, weights: Mapping[str, float]) -> None:
-    """Raise InputError unless the weights name all variants of an experiment, and its weights can change."""
+    """Raise InputError unless the weights name all variants of the experiment, and the experiment's weights can
+    change."""
     labels = [variant.label for variant in experiment.variants]
     if holdout.stored_share(experiment) is not None:
         labels.remove(holdout.LABEL)  # keeps its share

@@ -1,5 +1,5 @@
 """This module computes how long an experiment takes. It counts the units that the experiment needs to show a lift, and
-the days until they have come with the traffic of a log."""
+the days until as many units have come, if they come as in the log."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ RETURN_DAYS = {  # days in which the last units may come again, for metrics that
 class Request(Record):
     """This record holds the options of `experiment plan`.
 
-    name: the name of an experiment, whose variants, unit and traffic are used; lift: a share of the first variant's
-    metric; metric: METRIC[:REWARD], None for the deciding one; weights: the weights of the variants; rate: the share
-    of units with an event, in place of the metric; log: a filter of the traffic."""
+    name: the name of an experiment whose variants, unit and traffic are used; lift: the relative difference to show,
+    as a fraction of the first variant's metric; metric: METRIC[:REWARD], where None means the deciding metric;
+    weights: the weights of the variants; rate: the rate of units with an event, in place of the metric; log: a
+    filter of the traffic."""
 
     name: str | None = None
     lift: float = 0.1
@@ -69,8 +70,8 @@ Plan = TypedDict("Plan", {
 
 
 def plan(store: Store, request: Request) -> Plan:
-    """Return the number of units and days that it takes to show the lift. Raises InputError where no number suffices,
-    or the log does not show how a metric varies."""
+    """Return the number of units and days that an experiment takes to show the lift. Raises InputError where no number
+    of units is enough, or the log does not show how a metric varies."""
     _check(request)
     try:
         with store.read() as unit, bulk.alongside(unit):
@@ -105,9 +106,10 @@ def _stored_plan(unit: Unit, request: Request) -> Plan:
 
 
 def experiment_plan(figures: StudyFigures, arrivals: NewUnits, request: Request) -> Plan | None:
-    """Return how long an experiment takes, in total and from now on.
+    """Return how long an experiment takes, in total and from now on. The result is None where too little is known, or
+    the experiment is interleaved.
 
-    figures, arrivals: the figures and arrivals of the experiment's study."""
+    figures: the figures of the experiment's study; arrivals: the new units of this study."""
     experiment = figures.study.experiment
     if experiment is None or interleaved.ranker_names(experiment):
         return None
@@ -147,7 +149,11 @@ def _shares(request: Request) -> list[float]:
 def _plan(
     request: Request, shares: Sequence[float], arrivals: NewUnits | None, figures: StudyFigures | None
 ) -> Plan | None:
-    """Return the plan for the metric of some figures or, without figures, for the rate of an event."""
+    """Return the plan for the metric of these figures or, without figures, for the rate of an event. The result is None
+    where the figures do not show how the metric varies.
+
+    shares: the part of the units that each variant gets; arrivals: the new units of the traffic, or None where they
+    are not known."""
     declaration = None if figures is None else figures.declaration
     metric_name, narrowed, wait, comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
     best_n = None if declaration is None else declaration.best_n
@@ -197,10 +203,11 @@ def _plan(
 
 
 class NewUnits(Record, eq=False):
-    """This record holds the number of units that have come by the end of each stretch of some days, (STRETCHES,).
+    """This record tells how many new units come.
 
-    population: how many units there are, those who came earlier included; newcomers: the units of a day that never
-    came earlier."""
+    counts: the number of units that have come by the end of each stretch of time, (STRETCHES,); days: the length of
+    all stretches together; by_session: whether units are sessions; population: the number of units that exist,
+    including units that came earlier; newcomers: the number of units per day that never came earlier."""
 
     counts: Array
     days: float
@@ -210,8 +217,8 @@ class NewUnits(Record, eq=False):
 
     @classmethod
     def count(cls, unit: Unit, study: Study) -> NewUnits:
-        """Count the new units of a study. In an experiment on users, no more can come than the users of the store, and
-        newcomers."""
+        """Return the new units of a study. In an experiment on users, no more units can come than the users of the
+        store and newcomers."""
         first_at, _ = selected.times(unit, study.selection)
         length = ceil((selected.covered_us(unit, study.selection) + 1) / STRETCHES)
         new = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
@@ -224,7 +231,7 @@ class NewUnits(Record, eq=False):
 
     def add_population(self, unit: Unit, selection: Selection, *, since: int) -> NewUnits:
         """Return these counts with the population of a log that begins earlier, at `since`. The earlier part of the log
-        tells newcomers apart."""
+        shows which units are newcomers."""
         _, last_at = selected.times(unit, selection)
         half = max(1, round(self.days * DAY_US / 2))
         stretches = -(-(last_at - half - since) // half)
@@ -236,20 +243,22 @@ class NewUnits(Record, eq=False):
 
     @property
     def pace(self) -> float:
-        """Return the new units of a day in the second half, by which time those who return have mostly come once."""
+        """Return the number of new units per day in the second half of the time. By then most units that come again
+        have come once."""
         return float(2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days)
 
     def add_days(self, rows: Iterable[DifferenceRow]) -> None:
-        """Add to each difference the days until it has the units that it needs, or None where they never come. Units
-        that all came at once tell no pace."""
+        """Add to each difference the number of days until the experiment has the units that this difference needs, or
+        None where so many units never come. If all units came at once, the differences stay as they are, since no pace
+        is known."""
         for row in rows if self.counts[0] < self.counts[-1] else ():
             if more := row["needed"] or row["shortage"]:
                 until = self.days_until(self.counts[-1] + more / row.get("share", 1.0))
                 row["needed_days"] = None if until is None else until - self.days
 
     def days_until(self, units: float) -> float | None:
-        """Return the number of days until this many units have come. Beyond the observed number they come at the pace
-        of the second half, and beyond the population at that of newcomers."""
+        """Return the number of days until this many units have come, or None where they never come. Beyond the observed
+        number, units come at the pace of the second half. Beyond the population, they come at the pace of newcomers."""
         if units <= self.counts[-1]:
             return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
         near = max(self.counts[-1], min(units, self.population))  # those who came before come again first
@@ -260,7 +269,7 @@ class NewUnits(Record, eq=False):
 
 
 def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> None:
-    """Raise InputError where no reward in the traffic that a plan reads is final yet."""
+    """Raise InputError where no reward is final yet in the traffic that a plan reads."""
     metric = METRICS[(request.metric or declared.MetricName(declared.DEFAULT_METRIC)).metric]
     name = request.name
     first_at, last_at = selected.times(unit, filters.selection(unit, f"experiment={name}" if name else request.log))

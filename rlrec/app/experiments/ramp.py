@@ -1,4 +1,5 @@
-"""This module advances ramps by steps. A candidate gets larger shares of a route's users, or is rolled back."""
+"""This module advances ramps step by step. At each step the candidate of a ramp gets a larger part of a route's users,
+or is rolled back."""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ RampAnswer = TypedDict("RampAnswer", {
 def advance(store: Store, name: str) -> RampAnswer:
     """Advance the ramp of a route.
 
-    The candidate is rolled back where it loses, by the metric or a guard. Otherwise it gets the next share, and
-    after 100 % is promoted, once the step has lasted long enough, enough is known, and every guard is shown to hold.
-    Until then the ramp waits."""
+    The candidate is rolled back where it loses, by the metric or a guard. Otherwise the candidate gets the next
+    share, and is promoted after 100 %. For this the step must have lasted long enough, enough must be known, and
+    every guard must be shown to hold. Until then the ramp waits."""
     with store.read() as unit, bulk.alongside(unit):
         change = lookup.route(unit, name)
         stage = find_stage(unit, change)
@@ -79,7 +80,9 @@ def advance(store: Store, name: str) -> RampAnswer:
 
 def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> RampAnswer:
     """Roll a ramp back where the candidate loses, else give the candidate the next share. Where the ramp was changed
-    meanwhile, evaluate it again."""
+    meanwhile, this call evaluates the ramp again.
+
+    stage: the state of the ramp; losses: sentences on what the candidate loses."""
     command = f"route advance {name}"
 
     def work(unit: Unit) -> RampAnswer | None:
@@ -105,8 +108,9 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
 
 
 def _take_back(unit: Unit, stage: Stage, command: str) -> str:
-    """Roll back a ramp, and return the reference that its route serves then. What `current` has learned is kept, as the
-    next version of its policy, where the route follows that policy and no other version went live meanwhile."""
+    """Roll back a ramp, and return the reference that the ramp's route serves from now on. What the variant `current`
+    has learned becomes the next version of its policy, if the route follows this policy and no other version went live
+    meanwhile."""
     current = lookup.version(unit, stage.ramp.variants[0].policy)[0]
     heads, learning = ending.lock(unit, current)
     head = heads.get(stage.change.policy_id)

@@ -1,4 +1,4 @@
-"""This module manages routes, which are names that callers use, and that outlive the policies behind them."""
+"""This module manages routes. A route is a name that callers use, and that outlives the policies behind it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ NAME_LENGTH = 52  # of a route, in the name of its ramp, since the name of an ex
 class Request(Record):
     """This record holds the options of `route create`, `route set` and `route ramp`.
 
-    to: NAME follows the live version of a policy, NAME@V is pinned; None where only a holdout begins. holdout: the
-    share of the users that another policy serves permanently. steps, hold_us: rising shares of a ramp that advances
-    by itself, and how long each lasts at least, as long as none of the guards is lost."""
+    to: what the route serves, where NAME follows the live version of a policy, NAME@V is pinned to one version, and
+    None only begins a holdout; holdout: the part of the users that another policy serves permanently; steps: the
+    rising shares of a ramp that advances by itself; hold_us: how long each step lasts at least; guards: the guards
+    that the candidate must not lose."""
 
     name: str
     to: str | None = None
@@ -98,9 +99,10 @@ RampState = TypedDict("RampState", {
 class Stage(NamedTuple):
     """This record holds the state of a ramp.
 
-    change: the change of the route; due_at: when the next step may come; None where it has no steps. is_due: whether
-    that time has come; blocked: why somebody must look, as the last `route advance` recorded; None where it can go
-    on."""
+    change: the change of the route that began the ramp; ramp: the experiment; share, next_share: the candidate's
+    part of the users now and after the next step, where None means that no step is left; due_at: the time from which
+    the next step may come, or None where the ramp has no steps; is_due: whether this time has come; blocked: why
+    somebody must look, as the last `route advance` recorded, or None where the ramp can go on."""
 
     change: RouteChange
     ramp: experiments.Experiment
@@ -113,7 +115,7 @@ class Stage(NamedTuple):
 
     @property
     def outlook(self) -> str:
-        """Describe the next step in words."""
+        """Return a description of the next step in words."""
         if self.ramp.mode == experiments.FROZEN:
             return "frozen"
         if self.next_share is None or self.due_at is None:
@@ -126,12 +128,13 @@ class Stage(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Describe the present share and the next step in words, or say why there is none."""
+        """Return the present share and the next step in words, or the reason why the ramp is blocked."""
         return self.blocked or f"{self.ramp.name} is at {100 * self.share:.12g} %; {self.outlook}"
 
 
 def create(store: Store, request: Request) -> RouteSummary:
-    """Create a route. Repeating the request is allowed. Raises Conflict where the name belongs to something else."""
+    """Create a route. Repeating the request is allowed. Raises Conflict where a route of this name was created with
+    other options."""
     command = f"route create {request.command}"
     with store.read() as unit:
         forks, removals = _forks_of_holdout(unit, request, str(request.to)), settings.get(unit).removals
@@ -157,8 +160,8 @@ def create(store: Store, request: Request) -> RouteSummary:
 
 
 def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
-    """Return the answer, and print a notice where the route follows a policy with a newer, rebuilt version that is not
-    live."""
+    """Return the answer as it is. Prints a notice if the route follows a policy that has a newer, rebuilt version which
+    is not live."""
     with store.read() as unit:
         version, _ = lookup.version(unit, answer["reference"])
         newest = policies.versions(unit, [version.policy.id])[-1]
@@ -169,8 +172,10 @@ def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
 
 
 def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[experiment.Fork]:
-    """Return the fork of the policy for a holdout, on a route to a reference. Without a holdout there is none. Raises
-    InputError for a holdout that would get what the route serves, or is impossible."""
+    """Return the fork of the holdout's policy, in a list that is empty if the request has no holdout. Raises InputError
+    for an impossible holdout, and for a holdout that would get what the route serves.
+
+    reference: what the route serves."""
     if request.holdout is None:
         return []
     holdout.check_share(request.holdout)
@@ -184,14 +189,16 @@ def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[expe
 
 
 def _holdout(request: Request, name: str) -> experiment.Request:
-    """Return the experiment of this name that keeps some users of a route apart."""
+    """Return the request for an experiment that keeps some users of a route apart.
+
+    name: the name of the experiment."""
     share, policy = request.holdout or 0.0, request.holdout_policy
     variant = experiment.VariantSpec(label=holdout.LABEL, policy=policy, weight=share)
     return experiment.Request(name=name, variants=[variant], holdout_of=request.name)
 
 
 def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork]) -> None:
-    """Keep some users of a route apart from now on, where a holdout was forked."""
+    """Start the holdout of a route, which keeps some users apart from now on. Without forks nothing is started."""
     if not forks:
         return
     name = _free_name(unit, request.name, chain([holdout.LABEL], (f"{holdout.LABEL}-{n}" for n in count(2))))
@@ -201,7 +208,9 @@ def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork
 
 
 def _free_name(unit: Unit, route: str, suffixes: Iterable[str]) -> str:
-    """Return the first unused name for an experiment on a route."""
+    """Return the first unused name for an experiment on a route.
+
+    suffixes: the endings to try after the name of the route, in order."""
     names = lookup.experiment_names(unit)
     return next(name for suffix in suffixes if (name := f"{route[:NAME_LENGTH]}-{suffix}") not in names)
 
@@ -247,7 +256,7 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **ids: int | None) -> None:
-    """Make a route serve a version. Without a number in the reference, this is the live version.
+    """Make a route serve a version. If the reference has no number, the route follows the live version of the policy.
 
     ids: the ids that `routes.change` stores."""
     version_id = None if lookup.split_reference(reference)[1] is None else version.id
@@ -256,8 +265,8 @@ def _change(unit: Unit, route_id: int, version: Version, reference: str, *, comm
 
 
 def set_route(store: Store, request: Request) -> RouteSummary:
-    """Change what a route serves, or begin a ramp where the request has a share. What the route serves already changes
-    nothing. Raises StoreBusy where others change the route meanwhile."""
+    """Change what a route serves, or begin a ramp where the request has a share. If the route serves the requested
+    version already, nothing changes. Raises StoreBusy where the route was changed by others meanwhile."""
     from rlrec.store.database import bulk
 
     if request.to is None:
@@ -318,11 +327,11 @@ def set_route(store: Store, request: Request) -> RouteSummary:
 
 
 def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateLook]) -> tuple[RouteGate, int | None]:
-    """Run the gate's test of what a route is to serve. Where the gate ran the same test before, return that one with
-    its id, since testing the same rows again shows nothing new and spends no error. Raises InputError where the route
-    serves the candidate already.
+    """Run the gate's test of what a route is to serve. Returns the result and None. If the gate ran the same test
+    before, returns the earlier result and its id instead, since testing the same rows again shows nothing new and
+    spends no error. Raises InputError where the route serves the candidate already.
 
-    looks: the looks of this year."""
+    live: the newest change of the route; looks: the tests by the route's gate in the last year."""
     from rlrec.app.evaluation.comparisons import paired_gate
 
     if live.reference == options.candidate:
@@ -337,7 +346,9 @@ def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateL
 
 
 def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: float) -> experiment.Request:
-    """Return the experiment in which a share of a route's users gets another version."""
+    """Return the request for an experiment in which a part of a route's users gets another version.
+
+    to: the reference of this version; share: the part of the users."""
     first = routes.count_ramps(unit, current.route_id) + 1
     name = _free_name(unit, current.route, (f"ramp-{n}" for n in count(first)))
     specs = ((CURRENT, current.reference, 1 - share), (CANDIDATE, to, share))
@@ -363,7 +374,9 @@ def _start(
     unit: Unit, current: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
     look_id: int | None,
 ) -> None:  # fmt: skip
-    """Start a ramp, which serves the route's users while it runs."""
+    """Start a ramp. The ramp serves the route's users while it runs.
+
+    look_id: the id of the gate's test that the candidate passed, or None."""
     experiment_id = experiment.start(unit, ramp, forks)
     if experiment_id is None:
         raise StoreBusy(f"experiment {ramp.name} was created meanwhile", hint="a retry is safe")
@@ -382,16 +395,16 @@ def _refuse_ramp(current: RouteChange) -> None:
 
 
 def rollback(store: Store, name: str) -> RouteSummary:
-    """Make a route serve again what it served before the last change that still stands. A promotion that came with that
-    change is rolled back, too, unless another one of its policy came later. Raises CheckFailed where there is no such
-    change, or its version is retired."""
+    """Make a route serve again what it served before the last change that still stands. A promotion that came with this
+    change is rolled back too, unless the policy had a later promotion. Raises CheckFailed where no such change exists,
+    or the version that the route served before is retired."""
     return store.write(lambda unit: roll_back(unit, name, command=f"route rollback {name}"))
 
 
 def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> RouteSummary:
-    """Roll back a route within a transaction, and return its state, see `rollback`.
+    """Roll back a route within a transaction, as `rollback` does, and return the state of the route.
 
-    or_live: where the earlier version is retired, the route follows the live one of that policy."""
+    or_live: whether the route follows the live version of the earlier policy if the earlier version is retired."""
     newest = lookup.route(unit, name, lock=True)
     policies.lock(unit, [newest.policy_id])
     last, standing = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
@@ -420,8 +433,8 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
 
 
 def _standing_changes(unit: Unit, newest: RouteChange) -> list[RouteChange]:
-    """Return the changes of a route that no rollback undid, oldest first. A rollback undoes all changes after the one
-    that it returned to."""
+    """Return the changes of a route that no rollback undid, oldest first. A rollback undoes all changes after the
+    change to which it returned."""
     standing: list[RouteChange] = []
     for change in routes.history(unit, newest.route_id):
         if change.restored_id is None:
@@ -432,13 +445,13 @@ def _standing_changes(unit: Unit, newest: RouteChange) -> list[RouteChange]:
 
 
 def list_routes(store: Store) -> list[RouteSummary]:
-    """List all routes, by name."""
+    """Return the state of every route, in order of names."""
     with store.read() as unit:
         return [summary(unit, change) for change in routes.newest_changes(unit)]
 
 
 def show(store: Store, name: str) -> RouteSummary:
-    """Return the state of a route, and its history, newest first."""
+    """Return the state of a route, and the route's history, newest change first."""
     from rlrec.app.serving import shadows as serving_shadows
 
     with store.read() as unit:
@@ -474,7 +487,7 @@ def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
 
 
 def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
-    """Return the state of a route's ramp, or None where none runs."""
+    """Return the state of a route's ramp, or None where the route has no running ramp."""
     stage = find_stage(unit, change)
     if stage is None:
         return None
@@ -492,7 +505,9 @@ def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
 
 
 def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
-    """Return the stage of a route's ramp, or None where the route has no ramp."""
+    """Return the stage of a route's ramp, or None where the route has no running ramp.
+
+    change: the newest change of the route."""
     if not change.running or change.experiment is None:
         return None
     ramp = lookup.experiment(unit, change.experiment)

@@ -1,5 +1,5 @@
-"""This module starts and stops challengers in the shadow of a route. Their probability of each shown slate is stored,
-and they are never served."""
+"""This module starts and stops challengers in the shadow of a route. A challenger is a policy that never serves. For
+each slate that the route shows, the probability of this slate under the challenger is stored."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Modules here compute from the log what policies earn, as estimates and figures."""
+"""Modules here compute from the log what policies earn, as estimates and other figures."""

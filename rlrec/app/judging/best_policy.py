@@ -1,7 +1,9 @@
-"""This module finds which policy is best in the long run, among those in the store and those that the log can teach.
+"""This module finds which policy is best in the long run, among the policies of the store and the policies that the log
+can teach.
 
-One regression of effects evaluates all of them. To first order, the gain of a candidate on a page is the sum over
-arms of the effect of a full look, times the looks that the arm gets beyond those in the log."""
+One regression of effects evaluates all candidates. A look is a slot weighted by the examination of its position. To
+first order, the gain of a candidate on a page is a sum over arms: the effect of one look at the arm, times the looks
+that the candidate gives the arm beyond the looks in the log."""
 
 from __future__ import annotations
 
@@ -74,7 +76,8 @@ class _NewestPages:
     """This record holds the newest pages of a log.
 
     counts: the number of pages by eligible set, length and context; examination: the examination of each position;
-    columns: the column of each arm, by id, (k,); newest: the version that served most of them."""
+    columns: the column of each arm in arrays (k,), by the id of the arm; keys: the key of each arm, by id; newest:
+    the version that served most of these pages."""
 
     counts: Counter[tuple[int, int, int]]
     sets: Mapping[int, tuple[int, ...]]
@@ -104,12 +107,13 @@ class _NewestPages:
 
     @property
     def looks(self) -> float:
-        """Return the mean number of looks at all arms of a page together."""
+        """Return the mean number of looks on a page, summed over all arms."""
         total = sum(count * self.examination[:size].sum() for (_, size, _), count in self.counts.items())
         return float(total / self.counts.total())
 
     def exposures(self, serving: VersionDistribution) -> Array | None:
-        """Return the looks that a candidate gives each arm on a page, (k,), or None where they have no closed form."""
+        """Return the expected number of looks at each arm on a page of a candidate, (k,). The result is None where this
+        number has no closed form."""
         if serving.trained is not None or serving.generator is not None or serving.rankers:
             return None
         looks, counts = np.zeros(len(self.columns)), Counter[tuple[int, int, int]]()
@@ -126,7 +130,8 @@ class _NewestPages:
         return None if np.isnan(looks).any() else looks / self.counts.total()
 
     def served(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
-        """Return the looks that a version recently gave each arm on a page, (k,), or None where it served few pages."""
+        """Return the mean number of looks at each arm on the newest pages of a version, (k,), or None where the version
+        served too few pages."""
         looks, pages = np.zeros(len(self.columns)), 0
         narrowed = replace(selection, version_ids=[version_id])
         for row in selected.newest_slots(unit, narrowed, COUNTED):
@@ -137,15 +142,16 @@ class _NewestPages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArmEffects:
-    """This record holds the effects of k arms, as raw estimates and as posteriors, which also exist where raw effects
-    cannot be estimated.
+    """This record holds the effects of k arms in two forms: as raw estimates, and as posteriors, which also exist for
+    arms whose raw effect cannot be estimated.
 
-    even (k,): the exposures under `uniform`; shown (k,): the exposures in the log.
+    even (k,): the looks at each arm on a page under `uniform`; shown (k,): the looks at each arm on a page in the
+    log.
 
     Raw effects are unbiased, and evaluate `uniform` and versions that served. A candidate that learned from this very
-    log shows the arms that happened to look good in it, so its difference from `uniform` is evaluated with posteriors
-    around the mean of all arms. Posteriors around the predictions of slot events would repeat the noise by which the
-    candidate chose."""
+    log shows the arms that happened to look good in it, so the difference between the candidate and `uniform` is
+    evaluated with posteriors around the mean of all arms. Posteriors around the predictions of slot events would repeat
+    the noise by which the candidate chose."""
 
     raw: EffectEstimates
     shown: Array
@@ -157,7 +163,10 @@ class ArmEffects:
         return self.raw.long_run(self.raw.shrunk())
 
     def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:
-        """Return the reward that exposures (k,) add to a page, and its standard error."""
+        """Return the reward that a candidate adds to a page of the log, and the standard error of this reward.
+
+        exposures: the looks that the candidate gives each arm on a page, (k,); learned: whether the candidate
+        learned from this log."""
         fixed, error = self.even if learned else exposures, self.raw.total(now=1.0)[1]
         is_judged = self.raw.varies & (error > 0)
         change = np.where(is_judged, fixed - self.shown, 0.0)
@@ -172,10 +181,10 @@ class ArmEffects:
 def find(
     store: Store, *, by: str, reward: str | None = None, policy: str | None = None, log: str | None = None
 ) -> str | None:
-    """Return the sentence that names the best known policy for a reward, from a log, and store it for `status`. Returns
-    None where the reward ends with the visit, or the log has too few data.
+    """Return the sentence that names the best known policy for a reward, from a log, and store the sentence for
+    `status`. The result is None where the reward ends with the visit, or the log has too few data.
 
-    reward: None for the one that `policy` learns; by: the calling command."""
+    reward: the name of the reward, or None for the reward that `policy` learns; by: the name of the calling command."""
     if log is not None and log.startswith(log_stores.PREFIX):
         return None
     try:
@@ -195,7 +204,7 @@ def find(
 
 
 def last_reward(store: Store) -> str | None:
-    """Return the reward of the last answer, which `status` shows, or None where there is no answer yet."""
+    """Return the reward of the newest answer, which `status` shows, or None where no answer is stored yet."""
     from rlrec.store.log import activity
 
     with store.read() as unit:
@@ -204,8 +213,8 @@ def last_reward(store: Store) -> str | None:
 
 
 def answer(unit: Unit, reward: str, log: str | None) -> Result:
-    """Return the candidates and the sentence that names the best one, in an open transaction. Raises CheckFailed for a
-    log that cannot show effects."""
+    """Return the candidates and the sentence that names the best candidate, within a transaction that is open already.
+    Raises CheckFailed for a log that cannot show effects."""
     from rlrec.app.evaluation.passes import arm_effects
     from rlrec.ope.intervals.tails import t_quantile
 
@@ -251,7 +260,9 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
 
 def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int]) -> Iterator[Draft]:
     """Yield the candidates. They are `uniform`, every live policy, each bandit retrained with the reward, and a policy
-    with the effects of these arms as its belief."""
+    with the effects of these arms as its belief.
+
+    effects: the long-run effects of arms; arm_ids: the id of the arm of each effect."""
     uniform = designs.unstored("uniform", {}, reward)
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
     yield Draft("uniform", command, VersionDistribution(unit, uniform, designs.policy_of(uniform), sums=(), prior=()))
@@ -276,7 +287,8 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
 
 
 def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
-    """Return a sentence that says how a live policy reaches callers, or by which command."""
+    """Return a sentence on a live policy. It says that the policy already reaches callers, or by which command it can
+    reach them."""
     changes = routes.newest_changes(unit)
     for change in changes:
         if change.policy_id == policy.id and change.number is None:
@@ -290,8 +302,9 @@ def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
 
 
 def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
-    """Yield a bandit that has learned this reward from the same decisions. The bandit is of another kind where its own
-    kind cannot take such a reward."""
+    """Yield one candidate: a bandit that has learned this reward from the decisions of a version's policy. The bandit
+    is of another kind where the policy's kind cannot learn the reward. Nothing is yielded where no slot can be learned
+    from, or where a policy with this name exists already."""
     from rlrec.app.learning import slot_statistics, warm_start
 
     name, command = version.policy.name, f"`rlrec policy rebuild {version.policy.name} --reward {reward.name}` makes it"
@@ -315,8 +328,11 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
 def _long_term(
     unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], learners: Sequence[Version]
 ) -> Draft:
-    """Return the candidate for these effects. It is the newest `long-term` policy that learns this reward, rebuilt, or
-    a new one where there is none."""
+    """Return the candidate whose belief is these effects. It is the newest `long-term` policy that learns this reward,
+    rebuilt, or a new policy where `learners` is empty.
+
+    effects: the long-run effects of arms; arm_ids: the id of the arm of each effect; learners: the live versions of
+    `long-term` policies that learn this reward."""
     from rlrec.policy.kinds.long_term import SMALLEST_SD, LongTerm
 
     prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST_SD)}
@@ -334,8 +350,8 @@ def _long_term(
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
-    """Return the sentence that names the best candidate, with its doubt. Where the best candidate serves already, the
-    sentence also names the one that may be better."""
+    """Return the sentence that names the best candidate and says how uncertain its gain is. Where the best candidate
+    serves already, the sentence also names the candidate that may be better."""
     best, start, beside = candidates[0], f"best known for {reward} in the long run", ""
     serving = next((row for row in candidates if row["serves"]), None)
     if serving is not None and (best is serving or best["lower"] <= max(0.0, serving["gain"])):

@@ -1,5 +1,5 @@
-"""This module computes the share of reward that arrives within each window after a decision, by a chain ladder over the
-log."""
+"""This module computes which part of the reward arrives within each window after a decision. The method is a chain
+ladder over the log, which multiplies the ratios of rewards in neighbouring windows."""
 
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ Result = TypedDict("Result", {
 
 
 def delays(store: Store, name: str | None = None, *, log: str | None = None) -> list[Result]:
-    """Return the share of reward that arrives within each window. The longest window is the last in which decisions
-    that are old enough got a weighted event. Raises InputError where there is no such event."""
+    """Return a row for each window, with the part of all reward that arrives within this window. The last row is the
+    longest window in which decisions that are old enough got a weighted event. Raises InputError where no decision got
+    such an event.
+
+    name: the name of the reward; log: a filter of the decisions."""
     with store.read() as unit:
         definition = lookup.reward(unit, name)
         windows = sorted({*WINDOWS_US, definition.window_us})
@@ -66,7 +69,8 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
 
 def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
     """Return the columns DECISIONS to COUNTED of a batch, (windows, 5). EARLIER_REWARD is the reward of the same
-    decisions in the previous window. COUNTED is the number of decisions that these represent."""
+    decisions in the previous window. COUNTED is the number of decisions, including the decisions that the log
+    dropped."""
     slots = batch.slots
     uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
     served, is_weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
@@ -93,7 +97,10 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
 
 
 def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
-    """Return the weighted events of a batch, and the decisions that have any. All others earned the default."""
+    """Return the weighted events of a batch, and the slots of the decisions with such events. All other decisions
+    earned the default.
+
+    uncensored: whether each slot belongs to a decision without censored slots."""
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     is_weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
     events = take(batch.events, is_weighed)
@@ -102,6 +109,8 @@ def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
 
 
 def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
-    """Return the columns _MARKS for each decision of some slots, by id."""
+    """Return the columns _MARKS with one row for each decision of these slots, in order of the decision's id.
+
+    rows: the slots to take."""
     _, first = np.unique(slots["decision_id"][rows], return_index=True)
     return {name: slots[name][rows][first] for name in _MARKS}

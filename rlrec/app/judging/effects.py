@@ -1,5 +1,5 @@
 """This module computes the effects of arms in a log, from one snapshot of the store. It also suggests a reward for the
-long run, from how events at the slots of an arm are related to what follows a look at the arm."""
+long run. The suggestion rests on how events at the slots of an arm are related to what follows a look at the arm."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ Suggestion = TypedDict("Suggestion", {
 
 
 def suggest(store: Store, request: Request) -> Suggestion:
-    """Suggest weights of events with which the reward of an arm's slot equals the long-run effect of a look at the arm.
+    """Return weights of events with which the reward of an arm's slot equals the long-run effect of a look at the arm.
 
-    request: without groups, and with the curve that the log tells.
+    request: a request without groups, whose curve is the one that the log tells.
 
     Raises InputError for unknown names and an empty log, CheckFailed for a log with too few data."""
     with store.read() as unit:
@@ -117,7 +117,8 @@ def suggest(store: Store, request: Request) -> Suggestion:
 
 
 def _ranks(values: Array) -> Array:
-    """Return ranks along the last axis, centred and of length 1, so that products of two are rank correlations."""
+    """Return the ranks of values along the last axis, in an array of the same shape. The ranks are centred and scaled
+    to length 1, so that the product of two such vectors is a rank correlation."""
     ranks = values.argsort(axis=-1).argsort(axis=-1) - (values.shape[-1] - 1) / 2
     return np.asarray(ranks / np.linalg.norm(ranks, axis=-1, keepdims=True))
 

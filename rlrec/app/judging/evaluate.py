@@ -42,7 +42,7 @@ NAMED = 3  # new arms that a line names at most
 def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> list[EstimateRow]:
     """Return an estimate for every target, group and estimator, from one snapshot of the log.
 
-    Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
+    Raises InputError for unknown names, an interval that an estimator cannot give, and an empty log."""
     estimators = estimates.estimators(request)
     options = {name: value for name in ("log", "reward", "cluster") if (value := getattr(request, name)) is not None}
     with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
@@ -85,8 +85,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
 
 def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Path) -> Request:
-    """Return the request with the tables of its sources, stored in files of a folder. Raises InputError for an
-    incomplete table, and for an option that needs a table."""
+    """Return the request with the tables of its sources, which are stored in files of the folder. Raises InputError for
+    an incomplete table, and for an option that needs a table."""
     from rlrec.app.inputs import decision_tables
     from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, REWARD, SCORE, DecisionTable
 
@@ -122,8 +122,8 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
 def _with_visits(
     unit: Unit, request: Request, rows: list[EstimateRow], selection: Selection, engine: Engine | None
 ) -> list[EstimateRow]:
-    """Return the rows. Where a step of a visit affects later steps, estimates of whole visits are added, and these
-    answer."""
+    """Return the rows of estimates. Where a step of a visit affects later steps, estimates of whole visits are put
+    before the other rows, and are marked as the answer."""
     answering = {(row.name, row.group): row for row in answering_rows(rows)}
     names = {row.name: None for row in answering.values() if "carry-over" in row.estimate.reasons}
     if not names:
@@ -143,10 +143,11 @@ def _with_visits(
 def former_rivals(
     unit: Unit, selection: Selection, shares: Mapping[str, Mapping[str | None, float]], *, log: str | None
 ) -> dict[str, tuple[str, str]]:
-    """Find the targets that are compared mostly with other policies than the one that serves now. Return for
-    each target a sentence that says so, and the filter that selects what the serving policy logged.
+    """Find the targets that are compared mostly with other policies than the policy that serves now. Returns for each
+    such target a sentence that says this, and a filter that selects the decisions of the serving policy.
 
-    shares: for each target, the share of each of its loggers, by version; log: the filter of the selected log."""
+    shares: for each target, the part of its log that each logger served, by version; log: the filter of the selected
+    log."""
     if unit.folder is not None or not (shares := {name: by_logger for name, by_logger in shares.items() if by_logger}):
         return {}
     changes = routes.newest_changes(unit)
@@ -171,8 +172,8 @@ def former_rivals(
 
 
 def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -> str | None:
-    """Return the time of the newest change of an arm that `doctor` finds in this log, where estimates say that rewards
-    drift. Returns None where `doctor` finds none within the log."""
+    """Return the time of the newest change of an arm that `doctor` finds in this log. The result is None where no
+    estimate says that rewards drift, or where `doctor` finds no change within the log."""
     if unit.folder is not None or not any("drift" in row.estimate.reasons for row in rows):
         return None
     from rlrec.app.audit.draws import newest
@@ -186,7 +187,7 @@ def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -
 
 def comparable(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     """Return the rows of one table. Where targets are judged on different rows of the log, a target that is compared
-    with itself has no figures, since these would be taken for a comparison with the other targets."""
+    with its own log gets no figures, since readers would compare these figures with those of the other targets."""
     if len({f"{row.estimate.served or 0.0:.3g}" for row in rows}) < 2:
         return [*rows]
     return [
@@ -198,8 +199,8 @@ def comparable(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def explained(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return lines that explain the reasons of these estimates, and the step from which on the log does not support a
-    target."""
+    """Return lines that explain the reasons of these estimates. Further lines name the step of a visit from which on
+    the log does not support a target."""
     horizons: dict[str, int] = {}
     for row in rows:
         if (horizon := row.estimate.horizon) is not None:
@@ -219,9 +220,10 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
 def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     """Return the estimate that answers, for each target and group.
 
-    On pages, unless estimators were requested, it is the one that assumes least. Elsewhere it is the one of the
-    first unit with the best verdict, where later ones win ties, since their estimators do more. An estimate without
-    a valid interval is used only where there is no other."""
+    On pages, unless estimators were requested, the estimate that assumes least answers. Elsewhere the answer is an
+    estimate of the first unit, namely the estimate with the best verdict. Of several equal verdicts the later
+    estimate wins, since its estimator does more. An estimate without a valid interval answers only where no estimate
+    has an interval."""
     if any(row.is_answer for row in rows):
         return [row for row in rows if row.is_answer]
     answering: dict[Any, EstimateRow] = {}
@@ -238,8 +240,8 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
-    """Explain the reasons of these estimates, by group. There is one line for each target that has the reasons, or one
-    for all targets. The lines after them say what to try."""
+    """Return lines that explain the reasons of these estimates, by group of reasons. Each reason has a line for each
+    target that has it, or one line if all targets have it. The last lines say what to try."""
     lines, records = list[str](), {row.name: row.record for row in rows if not row.is_moot}
     for group, meaning in GROUPS.items():
         targets: dict[str, list[str]] = {}
@@ -255,8 +257,8 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
-    """Return at most one command for each target, against the worst of its reasons for which there is a command. A
-    target that equals its log needs none."""
+    """Return at most one command for each target, by the name of the target. The command helps against the worst of the
+    target's reasons for which a command exists. A target that equals its log needs no command."""
     by_name: dict[str, list[EstimateRow]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).extend([row] * (row.answer[0] != "same"))
@@ -282,7 +284,7 @@ def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
 
 
 def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return the commands of `steps` as lines, where targets with the same command share a line."""
+    """Return the commands of `steps` as lines. Targets with the same command share a line."""
     names, commands = {row.name for row in rows}, steps(rows)
     sharing = {step: [name for name in commands if commands[name] == step] for step in commands.values()}
     return [
@@ -292,8 +294,8 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def _names(row: EstimateRow, reason: str) -> dict[str, str]:
-    """Return the names that the hint on a target contains. The command in the hint repeats the options that it does not
-    change."""
+    """Return the names that the hint on a target contains, by placeholder. The command in the hint repeats those
+    options of the request that it does not change."""
     name = row.name if row.origin is None else f"--target {row.name}=FILE"
     words = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
     extent, log = row.extent, row.options.get("log", "")
@@ -319,14 +321,14 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return the assumptions of the answering estimators, one line each."""
+    """Return the assumptions of the answering estimators, one assumption per line."""
     labels = dict.fromkeys(row.estimate.estimator for row in rows if not row.is_moot)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
 def log_read(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return a line on which decisions were read, with which rewards. Further lines name arms that targets may show
-    today and none of these decisions could."""
+    """Return a line on the decisions that were read and their rewards. Further lines name the arms that targets may
+    show today but that none of these decisions could show."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
     first, last = (date(day_of(at)) for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
@@ -350,8 +352,9 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return a line for each target that several loggers inform. It has the weights of their rows, and says which
-    loggers are left out. Another line says where lifts of targets compare with different figures."""
+    """Return a line for each target whose log comes from several loggers. The line has the weights of the loggers'
+    rows, and says which loggers are left out. Another line says where the lifts of targets compare with different
+    figures."""
     by_target: dict[str, dict[str, list[float]]] = {}
     served: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:

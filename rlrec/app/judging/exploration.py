@@ -1,5 +1,5 @@
-"""This module computes the cost and yield of exploration. It compares a policy with the same beliefs without
-exploration."""
+"""This module computes the cost and yield of exploration. It compares a policy with a greedy policy, which has the same
+beliefs but does not explore."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ COLUMNS = (*SIDES, "lost", "lost_squares", "earning")  # lost: how much rarer a 
 class Request:
     """This record holds the arguments of `exploration`.
 
-    policy: None for that of the log, else the only one that has served; log: a filter of its decisions; reward: None
-    for the policy's."""
+    policy: the name of the policy, where None means the policy that the filter names, or else the only policy that
+    has served; log: a filter of the policy's decisions; reward: the name of the reward, where None means the reward
+    that the policy learns."""
 
     policy: str | None = None
     log: str | None = None
@@ -80,17 +81,22 @@ PolicyFigures = TypedDict("PolicyFigures", {
 class Result(PolicyFigures, CostFigures):
     """This record holds the figures of a policy.
 
-    mean: reward per row as served; total: cost over all rows."""
+    mean: the reward per row as served; total: the cost over all rows."""
 
 
 class ExplorationSums(Sums, kw_only=True):
     """This record holds sums over rows of the log, which can be added.
 
-    cost: the sums of COLUMNS over clusters; days: the same by day. weights (targets, 4): for each target, sums of
-    its weights w, of their squares, and of w and w^2 / q, where q is the weight of the greedy policy (what squares
-    would be in its log). served, greedy, eligible (PERIODS, a): the probability of each arm at position 1, summed
-    over the decisions of a period, as served and without exploration, and the number of decisions in which it was
-    eligible. left_out: rows without both. waiting: rows that are not mature."""
+    cost: the sums of COLUMNS over clusters; days: the same sums by day; left_out: the number of rows without the two
+    probabilities to compare; waiting: the number of rows that are not mature.
+
+    weights (targets, 4): for each target, the sums of w, w^2, w and w^2 / q over rows, where w is the weight of the
+    target and q the weight of the greedy policy. The last sum is what the sum of squares would be in a log of the
+    greedy policy.
+
+    served, greedy, eligible (PERIODS, a): three sums over the decisions of a period, for each arm. They are the
+    probability of the arm at position 1 as served, the same without exploration, and the number of decisions in which
+    the arm was eligible."""
 
     cost: Moments
     days: Mapping[int, Moments]
@@ -103,7 +109,7 @@ class ExplorationSums(Sums, kw_only=True):
 
 
 def exploration(store: Store, request: Request) -> Result:
-    """Return the cost of a policy's exploration on its own mature decisions, and its benefits.
+    """Return the cost and the benefits of a policy's exploration, from the mature decisions of this policy.
 
     Raises InputError for unknown names, a level outside (0, 1), and an empty log."""
     intervals.check_level(request.level)
@@ -127,7 +133,8 @@ def exploration(store: Store, request: Request) -> Result:
 
 
 def _only_policy(unit: Unit) -> str:
-    """Return the name of the only policy that has served. Raises InputError where none or several have."""
+    """Return the name of the only policy that has served. Raises InputError where no policy or several policies have
+    served."""
     served = policies.served(unit)
     choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
     # a holdout that is not a copy of a policy explores nothing
@@ -141,9 +148,9 @@ def _only_policy(unit: Unit) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FloorComparison:
-    """A FloorComparison compares a policy with and without its exploration, on its own log.
+    """A FloorComparison compares a policy with its greedy form, which does not explore, on the policy's own log.
 
-    start, period_us: the start of the first period and the length of each period."""
+    start, period_us: the start of the first period, and the length of each period."""
 
     request: Request
     evaluation: Evaluation
@@ -155,8 +162,8 @@ class FloorComparison:
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> FloorComparison:
-        """Return the comparison that a request asks for. Raises InputError for unknown names and for kinds that have no
-        greedy form here."""
+        """Return the comparison that a request asks for. Raises InputError for unknown names, and for kinds that have
+        no greedy form in this comparison."""
         pairs = filters.parse(request.log or "")
         name = request.policy or pairs.get("policy") or _only_policy(unit)
         version = lookup.version(unit, name)[0]
@@ -193,9 +200,9 @@ class FloorComparison:
         )  # fmt: skip
 
     def _greedy(self, rows: ImpressionRows, logged: LoggedBatch) -> tuple[Array, Array]:
-        """Return the weight of every row for the policy without exploration, (n,), NaN where it is not known. Also
-        returns the sums of probabilities at position 1, as `served`, `greedy` and `eligible` in ExplorationSums, (3,
-        PERIODS, a)."""
+        """Return two arrays. The first has the weight of every row for the policy without exploration, (n,), which is
+        NaN where this weight is not known. The second stacks the sums `served`, `greedy` and `eligible` of
+        ExplorationSums, (3, PERIODS, a)."""
         slots, weight = rows.slots, np.full(len(rows), np.nan)
         vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
         period, top = (slots["at"] - self.start) // self.period_us, slots["position"] == 1
@@ -212,7 +219,9 @@ class FloorComparison:
         return weight, vectors
 
     def _weights(self, rows: ImpressionRows, greedy: Array, logged: LoggedBatch) -> Array:
-        """Return the sums of the weights of each target, as `weights` in ExplorationSums, (targets, 4)."""
+        """Return the sums of the weights of each target, (targets, 4), which become `weights` in ExplorationSums.
+
+        greedy: the weight of each row for the policy without exploration."""
         sums = np.zeros((len(self.evaluation.targets), 4))
         for number, scorer in (member for shared in self.evaluation.shared for member in shared.members):
             weight = scorer.log_batch(rows=rows, logged=logged, values=None).weight
@@ -243,8 +252,8 @@ class FloorComparison:
         }  # fmt: skip
 
     def _cost(self, sums: Moments) -> Comparison:
-        """Return the reward per row lost to exploration. It is the self-normalised mean without exploration minus the
-        mean as served, on the same rows."""
+        """Return the reward per row lost to exploration. This is the self-normalised mean reward without exploration,
+        minus the mean reward as served, on the same rows."""
         summary, contrast = sums.summary(), Minus(Snips())
         sample = intervals.studentised_bootstrap(contrast, summary.units[:, : len(SIDES)], seed=self.request.seed)
         lower, upper = sample.bounds(self.request.level)
@@ -265,8 +274,9 @@ class FloorComparison:
         )  # fmt: skip
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:
-        """Return the arms that without exploration would mostly not have been shown in some period, and have more than
-        an equal share in the last one. The probabilities are those as served, at position 1."""
+        """Return the arms that exploration brought up. In an earlier period the greedy probability of such an arm was
+        less than half of its probability as served. In the last period its probability as served is larger than an
+        equal part. All probabilities are at position 1."""
         with np.errstate(divide="ignore", invalid="ignore"):
             served, greedy = total.served / total.eligible, total.greedy / total.eligible
         periods = np.flatnonzero(total.eligible.any(axis=1))

@@ -1,5 +1,5 @@
 """This module computes how a log exposes the catalogue. It gives the expected and the realised exposure of each arm,
-and how evenly they are spread."""
+and how evenly exposure is spread over arms."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ PORTION = 100_000  # slots whose features are summed at a time
 class Request:
     """This record holds the arguments of `exposure`.
 
-    policy: only its decisions; log: a filter; by: None or `day`; reward: the reward of the rates; None means that of
-    the policy, or the default; position: a curve, None for the policy's, where it has one; expected: whether to
-    derive the probabilities of every belief that served, which takes long for pages."""
+    policy: the name of a policy, to read only its decisions; log: a filter; by: None or `day`; reward: the reward of
+    the rates, where None means the reward that the policy learns, or the default; position: a curve, where None
+    means the curve of the policy if it has one; expected: whether to derive the probabilities of every belief that
+    served, which takes long for pages."""
 
     policy: str | None = None
     log: str | None = None
@@ -91,13 +92,15 @@ Result = TypedDict("Result", {
 
 
 class ExposureSums(Sums, kw_only=True):
-    """This record holds sums over decisions, which can be added. Arrays are (a,), for the arms of the store.
+    """This record holds sums over decisions, which can be added. Each array has the shape (a,), for the arms of the
+    store.
 
-    realised, expected: exposures, where each decision counts for the ones that the log dropped; expected: NaN once
-    the probabilities of a decision cannot be derived; underived: the number of such decisions. eligible: decisions
-    in which an arm was eligible. served: slots that the store drew; explored: the expected number of them filled by
-    uniform picks; young: the slots with a young arm. slates: the slates with several described arms; variety:
-    sum of their mean distance between two arms."""
+    realised, expected: the two exposures of each arm, where each decision also counts for the decisions that the log
+    dropped; expected is NaN once the probabilities of a decision cannot be derived; underived: the number of such
+    decisions; eligible: the number of decisions in which each arm was eligible; served: the number of slots that the
+    store drew; explored: the expected number of these slots that uniform picks filled; young: the number of these
+    slots with a young arm; slates: the number of slates with several arms that all have features; variety: the sum
+    over these slates of the mean distance between two arms."""
 
     decisions: int
     slots: int
@@ -113,8 +116,9 @@ class ExposureSums(Sums, kw_only=True):
 
 
 class ExposurePartial(Sums, kw_only=True):
-    """This record holds sums over a part of the log, by day (or None for all), and for the rates of arms. For an empty
-    part it holds nothing."""
+    """This record holds the sums of a part of the log. For an empty part both fields are empty.
+
+    days: the sums of exposure by day, or under None for all days; rates: the sums for the rates of arms."""
 
     days: Mapping[int | None, ExposureSums] = field(default_factory=dict)
     rates: RateSums | None = None
@@ -135,8 +139,8 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
 
 
 def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of arms, each with ARM_FIGURES over the whole log. The figures are None where an arm was never
-    eligible."""
+    """Return the records of arms, each with ARM_FIGURES over the whole log. The figures are None for an arm that was
+    never eligible."""
     figures: dict[str, ArmFigures] = {}
     with suppress(EmptyLog):
         figures = {row["arm"]: row for row in exposure(store, Request())["arms"]}
@@ -146,11 +150,11 @@ def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[st
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Census:
-    """A Census sums the exposure of arms over the log, for a resolved request.
+    """A Census sums the exposure of arms over the log, for a request whose names are looked up.
 
-    added_at (a,): when each arm of `evaluation.arms` was added; described (a, v): unit vectors of their features,
-    zeros for an arm without any, None where no arm has any. curve: the curve by which pulls count in the rates; None
-    where every slot counts as one."""
+    added_at (a,): the time at which each arm of `evaluation.arms` was added; described (a, v): a unit vector of the
+    features of each arm, which is zero for an arm without features, or None where no arm has features; curve: the
+    curve by which pulls count in the rates, or None where every slot counts as one pull."""
 
     evaluation: Evaluation
     reward: Reward
@@ -182,7 +186,7 @@ class Census:
         return Reading(columns=log_rows.JUDGED, support=False, marginals=0)
 
     def __call__(self, reader: LogReader, /) -> ExposurePartial:
-        """Return the sums of a partition."""
+        """Return the sums of the partition that the reader reads."""
         return reduce(add, (self._partial(logged, reader) for logged in reader.read(self.reading)), ExposurePartial())
 
     def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
@@ -220,8 +224,9 @@ class Census:
         )  # fmt: skip
 
     def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
-        """Return the expected exposure, (a,), and the number of decisions without probabilities. The exposure of an arm
-        is its probabilities, summed over the positions of these decisions."""
+        """Return the expected exposure of each arm, (a,), and the number of decisions whose probabilities cannot be
+        derived. The expected exposure of an arm is the sum of its probabilities over the positions of all these
+        decisions."""
         expected = np.zeros(len(self.added_at))
         if not self.derives:
             return np.full(len(expected), np.nan), 0
@@ -237,7 +242,9 @@ class Census:
         return np.full(len(expected), np.nan) if underived else expected, underived
 
     def _eligible(self, sets: Ids, logged: LoggedBatch) -> Array:
-        """Return the number of these decisions in which each arm was eligible, (a,)."""
+        """Return the number of these decisions in which each arm was eligible, (a,).
+
+        sets: the number of each decision's eligible set."""
         decisions = np.zeros(len(self.added_at))
         for key, n in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
             arms = logged.lists.catalogues[key] if key in logged.lists.catalogues else logged.eligible[key]
@@ -245,8 +252,10 @@ class Census:
         return decisions
 
     def _variety(self, arm: Ids, starts: Ids, count: Array) -> tuple[float, float]:
-        """Return the number of slates with several arms that are all described, and the sum of their mean distances
-        between two arms. Both are weighted by count."""
+        """Return the number of slates with several arms that all have features, and the sum over these slates of the
+        mean distance between two arms. Both weigh each slate by `count`.
+
+        arm: the arm of each slot; starts: the index of each slate's first slot; count: the weight of each slate."""
         if self.described is None:
             return 0.0, 0.0
         from scipy.sparse import csr_array
@@ -306,12 +315,13 @@ class Census:
         return result
 
     def _age_days(self, added_at: int) -> float | None:
-        """Return the age of an arm, or None where it was added once the log had ended, as by an import."""
+        """Return the age of an arm in days. The result is None where the arm was added after the end of the log, as by
+        an import."""
         return None if added_at > self.evaluation.extent.last_at else (self.evaluation.now - added_at) / DAY_US
 
 
 def _explored(slots: Columns, reader: LogReader) -> float:
-    """Return the expected number of these slots that uniform picks fill."""
+    """Return the expected number of these slots that were filled by uniform picks."""
     ids, version = np.unique(slots["version_id"], return_inverse=True)
     reader.loggers.versions(ids)
     explored = 0.0
@@ -323,7 +333,9 @@ def _explored(slots: Columns, reader: LogReader) -> float:
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
-    """Return the figures of a catalogue, over the arms that were eligible in some of these decisions."""
+    """Return the figures of a catalogue, over the arms that were eligible in at least one of these decisions.
+
+    popularity: the sum of rewards of each arm, (a,)."""
     eligible = sums.eligible > 0
     realised, expected = (spread(counts[eligible]) for counts in (sums.realised, sums.expected))
     mean = popularity[eligible].mean()
@@ -338,8 +350,9 @@ def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
 
 
 def described(catalogue: Sequence[Arm]) -> csr_array | None:
-    """Return unit vectors of the features of arms, (a, v), or None where no arm has any. Each text, flag and item of a
-    list gives 1, and each number is divided by the largest of its field."""
+    """Return a unit vector of the features of each arm, as an array (a, v), or None where no arm has features. In a
+    vector before scaling, each text, each flag and each item of a list gives 1, and each number is divided by the
+    largest number of its field."""
     entries = [
         (row, path if number is None else f"{path}\x1e", 1.0 if number is None else float(number))
         for row, arm in enumerate(catalogue)

@@ -1,4 +1,5 @@
-"""This module computes how often units came, whether they came again, and their rewards, by group."""
+"""This module computes how often units (users or sessions) came, whether they came again, and their rewards, by
+group."""
 
 from __future__ import annotations
 
@@ -27,9 +28,10 @@ MAX_NAMES = 2  # metrics that the explanation of a reason names at most
 class Request:
     """This record holds the options of `outcomes`.
 
-    by: one of BY; None groups by variant if there is an experiment, and else makes no groups. rewards: names; none
-    means the rewards that the variants learn, or the one that all policies learn, or `default`. users, age_us,
-    entered_us, metrics: as in `Study`. rival: the variant to compare with, None: the first one."""
+    by: one of BY, where None means variants if the request names an experiment, and no groups otherwise; rewards:
+    names of rewards, where an empty list means the rewards that the variants learn, or the only reward that all
+    policies learn, or `default`; users, age_us, entered_us, metrics: the options of the same names in `Study`;
+    rival: the variant to compare with, where None means the first variant."""
 
     by: str | None = None
     experiment: str | None = None
@@ -62,8 +64,8 @@ def outcomes(store: Store, request: Request) -> Result:
 
 
 def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
-    """Return the outcomes for several requests, which may differ from the first one only in groups and in a later
-    start."""
+    """Return the outcomes for several requests. The other requests may differ from the first request only in their
+    groups and in a later start."""
     for request in requests:
         _check(request)
     with store.read() as unit, bulk.alongside(unit):
@@ -83,7 +85,7 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
 
 
 def _arrivals(unit: Unit, study: Study) -> NewUnits | None:
-    """Return the new units of a running experiment, or None for any other study."""
+    """Return the counts of new units for the study of a running experiment, or None for any other study."""
     is_running = study.experiment is not None and study.experiment.status == "running" and study.by == "variant"
     return NewUnits.count(unit, study) if is_running else None
 
@@ -145,8 +147,8 @@ def _study(unit: Unit, request: Request) -> Study:
 
 
 def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ()) -> list[str]:
-    """Return a line that explains each reason of these rows, and each of `reasons`. The line names the metrics that
-    have the reason if they are few."""
+    """Return a line that explains each reason of these rows, and each element of `reasons`. If only a few metrics have
+    the reason, the line names these metrics."""
     metrics: dict[str, dict[str, None]] = {reason: {} for reason in reasons}
     rows = [*rows]
     for row in rows:

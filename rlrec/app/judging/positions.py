@@ -1,5 +1,5 @@
-"""This module estimates position curves from the log, stores and compares them. A curve has the examination of each
-position."""
+"""This module estimates position curves from the log, stores curves and compares them. A curve has the examination of
+each position."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ EXPLAINED = {
 class Request:
     """This record holds the options of `position fit`.
 
-    positions: None for those of the longest slate; model: one of `positions.MODELS`."""
+    positions: the number of positions, where None means that of the longest slate; model: one of `positions.MODELS`."""
 
     name: str
     log: str | None = None
@@ -83,7 +83,7 @@ CurveAnswer = TypedDict("CurveAnswer", {
 def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveAnswer:
     """Estimate a curve and store it under the next number of its name.
 
-    Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
+    Raises CheckFailed where not even the second position can be compared with the first. No curve is stored then."""
     if request.positions is not None and request.positions < 2:
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
     with store.read() as unit:
@@ -101,7 +101,7 @@ def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveA
 
 @dataclass(frozen=True, kw_only=True)
 class _Estimated:
-    """This record holds a curve, the method that estimated it, and the comparison of the models."""
+    """This record holds one curve, the method that estimated it, and the comparison of all click models."""
 
     curve: EstimatedCurve
     method: str
@@ -111,8 +111,9 @@ class _Estimated:
 class _LogSums(Sums, kw_only=True):
     """This record holds sums over batches of the log.
 
-    cells: the cells of imported slots whose marginals are not known; partial: pages of which a slot is missing or
-    censored, which the other sums leave out."""
+    overlap: the sums for the position-based curve; clicks: the sums for click models; cells: the cells of imported
+    slots whose marginals are not known; partial: the number of pages of which a slot is missing or censored, which
+    the other sums leave out."""
 
     overlap: OverlapSums
     clicks: ClickSums
@@ -120,13 +121,14 @@ class _LogSums(Sums, kw_only=True):
     partial: int
 
     def __post_init__(self) -> None:
-        """Raise InputError for more cells than can be compared."""
+        """Raise InputError if the log has more cells than can be compared."""
         if len(self.cells.slots) > CELLS:
             raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
 
 
 class _PassSums(Sums):
-    """This record holds the sums of usable rows (None without any), and the number of rows that are too young."""
+    """This record holds the sums of usable rows, or None where no row is usable, and the number of rows that are too
+    young."""
 
     usable: _LogSums | None = None
     waiting: int = 0
@@ -134,7 +136,7 @@ class _PassSums(Sums):
 
 @dataclass(frozen=True, kw_only=True)
 class _CurvePass:
-    """A _CurvePass reads the log once for a curve down to `size` positions."""
+    """A _CurvePass reads the log once, to estimate a curve with the first `size` positions."""
 
     evaluation: Evaluation
     definition: Reward
@@ -146,7 +148,7 @@ class _CurvePass:
         return Reading(columns=_READ, support=False, marginals=max(self.size, 2))
 
     def __call__(self, log_reader: LogReader, /) -> _PassSums:
-        """Return the sums of a partition."""
+        """Return the sums of the partition that the reader reads."""
         total = _PassSums()
         for batch in log_reader.read(self.reading):
             rows, immature = log_rows.usable_rows(batch.log, self.definition, now=self.evaluation.now)
@@ -200,7 +202,8 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
 
 
 def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
-    """Return the curve of a model. Raises CheckFailed where the curve ends at position 1."""
+    """Return the curve of a model, with the method that estimated it. Raises CheckFailed where the curve ends at
+    position 1."""
     if model == "pbm":
         estimated = _by_position(sums, size)
     else:
@@ -270,8 +273,8 @@ def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimat
 
 
 def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
-    """Return the curve that `fit` would store for the log of a version's policy. The curve is empty where it cannot be
-    estimated."""
+    """Return the positions of the curve that `fit` would store for the log of a version's policy. The list is empty
+    where this curve cannot be estimated."""
     request = Request(name=version.policy.name, log=f"policy={version.policy.name}", reward=version.reward.name)
     try:
         return _estimate(unit, request, version.reward, filters.selection(unit, request.log)).curve.positions
@@ -280,7 +283,7 @@ def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
 
 
 def list_curves(store: Store) -> list[CurveRow]:
-    """List every stored curve, by name and number."""
+    """Return a row for every stored curve, in order of name and number."""
     with store.read() as unit:
         names = {reward.id: reward.name for reward in policies.rewards(unit)}
         return [
@@ -294,14 +297,15 @@ def list_curves(store: Store) -> list[CurveRow]:
 
 
 def show(store: Store, reference: str) -> CurveAnswer:
-    """Return a stored curve. NAME means the newest one with that name. Raises InputError where there is none."""
+    """Return a stored curve. A NAME without a number means the newest curve of this name. Raises InputError where no
+    curve has this name."""
     with store.read() as unit:
         return _answer(unit, lookup.curve(unit, reference))
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
-    """Return a row for each position of either curve, with its examination in both and how much higher the second is
-    than the first."""
+    """Return a row for each position of either curve. The row has the examination in both curves, and the examination
+    in the second curve minus that in the first."""
     with store.read() as unit:
         sides = [lookup.curve(unit, reference).examination for reference in (first, second)]
     return [
@@ -331,6 +335,6 @@ def _answer(unit: Unit, curve: Curve) -> CurveAnswer:
 
 
 def _position(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a position as JSON. The store may have read whole numbers as integers, and they become floats."""
+    """Return a position as JSON. Whole numbers, which the store may have read as integers, become floats."""
     bounds = {name: None if row[name] is None else float(row[name]) for name in ("examination", "lower", "upper")}
     return {"position": row["position"], **bounds, "rewards": row["rewards"], "slots": row["slots"]}

@@ -48,8 +48,9 @@ UNIFORM = "uniform"
 class Request:
     """This record holds the options of `report`.
 
-    policy: only its decisions and beliefs; log: a filter; since: microseconds since 1970; reward: the reward of all
-    comparisons; None means the rewards that the policies learn."""
+    policy: the name of a policy, to show only its decisions and beliefs; log: a filter; since: a time in
+    microseconds since 1970; reward: the reward of all comparisons, where None means the rewards that the policies
+    learn."""
 
     policy: str | None = None
     log: str | None = None
@@ -59,7 +60,7 @@ class Request:
 
     @property
     def filter(self) -> str:
-        """Return the selected decisions as a filter of the log."""
+        """Return a filter of the log that selects the requested decisions."""
         since = None if self.since is None else f"since={format_time(self.since)}"
         return filters.join_filters(self.policy and f"policy={self.policy}", self.log, since)
 
@@ -67,7 +68,7 @@ class Request:
 class PolicyTraffic(NamedTuple):
     """This record holds how much a policy served. A variant in an experiment is a policy by itself.
 
-    newest: day of its newest decision."""
+    newest: the day of the policy's newest decision; live: the number of its live version."""
 
     policy: str
     decisions: int
@@ -77,7 +78,8 @@ class PolicyTraffic(NamedTuple):
 
 
 class Training(NamedTuple):
-    """This record holds how a version was trained, by its learning curve, the best epoch, and the test of the gate."""
+    """This record holds how a version was trained. `report` has the learning curve, the best epoch, and the test of the
+    gate."""
 
     policy: str
     version: int
@@ -87,13 +89,15 @@ class Training(NamedTuple):
 
 @dataclass(kw_only=True)
 class Result:
-    """This record holds the contents of the page. For a part that is None or empty, `remarks` has sentences under its
-    name that say why.
+    """This record holds the contents of the page. Where a part is None or empty, the entry of `remarks` under its name
+    has sentences that say why.
 
-    reward: shared by the parts, None without a policy. period: the period of `over_time`, which is an hour, day or
-    week; weeks: the same by whole weeks, None with fewer than two; earlier, excluded: decisions that `since` and
-    exclusions leave out; judged: decisions for estimates and exposure, None for all; steps: what to do next, by
-    target; best: the sentence that names the best known policy; audit: what `doctor` found last"""
+    log: the filter of the decisions; reward: the reward of `over_time`, of `exposure` and of the comparison with
+    uniform, or None where the page shows no policy; earlier, excluded: the numbers of decisions that `since` and
+    exclusions leave out; period: the period of `over_time`, which is an hour, day or week; weeks: the outcomes by
+    whole weeks, or None where there are fewer than two weeks; judged: the number of newest decisions that estimates
+    and exposure use, or None where they use all; steps: what to do next, by target; best: the sentence that names
+    the best known policy; audit: what `doctor` found last."""
 
     created_at: str
     log: str
@@ -123,7 +127,8 @@ class Result:
 
 
 def report(store: Store, request: Request) -> Result:
-    """Return the contents of the page. Raises InputError for unknown names. A part without an answer says why."""
+    """Return the contents of the page. A part without an answer has a remark that says why. Raises InputError for
+    unknown names."""
     # exposure and estimates use the same decisions
     with store.snapshot() as unit, bulk.alongside(unit), partitions.share_partitions(unit):
         return _Gathering(store, unit, request).result()
@@ -137,16 +142,17 @@ def quick_findings(store: Store) -> list[Finding]:
 
 
 def newest_filter(store: Store) -> str | None:
-    """Return the filter of the newest decisions, as many as estimates use, or None where the log has no more."""
+    """Return the filter of the newest decisions, as many as estimates use. The result is None where the log has no more
+    decisions than that."""
     with store.read() as unit:
         since = selected.newest_at(unit, filters.selection(unit, ""), JUDGED)
     return filters.with_since(None, since)
 
 
 class _Ranking:
-    """A _Ranking orders the policies that rank by the decisions that each of them served.
+    """A _Ranking puts the policies of a store in order, by the number of decisions that each policy served.
 
-    policy: the requested one."""
+    policy: the policy that the request names, or None."""
 
     policy: StoredPolicy | None = None
 
@@ -157,9 +163,9 @@ class _Ranking:
         self.live = {policy.version.policy.id: policy.version for policy in live.values()}
 
     def _rankers(self) -> list[int]:
-        """Return the ids of the policies that rank. These are the requested policy with its variants, where one is
-        requested. Otherwise they are the policies that served most, followed by others that can serve, newest first.
-        The policy of an imported log does not rank."""
+        """Return the ids of the policies in order. Where the request names a policy, these are this policy and its
+        variants. Otherwise they are the policies that served, most decisions first, followed by other policies that can
+        serve, newest first. The policy of an imported log is left out."""
         ids = [key for key, _ in self.served.most_common()]
         if self.policy is None:
             served = {*ids, *(self.policies[key].base_id for key in ids)}
@@ -178,14 +184,15 @@ class _Ranking:
     def quick_findings(self, *, on_its_clock: bool) -> list[Finding]:
         """Return the findings of checks that do not read the whole log.
 
-        on_its_clock: has the meaning that it has in `newest.check`."""
+        on_its_clock: the argument of the same name of `newest.check`."""
         findings = Findings()
         live_versions.check(self.unit, findings=findings, policy=None if self.policy is None else self.policy.name)
         return [*newest.check(self.unit, self._shown(), on_its_clock=on_its_clock), *findings.in_order()]
 
 
 class _Gathering(_Ranking):
-    """A _Gathering collects the page in one snapshot, first the contents of the store, then part by part."""
+    """A _Gathering collects the contents of the page in one snapshot. It first reads the state of the store, then fills
+    one part after the other."""
 
     def __init__(self, store: Store, unit: Unit, request: Request) -> None:
         super().__init__(unit, {})
@@ -214,7 +221,8 @@ class _Gathering(_Ranking):
         self._judged_log = filters.with_since(request.filter, since)
 
     def _count_traffic(self) -> Counter[int]:
-        """Return the number of decisions of each policy, and fill the answer's table of traffic."""
+        """Return the number of decisions of each policy, by the id of the policy, and fill the answer's table of
+        traffic."""
         versions = policies.versions(self.unit, list(self.policies))
         owners = StoredRows("version", ((version.id, version) for version in versions))
         count, day = Counter[int](), dict[int, int]()
@@ -232,7 +240,7 @@ class _Gathering(_Ranking):
         return count
 
     def result(self) -> Result:
-        """Fill the parts of the answer one by one, and return it."""
+        """Fill the parts of the answer one by one, and return the answer."""
         answer, fill = self.answer, self._fill
         if answer.decisions:
             answer.over_time = fill("time", self._over_time)
@@ -254,7 +262,10 @@ class _Gathering(_Ranking):
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Return the result of a part, or None with a remark that says why there is none."""
+        """Return the result of `work`, which is a part of the page. Where `work` fails, the result is None, and a
+        remark on the part says why.
+
+        name: the name of the part; work: the function that computes the part from the other arguments."""
         self._parts.add(name)
         self.unit.progress(f"of {PARTS} parts of the page", len(self._parts), None)
         try:
@@ -267,14 +278,14 @@ class _Gathering(_Ranking):
             return None
 
     def _remark(self, name: str, text: str) -> None:
-        """Add a remark to a part, unless the part has it already."""
+        """Add a remark to a part, unless the part has this remark already."""
         if text not in self.answer.remarks[name]:
             self.answer.remarks[name].append(text)
 
     # -- parts --
 
     def _over_time(self) -> outcomes.Result:
-        """Return outcomes by period, from the end of the last long gap on."""
+        """Return outcomes by period. They begin after the last long gap in the log."""
         days = sorted({row.day for row in self.days})
         start = max((next_day for day, next_day in pairwise(days) if next_day - day > GAP), default=days[0])
         span = days[-1] - start + 1
@@ -300,7 +311,8 @@ class _Gathering(_Ranking):
 
     def _estimates(self) -> None:
         """Fill in the estimates of the targets. Targets are grouped by the reward that they learn, and each group is
-        evaluated as in `evaluate`. A learning policy that serves is also compared with uniform, which comes last."""
+        evaluated as in `evaluate`. The policy uniform is a further target, shown last, if another policy of the store
+        has served. It is also the target of an imported log that has no other target."""
         answer, by_reward = self.answer, defaultdict[str, list[str]](list)
         for version in self._targets():
             by_reward[self.request.reward or version.reward.name].append(version.policy.name)
@@ -317,8 +329,8 @@ class _Gathering(_Ranking):
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
     def _judge(self, reward: str, targets: list[str]) -> list[EstimateRow]:
-        """Return the estimates that answer about targets. The targets are requested one by one where some cannot be
-        evaluated here."""
+        """Return the estimates that answer about these targets. Where a target cannot be evaluated here, the targets
+        are evaluated one by one."""
         request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
         try:
             return evaluate.answering_rows(evaluate.evaluate(self.store, request))
@@ -328,8 +340,8 @@ class _Gathering(_Ranking):
         return [row for name in targets for row in self._fill("estimates", self._judge, reward, [name]) or []]
 
     def _failed_checks(self) -> list[Finding]:
-        """Return the checks of the log that estimates fail, with the affected targets. `doctor` does not ask which logs
-        and models differ from each other, so that is no warning."""
+        """Return the checks of the log that estimates fail, with the affected targets. Checks of logs or models that
+        differ from each other give a finding of the severity info, because `doctor` does not make these checks."""
         severities = {check.reason: "warning" for check in CHECKS} | {"models-differ": "info", "unlike-loggers": "info"}
         rows = self.answer.estimates
         return [
@@ -339,8 +351,8 @@ class _Gathering(_Ranking):
         ]
 
     def _targets(self) -> list[Version]:
-        """Return the ranking policies that serve, or can. Holdouts are left out, because they are uniform, which is
-        evaluated anyway."""
+        """Return the live versions of the policies to evaluate, in the order of `_rankers`. Holdouts are left out,
+        because they serve uniform, which is evaluated anyway."""
         live = policies.live(self.unit, [self.policies[key].name for key in self._rankers()])
         targets, log = list[Version](), {"log": self.request.filter} if self.request.filter else {}
         for version, head in (live[self.policies[key].name] for key in self._rankers()):
@@ -367,8 +379,8 @@ class _Gathering(_Ranking):
         return [comparison for comparison in comparisons if comparison is not None]
 
     def _order_of(self, experiment: Experiment) -> tuple[bool, bool, int]:
-        """Return the sort key of an experiment on the page. Running experiments come first, holdouts of routes before
-        others."""
+        """Return the sort key of an experiment on the page. Running experiments come before stopped experiments, and
+        holdouts of routes before other experiments."""
         is_running = experiment.status == "running"
         return not is_running, lookup.route_of_holdout(self.unit, experiment) is None, -experiment.created_at
 
@@ -379,7 +391,7 @@ class _Gathering(_Ranking):
         return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
 
     def _trained(self) -> list[Training]:
-        """Return the newest training of each policy."""
+        """Return the newest training of each trained policy."""
         shown = self.policies if self.policy is None else [self.policy.id]
         owners = [key for key in shown if self.policies[key].kind == "gradient" and self.policies[key].base_id is None]
         trained: dict[int, Training] = {}

@@ -1,5 +1,5 @@
-"""This module summarises a store. It reports its size, the state of its policies and routes, what is waiting, and
-warnings."""
+"""This module summarises a store. It reports the size of the store, the state of its policies and routes, what is
+waiting, and warnings."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
 class Status(TypedDict):
     """This record holds the answer of `status`.
 
-    arms: the arms that may be served; policies: without variants of stopped experiments that no route serves;
-    experiments: running ones; events_by_hour: the number of events in each of the last 24 hours, the present hour
-    last; warnings: findings, as in `doctor`; best: the last answer on the best known policy; training and doctor:
-    the last runs; None without one."""
+    arms: the number of arms that may be served; policies: the policies, except variants of stopped experiments that
+    no route serves; experiments: the running experiments; events_by_hour: the number of events in each of the last
+    24 hours, with the present hour last; warnings: the findings, as in `doctor`; best: the newest answer on the best
+    known policy; training, doctor: the newest runs of `train-pg` and `doctor`, or None where the command never ran."""
 
     revision: str
     arms: int
@@ -171,8 +171,11 @@ def status(store: Store) -> Status:
 
 
 def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> tuple[str | None, bool]:
-    """Return the answer of the newest gate test of a version, and whether the version passed. The test is that of a
-    route's gate where there is one, else that of its training."""
+    """Return the sentence on the newest gate test of a version, or None where no gate tested it, and whether the
+    version passed. If the gate of a route tested the version, this test counts, else the test at the end of its
+    training.
+
+    looks: the newest test by the gate of a route, by the id of the version."""
     look = looks.get(version.id)
     if look is not None:
         gate: Mapping[str, Any] = parse(look.report, f"look {look.id} of the gate of a route")
@@ -199,9 +202,10 @@ def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served:
 
 
 def _waiting(unit: Unit, live: Version, number: int, tried: Container[int | None]) -> WaitingVersion | None:
-    """Return the newest version of a policy, which has this number, where it was trained or rebuilt and is not live.
+    """Return the newest version of a policy if this version was trained or rebuilt and waits to go live, else None.
 
-    tried: the versions of which experiments serve copies, and which wait for nothing else."""
+    live: the live version of the policy; number: the number of the newest version; tried: the ids of versions that
+    do not wait, because experiments serve copies of them."""
     newest = live_versions.waiting_version(unit, live) if number > live.number else None
     if newest is None or newest.id in tried:
         return None
@@ -224,7 +228,7 @@ def _looked_at(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
 
 
 def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
-    """Add a warning where slots whose window is over have not entered a belief."""
+    """Add a warning where slots whose window is over have not yet entered the version's belief."""
     first, before = (version.entered_to or 0) + 1, unit.now - version.reward.window_us
     if ids := decisions.find_overdue(unit, version.policy.id, first=first, drawn_before=before, slots=1):
         since = format_time(activity.decision_times(unit, ids)[ids[0]])
@@ -233,7 +237,8 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
 
 
 def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
-    """Add a warning where events stopped coming, by the newest decisions of a policy that are not excluded."""
+    """Add a warning where events stopped coming. The check reads the policy's newest decisions that are not
+    excluded."""
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 

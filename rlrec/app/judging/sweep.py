@@ -2,8 +2,8 @@
 is evaluated on later blocks.
 
 Blocks are stretches of time with about equal numbers of decisions. What a candidate has learned is fixed before a
-block begins, and what was shown in the block was drawn with known probabilities. Weights are therefore exact for any
-logger, even one that learns, and no row evaluates what it taught.
+block begins, and what the log shows in the block was drawn with known probabilities. Weights are therefore exact for
+any logger, even a logger that learns, and no row is used to evaluate what this row taught.
 
 Source: Blum, Kalai & Langford 1999 (progressive validation), on weighted rows."""
 
@@ -59,8 +59,9 @@ COLUMNS = ("context_id", "position", "propensity", "marginal")
 class Request:
     """This record holds the arguments of `sweep`.
 
-    kinds: names joined by commas; params: KIND:NAME=V1,V2; features: as JSON; features_path: the file that they come
-    from; log: a filter; cluster: as in `evaluate`."""
+    kinds: the names of kinds, joined by commas; params: values of parameters, each as KIND:NAME=V1,V2; features: the
+    features of contexts as JSON; features_path: the file of these features; log: a filter; cluster: as in
+    `evaluate`."""
 
     kinds: str
     params: Sequence[str] = ()
@@ -83,9 +84,10 @@ Result = TypedDict("Result", {
 
 
 class Candidate(NamedTuple):
-    """A Candidate is a kind with its parameters.
+    """A Candidate is a kind with values of its parameters.
 
-    texts: the parameters as they were typed."""
+    texts: the values of parameters as the user typed them, by name; version: a version with this kind and these
+    parameters, which is not stored."""
 
     kind: str
     texts: Mapping[str, str]
@@ -96,12 +98,12 @@ class Candidate(NamedTuple):
         return " ".join([self.kind, *(f"{name}={text}" for name, text in self.texts.items())])
 
     def is_like(self, version: Version) -> bool:
-        """Tell whether a version has this kind, with these parameters, and learns the same reward."""
+        """Tell whether a version has the kind and parameters of this candidate, and learns the same reward."""
         return version.policy[2:4] == self.version.policy[2:4] and version.reward.id == self.version.reward.id
 
     @property
     def counting(self) -> Any:
-        """Return a key that is equal for candidates that add the same numbers to their beliefs for every slot."""
+        """Return a key. Candidates have equal keys if every slot adds the same numbers to their beliefs."""
         policy = designs.policy_of(self.version)
         if policy.contextual and getattr(policy, "expands_model", False):  # around its own weights
             return self.name
@@ -110,7 +112,8 @@ class Candidate(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A Moment is a belief at the beginning of a block, with the parameters of the version, and its sums."""
+    """A Moment is what a candidate has learned when a block begins: the parameters of its version, and the sums of its
+    belief."""
 
     parameters: Mapping[str, Any]
     sums: Totals
@@ -119,8 +122,8 @@ class Moment(NamedTuple):
 def sweep(
     store: Store, request: Request, workers: Workers = IN_PROCESS
 ) -> tuple[Result, list[EstimateRow], list[EstimateRow]]:
-    """Estimate what each candidate would have earned. Returns one estimate each, best first, and the estimates by all
-    estimators.
+    """Estimate what each candidate would have earned. Returns the result, one estimate for each candidate (best first),
+    and the estimates by all estimators.
 
     Raises InputError for unknown names and impossible values, CheckFailed for a log too short to teach and evaluate."""
     if (request.log or "").startswith(PREFIX):
@@ -181,7 +184,8 @@ def sweep(
 
 
 def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
-    """Return every kind with each combination of its parameters, as typed."""
+    """Return every requested kind with each combination of its parameters. The values of parameters are texts, as the
+    user typed them."""
     names = [name.strip() for name in request.kinds.split(",")]
     values: dict[str, dict[str, list[str]]] = {}
     for name in names:
@@ -212,7 +216,8 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
 
 
 def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selection) -> list[Candidate]:
-    """Return the candidates, with features fitted to the contexts of the log as in `policy create --from-log`."""
+    """Return the candidates of a request. Features of contexts are fitted to the log as in `policy create
+    --from-log`."""
     declared = {} if request.features is None else parameters.parse_features(request.features)
     candidates, fitted = list[Candidate](), dict[bool, Design]()
     for kind, texts in _combinations(request):
@@ -242,7 +247,8 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
 def learn(
     unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward
 ) -> dict[Any, list[Moment]]:
-    """Return the moments at which evaluated blocks begin, by `counting`. A block is read once for all candidates."""
+    """Return what candidates have learned at the beginning of each evaluated block, by their `counting`. Each block is
+    read once for all candidates."""
     drafts = {candidate.counting: candidate.version for candidate in candidates}
     sums = {counting: Totals() for counting in drafts}
     moments = {counting: list[Moment]() for counting in drafts}
@@ -259,7 +265,10 @@ def learn(
 
 
 def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
-    """Return the candidate as a target that learns."""
+    """Return the candidate as a target whose belief changes from block to block.
+
+    moments: what the candidate has learned at the beginning of each evaluated block; begins: the times at which
+    these blocks begin."""
     features = designs.arm_features(unit, designs.policy_of(candidate.version))
     makers = [
         partial(
@@ -277,8 +286,8 @@ def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment],
 
 
 def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """Return one estimate for each target, best first. All are by the estimator with the best verdicts, where later
-    ones win ties. Bounds of lifts hold for all targets together."""
+    """Return one estimate for each target, best first. All estimates are by the estimator with the best verdicts, where
+    later estimators win ties. The bounds of lifts hold for all targets together."""
     scores = dict.fromkeys((row.estimate.estimator for row in reversed(rows)), 0)
     for row in rows:
         scores[row.estimate.estimator] += VERDICTS.index(row.estimate.verdict) * (row.estimate.std_error is not None)
@@ -292,7 +301,9 @@ def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def creation_command(candidate: Candidate, request: Request, taken: set[str]) -> str:
-    """Return the command that creates a candidate which learns from the whole log."""
+    """Return the command that creates a policy like this candidate, which learns from the whole log.
+
+    taken: the names of existing policies."""
     names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken) + 3)))
     words = ["rlrec policy create", next(name for name in names if name not in taken), "--kind", candidate.kind]
     words += [f"--param {shlex.quote(f'{name}={text}')}" for name, text in candidate.texts.items()]

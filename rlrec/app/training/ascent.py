@@ -1,5 +1,5 @@
-"""This module trains a policy in epochs over batches of visits (the ascent). It chooses the best epoch by visits that
-were not used for training."""
+"""This module trains a policy by gradient ascent, in epochs over batches of visits. It chooses the best epoch by visits
+that were not used for training."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ KICK = 1.0  # change of log probabilities (root mean square) with which the asce
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """This record says how to ascend.
+    """This record holds the options of the ascent.
 
-    discounted: whether gamma^t multiplies the gradient at step t. batch: the largest number of visits in a batch,
-    which is one natural step (`natural.py`); lr: the initial size of that step. clip_weight: the largest importance
-    weight; None: no limit. weights: whether each slate has one weight (slate), or each slot one, given the slots
-    above (slot); with top_k above 0 each slot has one whatever is above, as one of so many draws with replacement.
-    no_correction: gains have no importance weights; bold: whether epochs count that no gate could judge. patience:
-    epochs without improvement after which it ends. kl_stop: mean KL(start || now) at which it ends. shaping:
-    potential of a state, as weights of its features by name."""
+    discounted: whether gamma^t multiplies the gradient at step t; batch: the largest number of visits in a batch,
+    which gives one natural step (`natural.py`); lr: the initial size of a step; clip_weight: the largest importance
+    weight, where None means no limit; no_correction: whether gains have no importance weights; bold: whether an
+    epoch counts that no gate could judge; patience: the number of epochs without improvement after which the ascent
+    ends; kl_stop: the mean KL(start || now) at which the ascent ends; shaping: the potential of a state, as a weight
+    for each of the state's features by name.
+
+    weights: "slate" if each slate has one weight, or "slot" if each slot has a weight, given the slots above; top_k: if
+    above 0, each slot has a weight whatever the slots above show, as one of top_k draws with replacement."""
 
     gamma: float = 1.0
     baseline: str = "value"
@@ -80,10 +82,10 @@ class TrainingOptions:
 class Epoch:
     """An Epoch is a point of the learning curve.
 
-    lr: the step size; supported: whether a gate could judge the policy, by the ESS of the tuning visits. value: the
-    value of the policy; gain: its value minus the start's; both on the tuning visits, with bounds and the standard
-    error. entropy and kl: in nats, on the same visits. variance: the variance of the gradient, with the baseline and
-    without."""
+    lr: the step size; supported: whether a gate could judge the policy, by the ESS of the tuning visits; value: the
+    value of the policy on the tuning visits; gain: this value minus the value of the start, with its bounds and
+    standard error; entropy, kl: the entropy and the KL divergence in nats, on the tuning visits; variance,
+    variance_without_baseline: the variance of the gradient with the baseline, and without it."""
 
     epoch: int
     lr: float
@@ -101,13 +103,15 @@ class Epoch:
     variance_without_baseline: float
 
     def counts(self, *, bold: bool) -> bool:
-        """Tell whether enough tuning visits are effective, for the gate or for a bold step."""
+        """Tell whether enough tuning visits are effective. With `bold`, a lower number is enough, which justifies a
+        step that no gate can judge."""
         return self.supported or (bold and (self.ess or 0.0) >= BOLD_ESS)
 
     def is_better(self, earlier: Epoch, *, bold: bool) -> bool:
-        """Tell whether this epoch is better than an earlier one, first by having enough effective visits, then by the
-        gain. The gain must be larger by one standard error of the difference. That is taken as the difference of the
-        standard errors, since these grow together along one path."""
+        """Tell whether this epoch is better than an earlier epoch. An epoch with enough effective visits is better than
+        one without. Of two such epochs, the gain decides: it must be larger by more than one standard error of the
+        difference. This error is taken as the difference of the two standard errors, which grow together along one
+        path."""
         if self.counts(bold=bold) != earlier.counts(bold=bold):
             return self.counts(bold=bold)
         if self.gain is None or earlier.gain is None:
@@ -117,10 +121,11 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingResult:
-    """This record holds the parameters of the best epoch (0: the start), and the learning curve.
+    """This record holds the parameters of the best epoch, and the learning curve.
 
-    promising: whether the tuning visits show that the best epoch is better than the start. way: the parameters from
-    which the best epoch was reached, and the step sizes of the epochs since."""
+    best: the number of the best epoch, where 0 means the start; promising: whether the tuning visits show that the
+    best epoch is better than the start; way: the parameters from which the ascent reached the best epoch, and the
+    step size of each epoch since then."""
 
     parameters: Parameters
     best: int
@@ -130,27 +135,27 @@ class TrainingResult:
 
     @property
     def best_epoch(self) -> Epoch | None:
-        """Return the best epoch's point of the curve, or None where the start is best."""
+        """Return the point of the learning curve for the best epoch, or None where the start is best."""
         return self.curve[self.best - 1] if self.best else None
 
     @property
     def is_bold(self) -> bool:
-        """Tell whether no gate could judge the best epoch."""
+        """Tell whether the best epoch is one that no gate could judge."""
         return self.best_epoch is not None and not self.best_epoch.supported
 
     @property
     def supported(self) -> bool:
-        """Tell whether a gate could judge any epoch."""
+        """Tell whether a gate could judge at least one epoch."""
         return any(point.supported for point in self.curve)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageWeights:
-    """This record describes the weights of whole slates before any step.
+    """This record describes the importance weights of whole slates before the first step.
 
-    ess_share: ESS as a share of the decisions; clipped_share: share of the weights that clipping removes;
-    max_positions: the number of positions of the longest slate; earned_by_slots: share of all rewards earned by
-    single slots rather than whole pages."""
+    ess_share: the ESS divided by the number of decisions; clipped_share: the part of the sum of weights that
+    clipping removes; max_positions: the number of positions of the longest slate; earned_by_slots: the part of all
+    rewards that single slots earned, rather than whole pages."""
 
     ess_share: float
     clipped_share: float
@@ -160,9 +165,10 @@ class PageWeights:
 
     @classmethod
     def from_visits(cls, rows: VisitRows, log_joint: Array, *, clip: float) -> PageWeights:
-        """Compute the weights of some visits.
+        """Compute the record from these visits.
 
-        log_joint (n,): the logarithm of the probability of each slate, under the policy in training."""
+        log_joint (n,): the logarithm of the probability of each slate, under the policy in training; clip: the
+        largest weight."""
         weight = np.exp(np.minimum(log_joint - rows.log_propensity, reinforce.MAX_LOG_WEIGHT))
         total, squares = float(weight.sum()), float((weight**2).sum())
         slots = float(np.abs(rows.earned).sum())
@@ -176,15 +182,15 @@ class PageWeights:
 
     @property
     def auto_weights(self) -> str:
-        """Return the weights that `auto` stands for. The reward of a slot does not depend on the slate above, so
-        weights by slot have less noise, and are exact on the policy's own log. The reward of a page depends on the
-        whole slate."""
+        """Return "slot" or "slate", which `auto` stands for here. The reward of a slot does not depend on the slate
+        above, so weights by slot have less noise, and are exact on the policy's own log. The reward of a page depends
+        on the whole slate."""
         hopeless = self.ess_share < MIN_ESS_SHARE or self.clipped_share > MAX_CLIPPED_SHARE
         by_slot = self.earned_by_slots >= MIN_EARNED_BY_SLOTS or hopeless
         return SLOT if self.max_positions > 1 and by_slot and not self.has_missing_propensities else SLATE
 
     def sentence(self, weights: str) -> str:
-        """Return a sentence on the weights in use, and the reason for them."""
+        """Return a sentence that names the weights in use, and the reason for this choice."""
         earned = f"slots earn {self.earned_by_slots:.0%} of the rewards, pages as a whole the rest"
         shares = f"{earned}; weights of whole slates: {self.ess_share:.1%} effective, {self.clipped_share:.1%} clipped"
         return f"weights: by {weights} ({shares})"
@@ -193,7 +199,8 @@ class PageWeights:
 class Trainer:
     """A Trainer trains a policy once, on the training visits.
 
-    later: the share of what follows a slot that counts for the slot, with weights by slot, see `agreement`."""
+    later: the factor, from 0 to 1, with which the rewards after a slot count for this slot if weights are by slot
+    (see `agreement`)."""
 
     def __init__(
         self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters,
@@ -201,7 +208,8 @@ class Trainer:
     ) -> None:  # fmt: skip
         """Prepare the baseline, the decisions and the steps.
 
-        factors: the weight of the decisions of each stratum; None: 1 for all."""
+        start: the parameters from which the ascent starts; factors: the weight of the decisions of each stratum,
+        where None means 1 for all."""
         self.policy, self.options, self.start, self._factors = policy, options, start, factors
         self._sums = partial(reinforce.sums, policy, objective=options.objective)
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
@@ -221,9 +229,8 @@ class Trainer:
             yield [unpack_mask(slates) for slates in self._file.read(number)]
 
     def _set_steps(self, parameters: Parameters) -> None:
-        """Create the natural steps for these parameters.
-
-        Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad 2007."""
+        """Create the natural steps at these parameters. The diagonal of the Fisher matrix is estimated by random signs
+        (Bekas, Kokiopoulou & Saad 2007)."""
         rng, fisher = np.random.default_rng(0), Parameters()
 
         def gradients() -> Iterator[Parameters]:
@@ -245,7 +252,7 @@ class Trainer:
         )
 
     def _mean_features(self) -> tuple[MeanFeatures, int, int]:
-        """Return the means of the features over the decisions, and the numbers of decisions and slots."""
+        """Return the means of the features over the decisions, the number of decisions, and the number of slots."""
         decisions, slots, n_features = 0, 0, len(self.policy.names)
         state = np.zeros(n_features + len(self.policy.design.columns))
         memory = np.zeros(self.start["own"].shape)
@@ -258,7 +265,7 @@ class Trainer:
         return MeanFeatures(state / max(1, decisions), memory / max(1, decisions)), decisions, slots
 
     def close(self) -> None:
-        """Close the file of the decisions."""
+        """Close the temporary file that holds the decisions."""
         self._file.close()
 
     def _prepare_baseline(self, train: DatasetSplit) -> None:
@@ -276,7 +283,7 @@ class Trainer:
         self._value = None if sums is None else returns.fit(sums)
 
     def slates(self, rows: VisitRows) -> Iterator[LoggedSlates]:
-        """Yield the decisions of the visits in `rows`, grouped, each with its gain (return minus baseline), which does
+        """Yield the decisions of these visits in groups. Each decision has its gain (return minus baseline), which does
         not depend on the parameters."""
         gained = self._returns(rows)
         step = returns.steps(rows.start)
@@ -289,7 +296,8 @@ class Trainer:
         )
 
     def _fold(self, rows: VisitRows) -> Ids:
-        """Return the cross-fitting fold of each decision, by the digest of its cluster."""
+        """Return the cross-fitting fold of each decision, (n,), which follows from the digest of the decision's
+        cluster."""
         fold = (rows.cluster.view(np.uint64) >> np.uint64(8)) % np.uint64(returns.FOLDS)
         return np.repeat(fold.astype(np.int64), rows.length)
 
@@ -305,13 +313,14 @@ class Trainer:
         return np.full(len(gained), self._mean)
 
     def train(self, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None) -> TrainingResult:
-        """Ascend from the start, and return the best epoch with the learning curve.
+        """Ascend from the start. Returns the best epoch and the learning curve.
 
-        tune: the value on the tuning visits; None: there are none, and the last epoch is taken.
+        After an epoch with a gain, steps are doubled. An epoch that lost, or that the tuning visits no longer
+        support, is undone, and steps are halved. Where halved steps lead nowhere, and whole pages earn rewards, the
+        ascent continues from a point beside the saddle.
 
-        After an epoch with a gain, steps are doubled. An epoch that lost, or left what the tuning visits support, is
-        undone, and steps are halved. Where that leads nowhere, and whole pages earn rewards, the ascent continues from
-        a point beside the saddle."""
+        tune: the value of parameters on the tuning visits, or None without tuning visits, where the last epoch is
+        taken; progress: a function called with each epoch."""
         now, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
         supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
         best, best_parameters, curve = None, self.start, list[Epoch]()
@@ -350,7 +359,7 @@ class Trainer:
     def follow(self, rates: Iterable[float], *, progress: Callable[[], None]) -> Parameters:
         """Return the parameters after epochs with these step sizes.
 
-        progress: called after each epoch."""
+        progress: a function called after each epoch."""
         now = self.start
         for number, rate in enumerate(rates, 1):
             now, _ = self._epoch(number, now, rate, None)
@@ -358,10 +367,11 @@ class Trainer:
         return now
 
     def _leave_saddle(self, now: Parameters, tune: HoldoutValue) -> tuple[Parameters, float]:
-        """Return parameters beside a point without an ascending gradient, with their gain. They are moved along the
-        biases in the direction of largest upward curvature, to the side with more gain.
+        """Return parameters beside a point without an ascending gradient, and the gain of these parameters. The biases
+        are moved in the direction of largest upward curvature, to the side with the larger gain.
 
-        Source: power iteration on differences of gradients, in which common noise cancels; own derivation."""
+        The direction is found by power iteration on differences of gradients, in which common noise cancels. The
+        method is derived here."""
         information = self._fisher[BIAS]
         has_information = information > 0
         direction = np.random.default_rng(0).normal(size=len(information)) * has_information
@@ -380,7 +390,8 @@ class Trainer:
         return max(zip(sides, gains, strict=True), key=lambda side: side[1])
 
     def _unit(self, change: Array) -> Array:
-        """Return the change of biases, scaled so that log probabilities change by 1 (root mean square)."""
+        """Return the change of biases, scaled so that the logarithms of probabilities change by 1 (root mean
+        square)."""
         size = float(self._fisher[BIAS] @ change**2)
         return change * np.sqrt(self._slots / size) if size else change
 
@@ -389,7 +400,10 @@ class Trainer:
         return {**parameters, BIAS: parameters[BIAS] + change}
 
     def _epoch(self, number: int, now: Parameters, rate: float, tune: HoldoutValue | None) -> tuple[Parameters, Epoch]:
-        """Return the parameters after one pass over the batches, and their point of the learning curve."""
+        """Return the parameters after one pass over the batches, and the point of the learning curve for these
+        parameters.
+
+        number: the number of the epoch; now: the parameters before it; rate: the step size."""
         total = reinforce.zero_sums(now)
         for slates in self._batches():
             sums = self._sums(now, slates)
@@ -410,22 +424,25 @@ class Trainer:
 
 
 def agreement(gradients: Iterable[Parameters]) -> float:
-    """Return how far the gradients of batches agree, from 0 to 1. This is the share of their squared sum that is surely
-    not noise, and 0 for one batch. The rewards after a slot have far more noise than the slot's own reward. If batches
-    disagree about them, they would only hide the slot's own."""
+    """Return how far the gradients of batches agree, as a number from 0 to 1. This is the part of the squared length of
+    their sum that is surely not noise. For one batch it is 0.
+
+    The rewards after a slot have far more noise than the slot's own reward. If the gradients of these later rewards
+    disagree, counting such rewards would only hide the slot's own reward."""
     folds = FoldGradients(gradients)
     square = reinforce.squared_length(folds.total)
     return folds.signal(*folds.total) / square if square else 0.0
 
 
 def pack_mask(slates: LoggedSlates) -> LoggedSlates:
-    """Return the slates with `eligible` packed to eight arms per byte, as they are written."""
+    """Return the slates with the mask `eligible` packed to eight arms per byte, the form in which slates are
+    written."""
     eligible = slates.eligible
     return slates if eligible is None else replace(slates, eligible=np.packbits(eligible, axis=1).view(np.bool_))
 
 
 def unpack_mask(slates: LoggedSlates) -> LoggedSlates:
-    """Return the slates with `eligible` unpacked again."""
+    """Return the slates with the mask `eligible` as one flag per arm again."""
     if slates.eligible is None:
         return slates
     bits = np.unpackbits(slates.eligible.view(np.uint8), axis=1, count=len(slates.arms))
@@ -436,11 +453,13 @@ def group_slates(
     rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None,
     credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip
-    """Yield decisions as the gradient reads them.
+    """Yield the decisions in groups, in the form that the gradient takes.
 
-    slots: each slot separately, with its own reward and what comes after its slate. by_position: mean rewards of
-    positions; each slot, given those above, then has its own reward and what comes after it, on its slate and later,
-    but not the slots above. credit: the factors of the slot's own reward and of what comes after it."""
+    gain, raw: the return of each decision with the baseline subtracted, and without this; scale: the weight of each
+    decision; slots: whether each slot stands alone, with its own reward and the rewards after its slate;
+    by_position: the mean reward of each position, or None. With these means each slot counts given the slots above,
+    with its own reward and the rewards after it, on its slate and later, but not those of the slots above. credit:
+    the factors of the slot's own reward and of the rewards after it."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
         logged, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]
@@ -458,7 +477,7 @@ def group_slates(
 
 
 def _sums_above(values: Array) -> Array:
-    """Return for each position the sum over the positions above it, (n, k)."""
+    """Return for each position the sum of the values at the positions above it, (n, k)."""
     return np.cumsum(values, axis=1) - values
 
 

@@ -1,14 +1,13 @@
-"""This module stores visits on disk. They are written in any order, then read in batches, sorted by digests of their
+"""This module stores visits on disk. Visits are written in any order, then read in batches, sorted by digests of their
 names.
 
 The data that are read, and their order, depend only on the keys of visits and arms, never on ids, so that the same
 log in another order trains the same parameters. Files have no name, and end with the process. Where possible, a read
 returns a view of the file. Nothing is copied then, and memory counts only while it is in use.
 
-Decisions can be processed together if their slates have one length, and one catalogue describes their arms.
-
+Decisions can be processed together in a block if their slates have one length, and one catalogue describes their arms.
 Requests that name their candidates have separate eligible sets. A block takes the union of several sets, with a mask of
-the arms that each decision may show. Matrix products over arms that do not count cost less than a call for every
+the arms that each decision may show. Matrix products that include needless arms cost less than a call for every
 decision."""
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _ROOM = "set TMPDIR to a folder with room: a kB for each decision of the log, ha
 
 class ArrayFile:
     """An ArrayFile holds numbered records in a temporary file. Records are objects whose arrays stay in the file.
-    Raises RlrecError where there is no folder, or no space, for the file."""
+    Raises RlrecError where the system has no temporary folder, or no space for the file."""
 
     def __init__(self) -> None:
         try:
@@ -58,14 +57,14 @@ class ArrayFile:
         self._lengths: list[array[int]] = []  # of the pickle of each record, and of its arrays
 
     def close(self) -> None:
-        """Close and so delete the file."""
+        """Close the file, which also deletes it."""
         self._file.close()
 
     def __len__(self) -> int:
         return len(self._lengths)
 
     def add(self, record: object) -> None:
-        """Write one more record, first its pickle and then the arrays."""
+        """Append a record to the file: first the pickle of the record, then its arrays."""
         buffers: list[pickle.PickleBuffer] = []
         content = pickle.dumps(record, protocol=5, buffer_callback=buffers.append)
         blocks = [memoryview(content), *(buffer.raw() for buffer in buffers)]
@@ -83,7 +82,7 @@ class ArrayFile:
         self._begins.append(end)
 
     def read(self, number: int) -> Any:
-        """Return a record. Its arrays are read-only."""
+        """Return the record with this number. The arrays of the record are read-only."""
         begin, end = self._begins[number : number + 2]
         at = begin % mmap.ALLOCATIONGRANULARITY
         view = memoryview(mmap.mmap(self._file.fileno(), end - begin + at, access=mmap.ACCESS_READ, offset=begin - at))
@@ -99,20 +98,22 @@ class ArrayFile:
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """A Catalogue holds the features (m, p) of all arms that are trained, as they were at a time, in order of the arms'
+    """A Catalogue holds the features (m, p) that the trained arms had at a time. The arms are in order of their
     keys."""
 
     features: Array
 
     @cached_property
     def digest(self) -> bytes:
-        """Return a digest of the features. Equal features have equal digests, whatever the time."""
+        """Return a digest of the features. Equal features have equal digests, at whatever time the arms had them."""
         return blake2b(self.features.astype("<f8").tobytes(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, eq=False)
 class EligibleSet:
-    """An EligibleSet holds eligible arms as they were described, by their indices (m,) among those that are trained,
+    """An EligibleSet holds the eligible arms of decisions.
+
+    catalogue: the features of arms at that time; arms (m,): the index of each eligible arm among the trained arms,
     ascending."""
 
     catalogue: Catalogue
@@ -120,31 +121,32 @@ class EligibleSet:
 
     @cached_property
     def contents(self) -> tuple[bytes, bytes]:
-        """Return the digest of the catalogue, and the arms. Equal sets have equal contents."""
+        """Return the digest of the catalogue, and the bytes of the arms. Equal sets have equal contents."""
         return self.catalogue.digest, self.arms.astype("i4").tobytes()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitRows:
-    """This record holds visits, one after another.
+    """This record holds s visits, one after another, with their n decisions. Indexes of arms count the trained arms.
 
-    eligible_sets: the distinct ones of the decisions.
+    eligible_sets: the distinct eligible sets of the decisions; words: the other features of the decisions' contexts,
+    where contexts are sparse.
 
-    For each visit, (s,): name, a digest of session and visit; split; cluster, a digest of the user or session; stratum,
-    an index of its logger and half; length, the number of its decisions.
+    For each visit, (s,): name, a digest of session and visit; split, the number of its split; cluster, a digest of the
+    user or session; stratum, the index of its logger and half; length, the number of its decisions.
 
-    For each decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, the number of
-    arms that its state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted;
-    ruled, 1 where the page had rules with which the policy is not trained; lowest, the log of the smallest probability
-    that any slate could have had (NaN: not known); x (n, d), features of its state.
+    For each decision, (n,): eligible, the index of its eligible set; size, the number of its positions; remembered, the
+    number of arms that its state remembers; log_propensity, the logarithm of the probability of its slate; reward, the
+    reward of its slate; default, 1 where no event counted; ruled, 1 where the page had rules with which the policy is
+    not trained; lowest, the logarithm of the smallest probability that any slate could have had (NaN where this is not
+    known); x (n, d), the features of its state.
 
-    For each slot, (i,): shown, the index of its arm; earned, its reward; divided, the reward over the examination of
-    its position; logged, its log propensity whatever the slots above; conditional, its log propensity given the slots
-    above.
+    For each slot, (i,): shown, the index of its arm; earned, its reward; divided, its reward divided by the examination
+    of its position; logged, the logarithm of its propensity whatever the slots above show; conditional, the logarithm
+    of its propensity given the slots above.
 
-    For each remembered arm that is eligible, (e,): arm, its index; memory (e, 4), its features MEMORY.
-
-    Indices of arms are among all that are trained. words: the other features of sparse contexts of the decisions."""
+    For each remembered arm that is eligible, (e,): arm, the index of the arm; memory (e, 4), the features MEMORY of the
+    arm."""
 
     eligible_sets: Sequence[EligibleSet]
     name: npt.NDArray[np.uint64]
@@ -174,7 +176,7 @@ class VisitRows:
         return len(self.name)
 
     def take(self, visits: Ids) -> Self:
-        """Return the selected visits, in that order, with the eligible sets of their decisions."""
+        """Return the selected visits, in the order of `visits`, with the eligible sets of their decisions."""
         decisions = piece_rows(self.start[visits], self.length[visits])
         slots = piece_rows(self.first[decisions], self.size[decisions])
         arms = piece_rows(offsets(self.remembered)[decisions], self.remembered[decisions])
@@ -187,7 +189,7 @@ class VisitRows:
 
     @classmethod
     def concatenate(cls, pieces: Sequence[Self]) -> Self:
-        """Join the visits of all pieces, and their eligible sets in the order of their contents."""
+        """Return the visits of all pieces in one record. Its eligible sets are in the order of their contents."""
         by_contents = {eligible_set.contents: eligible_set for piece in pieces for eligible_set in piece.eligible_sets}
         rank = {contents: number for number, contents in enumerate(sorted(by_contents))}
         numbers = [[rank[eligible_set.contents] for eligible_set in piece.eligible_sets] for piece in pieces]
@@ -204,16 +206,16 @@ class VisitRows:
 
     @property
     def start(self) -> Ids:
-        """Return the index of the first decision of each visit, and of the end, (s + 1,)."""
+        """Return the index of the first decision of each visit, followed by the number of decisions, (s + 1,)."""
         return offsets(self.length)
 
     @property
     def first(self) -> Ids:
-        """Return the index of the first slot of each decision, and of the end, (n + 1,)."""
+        """Return the index of the first slot of each decision, followed by the number of slots, (n + 1,)."""
         return offsets(self.size)
 
     def state(self) -> State:
-        """Return the states of the decisions."""
+        """Return the states of the decisions as one record of arrays."""
         row = np.repeat(np.arange(len(self.eligible)), self.remembered)
         return State(self.x, row, self.arm, self.memory, self.words)
 
@@ -229,16 +231,16 @@ DECISIONS = 100_000  # decisions in memory until they are sorted, about
 
 
 class VisitFile(ArrayFile):
-    """A VisitFile holds portions of visits in a file.
+    """A VisitFile holds portions of visits in a temporary file.
 
-    catalogues: the catalogues by digest, for all files of a dataset."""
+    catalogues: the catalogues by digest, which all files of a dataset share."""
 
     def __init__(self, catalogues: dict[bytes, Catalogue]) -> None:
         super().__init__()
         self._catalogues = catalogues
 
     def write(self, rows: VisitRows) -> None:
-        """Write one more portion of visits."""
+        """Append a portion of visits to the file."""
         sets, words = rows.eligible_sets, None
         for eligible_set in sets:
             self._catalogues.setdefault(eligible_set.catalogue.digest, eligible_set.catalogue)
@@ -253,7 +255,7 @@ class VisitFile(ArrayFile):
         self.add((columns | dict(zip(SETS, (catalogue, count, arms), strict=True)), words))
 
     def portion(self, number: int) -> VisitRows:
-        """Return the visits of one portion."""
+        """Return the visits of the portion with this number."""
         stored, words = self.read(number)
         columns: dict[str, Any] = {
             name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in stored.items()
@@ -265,10 +267,10 @@ class VisitFile(ArrayFile):
 
 
 class DatasetSplit(VisitFile):
-    """A DatasetSplit holds the visits of one split, by name, in batches of about equal size.
+    """A DatasetSplit holds the visits of one split in batches of about equal size, in order of their names.
 
-    strata: the strata of its visits, by index. visits: their number; longest: the number of decisions of the longest;
-    spans_batches: whether some cluster has several visits."""
+    strata: the strata of all visits, by index; visits: the number of visits; longest: the number of decisions of the
+    longest visit; spans_batches: whether at least one cluster has several visits."""
 
     def __init__(
         self, catalogues: dict[bytes, Catalogue], cluster: Ids, strata: Sequence[Stratum] = (NO_LOGGER,)
@@ -280,7 +282,8 @@ class DatasetSplit(VisitFile):
     def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
         """Yield the batches in order.
 
-        max_visits: stop before the batch that would exceed this number, but yield at least one."""
+        max_visits: the number of visits at which to stop; a batch that would exceed it is not yielded, unless it is
+        the first batch."""
         total = 0
         for number in range(len(self)):
             rows = self.portion(number)
@@ -293,8 +296,8 @@ class DatasetSplit(VisitFile):
 class Dataset:
     """A Dataset holds visits, first in the order in which they were written, then by split.
 
-    strata: the strata, by the index in visits; decisions: their approximate number; columns: the columns of sparse
-    contexts that occur in training visits, ascending."""
+    strata: the strata, by the index that visits have; decisions: the approximate number of decisions; splits: the
+    arranged splits, by number; columns: the columns of sparse contexts that occur in training visits, ascending."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (NO_LOGGER,)
@@ -307,12 +310,12 @@ class Dataset:
         self.columns: Ids = np.empty(0, np.int64)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close all files of the dataset."""
         for file in (self._file, *self.splits.values()):
             file.close()
 
     def add(self, rows: VisitRows) -> None:
-        """Write some visits."""
+        """Write visits to the dataset, in any order."""
         if rows.words is not None:
             is_taught = np.repeat(rows.split == TRAIN, rows.length)[rows.words.row]
             self.columns = np.union1d(self.columns, rows.words.column[is_taught])
@@ -326,23 +329,24 @@ class Dataset:
             self._file.write(rows.take(visits))
 
     def batch(self, max_visits: int) -> int:
-        """Return the number of visits in a training batch. It is at most max_visits, and small enough for several
-        batches whose gradients can be compared."""
+        """Return the number of visits in a training batch. It is at most max_visits, and so small that several batches
+        result, whose gradients can be compared."""
         count = sum(map(len, self._clusters[TRAIN]))
         return max(1, min(max_visits, -(-count // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
-        """Arrange all written visits into the named splits, in batches of at most so many visits.
+        """Arrange the written visits into splits.
 
-        weighed: see `union`."""
+        sizes: for each split to arrange, by number, the largest number of visits in a batch; weighed: see `union`."""
         for number, max_visits in sizes.items():
             n_visits = sum(map(len, self._clusters[number]))
             self.splits[number] = self.union([number], -(-n_visits // max_visits), weighed=weighed)
 
     def union(self, numbers: Sequence[int], n_batches: int, *, weighed: Ids | None = None) -> DatasetSplit:
-        """Return the visits of some splits in n_batches batches.
+        """Return the visits of several splits together, in n_batches batches.
 
-        weighed: the columns of sparse contexts that are kept, renumbered to their index among these."""
+        numbers: the numbers of the splits; weighed: the columns of sparse contexts to keep, each renumbered to its
+        index in this array."""
         columns = np.empty(0, np.int64) if weighed is None else weighed
         clusters = np.concatenate([np.empty(0, np.int64), *chain(*(self._clusters[number] for number in numbers))])
         split = DatasetSplit(self._catalogues, clusters, self.strata)
@@ -372,11 +376,12 @@ MASK = 8_000_000  # most cells in the mask of a block
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecisionBlock:
-    """This record holds n decisions with m arms.
+    """This record holds n decisions that have m arms together.
 
-    rows (n,): their indices, ascending; arms (m,): indices of the arms among those that are trained, ascending;
-    described (m, p): their features. shown (n, k) and the arms of `state` are indices among the m. eligible (n, m):
-    the arms that each decision may show; None: all of them."""
+    rows (n,): the index of each decision, ascending; arms (m,): the index of each arm among the trained arms,
+    ascending; described (m, p): the features of these arms; shown (n, k): the arm at each position, as an index into
+    `arms`; state: the states of the decisions, where arms are also indexes into `arms`; eligible (n, m): whether
+    each decision may show each arm, or None where all decisions may show all arms."""
 
     rows: Ids
     arms: Index
@@ -386,7 +391,7 @@ class DecisionBlock:
     eligible: Flags | None
 
     def slice_rows(self, start: int, end: int) -> DecisionBlock:
-        """Return the decisions from `start` to before `end`."""
+        """Return the block of the decisions from index `start` up to but not including `end`."""
         rows = slice(start, end)
         return DecisionBlock(
             rows=self.rows[rows], arms=self.arms, described=self.described, state=self.state.slice_rows(start, end),
@@ -395,7 +400,8 @@ class DecisionBlock:
 
 
 def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
-    """Yield the decisions without page rules in blocks, ordered by slate size and number of the eligible set."""
+    """Yield the decisions in blocks, in order of slate size and of the number of the eligible set. Decisions whose page
+    had rules are left out."""
     # groups of decisions with the same size and eligible set
     first, group_index = distinct(rows.size, rows.eligible, rows.ruled)
     sizes, counts = rows.size[first].tolist(), np.bincount(group_index).tolist()
@@ -417,8 +423,10 @@ def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
 
 
 def _sets_at_a_time(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int:
-    """Return the number of eligible sets to process together. A larger union has more arms that do not count, but takes
-    fewer calls. The size of the union is estimated as if the sets were random."""
+    """Return the number of eligible sets to process together. The union of more sets has more needless arms, but takes
+    fewer calls. The size of the union is estimated as if the sets were random.
+
+    counts: the number of decisions of each set."""
     if len(sets) == 1:
         return 1
     sizes, n_arms, n = np.array([len(eligible.arms) for eligible in sets]), len(_union(sets)), sum(counts)
@@ -438,9 +446,9 @@ def _union(sets: Sequence[EligibleSet]) -> Ids:
 
 
 def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Ids) -> DecisionBlock:
-    """Return the decisions of some eligible sets.
+    """Return the block of the decisions that have one of these eligible sets.
 
-    local (all rows,): the index of each decision's set; -1: not among them."""
+    local (all rows,): the index of each decision's set in `sets`, or -1 where the set is not among them."""
     members = np.flatnonzero(local >= 0)
     if len(members) < len(local):
         state, local = state.take(members), local[members]

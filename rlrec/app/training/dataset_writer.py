@@ -49,15 +49,18 @@ CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
 class WriteReport(Sums, kw_only=True, eq=True):
-    """This record tells which visits of a log went into a dataset, and why others did not.
+    """This record tells which visits of a log went into a dataset, and why other visits did not.
 
-    unused: visits that are not over, incomplete, or without propensities; moved: visits of a session that later got a
-    user of another split; unrecorded: visits without stored states; too_long: visits too long to be evaluated. visits,
-    decisions, slots: the usable ones; ruled: decisions whose pages have rules that keep them from teaching;
-    gate_visits: usable visits in the gate's split, which are not written; new_visits: visits that were not usable
-    before a time; rewarded_decisions: decisions with an event that counts; max_reward: the largest absolute reward of a
-    slate; last_id: the
-    newest decision; keep_probabilities: the smallest and largest probability with which the log kept its decisions."""
+    unused: the counts of visits that are not over, incomplete, or without propensities; moved: the number of visits
+    of a session that later got a user of another split; unrecorded: the number of visits without stored states;
+    too_long: the number of visits too long to be evaluated.
+
+    visits, decisions, slots: the numbers of usable visits, of their decisions and of their slots; ruled: the number of
+    decisions whose pages have rules that keep them from teaching; gate_visits: the number of usable visits in the split
+    of the gate, which are not written; new_visits: the number of visits that were not usable before the time `since`;
+    rewarded_decisions: the number of decisions with an event that counts; max_reward: the largest absolute reward of a
+    slate; last_id: the id of the newest decision; keep_probabilities: the smallest and the largest probability with
+    which the log kept its decisions."""
 
     unused: UnusedVisits = field(default_factory=UnusedVisits)
     moved: int = 0
@@ -80,7 +83,7 @@ class WriteReport(Sums, kw_only=True, eq=True):
 
     @property
     def unused_sessions(self) -> str:
-        """Return the number of sessions that do not teach, and the reasons, as text."""
+        """Return a text on the sessions that do not teach, with the number of sessions for each reason."""
         counts = (
             (self.unused.waiting, "not over, or still within their reward windows"),
             (self.unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
@@ -97,9 +100,11 @@ Written = tuple[WriteReport, list[VisitRows]]  # the report on a part of the log
 class DatasetWriter:
     """A DatasetWriter reads a log once and turns it into visits for a dataset.
 
-    seed: the seed of the digests of visits, and so of their batches. examination: the examination of positions, by
-    which the rewards of slots are divided. since: visits that were not usable at this time are new. judged_from: the
-    first decision of visits that may choose the epoch or be the gate's; earlier ones only teach. log: the filter."""
+    model: the model that reads states and features of arms; cutoff: the time until which visits count as over; seed:
+    the seed of the digests that name visits, and so of the order of visits; examination: the examination of
+    positions, by which the rewards of slots are divided; since: a time, where visits that were not usable then count
+    as new; judged_from: the id of a decision, where visits that begin before it only teach, and do not choose the
+    epoch or enter the gate; log: the filter of the log."""
 
     def __init__(
         self, unit: Unit, selection: Selection, model: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
@@ -124,9 +129,9 @@ class DatasetWriter:
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
-        """Write the usable visits of the selected log.
+        """Write the usable visits of the selected log to the dataset. Returns the report on all visits.
 
-        engine: the engine that `passes.results` takes."""
+        engine: the engine that `passes.results` takes; progress: a function called after each portion."""
         report, dataset.decisions = WriteReport(), self.evaluation.extent.decisions
         dataset.strata = self.evaluation.loggers.strata(self.max_loggers)
         if engine is None and self.unit.folder is None:  # in the order of the store, since the dataset sorts anyway
@@ -145,14 +150,14 @@ class DatasetWriter:
         return report
 
     def __call__(self, log_reader: LogReader, /) -> Written:
-        """Return the usable visits of a partition, with a report on them."""
+        """Return a report on the visits of a partition, and the usable visits."""
         report, rows = WriteReport(), list[VisitRows]()
         for written, pieces in map(self._written, log_reader.batches(self.reading)):
             report, rows = report + written, rows + pieces
         return report, rows
 
     def _written(self, batch: reader.Batch) -> Written:
-        """Return the usable visits of a batch, with a report on them."""
+        """Return a report on the visits of a batch, and the usable visits."""
         visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
         keep = batch.slots["keep_probability"]
         report = WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
@@ -189,7 +194,9 @@ class DatasetWriter:
         return report, list(self._portions(visits.take(written), keys))
 
     def _portions(self, visits: EndedVisits, keys: Columns) -> Iterator[VisitRows]:
-        """Yield the rows of visits, in portions limited by the number of arms in eligible sets."""
+        """Yield the rows of visits, in portions. The number of arms in the eligible sets of a portion is limited.
+
+        keys: the keys of sessions and users in the batch."""
         if not len(visits):
             return
         sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))
@@ -245,8 +252,9 @@ class DatasetWriter:
         )  # fmt: skip
 
     def _with_rules(self, visits: EndedVisits) -> EndedVisits:
-        """Return the visits with the columns PINNED and RULED, by the rules of each request and by the pins of the
-        policy."""
+        """Return the visits with two more columns of slots. RULED marks all slots of a page that has rules other than
+        pins, or whose slots are all pinned. PINNED marks the slots of other pages that a pin of the request or of the
+        policy fills."""
         if not len(visits):
             return visits
         context_id, position = visits.per_decision("context_id"), visits.slots["position"]
@@ -275,7 +283,8 @@ class DatasetWriter:
         return replace(visits, slots=visits.slots | {PINNED: is_pinned & ~ruled, RULED: ruled})
 
     def _pinned_arms(self, visits: EndedVisits) -> Ids:
-        """Return the arms that pins show in each decision, (n, p), padded with -1."""
+        """Return the indexes of the arms that pins show in each decision, (n, p), where -1 fills rows with fewer than p
+        pins."""
         pinned, n = np.flatnonzero(visits.slots[PINNED]), len(visits.first) - 1
         decision = np.searchsorted(visits.first, pinned, side="right") - 1
         column = np.arange(len(pinned)) - offsets(np.bincount(decision, minlength=n))[decision]
@@ -284,7 +293,9 @@ class DatasetWriter:
         return arms
 
     def _encoded(self, context_id: Ids) -> Encoded:
-        """Return the encoded contexts of decisions. Contexts of the previous portion are not read again."""
+        """Return the encoded context of each decision. Contexts of the previous portion are not read again.
+
+        context_id: the id of each decision's context."""
         first, code = distinct(context_id)
         ids = context_id[first]
         index, is_cached = look_up(self._context_ids, ids)
@@ -299,12 +310,15 @@ class DatasetWriter:
         return self._encoded_contexts[code]
 
     def _positions(self, ids: Ids) -> Ids:
-        """Return the indices of arms among all that are trained."""
+        """Return the index of each of these arms among the trained arms."""
         return self._order[look_up(self.arms[self._order], ids)[0]]
 
     def _sets(self, eligible: Ids, revision: Ids, pinned_arms: Ids) -> tuple[list[EligibleSet], Ids]:
-        """Return the eligible sets of decisions without their pinned arms, with the arms as described at the time, and
-        the index of each decision's set, (n,)."""
+        """Return the distinct eligible sets of decisions, and the index of each decision's set, (n,). A set has the
+        features that its arms had at the time, and lacks the pinned arms of its decisions.
+
+        eligible: the id of each decision's eligible set; revision: the revision of the catalogue for each decision;
+        pinned_arms: the pinned arms of each decision, (n, p)."""
         epoch = self.model.arm_features.epochs(revision)
         first, index = distinct(eligible, epoch, *pinned_arms.T)
         members, sets = contents.eligible_arms(self.unit, set(eligible[first].tolist())), list[EligibleSet]()

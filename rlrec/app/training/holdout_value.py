@@ -1,5 +1,5 @@
-"""This module estimates the value of parameters on visits that were not used for training. Epochs are chosen by this
-value. The module also computes how many effective visits the gate will need."""
+"""This module estimates the value of parameters on visits that were not used for training. This value decides which
+epoch is chosen. The module also computes how many effective visits the gate will need."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ GAIN_REPLICATES = 50  # replicates of an interval that is not used
 
 
 def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
-    """Fit the model of returns to some visits."""
+    """Return the model of returns, fitted to the visits of a split.
+
+    gamma: the discount of later rewards; arms: the number of arms."""
     sums = (
         ReturnSums.from_decisions(_decisions(rows), rows.reward, gamma=gamma, arms=arms) for rows in split.batches()
     )
@@ -53,7 +55,7 @@ def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
 
 
 def _decisions(rows: VisitRows) -> Decisions:
-    """Return the decisions as the model of returns reads them."""
+    """Return the decisions of these visits in the form that the model of returns takes."""
     state = rows.state()
     return Decisions(
         start=rows.start, cluster=rows.cluster, top=rows.shown[rows.first[:-1]], x=rows.x, row=state.row,
@@ -62,19 +64,20 @@ def _decisions(rows: VisitRows) -> Decisions:
 
 
 def _logged_slots(rows: VisitRows) -> Array:
-    """Return the log of the logged probability of each slot given those above. Where the probability is not known, this
-    is an equal part of the slate's log probability."""
+    """Return the logarithm of the logged probability of each slot, given the slots above, (i,). Where this probability
+    is not known, the result is an equal part of the logarithm for the slate."""
     parts = np.repeat(rows.log_propensity / rows.size, rows.size)
     return np.where(np.isnan(rows.conditional), parts, rows.conditional)
 
 
 class HoldoutValue:
-    """A HoldoutValue computes the value of parameters on visits that were not used for training, compared with other
-    parameters. Pages whose request had rules count as they were served, whatever the parameters.
+    """A HoldoutValue computes the value of parameters on visits that were not used for training, compared with
+    reference parameters. Pages whose request had rules count as they were served, whatever the parameters.
 
-    left_out: strata whose visits do not count. wanted_ess: effective visits that parameters need here, so that the
-    gate can judge them; reference_ess: the effective sample size of the reference; clusters: users, or sessions
-    without one. Where slots are judged separately, the effective visits are at most `expected_ess`."""
+    left_out: the strata whose visits do not count; wanted_ess: the number of effective visits that parameters need
+    here, so that the gate can judge them; reference_ess: the effective sample size of the reference; clusters: the
+    number of users, and of sessions without a user. Where slots are judged separately, the effective visits are at
+    most `expected_ess`."""
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
@@ -82,9 +85,10 @@ class HoldoutValue:
     ) -> None:  # fmt: skip
         """Compute the value of the reference.
 
-        reference: the parameters to compare with. max_visits: use only the first visits. gate_visits: the number of
-        visits of the gate that will judge later; None: as many as these. by_position: mean rewards of positions,
-        where slots are judged separately."""
+        reference: the parameters to compare with; gamma: the discount of later rewards; values: the model of
+        returns; max_visits: the number of first visits to use, or None for all; gate_visits: the number of visits of
+        the gate that will judge later, where None means as many as here; by_position: the mean reward of each
+        position, where slots are judged separately, else None."""
         self.split, self.policy, self.reference, self.values = split, policy, reference, values
         self.max_visits, self.by_position = max_visits, by_position
         self._exploration: dict[str, Any] = {"temperature": policy.temperature, "floor": policy.exploration}
@@ -114,9 +118,9 @@ class HoldoutValue:
         self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
-        """Return the figures of a point of the learning curve. The bounds of the gain are z standard errors away. Where
-        slots are judged separately the gain is `slot_gain`, which is correct to first order while whole visits support
-        it, with a tenth of the error."""
+        """Return the figures of parameters for the learning curve, by name. The bounds of the gain are z standard
+        errors away from the gain. Where slots are judged separately, the gain is `slot_gain`. It is correct to first
+        order while whole visits support it, and has a tenth of the error."""
         partial, (entropy, kl) = self.partials(parameters), self._entropy_and_divergence(parameters)
         estimate = self._estimate(partial)
         ess = estimate.ess
@@ -133,10 +137,11 @@ class HoldoutValue:
         }  # fmt: skip
 
     def teaching_factors(self, *, by_slot: bool, clip: float) -> Array:
-        """Return how much the decisions of each stratum count in training, (strata,). They count less, the more their
-        weights under the reference vary, and 0 for loggers that cannot tell.
+        """Return the factor with which the decisions of each stratum count in training, (strata,). The factor is
+        smaller, the more the weights of the stratum vary under the reference. It is 0 for loggers whose log cannot tell
+        anything about the reference.
 
-        by_slot: the weights are those of slots, given the slots above; clip: the largest weight."""
+        by_slot: whether weights are those of slots, given the slots above; clip: the largest weight."""
         strata, sums = self.split.strata, np.zeros((4, len(self.split.strata)))
         for rows in self.split.batches():
             log_slots, stratum = self._log_slots(rows, self.reference), np.repeat(rows.stratum, rows.length)
@@ -164,9 +169,9 @@ class HoldoutValue:
         return np.array([factors[stratum][0] if stratum in factors else 0.0 for stratum in strata])
 
     def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:
-        """Return the gain per slot of the parameters over the reference, in the states of the log, and its standard
-        error over clusters. The gain is the mean over slots of the difference of the weights x (reward - mean of the
-        position)."""
+        """Return the gain per slot of the parameters over the reference, in the states of the log, and the standard
+        error of this gain over clusters. The error is None with fewer than two clusters. The gain is the mean over
+        slots of (weight under the parameters - weight under the reference) x (reward - mean reward of the position)."""
         gain = self._counts * (self._slot_values(parameters) - self._slots_of_reference)
         slots = np.bincount(self._cluster, self._slots)
         mean = float(gain.sum() / slots.sum())
@@ -176,9 +181,10 @@ class HoldoutValue:
         return mean, float(np.sqrt((deviation**2).sum()) / slots.sum())
 
     def difference(self, partials: ByStratum, **options: Any) -> Comparison:
-        """Return the value from these sums minus the reference's, with the same weights of loggers.
+        """Return the value from these sums minus the value of the reference. Both values have the same weights of
+        loggers.
 
-        options: the options of `compare`."""
+        partials: the sums of the parameters, as `partials` returns them; options: the options of `compare`."""
         weighting = Weighting.from_strata(self.fold, partials, self._reference_partials, left_out=self.left_out)
         sides = (self.fold.estimator_folds(weighting.total(sums))[0] for sums in (partials, self._reference_partials))
         return compare(*sides, **options)
@@ -188,7 +194,7 @@ class HoldoutValue:
         return self.fold.finish(total, FinishOptions(interval="normal"))[0]
 
     def partials(self, parameters: Parameters) -> ByStratum:
-        """Return the sums of the visits of each stratum."""
+        """Return the sums of the visits under the parameters, by stratum."""
         strata = self.split.strata
         partials: ByStratum = {}
         for rows in self.split.batches(self.max_visits):
@@ -208,8 +214,8 @@ class HoldoutValue:
         return partials
 
     def _distributions(self, rows: VisitRows, parameters: Parameters, log_slots: Array) -> Iterator[TargetSlates]:
-        """Yield the distributions of the parameters, in portions. The log probability of each shown slot, given those
-        above, is written into log_slots."""
+        """Yield the distributions of slates under the parameters, in portions of the decisions. The logarithm of the
+        probability of each shown slot, given the slots above, is written into log_slots, (i,)."""
         for block in self._portions(rows):
             score, at, shown = self._score(parameters, block), block.rows, block.shown
             probability = plackett_luce.probabilities(score, block.eligible, **self._exploration)
@@ -223,18 +229,20 @@ class HoldoutValue:
             yield TargetSlates(rows=at, log_slate=log_shown.sum(axis=1), arms=block.arms, share=probability, case=cases)
 
     def _log_slots(self, rows: VisitRows, parameters: Parameters) -> Array:
-        """Return the log of the probability of each shown slot, given those above, under the parameters."""
+        """Return the logarithm of the probability of each shown slot under the parameters, given the slots above,
+        (i,)."""
         log_slots = _logged_slots(rows)
         for _ in self._distributions(rows, parameters, log_slots):
             pass
         return log_slots
 
     def log_slates(self, rows: VisitRows, parameters: Parameters) -> Array:
-        """Return the log of the probability of the slates of some visits under the parameters, (n,)."""
+        """Return the logarithm of the probability of each slate of these visits under the parameters, (n,)."""
         return np.add.reduceat(self._log_slots(rows, parameters), rows.first[:-1])
 
     def _slot_values(self, parameters: Parameters) -> Array:
-        """Return the sum of weight x (reward - mean reward of the position) over the slots of each visit, (visits,)."""
+        """Return for each visit the sum of weight x (reward - mean reward of the position) over its slots, (visits,).
+        Weights are those of slots under the parameters."""
         assert self.by_position is not None
         values = []
         for rows in self.split.batches(self.max_visits):
@@ -245,9 +253,9 @@ class HoldoutValue:
         return np.concatenate(values)
 
     def expected_ess(self, parameters: Parameters) -> float:
-        """Return the effective visits that the reference's own log would be expected to have, from the divergence of
-        every slot in the visits. Weights of the slots that happened to be shown miss the rare ones that have most of
-        the variance."""
+        """Return the number of effective visits that the parameters would be expected to have in a log of the
+        reference. It follows from the divergence of every slot in the visits. The weights of shown slots alone would
+        miss the rare slots that have most of the variance."""
         visits, second_moment = 0, 0.0
         for rows in self.split.batches(self.max_visits):
             growth = np.zeros(len(rows.eligible))
@@ -268,7 +276,7 @@ class HoldoutValue:
 
     def _entropy_and_divergence(self, parameters: Parameters) -> tuple[float, float]:
         """Return the mean entropy of the parameters at position 1, and the mean KL(reference || parameters) of slates.
-        Both are in nats, on the first batch."""
+        Both are in nats, and use the first batch alone."""
         sums = np.zeros(3)
         for block in self._portions(next(self.split.batches())):
             scores = self._score(parameters, block), self._score(self.reference, block)

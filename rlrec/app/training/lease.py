@@ -1,5 +1,5 @@
-"""This module allows one training at a time for each policy. The process that trains holds a lease, renews it, and
-releases it at its end."""
+"""This module allows one training at a time for each policy. The process that trains holds a lease, renews the lease,
+and releases it at the end of the training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ RENEWAL_S, UNRENEWED_S = 10, 86_400  # seconds between renewals; length of a lea
 
 class TrainingLease:
     """A TrainingLease holds a lease on a policy for the time of a `with` block. Raises StoreBusy where another process
-    holds the lease, or has taken it over. A dead process on this machine is recognised at once. One on another machine
-    is recognised when its lease expires, by the clock of the database.
+    holds the lease, or has taken it over. If the holder of the lease was a process on this machine, its death is
+    noticed at once. If the holder was on another machine, its death shows when the lease expires, by the clock of the
+    database.
 
-    exclusive: False for a run that stores nothing and so lets others train."""
+    exclusive: whether others may not train meanwhile; False for a run that stores nothing."""
 
     def __init__(self, store: Store, policy: StoredPolicy, *, exclusive: bool = True) -> None:
         self.store, self.policy, self.exclusive = store, policy, exclusive
@@ -55,13 +56,14 @@ class TrainingLease:
         return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=until)
 
     def renew(self) -> None:
-        """Renew the lease, unless that was done recently."""
+        """Renew the lease, unless this lease was renewed recently."""
         if self.exclusive and self._can_renew and monotonic() - self._renewed > RENEWAL_S:
             self.store.write(self.check)
             self._renewed = monotonic()
 
     def check(self, unit: Unit) -> None:
-        """Raise StoreBusy where the lease is lost, since another process may have trained meanwhile."""
+        """Renew the lease. Raises StoreBusy where the lease is lost, since another process may have trained
+        meanwhile."""
         if self.exclusive and not leases.renew(
             unit, self.policy.id, token=self.token, until=unit.clock() + LEASE_S * SECOND
         ):
@@ -77,8 +79,8 @@ def _is_dead(token: str) -> bool:
 
 
 def _machine() -> str:
-    """Return the boot id and the PID namespace, within which process numbers are unique, or "" where they cannot be
-    read on this system."""
+    """Return a text that identifies the boot of this machine and the PID namespace, within which process numbers are
+    unique. The text is "" where the system does not tell these two."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
@@ -87,7 +89,7 @@ def _machine() -> str:
 
 
 def _start_ticks(pid: int) -> str:
-    """Return the start time of a process, in the system's ticks, or "" where there is no such process."""
+    """Return the start time of a process, in the system's ticks, or "" where no process has this number."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except OSError:

@@ -1,5 +1,5 @@
-"""This module creates version 1 of a trained policy so that it serves as a log was served, whatever policy drew that
-log."""
+"""This module creates version 1 of a trained policy so that it serves in the same way as the policies that served a
+log, whatever these policies were."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ SLOTS, CELLS = 50_000, 20_000_000  # slots, and scores, that are fitted at most
 def copy_log(
     unit: Unit, initial: InitialBelief, typed: Mapping[str, Any], reward: Reward, from_log: str
 ) -> InitialBelief:
-    """Return the belief of a trained policy with weights fitted to a log, so that it serves as similarly as possible.
-    The weights are fitted to the training visits, and the remaining KL is measured on those that choose epochs.
+    """Return the belief of a trained policy with weights fitted to a log, so that the policy serves as similarly to the
+    log as possible. The weights are fitted to the training visits. The KL divergence that remains is measured on the
+    visits that choose epochs.
 
-    initial: the belief without weights, which stays where no visit of the log is usable."""
+    initial: the belief without weights, which is returned where no visit of the log is usable; typed: the parameters
+    of the policy; from_log: the filter of the log."""
     draft = replace(designs.unstored(graduation.KIND, typed, reward), parameters=initial.parameters)
     reader, selection = TrainedModel(unit, draft, weights=()), filters.selection(unit, from_log)
     cutoff = Cutoff.compute(unit, reward)
@@ -67,8 +69,8 @@ def copy_log(
 
 
 def _slates(split: DatasetSplit, *, max_visits: int) -> list[LoggedSlates]:
-    """Return the slates of the visits of a split, each with weight 1 and the logged probability of every slot given
-    those above."""
+    """Return the slates of a split's visits in groups. Each slate has weight 1, and the logged probability of every
+    slot given the slots above."""
     result = list[LoggedSlates]()
     for rows in split.batches(max_visits):
         n = len(rows.eligible)

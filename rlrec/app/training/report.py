@@ -13,10 +13,10 @@ from rlrec.records import Version
 
 
 class GateReport(paired_gate.Judgement):
-    """This record holds the gate's test of a candidate, as it is stored.
+    """This record holds the gate's test of a candidate, as the store keeps it.
 
-    against: the live version, None for the log; repeated: whether an earlier version had the same test, of which
-    this is the result."""
+    against: the live version that the candidate was compared with, or None where it was compared with the log;
+    repeated: whether an earlier version had the same test, whose result this is."""
 
     against: int | None
     sessions: int
@@ -38,16 +38,18 @@ RunFigures = TypedDict("RunFigures", {
 
 
 class Result(RunFigures, GateReport):
-    """This record holds the figures of a run, and of the gate's test of its version."""
+    """This record holds the figures of a training run, and of the gate's test of the version that the run made."""
 
 
 def result(
     parent: Version, version: int, sessions: int, gate: GateReport | None, *, seed: int,
     trained: TrainingResult | None = None, **figures: Any,
 ) -> Result:  # fmt: skip
-    """Return the result of a run.
+    """Return the result of a training run.
 
-    trained: None where there was nothing new; figures: further ones of `Result`."""
+    parent: the version from which the run started; version: the number of the new version; sessions: the number of
+    sessions; gate: the test of the gate, or None without a test; trained: the result of the ascent, or None where
+    the log had no new visits; figures: further fields of `Result`."""
     best = None if trained is None else trained.best_epoch
     gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
     fields = {
@@ -65,8 +67,8 @@ def result(
 class TuneSplit:
     """This record describes the tuning visits.
 
-    clusters: users, or sessions without one; wanted_ess: the number that must be effective; nearer: how a policy
-    could start closer to them; empty where it could not."""
+    clusters: the number of users, and of sessions without a user; wanted_ess: the number of clusters that must be
+    effective; nearer: a text on how a policy could start closer to these visits, or "" where it could not."""
 
     clusters: int = 0
     wanted_ess: float | None = None
@@ -74,7 +76,7 @@ class TuneSplit:
 
 
 def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
-    """Return the sentence that the log supports no step, and how to log instead."""
+    """Return the sentence that says that the log supports no step, and how to log instead."""
     wanted_ess = tune.wanted_ess or 0.0
     if tune.clusters < wanted_ess:
         return (
@@ -93,7 +95,8 @@ def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
 def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route: str | None) -> str:
     """Return the sentence on a version that no gate could judge.
 
-    route: one on which the version could be ramped; None: there is none."""
+    reference: the reference of this version; route: a route on which the version could be ramped, or None where no
+    such route exists."""
     best = trained.best_epoch
     if best is None or not best.counts(bold=True):
         effective = f"{0.0 if best is None else best.ess or 0.0:.1g} of {tune.clusters:,} users of the tune split"
@@ -107,8 +110,8 @@ def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route:
 
 
 def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
-    """Return the reason why the new version is no better than its parent on the tuning visits, or None where it is
-    better."""
+    """Return the reason why the new version is no better than its parent on the tuning visits, or None where the new
+    version is better."""
     best, reasons = trained.best_epoch, list[str]()
     if best is None:
         reasons.append(f"the new version is a copy of version {parent.number}: the first epoch went too far")
@@ -122,7 +125,7 @@ def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) ->
 def refusal_reason(gate: GateReport | None, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
     """Return the reason why a candidate was not promoted.
 
-    same_live: whether the version that it was compared with is still live."""
+    same_live: whether the version that the candidate was compared with is still live."""
     if not same_live:
         return "another version went live meanwhile"
     if gate is None:
