@@ -1,5 +1,5 @@
-"""This module is the Python interface for notebooks and programs. It offers the commands as methods, with the same
-checks of input."""
+"""This module is the Python interface for notebooks and programs. It offers each command as a method that checks its
+input in the same way as the command."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ STREAM_OPTIONS = {"input", "on_error", "rejects", "uncensor", "candidates"}  # o
 
 
 class _Thread(threading.local):
-    """A _Thread holds a cache for each thread, since threads that changed a shared one would mix up beliefs."""
+    """A _Thread holds a separate cache for each thread. If several threads changed one shared cache, they would mix up
+    beliefs."""
 
     def __init__(self) -> None:
         from rlrec.app.serving.cache import ServingCache
@@ -92,7 +93,8 @@ class Recommender(Commands):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Return a command, or a group of commands, which is imported when it is first asked for."""
+            """Return the method for a command or a group of commands. The command is imported when its method is first
+            used."""
             command = name.rstrip("_").replace("_", "-")
             if command not in COMMANDS or command in LEFT_OUT:
                 hint = LEFT_OUT.get(command) or suggest(name, dir(self)) or "`rlrec -h` lists the commands"
@@ -104,13 +106,14 @@ class Recommender(Commands):
         return sorted({*super().__dir__(), *map(calls.python_name, COMMANDS.keys() - LEFT_OUT.keys())})
 
     def _read_log(self, log: str | None = None) -> Log:
-        """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all without a filter."""
+        """Return the decisions that pass a filter, such as `policy=home`; without a filter, return all decisions."""
         from rlrec.app.upkeep.export_log import export_log
 
         return Log(partial(export_log, self.store, log=log))
 
     def _method(self, command: click.Command, name: str) -> Any:
-        """Return a command as a function, or a group as a namespace."""
+        """Return a command as a function, or a group of commands as a Namespace. name: the name under which Python code
+        calls the command or group."""
         if isinstance(command, click.Group):
             commands = {calls.python_name(key): subcommand for key, subcommand in command.commands.items()}
             methods: dict[str, Any] = {
@@ -160,7 +163,7 @@ class Recommender(Commands):
 
 
 class Namespace:
-    """A Namespace has the commands of a group as methods. Calling it calls the group's command `show`."""
+    """A Namespace has the commands of a group as methods. Calling a Namespace calls the command `show` of its group."""
 
     def __init__(self, name: str, methods: Mapping[str, Callable[[], Any]], text: str) -> None:
         self._name, self._methods, self.__doc__ = name, methods, text
@@ -182,8 +185,11 @@ class Namespace:
 
 
 def line_signature(line_type: Any, declared: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
-    """Return the signature of a command with a parameter for each field of a line of its stream, and for its other
-    options."""
+    """Return the signature of the method for a command that reads a stream of lines. It has a parameter for each field
+    of one line, and a parameter for each option of the command that is useful for a single line.
+
+    line_type: the type of a line; declared: the signature of the command; positional: the names of the parameters
+    that may be given without a name."""
     from msgspec.structs import fields
 
     parameters = {name: parameter for name, parameter in declared.parameters.items() if name not in STREAM_OPTIONS}
@@ -203,11 +209,11 @@ def line_signature(line_type: Any, declared: inspect.Signature, positional: Sequ
 
 
 class Log(Frame):
-    """A Log gives decisions of the log, with the keys of `export-log`. The decisions are read from the store each time
-    a loop goes through the Log.
+    """A Log gives rows of the log: decisions with the keys of `export-log`, or slots or events. The rows are read from
+    the store each time a loop goes through the Log.
 
-    read: returns the rows, with `detailed=True` including the rewards of slots; schema: the schema of the table of
-    these rows, from the library."""
+    read: a function that returns the rows; with `detailed=True`, the rows include the rewards of slots. schema: a
+    function that gets the module pyarrow and returns the schema of the rows."""
 
     def __init__(self, read: Callable[..., Iterator[LogLine]], schema: Callable[[Any], Any] | None = None) -> None:
         self._read, self._schema = read, schema or _log_schema
@@ -219,24 +225,25 @@ class Log(Frame):
         return "<rows of the log: to_pandas(), to_polars() and to_arrow() make a frame of them, a loop reads them>"
 
     def slots(self) -> Log:
-        """Return a row for each slot, with its reward and the keys of its decision."""
+        """Return a Log with a row for each slot. The row has the reward of the slot, and the keys of the decision to
+        which the slot belongs."""
         return Log(partial(_rows_of, self._read, "slate"), partial(_inner_schema, "slate"))
 
     def events(self) -> Log:
-        """Return a row for each event, with the keys of its decision."""
+        """Return a Log with a row for each event. The row has the keys of the decision to which the event belongs."""
         return Log(partial(_rows_of, self._read, "events"), partial(_inner_schema, "events"))
 
     def to_arrow(self) -> pyarrow.Table:
-        """Return a table of Arrow with a row for each decision. Contexts and states, whose keys are anybody's, are
-        JSON. Only the table itself is in memory. Raise ImportError without pyarrow."""
+        """Return a table of Arrow with the rows. Contexts and states, whose keys are not known in advance, become JSON
+        texts. Only the table is in memory at once, not the rows. Raise ImportError without pyarrow."""
         pa = import_library("pyarrow")
         schema = self._schema(pa)
         batches = (pa.RecordBatch.from_pylist(rows, schema) for rows in _batches(map(_arrow_row, self)))
         return pa.Table.from_batches(batches, schema)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return a frame with a row for each decision, with its context, slate and events as Python objects, and `at`
-        as a time. Raise ImportError without pandas."""
+        """Return a pandas DataFrame with the rows. Contexts, slates and events are Python objects, and `at` is a time.
+        Raise ImportError without pandas."""
         pd = import_library("pandas")
         frame = pd.DataFrame(list(self))
         return frame.assign(at=pd.to_datetime(frame["at"], utc=True)) if len(frame) else self.to_arrow().to_pandas()
@@ -249,8 +256,10 @@ DECISION_KEYS = (  # keys that the rows of slots and events have as well
 
 
 def _rows_of(read: Callable[..., Iterator[LogLine]], key: str) -> Iterator[LogLine]:
-    """Yield the rows under one key of each decision, with those keys of the decision that the rows lack. Rows of slots
-    have rewards."""
+    """Yield the slots or the events of each decision as rows, which also have DECISION_KEYS of the decision. Rows of
+    slots also have the reward of the slot.
+
+    read: a function that returns the decisions; key: `slate` for slots, or `events`."""
     for decision in read(detailed=True):
         decision_columns = {name: decision.get(name) for name in DECISION_KEYS}
         for row in decision[key]:
@@ -284,7 +293,7 @@ def _log_schema(pa: Any) -> Any:
 
 
 def _arrow_row(row: LogLine) -> LogLine:
-    """Return a row with times as datetimes, and with objects of arbitrary keys as JSON."""
+    """Return a row in which times are datetimes, and objects whose keys are not known in advance are JSON texts."""
     texts = {name: json.dumps(row[name], ensure_ascii=False) for name in ("context", "state") if name in row}
     events = [event | {"at": datetime.fromisoformat(event["at"])} for event in row.get("events", ())]
     return row | texts | {"at": datetime.fromisoformat(row["at"]), "events": events}
@@ -298,15 +307,15 @@ def _batches(rows: Iterator[T], size: int = 1_000) -> Iterator[list[T]]:
 
 
 def _line(line_type: type[T], values: Mapping[str, Any]) -> T:
-    """Return the line of a stream with these values, decoded as strictly as a line of input. Raise InputError for wrong
-    values."""
+    """Return a line of this type with these values. The values are checked as strictly as a line of input. Raise
+    InputError for wrong values."""
     json_text = plain.dumps_fields({name: value for name, value in values.items() if value is not None})
     return decode(json_text.encode("utf-8", "surrogatepass"), line_type)
 
 
 def _seed(seed: SupportsIndex) -> int:
-    """Return a seed as an int, from any library's integer type. Raise InputError if it is no whole number of 64
-    bits."""
+    """Return a seed as an int. The seed may have the integer type of any library. Raise InputError if the seed is no
+    whole number of 64 bits."""
     try:
         number = index(seed)
     except TypeError:

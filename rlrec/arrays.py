@@ -1,5 +1,5 @@
-"""This module defines array types, and operations that numpy lacks: runs, offsets, distinct rows. It uses numpy
-only."""
+"""This module defines array types, and operations that numpy lacks, such as finding runs of equal rows and distinct
+rows. It uses only numpy."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ np.empty((31 << 20) // 8)
 
 
 def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
-    """Return the index of the first row of every run of equal rows, (runs,), ascending. The result is empty for no
-    rows.
+    """Return the index of the first row of each run of equal rows, (runs,), ascending. The result is empty if there are
+    no rows.
 
-    columns (n,) each: a run ends where any of them changes."""
+    columns (n,) each: rows are equal if all columns are equal."""
     n = len(columns[0])
     changes = np.zeros(n, np.bool_)
     changes[:1] = True
@@ -35,8 +35,8 @@ def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
 
 
 def take(columns: Mapping[str, npt.NDArray[Any]], rows: Flags | Index | slice) -> dict[str, npt.NDArray[Any]]:
-    """Return these rows of columns by name, in that order. A column that repeats a single value in memory still
-    does."""
+    """Return these rows of each column, by the name of the column. A column that keeps one value in memory for all its
+    rows still does so in the result."""
     if isinstance(rows, slice):
         return {name: column[rows] for name, column in columns.items()}
     n = int(np.count_nonzero(rows)) if rows.dtype == np.bool_ else len(rows)
@@ -46,40 +46,42 @@ def take(columns: Mapping[str, npt.NDArray[Any]], rows: Flags | Index | slice) -
 
 
 def repeats_value(column: npt.NDArray[Any]) -> bool:
-    """Tell whether a column holds a single value that all rows share in memory. Such a column is read-only."""
+    """Tell whether all rows of a column share one value in memory. Such a column is read-only."""
     return column.strides == (0,) and len(column) > 0
 
 
 def repeat_value(value: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
-    """Return a column of n rows that all share the value in `value` (1,)."""
+    """Return a read-only column of n rows that share one value in memory. value: the value as an array (1,)."""
     column = np.ndarray((n,), value.dtype, value, strides=(0,))
     column.flags.writeable = False
     return column
 
 
 def offsets(lengths: npt.NDArray[np.integer]) -> Ids:
-    """Return the begin of each of m adjacent pieces, and the end of the last one, (m + 1,)."""
+    """Return the first row of each of m adjacent pieces and, as last entry, the end of the last piece, (m + 1,).
+    lengths (m,): the number of rows of each piece."""
     ends = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=ends[1:])
     return ends
 
 
 def piece_rows(begin: npt.NDArray[np.integer], length: npt.NDArray[np.integer]) -> Ids:
-    """Return the index of every row of pieces that begin at `begin` (m,) and have `length` (m,) rows, piece after
-    piece."""
+    """Return the indices of all rows of m pieces, piece after piece. begin, length (m,): the first row and the number
+    of rows of each piece."""
     return np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
 
 
 def numbers_in_runs(starts: Index, n: int) -> Ids:
-    """Return the number of each of n rows in its run, from 0, (n,). starts: from `run_starts`."""
+    """Return the number of each row within its run, beginning with 0, (n,). starts: the first row of each run, from
+    `run_starts`; n: the number of rows."""
     return np.arange(n) - np.repeat(starts, np.diff(starts, append=n))
 
 
 def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array:
-    """Return the products of values from the first row of each run to each row, (n,). A positive product stays at least
-    `least`.
+    """Return, for each row, the product of the values from the first row of its run to this row, (n,). If all these
+    values are positive, the product is at least `least`.
 
-    number (n,): the number of each row in its run, from `numbers_in_runs`."""
+    number (n,): the number of each row within its run, from `numbers_in_runs`."""
     products, rows_by_number = values.copy(), np.argsort(number, kind="stable")
     for start, end in pairwise(np.cumsum(np.bincount(number)).tolist()):
         rows = rows_by_number[start:end]
@@ -90,9 +92,11 @@ def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array
 
 
 def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> tuple[Index, Flags]:
-    """Return the index of each key in ascending values, and whether the key is among them, both in the shape of `keys`.
-    The index of a key that is not among the values is arbitrary but valid. Values in a narrow range are looked up in a
-    table, which is many times faster than searching."""
+    """Return the index of each key in `values`, and whether the key is one of the values. Both results have the shape
+    of `keys`. The index of a key that is not one of the values is arbitrary but valid.
+
+    values: ascending. If they lie in a narrow range, keys are looked up in a table, which is many times faster than
+    searching."""
     if not len(values):
         return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
     low, width = values[0], int(values[-1]) - int(values[0]) + 1
@@ -106,11 +110,12 @@ def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> t
 
 
 def distinct(*columns: Ids) -> tuple[Ids, Ids]:
-    """Return the index of the first row of each kind of row, (m,), in the order of values, and the kind of every row,
-    (n,).
+    """Number the kinds of rows, where rows are of the same kind if they are equal in all columns. Return the index of
+    the first row of each kind, (m,), with kinds in ascending order of their values, and the number of the kind of each
+    row, (n,).
 
-    columns (n,) each: the values to compare; rows are of one kind if all columns are equal. Values in a narrow range
-    are counted, which is many times faster than sorting."""
+    columns (n,) each: the values of the rows. Values in a narrow range are counted, which is many times faster than
+    sorting."""
     n = len(columns[0])
     codes, n_kinds = np.zeros(n, np.int64), 1
     for column in columns:
@@ -129,43 +134,45 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
 
 
 def rows_by_kind(*columns: Ids) -> list[Index]:
-    """Return the rows of each kind of row, ascending, with kinds in the order of `distinct`. The result is empty for no
-    rows."""
+    """Return a list with an array for each kind of row, in the order of `distinct`. The array has the indices of the
+    rows of this kind, ascending. The list is empty if there are no rows."""
     _, kind = distinct(*columns)
     order = np.argsort(kind, kind="stable")
     return np.split(order, run_starts(kind[order])[1:]) if len(order) else []
 
 
 def distinct_rows(rows: Array) -> tuple[Array, Index]:
-    """Return the distinct rows of a matrix, (m, d), in ascending order, and the index of each row in them, (n,)."""
+    """Return the distinct rows of a matrix in ascending order, (m, d), and for each row of the matrix its index in this
+    result, (n,)."""
     unique_rows, row_index = np.unique(rows, axis=0, return_inverse=True)
     return unique_rows, row_index.reshape(-1)
 
 
 def best_of_rows(values: Array) -> tuple[Index, Index]:
-    """Return the row and the column of every largest value of a row, (r,) each. A row has several where values tie."""
+    """Return the row and the column of each entry that is the largest of its row, (r,) each. A row with a tie has
+    several such entries."""
     row, column = np.divmod(np.flatnonzero(values == values.max(axis=1, keepdims=True)), values.shape[1])
     return row, column
 
 
 def finite_or_none(value: float | np.floating | None) -> float | None:
-    """Return a number in a form that JSON can hold: None for NaN, infinities and None."""
+    """Return a number as a float that JSON can hold, or None for NaN, infinities and None."""
     return float(value) if value is not None and np.isfinite(value) else None
 
 
 def plain_number(value: float) -> float | int:
-    """Return a number in the form that JSON writes: a whole number as an integer."""
+    """Return a number as JSON writes it: a whole number as an int, any other number as a float."""
     return int(value) if float(value).is_integer() else float(value)
 
 
 def _counting_limit(n: int) -> int:
-    """Return the range of values below which n of them are counted faster than sorted."""
+    """Return the largest range in which n values are counted faster than sorted."""
     return 8 * n + 1024
 
 
 def _compact_values(column: Ids, n: int) -> tuple[Ids, int]:
-    """Shift a column to begin at 0, or replace its values by ranks if they are far apart. Return the new column and an
-    upper limit of its values."""
+    """Return a column of small numbers in the same order as the given column, and a number above all of them. The
+    values are shifted to begin at 0 or, if they are far apart, replaced by their ranks."""
     if not n:
         return column.astype(np.int64), 1
     low, high = int(column.min()), int(column.max())
@@ -176,7 +183,8 @@ def _compact_values(column: Ids, n: int) -> tuple[Ids, int]:
 
 
 def _renumber_codes(codes: Ids, n_kinds: int) -> tuple[Ids, int]:
-    """Renumber codes without those that do not occur. Return the new codes and the number of those that occur."""
+    """Renumber codes so that all numbers from 0 on occur. Return the new codes, and the number of distinct codes.
+    n_kinds: a number above all codes."""
     if n_kinds > _counting_limit(len(codes)):
         values, ranks = np.unique(codes, return_inverse=True)
         return ranks.ravel(), len(values)
@@ -187,7 +195,7 @@ def _renumber_codes(codes: Ids, n_kinds: int) -> tuple[Ids, int]:
 
 
 def matrix_product(first: Array, second: Array) -> Array:
-    """Return the product of two arrays in float32. OpenBLAS may also compute with numbers that lie beside theirs in
-    memory, and discard what comes out, so a warning that these are invalid says nothing."""
+    """Return the product of two arrays in float32. Warnings about invalid numbers are switched off, since OpenBLAS may
+    also compute with numbers that lie beside the arrays in memory, and discards these results."""
     with np.errstate(invalid="ignore"):
         return np.asarray(first @ second)

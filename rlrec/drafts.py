@@ -1,5 +1,5 @@
-"""This module writes drafts, which are files that get their names once they are complete. The writer of a draft holds a
-lock on it; a draft without a lock was left by a dead process."""
+"""This module writes drafts: files that get their final names only when they are complete. The process that writes a
+draft holds a lock on it, so a draft without a lock was left by a dead process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ DIGIT = "[0-9a-f]"
 
 @contextmanager
 def complete(path: str, *, stem: str | None = None, mode: int = 0o666, replaces: bool = True) -> Iterator[BinaryIO]:
-    """Yield a file that gets its name once it is complete and on disk. An existing file of that name is replaced, or
-    raises FileExistsError. Until then the file has a unique name in the same folder, which begins with `stem`; drafts
-    that killed processes left there are removed."""
+    """Yield a file to write to. When the block ends, the file is put on disk and gets the name `path`. Until then the
+    file has a unique name that begins with `stem`. Drafts with this stem that killed processes left are removed.
+
+    stem: the beginning of the unique name, by default in the folder of `path`; mode: the permissions of the file;
+    replaces: whether an existing file `path` is replaced. If it is not replaced, FileExistsError is raised."""
     stem = stem or os.path.join(os.path.dirname(path), DRAFT)
     remove_abandoned(glob.escape(stem) + 16 * DIGIT)
     draft = stem + os.urandom(8).hex()
@@ -35,7 +37,8 @@ def complete(path: str, *, stem: str | None = None, mode: int = 0o666, replaces:
 
 
 def _name_anew(draft: str, path: str) -> None:
-    """Give a file a new name without replacing an existing file. Unlike a rename, a link replaces none."""
+    """Give a draft its final name. Raise FileExistsError if a file has this name. The function makes a link, since a
+    rename would replace the file."""
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -47,7 +50,7 @@ def _name_anew(draft: str, path: str) -> None:
 
 
 def create(path: str, mode: int = 0o666) -> BinaryIO:
-    """Create a file, which this process keeps locked until it is closed."""
+    """Create a file and return it open. This process keeps a lock on the file until the file is closed."""
     while True:
         file = open(path, "xb", opener=partial(os.open, mode=mode))  # noqa: SIM115 (its caller closes it)
         with suppress(OSError):  # the file system has no locks
@@ -58,7 +61,7 @@ def create(path: str, mode: int = 0o666) -> BinaryIO:
 
 
 def remove_abandoned(pattern: str) -> None:
-    """Delete the drafts that no process has locked."""
+    """Delete the files that match a pattern and are not locked by any process."""
     for path in glob.glob(pattern):
         with suppress(OSError), open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,5 @@
-"""This module defines errors for people. Each has one line, a hint, and the exit code that the commands promise."""
+"""This module defines errors whose texts are for people. Each error has a message of one line, a hint, and the exit
+code that commands promise."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ OUT_OF_MEMORY = "out of memory", "give the process more (ulimit -v, its containe
 
 
 class RlrecError(Exception):
-    """This error says that something failed. `hint` says what to do next; the class has the exit code."""
+    """This error says that something failed. hint: a sentence that says what to do next. The class has the exit code
+    (`code`)."""
 
     code = 1
     result: object = None  # an answer given before the error, for a Python caller
@@ -20,7 +22,7 @@ class RlrecError(Exception):
 
 
 class InputError(RlrecError):
-    """This error says that the usage or the input was wrong, and that nothing was stored. `field` and `line` locate the
+    """This error says that the usage or the input was wrong, and that nothing was stored. field, line: the place of the
     error in the input."""
 
     code = 2
@@ -34,8 +36,8 @@ class InputError(RlrecError):
 
 
 class CheckFailed(RlrecError):
-    """This error says that a check failed: a gate refused, an audit found an error, the store is missing or out of
-    date."""
+    """This error says that a check failed: for example, a gate refused a version, an audit found an error, or the store
+    is missing or out of date."""
 
     code = 3
 
@@ -48,18 +50,18 @@ class StoreBusy(RlrecError):
 
 
 class OutcomeUnknown(RlrecError):
-    """This error says that the connection broke while the last changes were being stored. They may or may not be
-    stored."""
+    """This error says that the connection broke while the last changes were being stored. It is unknown whether they
+    are stored."""
 
 
 class LinesRefused(RlrecError):
-    """This error says that some lines were refused; the others are stored."""
+    """This error says that some lines of the input were refused. All other lines are stored."""
 
     code = 5
 
 
 class Conflict(InputError):
-    """This error says that a known key or name came with different content."""
+    """This error says that a key or name that is already stored came with different content."""
 
     code = 6
 
@@ -68,8 +70,10 @@ MAX_NAMES, MAX_WORD = 1_000, 200  # limits of the comparison
 
 
 def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
-    """Return a hint with the names most similar to a word, or None. Of very many names only those with the same
-    beginning are compared."""
+    """Return a hint with the names that are most similar to a word, or None if no name is similar.
+
+    names: the names to compare; if there are more than MAX_NAMES, only names that begin like the word are compared.
+    cutoff: the least similarity, from 0 to 1."""
     if len(word) > MAX_WORD:
         return None
     from difflib import get_close_matches
@@ -82,6 +86,6 @@ def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
 
 
 def quantity(number: int | str, noun: str) -> str:
-    """Write a number, or the text of a number, with its noun: 1 slot, 2,000 slots."""
+    """Return the text of a number with its noun, such as 1 slot or 2,000 slots. number: an integer, or a text."""
     text = number if isinstance(number, str) else f"{number:,}"
     return f"{text} {noun}{'' if text == '1' else 's'}"

@@ -1,5 +1,5 @@
-"""This module lists the fields of the log: of decisions, slots and events. Tables, arrays, lines and manual pages are
-derived from them."""
+"""This module lists the fields of the log: the fields of decisions, slots and events. The tables of the store, the
+columns of arrays, the lines of exports and manual pages are derived from these lists."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 
 class FieldCheck(NamedTuple):
-    """This record is a test of a value, as SQL over a column, which a migration creates as a constraint. word: the end
-    of the constraint's name."""
+    """This record is a test of the values of a field. test: SQL over a column, which a migration creates as a
+    constraint; word: the end of the name of this constraint."""
 
     word: str
     test: str
@@ -32,10 +32,11 @@ NO_SCORE = 1e308  # stands for a missing score
 class LogField(NamedTuple):
     """This record describes a field of the log.
 
-    name: the name of its column; kind: the type of its values (bool: 0 or 1); table: the table whose id the field
-    holds; optional: whether it may be null. key: the key of the field in a line of JSON; in_csv: whether a row of
-    CSV has it; is_read: whether it is read as an array; absent: the value that stands for null in that array.
-    is_stated: whether only a line of an imported log states it; all layers then pass it on unchanged."""
+    name: the name of the column; kind: the type of the values (a bool is stored as 0 or 1); meaning: what the field
+    means; table: the table whose id the field holds, if any; optional: whether the field may be null; check: a test
+    of the values. key: the key of the field in a line of JSON; in_csv: whether a row of CSV has the field. is_read:
+    whether the field is read as an array; absent: the value that stands for null in this array. is_stated: whether
+    only a line of an imported log states the field; the program then passes the value on unchanged."""
 
     name: str
     kind: type[bool | int | float | str | bytes]

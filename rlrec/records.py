@@ -1,5 +1,5 @@
-"""This module defines frozen records that several layers share, with the standard library only. A NamedTuple loads five
-times as fast as a dataclass, and every command would wait for that."""
+"""This module defines frozen records that several layers share. It uses only the standard library. Most records are
+NamedTuples, since every command waits for this module, and a NamedTuple loads five times as fast as a dataclass."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a v
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Record:
-    """Record is the base of records: a subclass is a frozen dataclass whose fields are given by name. Options of its
-    class statement, those of a dataclass, change that. `eq=False` is for records that are compared by identity, such as
-    those with arrays."""
+    """Record is the base class of records. A subclass is a frozen dataclass whose fields are given by name, unless
+    options in its class statement say otherwise. Records with arrays have the option `eq=False`, so that they are
+    compared by identity."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -33,8 +33,9 @@ class Record:
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 class Sums:
-    """Sums is the base of sums that are added field by field: mappings key by key, flags by `or`, sets by union. None
-    adds nothing. A subclass is a frozen dataclass, compared by identity; options of its class statement change that."""
+    """Sums is the base class of records that can be added. The sum of two records has the sum of each field: mappings
+    are added key by key, flags are joined by `or`, sets by union, and None adds nothing. A subclass is a frozen
+    dataclass whose objects are compared by identity, unless options in its class statement say otherwise."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -49,11 +50,12 @@ class Sums:
         return type(self)(**{name: _add(value, getattr(other, name)) for name, value in vars(self).items()})
 
     def __iadd__(self, other: Self) -> Self:
-        """Add like +, but in place in the arrays of this side, which nobody else may use."""
+        """Add like +, but write the result into the arrays of the left side. Nobody else may use these arrays."""
         return type(self)(**{name: _add(value, getattr(other, name), iadd) for name, value in vars(self).items()})
 
     def closed(self) -> Self:
-        """Return the sums of a partition of the log, given that no other partition adds to the same units."""
+        """Return the sums of a partition of the log when the partition is complete. No other partition may add to the
+        same units."""
         return type(self)(**{name: _closed(value) for name, value in vars(self).items()})
 
 
@@ -72,19 +74,20 @@ def _closed(value: Any) -> Any:
 
 
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
-    """Add the values of both mappings key by key."""
+    """Return a mapping with the keys of both mappings, where the values of a key that both have are added."""
     added: dict[K, Any] = _add(left, right)
     return added
 
 
 def add_up(partials: Iterable[Any]) -> Any:
-    """Return the sum of partials, or None if there are no partials. None adds nothing."""
+    """Return the sum of all partials, or None if there are no partials. A partial that is None adds nothing."""
     return reduce(_add, partials, None)
 
 
 class Arm(NamedTuple):
-    """This record is an arm in its present state. `features` is JSON; `retired_at` is None while the arm may be served,
-    within its times of eligibility if it has these."""
+    """This record is an arm in its present state. features: JSON; retired_at: the time at which the arm was retired, or
+    None while the arm may be served; eligible_from, eligible_until: the times between which the arm may be served, or
+    None for no limit."""
 
     id: int
     key: str
@@ -95,7 +98,8 @@ class Arm(NamedTuple):
     eligible_until: int | None
 
     def status(self, now: int) -> str:
-        """Return the status of the arm at a time: active (only then it may be served), retired, upcoming or ended."""
+        """Return the status of the arm at a time: `active`, `retired`, `upcoming` or `ended`. Only an active arm may be
+        served."""
         if self.retired_at is not None:
             return "retired"
         if self.eligible_from is not None and now < self.eligible_from:
@@ -104,16 +108,20 @@ class Arm(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """This record changes the sum of a kind's values before it is weighed. The sum is cut at `cap`, then replaced by
-    log1p of its absolute value with its sign."""
+    """This record says how the sum of the values of one kind of event is changed before it is weighed. First the sum is
+    cut at `cap`. If `log1p` is set, it is then replaced by the logarithm of 1 plus its absolute value, with the sign of
+    the sum."""
 
     log1p: bool = False
     cap: float | None = None
 
 
 class Reward(NamedTuple):
-    """This record defines a reward: how the reward of a slot follows from its events, and when a belief learns it.
-    `weights` has every kind that counts; `transforms` those kinds whose sum is transformed first."""
+    """This record defines a reward: how the reward of a slot follows from the events of the slot, and when a belief
+    learns the reward.
+
+    weights: the weight of each kind of event that counts; transforms: the transform of each kind whose sum is
+    changed before it is weighed."""
 
     id: int
     name: str
@@ -128,8 +136,9 @@ class Reward(NamedTuple):
 
 
 class StoredPolicy(NamedTuple):
-    """This record is a policy, which never changes. A variant of an experiment has its own belief, and therefore its
-    own name, POLICY@EXPERIMENT/VARIANT. `base_id` is the policy of which it is a copy; a uniform holdout has none."""
+    """This record is a policy, which never changes. A variant of an experiment has a belief of its own, and is
+    therefore a policy of its own, with the name POLICY@EXPERIMENT/VARIANT. base_id: the id of the policy of which a
+    variant is a copy; it is None for other policies, and for a uniform holdout."""
 
     id: int
     name: str
@@ -139,16 +148,18 @@ class StoredPolicy(NamedTuple):
 
     @property
     def base(self) -> str:
-        """Return the name that a user gave. For a variant, return the name of the policy of which it is a copy."""
+        """Return the name that a user gave to the policy. For a variant, return the name of the policy of which the
+        variant is a copy."""
         return self.name.partition("@")[0]
 
 
 class Version(Record):
-    """This record is a numbered belief of a policy; `seq` and `ordinal` are the policy's counters at its creation.
+    """This record is a version: a numbered belief of a policy. seq, ordinal: the number of the policy's last change,
+    and the number of its decisions, when the version was created.
 
-    `entered_to` is the last decision of the policy that has entered the belief; None: all have. `parameters`: the
-    design of a contextual policy, and `since`, the first decision in the belief. has_omissions: whether the belief
-    left some decisions out."""
+    entered_to: the last decision of the policy that has entered the belief, or None if all decisions have entered;
+    parameters: the design of a contextual policy, the curve and prior of a version that was rebuilt, and `since`,
+    the first decision in the belief; has_omissions: whether the belief left out any decisions."""
 
     id: int
     policy: StoredPolicy
@@ -166,13 +177,13 @@ class Version(Record):
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """Return the parameters of the version's policy, with the curve and the prior of this version if it was
-        rebuilt."""
+        """Return the parameters of the policy. If the version was rebuilt, its own curve and prior replace those of the
+        policy."""
         return {**self.policy.params, **{name: self.parameters[name] for name in LEARNED if name in self.parameters}}
 
     @property
     def reference(self) -> str:
-        """Return POLICY@V, the form that commands take."""
+        """Return the reference POLICY@V, the form in which commands take a version."""
         return f"{self.policy.name}@{self.number}"
 
     @property
@@ -181,7 +192,7 @@ class Version(Record):
 
     @property
     def contextual(self) -> bool:
-        """Tell whether the belief holds sums over contexts."""
+        """Tell whether the belief of the version holds sums over contexts."""
         return "context" in self.parameters
 
     @property
@@ -190,7 +201,8 @@ class Version(Record):
 
 
 class Head(NamedTuple):
-    """This record is the mutable row of a policy: counters of changes and decisions, and the live version."""
+    """This record is the row of a policy that changes. seq: the number of the policy's last change; ordinal: the number
+    of its decisions (if it forgets); live_id: the version that is live."""
 
     policy_id: int
     seq: int
@@ -199,7 +211,8 @@ class Head(NamedTuple):
 
 
 class Event(NamedTuple):
-    """This record is an event of a slot, or of the page if it has no position. `number` counts within the decision."""
+    """This record is an event of a slot or, if `position` is None, of a whole page. number: the number of the event
+    within the decision."""
 
     decision_id: int
     position: int | None
@@ -213,11 +226,12 @@ class Event(NamedTuple):
 
 
 class Line(NamedTuple):
-    """This record is one line of feedback. `number` is its line in the input, for errors; `at` is in microseconds since
-    1970 UTC.
+    """This record is one line of feedback. number: the number of the line in the input, for errors; at: a time in
+    microseconds since 1970 UTC.
 
-    user: named in place of a decision. The last page that the user saw in the window is credited; arm: credit the
-    last showing of this arm; is_spread: credit all showings, each with an equal share of the values."""
+    user: the key of a user, given in place of a decision; the last page that the user saw within the window gets the
+    events. arm: the key of an arm; the last page that showed this arm gets them. is_spread: whether all such pages
+    get an equal share of the values."""
 
     decision_id: int | None = None
     request_id: str | None = None
@@ -234,7 +248,7 @@ class Line(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """This record is one position of a logged slate. Propensities that an imported log lacks are None."""
+    """This record is one position of a logged slate. A propensity is None if an imported log does not have it."""
 
     position: int
     arm_id: int
@@ -247,7 +261,7 @@ class Slot(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """This record is a logged slate, with everything needed to score another policy on it."""
+    """This record is a logged slate with everything that is needed to score another policy on the slate."""
 
     id: int
     policy_id: int

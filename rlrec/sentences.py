@@ -1,5 +1,5 @@
-"""Functions here put answers of comparisons into sentences. All commands, gates and the report follow the same
-rules."""
+"""Functions here write sentences about the results of comparisons. All commands, the gates and the report use these
+functions, so that they all speak in the same way."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
 def direction(lower: float | None, upper: float | None, *, tolerance: float) -> str:
-    """Return `more` or `less` if the bounds of a difference agree on it, `equal` if both are within rounding, else
-    `unsure`. tolerance: differences up to this count as none; a bound of None is unknown."""
+    """Return `more` or `less` if both bounds of a difference are on the same side of 0, and `equal` if both are within
+    the tolerance. Else return `unsure`.
+
+    lower, upper: the bounds, or None for an unknown bound; tolerance: a difference up to this size counts as none."""
     if lower is not None and lower > tolerance:
         return "more"
     if upper is not None and upper < -tolerance:
@@ -52,37 +54,40 @@ def direction(lower: float | None, upper: float | None, *, tolerance: float) -> 
 
 
 def rounding(*figures: float | None) -> float:
-    """Return the difference between these figures that rounding may cause."""
+    """Return the largest difference that rounding may cause between these figures."""
     return ROUNDING * max((abs(figure) for figure in figures if figure is not None), default=0.0)
 
 
 def difference_direction(row: Mapping[str, Any]) -> str:
-    """Return the direction of a difference between two groups, as `outcomes` and `experiment show` report it."""
+    """Return the direction of a difference between two groups (see `direction`). row: the difference, as `outcomes` and
+    `experiment show` report it."""
     base = row["value"] / row["relative"] if row.get("relative") else None
     return direction(row["lower"], row["upper"], tolerance=rounding(base))
 
 
 def is_growing(row: Mapping[str, Any]) -> bool:
-    """Tell whether a difference is certain for the time so far, and its only reasons for doubt are that it may still
-    grow."""
+    """Tell whether a difference is certain for the time so far and has no other reasons for doubt than that it may
+    still grow. At least one of these reasons must be given."""
     return difference_direction(row) in ("more", "less") and set() < {*row["reasons"]} <= GROWING
 
 
 def shown_p(row: Mapping[str, Any]) -> float | None:
-    """Return the p-value of a difference where it belongs to the answer, else None. A reader would take a p-value of
-    the time so far for the p-value of the answer, and a p-value of 1 for a share."""
+    """Return the p-value of a difference, or None if the p-value must not be shown. It is not shown if it is only about
+    the time so far, since a reader would take it for the p-value of the answer. A p-value of 1 is not shown either,
+    since a reader would take it for a share."""
     is_so_far = row["answer"] == "unknown" and {*GROWING, "turned"} & {*row["reasons"]}
     p_value: float | None = None if is_so_far or row["p_value"] == 1 else row["p_value"]
     return p_value
 
 
 def gate_direction(gate: Mapping[str, Any]) -> str:
-    """Return the direction of the gain in a gate's look."""
+    """Return the direction (see `direction`) of the gain in the report of a gate."""
     return direction(gate["lower"], gate["upper"], tolerance=rounding(gate["value"], gate["live_value"]))
 
 
 def gate_against(gate: Mapping[str, Any]) -> str:
-    """Return the name of what a gate compared a candidate with: a reference, or the number of a version."""
+    """Return words for what a gate compared a candidate with: a reference, the number of a version, or the logged
+    average."""
     rival = gate["against"]
     return rival if isinstance(rival, str) else "the logged average" if rival is None else f"version {rival}"
 
@@ -91,17 +96,20 @@ def gate_against(gate: Mapping[str, Any]) -> str:
 
 
 class Claim(NamedTuple):
-    """This record is a comparison to be put into words: `name` against `rival`. Without a name the sentence continues
-    one that has it.
+    """This record is a comparison of `name` with `rival` that is to be put into words. If `name` is empty, the sentence
+    continues a sentence that names the first side.
 
-    answer: better, worse, same or unknown; value, lower, upper: the difference, None if it is unknown or unreliable;
-    base: the figure of which these become shares, 1 if they are shares already, 0 or None for none. needed:
-    additional clusters that would give an answer, in about `days` of this traffic; cluster: user, session or row.
-    groups: the reasons by their groups. basis: the unit of the mean, such as `per visit`; reward: its name if it
-    must be stated. caveat: a reason for less trust in a known answer; decided_by: the command of an experiment that
-    answers better; is_logger: whether `name` alone served all rows used; has_other_loggers: whether `rival` is one
-    of several; way: the command that compares it with these loggers; seems: whether the answer rests on weak
-    evidence, and must say so."""
+    answer: `better`, `worse`, `same` or `unknown`; value, lower, upper: the difference and its bounds, or None where
+    they are unknown or unreliable. base: the figure by which the difference is divided to give percent; 1 if the
+    difference is a share already; 0 or None if it is not given in percent. needed: how many more clusters would give
+    an answer; days: the days that these clusters take with the present traffic; cluster: what a cluster is, `user`,
+    `session` or `row`.
+
+    groups: the reasons for an unknown answer, by the name of their group. basis: the unit of the mean, such as `per
+    visit`; reward: the name of the reward, if it must be stated. caveat: a reason for less trust in a known answer;
+    decided_by: the command of an experiment that answers the question better. is_logger: whether only `name` served the
+    rows that were used; has_other_loggers: whether `rival` is one of several loggers; way: words for the command that
+    compares `name` with these loggers. seems: whether the evidence is weak, so that the sentence says `seems`."""
 
     name: str
     rival: str
@@ -125,7 +133,8 @@ class Claim(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Write the answer as a sentence, with its basis, and with what answers better."""
+        """Return the answer as a sentence. It includes the basis of the comparison, and the command that answers the
+        question better, if there is one."""
         test = f"; decide by `{self.decided_by}`, a randomised test of all that it earns" if self.decided_by else ""
         return self._answer + test
 
@@ -160,7 +169,7 @@ class Claim(NamedTuple):
 
     @property
     def difference(self) -> str:
-        """Write the difference with its bounds."""
+        """Return the text of the difference with its bounds."""
         value, low, high = self._signed(self.value), self._figure(self.lower), self._figure(self.upper)
         if low and high:
             return f"{value} [{low}, {high}]"
@@ -168,7 +177,7 @@ class Claim(NamedTuple):
         return value + (f", at least {bound}" if low else f", at most {bound}" if high else "")
 
     def _signed(self, figure: float | None) -> str:
-        """Write a figure with its sign and unit."""
+        """Return the text of a figure with its sign and, if the figure is a share, the percent sign."""
         return self._figure(figure) + (" %" if self.base else "")
 
     def _figure(self, figure: float | None) -> str:
@@ -181,16 +190,19 @@ class Claim(NamedTuple):
 
 
 def is_weak(gate: Mapping[str, Any]) -> bool:
-    """Tell whether a gate was passed with more doubts than a small sample."""
+    """Tell whether a gate has the verdict `weak` for another reason than a small sample."""
     return gate["verdict"] == "weak" and not {*gate["reasons"]} <= {"low-ess"}
 
 
 def gate_claim(
     gate: Mapping[str, Any], name: str = "", *, rival: str | None = None, groups: Mapping[str, Sequence[str]] = {}
 ) -> Claim:  # fmt: skip
-    """Return the claim that a gate's look makes about a candidate. name: without one, the sentence continues one that
-    has it; rival: another name for the other side of the comparison; groups: the groups of the deciding reasons; by
-    default all reasons are named. Looks of earlier releases have no answer."""
+    """Return the claim that the report of a gate makes about a candidate. Reports of earlier releases have no answer;
+    the answer is then `unknown`, unless the gate was passed.
+
+    name: the name of the candidate; if it is empty, the sentence continues a sentence that names the candidate.
+    rival: another name for the other side of the comparison. groups: the reasons that decided, by the name of their
+    group; by default all reasons are given."""
     answer, needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
     groups = groups or ({verdict: gate["reasons"]} if gate["reasons"] else {})
@@ -205,8 +217,8 @@ def gate_claim(
 
 
 def by_reward_name(reward: str | None) -> str:
-    """Write words that name a reward, so that nobody takes `default` for a way of speaking. Without a reward they are
-    empty."""
+    """Return words that name a reward, such as `by clicks`. The reward `default` gets the word `reward` before its
+    name, so that nobody reads `by default`. Without a reward, the words are empty."""
     return f" by {'reward ' if reward == DEFAULT_REWARD else ''}{reward}" if reward else ""
 
 
@@ -214,8 +226,11 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None,
     newest_per_day: float | None = None,
 ) -> str:  # fmt: skip
-    """Write a sentence on a difference in reward per unit, from `experiment show`. per_day: new units per day;
-    newest_per_day: the same of the newest days, in which those who return have mostly come once."""
+    """Return a sentence about a difference in reward per unit. row: the difference, as `experiment show` reports it.
+
+    unit: the noun of a unit; by_reward: whether the sentence names the reward; per_day: the number of new units per
+    day; newest_per_day: the number of new units per day on the newest days, on which most people who come again have
+    come only once."""
     name, reward = row.get("group", row.get("variant")), by_reward_name(row["reward"] if by_reward else None)
     if TOO_EARLY & {*row["reasons"]}:
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
@@ -244,19 +259,20 @@ def difference_sentence(
 
 
 def _days_until(row: Mapping[str, Any], units: float, per_day: float | None) -> float | None:
-    """Return the number of days until so many more units have come, or infinity where they never do."""
+    """Return the number of days until this many more units have come, or infinity if they will never come. Return None
+    if the number of new units per day is not known."""
     days = row.get("needed_days", per_day and units / per_day)
     return inf if (days is None and "needed_days" in row) or per_day == 0 else days
 
 
 def _basis(row: Mapping[str, Any], unit: str) -> str:
-    """Write words for the unit of a metric's mean."""
+    """Return words for the unit of the mean that a metric is, such as `per visit`."""
     name = row.get("metric", "reward_per_unit")
     return f"per {unit}" if name == "reward_per_unit" else BASES.get(name, f"in {name}").format(unit=unit)
 
 
 def plan_sentence(plan: Mapping[str, Any]) -> str:
-    """Write a sentence on the time that a lift takes to detect. plan: the answer of `experiment plan`."""
+    """Return a sentence about the time that it takes to detect a lift. plan: the answer of `experiment plan`."""
     assumed, days_left = plan["assumed"], plan.get("days_left")
     chance_clause = f"if it is there, with a chance of {100 * assumed['power']:g} %"
     looks = (
@@ -276,8 +292,8 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
 
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
-    """Write the conclusions from the deciding metrics, or from the credit of teams, and the guards that do not hold.
-    answer: the answer of `experiment show`."""
+    """Return the conclusions from an experiment: sentences about the metrics that decide (or about the credit of
+    interleaved teams), and about the guards that are broken or open. answer: the answer of `experiment show`."""
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
@@ -305,8 +321,8 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _incomplete_rewards(answer: Mapping[str, Any]) -> list[str]:
-    """Write a sentence on how many units count in a deciding reward, where the rewards of many other units are not
-    complete."""
+    """Return a list with a sentence that says how many units count in the reward that decides. The list is empty unless
+    the rewards of many units are incomplete."""
     units = Counter[tuple[str, str | None]]()
     for row in answer.get("outcomes", ()):
         units[row["metric"], row["reward"]] += row["units"]
@@ -319,8 +335,9 @@ def _incomplete_rewards(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _second_half(answer: Mapping[str, Any]) -> list[str]:
-    """Write a sentence on variants that learn, where the deciding metrics tell nothing yet. Figures of such variants
-    are averages over all that they knew at times."""
+    """Return a list with a sentence that advises to compare the units of the experiment's second half. It is only given
+    if variants learn and the first metric that decides tells nothing yet, since the figures of such variants are
+    averages over all versions of their knowledge."""
     labels = [row["variant"] for row in answer["variants"] if row.get("learns")]
     first_at, last_at = (parse(answer[end] or answer["created_at"]) for end in ("first_at", "last_at"))
     deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"][:1]}
@@ -333,8 +350,8 @@ def _second_half(answer: Mapping[str, Any]) -> list[str]:
 
 
 def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
-    """Write a sentence on means that come from a prior alone, or include a prior that was given. belief: the answer of
-    `policy show`."""
+    """Return a list with a sentence about means that come from a prior alone, or that include a prior which a user
+    gave. The list is empty if there are no such means. belief: the answer of `policy show`."""
     arms = [arm for arm in belief["arms"] if arm["mean"] is not None and arm["status"] == "active"]
     n_unseen = sum(arm["pulls"] == 0 for arm in arms)
     origin = " that was given" if belief["has_prior"] else ""
@@ -346,8 +363,9 @@ def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
 
 
 def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
-    """Write the command that compares units of equal age, if the deciding metrics depend on age, and some units are at
-    least a day old. log: the filter."""
+    """Return a list with the command that compares units over times of equal length since they came. The list is empty
+    unless the metrics that decide depend on this time, and some units came at least a day ago. log: the filter of the
+    log."""
     days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     if newer_commands := newer_units(answer, log):
@@ -366,7 +384,8 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
 
 
 def ending_command(answer: Mapping[str, Any]) -> list[str]:
-    """Write the command that acts on a sure answer about the two variants of a running experiment."""
+    """Return a list with the command that acts on the answer about a running experiment with two variants. The list is
+    empty unless the answer is sure."""
     deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in deciding_names]
     is_trusted = all(
@@ -388,13 +407,15 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
 
 
 def next_looks(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
-    """Write commands that tell more than an answer: on units of equal age, on segments, on what variants know by now.
-    answer: the answer of `experiment show`; log: the filter of the log."""
+    """Return commands that tell more than an answer does: about units of equal age, about segments, and about the
+    second half of an experiment whose variants learn. answer: the answer of `experiment show`; log: the filter of the
+    log."""
     return [*equal_ages(answer, log), *_segment_command(answer), *_second_half(answer)]
 
 
 def _segment_command(answer: Mapping[str, Any]) -> list[str]:
-    """Write the command that compares segments, where the answer about all units is sure."""
+    """Return a list with the command that compares segments of the units. The list is empty unless the answer about all
+    units is sure."""
     deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in deciding_names]
     fields = answer.get("context_fields", [])[:MAX_FIELDS]
@@ -406,8 +427,8 @@ def _segment_command(answer: Mapping[str, Any]) -> list[str]:
 
 
 def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
-    """Write the command that compares newer units alone, where the difference in reward of older units has the other
-    sign."""
+    """Return a list with the command that compares only the newer units. The list is empty unless the difference in
+    reward has the other sign for older units."""
     rows = [row for row in (answer.get("unit_differences") or answer["differences"]) if "turned_at" in row]
     reward_rows = [row for row in rows if row["reward"]]
     if not reward_rows:
@@ -420,7 +441,8 @@ def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
-    """Write a sentence on whether a variant keeps to a guard."""
+    """Return a sentence that says whether a variant keeps to a guard. row: the guard, as `experiment show` reports
+    it."""
     name = f"reward {_basis(row, unit)}" if row["reward"] else _basis(row, unit).removeprefix("in ")
     basis, limit = name + by_reward_name(row["reward"]), f"{100 * row['least']:.12g} %"
     share, low, high = (None if row[name] is None else percent(row[name]) for name in ("relative", "lower", "upper"))
@@ -436,13 +458,14 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
 
 
 def join_doubts(texts: Sequence[str]) -> str:
-    """Join sentences into one line that states only once, at the end, that the result may still change."""
+    """Return the sentences as one line. If any of them says that the result may still change, the line says so only
+    once, at the end."""
     line, doubt = "; ".join(texts), f"; {YOUNG}"
     return line.replace(doubt, "") + doubt if doubt in line else line
 
 
 def _holdout_sentence(answer: Mapping[str, Any]) -> str:
-    """Write the conclusion from the users in a route's holdout. answer: the answer of `experiment show`."""
+    """Return the conclusion from the users in the holdout of a route. answer: the answer of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
     reward_row, visits_row = rows["reward_per_unit"], rows["visits"]
     reasons, is_sure = {*reward_row["reasons"]}, difference_direction(reward_row) in ("more", "less")
@@ -475,7 +498,7 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
 
 
 def _difference_text(row: Mapping[str, Any]) -> str:
-    """Write a difference with its bounds, in percent if possible."""
+    """Return the text of a difference with its bounds, in percent if possible."""
     base = row["value"] / row["relative"] if row["relative"] else None
     figures = {name: row[name] for name in ("value", "lower", "upper")}
     return Claim("", "", row["answer"], base=base, **figures).difference
@@ -485,9 +508,12 @@ def earned_sentences(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
     per_day: float | None = None, newest_per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
-    """Write the conclusions from the deciding differences, one per group and metric. Each states if visits fall
-    although the reward does not. differences: the differences of all metrics; equal_ages: whether units were compared
-    over equal times, so that nothing is added later."""
+    """Return a sentence for each of these differences, and further sentences if metrics disagree. The sentence also
+    states if visits fall although the reward does not.
+
+    rows: the differences in the metrics that decide, one for each group and metric; differences: the differences in
+    all metrics; equal_ages: whether units were compared over times of equal length, so that nothing is added later.
+    unit, per_day, newest_per_day: as in `difference_sentence`."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits"}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     sentences = []
@@ -513,8 +539,8 @@ def earned_sentences(
 def _lost_visits(
     reward_row: Mapping[str, Any], visits_row: Mapping[str, Any] | None, unit: str, *, equal_ages: bool = False
 ) -> str:  # fmt: skip
-    """Write a clause that says that a group has fewer visits, if its reward is not worse. Two unknown answers are no
-    finding."""
+    """Return a clause that says that a group has fewer visits. The clause is empty if the reward of the group is worse,
+    or if the answers about the reward and about the visits are both unknown."""
     if not reward_row["reward"] or reward_row["answer"] == "worse" or visits_row is None:
         return ""
     words = fewer_visits(visits_row, unit, equal_ages=equal_ages)
@@ -523,8 +549,11 @@ def _lost_visits(
 
 
 def fewer_visits(visits_row: Mapping[str, Any], unit: str, *, equal_ages: bool = False) -> str:
-    """Write words that say that a group brings people back less often than the first one, empty where it does not.
-    visits: the groups' difference in visits."""
+    """Return words that say that a group brings people back less often than the group it is compared with. The words
+    are empty if it does not.
+
+    visits_row: the difference in visits between the two groups; equal_ages: whether units were compared over times
+    of equal length."""
     if not _visits_fall(visits_row) or not visits_row["relative"]:
         return ""
     so_far = "" if equal_ages else " so far"
@@ -532,14 +561,14 @@ def fewer_visits(visits_row: Mapping[str, Any], unit: str, *, equal_ages: bool =
 
 
 def _visits_fall(row: Mapping[str, Any]) -> bool:
-    """Tell whether visits fall, even if only among units that have not had the time to come again as often as they
-    will."""
+    """Tell whether a difference in visits is surely negative. It may be so only for the time so far, in which not all
+    units have had the time to come again."""
     return row["upper"] is not None and row["upper"] < 0 and {*row["reasons"]} <= {*GROWING, "other-metric"}
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:
-    """Write a sentence on which of several targets may be the best. may_be_best: for the name of each target, whether
-    it may be the best, None where the log cannot tell."""
+    """Return a sentence that says which of several targets may be the best. may_be_best: for each target, by name,
+    whether it may be the best, or None if the log cannot tell."""
     names_by_flag: dict[bool | None, list[str]] = {}
     for name, flag in may_be_best.items():
         names_by_flag.setdefault(flag, []).append(name)
@@ -554,12 +583,13 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
 
 
 def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, has_groups: bool = False) -> str:
-    """Write the first conclusion from the effects of arms, which are in order. The conclusion is about an arm with a
-    high reward now and a negative long-run effect, else the worst arm, else the best arm. The conclusion holds at a
-    level for all arms together, and leaves out retired arms.
+    """Return the most important conclusion from the long-run effects of arms. It is about an arm with a high reward now
+    and a surely negative effect; if there is none, about the worst arm whose effect is surely negative; else about the
+    best arm whose effect is surely positive. Retired arms are left out.
 
-    has_groups: whether the effects are the effects of one of several groups, drawn towards all groups; then the
-    group's own pages must agree."""
+    arms: the effects of the arms, best first; level: the confidence with which the conclusion holds for all arms
+    together; has_groups: whether the effects are those of one of several groups (such as the pages of one policy),
+    drawn towards the effects of all groups. The pages of this group alone must then agree with the conclusion."""
     z_bound = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
     sure_arms = [row for row in arms if abs(row["shrunk"]) > z_bound * row["shrunk_sd"] > 0 and not row.get("retired")]
     if has_groups and (pooled_arms := sure_arms):
@@ -590,8 +620,8 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
 
 
 def pooled_sentence(surfaces: Sequence[str], log: str | None = None) -> str:
-    """Write a sentence on visits to several surfaces that were taken as visits to one. surfaces: filters; log: the
-    filter."""
+    """Return a sentence that says that visits to several surfaces were treated as visits to one surface. surfaces: the
+    filters of these surfaces; log: the filter of the log."""
     surface_filter = shlex.quote(",".join(filter(None, [log, surfaces[0]])))
     sentence = (
         f"visits of {_join_names(surfaces)} are pooled, which share users: a return counts for whichever came before"
@@ -609,17 +639,18 @@ def _join_names(names: Sequence[str]) -> str:
 
 
 def time_text(days: float) -> str:
-    """Write a whole number of days, hours or minutes, at least one."""
+    """Return a number of days as text: a whole number, at least 1, of days, hours or minutes."""
     parts = (("day", 1), ("hour", 24), ("minute", 24 * 60))
     amounts = ((max(1, round(days * count)), unit) for unit, count in parts if days * count >= 1.5 or unit == "minute")
     return quantity(*next(amounts))
 
 
 def percent(share: float) -> str:
-    """Write a share in percent with its sign, without decimals from 10 % on."""
+    """Return the text of a share in percent with its sign. It has one decimal if it is below 10 %, and no decimals
+    otherwise."""
     return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")
 
 
 def approximate(number: int) -> int:
-    """Round a number to two digits, which is as precisely as it can be known."""
+    """Return a number rounded to two digits. The figures of these sentences are not known more precisely."""
     return int(float(f"{number:.1e}"))

@@ -569,10 +569,10 @@ class LogCommands:
         """List the exclusions. Users and sessions are counted; --json names them."""
 
     def show(self, log: 'str | None' = None) -> Log:
-        """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all without a filter."""
+        """Return the decisions that pass a filter, such as `policy=home`; without a filter, return all decisions."""
 
     def __call__(self, log: 'str | None' = None) -> Log:
-        """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all without a filter."""
+        """Return the decisions that pass a filter, such as `policy=home`; without a filter, return all decisions."""
 
 
 class DbCommands:

@@ -1,4 +1,5 @@
-"""Functions here read and write times for people. Internally, a time is microseconds since 1970 UTC."""
+"""Functions here read and write times in the forms that people use. Inside the program, a time is a number of
+microseconds since 1970 UTC."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ _OFFSET = r"[+-](?:[01]\d|2[0-3]):[0-5]\d"
 
 
 def duration(text: str) -> int | None:
-    """Return the microseconds of a text such as 90s, 30m, 7d, 1h30m or 250ms, where larger units come first. Return
-    None for other texts."""
+    """Return the microseconds of a text such as 90s, 30m, 7d, 1h30m or 250ms, in which larger units come first. Return
+    None for a text in any other form."""
     match = re.fullmatch(DURATION_FORM, text, re.ASCII)
     if not text or match is None:
         return None
@@ -37,7 +38,7 @@ def duration(text: str) -> int | None:
 
 
 def format_duration(micros: int) -> str:
-    """Write a duration in the shortest exact form: 1h30m, 1m30s for 90 s, 0s."""
+    """Return the text of a duration in its shortest exact form, such as 1h30m, 1m30s (for 90 s), or 0s."""
     parts = []
     for unit, size in UNITS.items():
         count, micros = divmod(micros, size)
@@ -46,15 +47,15 @@ def format_duration(micros: int) -> str:
 
 
 def format_time(micros: int) -> str:
-    """Write a time as RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z. Times beyond the calendar become
-    its first or last moment."""
+    """Return the text of a time as RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z. For a time before or
+    after the calendar, return the first or the last moment of the calendar."""
     moment = EPOCH + timedelta(microseconds=min(max(micros, FIRST), LAST))
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def find_zone(name: str, *, prefix: str = "") -> tzinfo | None:
-    """Return the time zone with a name such as Europe/Berlin, or None for UTC. Raise InputError, with the prefix, if
-    there is none."""
+    """Return the time zone with a name such as Europe/Berlin, or None for UTC. Raise InputError if there is no such
+    zone. prefix: the beginning of the error's text."""
     from zoneinfo import ZoneInfo
 
     try:
@@ -65,7 +66,8 @@ def find_zone(name: str, *, prefix: str = "") -> tzinfo | None:
 
 
 def local(micros: int) -> datetime:
-    """Return a moment in the time zone, or in UTC if its year would not be 1 to 9999."""
+    """Return a time as a datetime in the configured time zone. The datetime is in UTC if its year in the time zone
+    would not be from 1 to 9999."""
     moment = EPOCH + timedelta(microseconds=micros)
     try:
         return moment.astimezone(zone or UTC)
@@ -74,12 +76,13 @@ def local(micros: int) -> datetime:
 
 
 def day_of(micros: int) -> int:
-    """Return the number of the day of a moment in the time zone. The number of 1970-01-01 is 0."""
+    """Return the number of the day to which a time belongs in the configured time zone. 1970-01-01 is day 0."""
     return micros // DAY_US if zone is None else local(micros).toordinal() - EPOCH.toordinal()
 
 
 def midnight(day: int) -> int:
-    """Return the moment at which a day, by its number, begins in the time zone."""
+    """Return the time at which a day begins in the configured time zone. day: the number of the day, as from
+    `day_of`."""
     if zone is None:
         return day * DAY_US
     calendar_day = min(max(day, FIRST // DAY_US), LAST // DAY_US)
@@ -88,25 +91,29 @@ def midnight(day: int) -> int:
 
 
 def date(day: int) -> str:
-    """Write the date of a day, given by its number."""
+    """Return the date of a day as text. day: the number of the day, as from `day_of`."""
     return format_time(day * DAY_US)[:10]
 
 
 def middle(first: int, last: int) -> str:
-    """Write the time in the middle of two times. Write its day alone, where that is later than the day of the first
-    time."""
+    """Return the text of the time in the middle between two times. If this time is on a later day than the first time,
+    the text is only its date."""
     text = format_time((first + last) // 2)
     return text[:10] if text[:10] != format_time(first)[:10] else f"{text[:19]}Z"
 
 
 def parse_local(text: str) -> int:
-    """Return the time that `parse` reads. A time without an offset is in the time zone."""
+    """Return the time of a text as `parse` does. If the text has no offset, it is a time in the configured time
+    zone."""
     return parse(text, default=zone or UTC)
 
 
 def parse(text: str, *, default: tzinfo = UTC) -> int:
-    """Return the microseconds since 1970 UTC of an RFC 3339 time. Without an offset, a time is in the zone `default`; a
-    date alone is midnight. Digits beyond microseconds are dropped."""
+    """Return the time of a text in the form RFC 3339, in microseconds since 1970 UTC. Digits beyond microseconds are
+    dropped, and a date without a time of day is the midnight at which this day begins. Raise InputError for any other
+    text.
+
+    default: the time zone of a text without an offset."""
     # the most frequent form, parsed fast
     if text[19:20] == "." and text[7] == "-" and text[10] in "T " and text[26:] in ("Z", "+00:00"):
         with suppress(ValueError):
