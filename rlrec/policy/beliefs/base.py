@@ -81,7 +81,7 @@ class Policy(ABC):
     """A Policy is a kind with its parameters. A policy scores arms but never draws.
 
     By default a policy counts every slot, forgets nothing, reads no context, and learns from any reward. A subclass
-    is a frozen dataclass, unless the options of its class statement say otherwise.
+    becomes a frozen dataclass; the options of its class statement are options of the dataclass.
 
     Some kinds have other statistics than pulls, reward and squared reward. Such a kind overrides `statistics` and
     `width` (more columns behind the three), `needs` (the fields of a slot that the kind uses beside arm and reward) and

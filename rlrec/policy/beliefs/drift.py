@@ -166,8 +166,8 @@ THRESHOLD = 50.0
 
 
 class PageHinkley:
-    """A PageHinkley object raises an alarm when the sum of rewards minus their running mean and DELTA exceeds THRESHOLD
-    above its minimum. A second test does the same with the negative of each reward.
+    """A PageHinkley object raises an alarm when a running sum exceeds its minimum by more than THRESHOLD. The sum adds
+    each reward minus the running mean of rewards minus DELTA. A second test does the same with the negative rewards.
 
     With m_t = m_(t-1) + x_t - mean_t - DELTA, the alarm comes where m_t - min m exceeds THRESHOLD; then the test
     starts again. The test suits steps of a known size. Where rewards have variance v, each direction has one false

@@ -1,5 +1,5 @@
-"""This module encodes contexts and arms as vectors of named, fixed columns, and defines the base class of kinds that
-read them."""
+"""This module encodes contexts and arms as vectors of named, fixed columns. It also defines the base class of kinds
+that read such vectors."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ Encoded = Any
 
 
 class Encoder:
-    """An Encoder turns JSON objects into rows of numbers with names; its `spec` defines it completely.
+    """An Encoder turns JSON objects into rows of numbers with named columns. The `spec` of an encoder defines it
+    completely.
 
-    width: the number of columns. is_sparse: whether there are more than WIDEST, so that only `sparse` encodes.
-    reads: the fields that it uses. intercept: whether column 0 is always 1."""
+    width: the number of columns. is_sparse: whether there are more than WIDEST columns, so that only `sparse`
+    encodes. reads: the names of the fields that the encoder uses. intercept: whether column 0 is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
-        """Build an encoder from its fields. Fields are sorted by name, since JSON has no order.
+        """Build an encoder from the fields that it reads. Fields are sorted by name, since JSON has no order.
 
-        columns: the number of columns into which the whole object is hashed."""
+        columns: the number of columns into which the whole object is hashed, in addition to the fields."""
         self.fields = tuple(sorted(fields, key=lambda field: field.name))
         self.intercept, self.columns = intercept, columns
         self.width = int(intercept) + sum(field.width for field in self.fields) + columns
@@ -59,7 +60,7 @@ class Encoder:
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any]) -> Self:
-        """Build the encoder for a spec that was stored or declared by a user. Raises InputError that names the mistake
+        """Return the encoder for a spec that was stored or declared by a user. Raises InputError that names the mistake
         in the spec."""
         if not isinstance(spec, Mapping):
             raise InputError(f"features are {quote(spec)}", hint=_HINT)
@@ -77,7 +78,7 @@ class Encoder:
 
     @classmethod
     def by_hash(cls, columns: int = 16) -> Self:
-        """Build an encoder with an intercept and a hash of the whole object into a few columns."""
+        """Return an encoder with an intercept and a hash of the whole object into this number of columns."""
         return cls(columns=columns)
 
     @cached_property
@@ -98,10 +99,10 @@ class Encoder:
         return hash((self.intercept, self.fields, self.columns))
 
     def check(self, values: Mapping[str, Any], *, subject: str = "context", owner: str = "") -> None:
-        """Raise InputError, with its field, where a value does not fit its declaration.
+        """Raise InputError, with the name of the field, if a value does not fit the declaration of its field.
 
-        owner: the arm or other owner of the values. Missing values, null, unlisted categories and fields that are
-        not read are accepted."""
+        Missing values, null, unlisted categories and fields that are not read are accepted. values: the object;
+        subject: what the object is, for the error; owner: text that names the arm or other owner of the values."""
         for reader in self.fields:
             value = value_of(values, reader.name)
             if value is not None and (expected := reader.mismatch(value)):
@@ -113,7 +114,7 @@ class Encoder:
                 raise _mismatch_error(subject, name, value, owner=owner, hint="give finite numbers") from None
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
-        """Return the features of n objects, (n, columns). Unknown, missing or mistyped values count 0."""
+        """Return the features of n objects, (n, columns). Unknown, missing or mistyped values count as 0."""
         blocks = [np.ones((len(rows), int(self.intercept)))]
         blocks += [field.encode([value_of(row, field.name) for row in rows]) for field in self.fields]
         if self.columns:
@@ -121,11 +122,11 @@ class Encoder:
         return np.hstack(blocks)
 
     def rows(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
-        """Return the features of n contexts, (n, columns), as sparse rows where they are wide."""
+        """Return the features of n contexts, (n, columns). The result is a `Sparse` object if the encoder is sparse."""
         return self.sparse(contexts) if self.is_sparse else self.encode(contexts)
 
     def sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
-        """Return the nonzero features of n objects, without the intercept; each column once per row."""
+        """Return the nonzero features of n objects, without the intercept. Each column occurs at most once per row."""
         first_column, entry_parts = int(self.intercept), [_NO_ENTRIES]
         for reader in self.fields:
             row, column, value = reader.entries([value_of(row, reader.name) for row in rows])
@@ -152,16 +153,16 @@ _LARGEST_COUNTED = 1e100  # larger numbers do not count, so that squares stay fi
 
 @dataclass
 class EncoderFit:
-    """An EncoderFit collects statistics of the fields of a log. Chunks of a log may be processed in any order and
-    added.
+    """An EncoderFit collects statistics of the fields of a log. Chunks of a log may be processed in any order, and the
+    statistics of chunks can be added.
 
-    Memory is bounded: only the first 1,000 fields count, and texts of a field beyond the 10,000 most frequent are
-    counted together."""
+    Memory is bounded: only the first 1,000 fields count, and all texts of a field but the 10,000 most frequent are
+    counted together. fields: the statistics of each field, by name."""
 
     fields: dict[str, _FieldValues] = field(default_factory=dict)
 
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add some objects to the statistics."""
+        """Add these objects to the statistics."""
         columns: dict[str, list[Any]] = defaultdict(list)
         open_items = [item for row in rows for item in row.items() if item[0] not in STATEMENTS]
         while open_items:
@@ -181,12 +182,14 @@ class EncoderFit:
         return EncoderFit(merged_fields)
 
     def spec(self, max_values: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
-        """Return the spec of an encoder for such objects, as JSON, with at most `widest` columns.
+        """Return the spec of an encoder for the objects that were added, as JSON. The encoder has at most `widest`
+        columns.
 
         A field has the type of more than half of its values. Numbers are scaled by their mean and standard
-        deviation; texts and lists of texts get a column for each of the `max_values` most frequent texts and a hash
-        for the others; vectors need one length; `a.b` is the field b of objects in a. Fields without a main type are
-        left out. An encoder that is too wide lists fewer texts, and then drops its widest fields, rarest first."""
+        deviation. Texts and lists of texts get a column for each of the `max_values` most frequent texts, and a hash
+        for the other texts. Vectors must have one length. `a.b` is the field b of objects in a. Fields without a
+        main type are left out. If the encoder is too wide, it lists fewer texts, and then drops its widest fields;
+        of equally wide fields, the rarest is dropped first."""
         values_by_name = sorted(self.fields.items())
         readers: list[Field] = []
         for n_listed in range(max_values, -1, -1):
@@ -207,7 +210,8 @@ def _total_width(fields: Iterable[Field]) -> int:
 
 
 def _without_clashes(fields: Iterable[Field]) -> list[Field]:
-    """Return the fields, without those that have a column with the name of an earlier field's column."""
+    """Return the fields in their order. A field is left out if one of its columns has the name of an earlier field's
+    column."""
     taken_names, distinct_fields = {"1"}, []
     for reader in fields:
         if taken_names.isdisjoint(reader.names):
@@ -219,8 +223,9 @@ def _without_clashes(fields: Iterable[Field]) -> list[Field]:
 class _FieldValues(Record, kw_only=False):
     """A _FieldValues object holds statistics of the values of one field.
 
-    kinds: the number of values of each type. count, mean: the count and mean of the numbers; squares: the sum of
-    their squared distances from that mean. words: the frequency of each text; None stands for unlisted ones."""
+    kinds: the number of values of each type. count, mean: the count and the mean of the numbers; squares: the sum of
+    the squared distances of the numbers from their mean. words: the frequency of each text, where None stands for
+    all texts that are not listed; lengths: the lengths of the vectors."""
 
     kinds: Counter[str]
     count: int
@@ -230,7 +235,8 @@ class _FieldValues(Record, kw_only=False):
     lengths: frozenset[int]
 
     def __add__(self, other: _FieldValues) -> _FieldValues:
-        """Add the statistics of two sets of values. Source: Chan, Golub & LeVeque 1983 for mean and squares."""
+        """Return the statistics of two sets of values together. Source: Chan, Golub & LeVeque 1983 for mean and
+        squares."""
         count, difference = self.count + other.count, other.mean - self.mean
         weight = other.count / count if count else 0.0
         return _FieldValues(
@@ -244,13 +250,14 @@ class _FieldValues(Record, kw_only=False):
 
     @cached_property
     def by_frequency(self) -> list[str]:
-        """Return the texts, most frequent first, then by name."""
+        """Return the texts, the most frequent text first. Equally frequent texts are in alphabetical order."""
         return _by_frequency(self.words)
 
     def field(self, name: str, *, max_values: int, n_listed: int) -> Field | None:
-        """Return the field that fits these values; None where none does.
+        """Return the field that fits these values. The result is None if no type of field fits.
 
-        A hash that would take more columns than it saves is used only if there are more than `max_values` texts."""
+        A hash that would take more columns than it saves is used only if there are more than `max_values` texts.
+        name: the name of the field; n_listed: the number of texts that get their own column."""
         kind = next((kind for kind, count in self.kinds.items() if 2 * count > self.kinds.total()), None)
         if kind == "number":
             return self._number(name)
@@ -266,10 +273,10 @@ class _FieldValues(Record, kw_only=False):
         return field(name, values, hash=0 if lists_all else HASHED_COLUMNS)
 
     def _number(self, name: str) -> features.Number:
-        """Return a number field with mean and standard deviation.
+        """Return a number field with the mean and the standard deviation of these values.
 
-        Both are rounded to six digits of the standard deviation, so that another order of summation gives the same
-        spec."""
+        Both numbers are rounded to six digits of the standard deviation, so that another order of summation gives
+        the same spec."""
         scale = math.sqrt(self.squares / self.count)
         if scale <= 1e-12 * abs(self.mean):  # constant
             return features.Number(name, self.mean)
@@ -297,7 +304,8 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
 
 
 def _field_type(value: Any) -> str:
-    """Return the type of field that fits a value; empty where none does."""
+    """Return the name of the type of field that fits a value. The name is "other" if no type fits, and empty for a
+    value that does not count, which is null or an empty list."""
     if value is None or value == []:
         return ""
     if isinstance(value, str):
@@ -315,7 +323,7 @@ def _field_type(value: Any) -> str:
 
 
 def _cap_words(words: Counter[str | None]) -> Counter[str | None]:
-    """Return the counts of the most frequent texts; all others count together."""
+    """Return the counts of the most frequent texts. All other texts are counted together under None."""
     if len(words) <= _MAX_TEXTS:
         return words
     capped_words: Counter[str | None] = Counter({word: words[word] for word in _by_frequency(words)[:_MAX_TEXTS]})
@@ -331,10 +339,10 @@ class Design(Record, eq=False):
     """A Design says how a version reads features of contexts and arms, and around which weights its model is expanded.
     The design is part of the version and, like the version, immutable.
 
-    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; an arm without
-    an entry has the weights of the prior. columns: the columns of sparse contexts that have weights in a trained
-    model, ascending. learns_stated: whether a belief learns from features that requests and imported lines state of
-    arms."""
+    context, arm: the encoders of contexts and of arms. anchor: the weights (q,) around which a logistic model is
+    expanded, by arm id; an arm without an entry has the weights of the prior. columns: the columns of sparse
+    contexts that have weights in a trained model, ascending. learns_stated: whether a belief learns from the
+    features of arms that requests and imported lines state."""
 
     context: Encoder = field(default_factory=Encoder.by_hash)
     arm: Encoder = field(default_factory=Encoder.by_hash)
@@ -344,7 +352,7 @@ class Design(Record, eq=False):
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read the design from the result of `to_json`."""
+        """Return the design that the result of `to_json` describes."""
         anchor = {int(arm): np.array(weights, np.float64) for arm, weights in document.get("anchor", {}).items()}
         columns = np.frombuffer(b64decode(document.get("columns", "")), "<i4").astype(np.int64)
         context, arm = Encoder.parse(document["context"]), Encoder.parse(document["arm"])
@@ -365,7 +373,7 @@ class Design(Record, eq=False):
 class ContextualPolicy(Policy):
     """ContextualPolicy is the base class of kinds whose scores depend on the encoded context x, (q,).
 
-    x (..., q) are several contexts, one for each belief. Wide contexts are `Sparse`."""
+    Several contexts, one for each belief, are x (..., q). Contexts with many columns are `Sparse`."""
 
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
@@ -395,7 +403,9 @@ class ContextualPolicy(Policy):
         return self.design.context.is_sparse
 
     def encode(self, context: Mapping[str, Any] | None) -> Encoded:
-        """Return the features of a context, (q,)."""
+        """Return the features of a context, (q,).
+
+        context: a JSON object (None for an empty context)."""
         return self.design.context.rows([context or {}])[0]
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
@@ -406,24 +416,28 @@ class ContextualPolicy(Policy):
 
     @abstractmethod
     def scores_at(self, belief: Belief, x: Encoded) -> Scores:
-        """Return the `scores` in encoded contexts x (..., q), one for each leading axis of the belief, as arrays (...,
-        m)."""
+        """Return the `scores` of the arms in encoded contexts, as one object with arrays (..., m).
+
+        x (..., q): the encoded contexts, one for each leading index of the belief."""
 
     @abstractmethod
     def index_at(self, belief: Belief, x: Encoded) -> Array:
-        """Return the `index` in encoded contexts x (..., q), (..., m)."""
+        """Return the `index` of the arms in encoded contexts, (..., m).
+
+        x (..., q): the encoded contexts, one for each leading index of the belief."""
 
     @abstractmethod
     def weights(self, belief: Belief) -> Array:
         """Return the weight of each feature in the score of each arm, (..., m, features)."""
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
-        """Return the weights of some columns of sparse contexts, (c, m), for kinds that read sparse contexts."""
+        """Return the weight of each of these columns of sparse contexts in each arm's score, (c, m). Only kinds that
+        read sparse contexts have this method."""
         raise NotImplementedError
 
     @abstractmethod
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Return the mean reward of each arm in a context, and the values z standard deviations below and above, (m,)
-        each.
+        """Return the mean reward of each arm in a context, the value z standard deviations below the mean, and the
+        value z above it, (m,) each.
 
-        The values are NaN where the scores of the policy are not rewards."""
+        The values are NaN if the scores of the policy are not rewards."""

@@ -1,7 +1,8 @@
-"""This module turns contexts into numbers, and defines the types of fields of JSON objects and their named columns.
+"""This module turns contexts into numbers. It defines the types of fields of JSON objects, and the named columns of
+each field.
 
-Signed hashing turns any JSON object into a short dense vector, or a long sparse one. A vocabulary would have to be
-learned, stored and versioned; a hash needs none, and new values have columns, too."""
+Signed hashing turns any JSON object into a short dense vector, or a long sparse vector. A vocabulary would have to
+be learned, stored and versioned. A hash needs no vocabulary, and new values have columns, too."""
 
 from __future__ import annotations
 
@@ -40,10 +41,11 @@ _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
 
 class Sparse(Record, kw_only=False, eq=False):
-    """A Sparse object holds the nonzero features of n contexts; those of context i are at start[i]..start[i + 1].
+    """A Sparse object holds the nonzero features of n contexts. The entries of context i are start[i]:start[i + 1].
 
-    start (n + 1,); column (e,) of each entry; value (e,), added up where a column occurs twice. single: one context,
-    whose scores have no axis of contexts."""
+    start (n + 1,): the first entry of each context, and the number of entries; column (e,): the column of each
+    entry; value (e,): the value of each entry, where the entries of a column of a context are added up; single:
+    whether the object is one context without an axis of contexts."""
 
     start: npt.NDArray[np.int32]
     column: npt.NDArray[Any]
@@ -71,7 +73,8 @@ class Sparse(Record, kw_only=False, eq=False):
         return self.start.nbytes + self.column.nbytes + self.value.nbytes
 
     def __getitem__(self, rows: int | slice | Index) -> Sparse:
-        """Return one context, the contexts of a range, or the contexts of an array of rows, in its order."""
+        """Return one context, the contexts of a slice, or the contexts of an array of indices, in the order of the
+        array."""
         if isinstance(rows, np.ndarray):
             entries, row = self.entries(rows)
             start = np.r_[0, np.cumsum(np.bincount(row, minlength=len(rows)))].astype(np.int32)
@@ -86,18 +89,21 @@ class Sparse(Record, kw_only=False, eq=False):
 
     @property
     def row(self) -> Index:
-        """Return the context of each entry, (e,)."""
+        """Return the index of the context of each entry, (e,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def select_columns(self, columns: Index) -> Sparse:
-        """Return the contexts with only their entries in these columns (ascending), each column renumbered to its index
-        in `columns`."""
+        """Return the contexts with only the entries in these columns. A column becomes its index in `columns`.
+
+        columns: the columns, ascending."""
         index, is_selected = look_up(columns, self.column)
         start = np.r_[0, np.cumsum(is_selected)][self.start].astype(np.int32)
         return Sparse(start, index[is_selected].astype(np.int32), self.value[is_selected], single=self.single)
 
     def times(self, weights: Array) -> Array:
-        """Multiply the matrix of contexts with weights (c, m), (n, m)."""
+        """Return the product of the matrix of contexts and weights, (n, m).
+
+        weights (c, m): the factor of each column."""
         product = np.zeros((len(self), weights.shape[1]), weights.dtype)
         step = max(1, _CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
         for first_row in range(0, len(self), step):
@@ -109,26 +115,35 @@ class Sparse(Record, kw_only=False, eq=False):
         return product
 
     def transposed_product(self, values: Array, width: int) -> Array:
-        """Multiply the transposed matrix of contexts with values (n, m), (width, m)."""
+        """Return the product of the transposed matrix of contexts and values, (width, m).
+
+        values (n, m): the factor of each context; width: the number of columns."""
         row = self.row
         products = (np.bincount(self.column, self.value * column[row], width) for column in values.T)
         return np.column_stack([*products]) if values.shape[1] else np.zeros((width, 0))
 
     def entries(self, rows: Index) -> tuple[Index, Index]:
-        """Return the indices of the entries of some contexts, and for each entry the index of its context in `rows`,
-        (f,) both."""
+        """Return the indices of all entries of these contexts, (f,), and for each entry the index of its context in
+        `rows`, (f,).
+
+        rows: the indices of the contexts."""
         counts = (self.start[rows + 1] - self.start[rows]).astype(np.int64)
         return piece_rows(self.start[rows], counts), np.repeat(np.arange(len(rows)), counts)
 
 
 def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
-    """Return the features of n contexts, (n, columns); `columns` is a power of two up to WIDTH."""
+    """Return the features of n contexts, hashed into dense columns, (n, columns).
+
+    columns: the number of columns, a power of two up to WIDTH."""
     entries = sparse(contexts)
     return add_up(len(entries), columns, entries.row, entries.column % columns, entries.value)
 
 
 def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:
-    """Return sparse rows from entries, in order of column; entries of the same row and column are added."""
+    """Return n sparse rows from entries. The entries of a row are sorted by column, and entries of the same row and
+    column are added.
+
+    row, column, value (e,): the row, the column and the value of each entry."""
     order = np.lexsort((column, row))
     row, column, value = row[order], column[order], value[order]
     run_start = run_starts(row, column)
@@ -138,18 +153,22 @@ def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:
 
 
 def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Array) -> Array:
-    """Return dense rows, (n, columns), from entries; entries of the same row and column are added."""
+    """Return dense rows, (n, columns), from entries. Entries of the same row and column are added.
+
+    row, column, value (e,): the row, the column and the value of each entry."""
     cell_sums = np.bincount(row * columns + column, weights=value, minlength=n * columns)
     return cell_sums.reshape(n, columns).astype(np.float64, copy=False)
 
 
 def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
-    """Return the features of contexts in `columns` columns, a power of two up to MAX_COLUMNS.
+    """Return the features of contexts, hashed into sparse columns.
 
-    A number counts as asinh(number) under its key, so that a price does not outweigh a flag; text, true, false and
-    null count as 1 under key and value; lists and objects count item by item. Keys that share a column are added
-    there, with signs that cancel their interference on average. Source: our own choices, based on Weinberger,
-    Dasgupta, Langford, Smola & Attenberg 2009 (signed feature hashing)."""
+    columns: the number of columns, a power of two up to MAX_COLUMNS.
+
+    A number counts as asinh(number) under its key, so that a price does not outweigh a flag. Text, true, false and null
+    count as 1 under key and value. Lists and objects count item by item. The values of keys that share a column are
+    added, with signs that cancel their interference on average. Source: our own choices, based on Weinberger, Dasgupta,
+    Langford, Smola & Attenberg 2009 (signed feature hashing)."""
     # all fields of all contexts, except statements on arms and page: column, sign and value of each
     names = list(chain.from_iterable(contexts))
     if "@" in "".join(names):
@@ -185,7 +204,10 @@ def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sp
 
 
 def _entry_codes(names: Sequence[str], values: Sequence[Any]) -> Index:
-    """Return column, sign and kind of each entry in one number, (e,); -1 for a list or an object."""
+    """Return a code for each entry, (e,). A code combines the column, the sign and whether the value is a number; the
+    code is -1 for a list or an object.
+
+    names, values: the name and the value of the field of each entry."""
     codes = [
         _TEXTS[name][value]
         if type(value) is str
@@ -200,7 +222,8 @@ def _entry_codes(names: Sequence[str], values: Sequence[Any]) -> Index:
 
 
 class _Cache(dict[str, Any]):
-    """A _Cache holds the result of `make` for each text; it is emptied when it has `max_entries`."""
+    """A _Cache maps a text to the result of `make` for this text. The cache is emptied when it has `max_entries`
+    entries."""
 
     def __init__(self, max_entries: int, make: Callable[[str], Any]) -> None:
         self.max_entries, self.make = max_entries, make
@@ -223,7 +246,8 @@ _TEXTS = _Cache(1_000, lambda name: _Cache(10_000, lambda text: _code(f"\x1f{nam
 
 
 def text_of(value: Any) -> str:
-    """Write a value of a context as a file does: text as it is, anything else as JSON, numbers by value."""
+    """Return a value of a context as a file writes it. Text stays as it is, and any other value is written as JSON,
+    where 1.0 and 1 are the same."""
     if isinstance(value, str):
         return value
     is_integral = isinstance(value, float) and value.is_integer()
@@ -231,7 +255,7 @@ def text_of(value: Any) -> str:
 
 
 def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
-    """Yield all values inside a list or an object, each as its path and, where it is a number, that number."""
+    """Yield the path of each value inside a list or an object, and the value if it is a number (else None)."""
     if isinstance(value, dict):
         for key, nested in value.items():
             yield from items(f"{path}\x1f{key}", nested)
@@ -254,13 +278,13 @@ def _squeeze_numbers(raw_values: Sequence[float]) -> Array:
 
 @lru_cache(maxsize=100_000)
 def hashed_column(name: str) -> tuple[int, float]:
-    """Return column and sign of a name, among MAX_COLUMNS columns."""
+    """Return the column, among MAX_COLUMNS columns, and the sign into which a name is hashed."""
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
     return (bits >> 1) % MAX_COLUMNS, 1.0 if bits & 1 else -1.0
 
 
 class Field(Record, kw_only=False):
-    """A Field describes a field of a JSON object; its attributes other than the name are its spec."""
+    """A Field describes a field of a JSON object. The attributes of a Field other than its name are its spec."""
 
     name: str
 
@@ -277,16 +301,18 @@ class Field(Record, kw_only=False):
         return len(self.names)
 
     def mismatch(self, value: Any) -> str:
-        """Return what kind of value is expected, as an error says it, if this value is of another kind; else an empty
-        text."""
+        """Return a text that says which kind of value is expected, if this value is of another kind. Otherwise the text
+        is empty."""
         raise NotImplementedError
 
     def encode(self, values: Sequence[Any]) -> Array:
-        """Return the columns (n, columns) of n values; values that are unknown, missing or of another type count 0."""
+        """Return the columns of n values, (n, columns). Values that are unknown, missing or of another type count as
+        0."""
         raise NotImplementedError
 
     def entries(self, values: Sequence[Any]) -> tuple[Index, Index, Array]:
-        """Return the nonzero entries of `encode`, as row, column and value of each."""
+        """Return the nonzero entries of the result of `encode`, as three arrays (e,): the row, the column and the value
+        of each entry."""
         dense = self.encode(values)
         row, column = np.nonzero(dense)
         return row, column, dense[row, column]
@@ -300,7 +326,7 @@ class Field(Record, kw_only=False):
 
 
 class Number(Field, kw_only=False):
-    """A Number field has the column (x - mean) / scale, cut where it is FAR from the mean."""
+    """A Number field has the column (x - mean) / scale, cut to at most MAX_DEVIATIONS on both sides of 0."""
 
     mean: float = 0.0
     scale: float = 1.0
@@ -337,7 +363,7 @@ class Flag(Field, kw_only=False):
 
 
 class Vector(Field, kw_only=False):
-    """A Vector field takes a list of numbers as they are."""
+    """A Vector field has a column for each number of a list. The numbers are not scaled."""
 
     length: int = 0
 
@@ -366,8 +392,8 @@ class Vector(Field, kw_only=False):
 
 
 class Words(Field, kw_only=False):
-    """Words is the base class of fields with a column for each of `values`. Other texts are hashed into `hash` columns
-    with signs."""
+    """Words is the base class of fields with a column for each text in `values`. Other texts are hashed into `hash`
+    columns with signs."""
 
     values: tuple[str, ...] = ()
     hash: int = 0
@@ -396,14 +422,15 @@ class Words(Field, kw_only=False):
         return {value: index for index, value in enumerate(self.values)}
 
     def _word_column(self, word: str) -> tuple[int, float]:
-        """Return the column and sign of a text; the index after the last column for a text without a column."""
+        """Return the column and the sign of a text. For a text without a column, the result is the index after the last
+        column."""
         if word in self._index or not self.hash:
             return self._index.get(word, len(self.values)), 1.0
         column, sign = hashed_column(f"\x1f{self.name}\x1e{word}")
         return len(self.values) + column % self.hash, sign
 
     def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
-        """Return the words in n values, and for each word the index of its value."""
+        """Return two lists of the same length: for each word in n values the index of its value, and the word."""
         raise NotImplementedError
 
     def encode(self, values: Sequence[Any]) -> Array:
@@ -416,7 +443,10 @@ class Words(Field, kw_only=False):
         return row[has_column], column[has_column], sign[has_column]
 
     def _signed_columns(self, row: Index, words: Sequence[str]) -> tuple[Index, Index, Array]:
-        """Return row, column and sign of words; the index after the last column for a word without a column."""
+        """Return the row, the column and the sign of each word, (e,) each. A word without a column has the index after
+        the last column.
+
+        row (e,): the index of the value that contains the word; words: the words."""
         columns = {word: self._word_column(word) for word in set(words)}
         column = np.fromiter((columns[word][0] for word in words), np.int64, len(words))
         sign = np.fromiter((columns[word][1] for word in words), np.float64, len(words))
@@ -424,7 +454,7 @@ class Words(Field, kw_only=False):
 
 
 class Category(Words, kw_only=False):
-    """A Category field takes one text; true, false and whole numbers count under their names in JSON."""
+    """A Category field reads one text. true, false and whole numbers count as the texts that JSON writes for them."""
 
     kind = "category"
     separator = "="
@@ -439,7 +469,7 @@ class Category(Words, kw_only=False):
 
 
 class TextSet(Words, kw_only=False):
-    """A TextSet field takes a set of texts; repeated texts count once."""
+    """A TextSet field reads a set of texts. Repeated texts count once."""
 
     kind = "list"
     separator = ":"
@@ -453,7 +483,7 @@ class TextSet(Words, kw_only=False):
 
 
 class Text(Words, kw_only=False):
-    """A Text field takes the words of a text, separated by spaces; repeated words count once."""
+    """A Text field reads the words of a text, separated by spaces. Repeated words count once."""
 
     kind = "text"
     separator = ":"
@@ -482,7 +512,10 @@ _SHORT = {
 
 
 def parse_field(name: Any, declaration: Any) -> Field:
-    """Build the field for a spec, in full or in a short form. Raises InputError that names the mistake in the spec."""
+    """Return the field that a spec declares, in full or in a short form. Raises InputError that names the mistake in
+    the spec.
+
+    name: the name of the field; declaration: the spec."""
     if not is_name(name):
         hint = f"a name has 1 to {MAX_NAME_LENGTH} characters, and no NUL"
         raise InputError(f"a field is named {quote(name)}", hint=hint)
@@ -515,7 +548,9 @@ def _full_spec(declaration: Any) -> Mapping[str, Any]:
 
 
 def check_hash(subject: str, columns: Any) -> None:
-    """Raise InputError unless values can be hashed into this number of columns."""
+    """Raise InputError unless values can be hashed into this number of columns.
+
+    subject: what is hashed, for the error."""
     if type(columns) is not int or columns not in HASHES:
         hint = f"give 0 or a power of two up to {HASHES[-1]}"
         raise InputError(f"hash of {subject} is {quote(columns)}", hint=hint)
@@ -526,10 +561,11 @@ def is_name(name: Any) -> bool:
 
 
 def value_of(values: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a field in an object; None where there is none.
+    """Return the value of a field in an object. The result is None if the object does not have the field.
 
-    The value is under the name of the field or, for `User.name`, inside an object `User`, or in the first object
-    that has it of a list. For statements on arms the values of all arms are returned, by key."""
+    The value is under the name of the field. For a name such as `User.name`, the value may also be inside an object
+    `User` or, if `User` is a list, in the first object of the list that has a value. For statements on arms, the
+    result is the value of each arm, by key."""
     value = values.get(name)
     if value is not None or "." not in name:
         return value
@@ -541,7 +577,7 @@ def value_of(values: Mapping[str, Any], name: str) -> Any:
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
-    """Return the objects in a value, which are the value itself or the objects in a list."""
+    """Return a list of the objects in a value: the value itself, or the objects in a list."""
     return [item for item in (value if type(value) is list else [value]) if isinstance(item, Mapping)]
 
 
@@ -550,7 +586,7 @@ def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
 
 
 def text(value: Any) -> str | None:
-    """Return the name of a category; None for a value that is not a category."""
+    """Return the name of the category that a value stands for. The result is None if the value is not a category."""
     if type(value) is str:
         return value
     is_integral = type(value) in (bool, int) or (type(value) is float and value.is_integer())
@@ -558,13 +594,14 @@ def text(value: Any) -> str | None:
 
 
 def quote(value: Any) -> str:
-    """Return a value as an error shows it."""
+    """Return a value as JSON in the form that an error shows, shortened to 60 characters."""
     json_text = json.dumps(value, ensure_ascii=False, default=str)
     return json_text if len(json_text) <= 60 else f"{json_text[:57]}..."
 
 
 def _numbers(values: Sequence[Any], largest: float = sys.float_info.max) -> Array:
-    """Return the values as numbers, (n,); NaN for values that are not numbers, or too large."""
+    """Return the values as numbers, (n,). The result is NaN for a value that is not a number, or larger than
+    `largest`."""
     number_types = NUMBERS
     numbers = (value if type(value) in number_types and -largest <= value <= largest else np.nan for value in values)
     return np.fromiter(numbers, np.float64, len(values))

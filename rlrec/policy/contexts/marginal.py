@@ -1,9 +1,9 @@
-"""This module fits linear models of sparse contexts, in which each weight is fitted separately from three sums of its
-arm and column.
+"""This module fits linear models of sparse contexts. Each weight is fitted separately, from three sums of its arm and
+column.
 
-Pairs of columns are not used, so the sums grow with the number of columns that occur, not with its square. Where a
-log is given to start from, all weights are fitted to it together, once; the sums are then over the residuals of that
-fit."""
+Pairs of columns are not used, so the number of sums grows with the number of columns that occur, not with its
+square. If a version starts from a log, all weights are first fitted to this log together, once. The sums are then
+over the residuals of this fit."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from rlrec.records import Record
 
 
 def column_sums(value: Array, *, pulls: Array, reward: Array) -> Array:
-    """Return the sums that entries x_j of contexts add to their column, (e, 3): of x_j squared, reward x_j, and x_j,
-    weighted by pulls.
+    """Return the sums that each entry x_j of a context adds to its column, (e, 3): the square of x_j, reward times x_j,
+    and x_j, each weighted by pulls.
 
-    pulls and reward (e,) are those of each entry's slot."""
+    value (e,): the entries x_j; pulls (e,), reward (e,): the pulls and the weighted reward of each entry's slot."""
     return np.column_stack([pulls * value**2, reward * value, pulls * value])
 
 
 def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0.0) -> Array:
-    """Return the weights of columns, each fitted separately, (c, m), from their sums (c, m, 3) and the mean of each
-    arm, (m,).
+    """Return the weight of each column for each arm, (c, m), where each weight is fitted separately.
 
-    Sums and means are of rewards minus the prediction of the anchor (c, m).
+    sums (c, m, 3): the sums of `column_sums`; mean (m,): the mean of each arm; anchor (c, m): the weights of the
+    anchor (a model that was fitted to a log). Sums and means are of rewards minus the prediction of the anchor.
 
     Source: own derivation (the ridge regression of reward minus mean on one column; as in naive Bayes, columns count as
-    independent; around an anchor at which all columns are fitted together, it stays there)."""
+    independent. If the anchor is the joint fit of all columns, the weights stay at the anchor)."""
     squares, response, total = np.moveaxis(sums, -1, 0)
     return (response - mean * total + anchor * squares) / (squares + ridge)
 
@@ -42,16 +42,18 @@ STEPS, RESIDUAL_TOLERANCE = 200, 1e-10  # of conjugate gradients: the largest nu
 
 
 class Anchor(Record, kw_only=False, eq=False):
-    """An Anchor holds weights that were fitted to a log together.
+    """An Anchor holds weights that were fitted together to a log.
 
-    key (e,), ascending: column and arm; value (e,)."""
+    key (e,): the column and the arm of each weight in one number, ascending; value (e,): the weights."""
 
     key: Ids
     value: Array
 
     @classmethod
     def from_packed(cls, packed: Iterable[tuple[int, bytes]]) -> Self:
-        """Return the anchor from packed weights (id and bytes of each arm), as `fit` returns them."""
+        """Return the anchor from the packed weights of arms.
+
+        packed: the id of each arm, and the bytes that `fit` returned for it."""
         keys, values = [np.empty(0, np.int64)], [np.empty(0)]
         for arm, packed_row in packed:
             n_columns = len(packed_row) // 12
@@ -62,16 +64,17 @@ class Anchor(Record, kw_only=False, eq=False):
         return cls(key[order], value[order])
 
     def weights_at(self, column: Index, arm: Ids) -> Array:
-        """Return the weights of k pairs of a column and an arm, (k,)."""
+        """Return the weights of k pairs of a column and an arm, (k,). Pairs without a weight have 0."""
         index, has_weight = look_up(self.key, column.astype(np.int64) << _ARM_BITS | arm)
         weight = np.zeros(len(column))
         weight[has_weight] = self.value[index[has_weight]]
         return weight
 
     def predicted(self, x: Sparse, context_index: Index, arm: Ids) -> Array:
-        """Return the predicted rewards of slots minus the means of their arms, (n,).
+        """Return the predicted reward of each slot minus the mean of its arm, (n,).
 
-        context_index (n,): the row in x of each slot."""
+        x: the contexts; context_index (n,): the row of each slot's context in x; arm (n,): the id of each slot's
+        arm."""
         if not len(self.key):
             return np.zeros(len(arm))
         entries, row = x.entries(context_index)
@@ -80,10 +83,11 @@ class Anchor(Record, kw_only=False, eq=False):
 
 
 def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool) -> bytes:
-    """Return the weights of one arm on all columns together, packed, by ridge regression with conjugate gradients.
+    """Return the weights of one arm on all columns, packed into bytes. The weights are fitted together by ridge
+    regression with conjugate gradients.
 
-    x: the contexts of the arm's slots; pulls (n,): how often each slot counts; reward (n,): its reward times that
-    count. Source: Hestenes & Stiefel 1952."""
+    x: the contexts of the arm's slots; pulls (n,): the number of pulls that each slot counts as; reward (n,): the
+    reward of each slot times this number. Source: Hestenes & Stiefel 1952."""
     columns = np.unique(x.column).astype(np.int64)
     x, total = x.select_columns(columns), float(pulls.sum())
 

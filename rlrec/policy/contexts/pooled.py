@@ -1,8 +1,8 @@
 """This module computes the orders of many cases at once, on the nodes of one table. Each case has the same number of
 independent continuous scores.
 
-Where lists of candidates differ between decisions and the belief does not, the same scores occur in other
-combinations, and are tabulated only once."""
+If lists of candidates differ between decisions and the belief does not, the same scores occur in other combinations.
+They are then tabulated only once."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _MAX_ENTRIES = 1 << 18  # numbers in a working array
 
 
 class PooledOrders:
-    """PooledOrders holds the orders of u cases of s scores.
+    """A PooledOrders object holds the orders of u cases, each of s scores.
 
-    rows (u, s): their rows in the table."""
+    rows (u, s): the row of each score in the table that all cases share."""
 
     def __init__(self, orders: Sequence[ContinuousOrder], *, positions: int) -> None:
         origin = max(order.origin for order in orders)
@@ -39,7 +39,7 @@ class PooledOrders:
         self.rows: Index = row[pair_index].reshape(first_parameters.shape)
 
     def ranks(self, size: int) -> Array:
-        """Return the probability that each arm stands at rank 1..size of its case, (u, size, s)."""
+        """Return the probability that each arm stands at rank 1..size of the order of its case, (u, size, s)."""
         table, (u, s) = self.table, self.rows.shape
         ranks = np.empty((u, size, s))
         step = max(1, _MAX_ENTRIES // (s * size * len(table.nodes)))
@@ -51,9 +51,11 @@ class PooledOrders:
         return ranks
 
     def each_position(self, case: Index, slates: Index, *, floors: Array) -> Iterator[tuple[Array, Index]]:
-        """Yield the probabilities of the next arm at each position, as `DrawnOrder.each_position` does.
+        """Yield two arrays at each position of n slates: the probability of each next arm for the distinct prefixes
+        above the position, (p, s), and the index of each slate's prefix, (n,), as `DrawnOrder.each_position` does.
 
-        slates (n, k) of arms 0..s - 1, in order of cases (n,) and of the slates."""
+        case (n,): the case of each slate; slates (n, k): the arms, as indices 0..s - 1, sorted by case and then by
+        arm; floors (k,): the floor at each position."""
         table, row_numbers, is_new_prefix = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
         is_new_prefix[1:] = case[1:] != case[:-1]
         prefix_rows, first_rows = self.rows[case[is_new_prefix]], row_numbers[is_new_prefix]
@@ -70,7 +72,10 @@ class PooledOrders:
 
 
 def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
-    """Return the joint orders of cases with the same number of scores; None where a table for each case is better."""
+    """Return the orders of all cases on one table. The result is None if the orders are not continuous, or if a table
+    for each case is better.
+
+    orders: the order of each case, with the same number of scores; positions: the lowest position in question."""
     continuous = [order for order in map(_continuous, orders) if order is not None]
     if len(continuous) < max(len(orders), _MIN_CASES) or len({order.density for order in continuous}) > 1:
         return None

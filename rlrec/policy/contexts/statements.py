@@ -1,5 +1,5 @@
-"""This module reads the statements of a request on its arms and page. They are part of its context, under names that
-begin with `@`."""
+"""This module reads the statements of a request on its arms and on its page. Statements are part of the context of the
+request, under names that begin with `@`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ LARGEST_SCORE = 1e100  # largest score, whose distance from another is finite at
 
 
 def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Return the values that a context states under a name, by arm; None where the context states nothing.
+    """Return the values that a context states under a name, by arm. The result is None if the context states no such
+    values.
 
-    The context may be reduced to the fields that are read. name: `scores.new` means the scores of the ranker `new`."""
+    context: the full context, or a context reduced to the fields that are read; name: the name of the values, where
+    `scores.new` means the scores of the ranker `new`."""
     if (values := context.get(f"{ARMS}.{name}")) is not None:
         return dict(values)
     entries = context.get(ARMS, {})
@@ -44,7 +46,9 @@ def check_names(context: Mapping[str, Any]) -> None:
 
 
 def check_arms(entries: Any, *, field: str) -> None:
-    """Raise InputError unless these entries are scores and features of arms, by key."""
+    """Raise InputError unless the entries hold scores and features of arms, by the key of the arm.
+
+    entries: what a request states under `@arms`; field: the name of the field for the error."""
     example = 'write {"KEY": {"score": 1.7, "features": {"price": 9}}}'
     if not isinstance(entries, Mapping):
         raise InputError(f"{ARMS} is {_written(entries)}", hint=example, field=field)
@@ -77,5 +81,5 @@ def _check_score(score: Any, subject: str, key: str, field: str) -> None:
 
 
 def _written(value: Any) -> str:
-    """Write a value as JSON, shortened for an error."""
+    """Return a value as JSON, shortened to 40 characters for an error."""
     return json.dumps(value, ensure_ascii=False, default=str)[:40]

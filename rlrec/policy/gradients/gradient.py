@@ -1,5 +1,5 @@
-"""This module holds the policy that is trained for whole visits, by softmax over scores of arms in the state of a
-session."""
+"""This module holds the policy that is trained for whole visits. The policy draws by a softmax over the scores of arms
+in the state of a session."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ RECENCY = 0.7
 
 
 class State(Record, kw_only=False, eq=False):
-    """A State object holds n states of sessions as a policy reads them.
+    """A State object holds n states of sessions in the form in which a policy reads states.
 
-    x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): the arms shown before in the visit,
-    each once per row, with their features (MEMORY). All are without unit, squeezed to about 1. words: the other
-    features of a sparse context, in the columns that the policy weighs."""
+    x (n, d): the features of context and session. row (e,), arm (e,), memory (e, 4): for each arm that was shown
+    before in the visit, the state, the arm, and the features MEMORY of the arm; an arm occurs once per state. All
+    numbers are without unit, squeezed to about 1. words: the other features of a sparse context, in the columns that
+    have weights in the policy."""
 
     x: Array
     row: Index
@@ -50,7 +51,10 @@ class State(Record, kw_only=False, eq=False):
         return len(self.x)
 
     def take(self, rows: Index) -> State:
-        """Return the selected states, in that order, each at most once. The memory of each state keeps its order."""
+        """Return the selected states.
+
+        rows: the indices of the states, each at most once; the result has their order. The memory of each state
+        keeps its order."""
         new_rows = np.full(len(self), -1, np.intp)
         new_rows[rows] = np.arange(len(rows))
         row = new_rows[self.row]
@@ -61,7 +65,7 @@ class State(Record, kw_only=False, eq=False):
         return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries], words)
 
     def slice_rows(self, start: int, end: int) -> State:
-        """Return the states from `start` to before `end`; `row` must be ascending."""
+        """Return the states from `start` to before `end`. The states of the memory, `row`, must be ascending."""
         begin, stop = np.searchsorted(self.row, (start, end)).tolist()
         words = None if self.words is None else self.words[start:end]
         return State(
@@ -72,12 +76,15 @@ class State(Record, kw_only=False, eq=False):
 class Gradient(ContextualPolicy, CurvePolicy):
     """Show arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
-    model linear: weights per arm on features of context and session, and effects of the arm's own features. model
-    bilinear: weights on the products of features of state and arm, for all arms. Either model has a bias for each
-    arm of its log, and weights on what the visit has shown of the arm itself (how often, how recently by `recency` ^
-    decisions ago, what it earned) and of arms with its features. An arm that is new to the policy is scored by its
-    features. Where slots are trained by themselves (`train-pg --top-k`), `position` divides what they earned by
-    their examination. Contexts may have up to 262144 columns with model linear, which weighs those that its log has."""
+    model linear: each arm has weights on the features of context and session, and the arm's own features have
+    effects, too. model bilinear: all arms share weights on the products of features of state and arm. Both models
+    have a bias for each arm of the log. Both also have weights on what the visit has shown of the arm itself (how
+    often it was shown, how recently, by `recency` ^ decisions ago, and what it earned), and of arms with the same
+    features. An arm that is new to the policy is scored by its features.
+
+    If slots are trained separately (`train-pg --top-k`), `position` divides what the slots earned by their examination.
+    With model linear, contexts may have up to 262144 columns, of which the columns that occur in the log have weights.
+    """
 
     model: str = LINEAR
     temperature: float = bounded(1.0, 1e-9, 1e9)
@@ -107,31 +114,35 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     @property
     def _context_names(self) -> tuple[str, ...]:
-        """Return the names of the context features in a state; for sparse contexts only the intercept."""
+        """Return the names of the context features in a state. For sparse contexts, the result has only the
+        intercept."""
         context = self.design.context
         return ("1",) * context.intercept if context.is_sparse else context.names
 
     @property
     def context_columns(self) -> Index:
-        """Return the columns of the weights of a state that belong to contexts."""
+        """Return the indices of the context features among the weights of a state, including the words of sparse
+        contexts."""
         n, words = len(self._context_names), len(self.design.columns)
         return np.r_[:n, len(self.names) : len(self.names) + words]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names of the features of a state, (d,). The weights of words follow those of these features."""
+        """Return the names of the features of a state, (d,). The weights of a state begin with the weights of these
+        features, which are followed by the weights of the words of sparse contexts."""
         similar_names = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
         return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar_names)
 
     @property
     def _faded_columns(self) -> slice:
-        """Return the columns of the faded sums of arm features among the features of a state."""
+        """Return the columns of a state that hold the faded sums of arm features (sums in which older arms weigh
+        less)."""
         return slice(len(self.names) - len(self.design.arm.names), len(self.names))
 
     def states(self, context: Encoded, history: History, described: Array) -> State:
-        """Return states from their encoded context (n, q) and history.
+        """Return n states from the contexts and the histories of n decisions.
 
-        described (e, p): features of the arms remembered."""
+        context (n, q): the encoded contexts; described (e, p): the features of the arm of each entry of the history."""
         n, rows, words = len(history), history.rows, None
         if self.is_sparse:
             words = context.select_columns(self.design.columns)
@@ -154,14 +165,14 @@ class Gradient(ContextualPolicy, CurvePolicy):
     # -- scores --
 
     def zero_parameters(self, arms: int) -> Parameters:
-        """Return parameters that are all 0, with which every arm has the same score."""
+        """Return parameters for this number of arms. All parameters are 0, so that every arm has the same score."""
         d, p, h = len(self.names) + len(self.design.columns), len(self.design.arm.names), len(MEMORY)
         arm_shapes = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
         shared_shapes = {"cross": (p, d if self.model == BILINEAR else 1), "history": (h,), "similar": (p,)}
         return {name: np.zeros(shape) for name, shape in (arm_shapes | shared_shapes).items()}
 
     def with_columns(self, columns: Ids, parameters: Parameters) -> tuple[Gradient, Parameters]:
-        """Return the policy and its parameters with weights for additional columns of sparse contexts. New weights are
+        """Return a policy and parameters that also have weights for these columns of sparse contexts. New weights are
         0."""
         d, old_columns = len(self.names), self.design.columns
         columns = np.union1d(old_columns, columns)
@@ -172,14 +183,19 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return policy, {**parameters, "linear": linear}
 
     def pack(self, parameters: Parameters, arms: Ids) -> tuple[list[tuple[int, bytes]], dict[str, Any]]:
-        """Return the parameters of m arms in their stored form: of each arm by id, 5 + d packed doubles, and the others
-        as JSON."""
+        """Return the parameters of m arms in their stored form. This is a list with the id and the 5 + d packed doubles
+        of each arm, and the parameters that all arms share, as JSON.
+
+        arms (m,): the id of each arm."""
         rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]]).astype("<f8")
         weights = sorted(zip(arms.tolist(), map(np.ndarray.tobytes, rows), strict=True))
         return weights, {name: parameters[name].tolist() for name in SHARED_PARAMETERS}
 
     def unpack(self, weights: Iterable[tuple[int, bytes]], shared: Mapping[str, Any]) -> Parameters:
-        """Return the parameters from the result of `pack`, arms by id; those missing in `shared` are zero."""
+        """Return the parameters from the result of `pack`.
+
+        weights: the id and the packed doubles of each arm, in order of id; shared: the shared parameters by name. A
+        shared parameter that is missing is 0."""
         zeros = self.zero_parameters(0)
         d = zeros["linear"].shape[1]
         shared_values = {
@@ -190,9 +206,10 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **shared_values}
 
     def arm_weights(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
-        """Return the effective parameters of m arms, given their features (m, p).
+        """Return the effective parameters of m arms, into which the features of the arms are multiplied. These are the
+        weights of a state, (m, d), the bias, (m,), and the weights of the memory of the arm, (m, 4).
 
-        These are weights of a state (m, d), bias (m,) and weights of the arm's memory (m, 4)."""
+        described (m, p): the features of each arm."""
         crossed_weights = described @ parameters["cross"]
         is_bilinear = self.model == BILINEAR
         weights = crossed_weights if is_bilinear else parameters["linear"].copy()
@@ -201,8 +218,9 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return weights, bias, parameters["history"] + parameters["own"]
 
     def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, described: Array) -> Parameters:
-        """Return the gradient by the parameters from the gradients by the effective parameters, which is the transpose
-        of `arm_weights`."""
+        """Return the gradient by the parameters, given the gradients by the effective parameters of `arm_weights`.
+
+        weights (m, d), bias (m,), memory (m, 4): the given gradients; described (m, p): the features of each arm."""
         is_bilinear = self.model == BILINEAR
         return {
             "bias": bias,
@@ -214,13 +232,15 @@ class Gradient(ContextualPolicy, CurvePolicy):
         }
 
     def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:
-        """Return the noiseless score of m arms in n states, (n, m).
+        """Return the noiseless score of each of m arms in n states, (n, m).
 
-        arms (m,): ascending ids; described (m, p): their features."""
+        arms (m,): the ids of the arms, ascending; described (m, p): the features of each arm."""
         return score_states(self.arm_weights(parameters, described), restrict_memory(state, arms))
 
     def distribution(self, score: Array) -> Scores:
-        """Return the distribution of the noisy scores, from noiseless ones (..., m)."""
+        """Return the distribution of the noisy scores.
+
+        score (..., m): the noiseless score of each arm."""
         from rlrec.policy.scores.families.gumbel import Gumbel
         from rlrec.policy.scores.families.point import Point
 
@@ -229,7 +249,9 @@ class Gradient(ContextualPolicy, CurvePolicy):
     # -- the beginning of a visit --
 
     def index_at(self, belief: Belief, x: Encoded) -> Array:
-        """Return the noiseless scores at the beginning of a visit in contexts x (..., q), (..., m)."""
+        """Return the noiseless score of each arm at the beginning of a visit, (..., m).
+
+        x (..., q): the encoded contexts."""
         weights, bias, _ = self._trained(belief)
         if not self.is_sparse:
             return x @ weights[:, : x.shape[-1]].T + bias
@@ -238,7 +260,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return score[0] if x.single else score
 
     def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
-        """Return the `arm_weights` parameters of the belief, or zeros before training."""
+        """Return the result of `arm_weights` for the parameters in the belief. Before training all parameters are 0."""
         if belief.trained is not None:
             return self.arm_weights(*belief.trained)
         arms = belief.pulls.shape[-1]
@@ -252,12 +274,13 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return weights[:, np.searchsorted(self.design.columns, columns)].T
 
     def weights(self, belief: Belief) -> Array:
-        """Return the weight of each of `features` in each arm's score, (m, d + 5)."""
+        """Return the weight of each of `features` in each arm's score, (m, d + 5): the bias, the d features of a state,
+        and the four features MEMORY of the arm."""
         weights, bias, memory = self._trained(belief)
         return np.column_stack([bias, weights[:, : len(self.names)], memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Return NaN for every arm, since the scores are not rewards."""
+        """Return three arrays of NaN, (m,) each, since the scores are not rewards."""
         unknown_scores = np.full(len(belief.pulls), np.nan)
         return unknown_scores, unknown_scores, unknown_scores
 
@@ -267,15 +290,18 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
 
 def restrict_memory(state: State, arms: Ids) -> State:
-    """Return the states with the memory of only these arms (ascending ids), which become indices in `arms`."""
+    """Return the states with the memory of only these arms. In the result, an arm of the memory is an index in `arms`.
+
+    arms (m,): the ids of the arms, ascending."""
     index, is_selected = look_up(arms, state.arm)
     return State(state.x, state.row[is_selected], index[is_selected], state.memory[is_selected], state.words)
 
 
 def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
-    """Return the noiseless scores of m arms in n states, (n, m), from the result of `Gradient.arm_weights`.
+    """Return the noiseless score of each of m arms in n states, (n, m).
 
-    Arms of the states are indices among the m."""
+    effective: the result of `Gradient.arm_weights`; state: the states, whose remembered arms are indices among the m
+    arms."""
     weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)
     d = state.x.shape[1]
     score = matrix_product(state.x, weights[:, :d].T)
@@ -289,9 +315,10 @@ def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
 
 
 def order_by_row(rows: Index, arm: Ids) -> Index:
-    """Return the order of entries by row (already ascending) and then by arm.
+    """Return the indices that sort entries by row and then by arm, (e,).
 
-    Sorting by one combined key takes a quarter of the time of two keys."""
+    rows (e,): the row of each entry, already ascending; arm (e,): the arm of each entry. Sorting by one combined key
+    takes a quarter of the time of two keys."""
     n_arms = int(arm.max(initial=0)) + 1
     if len(rows) and (int(rows[-1]) + 1) * n_arms < 2**63:
         return np.argsort(rows * n_arms + arm, kind="stable")
@@ -299,8 +326,8 @@ def order_by_row(rows: Index, arm: Ids) -> Index:
 
 
 def arm_memory(history: History, faded: Array) -> tuple[Index, Ids, Array]:
-    """Return the memory of n decisions: row (e,) ascending, arm (e,), and the features MEMORY of each arm shown, (e,
-    4).
+    """Return what n decisions remember of each arm shown before: the decision, (e,), ascending, the arm, (e,), and the
+    features MEMORY of the arm, (e, 4).
 
     faded (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows
@@ -318,7 +345,10 @@ def arm_memory(history: History, faded: Array) -> tuple[Index, Ids, Array]:
 
 
 def _feature_sums(rows: Index, described: Array, weights: Array, n: int) -> Array:
-    """Sum the features of the arms that each state remembers, (n, p)."""
+    """Return the weighted sum of the features of the arms that each of n states remembers, (n, p).
+
+    rows (e,): the state of each entry of the history, ascending; described (e, p): the features of the entry's arm;
+    weights (e,): the weight of each entry."""
     feature_sums = np.zeros((n, described.shape[1]))
     if len(rows):
         starts = run_starts(rows)

@@ -1,13 +1,14 @@
-"""This module packs the history of a visit as a decision saw it. For each slot shown before, the history has its arm,
-how many decisions ago, and its reward.
+"""This module packs the history of a visit as a decision saw it. For each slot that was shown before in the visit, the
+history has the arm, how many decisions ago it was shown, and the reward of the slot.
 
 A decision stores its history packed, in little-endian words of 8 bytes. Four words come first: the microseconds
 since the previous decision; 256 x the slots shown before in the visit + the slots remembered; the reward of the
-visit so far (double); and one bit for each remembered slot, from the lowest, set where the slot's reward is not 0.
-Then come 4 bytes for each slot, oldest first: 256 x arm id + how many decisions ago (1: the previous one), padded to
-a whole word. The rewards of the slots whose bit is set (doubles) come last. Where an arm id or a number of decisions
-is too large for that, the second word is inverted (~), and each slot takes two words, arm and ago. The first
-decision of a visit has no history, and no bytes."""
+visit so far (double); and one bit for each remembered slot, from the lowest, which is set if the slot's reward is
+not 0. Then come 4 bytes for each remembered slot, the oldest slot first: 256 x arm id + how many decisions ago (1:
+the previous decision), padded to a whole word. The rewards of the slots whose bit is set (doubles) come last. If an
+arm id or a number of decisions is too large for this form, the second word is inverted (~), and each slot takes two
+words, one for the arm and one for the number of decisions. The first decision of a visit has no history, and no
+bytes."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ HEAD = _HEAD.size // WORD
 
 
 class History(Record, kw_only=False, eq=False):
-    """A History object holds the histories of n decisions. The entries of decision i are start[i]:start[i + 1], oldest
-    first."""
+    """A History object holds the histories of n decisions. The entries of decision i, one for each remembered slot, are
+    start[i]:start[i + 1], the oldest slot first."""
 
     step: Ints  # (n,) decisions before this one in the visit
     gap_s: Floats  # (n,) since the previous decision; 0 at step 0
@@ -52,7 +53,7 @@ class History(Record, kw_only=False, eq=False):
 
     @classmethod
     def empty(cls, n: int) -> History:
-        """Return the histories of n first decisions of visits."""
+        """Return the empty histories of n decisions, each the first of its visit."""
         ids, zeros = np.zeros(0, np.int64), np.zeros(n, np.int64)
         return cls(zeros, np.zeros(n), zeros, np.zeros(n), np.zeros(n + 1, np.int64), ids, ids, np.zeros(0))
 
@@ -61,11 +62,13 @@ class History(Record, kw_only=False, eq=False):
 
     @property
     def rows(self) -> Ints:
-        """Return the decision that each entry belongs to, (e,)."""
+        """Return the index of the decision to which each entry belongs, (e,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def take(self, rows: npt.NDArray[Any]) -> History:
-        """Return the selected histories, by index or mask."""
+        """Return the histories of the selected decisions.
+
+        rows: the indices of the decisions, or a mask (n,)."""
         indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         entry_counts = np.diff(self.start)[indices]
         start, entries = offsets(entry_counts), piece_rows(self.start[indices], entry_counts)
@@ -75,7 +78,7 @@ class History(Record, kw_only=False, eq=False):
         )  # fmt: skip
 
     def packed(self) -> list[bytes]:
-        """Pack each history into bytes."""
+        """Return each history packed into bytes."""
         if not self.step.any():
             return [b""] * len(self)
         filled_rows, rows = np.flatnonzero(self.step > 0), self.rows
@@ -105,11 +108,13 @@ class History(Record, kw_only=False, eq=False):
 
 
 class WordOffsets:
-    """WordOffsets holds the places of the fields of n packed histories, in words, one history after another.
+    """A WordOffsets object holds the places of the fields of n packed histories, in words. The histories lie one after
+    another.
 
-    count (n,): number of slots; long (n,): whether slots take two words each; bits (n, 64): which slots have a
-    nonzero reward. earning (e,): whether each slot has a nonzero reward; shorts: indices of the slots that take half
-    a word, in half words; longs: indices of the words of the others; values: indices of the rewards."""
+    count (n,): the number of slots of each history; long (n,): whether each slot of the history takes two words;
+    bits (n, 64): which slots have a nonzero reward. earning (e,): whether each slot of all histories has a nonzero
+    reward; shorts: the places of the slots that take half a word, counted in half words; longs: the places of both
+    words of the long slots; values: the places of the rewards."""
 
     def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
         self.count, self.long, self.bits = count, long, bits
@@ -129,10 +134,10 @@ class WordOffsets:
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
-    """Unpack the histories of n decisions from their bytes; step (n,).
+    """Return the histories of n decisions, unpacked from bytes. Raises RlrecError for bytes that are not a history.
 
-    No bytes mean that there is no history, or that it is not known. Raises RlrecError for bytes that are not a
-    history."""
+    blobs: the bytes of each decision, which are empty if the decision has no history or an unknown one; step (n,):
+    the number of earlier decisions in the visit."""
     n, byte_sizes = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
     if (byte_sizes % WORD).any() or ((byte_sizes > 0) & (byte_sizes < WORD * HEAD)).any():
         raise _damage_error()
@@ -182,17 +187,20 @@ def is_packed(blob: bytes) -> bool:
 
 
 def match_steps(blobs: Sequence[bytes], step: Ints) -> Flags:
-    """Tell whether each blob can be the history of its decision, (n,).
+    """Tell whether the bytes of each decision can be its history, (n,).
 
-    A blob must be empty at the first step of a visit and only there. step (n,)."""
+    blobs: the bytes of each decision, which must be empty at the first step of a visit and only there; step (n,):
+    the number of earlier decisions in the visit."""
     is_filled = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
     return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (is_filled == (step > 0))
 
 
 def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return each history as answers and files show it next to a state; empty without entries.
+    """Return the JSON object of each history, which answers and files show next to a state. The object is empty if the
+    history has no entries.
 
-    `rewards` correspond to the state's `recent`."""
+    `rewards` in the object are the rewards of the arms that the state lists as `recent`. keys: the key of each arm,
+    by id."""
     entries = list(zip(past.arm.tolist(), past.ago.tolist(), past.earned.tolist(), strict=True))
     shown = []
     for count, reward, (begin, stop) in zip(
@@ -206,9 +214,10 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
 
 
 class ShownHistory(NamedTuple):
-    """A ShownHistory is parsed from the result of `to_json`. It has entries at all steps but the first.
+    """A ShownHistory is a history parsed from the result of `to_json`. It has entries at every step of a visit but the
+    first.
 
-    Arms are keys."""
+    entries: for each remembered slot the key of the arm, how many decisions ago it was shown, and its reward."""
 
     gap_s: float
     shown: int
@@ -220,7 +229,7 @@ NO_HISTORY = ShownHistory(0.0, 0, 0.0, ())
 
 
 def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[bytes]:
-    """Pack histories that come from another store into bytes.
+    """Return histories that come from another store, packed into bytes.
 
     ids: the id of each arm in this store, by its key."""
     gap_s, reward = (np.array([row[column] for row in histories], np.float64) for column in (0, 2))
@@ -233,8 +242,8 @@ def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[byte
 
 
 def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
-    """Split a state as answers show it into the state as it is stored and the history; None where the history is
-    missing or malformed."""
+    """Split a state, in the form that answers show, into the state that is stored and its history. The history is None
+    if it is missing or malformed."""
     if state == {"step": 0}:
         return state, NO_HISTORY
     shown = _parse_history(state) if "history" in state else None

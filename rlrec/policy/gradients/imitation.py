@@ -28,23 +28,25 @@ MIN_PROBABILITY = 1e-12  # smallest probability that an arm counts with
 
 
 def scores(probability: Array, policy: Gradient) -> Array:
-    """Return noiseless scores of m arms with which position 1 is drawn with these probabilities (m,), floor included.
+    """Return noiseless scores of m arms, (m,), with which arms are drawn at position 1 with the given probabilities,
+    which include the floor.
 
-    The mean of their exponentials is 1, the exponential of the score of an arm that is not among them."""
+    The mean of exp(score / temperature) is 1. This is also the value of an arm that is not among the m arms, whose
+    score is 0. probability (m,): the probability of each arm."""
     floor = at_positions(policy.exploration, 1).item()
     best_probability = np.maximum(probability - floor / len(probability), 0.0) + MIN_PROBABILITY * (1 - floor)
     return policy.temperature * np.log(best_probability / best_probability.mean())
 
 
 def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
-    """Return the parameters that minimise KL(served || policy), from drawn slates with the log probability of every
-    slot.
+    """Return the parameters that minimise the divergence KL(served || policy).
 
-    Slates are weighted by `gain`. contextual: whether weights on contexts are fitted, not only biases.
+    start: the parameters with which the fit begins; slates: drawn slates with the logarithm of the probability of
+    every slot, weighted by their `gain`; contextual: whether weights on contexts are fitted, not only biases.
 
-    The loss of a slot is w - 1 - log w, with w its probability over the logged one. Its mean is the KL, and it has no
-    noise where the policy can match. Source: Plackett-Luce with a floor by L-BFGS, own derivation; the estimate of the
-    KL by Schulman 2020 (Approximating KL Divergence)."""
+    The loss of a slot is w - 1 - ln w, where w is the probability of the slot over the logged probability. The mean
+    loss is the divergence, and has no noise where the policy can match. Source: Plackett-Luce with a floor by L-BFGS,
+    own derivation; the estimate of the divergence by Schulman 2020 (Approximating KL Divergence)."""
     from scipy.optimize import minimize
 
     # biases and weights on context features are free, weights on session features are not
@@ -74,19 +76,24 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
 
 
 def divergence(policy: Gradient, parameters: Parameters, slates: Sequence[LoggedSlates]) -> float:
-    """Return the mean KL(served || policy) of a slate, in nats; slates as in `fit`."""
+    """Return the mean divergence KL(served || policy) of a slate, in nats.
+
+    slates: drawn slates, as in `fit`."""
     losses = [-_log_ratio(policy, parameters, batch) for batch in slates]
     return max(0.0, _mean_loss(slates, losses))
 
 
 def _mean_loss(slates: Sequence[LoggedSlates], losses: Sequence[Array]) -> float:
-    """Return the mean over slates of the sum of losses over their slots."""
+    """Return the mean, over slates weighted by their `gain`, of the sum of the losses of their slots.
+
+    losses: for each batch of slates the loss of each slot, (n, k)."""
     total = sum(float(batch.gain @ loss.sum(axis=1)) for batch, loss in zip(slates, losses, strict=True))
     return total / sum(float(batch.gain.sum()) for batch in slates)
 
 
 def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
-    """Return the log of the probability of every slot given the slots above, over the logged probability, (n, k)."""
+    """Return the logarithm of a ratio for every slot, (n, k). The ratio is the policy's probability of the slot, given
+    the slots above, over the logged probability."""
     arm_parameters = {name: parameters[name][slates.arms] for name in ARM_PARAMETERS}
     score = score_states(policy.arm_weights({**parameters, **arm_parameters}, slates.described), slates.state)
     temperature, floor = policy.temperature, policy.exploration
@@ -99,7 +106,9 @@ def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -
 def _insert_free_values(
     start: Parameters, free_masks: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]
 ) -> Parameters:
-    """Return the start parameters in which the parameters that are free to fit have these values."""
+    """Return the start parameters, in which the parameters that are fitted are replaced by `values`.
+
+    free_masks: which numbers of each parameter are fitted; values: all fitted numbers, one parameter after another."""
     parameters = dict(start)
     for name, is_free in free_masks.items():
         n_free = int(is_free.sum())

@@ -1,10 +1,10 @@
-"""This module takes natural steps, which move parameters in the unit of their effect and shrink where the log has
-little information.
+"""This module takes natural steps. Such steps move parameters in the unit of their effect on the policy, and shrink if
+the log has little information.
 
-Steps of one size for all parameters (Adam: Kingma & Ba 2015) ignore their effect on the policy. Where rewards are
-rare or visits long, the gradients of most parameters are noise, and all of them together soon lead beyond what the
-log supports. A natural step moves each parameter by its expected gain, and a group of parameters whose gradients
-disagree between batches does not move."""
+Steps of one size for all parameters (Adam: Kingma & Ba 2015) ignore the effect of a parameter on the policy. Where
+rewards are rare or visits long, the gradients of most parameters are noise, and steps along all of them soon lead
+beyond what the log supports. A natural step moves each parameter by its expected gain. A group of parameters whose
+gradients disagree between batches does not move."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ DOUBT = 1.0  # standard errors that are subtracted from the agreement of the bat
 
 
 class FoldGradients:
-    """FoldGradients holds the sum of the gradients of batches, in total and by fold. Batches are assigned to the folds
-    in turn.
+    """A FoldGradients object holds the sum of the gradients of batches, in total and by fold (group of batches).
+    Batches are assigned to the folds in turn.
 
-    sizes: batches in each fold."""
+    sums: the sum of each fold; sizes: the number of batches in each fold; total: the sum of all batches."""
 
     def __init__(self, gradients: Iterable[Parameters]) -> None:
         sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
@@ -42,11 +42,11 @@ class FoldGradients:
         self._cross_fold_share = 1 - float(sum(size**2 for size in sizes)) / max(1, sum(sizes)) ** 2
 
     def signal(self, *names: str) -> float:
-        """Return the squared length of the total of these groups of parameters without noise, minus DOUBT standard
-        errors, at least 0.
+        """Return the estimated squared length of the total gradient of these groups of parameters without its noise,
+        minus DOUBT standard errors. A negative result is replaced by 0, and with a single fold the result is 0.
 
-        Products of different folds have no noise on average. Their standard error is the jackknife's, which is half
-        too large where there is no signal; with a single fold the signal is 0."""
+        names: the names of the groups. The estimate is made from products of different folds, which have no noise on
+        average. The standard error is the jackknife's, whose square is about half too large if there is no signal."""
         if len(self.sums) < 2:
             return 0.0
         total = self.total
@@ -57,7 +57,10 @@ class FoldGradients:
         return max(0.0, float(fold_products.sum()) - DOUBT * error) / self._cross_fold_share
 
     def noise(self, name: str) -> float:
-        """Return the expected squared length of the noise in a group's total; 0 with a single fold."""
+        """Return the expected squared length of the noise in the total gradient of a group of parameters. With a single
+        fold, the result is 0.
+
+        name: the name of the group."""
         if len(self.sums) < 2:
             return 0.0
         total, batches = self.total[name], sum(self.sizes)
@@ -66,20 +69,20 @@ class FoldGradients:
 
 
 class MeanFeatures(Record, kw_only=False, eq=False):
-    """MeanFeatures holds means over the decisions.
+    """A MeanFeatures object holds the means of features over the decisions.
 
-    state (d,): the means of the features of a state, followed by its words. memory (arms, 4): the means of what a
-    state remembers of each arm, with zeros for arms that are not remembered.
+    state (d,): the means of the features of a state, followed by the means of its words. memory (arms, 4): the means
+    of what a state remembers of each arm, where an arm that is not remembered counts as zeros.
 
-    What weights of states and of memories have in common with the biases is left to the biases: gradients are taken by
-    features minus their means, so that nothing is moved twice."""
+    Gradients are taken by features minus their means. What the weights of states and memories have in common with the
+    biases is thus left to the biases, so that nothing is moved twice."""
 
     state: Array
     memory: Array
 
     def centred(self, gradient: Parameters) -> Parameters:
-        """Return the gradient by features minus their means. A model without weights of states has nothing to centre
-        there."""
+        """Return the gradient by features minus their means, from the gradient by features. If the model has no weights
+        of states, their gradient stays as it is."""
         bias = gradient[BIAS][:, None]
         mean_memory = bias * self.memory
         centred = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}
@@ -89,7 +92,7 @@ class MeanFeatures(Record, kw_only=False, eq=False):
         return centred
 
     def change(self, centred: Parameters) -> Parameters:
-        """Return the change of parameters that corresponds to a change of weights on features minus their means."""
+        """Return the change of parameters that corresponds to a change of the weights on features minus their means."""
         bias_change = (self.memory * (centred[ARM_MEMORY] + centred[HISTORY])).sum(axis=1)
         if centred[WEIGHTS].shape[1]:
             bias_change = bias_change + centred[WEIGHTS] @ self.state
@@ -97,10 +100,11 @@ class MeanFeatures(Record, kw_only=False, eq=False):
 
 
 class NaturalSteps(Record, kw_only=False, eq=False):
-    """NaturalSteps changes parameters by natural gradient steps, which raise the objective.
+    """A NaturalSteps object changes parameters by natural gradient steps, which raise the objective.
 
-    sizes: step size of each parameter; means: the means of the features. shared, shares (arms,): a common step of
-    all biases, and its weights by arm, as `from_gradients` explains."""
+    sizes: the step size of each parameter; means: the means of the features. shared (arms,): the step of each bias
+    along the mean gain of all arms; shares (arms,): the weight of each arm in this mean, as `from_gradients`
+    explains."""
 
     sizes: Parameters
     means: MeanFeatures
@@ -113,14 +117,15 @@ class NaturalSteps(Record, kw_only=False, eq=False):
     ) -> NaturalSteps:
         """Return the steps that follow the posterior mean of each parameter's best value.
 
-        Every group has a normal prior, whose variance is estimated from products of different batches. The mean of
-        the prior is 0; for biases it is the mean gain of arms, so that an arm which was seldom shown moves as the
-        other arms do. gradients: the gradients by features minus their means; fisher: the diagonal of the Fisher
-        matrix of all slots, by the same features.
+        Every group of parameters has a normal prior, whose variance is estimated from products of different batches.
+        The mean of the prior is 0; for biases the mean is the mean gain of arms, so that an arm which was seldom
+        shown moves as the other arms do. A pass over up to MAX_BATCHES batches, at rate r, changes the log
+        probability of a slot by r x batches (root mean square). Source: own derivation from the natural gradient
+        (Amari 1998) with the diagonal of the Fisher matrix, and empirical Bayes shrinkage towards a mean (Efron &
+        Morris 1973).
 
-        A pass over up to MAX_BATCHES batches, at rate r, changes the log probability of a slot by r x batches (root
-        mean square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher
-        matrix, and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
+        gradients: the gradients by features minus their means; fisher: the diagonal of the Fisher matrix of all slots,
+        by the same features; decisions, slots: the numbers of decisions and of slots in the log."""
         sizes, squared_change = Parameters(), 0.0
         common_step = arm_shares = np.zeros(len(fisher[BIAS]))
         rounding = ROUNDING * max((float(values.max(initial=0.0)) for values in fisher.values()), default=0.0)
@@ -143,7 +148,9 @@ class NaturalSteps(Record, kw_only=False, eq=False):
         return cls({name: scale * size for name, size in sizes.items()}, means, scale * common_step, arm_shares)
 
     def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> Parameters:
-        """Return the parameters after one step of ascent."""
+        """Return the parameters after one step of ascent along the gradient.
+
+        rate: the factor of the step."""
         gradient = self.means.centred(gradient)
         centred = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
         centred[BIAS] = centred[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared

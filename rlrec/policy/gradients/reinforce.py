@@ -1,7 +1,7 @@
 """This module computes REINFORCE gradients on logged slates. The gradient of a batch is kept as sums that can be added.
 
-The gain of a decision (its return minus a baseline), times the importance weight of its slate, times the score
-function gives the gradient by the logits. All is exact for the policy as served, floor included."""
+The gradient by the logits is the gain of a decision (its return minus a baseline), times the importance weight of
+the slate, times the score function. The results are exact for the policy as served, with its floor."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MIN_SHOWN_SCORE = -300.0  # smallest score of arms shown, in float64, since slat
 
 
 class LoggedSlates(Record, eq=False):
-    """LoggedSlates holds decisions with one set of m arms and slates of one length.
+    """A LoggedSlates object holds n decisions that have the same m arms and slates of the same length.
 
-    state: the states of n decisions, `row` ascending; an `arm` that a state remembers is an index 0..m - 1 among
-    these arms. arms (m,): indices of the arms among those that are trained; described (m, p): their features. shown
-    (n, k): indices of the arms shown. log_propensity: the logarithm of the probability of the slate, (n,), or of
-    each slot separately, (n, k). gain (n,) or (n, k): return minus baseline, in the unit of the reward; raw, same
-    shape: the return. scale (n,): the factor of the decision's gradient, gamma^t or 1, times the weight of its
-    logger. eligible (n, m): which of the arms each decision may show; None: all of them."""
+    state: the states of the decisions, `row` ascending; an `arm` that a state remembers is an index 0..m - 1. arms
+    (m,): the index of each arm among all trained arms; described (m, p): the features of each arm. shown (n, k): the
+    arms shown, as indices 0..m - 1. log_propensity (n,) or (n, k): the logarithm of the probability of the slate, or
+    of each slot separately. gain (n,) or (n, k): the return minus the baseline, in the unit of the reward; raw, in
+    the same shape: the return. scale (n,): the factor of the decision's gradient, which is gamma^t or 1, times the
+    weight of the decision's logger. eligible (n, m): which of the arms each decision may show (None: all arms)."""
 
     state: State
     arms: Index
@@ -48,12 +48,13 @@ class LoggedSlates(Record, eq=False):
 
 
 class Objective(Record):
-    """The objective is the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
+    """An Objective defines what training maximises: the mean over decisions of weight x gain, plus entropy x the
+    entropy of position 1.
 
-    clip: the largest importance weight; corrected: whether weights are used at all (False: as if the policy had
+    clip: the largest importance weight; corrected: whether importance weights are used (False: as if the policy had
     logged the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot separately,
-    as one of K that are drawn with replacement (Chen et al. 2019). by_slot: every slot has a separate weight, given
-    the slots above, and gain, so that each slot is improved in the states of the log."""
+    as one of K arms that are drawn with replacement (Chen et al. 2019). by_slot: whether every slot has a separate
+    gain, and a separate weight given the slots above, so that each slot is improved in the states of the log."""
 
     clip: float = np.inf
     entropy: float = 0.0
@@ -63,11 +64,12 @@ class Objective(Record):
 
 
 class GradientSums(Sums):
-    """GradientSums holds the sums of a batch; `sums(a) + sums(b)` are those of both batches.
+    """A GradientSums object holds the sums of a batch; `sums(a) + sums(b)` are the sums of both batches.
 
-    gradient: sums over decisions. n: decisions. mass: the sum of |weight x gain x score|; clipped: the part of it
-    that clipping removed. square, raw_square: squared length of each decision's gradient (or each slot's, where
-    separate), with the gain and with the return."""
+    gradient: the sum of the gradients of the decisions; n: the number of decisions. mass: the sum of |weight x gain
+    x score|; clipped: the part of mass that clipping removed. square, raw_square: the sum of the squared length of
+    each decision's gradient (or of each slot's gradient, if slots are separate), computed with the gain and with the
+    return."""
 
     gradient: Parameters
     n: float = 0.0
@@ -78,7 +80,7 @@ class GradientSums(Sums):
 
     @property
     def mean(self) -> Parameters:
-        """Return the gradient of the objective."""
+        """Return the gradient of the objective, which is the mean gradient of a decision."""
         return {name: values / max(self.n, 1.0) for name, values in self.gradient.items()}
 
     @property
@@ -88,34 +90,35 @@ class GradientSums(Sums):
 
     @property
     def clipped_share(self) -> float:
-        """Return the share of |weight x gain x score| that clipping removed."""
+        """Return the fraction of the sum of |weight x gain x score| that clipping removed."""
         return self.clipped / self.mass if self.mass else 0.0
 
     @property
     def variances(self) -> tuple[float, float]:
-        """Return the variance of a decision's gradient (its trace), with the baseline and without.
+        """Return two variances of a decision's gradient (the traces of the covariance): with the baseline and without
+        it.
 
-        The mean gradient is the same for both."""
+        The mean gradient is the same with and without the baseline."""
         n = max(self.n, 1.0)
         mean = squared_length(self.gradient) / n**2
         return self.square / n - mean, self.raw_square / n - mean
 
 
 def squared_length(parameters: Parameters) -> float:
-    """Return the squared length of all parameters as one vector."""
+    """Return the squared length of the vector of all parameters."""
     return float(sum((values**2).sum() for values in parameters.values()))
 
 
 def zero_sums(parameters: Parameters) -> GradientSums:
-    """Return the sums over no decisions."""
+    """Return sums over no decisions, with a zero gradient in the shape of `parameters`."""
     return GradientSums({name: np.zeros_like(values) for name, values in parameters.items()})
 
 
 def sums(policy: Gradient, parameters: Parameters, batch: Iterable[LoggedSlates], objective: Objective) -> GradientSums:
-    """Return the sums that give the gradient of a batch.
+    """Return the sums that give the gradient of the objective on a batch.
 
-    Source: Williams 1992 (REINFORCE); weights and top-K factor by Chen et al. 2019; slates by the exact
-    Plackett-Luce joint with a floor, own derivation."""
+    batch: the decisions, grouped into slates with the same arms. Source: Williams 1992 (REINFORCE); weights and
+    top-K factor by Chen et al. 2019; slates by the exact Plackett-Luce joint with a floor, own derivation."""
     figures = dict.fromkeys((field.name for field in fields(GradientSums)[1:]), 0.0)
     pairs = ((slates, [slates.gain]) for slates in batch)
     (gradient,) = gradients(policy, parameters, pairs, objective, number=1, figures=figures)
@@ -126,9 +129,11 @@ def gradients(
     policy: Gradient, parameters: Parameters, batch: Iterable[tuple[LoggedSlates, Sequence[Array]]],
     objective: Objective, *, number: int, figures: dict[str, float] | None = None,
 ) -> list[Parameters]:  # fmt: skip
-    """Return `number` gradients of a batch, each with separate gains that replace those of the slates.
+    """Return `number` gradients of a batch. Each gradient is computed with separate gains, which replace the gains of
+    the slates.
 
-    figures: are added to in place."""
+    batch: slates, and for each gradient the gains of these slates; figures: the sums of `GradientSums` by name, to
+    which the sums of the batch are added in place (None: they are not computed)."""
     totals = [zero_sums(parameters).gradient for _ in range(number)]
     for slates, gains in batch:
         arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
@@ -144,10 +149,11 @@ def _effective_gradients(
     policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, gains: Sequence[Array],
     objective: Objective, figures: dict[str, float] | None,
 ) -> list[tuple[Array, Array, Array]]:  # fmt: skip
-    """Return the gradients by the parameters of `Gradient.arm_weights` for each of several gains, computed chunk by
-    chunk.
+    """Return, for each array of gains, the gradients by the effective parameters of `Gradient.arm_weights`. The
+    gradients are computed chunk by chunk.
 
-    What does not depend on gains is computed once."""
+    What does not depend on gains is computed once. effective: the result of `Gradient.arm_weights`; gains: the gains
+    of the slates, once for each gradient; figures: as in `gradients`."""
     weights, bias, history = effective
     if policy.design.context.intercept:  # the feature that is 1 in every state can hold the biases
         weights[:, 0] += bias
@@ -171,20 +177,22 @@ def _effective_gradients(
 
 
 def _subtract_mean(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
-    """Return the arrays of `Gradient.arm_weights`, or its gradient, without the part that all arms have in common.
+    """Return the effective parameters of `Gradient.arm_weights`, or their gradient, without the part that all arms have
+    in common.
 
-    No probability depends on that part. With it, steps would follow its rounding errors, and the scores of all arms
-    in a state would drift."""
+    No probability depends on the common part. With it, steps would follow rounding errors, and the scores of all
+    arms in a state would drift."""
     return weights - weights.mean(axis=0), bias - bias.mean(), history
 
 
 class SlateScores(Record, kw_only=False, eq=False):
-    """SlateScores holds the score functions of slates, or of separate slots, as c columns, (n, c) each.
+    """A SlateScores object holds the score functions (derivatives of the log probability) of n slates. Arrays (n, c)
+    have one column for whole slates, or one column for each of k separate slots.
 
-    weight: the clipped importance weight times its factor; excess: what clipping removed. square: squared length of
-    the derivative of the log probability by the logits. share (n, k), spread (n, k): that derivative is `share` for
-    the arm shown at a position, and -spread x exp(score) for every arm that is left there. joint: whether arms shown
-    above are not left."""
+    weight (n, c): the clipped importance weight times its factor; excess (n, c): what clipping removed from the
+    weight; square (n, c): the squared length of the derivative of the log probability by the logits. share (n, k),
+    spread (n, k): the derivative for a position is `share` for the arm shown there, and -spread x exp(score) for
+    every arm that is left there. joint: whether arms shown above a position are no longer left at this position."""
 
     weight: Array
     excess: Array
@@ -195,13 +203,13 @@ class SlateScores(Record, kw_only=False, eq=False):
 
 
 class _SlateChunk:
-    """A _SlateChunk holds exp of the scores of the arms, and what follows from them.
+    """A _SlateChunk holds the exponentials of the scores of m arms in n decisions, and what is computed from them.
 
-    Only a few numbers per row are computed position by position: the arms left at a position are all arms except
-    those shown above it. The arms shown are kept separately, in float64, so that sums of arms left add positive
-    numbers and subtract none. shown_exp (n, k): exp of the scores of the arms shown. other_exp (n, m): exp of the
-    scores of the other arms, 0 where an arm was shown or is not eligible. other_sum, other_squares (n,): the sum of
-    `other_exp`, and of its squares. total (n,): the sum over all arms."""
+    Only a few numbers per row are computed position by position: the arms left at a position are all arms except the
+    arms shown above it. The arms shown are kept separately, in float64, so that the sums over the arms left add
+    positive numbers and subtract nothing. shown_exp (n, k): the exponentials for the arms shown. other_exp (n, m):
+    the exponentials for the other arms, 0 where an arm was shown or is not eligible. other_sum (n,), other_squares
+    (n,): the sum of `other_exp`, and of its squares. total (n,): the sum over all arms."""
 
     def __init__(
         self, policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, rows: slice,
@@ -221,11 +229,12 @@ class _SlateChunk:
         self._exponentiate(effective)
 
     def _exponentiate(self, effective: tuple[Array, Array, Array]) -> None:
-        """Take exp of all scores relative to one of them, which saves a pass.
+        """Compute the exponentials of all scores, relative to the best score of the chunk. This saves a pass over the
+        scores.
 
-        Rows that lie too far below that score are taken relative to the best score of the row. An arm that was not
-        shown counts as at least e^LEAST of its row, which changes no digit. The logits are needed afterwards only
-        for the entropy."""
+        A row that lies too far below the best score of the chunk is computed relative to the best score of the row.
+        The score of an arm that was not shown counts as at least MIN_SCORE, which changes no digit. The logits are
+        needed afterwards only for the entropy."""
         # all rows relative to the best score of the chunk
         logits = self._logits(effective, self.state)
         logits -= logits.max() - SCORE_SHIFT
@@ -267,7 +276,8 @@ class _SlateChunk:
         return logits
 
     def score_slots(self) -> SlateScores:
-        """Return the score functions of separate slots."""
+        """Return the score functions of separate slots. The probability of an arm does not depend on the arms above
+        it."""
         shown, row_total, top = self.shown_exp, self.total[:, None], self.objective.top
         log_probability, share = self._mix_floor(
             shown / row_total, n_left=self.n_eligible, floors=at_positions(self.floor, 1)
@@ -284,7 +294,7 @@ class _SlateChunk:
 
     def score_slates(self) -> SlateScores:
         """Return the score functions of slates by their joint probability, which is the softmax of the arms left,
-        position by position."""
+        position by position. With `by_slot`, every slot has a separate column."""
         tail_exp = _cumulative_sums(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         left_total = self.other_sum[:, None] + tail_exp
         n_left = self.n_eligible - np.arange(self.shown.shape[1])
@@ -309,14 +319,18 @@ class _SlateChunk:
         return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
 
     def _mix_floor(self, softmax: Array, *, n_left: Index, floors: Array) -> tuple[Array, Array]:
-        """Return the log of the probability of arms given their softmax, (n, k), floor included, and the softmax's
-        share in its derivative."""
+        """Return the logarithm of the probability of each arm, with the floor, (n, k), and the derivative of this
+        logarithm by the logarithm of the softmax, (n, k).
+
+        softmax (n, k): the probability of each arm without the floor; n_left: the number of arms left at each
+        position; floors (k,): the floor at each position."""
         mixed = np.maximum(floors / n_left + (1 - floors) * softmax, 1e-300)
         return np.log(mixed), (1 - floors) * softmax / mixed
 
     def score_gradient(self, scored: SlateScores, gain: Array, *, is_last: bool) -> Array:
-        """Return the derivative of the objective by the scores of each decision, (n, m); the last call may overwrite
-        `other_exp`."""
+        """Return the derivative of the objective by the score of each arm in each decision, (n, m).
+
+        gain (n, c): the gains; is_last: whether this call is the last, which may overwrite `other_exp`."""
         # for the arms shown
         weight = scored.weight * gain / self.temperature
         spread, dtype = weight * scored.spread, self.other_exp.dtype
@@ -337,7 +351,8 @@ class _SlateChunk:
     def _entropy_gradient(self) -> tuple[Array, Array]:
         """Return the contribution of the entropy to the derivative by the scores.
 
-        The first array, (n, m), is for arms that were not shown, and the second, (n, k), for those that were."""
+        The first array, (n, m), is for the arms that were not shown, and the second array, (n, k), for the arms
+        shown."""
         dtype, gradient = self.other_exp.dtype, self.other_exp * self.logits
         weighted_logits = gradient.sum(axis=1, dtype=np.float64) + (self.shown_exp * self.shown_logits).sum(axis=1)
         mean = -weighted_logits / self.total  # entropy minus the log of the total
@@ -347,7 +362,9 @@ class _SlateChunk:
         return gradient, -factor[:, None] * self.shown_exp * (self.shown_logits + mean[:, None])
 
     def weight_gradients(self, score_gradient: Array) -> tuple[Array, Array, Array]:
-        """Return the gradients by the result of `Gradient.arm_weights`, from the derivatives by the scores (n, m)."""
+        """Return the gradients by the effective parameters of `Gradient.arm_weights`, in their shapes.
+
+        score_gradient (n, m): the derivatives by the scores."""
         m, remembered = score_gradient.shape[1], score_gradient.reshape(-1)[self.cells]
         by_weights = matrix_product(score_gradient.T, self.state.x)
         if self.n_words:
@@ -365,7 +382,7 @@ class _SlateChunk:
         )
 
     def figures(self, scored: SlateScores) -> dict[str, float]:
-        """Return the sums of the chunk, named as in GradientSums."""
+        """Return the sums of the chunk by name, as in `GradientSums`."""
         x = self.state.x
         feature_squares = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
         if (words := self.state.words) is not None:
@@ -382,17 +399,20 @@ class _SlateChunk:
 
 
 def _cumulative_sums(values: Array) -> Array:
-    """Return cumulative sums of (n, k) over positions; a single column is returned as it is."""
+    """Return the cumulative sums over positions, (n, k). A single column is returned without a copy."""
     return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
 
 
 def _row_sums(values: Array) -> Array:
-    """Return the sums of the rows of (n, k); a single column is returned as it is."""
+    """Return the sum of each row, (n,). A single column is returned without a copy."""
     return values.sum(axis=1) if values.shape[1] > 1 else values[:, 0]
 
 
 def _clip_weights(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
-    """Return the clipped importance weights, and what clipping removed from each."""
+    """Return the clipped importance weights, and what clipping removed from each weight, both in the shape of
+    `log_ratio`.
+
+    log_ratio: the logarithm of the policy's probability over the logged probability."""
     if not objective.corrected:
         return np.ones_like(log_ratio), np.zeros_like(log_ratio)
     weight = np.exp(np.minimum(log_ratio, MAX_LOG_WEIGHT))

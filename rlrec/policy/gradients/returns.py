@@ -1,7 +1,7 @@
-"""This module computes returns of visits, which are the rewards after a decision, how potentials reshape them, and
-baselines.
+"""This module computes the returns of visits, which are the sums of rewards from a decision on. It also reshapes
+returns by potentials, and computes baselines.
 
-Subtracting a baseline leaves the expected gradient the same and reduces its noise."""
+Subtracting a baseline leaves the expected gradient the same and reduces the noise of the gradient."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _PULL = 1.0  # of a ridge, in decisions, for features of size about 1
 
 
 def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
-    """Return the discounted return of every step, (n,), in the unit of `reward`; visits lie one after another.
+    """Return the discounted return of every step, (n,), in the unit of `reward`. Raises InputError unless every visit
+    has a step and gamma is in [0, 1].
 
-    reward (n,); start (s + 1,): where each visit begins, and the end of the last; gamma per step, in [0, 1]. Raises
-    InputError unless every visit has a step and gamma is in [0, 1]. Source: Sutton & Barto 2018, eq. 3.8."""
+    reward (n,): the reward of every step, one visit after another; start (s + 1,): the index at which each visit
+    begins, and the end of the last visit; gamma: the discount per step, in [0, 1]. Source: Sutton & Barto 2018, eq.
+    3.8."""
     if not 0 <= gamma <= 1:
         raise InputError(f"gamma is {gamma:g}", hint="it lies between 0 and 1")
     if len(start) == 0 or start[0] != 0 or start[-1] != len(reward) or (np.diff(start) < 1).any():
@@ -36,17 +38,19 @@ def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
 
 
 def steps(start: Ids) -> Ids:
-    """Return the step of each decision in its visit, from 0, (n,).
+    """Return the number of earlier decisions in the visit of each decision, (n,).
 
-    start (s + 1,) as in `discounted`."""
+    start (s + 1,): the beginnings of the visits, as in `discounted`."""
     return numbers_in_runs(start[:-1], int(start[-1]))
 
 
 def shape_returns(returns: Array, potential: Array) -> Array:
-    """Return the returns under the rewards r + gamma Phi(s') - Phi(s), with Phi 0 after the end of the visit.
+    """Return the returns, (n,), under the rewards r + gamma Phi(s') - Phi(s), where the potential Phi is 0 after the
+    end of the visit.
 
-    Each return loses the potential of its state, and no policy changes its rank. returns, potential (n,), in the
-    unit of the reward. Source: Ng, Harada & Russell 1999 (own derivation of the sum, which telescopes)."""
+    Each return is reduced by the potential of its state, and the order of policies by their returns stays the same.
+    returns (n,), potential (n,): the return and the potential of each state, in the unit of the reward. Source: Ng,
+    Harada & Russell 1999 (own derivation of the sum, which telescopes)."""
     return returns - potential
 
 
@@ -54,16 +58,20 @@ def shape_returns(returns: Array, potential: Array) -> Array:
 
 
 class ValueSums(Sums):
-    """ValueSums holds the normal equations of the regression of returns on states, for each fold; they can be added.
+    """A ValueSums object holds the normal equations of the regression of returns on states, for each fold (group of
+    visits). The sums of batches can be added.
 
-    gram (FOLDS, d + 1, d + 1), xty (FOLDS, d + 1); the first column is an intercept."""
+    gram (FOLDS, d + 1, d + 1), xty (FOLDS, d + 1): the sums of x x' and of x times the return, where the first
+    feature is an intercept."""
 
     gram: Array
     xty: Array
 
 
 def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
-    """Return the sums of one batch, from states x (n, d), returns (n,), and the fold of each state's visit, (n,)."""
+    """Return the sums of one batch of n states.
+
+    x (n, d): the features of the states; returns (n,): the returns; fold (n,): the fold of each state's visit."""
     width = x.shape[1] + 1
     gram, xty = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
     for k in range(FOLDS):
@@ -74,9 +82,9 @@ def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
 
 
 def fit(sums: ValueSums) -> Array:
-    """Return the coefficients for each fold, (FOLDS, d + 1), from the visits of the other folds.
+    """Return the coefficients for each fold, (FOLDS, d + 1), fitted to the visits of the other folds.
 
-    No state's value thus depends on the return of the same state."""
+    The value of a state thus does not depend on the return of the same state."""
     coefficients = np.empty(sums.xty.shape)
     for k in range(FOLDS):
         gram, xty = sums.gram.sum(axis=0) - sums.gram[k], sums.xty.sum(axis=0) - sums.xty[k]
@@ -87,7 +95,10 @@ def fit(sums: ValueSums) -> Array:
 
 
 def values(x: Array, fold: Ids, coefficients: Array) -> Array:
-    """Return the value of each state, (n,), in the unit of the return."""
+    """Return the predicted value of each state, (n,), in the unit of the return.
+
+    x (n, d): the features of the states; fold (n,): the fold of each state's visit; coefficients: the result of
+    `fit`."""
     weights = coefficients[fold]
     return weights[:, 0] + np.einsum("nd,nd->n", x, weights[:, 1:])
 
@@ -95,8 +106,9 @@ def values(x: Array, fold: Ids, coefficients: Array) -> Array:
 def rloo(returns: Array, step: Ids) -> Array:
     """Return the leave-one-out baseline, (n,), which is the mean return of the other visits at the same step.
 
-    Where no other visit has that step, the baseline is the mean of all other returns. returns (n,); step (n,): the
-    step of each decision in its visit. Source: own derivation (a mean without one term is independent of it)."""
+    If no other visit has this step, the baseline is the mean of all other returns. returns (n,): the return of each
+    decision; step (n,): the step of the decision in its visit. Source: own derivation (a mean without one term is
+    independent of this term)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)
     n_others = count[step] - 1
     mean_of_others = (returns.sum() - returns) / max(1, len(returns) - 1)

@@ -1,11 +1,11 @@
 """This module fills one slate from the rankings of two policies, which take turns (team draft).
 
 For every two positions a coin decides which policy picks first. With the probability of its floor, a policy picks
-uniformly among the arms left; otherwise it picks the best arm left in its own ranking, which is drawn once for the
-whole slate. Given the coins, what one team took says nothing about the other's ranking: for either team, an arm that
-the other took is gone as if by a uniform pick. Given the coins and the positions above, every propensity is
-therefore the exact conditional of one team. Source: Radlinski, Kurup and Joachims 2008, section 4.2 (team draft);
-the propensities are an own derivation."""
+uniformly among the arms left. Otherwise the policy picks the best arm left in its own ranking, which is drawn once
+for the whole slate. Given the coins, the arms that one team took carry no information about the ranking of the other
+team. To the other team, these arms are removed as if by uniform picks. Given the coins and the arms at the positions
+above, every propensity is therefore the exact conditional probability under the team that picks. Source: Radlinski,
+Kurup and Joachims 2008, section 4.2 (team draft); the propensities are an own derivation."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ from rlrec.records import Record
 
 
 class Ranker(NamedTuple):
-    """A Ranker is one of the two policies, given by its scores of m arms and its floor."""
+    """A Ranker is one of the two policies. It has the scores of m arms, and a floor."""
 
     scores: Scores
     floor: Floor
 
 
 class TeamDraftSampler(Record, kw_only=False, eq=False):
-    """A TeamDraftSampler draws the slates of two rankers of the same arms, both with exact scores."""
+    """A TeamDraftSampler draws the slates of two rankers of the same arms. Both rankers have exact scores.
+
+    rankers: the two rankers; size: the number of positions."""
 
     rankers: tuple[Ranker, Ranker]
     size: int
 
     def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
-        """Draw the slates of n decisions with their teams.
+        """Return the slates of n decisions, drawn with the team of each position.
 
-        Propensity and minimum are given the coins and the positions above; no marginal has a closed form.
-
-        Word p of a decision is the pick for position p from 0, word size + i the coin of pair i of positions."""
+        The propensity and the minimum are probabilities given the coins and the arms above; marginals have no closed
+        form and are NaN. Of the uniforms of a decision (`sampler.uniforms`), number p draws the arm of position p,
+        from 0, and number size + i is the coin of pair i of positions. seeds (n,), decisions (n,): the seed and the
+        id of each decision."""
         words = uniforms(seeds, decisions, words=self.size + (self.size + 1) // 2)
         teams = teams_of(words[:, self.size :] < 0.5, self.size)
         slates = np.empty((len(words), self.size), np.intp)
@@ -55,8 +58,9 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
         return replace(logged_draw(slates, propensity, np.full(slates.shape, np.nan), minimum), teams=teams)
 
     def conditionals(self, slates: Index, teams: Index) -> Array:
-        """Return the probability of each arm of slates (n, k), given the coins as teams (n, k), and the arms above, (n,
-        k)."""
+        """Return the probability of each arm of n slates, given the teams and the arms above, (n, k).
+
+        slates (n, k): the arms; teams (n, k): the team that picked at each position, 0 or 1."""
         propensity = np.empty(slates.shape)
         for position in range(slates.shape[1]):
             probability = self.next_arms(slates[:, :position], teams[:, : position + 1])
@@ -64,9 +68,10 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
         return propensity
 
     def next_arms(self, prefixes: Index, teams: Index) -> Array:
-        """Return the probability of each arm at the position after prefixes (n, p), (n, m).
+        """Return the probability of each arm at the position after each prefix, (n, m).
 
-        The team of that position is the last of teams (n, p + 1)."""
+        prefixes (n, p): the arms at the positions above; teams (n, p + 1): the team of each of these positions,
+        followed by the team of the next position."""
         probability = np.empty((len(teams), len(self.rankers[0].scores)))
         # slates with equal coins and arms so far have the same distribution
         cases, case = distinct_rows(np.column_stack([teams, prefixes]).astype(np.float64))
@@ -84,8 +89,8 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
 
 
 def teams_of(coins: Flags, size: int) -> Index:
-    """Return the team of every position, (n, size).
+    """Return the team that picks at every position, 0 or 1, (n, size).
 
-    coins (n, pairs): whether ranker 1 picks first in each pair."""
+    coins (n, pairs): whether ranker 1 picks first in each pair of positions."""
     pairs = np.stack([coins, ~coins], axis=2).astype(np.intp)
     return pairs.reshape(len(coins), -1)[:, :size]

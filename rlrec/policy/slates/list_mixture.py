@@ -1,6 +1,6 @@
-"""This module computes slates of a policy that ranks one of many lists of arms.
+"""This module computes the slates of a policy that draws a list of arms and ranks it.
 
-Probabilities are exact given a list, and averaged over lists."""
+Probabilities are exact given a list, and averaged over many drawn lists."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _MAX_ENTRIES = 1 << 22  # numbers in a working array
 
 
 class ListMixture(Record, kw_only=False, eq=False):
-    """A ListMixture holds u lists of s arms among 0 .. arms - 1, and the scores that rank each list.
+    """A ListMixture holds u lists of s arms out of 0 .. arms - 1, and the scores that rank each list.
 
-    lists (u, s): ascending in each row. weight (r, u): the share of each list in the draws of each of r replicas;
-    rows sum to 1."""
+    lists (u, s): the arms of each list, ascending. weight (r, u): in each of r replicas (repetitions of the draw of
+    lists), the fraction of the draws that gave each list; rows sum to 1. scores: the scores of the arms of each
+    list."""
 
     arms: int
     lists: Index
@@ -38,8 +39,8 @@ class ListMixture(Record, kw_only=False, eq=False):
     def marginals(self, size: int) -> Array:
         """Return the probability that each arm stands at position 1..size, for each replica, (r, size, arms).
 
-        Given a list the probability is exact, or from one simulated page where scores are samples; the mean over
-        lists is unbiased."""
+        Given a list, the probability is exact. If scores are samples, the probability given a list is instead that
+        of one simulated page, and the mean over lists is unbiased."""
         if isinstance(self.scores, SampledLists):
             list_marginals = np.array([self._simulate_marginals(number, size) for number in range(len(self.lists))])
         else:
@@ -52,7 +53,10 @@ class ListMixture(Record, kw_only=False, eq=False):
         return marginals
 
     def _simulate_marginals(self, number: int, size: int) -> Array:
-        """Return the probabilities at each position of one page that is drawn from the samples of a list, (size, s)."""
+        """Return the probability of each arm of a list at each position of a simulated page, given the arms above,
+        (size, s).
+
+        number: the index of the list, whose samples draw the page."""
         assert isinstance(self.scores, SampledLists)
         scores, (words,) = self.scores[number], self.scores.uniforms(number, size)
         shares, prefix = np.empty((size, len(scores))), np.empty(0, np.intp)
@@ -63,9 +67,10 @@ class ListMixture(Record, kw_only=False, eq=False):
         return shares
 
     def joint(self, slates: Index, weight: Array) -> Array:
-        """Return the probability of slates (n, k) down to each position, as the mean over lists, (n, k).
+        """Return, for each position, the probability of the arms of a slate down to this position, (n, k). The
+        probability is the mean over lists.
 
-        weight (u,): of each list."""
+        slates (n, k): the arms; weight (u,): the weight of each list."""
         joint = np.empty(slates.shape)
         for rows, tree in self._prefix_trees(slates, _PAIRS_PER_CHUNK // _LISTS_PER_CHUNK):
             totals, _ = self._sum_over_lists(tree, weight)
@@ -74,14 +79,15 @@ class ListMixture(Record, kw_only=False, eq=False):
         return joint
 
     def each_position(self, slates: Index, weight: Array) -> Iterator[tuple[Index, int, Array, Index]]:
-        """Yield the probability of each arm at each position of slates (n, k), for portions of rows, position by
+        """Yield the probability of each arm at each position of slates, for portions of the slates, position by
         position.
 
-        Four values are yielded: the rows, the position from 0, the probability of each arm after each distinct
-        prefix, (v, arms), and the prefix of each row. weight (u,): of each list. After a prefix that no list can
-        produce the probability is 0.
+        Four values are yielded: the indices of the slates of the portion, the position from 0, the probability of
+        each arm after each distinct prefix, (v, arms), and the index of each slate's prefix. The probability is the
+        mean over lists of the probability of prefix and arm, divided by the mean over lists of the probability of
+        the prefix. After a prefix that no list can produce, the probability is 0.
 
-        A probability is the mean over lists of that of prefix and arm, divided by that of the prefix."""
+        slates (n, k): the arms; weight (u,): the weight of each list."""
         max_rows = min(_PAIRS_PER_CHUNK // _LISTS_PER_CHUNK, _MAX_ENTRIES // (self.arms * slates.shape[1]))
         for rows, tree in self._prefix_trees(slates, max_rows):
             totals, shares = self._sum_over_lists(tree, weight, with_next_arms=True)
@@ -90,7 +96,8 @@ class ListMixture(Record, kw_only=False, eq=False):
                 yield rows, position, np.divide(joint, total, out=joint, where=total > 0), tree.node[position]
 
     def _prefix_trees(self, slates: Index, max_rows: int) -> Iterator[tuple[Index, _PrefixTree]]:
-        """Yield portions of the rows of slates, sorted by arms, each with its tree of distinct tops."""
+        """Yield portions of the slates: the indices of the slates, sorted by arms, and the tree of their distinct
+        prefixes."""
         order = np.lexsort(slates.T[::-1])
         for rows in np.split(order, range(max(1, max_rows), len(order), max(1, max_rows))):
             yield rows, _PrefixTree(slates[rows])
@@ -98,9 +105,11 @@ class ListMixture(Record, kw_only=False, eq=False):
     def _sum_over_lists(
         self, tree: _PrefixTree, weight: Array, *, with_next_arms: bool = False
     ) -> tuple[list[Array], list[Array]]:
-        """Return the sums over lists of the probability of each distinct top of slates, by length from 0.
+        """Return two lists of arrays, each with an array for every length of prefixes from 0. The first list has the
+        sum over lists of the probability of each distinct prefix, (v,). The second list has the sum over lists of the
+        probability of each prefix followed by each arm, (v, arms); it is empty unless `with_next_arms`.
 
-        A top is the arms of the first positions. with_next_arms: also of each top followed by each arm, (v, arms)."""
+        tree: the distinct prefixes of slates; weight (u,): the weight of each list."""
         totals = [np.zeros(len(arm)) for arm in tree.arm]
         shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if with_next_arms else []
         used_lists = np.flatnonzero(weight)
@@ -127,9 +136,12 @@ class ListMixture(Record, kw_only=False, eq=False):
         return totals, [share.reshape(-1, self.arms) for share in shares]
 
     def _lengthen_tops(self, lists: Index, node: Index, tree: _PrefixTree, depth: int) -> tuple[Index, Index, Index]:
-        """Return which pairs of a list and a top of slates some longer top continues with an arm of the list.
+        """Return the pairs of a list and a longer prefix that follow from pairs of a list and a prefix. The prefix is
+        made longer by its next arm in a slate, if the list has this arm.
 
-        The result is the indices of these pairs, the longer tops, and the ranks of the added arms in their lists."""
+        Three arrays are returned, with an entry for each new pair: the index of the old pair, the longer prefix, and
+        the rank of the added arm in the list. lists, node: the list and the prefix of each old pair; depth: the
+        length of the prefixes."""
         first_child, counts = tree.children[depth]
         pair, longer_top = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first_child[node], counts[node])
         key = lists[pair] * self.arms + tree.arm[depth + 1][longer_top]
@@ -138,13 +150,14 @@ class ListMixture(Record, kw_only=False, eq=False):
 
     @cached_property
     def _pair_keys(self) -> Ids:
-        """Return a number for each pair of a list and one of its arms, ascending."""
+        """Return a number for each pair of a list and an arm of this list, ascending, (u s,)."""
         return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
 
     def _next_arms(self, ranked: Any, list_index: Index, ranks: Index) -> Array:
         """Return the probability of each arm of a list at the position below d arms, (p, s).
 
-        list_index (p,): the list of each row; ranks (p, d): the ranks of the arms above in that list."""
+        ranked: the orders of the lists, or their scores if these are samples; list_index (p,): the list of each row;
+        ranks (p, d): the ranks of the d arms above in this list."""
         (pairs, depth), s = ranks.shape, self.lists.shape[1]
         next_arms = np.empty((pairs, s))
         if isinstance(self.scores, SampledLists):
@@ -165,11 +178,12 @@ class ListMixture(Record, kw_only=False, eq=False):
 
 
 class _PrefixTree:
-    """A _Tree holds the distinct tops of sorted slates (n, k), by length from 0 to k. A top is the arms of the first
-    positions.
+    """A _PrefixTree holds the distinct prefixes of sorted slates, by length from 0 to k. A prefix is the arms of the
+    first positions.
 
-    node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, 0 for the empty one;
-    children (k of (v,) and (v,)): the first longer top of each top, and their number."""
+    slates (n, k): the arms, sorted. node (k + 1 arrays (n,)): the prefix of each slate; arm (k + 1 arrays (v,)): the
+    last arm of each prefix, 0 for the empty prefix; children (k pairs of arrays (v,)): the first longer prefix of
+    each prefix, and the number of longer prefixes."""
 
     def __init__(self, slates: Index) -> None:
         self.node, self.arm = [np.zeros(len(slates), np.intp)], [np.zeros(1, np.intp)]
@@ -184,9 +198,10 @@ class _PrefixTree:
 
 
 class SampledLists(Sequence[Scores]):
-    """SampledLists holds the scores of lists (u, s) whose arms share one posterior.
+    """A SampledLists object is a sequence of the scores of u lists, for arms that share one posterior.
 
-    Each list is ranked by separate samples, which are drawn when needed, from a seed and the number of the list."""
+    Each list is ranked by separate samples. The samples are drawn when needed, from a seed and the number of the
+    list."""
 
     def __init__(self, scores: Correlated, lists: Index, *, seed: int) -> None:
         self._scores, self._lists, self._seed = scores, lists, seed
@@ -199,21 +214,26 @@ class SampledLists(Sequence[Scores]):
         return Sampled(values, np.arange(values.shape[1]))
 
     def uniforms(self, number: int, size: int) -> Array:
-        """Return the uniforms with which a slate of `size` positions is drawn from a list, (1, size)."""
+        """Return the uniforms with which a slate of `size` positions is drawn from a list, (1, size).
+
+        number: the index of the list."""
         seeds, numbers = np.array([self._seed], np.uint64), np.array([number], np.int64)
         return uniforms(seeds, numbers, words=2 * size - 1)[:, ::2]
 
 
 def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, Array]:
-    """Return the distinct sets among lists (n, s), ascending, (u, s), and the share of each in every replica,
-    (replicas, u).
+    """Return the distinct lists as sets of arms, ascending, (u, s), and the fraction of each set among the lists of
+    every replica, (replicas, u).
 
-    replica (n,): of each list; all replicas have the same number of lists."""
+    lists (n, s): the arms of each list; replica (n,): the replica of each list. All replicas have the same number of
+    lists."""
     distinct_sets, set_index = distinct_rows(np.sort(lists, axis=1))
     counts = np.bincount(replica * len(distinct_sets) + set_index, minlength=replicas * len(distinct_sets))
     return distinct_sets.astype(np.intp), counts.reshape(replicas, -1) / (len(lists) / replicas)
 
 
 def scores_of_lists(scores: Scores, lists: Index) -> list[Scores]:
-    """Return the scores of each of many lists (u, s), where those of an arm do not depend on the other arms."""
+    """Return the scores of each list, given scores that do not depend on the other arms.
+
+    scores: the scores of all arms; lists (u, s): the arms of each list."""
     return split_runs(subset(scores, lists))

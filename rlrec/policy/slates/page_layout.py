@@ -1,5 +1,5 @@
-"""This module applies the rules of a page to its arms, finds their contradictions, and checks whether they leave enough
-arms."""
+"""This module applies the rules of a page to its arms, finds contradictions between rules, and checks whether the rules
+leave enough arms."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ _MAX_STATES = 20_000  # ways to use up caps that are examined
 class PageLayout(Record, kw_only=False, eq=False):
     """A PageLayout holds the rules of a page by the indices of m arms.
 
-    A pin fixes the arm of a position, a cap limits the arms with the same value of a field, and a least share is the
-    smallest probability of some arms.
+    A pin fixes the arm of a position. A cap limits the number of arms with the same value of a field. A least share
+    is the smallest probability that some arms have together.
 
-    pins: the arm of a position, from 0. cell (m,): arms with equal values of all capped fields have the same cell.
-    cell_counters (cells, w): the counters that an arm of a cell raises, padded with the last counter, which has no
-    limit. For each counter (c,): limit; cap, the number of its cap; by_request, whether that is a cap of the request.
-    least: for each least share its arms, and its probability by position, where the last one holds for all lower
-    positions. pinned_by_request: positions. names: of the caps of counters, pin_names: of pins by position, in the
-    words of errors; last_named: the lowest position that a share of the request names, and the words for it."""
+    pins: the arm of each pinned position, from 0. cell (m,): the cell of each arm; arms with equal values of all capped
+    fields have the same cell. Each value of a capped field has a counter. cell_counters (cells, w): the counters that
+    an arm of a cell raises, padded with the last counter, which has no limit. limit (c,): the limit of each counter;
+    cap (c,): the number of the cap that the counter belongs to; by_request (c,): whether this cap is a rule of the
+    request.
+
+    least: for each least share its arms, and its probability by position, where the last probability holds for all
+    lower positions. pinned_by_request: the positions that the request pins. names: the text of each counter's cap, for
+    errors; pin_names: the text of each pin by position, for errors; last_named: the lowest position that a least share
+    of the request names, and the text of this share."""
 
     pins: Mapping[int, int]
     cell: Index
@@ -48,8 +52,8 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def is_closed(self) -> bool:
-        """Tell whether every marginal has a closed form, since the arms without a pin compete as on a page of their
-        own."""
+        """Tell whether every marginal has a closed form. This is so if the arms without a pin compete as on a separate
+        page, without caps and least shares."""
         return not self.has_caps and not self.least
 
     @property
@@ -58,30 +62,32 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def counts(self) -> Index:
-        """Return how often pinned arms raise each counter of a cap, (c,)."""
+        """Return how often the pinned arms raise each counter, (c,)."""
         return np.bincount(self.cell_counters[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
 
     def sum_by_counter(self, by_cell: Array | Index) -> Array:
-        """Return, for each counter, the sum of values of cells, (cells,), over the cells that raise it, (c,)."""
+        """Return, for each counter, the sum of values over the cells that raise this counter, (c,).
+
+        by_cell (cells,): the value of each cell."""
         weights = np.repeat(by_cell, self.cell_counters.shape[1])
         sums = np.zeros(len(self.limit))
         np.add.at(sums, self.cell_counters.ravel(), weights)
         return sums
 
     def find_open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
-        """Tell which cells have no counter at its limit, (u, cells), given counts (u, c).
+        """Tell, for each of u prefixes, which cells have no counter at its limit, (u, cells).
 
-        by_request: consider only caps of the request."""
+        counts (u, c): the count of each counter; by_request: whether only caps of the request are considered."""
         is_full = counts >= self.limit
         if by_request:
             is_full &= self.by_request
         return np.logical_not(is_full[:, self.cell_counters].any(axis=2))
 
     def least_share_probabilities(self, position: int, is_allowed: Flags) -> tuple[Array, Array]:
-        """Return the probability that the coin of a least share shows each arm, (u, m), and that no coin shows any,
-        (u,).
+        """Return the probability that the coin of a least share shows each arm, (u, m), and the probability that no
+        coin shows an arm, (u,).
 
-        is_allowed: whether each arm may be shown, (u, m)."""
+        position: the next position, from 0; is_allowed (u, m): whether each arm may be shown after each prefix."""
         probability, total = np.zeros(is_allowed.shape), np.zeros(len(is_allowed))
         for arms, by_position in self.least:
             n_allowed = np.count_nonzero(is_allowed[:, arms], axis=1)
@@ -91,10 +97,10 @@ class PageLayout(Record, kw_only=False, eq=False):
         return probability, 1.0 - total
 
     def check(self, size: int) -> None:
-        """Raise InputError where a page with so many positions cannot satisfy the rules.
+        """Raise InputError if a page with `size` positions cannot satisfy the rules.
 
-        That is so where a pin, or a share of the request, is below the end of the page, or where a cap may leave a
-        position without an arm, or where this cannot be decided."""
+        This is so in three cases: a pin, or a least share of the request, is below the end of the page; a cap may
+        leave a position without an arm; or it cannot be decided whether a cap may do so."""
         for position, text in (*self.pin_names.items(), self.last_named):
             if position >= size:
                 hint = "ask for a longer page, or leave it out"
@@ -111,8 +117,8 @@ class PageLayout(Record, kw_only=False, eq=False):
             raise InputError(message, hint=hint, field="page")
 
     def _count_sure(self, size: int) -> tuple[int, bool]:
-        """Return the number of positions, out of `size`, that have an arm whatever the arms above are, and whether that
-        number is exact."""
+        """Return the number of positions, out of `size`, that certainly have an arm, whatever the arms above are.
+        Return also whether this number is exact."""
         cell_sizes = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.cell_counters))
         positions = [position for position in range(size) if position not in self.pins]
         total, caps = int(cell_sizes.sum()), self._strictest_caps
@@ -128,9 +134,9 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def _strictest_caps(self) -> list[tuple[Index, int]]:
-        """Return the counters of each cap, and the largest number of them that an arm raises.
+        """Return, for each cap, its counters and the largest number of these counters that one arm raises.
 
-        Of caps with the same values only the strictest is kept."""
+        Of several caps with the same values, only the strictest cap is kept."""
         strictest = dict[bytes, tuple[Index, int]]()
         for cap in np.unique(self.cap[:-1]):
             counters = np.flatnonzero(self.cap == cap)
@@ -143,10 +149,10 @@ class PageLayout(Record, kw_only=False, eq=False):
         return list(strictest.values())
 
     def _count_blocked(self, cell_sizes: Index, n_taken: int) -> int:
-        """Return the largest number of arms left that caps forbid after `taken` arms have been taken.
+        """Return the largest number of arms left that caps can forbid after `n_taken` arms have been taken.
 
-        The number is exact for all arms under one cap whose values share no arm. cell_sizes (cells,): arms that are not
-        pinned."""
+        The number is exact for all arms under a single cap whose values have no arm in common. cell_sizes (cells,):
+        the number of arms of each cell that are not pinned."""
         blocked, sizes = 0, self.sum_by_counter(cell_sizes)
         for counters, width in self._strictest_caps:
             needed = self.limit[counters] - self.counts[counters]
@@ -159,10 +165,11 @@ class PageLayout(Record, kw_only=False, eq=False):
         return blocked
 
     def _search(self, cell_sizes: Index, positions: Sequence[int]) -> tuple[int, bool]:
-        """Return the number of these positions that have an arm for every way to use up cells, and whether that number
-        is exact.
+        """Return the number of these positions that have an arm for every way in which arms of cells can be used up,
+        and whether this number is exact.
 
-        The number is not exact where there are too many ways."""
+        The number is not exact if there are too many ways. cell_sizes (cells,): the number of arms of each cell that
+        are not pinned; positions: the positions without a pin."""
         states = {(*self.counts.tolist(), *cell_sizes.tolist())}
         n_counters = len(self.limit)
         for taken in range(len(positions)):
@@ -187,13 +194,12 @@ def lay_out(
     rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]],
     groups: Mapping[str, Collection[str]] | None = None,
 ) -> PageLayout:  # fmt: skip
-    """Return the layout of the rules of a page for arms, given by their keys. Raises InputError that names both of two
-    rules that contradict each other.
+    """Return the layout of the rules of a page. If two rules contradict each other, InputError is raised, which names
+    both.
 
-    values: of a field, one per arm: None where it has none, a tuple where it has several. groups: the keys of their
-    members.
-
-    A rule that names an arm which is not eligible has no effect."""
+    rules: the rules of the request and of the policy; keys: the key of each arm; values: returns for a field the
+    value of each arm, which is None if the arm does not have the field, and a tuple if the arm has several values;
+    groups: the keys of the members of each group. A rule that names an arm which is not eligible has no effect."""
     groups = groups or {}
     named = {key for page in rules for key in (*page.pin.values(), *page.least)}.union(*groups.values())
     arms = {key: index for index, key in enumerate(keys) if key in named} if named else {}
@@ -252,7 +258,10 @@ def lay_out(
 
 
 def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[int]]) -> list[tuple[Index, Array]]:
-    """Return the least shares of eligible arms and groups, by their arms. Raises InputError if their sum exceeds 1."""
+    """Return, for each least share of eligible arms, the arms and the probability by position. Raises InputError if the
+    sum of the least shares at a position exceeds 1.
+
+    members: the eligible arms of each name (an arm or a group)."""
     columns = dict[int, list[float]]()
     for position in {EVERYWHERE}.union(*(page.least[name] for page in rules for name in page.least if name in members)):
         texts, shares = dict[str, str](), dict.fromkeys(members, 0.0)
@@ -272,9 +281,9 @@ def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[i
 def _lay_out_caps(
     rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]]
 ) -> tuple[Index, Index, Index, Index, Flags, list[str]]:
-    """Return the cell, cell_counters, limit, cap, by_request and names of a `PageLayout`.
+    """Return the fields cell, cell_counters, limit, cap, by_request and names of a `PageLayout`.
 
-    Raises InputError where no arm has a field that a request caps."""
+    Raises InputError if a request caps a field that no arm has. The arguments are those of `lay_out`."""
     caps = [(page, field, limit) for page in rules for field, limit in page.most.items()]
     cell, raised_by_cell = np.zeros(len(keys), np.intp), np.empty((1, 0), np.intp)  # -1: none
     columns: list[tuple[int, int]] = []  # the cap and the limit of each counter

@@ -18,10 +18,11 @@ NO_EFFECT = " (no effect: no such arm was eligible)"
 
 
 class PageRules(Record):
-    """PageRules holds the rules of one page.
+    """A PageRules object holds the rules of one page that a request or a policy declares.
 
-    pin: the arm of a position, from 1; most: the largest number of arms with the same value of a field; least: the
-    smallest probability of an arm, or of a group, by position. owner: who declares them, in the words of errors."""
+    pin: the arm of each pinned position, from 1; most: the largest number of arms with the same value of a field, by
+    field; least: the smallest probability of an arm, or of a group, by name and position; owner: who declares the
+    rules, for errors."""
 
     pin: Mapping[int, str]
     most: Mapping[str, int]
@@ -34,25 +35,29 @@ class PageRules(Record):
 
     @property
     def names(self) -> dict[str, str]:
-        """Return the arms and groups that the rules name, each with a rule that names it."""
+        """Return the arms and groups that the rules name. The value of each name is the text of a rule with this
+        name."""
         shares = {name: f"least {share_text(name, by_position)}" for name, by_position in self.least.items()}
         return {key: f"pin {position}={key}" for position, key in self.pin.items()} | shares
 
     @property
     def groups(self) -> frozenset[str]:
-        """Return the groups that the rules name. An arm may have such a name, too."""
+        """Return the names of groups that the rules name, which begin with `@`. The key of an arm may begin with `@`,
+        too."""
         return frozenset(name for name in self.least if name.startswith("@"))
 
     def text(self, rule: str, name: Any) -> str:
-        """Return one of the rules in the words of errors."""
+        """Return the text of a rule for errors, such as pin 1=KEY of the request.
+
+        rule: pin, most or least; name: the position, the field, or the arm or group of the rule."""
         pair = share_text(name, self.least[name]) if rule == "least" else f"{name}={getattr(self, rule)[name]}"
         return f"{rule} {pair} of the {self.owner}"
 
     def texts(self, keys: Container[str], groups: Mapping[str, Iterable[str]]) -> list[str]:
-        """Return all rules in the words of errors, with a mark at rules without effect since no arm is eligible that
-        they name.
+        """Return the texts of all rules. The text of a rule that names no eligible arm says that the rule has no
+        effect.
 
-        keys: of the eligible arms; groups: the keys of their members."""
+        keys: the keys of the eligible arms; groups: the keys of the members of each group."""
         arms: dict[str, dict[Any, Iterable[str]]] = {
             "pin": {position: (key,) for position, key in self.pin.items()},
             "least": {name: groups.get(name, (name,)) for name in self.least},
@@ -64,7 +69,7 @@ class PageRules(Record):
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Return the declared rules as a context has them."""
+        """Return the rules as a JSON object, in the form in which a context states them."""
         shares = {
             name: by_position.get(EVERYWHERE) or {str(position): share for position, share in by_position.items()}
             for name, by_position in self.least.items()
@@ -74,7 +79,10 @@ class PageRules(Record):
 
 
 def share_text(name: str, by_position: Mapping[int, float]) -> str:
-    """Return the least shares (smallest probabilities) of an arm or a group, as users type them."""
+    """Return the least shares (smallest probabilities) of an arm or a group in the form in which users type them, such
+    as KEY=0.05@1.
+
+    by_position: the least share by position."""
     return ",".join(
         f"{name}={share}" if position == EVERYWHERE else f"{name}={share}@{position}"
         for position, share in by_position.items()
@@ -82,7 +90,9 @@ def share_text(name: str, by_position: Mapping[int, float]) -> str:
 
 
 def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
-    """Parse the rules that a JSON object declares. Raises InputError for anything else."""
+    """Return the rules that a JSON object declares. Raises InputError for any other value.
+
+    owner: who declares the rules, for errors."""
     if not isinstance(value, Mapping):
         raise _error(
             f"the page is {value!r}", 'write {"pin": {"1": "KEY"}, "most": {"FIELD": 2}, "least": {"KEY": 0.05}}'
@@ -111,7 +121,10 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
 
 
 def _shares(name: str, shares: Any) -> Mapping[int, float]:
-    """Parse the least shares of an arm or a group by position, from a number or an object of positions."""
+    """Return the least shares of an arm or a group by position. Raises InputError for a share that is not a
+    probability.
+
+    name: the arm or group; shares: one share for all positions, or an object with a share for each position."""
     is_everywhere = not isinstance(shares, Mapping) or not shares
     for text, share in ((EVERYWHERE, shares),) if is_everywhere else shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not (isfinite(share) and 0 < share <= 1):
@@ -123,9 +136,9 @@ def _shares(name: str, shares: Any) -> Mapping[int, float]:
 
 
 def _position(text: Any, rule: str) -> int:
-    """Parse a position from 1. Raises InputError for anything else.
+    """Return the position that a text states, from 1. Raises InputError for any other text.
 
-    rule: in which the position stands."""
+    rule: the text of the rule that contains the position."""
     text = str(text)
     if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_POSITIONS):
         raise _error(f"{rule}: {text!r} is no position", f"positions are 1 to {MAX_POSITIONS}")
@@ -133,10 +146,10 @@ def _position(text: Any, rule: str) -> int:
 
 
 def declared(text_by_rule: Mapping[str, str]) -> PageRules | None:
-    """Return the rules of a page that the parameters of a policy declare; None without rules. Raises InputError for any
-    other text.
+    """Return the rules of a page that the parameters of a policy declare. The result is None if there are no rules.
+    Raises InputError for a text that declares no rule.
 
-    text_by_rule: such as 1=KEY,2=KEY, by the name of the rule."""
+    text_by_rule: the text of each rule, such as 1=KEY,2=KEY, by the name of the rule."""
     page_json = dict[str, Any]()
     for rule in RULES:
         if text := text_by_rule.get(rule):
@@ -148,9 +161,10 @@ def declared(text_by_rule: Mapping[str, str]) -> PageRules | None:
 
 
 def add_typed(page: dict[str, Any], rule: str, pairs: Iterable[Sequence[str]]) -> None:
-    """Add a rule, typed as pairs of a name and a value, to the JSON object that `parse` takes.
+    """Add a rule that a user typed to the JSON object that `parse` takes.
 
-    A share may have its position after `@`. Raises InputError for a name that already has such a rule, and for a
+    page: the JSON object; rule: the name of the rule; pairs: pairs of a name and a value, where the value of a least
+    share may be followed by `@` and a position. Raises InputError for a name that already has such a rule, and for a
     value that is not a number."""
     rules = page.setdefault(rule, {})
     for name, text in pairs if isinstance(rules, dict) else ():

@@ -1,5 +1,5 @@
-"""This module computes probabilities of slates from rows of scores. Each position draws by the softmax of the arms
-left, with a floor."""
+"""This module computes probabilities of slates where each slate has separate scores. Each position draws by the softmax
+of the arms left, with a floor."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rlrec.policy.scores.floors import Floor, at_positions
 
 
 def softmax(score: Array, *, temperature: float = 1.0) -> Array:
-    """Return probabilities in proportion to exp(score / temperature), rows of (n, m); 0 for arms at -inf.
+    """Return probabilities in proportion to exp(score / temperature), (n, m). Rows sum to 1, and arms at -inf have 0.
 
-    With temperature 0 the best score of a row has all the probability, and equal bests share."""
+    score (n, m): the score of each arm in each row. With temperature 0, the arms with the best score of a row have
+    all the probability, in equal parts."""
     distance = score - score.max(axis=1, keepdims=True)
     if temperature == 0:
         weight = (distance == 0).astype(distance.dtype)
@@ -25,9 +26,10 @@ def softmax(score: Array, *, temperature: float = 1.0) -> Array:
 
 
 def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Iterator[Array]:
-    """Yield, at each position of n slates, each with separate scores, the softmax of the arms left there, (n, m).
+    """Yield, at each position of n slates, the softmax of the scores of the arms left at this position, (n, m).
 
-    score (n, m) finite; slates (n, k) arms 0..m - 1. Source: as for `gumbel.PlackettLuceOrder`."""
+    score (n, m): the finite scores of each slate; slates (n, k): the arms shown, 0..m - 1. Source: as for
+    `gumbel.PlackettLuceOrder`."""
     left_scores, rows = np.array(score, np.float64), np.arange(len(slates))
     for position in range(slates.shape[1]):
         if position:
@@ -38,12 +40,12 @@ def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Itera
 def log_conditionals(
     score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """Return the log of the probability of each slot given those above, (n, k), from scores (n, m) of arms.
+    """Return the logarithm of the probability of each slot given the slots above, (n, k).
 
-    shown (n, k) indices; eligible (n, m): the arms that each row may show, None: all.
-
-    With temperature 0 the best score is shown, where equal bests share. Source: own derivation (Plackett-Luce with a
-    floor: at every position the softmax of the arms left)."""
+    score (n, m): the scores of each slate; shown (n, k): the indices of the arms shown; eligible (n, m): the arms
+    that each slate may show (None: all arms). With temperature 0 the best score is shown, and arms with equal best
+    scores are equally likely. Source: own derivation (Plackett-Luce with a floor: at every position the softmax of
+    the arms left)."""
     rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
     floors = at_positions(floor, shown.shape[1])
     for position, probability in enumerate(remaining(_allowed(score, eligible), shown, temperature=temperature)):
@@ -61,12 +63,11 @@ def log_conditionals(
 def chi_squares(
     score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """Return the chi-squared divergence of each slot, given those above, from its distribution under reference scores,
-    (n, k).
+    """Return the chi-squared divergence of the distribution of each slot under `score` from that under `reference`,
+    given the slots above, (n, k).
 
-    That is the variance of the slot's weight over all arms that the position could show.
-
-    score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
+    The divergence is the variance, under `reference`, of the slot's weight over all arms that the position could
+    show. score, reference (n, m): the two scores of each arm; shown, eligible: as in `log_conditionals`."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
     return np.stack([((p_new - p_old) ** 2 / np.maximum(p_old, 1e-300)).sum(axis=1) for p_new, p_old in sides], axis=1)
 
@@ -74,9 +75,11 @@ def chi_squares(
 def divergences(
     score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """Return KL(reference || score) of each slot, given those above, (n, k) in nats. Arguments are as in `chi_squares`.
+    """Return the divergence KL(reference || score) of each slot, given the slots above, (n, k), in nats. The arguments
+    are those of `chi_squares`.
 
-    The mean of its sum over slates drawn under the reference scores is the divergence of whole slates."""
+    The sum over the slots of a slate, averaged over slates drawn under the reference scores, is the divergence of
+    whole slates."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
     logs = ((p_old, np.log(np.maximum(p_old, 1e-30)) - np.log(np.maximum(p_new, 1e-30))) for p_new, p_old in sides)
     return np.stack([np.einsum("nm,nm->n", p_old, log_ratio) for p_old, log_ratio in logs], axis=1)
@@ -85,9 +88,10 @@ def divergences(
 def _slots(
     score: Array, reference: Array, shown: Index, eligible: Flags | None, *, temperature: float, floor: Floor
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield the distributions of each slot, given those above, under both scores, (n, m) each.
+    """Yield two distributions of each slot, given the slots above, (n, m) each: under `score` and under `reference`.
 
-    Arms that are not left have the same probability on both sides, so that they contribute nothing to a divergence."""
+    The arguments are those of `chi_squares`. Arms that are not left have the same probability in both distributions,
+    so that they contribute nothing to a divergence."""
     n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, shown.shape[1])
     logits = (_allowed(score, eligible), _allowed(reference, eligible))
     sides = (remaining(allowed, shown, temperature=temperature) for allowed in logits)
@@ -99,9 +103,10 @@ def _slots(
 def probabilities(
     score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor, position: int = 1
 ) -> Array:
-    """Return the probability of each arm at a position, (n, m), from scores (n, m); rows sum to 1.
+    """Return the probability of each arm at a position, (n, m). Rows sum to 1.
 
-    eligible (n, m): the arms that each row may show there, None: all."""
+    score (n, m): the scores of each row; eligible (n, m): the arms that each row may show at this position (None:
+    all arms); position: the position, from 1, whose floor is used."""
     mixed = softmax(_allowed(score, eligible), temperature=temperature)
     if explored := float(at_positions(floor, position)[-1]):
         mixed *= 1 - explored
@@ -111,10 +116,12 @@ def probabilities(
 
 
 def _n_eligible(score: Array, eligible: Flags | None) -> Index:
-    """Return the number of arms that each row may show, (n,)."""
+    """Return the number of arms that each row may show, (n,).
+
+    eligible (n, m): the arms that each row may show (None: all arms)."""
     return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
 
 
 def _allowed(score: Array, eligible: Flags | None) -> Array:
-    """Return the scores (n, m), with -inf for arms that are not eligible."""
+    """Return the scores, (n, m), where arms that are not eligible have -inf."""
     return score if eligible is None else np.where(eligible, score, -np.inf)

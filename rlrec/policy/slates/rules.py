@@ -1,18 +1,18 @@
 """This module computes scores under the rules of a page, and the exact distribution of the slates under these rules.
 
 A pinned position certainly shows its arm, and the other positions form a page of the other arms. A cap allows at
-most n arms with the same value of a field, pinned ones included: once n are shown, further ones are no longer
-allowed. `page_layout.py` has the rules by arm.
+most n arms with the same value of a field, including pinned arms. Once n arms are shown, further arms with this
+value are no longer allowed. `page_layout.py` has the rules by arm.
 
 Slates of a page with rules are filled from the top. For each prefix, which is the arms so far, the functions give the
 arms that may come next, and their probabilities.
 
-At a position without a pin, the coin of a least share shows its arm, or one of its arms, as long as some are left and
-allowed. Otherwise the floor picks uniformly among the allowed arms left, or the best of these in the one vector of
-noisy scores is taken. An arm that a cap removes has lost to the last arm that was taken as the best, whose score is the
-cap of all arms that competed with it. In the sweep over prefixes (`policy/scores/sweep.py`) the removed arm leaves the
-product of the arms left, and its distribution function at the cap joins the density of the prefix. Source: own
-derivation, checked against enumeration."""
+At a position without a pin, a coin may show an arm of a least share (a smallest probability that some arms have
+together), as long as such an arm is left and allowed. If no coin does, the floor picks uniformly among the allowed arms
+left, or the best of these arms in the one vector of noisy scores is taken. An arm that a cap removes has lost to the
+last arm that was taken as the best, whose score is an upper bound of all arms that competed with it. In the sweep over
+prefixes (`policy/scores/sweep.py`) the removed arm leaves the product of the arms left, and its distribution function
+at the bound joins the density of the prefix. Source: own derivation, checked against enumeration."""
 
 from __future__ import annotations
 
@@ -42,22 +42,26 @@ _CERTAIN = 34.0  # minus the log of the probability that an arm lies below the n
 
 
 class BestLeft(Protocol):
-    """A BestLeft computes which of the allowed arms is the best, below some prefixes of slates."""
+    """A BestLeft object computes, for each of u prefixes of slates, which of the allowed arms is the best."""
 
     def probability(self, is_allowed: Flags) -> Array:
-        """Return the probability that each arm is the best of the allowed ones, (u, m), given the prefix; rows sum to
-        1."""
+        """Return the probability that each arm is the best of the allowed arms, given the prefix, (u, m). Rows sum to
+        1.
+
+        is_allowed (u, m): whether each arm may come next."""
 
     def show(self, prefixes: Index, arms: Index, p_pick: Array, p_best: Array, closed_cells: Flags) -> None:
-        """Lengthen prefixes (n,) by one arm each, -1 for one that did not compete.
+        """Append one arm to each prefix.
 
-        p_pick, p_best (n,): probability that a coin shows the arm, and that it is taken as the best; closed_cells
-        (n, cells): cells that are no longer allowed."""
+        prefixes (n,): the index of each prefix that is made longer; arms (n,): the arm that is appended, or -1 if
+        this arm did not compete with the others (it was pinned, say); p_pick (n,): the probability that a coin shows
+        the arm; p_best (n,): the probability that the arm is taken as the best; closed_cells (n, cells): which cells
+        of arms are no longer allowed."""
 
 
 class FreshBest:
-    """FreshBest handles orders in which a prefix only determines which arms are left, such as softmax, fixed scores and
-    samples."""
+    """A FreshBest object handles orders in which a prefix only determines which arms are left, such as softmax, fixed
+    scores and samples."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -74,9 +78,10 @@ class FreshBest:
 
 
 class LogitsBest:
-    """LogitsBest draws by softmax where every prefix has separate logits, (u, m).
+    """A LogitsBest object draws by softmax where every prefix has separate logits.
 
-    temperature: that divides them, see `softmax`."""
+    logits (u, m): the logits of the arms for each prefix; temperature: the number by which logits are divided, as in
+    `softmax`."""
 
     def __init__(self, logits: Array, *, temperature: float = 1.0) -> None:
         self._logits, self._temperature = logits, temperature
@@ -91,7 +96,7 @@ class LogitsBest:
 
 
 class SweptBest:
-    """SweptBest finds the best arm left for independent continuous scores.
+    """A SweptBest object finds the best arm left for independent continuous scores.
 
     One vector of scores ranks the whole page, so the arms shown tell something about the scores of the arms left."""
 
@@ -125,8 +130,10 @@ class SweptBest:
         self._sweep.take(prefixes, rows, p_pick=p_pick, p_best=p_best, log_lost=log_lost)
 
     def _log_cells(self, cells: Flags) -> Array:
-        """Return the log of the product of the distribution functions of the arms of cells (n, cells) that are not
-        pinned, (n, N)."""
+        """Return the logarithm of the product of the distribution functions of all arms in the given cells that are not
+        pinned, (n, N), at the N nodes of the table.
+
+        cells (n, cells): the cells of each row."""
         used = np.flatnonzero(cells.any(axis=0)).tolist()
         if len(used) > _CACHED_CELLS:
             is_free = self._row >= 0
@@ -140,13 +147,19 @@ class SweptBest:
         return cells[:, used].astype(float) @ np.array([self._cell_logs[cell] for cell in used])
 
     def _log_arms(self, arms: Flags) -> Array:
-        """Return the log of the product of the distribution functions of some arms, (N,)."""
+        """Return the logarithm of the product of the distribution functions of these arms, (N,), at the N nodes of the
+        table.
+
+        arms (m,): whether each arm is included."""
         rows, count = np.unique(self._row[arms], return_counts=True)
         return count.astype(float) @ self._table.log_cdf[rows]
 
 
 class SlateWalk:
-    """A SlateWalk holds distinct prefixes of slates, all of one length, while they are filled from the top."""
+    """A SlateWalk holds distinct prefixes of slates while the slates are filled from the top. All prefixes have the
+    same length.
+
+    prefixes: the number of prefixes at the beginning, all of which are empty."""
 
     def __init__(self, layout: PageLayout, floor: Floor, best_left: BestLeft, *, prefixes: int) -> None:
         m = len(layout.cell)
@@ -157,8 +170,8 @@ class SlateWalk:
         self._allowed = self._find_allowed()
 
     def probability(self) -> Array:
-        """Return the probability of each arm at the next position, given the prefix, (u, m); all 0 where none is
-        allowed."""
+        """Return the probability of each arm at the next position, given the prefix, (u, m). A row is all 0 if no arm
+        is allowed."""
         is_allowed = self._allowed
         if self._position in self._layout.pins:
             return is_allowed.astype(np.float64)
@@ -171,12 +184,16 @@ class SlateWalk:
         return probability
 
     def minimum(self, probability: Array) -> Array:
-        """Return the smallest probability of any arm that is left and that the request allows, (u,)."""
+        """Return the smallest probability of any arm that is left and that the request allows, for each prefix, (u,).
+
+        probability (u, m): the result of `SlateWalk.probability`."""
         by_request = self._allowed if self._is_of_request else self._find_allowed(by_request=True)
         return np.where(by_request, probability, 1.0).min(axis=1)
 
     def show(self, prefix: Index, arms: Index) -> Index:
-        """Lengthen the prefixes of slates (n,) by one arm each, (n,), and return the new prefix of each slate, (n,)."""
+        """Append one arm to the prefix of each slate, and return the index of each slate's new prefix, (n,).
+
+        prefix (n,): the index of each slate's prefix; arms (n,): the arm that is appended."""
         first_slates, new_prefixes = distinct(prefix, arms)
         parent_prefix, shown_arms, row = prefix[first_slates], arms[first_slates], np.arange(len(first_slates))
         layout = self._layout
@@ -199,10 +216,8 @@ class SlateWalk:
         return new_prefixes
 
     def _coins(self) -> tuple[Array, Array, Array]:
-        """Return the probabilities of the coins at the next position.
-
-        They are the probability that the floor shows any one of the allowed arms, and that no coin decides, (u,)
-        each; and that the coin of a least share shows each arm, (u, m)."""
+        """Return three probabilities of the coins at the next position: that the floor shows a given allowed arm, (u,);
+        that no coin decides, (u,); and that the coin of a least share shows each arm, (u, m)."""
         shares, undecided = self._layout.least_share_probabilities(self._position, self._allowed)
         uniform_share = self._floors[self._position]
         floor_probability = undecided * uniform_share / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
@@ -211,7 +226,7 @@ class SlateWalk:
     def _find_allowed(self, *, by_request: bool = False) -> Flags:
         """Tell which arms may stand at the next position, (u, m).
 
-        by_request: under the rules of the request only."""
+        by_request: whether only the rules of the request are considered."""
         layout, position = self._layout, self._position
         if position in layout.pins and (not by_request or position in layout.pinned_by_request):
             return np.broadcast_to(np.arange(self._left.shape[1]) == layout.pins[position], self._left.shape)
@@ -224,7 +239,10 @@ class SlateWalk:
 
 
 class RuledScores(Record, kw_only=False, eq=False):
-    """RuledScores are scores of m arms on a page with rules. They include the floor, so callers must not mix it in."""
+    """A RuledScores object holds the scores of m arms on a page with rules. The results include the floor, so callers
+    must not add the floor again.
+
+    scores: the scores without rules; layout: the rules; floor: the probability of a uniform pick."""
 
     scores: Scores
     layout: PageLayout
@@ -259,8 +277,8 @@ def _order(ruled: RuledScores, positions: int) -> RuledOrder:
 
 
 class RuledOrder(ExactOrder):
-    """A RuledOrder is the order of arms on a page with rules, for positions down to `positions`. All results include
-    the floor and the least shares."""
+    """A RuledOrder computes the probabilities of arms at positions 1 to `positions` of a page with rules. All
+    probabilities include the floor, and the least share (smallest probability) of each group of arms."""
 
     def __init__(self, ruled: RuledScores, positions: int, *, earlier_order: Order | None = None) -> None:
         self._ruled, self._positions = ruled, positions
@@ -271,7 +289,8 @@ class RuledOrder(ExactOrder):
 
     @cached_property
     def _order(self) -> Order:
-        """Return the order of the scores, whose table reaches down to the arms that may remain under caps."""
+        """Return the order of the scores without rules. Its table includes enough arms for all positions, even if caps
+        remove the best arms."""
         scores, layout, size = self._ruled.scores, self._ruled.layout, self._positions
         ranks = self._ranks or (2 * size if layout.has_caps else size)
         while True:
@@ -286,7 +305,7 @@ class RuledOrder(ExactOrder):
         return order
 
     def walk(self) -> SlateWalk:
-        """Return a walk that begins with the empty prefix."""
+        """Return a `SlateWalk` with one prefix, which is empty."""
         order, layout = self._order, self._ruled.layout
         best_left = SweptBest(order.tabulated, layout) if isinstance(order, ContinuousOrder) else FreshBest(order)
         return SlateWalk(layout, self._ruled.floor, best_left, prefixes=1)
@@ -308,9 +327,11 @@ class RuledOrder(ExactOrder):
         return probability, minimum
 
     def steps(self, slates: Index, *, size: int) -> Array:
-        """Return the probability of each arm at positions 1 to `size` given slates (n, k) above, (n, size, m).
+        """Return the probability of each arm at positions 1 to `size` of each slate, given the arms above, (n, size,
+        m).
 
-        Below the position after the slate it is not known, and the values of that position are repeated."""
+        slates (n, k): the arms at the first k positions. Below position k + 1 the probabilities are not known, and
+        the probabilities at position k + 1 are repeated."""
         shares, walk = np.empty((len(slates), size, len(self._ruled))), self.walk()
         prefix = np.zeros(len(slates), np.intp)
         for position in range(min(slates.shape[1] + 1, size)):
@@ -320,7 +341,8 @@ class RuledOrder(ExactOrder):
         return shares
 
     def ranks(self, size: int) -> Array:
-        """Return the probability that each arm stands at each position, (size, m); NaN without a closed form."""
+        """Return the probability that each arm stands at each position, (size, m). The result is NaN at positions
+        without a closed form."""
         layout, m = self._ruled.layout, len(self._ruled)
         marginals = np.full((size, m), np.nan)
         pinned = [position for position in layout.pins if position < size]
@@ -341,7 +363,10 @@ class RuledOrder(ExactOrder):
 
 
 def _reaches_enough_arms(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
-    """Tell whether enough arms lie above the lowest node of the table, whichever values a page uses up."""
+    """Tell whether enough arms lie above the lowest node of the table, whichever values of capped fields a page uses
+    up.
+
+    size: the number of positions of the page."""
     from rlrec.policy.scores.panels import sufficient_count
 
     table, row = tabulated.table, tabulated.row
@@ -359,8 +384,8 @@ def _reaches_enough_arms(tabulated: Tabulated, layout: PageLayout, size: int) ->
 
 
 class RuledSampler(SlateSampler):
-    """A RuledSampler draws the slates of a page with rules, position by position. Word 2p of a decision is the pick of
-    position p from 0."""
+    """A RuledSampler draws the slates of a page with rules, position by position. Uniform number 2p of a decision draws
+    the arm of position p, from 0."""
 
     def prepare(self) -> None:
         if not self._scores.samples:
@@ -385,7 +410,10 @@ class RuledSampler(SlateSampler):
 
 
 def draw_rows(logits: Array, layout: PageLayout, *, floor: Floor, seeds: Words, decisions: Ids, size: int) -> Draw:
-    """Draw slates of n decisions, each with separate logits, (n, m). Marginals below the first position are NaN."""
+    """Return slates of n decisions, drawn with separate logits for each decision. Marginals below the first position
+    are NaN.
+
+    logits (n, m): the logits of each decision; seeds (n,), decisions (n,): the seed and the id of each decision."""
     walk = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits))
     uniform = uniforms(seeds, decisions, words=2 * size - 1)[:, ::2]
     slates, propensity, minimum = _draw_from_walk(walk, np.arange(len(logits)), uniform)
@@ -393,22 +421,27 @@ def draw_rows(logits: Array, layout: PageLayout, *, floor: Floor, seeds: Words, 
 
 
 def log_rows(logits: Array, layout: PageLayout, slates: Index, *, floor: Floor) -> Draw:
-    """Return slates (n, k) with the probabilities that `draw_rows` gives them."""
+    """Return slates with the probabilities that `draw_rows` gives them.
+
+    logits (n, m): the logits of each slate; slates (n, k): the arms."""
     walk = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits))
     propensity, minimum = _follow_slates(walk, np.arange(len(logits)), slates)
     return logged_draw(slates, propensity, first_position_marginals(propensity), minimum)
 
 
 def log_conditionals(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
-    """Return the log of the probability of each slot given those above, (n, k), where every slate has separate scores,
-    (n, m)."""
+    """Return the logarithm of the probability of each slot given the slots above, (n, k).
+
+    score (n, m): the scores of each slate; slates (n, k): the arms."""
     walk = _walk_by_scores(score, layout, temperature=temperature, floor=floor)
     with np.errstate(divide="ignore"):
         return np.log(_follow_slates(walk, np.arange(len(score)), slates, with_minimum=False)[0])
 
 
 def next_arms(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
-    """Return the probability of each arm below slates (n, k), where every slate has separate scores, (n, m)."""
+    """Return the probability of each arm at the position below each slate, (n, m).
+
+    score (n, m): the scores of each slate; slates (n, k): the arms above."""
     walk, prefix = _walk_by_scores(score, layout, temperature=temperature, floor=floor), np.arange(len(score))
     for arms_shown in slates.T:
         prefix = walk.show(prefix, arms_shown)
@@ -420,10 +453,10 @@ def _walk_by_scores(score: Array, layout: PageLayout, *, temperature: float, flo
 
 
 def _follow_slates(walk: SlateWalk, prefix: Index, slates: Index, *, with_minimum: bool = True) -> tuple[Array, Array]:
-    """Return the propensities and smallest propensities of slates (n, k), (n, k) each; zeros for the latter unless
-    `with_minimum`.
+    """Return the propensity of each slot of the slates, (n, k), and the smallest propensity of any arm at the slot, (n,
+    k). The second array is 0 unless `with_minimum`.
 
-    prefix (n,): the prefix from which each starts."""
+    prefix (n,): the index of the prefix of `walk` from which each slate starts; slates (n, k): the arms."""
     propensity, minimum = np.empty(slates.shape), np.zeros(slates.shape)
     for position, arms_shown in enumerate(slates.T):
         probability = walk.probability()
@@ -435,9 +468,11 @@ def _follow_slates(walk: SlateWalk, prefix: Index, slates: Index, *, with_minimu
 
 
 def _draw_from_walk(walk: SlateWalk, prefix: Index, uniform: Array) -> tuple[Index, Array, Array]:
-    """Draw slates from uniforms (n, k), and return their arms, propensities and smallest propensities, (n, k) each.
+    """Return the arms of slates that are drawn from uniforms, their propensities, and the smallest propensity of any
+    arm at each slot, (n, k) each.
 
-    prefix (n,): the prefix from which each starts."""
+    prefix (n,): the index of the prefix of `walk` from which each slate starts; uniform (n, k): a uniform for each
+    slot."""
     slates, propensity, minimum = np.empty(uniform.shape, np.intp), np.empty(uniform.shape), np.empty(uniform.shape)
     for position in range(uniform.shape[1]):
         probability = walk.probability()

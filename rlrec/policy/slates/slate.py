@@ -1,10 +1,10 @@
 """This module computes exact probabilities of positions and slates for every kind of policy. `slate_draws.py` draws
-slates by them.
+slates by these probabilities.
 
-A slate is filled from the top. One vector of noisy scores is drawn. At every position, a uniform arm of those left
-is taken with the probability `floor` of that position, else the best one left in that vector. For correlated scores
-every position has its own vector, one of the samples of the decision; without a decision, the samples are those of
-seed 0, decision 0."""
+A slate is filled from the top. One vector of noisy scores is drawn. At every position, with the probability `floor`
+of that position, one of the arms left is picked uniformly. Otherwise the best arm left in the vector is taken. For
+correlated scores every position has a separate vector, which is one of the samples of the decision. Without a
+decision, the samples are those of seed 0, decision 0."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ _MAX_SLATES_PER_CASE, _MAX_ARMS = 8, 100  # slates per case, and arms, up to whi
 
 
 def first(scores: Scores, *, floor: Floor) -> Array:
-    """Return the probability of each arm at position 1, (m,), with sum 1.
+    """Return the probability of each arm at position 1, (m,), with sum 1. Arms with equal scores are equally likely.
 
-    floor: probability of a uniform pick, in [0, 1]. Absolute error below 1e-9; relative error below 1e-6 for
-    probabilities above 1e-6. Source: own derivation (`maximum.best`); ties share."""
+    floor: the probability of a uniform pick, in [0, 1]. The absolute error is below 1e-9, and the relative error is
+    below 1e-6 for probabilities above 1e-6. Source: own derivation (`maximum.best`)."""
     return mix_floor(scores.order(1).best(), at_positions(floor, 1)[0], len(scores))
 
 
 def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
-    """Return the probability that each arm stands at position 1..size, (size, m); rows sum to 1.
+    """Return the probability that each arm stands at position 1..size, (size, m). Rows sum to 1. For samples, which
+    have no closed form below position 1, the lower rows are NaN.
 
-    size 1..m; floor in [0, 1]. NaN below position 1 for samples, which have no closed form there. Source: own
-    derivation (`maximum.ranks` and `placement_probabilities`)."""
+    size: the number of positions, 1..m; floor: the probability of a uniform pick, in [0, 1]. Source: own derivation
+    (`maximum.ranks` and `placement_probabilities`)."""
     if size == 1:
         return first(scores, floor=floor)[None]
     return to_positions(scores.order(size).ranks(size), floor)
 
 
 def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
-    """Return the `marginals` of several scores with the same number of arms. Independent continuous scores are computed
-    together.
+    """Return the `marginals` of each of several scores with the same number of arms. Independent continuous scores are
+    computed together.
 
-    shared: also for one position, where many cases share a few scores."""
+    shared: whether scores are computed together for one position, too, since many cases have a few scores in common."""
     orders = [scores.order(size) for scores in case_scores]
     if size > 1 or (shared and orders[0].is_continuous):
         from rlrec.policy.contexts.pooled import pooled  # a single request needs none of it
@@ -58,11 +59,10 @@ def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, sh
 
 
 def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
-    """Return unbiased estimates of `marginals` for scores without a closed form, from `runs` simulated pages, (size,
-    m).
+    """Return unbiased estimates of the `marginals` of scores without a closed form, (size, m).
 
-    Each page adds, position by position, the probability of each arm given the arms above and the sample that ranks
-    those left. Source: own derivation."""
+    runs: the number of simulated pages. Each page adds, position by position, the probability of each arm given the
+    arms above and the sample that ranks the arms left. Source: own derivation."""
     m, floors = len(scores), at_positions(floor, size)
     total, step = np.zeros((size, m)), max(1, _MAX_ENTRIES // (size * m))
     for start in range(0, runs, step):
@@ -83,27 +83,32 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
 
 
 def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
-    """Return the probability of each arm of a slate given the positions above, (n, k).
+    """Return the probability of each arm of a slate, given the arms at the positions above, (n, k). The product of a
+    row is the probability of the slate.
 
-    The product of a row is the slate's probability. slates (n, k) arms 0..m-1, no arm twice on a slate; floor in [0,
-    1]. Errors as for `first`, below a prefix that the policy can make. The rarer the prefix, below 1e-9, the fewer
-    digits of the following values are right; below an arm with probability less than 1e-13 at its position, the arms
-    left start anew. Source: own derivation (`sweep`)."""
+    slates (n, k): the arms, 0..m-1, each at most once per slate; floor: the probability of a uniform pick, in [0,
+    1].
+
+    Errors are as for `first`, if the policy can produce the arms above. If the arms above have a probability below
+    1e-9, fewer digits of the following values are right, the fewer the rarer they are. Below an arm with probability
+    less than 1e-13 at its position, the arms left are ranked anew. Source: own derivation (`sweep`)."""
     k = slates.shape[1]
     probability, _ = scores.order(k).conditionals(slates, floor=floor, with_minimum=False)
     return mix_floor(probability, at_positions(floor, k), len(scores) - np.arange(k))
 
 
 def remaining(scores: Scores, prefix: Index, *, floor: Floor) -> Array:
-    """Return the probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,), with sum 1.
+    """Return the probability of each arm at the position after a prefix, given this prefix, (m,), with sum 1. The arms
+    in the prefix have 0.
 
-    The arms in the prefix have 0. Errors are as in `conditionals`."""
+    prefix (k,): the arms at the first k positions, k < m. Errors are as in `conditionals`."""
     return remaining_each(scores, np.asarray(prefix, np.intp)[None], floor=floor)[0]
 
 
 def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
-    """Return the probability of each arm at the position after each of many prefixes (n, k), (n, m), as `remaining`
-    does."""
+    """Return the probability of each arm at the position after each of n prefixes, (n, m), as `remaining` does.
+
+    prefixes (n, k): the arms at the first k positions."""
     k = prefixes.shape[1]
     probability = scores.order(k + 1).next_arms(prefixes, floor=floor)
     mixed = mix_floor(probability, at_positions(floor, k + 1)[-1], len(scores) - k)
@@ -112,9 +117,10 @@ def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
 
 
 def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
-    """Return the `conditionals` of slates (n, k), each under the scores of its case, (n, k).
+    """Return the `conditionals` of slates, each under the scores of its case, (n, k).
 
-    case (n,): the scores of each slate. All scores have the same number of arms."""
+    case_scores: the scores of each case, all with the same number of arms; case (n,): the case of each slate; slates
+    (n, k): the arms."""
     probability = np.empty(slates.shape)
     cases, arms = len(case_scores), len(case_scores[0])
     if case_scores[0].order(1).is_continuous and _few_slates_per_case(cases, arms, slates):
@@ -130,11 +136,15 @@ def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index,
 def each_position(
     case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """Yield what `remaining` returns at each position of slates (n, k), for portions of slates, each with the exact
-    scores of its case (n,).
+    """Yield the result of `remaining` at each position of slates, for portions of the slates, each under the exact
+    scores of its case.
 
-    All cases have the same number of arms. Yields rows of sorted slates (r,), the position from 0, the probabilities
-    after each distinct case and prefix, (u, m), and the index of these for each row, (r,)."""
+    Four values are yielded: the indices of the sorted slates of the portion, (r,), the position from 0, the
+    probabilities after each distinct case and prefix, (u, m), and the index of the case and prefix of each slate,
+    (r,).
+
+    case_scores: the scores of each case, all with the same number of arms; case (n,): the case of each slate; slates
+    (n, k): the arms."""
     orders = [scores.order(slates.shape[1]) for scores in case_scores]
     yield from each_position_of(orders, case, slates, arms=len(case_scores[0]), floor=floor)
 
@@ -142,9 +152,10 @@ def each_position(
 def each_position_of(
     orders: Sequence[Order], case: Index, slates: Index, *, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """Yield what `each_position` yields, from orders with the same number of arms.
+    """Yield the four values of `each_position`, from the orders of cases with the same number of arms.
 
-    The orders keep their tables afterwards."""
+    orders: the order of each case, which keeps its table afterwards; case (n,): the case of each slate; slates (n,
+    k): the arms; arms: the number of arms of a case."""
     floors = at_positions(floor, slates.shape[1])
     for rows, by_position in _sweep_portions(orders, case, slates, arms, floor):
         for position, (probability, prefix) in enumerate(by_position):
@@ -154,14 +165,17 @@ def each_position_of(
 
 
 def _few_slates_per_case(cases: int, arms: int, slates: Index) -> bool:
-    """Tell whether cases have so few slates each that a table for each case costs more than one table for all."""
+    """Tell whether cases have so few slates that a table for each case costs more than one table for all cases.
+
+    cases, arms: the number of cases, and of arms of a case."""
     return len(slates) < _MAX_SLATES_PER_CASE * cases and arms <= _MAX_ARMS
 
 
 def _sweep_portions(
     orders: Sequence[Order], case: Index, slates: Index, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
-    """Yield portions of slates, sorted by case and arms, each with the result of `Order.each_position`."""
+    """Yield portions of the slates: the indices of the slates, sorted by case and arms, and the result of
+    `ExactOrder.each_position` for these slates."""
     from rlrec.policy.contexts.pooled import pooled
 
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
@@ -180,10 +194,12 @@ def _sweep_portions(
 
 
 def placement_probabilities(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
-    """Return the probability that rank r of the vector of scores is placed at position p, (size, size) by [p, r].
+    """Return the probability that the arm at rank r of the vector of scores is placed at position p, (size, size) by
+    [p, r].
 
-    Return also the probability that any given lower rank is placed at position p, (size,). Both depend only on the
-    floor and m, since the place of a rank depends on how many better arms are left. Source: own derivation."""
+    Return also the probability that the arm at any single rank below `size` is placed at position p, (size,). Both
+    results depend only on the floor and the number of arms m, since the place of a rank depends on how many better
+    arms are left. Source: own derivation."""
     probability, deeper_probability = np.zeros((size, size)), np.zeros(size)
     not_placed, lower_waiting = np.eye(size), 1.0  # [r, better arms left]: not placed yet
     n_better = np.arange(size)
@@ -201,7 +217,9 @@ def placement_probabilities(size: int, m: int, *, floor: Floor) -> tuple[Array, 
 
 
 def invert_rows(probability: Array, uniforms: Array) -> Index:
-    """Return the arms that uniforms (n,) draw from probabilities (n, m), row by row, (n,)."""
+    """Return the arm that each uniform draws, (n,).
+
+    probability (n, m): the probability of each arm in each row; uniforms (n,): the uniform of each row."""
     cumulative = probability.cumsum(axis=1)
     arm = (cumulative <= (uniforms * cumulative[:, -1])[:, None]).sum(axis=1)
     last = probability.shape[1] - 1 - (probability[:, ::-1] > 0).argmax(axis=1)
@@ -209,7 +227,9 @@ def invert_rows(probability: Array, uniforms: Array) -> Index:
 
 
 def pick_left_arms(prefixes: Index, uniforms: Array, m: int) -> Index:
-    """Return the arms that uniforms (n,) pick among those not in prefixes (n, p), (n,)."""
+    """Return the arm that each uniform picks among the arms that are not in the prefix, (n,).
+
+    prefixes (n, p): the arms of each prefix; uniforms (n,): the uniform of each row; m: the number of arms."""
     n_left = m - prefixes.shape[1]
     picked_rank = np.minimum((uniforms * n_left).astype(np.intp), n_left - 1)
     # the i-th smallest arm of a prefix, from 0, has so many smaller arms that are left: its index minus i
@@ -220,11 +240,12 @@ def pick_left_arms(prefixes: Index, uniforms: Array, m: int) -> Index:
 def _invert_best_arms(
     row: Index, best: Index, best_share: Array, floor: float, uniforms: Array, shown_arms: Index, m: int
 ) -> Index:
-    """Return the arms of `invert_rows` at uniforms (n,), for rows in which the best arms have more probability than the
-    others.
+    """Return the arm that each uniform draws, (n,), as `invert_rows` does, for rows in which the best arms have more
+    probability than the other arms.
 
-    All of m arms but those shown (n, p) share the floor, and the best of each row have `best_share` (n,) more. row,
-    best (r,): the best arms with their rows, in order."""
+    row, best (r,): the best arms and the row of each, in order; best_share (n,): the probability that each best arm
+    of a row has beyond the floor; floor: the probability that is divided equally among all m arms but the arms
+    shown; uniforms (n,): the uniform of each row; shown_arms (n, p): the arms shown."""
     ties, uniform_share = np.bincount(row), floor / (m - shown_arms.shape[1])
     first_best = ties.cumsum() - ties
     # where the interval of each best arm begins
@@ -239,7 +260,10 @@ def _invert_best_arms(
 
 
 def mix_floor(probability: Array, floor: float | Array, n_left: int | Index) -> Array:
-    """Mix the floor into the probability of being the best; the only arm left gets 1."""
+    """Return the probability of being shown, in the shape of `probability`: a uniform pick with probability `floor`,
+    else the best arm. An arm that is the only arm left has 1.
+
+    probability: the probability of being the best; n_left: the number of arms left."""
     with_floor = np.asarray(floor / n_left + (1 - floor) * probability)
     np.minimum(np.maximum(with_floor, 0.0, out=with_floor), 1.0, out=with_floor)
     with_floor[..., np.equal(n_left, 1)] = 1.0
@@ -247,7 +271,9 @@ def mix_floor(probability: Array, floor: float | Array, n_left: int | Index) -> 
 
 
 def to_positions(ranks: Array, floor: Floor) -> Array:
-    """Return the probabilities of positions (..., size, m) from those of ranks (..., size, m)."""
+    """Return the probability that each arm stands at each position, (..., size, m).
+
+    ranks (..., size, m): the probability that each arm stands at each rank of the vector of scores."""
     size, m = ranks.shape[-2:]
     if np.isnan(ranks[..., -1, 0]).any():  # only the first has a closed form
         return np.vstack([mix_floor(ranks[0], at_positions(floor, 1)[0], m), ranks[1:]])

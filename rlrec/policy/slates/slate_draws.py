@@ -1,4 +1,4 @@
-"""This module draws slates, with the probability of each of their slots (`policy/slates/slate.py`)."""
+"""This module draws slates, with the probability of each of their slots (see `policy/slates/slate.py`)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _MAX_ENTRIES = 1 << 20  # numbers in a working array
 class Draw(Record, kw_only=False, eq=False):
     """A Draw holds n slates of k positions. All arrays are (n, k).
 
-    slates: the arms. propensity: given the positions above. marginal: of the arm at its position; NaN without a
-    closed form. minimum: the smallest propensity of the arms left there. rounded: whether SMALLEST replaces a 0.
-    teams: 0 or 1, the ranker that picked; None without two rankers."""
+    slates: the arms. propensity: the probability of each arm given the arms above. marginal: the probability of the
+    arm at its position (NaN without a closed form). minimum: the smallest propensity of the arms left at the
+    position. rounded: whether SMALLEST replaces a probability of 0. teams: which of two rankers picked the arm, 0 or
+    1 (None without two rankers)."""
 
     slates: Index
     propensity: Array
@@ -40,13 +41,16 @@ class Draw(Record, kw_only=False, eq=False):
 
 
 def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
-    """Draw slates of n decisions from the scores, with the probability that each of them had (`SlateSampler.draw`)."""
+    """Return slates of n decisions, drawn from the scores, with the probability of each slot. The arguments are those
+    of `SlateSampler` and `SlateSampler.draw`."""
     return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions, lists=lists)
 
 
 def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
-    """Draw slates of n decisions, each with separate logits (n, m), as `SlateSampler.draw` does from Gumbel scores.
+    """Return slates of n decisions, drawn with separate logits for each decision, as `SlateSampler.draw` draws from
+    Gumbel scores.
 
+    logits (n, m): the logits of each decision; seeds (n,), decisions (n,): the seed and the id of each decision.
     Marginals below position 1 are NaN, since a quadrature for every decision would take milliseconds."""
     m, floors = logits.shape[1], at_positions(floor, size)
     if size == 1:
@@ -62,7 +66,9 @@ def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions
 
 
 def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
-    """Return slates (n, k) with the probabilities that `draw_each` gives them."""
+    """Return slates with the probabilities that `draw_each` gives them.
+
+    logits (n, m): the logits of each slate; slates (n, k): the arms."""
     shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
     propensity, smallest, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
     is_shown = np.zeros(logits.shape, np.bool_)
@@ -78,26 +84,28 @@ class SlateSampler:
     """A SlateSampler draws the slates of one belief. Probabilities are computed once, and reused when the belief
     changes.
 
-    size 1..m positions; floor in [0, 1]. earlier_sampler: that of earlier scores of the same number of arms; where
-    few arms changed, its tables for the others are reused, with the same errors as a new table. The earlier sampler
-    stays valid, and computes its tables again when it needs them."""
+    size: the number of positions, 1..m; floor: the probability of a uniform pick, in [0, 1]. earlier_sampler: the
+    sampler of earlier scores of the same number of arms. If few arms changed, its tables are reused for the other
+    arms, with the same errors as a new table. The earlier sampler stays valid, and computes its tables again when it
+    needs them."""
 
     def __init__(self, scores: Scores, *, size: int, floor: Floor, earlier_sampler: SlateSampler | None = None) -> None:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         self._order: Order = scores.order(size, earlier_order=earlier_sampler._order if earlier_sampler else None)
 
     def prepare(self) -> None:
-        """Compute in advance what `draw` needs and what depends only on the belief."""
+        """Compute in advance what `draw` needs and depends only on the belief."""
         if isinstance(self._order, DrawnOrder):
             _ = self._cumulative if self._size == 1 else self._shared_marginals
 
     def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
-        """Draw slates of n decisions, with the probability of each slot.
+        """Return slates of n decisions, drawn with the probability of each slot.
 
-        seeds (n,) and decisions (n,) identify the uniforms (`sampler.uniforms`), on which alone a slate depends. One
-        position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position
-        p. lists: for long slates; leaves out their marginals and smallest propensities, the most expensive part, as
-        NaN."""
+        seeds (n,), decisions (n,): the seed and the id of each decision, which identify its uniforms
+        (`sampler.uniforms`). A slate depends on nothing else of the decision. With one position, uniform 0 draws the
+        arm from the probabilities of `first`. With more positions, uniforms 2p and 2p + 1 are the coin and the pick
+        of position p. lists: whether marginals and smallest propensities, the most expensive part for long slates,
+        are left out as NaN."""
         if not isinstance(self._order, DrawnOrder):
             return self._draw_by_position(seeds, decisions)
         if self._size == 1:
@@ -116,8 +124,10 @@ class SlateSampler:
         return logged_draw(slates, propensity, marginals[np.arange(self._size), column[slates]], minimum)
 
     def log_probabilities(self, slates: Index) -> Array:
-        """Return the log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not for
-        samples."""
+        """Return the logarithm of the probability of each of these slates, (n,). The result is -inf if the probability
+        is 0. The method does not work for samples.
+
+        slates (n, size): the arms."""
         if self._size == 1:
             probability = self.first[slates]
         else:
@@ -130,7 +140,8 @@ class SlateSampler:
 
     @cached_property
     def first(self) -> Array:
-        """Return the probability of each arm at position 1, (m,), read-only; with the error of `slate.first`."""
+        """Return the probability of each arm at position 1, (m,), as a read-only array. The error is that of
+        `slate.first`."""
         probability = mix_floor(self._order.best(), at_positions(self._floor, 1)[0], self._arms)
         probability.flags.writeable = False
         return probability
@@ -144,7 +155,7 @@ class SlateSampler:
 
     @cached_property
     def _shared_marginals(self) -> tuple[Array, Index]:
-        """Return distinct marginals, (size, g), and the column of each arm, (m,).
+        """Return the marginals of distinct arms, (size, g), and the column of each arm in this array, (m,).
 
         Of very many arms most are equal, and share one column."""
         if np.any(self._floor) or not self._order.is_continuous:
@@ -153,11 +164,13 @@ class SlateSampler:
 
     @cached_property
     def _cumulative(self) -> tuple[Array, float]:
-        """Return the distribution function of position 1, (m,), and its smallest probability."""
+        """Return the distribution function of the arm at position 1, (m,), and the smallest probability of an arm."""
         return self.first.cumsum(), float(self.first.min())
 
     def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:
-        """Draw the slates of decisions that draw separate samples."""
+        """Return the slates of n decisions, each of which draws separate samples.
+
+        seeds (n,), decisions (n,): the seed and the id of each decision."""
         uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
         shape, floors = uniform.shape, at_positions(self._floor, self._size)
         slates, propensity, smallest = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
@@ -176,7 +189,10 @@ class SlateSampler:
 
 
 def _invert_uniforms(probability: Array, cumulative: Array, uniform: Array) -> Index:
-    """Return the arms that uniforms (n,) draw from probabilities (m,), (n,)."""
+    """Return the arm that each uniform draws, (n,).
+
+    probability, cumulative (m,): the probabilities of the arms, and their cumulative sums; uniform (n,): the
+    uniforms."""
     # from the right, so that an arm with probability 0 is never drawn
     arms = cumulative.searchsorted(uniform * cumulative[-1], side="right")
     return np.minimum(arms, np.flatnonzero(probability)[-1]) if arms.max(initial=0) == len(probability) else arms
@@ -195,9 +211,10 @@ def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Word
 
 
 def _fill_slates(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
-    """Fill slates from the first arms of each order and a pair (coin, pick) per position.
+    """Return slates, (n, size). At each position a coin decides between a uniform pick and the best arm left.
 
-    coins (n, size, 2), floors (size,)."""
+    ranking (n, size): the first arms of the order of each slate; coins (n, size, 2): two uniforms for each position,
+    the coin and the pick; m: the number of arms; floors (size,): the probability of a uniform pick at each position."""
     n, size = ranking.shape
     slates, is_taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
@@ -209,14 +226,17 @@ def _fill_slates(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
 
 
 def first_position_marginals(propensity: Array) -> Array:
-    """Return marginals that equal the propensities at position 1, and are NaN below, where there is no closed form."""
+    """Return marginals that equal the propensities at position 1, (n, k). Lower positions have no closed form and are
+    NaN."""
     marginal = np.full(propensity.shape, np.nan)
     marginal[:, 0] = propensity[:, 0]
     return marginal
 
 
 def logged_draw(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
-    """Return the draw as it is logged, where no arm that was drawn has probability 0."""
+    """Return the draw in the form that is logged, where no arm that was drawn has probability 0.
+
+    slates, propensity, marginal, minimum (n, k): the fields of `Draw`, before 0 is replaced by SMALLEST."""
     return Draw(
         slates=slates,
         propensity=np.minimum(np.maximum(propensity, SMALLEST), 1.0),
