@@ -266,7 +266,7 @@ class RunBeliefs:
                 self._delayed[self.ordinal + int(delay[rows[0]])].append((self.ordinal, cells[rows], slots.take(rows)))
 
     def add_due_rewards(self, step: int) -> None:
-        """Add the rewards that arrive before decision `step`."""
+        """Add the rewards that arrive before decision number `step` to the beliefs."""
         for ordinal, cells, slots in self._delayed.pop(step, ()):
             rewarded = replace(slots, reward=np.ones(len(slots)))
             self._sums.add(cells, self.policy.statistics(rewarded) - self.policy.statistics(slots), ordinal)

@@ -1,1 +1,1 @@
-"""Modules here manage experiments, routes and shadows, which decide whom a policy serves."""
+"""Modules here manage experiments, routes and shadows. Experiments and routes decide which policy serves whom."""

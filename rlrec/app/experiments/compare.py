@@ -247,8 +247,8 @@ def _interleaved(
     unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float,
     covered: tuple[int, int], fixed: bool,
 ) -> VariantComparison:  # fmt: skip
-    """Compare two interleaved rankers by the credit of their teams. The credit of a team is the sum of the rewards of
-    the team's slots, per decision.
+    """Compare two interleaved rankers by the credit of their teams. In one decision, the credit of a team is the sum of
+    the rewards of the slots that the team filled. The means of this credit over decisions are compared.
 
     references: the references of the two rankers; covered: the times of the first and the last decision; fixed:
     whether the interval holds for one look only."""

@@ -419,8 +419,8 @@ def freeze(store: Store, name: str) -> ExperimentSummary:
 
 
 def _running(unit: Unit, name: str) -> Experiment:
-    """Return a running experiment, locked so that no one else changes its weights until the transaction ends. Raises
-    InputError where the experiment is stopped."""
+    """Return a running experiment. It is locked, so that no one else changes the experiment's weights until the
+    transaction ends. Raises InputError where the experiment is stopped."""
     settings.lock(unit)
     experiment = lookup.experiment(unit, name)
     if experiment.status != "running":

@@ -216,8 +216,8 @@ def _free_name(unit: Unit, route: str, suffixes: Iterable[str]) -> str:
 
 
 def set_holdout(store: Store, request: Request) -> RouteSummary:
-    """Let a route keep some of its users apart from now on. Repeating the request changes nothing. Raises Conflict
-    where the route has another holdout."""
+    """Begin a holdout, which keeps some users of a route apart from now on. Repeating the request changes nothing.
+    Raises Conflict where the route has another holdout."""
     with store.read() as unit:
         reference, removals = lookup.route(unit, request.name).reference, settings.get(unit).removals
         forks = _forks_of_holdout(unit, request, reference)

@@ -33,7 +33,7 @@ def start(store: Store, name: str, reference: str) -> ShadowReport:
 
 
 def stop(store: Store, name: str) -> ShadowReport:
-    """Stop the challenger of a route. Its stored probabilities stay. Raises InputError where the route never had a
+    """Stop the challenger of a route. The stored probabilities stay. Raises InputError where the route never had a
     challenger."""
 
     def work(unit: Unit) -> ShadowReport:

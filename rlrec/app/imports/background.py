@@ -19,11 +19,12 @@ _PIPE = 1 << 20  # bytes that may wait in the pipe
 
 
 class BackgroundItems(Iterator[T], Generic[T]):
-    """A BackgroundItems iterator yields the items of an iterable, which a forked process computes while this process
-    uses earlier items.
+    """A BackgroundItems iterator yields the items of an iterable. A forked process computes these items while this
+    process uses earlier items.
 
-    The forked process sees every object as it is at the fork, and changes none in this process. It neither uses nor
-    closes connections to a database. Where a fork is unsafe, or not worth its time, this process computes the items."""
+    The forked process sees every object as the object was at the fork, and changes no object of this process. It
+    neither uses nor closes connections to a database. Where a fork is unsafe, or not worth its time, this process
+    computes the items."""
 
     def __init__(self, items: Iterable[T], *, forks: bool = True) -> None:
         self._child = 0
@@ -51,7 +52,7 @@ class BackgroundItems(Iterator[T], Generic[T]):
             os.waitpid(self._child, 0)
 
     def _receive(self) -> T | None:
-        """Return the next item, or None after the last one. Raises the error that ended the work of the child."""
+        """Return the next item, or None after the last item. Raises the error that ended the forked process."""
         try:
             item = pickle.load(self._stream)
         except (EOFError, pickle.UnpicklingError):

@@ -185,7 +185,7 @@ class LogColumns:
 def _cut(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
     """Return the slots or events of the decisions that are kept.
 
-    index: the new index of each decision."""
+    keep: whether each decision is kept; index: the new index of each decision."""
     selected = _select(columns, list(map(keep.__getitem__, columns.row)))
     return replace(selected, row=list(map(index.__getitem__, selected.row)))
 

@@ -1,5 +1,5 @@
-"""This module finds lines that contradict the store or an earlier line. Such a line repeats a known request id or
-feedback key, or names another user of a session."""
+"""This module finds lines that contradict the store or an earlier line. Such a line repeats a request id or feedback
+key that is known already, or gives a session another user."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ Complete = Callable[[bytes], int]  # returns the length of the complete decision
 class Position(NamedTuple):
     """A Position is the place in a file from which reading continues.
 
-    digest: the digest of the bytes just before the offset; process: the name of the process that read up to the
-    offset."""
+    inode: the inode of the file; offset: the number of bytes read; lines: the number of lines read; digest: the
+    digest of the bytes just before the offset; process: the name of the process that read up to the offset."""
 
     inode: int = 0
     offset: int = 0

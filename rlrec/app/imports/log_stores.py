@@ -46,7 +46,10 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
 def reading(
     store: Store, log: str | None, workers: Workers = IN_PROCESS
 ) -> Iterator[tuple[Unit, str | None, Engine | None]]:
-    """Yield one snapshot of the store to read a log from, the filter of the log, and the engine to compute with."""
+    """Yield three things: one snapshot of the store to read a log from, the filter of the log, and the engine to
+    compute with.
+
+    log: a filter as in `opened`."""
     with (
         opened(store, log) as (log_store, selected),
         log_store.read() as unit,

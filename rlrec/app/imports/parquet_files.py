@@ -223,8 +223,8 @@ def _is_filled(folder: str) -> bool:
 
 @contextmanager
 def _drafts(folder: str) -> Iterator[str]:
-    """Yield the folder for incomplete files. This is the target folder itself if it is local, so that completed files
-    only need to be renamed. Raises StoreBusy while another export holds the lock of the folder."""
+    """Yield the path of the folder for incomplete files. A local target folder holds its own incomplete files, so that
+    completed files only need to be renamed. Raises StoreBusy while another export holds the lock of the folder."""
     if "://" in folder:
         with TemporaryDirectory() as temporary:
             yield temporary
@@ -256,7 +256,7 @@ def _remove_unnamed(folder: str) -> None:
 def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selected.Selection) -> int:
     """Write the rows that the folder lacks, and return the number of new decisions.
 
-    log: the log of the folder."""
+    log: the log that the folder holds already."""
     stored, sessions = log.numbers("decisions", "decision_id", "session_id")
     writer.begin(selected.extent(unit, selection).decisions - len(stored), log)
     new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
@@ -297,7 +297,7 @@ def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids:
 
 
 def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids) -> None:
-    """Write the visits of these sessions whose newest row in the folder is out of date."""
+    """Write each visit of these sessions whose newest row in the folder is out of date."""
     names = [field.name for field in writer.schemas["visits"]]
     compared = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
     stored = np.stack(log.numbers("visits", *(names[index] for index in compared)))
@@ -377,7 +377,7 @@ class _FileWriter:
     one file per share. The files have temporary names until all of them are complete."""
 
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
-        """Prepare to write new files next to those of the manifest.
+        """Prepare to write new files next to the files that the manifest names.
 
         drafts: the folder for incomplete files."""
         self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts

@@ -321,7 +321,7 @@ class GroupWriter:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
 
     def _arm_ids(self, rows: LogColumns) -> dict[str, int]:
-        """Return the ids of the arms that these rows name. Unknown arms are added to the store."""
+        """Return the id of each arm that these rows name, by key. Unknown arms are added to the store."""
         keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
         for past in () if rows.history == NULL else values(rows.history, len(rows)):
             keys |= set() if past is None else {arm for arm, *_ in past.entries}
@@ -437,7 +437,8 @@ class GroupWriter:
 
 
 def _users(rows: LogColumns) -> dict[str, str]:
-    """Return the first user of each session that has a user."""
+    """Return the first user that a row names for each session, by the key of the session. Sessions without a user are
+    left out."""
     entries = list(zip(rows.session, values(rows.user, len(rows)), strict=True))
     return {} if rows.user == NULL else {key: user for key, user in reversed(entries) if user is not None}
 

@@ -61,9 +61,10 @@ Result = TypedDict("Result", {
 
 
 class Draft(NamedTuple):
-    """A Draft is a candidate for the best policy, with its distribution and the command that makes it serve.
+    """A Draft is a candidate for the best policy.
 
-    version_id: the id of a stored version that may have served, else 0."""
+    command: the command that makes the candidate serve; serving: its distribution of slates; version_id: the id of a
+    stored version that may have served, else 0."""
 
     name: str
     command: str
@@ -89,7 +90,7 @@ class _NewestPages:
 
     @classmethod
     def read(cls, unit: Unit, selection: Selection, examination: Array, arm_keys: Sequence[str]) -> _NewestPages:
-        """Read the newest pages of a selection.
+        """Read the newest pages of a selection of the log.
 
         arm_keys: the keys of arms, in the order of the columns."""
         rows = selected.newest_pages(unit, selection, PAGES)
@@ -159,7 +160,7 @@ class ArmEffects:
 
     @cached_property
     def posterior(self) -> ShrunkEffects:
-        """Return the posteriors of the long-run effects, around the mean of all arms."""
+        """Return the posterior of the long-run effect of each arm, shrunk towards the mean of all arms."""
         return self.raw.long_run(self.raw.shrunk())
 
     def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:

@@ -231,7 +231,7 @@ class FloorComparison:
         return sums
 
     def answer(self, total: ExplorationSums) -> Result:
-        """Return the figures from the sums of the log."""
+        """Return the figures of the policy, computed from the sums of the log."""
         cost, served = self._cost(total.cost), total.cost.summary().total
         n, weights = round(served[3]), zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {

@@ -279,7 +279,9 @@ class Census:
     # -- figures --
 
     def answer(self, by_day: Mapping[int | None, ExposureSums], rate_sums: RateSums) -> Result:
-        """Return the figures from the sums of the selected log."""
+        """Return the exposure of every arm and of the catalogue, computed from the sums of the selected log.
+
+        by_day: the sums of exposure by day, or under None for all days; rate_sums: the sums for the rates of arms."""
         total = reduce(add, by_day.values())
         limits = bounds(self.reward)
         is_share = limits is not None and limits[0] >= 0 and limits[1] <= 1

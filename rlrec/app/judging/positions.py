@@ -214,7 +214,8 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
 
 
 def _by_position(sums: _LogSums, size: int) -> _Estimated:
-    """Return the position-based curve, by the method that suits the log."""
+    """Return the position-based curve, estimated by overlap, or by expectation-maximisation where the log has no
+    overlap."""
     curve = positions.chained_curve(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
         curve = positions.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
@@ -318,7 +319,7 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 
 def explained(answer: CurveAnswer) -> list[str]:
-    """Return a line for each reason of a curve."""
+    """Return a line that explains each reason of a curve."""
     return [f"{reason}: {EXPLAINED[reason.partition(':')[0]]}" for reason in answer["reasons"]]
 
 

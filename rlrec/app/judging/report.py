@@ -177,7 +177,7 @@ class _Ranking:
         return [key for key in ids if self.policies[key].kind != "logged"]
 
     def _shown(self) -> list[StoredPolicy]:
-        """Return the policies whose beliefs are shown and whose newest decisions are checked."""
+        """Return the policies whose beliefs the page shows, and whose newest decisions are checked."""
         rankers = [self.policies[key] for key in self._rankers()]
         return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
 

@@ -89,7 +89,7 @@ class Status(TypedDict):
 
 
 def status(store: Store) -> Status:
-    """Return the state of a store, from one snapshot. No part of it reads the whole log."""
+    """Return the state of a store, from one snapshot. The whole log is never read for this."""
     with store.read() as unit:
         stored_policies = policies.all_policies(unit)
         live = StoredRows("policy", policies.live(unit, {policy.name for policy in stored_policies}).items())

@@ -1,4 +1,5 @@
-"""This module turns the log of the store into a dataset of visits, as the policy in training reads them."""
+"""This module turns the log of the store into a dataset of visits, with the states that the policy in training
+reads."""
 
 from __future__ import annotations
 

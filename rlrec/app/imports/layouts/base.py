@@ -299,7 +299,8 @@ class Layout(ABC):
         numbers: the number of each line; texts: the text of each line."""
 
     def finish_decoding(self) -> None:  # noqa: B027 (most layouts need nothing more)
-        """Do what remains when all lines are decoded. Raises InputError where the file as a whole cannot be taken."""
+        """Do what remains to do when all lines are decoded. Raises InputError where the file as a whole cannot be
+        taken."""
 
     def join(self, files: Sequence[Layout]) -> list[str]:
         """Share facts between all files once all files are decoded, and return messages for the user. Only the layout
@@ -372,7 +373,9 @@ class Layout(ABC):
                 yield blake2b(b"\n".join(texts[lines]), digest_size=16).digest()
 
     def decision_lines(self, numbers: Sequence[int], texts: Sequence[bytes]) -> list[slice]:
-        """Return the lines of each decision, as slices of `texts`."""
+        """Return the lines of each decision, as slices of `texts`.
+
+        numbers, texts: the number and the text of each line."""
         indexes = range(len(texts))
         starts = [n for n in indexes if not n or not self._goes_on(numbers, texts, n)] if self.spans else indexes
         return [slice(*ends) for ends in pairwise([*starts, len(texts)])]
@@ -404,7 +407,7 @@ class Layout(ABC):
                 yield pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if len(rows) else b"", note, bad
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
-        """Yield the groups without the header line, which is read first."""
+        """Yield the groups without the header line. The header is read before the first group is yielded."""
         is_read = False
         for index, numbers, texts in groups:
             if texts and not is_read:
@@ -448,7 +451,7 @@ class Layout(ABC):
         return rows, sorted(bad, key=lambda line: line.error.line or 0)
 
     def _errors(self, rows: LogColumns, problems: Iterable[Problem], numbers: Sequence[int]) -> dict[int, InputError]:
-        """Return the first error of each row that has a problem.
+        """Return the first error of each row that has a problem, by the index of the row.
 
         numbers: the numbers of all lines of the group."""
         errors: dict[int, InputError] = {}

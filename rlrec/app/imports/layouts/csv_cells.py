@@ -43,7 +43,7 @@ TimedEvents = Sequence[tuple[EventEntry, int | None]]
 
 
 def optional(cell: str) -> str | None:
-    """Return the text of a cell, or None if it is empty."""
+    """Return the text of a cell, or None if the cell is empty."""
     return cell or None
 
 
@@ -85,7 +85,7 @@ def count(cell: str) -> float | None:
 
 
 def flag(cell: str) -> int:
-    """Return 1 where the cell says yes, and 0 where it says no or is empty."""
+    """Return 1 where the cell says yes, and 0 where the cell says no or is empty."""
     value = count(cell) or 0
     if value not in (0, 1):
         raise InputError(f"{cell[:40]!r} is neither 0 nor 1")
@@ -93,7 +93,7 @@ def flag(cell: str) -> int:
 
 
 def mark(cell: str) -> int | None:
-    """Return 1 where the cell says yes, and None where it says no or is empty."""
+    """Return 1 where the cell says yes, and None where the cell says no or is empty."""
     return flag(cell) or None
 
 
@@ -104,7 +104,7 @@ def piece(name: str, cell: str) -> str:
 
 
 def _json_text(cell: str) -> str:
-    """Return the canonical JSON of a cell."""
+    """Return the canonical JSON of a cell, which is a number, true, false or a text."""
     if CANONICAL.fullmatch(cell):
         return cell
     if (text := WORDS.get(cell)) is not None:

@@ -1,8 +1,9 @@
 """This module reads any table in CSV, with a map of its columns. A row is a slot, and a decision with several slots has
 several rows.
 
-A group of lines is read in columns, and equal cells are parsed once. Where something is wrong, the decisions of the
-group are read one by one, to find the line and the reason."""
+The columns of a group of lines are parsed together, and equal cells are parsed once. Where a line is no row of the
+table, the lines of the group are read one by one. Cells that cannot be parsed are traced to their line, to tell the
+user the line and the reason."""
 
 from __future__ import annotations
 
@@ -96,7 +97,7 @@ class ColumnMap(NamedTuple):
 
     @property
     def context_columns(self) -> Sequence[str]:
-        """Return the names of the columns that make contexts."""
+        """Return the names of the columns whose cells make up contexts."""
         return [self.context] if isinstance(self.context, str) else self.context
 
     @property
@@ -129,7 +130,8 @@ class CsvMap(Layout):
         self._decision_digests = array("q")
 
     def map_of(self, names: Sequence[str]) -> ColumnMap:
-        """Return the map of a table with these columns."""
+        """Return the map of a table whose columns have these names. Raises InputError for a table that needs a map and
+        has none."""
         if self.options.get("map") is not None:
             return self.map
         if tuple(names) not in writers.HEADERS:
@@ -180,7 +182,7 @@ class CsvMap(Layout):
             raise InputError(f"no line of CSV: {error}", hint=hint) from None
 
     def _columns(self, texts: Sequence[bytes]) -> Cells:
-        """Return the columns of lines, with empty cells for lines that cannot be read."""
+        """Return the columns of these lines. A line that cannot be read has empty cells."""
         rows = list[list[str]]()
         with suppress(UnicodeDecodeError, csv.Error):
             if self._reads_end and (columns := self._split_columns(texts)) is not None:
@@ -323,7 +325,7 @@ class CsvMap(Layout):
         return parsed
 
     def _add_parsed(self, cache: dict[Any, Any], cells: Iterable[Any], parse: csv_cells.Parse) -> dict[Any, InputError]:
-        """Parse cells into a cache. Returns the errors of the cells that cannot be parsed."""
+        """Parse cells into a cache. Returns the errors of the cells that cannot be parsed, by cell."""
         wrong: dict[Any, InputError] = {}
         for cell in cells:
             try:

@@ -233,7 +233,7 @@ DROPPED = ValueCheck(lambda p: 0 <= p <= 1, "{!r} is no probability of a line th
 
 
 class DsJson(jsonl.LineLayout):
-    """This layout reads lines of a decision service."""
+    """This layout reads lines of Vowpal Wabbit's decision service."""
 
     reads = frozenset({"reward_from", "arm_id"})
     rounding, kind, columns = FLOAT32, DsJsonLine, ROW

@@ -317,7 +317,7 @@ def _features(decision: DecisionLine, eligible: Sequence[str]) -> str | None:
 def _slot_sets(
     decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]
 ) -> tuple[tuple[str, ...], ...] | None:
-    """Return the arms that each position of the slate could show, or None where the line does not say."""
+    """Return the arms that each slot of the slate could show, or None where the line does not say this."""
     if decision.slot_sets is None:
         return None
     sets = tuple(tuple(sorted(set(arms))) for arms in decision.slot_sets)
@@ -329,7 +329,7 @@ def _slot_sets(
 
 
 def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> dict[str, float] | None:
-    """Return the probability of each eligible arm at position 1, or None where the line does not say."""
+    """Return the probability of each eligible arm at position 1, or None where the line does not say this."""
     if decision.support is None:
         return None
     probabilities = decision.support.values()

@@ -109,9 +109,9 @@ class Label(NamedTuple):
 
 
 class TextLine(NamedTuple):
-    """This record holds a line of text.
+    """This record holds one parsed line of text.
 
-    features: the features of the namespace without a name, and an object for each other namespace."""
+    features: the features of the namespace without a name, and for each other namespace an object with its features."""
 
     labels: Sequence[Label]
     tag: str | None
@@ -120,7 +120,7 @@ class TextLine(NamedTuple):
 
     @classmethod
     def read(cls, line: bytes) -> TextLine:
-        """Parse a line of text. Raises InputError for text that is no line of a contextual bandit."""
+        """Parse a line of text. Raises InputError for a text that is no line of a contextual bandit."""
         if len(line) > LINE_BYTES:
             raise too_long()
         try:
