@@ -353,8 +353,8 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
     """Return a line for each target whose log comes from several loggers. The line has the weights of the loggers'
-    rows, and says which loggers are left out. Another line says where the lifts of targets compare with different
-    figures."""
+    rows, and says which loggers are left out. Further lines say whether targets are judged on different rows, so that
+    their lifts cannot be compared, and for which targets the bounds of lifts hold together."""
     by_target: dict[str, dict[str, list[float]]] = {}
     served: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:

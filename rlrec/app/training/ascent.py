@@ -453,13 +453,13 @@ def group_slates(
     rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None,
     credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip
-    """Yield the decisions in groups, in the form that the gradient takes.
+    """Yield the decisions in groups, in the form that the gradient takes. With `slots` each slot stands alone, with its
+    own reward and the rewards after its slate. With `by_position` each slot counts given the slots above, with its own
+    reward and the rewards after it, on its slate and later, but without the rewards of the slots above.
 
     gain, raw: the return of each decision with the baseline subtracted, and without this; scale: the weight of each
-    decision; slots: whether each slot stands alone, with its own reward and the rewards after its slate;
-    by_position: the mean reward of each position, or None. With these means each slot counts given the slots above,
-    with its own reward and the rewards after it, on its slate and later, but not those of the slots above. credit:
-    the factors of the slot's own reward and of the rewards after it."""
+    decision; by_position: the mean reward of each position, or None; credit: the factor of the slot's own reward,
+    and the factor of the rewards after it."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
         logged, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]

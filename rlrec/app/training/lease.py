@@ -26,7 +26,7 @@ class TrainingLease:
     noticed at once. If the holder was on another machine, its death shows when the lease expires, by the clock of the
     database.
 
-    exclusive: whether others may not train meanwhile; False for a run that stores nothing."""
+    exclusive: whether other processes may not train meanwhile; False for a run that stores nothing."""
 
     def __init__(self, store: Store, policy: StoredPolicy, *, exclusive: bool = True) -> None:
         self.store, self.policy, self.exclusive = store, policy, exclusive

@@ -176,9 +176,9 @@ def ranked_arms(
 
 
 def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) -> bool:
-    """Tell whether a slot was denied its reward. This happens to an apprentice, a policy whose choices are not shown:
-    where it chose another action than the baseline (`_ba`, in cb the first action), the action of the baseline was
-    shown instead."""
+    """Tell whether a slot was denied its reward. This happens to an apprentice, a policy whose choices are not shown.
+    Where the apprentice chose another action than the baseline (`_ba`, in cb the first action), the action of the
+    baseline was shown instead."""
     if actions.slots is not None:
         return False
     first = 0 if line.outcomes is not None else 1

@@ -343,8 +343,8 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
 
 
 def _source(decision: DecisionLine, policy: str) -> str | None:
-    """Return JSON of the policy and belief that a line names, or None where the line names those of every imported
-    decision.
+    """Return JSON of the policy and belief that a line names. The result is None where the line names the policy and
+    belief that every imported decision gets.
 
     policy: the policy that owns the decision."""
     usual = {"policy": policy} | USUAL

@@ -77,7 +77,7 @@ class Vw(DsJson):
 
     def _single_line(self, line: TextLine) -> DsJsonLine:
         """Return an example of `--cb` as a decision. The features of the line are the context. The eligible actions are
-        those of the labels if the line has several labels, else all actions."""
+        the actions of the labels if the line has several labels, else all actions."""
         if line.is_shared:
             raise InputError("a line of shared features, which --cb_adf has", hint="leave --actions out", field="label")
         arms = [label.action for label in line.labels] if len(line.labels) > 1 else self._all

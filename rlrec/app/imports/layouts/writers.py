@@ -123,8 +123,8 @@ class DsJsonWriter(LayoutWriter):
     and a longer page becomes a line of the kind ccb.
 
     `session` and `user` are extra keys. Other readers of the format ignore unknown keys, but `import-log` reads
-    these two. An action has its arm in `_tag`, and the features of the arm: those of the decision if the decision
-    has features, else those of the catalogue. An action without features has `i.id`."""
+    these two. An action has its arm in `_tag`. It also has the features that the decision states for the arm or, if
+    the decision states no features, the features of the arm in the catalogue. An action without features has `i.id`."""
 
     holds = frozenset({"features", "slot_sets", "support"})
 
