@@ -67,7 +67,7 @@ def load(kind: str) -> type[Policy]:
 
 
 def learns_from_slots(kind: str) -> bool:
-    """Tell whether a kind of policy can learn from any log, slot by slot."""
+    """Tell whether a kind of policy can learn from the log of any policy, where each slot counts by itself."""
     return load(kind).online and kind not in (*KINDS_THAT_DO_NOT_LEARN, TWO_STAGE, *INTERNAL)
 
 
@@ -176,7 +176,7 @@ def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
 
 
 def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Tell whether the belief of a policy consists of moments of context features."""
+    """Tell whether the belief of a policy learns from the features of contexts."""
     return policy.contextual and policy.online
 
 

@@ -1,5 +1,5 @@
-"""This module defines policies and beliefs. A policy object holds parameters and a belief holds what was learned.
-Together they give a distribution of scores.
+"""This module defines policies and beliefs. A policy object holds parameters and a belief holds what was learned. A
+policy and a belief together give a distribution of scores.
 
 This module imports no numpy, and neither do the kinds that read no context, since a single `feedback` command calls
 only their `entry`."""
@@ -131,7 +131,7 @@ class Policy(ABC):
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
         """Return the row that one slot adds to `statistics`, computed in plain Python. Only kinds that read no context
-        have it."""
+        have this method."""
         return 1.0, slot.reward, slot.reward * slot.reward
 
     def statistics(self, slots: SlotColumns) -> Array:

@@ -253,8 +253,8 @@ class StatedHybridPosterior(HybridPosterior, kw_only=False, eq=False):
 def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
     """Return the moments from which the shared weights are computed if each arm also has separate weights.
 
-    The separate weights are normal around 0 with precision `ridge`, and are integrated out. Of the regressors of an
-    arm, this leaves the part ridge (ridge + gram)^-1. Source: Li et al. 2010, algorithm 2, whose B_a is gram times
+    The separate weights are normal around 0 with precision `ridge`, and are integrated out. The regressors of an arm
+    are thereby multiplied by ridge (ridge + gram)^-1. Source: Li et al. 2010, algorithm 2, whose B_a is gram times
     the features of the arm."""
     eigenvalues, eigenvectors = np.linalg.eigh(moments.gram)
     # forgetting may leave values slightly below 0

@@ -34,8 +34,8 @@ class Spend:
     period. It also holds the expected cost of each arm.
 
     A slot whose cost is not known yet counts with the expected cost of its arm. The expected cost is the mean of the
-    arm's known costs and of one additional cost, which is the mean over all arms. cost (m,): the expected cost of
-    each arm, in the order of `arms`; mean_cost: the expected cost of an unknown arm."""
+    arm's known costs and of one additional cost, which is the mean cost over all arms. cost (m,): the expected cost
+    of each arm, in the order of `arms`; mean_cost: the expected cost of an unknown arm."""
 
     def __init__(self, budget: Budget, rows: Sequence[tuple[float, ...]]) -> None:
         """Sum the rows by arm and by slice.
@@ -124,8 +124,9 @@ class Spend:
     def price(
         self, location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, at: int | None = None
     ) -> float:
-        """Return the price at which the expected cost of a slot equals the remaining budget per slot of the rest of the
-        period. The price is 0 if the expected cost is not higher than that without a price.
+        """Return the price at which the expected cost of a slot equals the target, which is the remaining budget
+        divided by the expected number of remaining slots of the period. The price is 0 if the expected cost is at most
+        the target without a price.
 
         location (m,), deviation (m,): the location and the standard deviation of the noisy score of each arm
         (deviation is None for scores without noise); cost (m,): the cost of showing each arm; p_uniform: the

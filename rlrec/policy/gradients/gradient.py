@@ -135,8 +135,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     @property
     def _faded_columns(self) -> slice:
-        """Return the columns of a state that hold the faded sums of arm features (sums in which older arms weigh
-        less)."""
+        """Return the columns of a state that hold the faded sums of arm features. In a faded sum, arms that were shown
+        longer ago weigh less."""
         return slice(len(self.names) - len(self.design.arm.names), len(self.names))
 
     def states(self, context: Encoded, history: History, described: Array) -> State:

@@ -345,7 +345,7 @@ class LogisticThompson(LinThompson):
 
     @property
     def _prior_weights(self) -> Array:
-        """Return the prior mean of an arm's weights, (q,)."""
+        """Return the prior mean of the weights, (q,), which is the same for every arm."""
         weights = np.zeros(self.design.context.width)
         if self.design.context.intercept:
             weights[0] = self._prior_mean

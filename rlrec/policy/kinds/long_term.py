@@ -1,5 +1,5 @@
-"""This module holds the policy for the long run. It shows each arm with the probability that showing it has the largest
-value, now and later."""
+"""This module holds the policy for the long run. The policy shows each arm with the probability that showing this arm
+has the largest value, now and later."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ class _PanelWalk(Record, kw_only=False, eq=False):
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
         """Return the left edge of the widest panel below u that is right for every score. A score limits the panel by
-        the width that the score allows, or, if it lies below u, by its upper end.
+        the width that the score allows, or by the upper end of its support if the support lies below u.
 
         limit: the largest width of the panel; lowest: the lowest edge that may be returned."""
         edge = np.minimum(u - widths(self.density, u) / self.refine, self.upper)

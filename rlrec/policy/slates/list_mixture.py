@@ -1,4 +1,4 @@
-"""This module computes the slates of a policy that draws a list of arms and ranks it.
+"""This module computes the slates of a policy that first draws a list of arms, and then ranks this list.
 
 Probabilities are exact given a list, and averaged over many drawn lists."""
 

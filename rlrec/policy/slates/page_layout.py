@@ -99,8 +99,9 @@ class PageLayout(Record, kw_only=False, eq=False):
     def check(self, size: int) -> None:
         """Raise InputError if a page with `size` positions cannot satisfy the rules.
 
-        This is so in three cases: a pin, or a least share of the request, is below the end of the page; a cap may
-        leave a position without an arm; or it cannot be decided whether a cap may do so."""
+        The error is raised in three cases: a pin, or a least share of the request, is below the end of the page; a
+        cap may leave a position without an arm; or there are too many ways to fill the page, so that this cannot be
+        decided."""
         for position, text in (*self.pin_names.items(), self.last_named):
             if position >= size:
                 hint = "ask for a longer page, or leave it out"
