@@ -1,5 +1,5 @@
-"""This module has the interface of engines, which process the partitions of a log in this process, in several
-processes, or on a cluster. Its functions pack values so that another process can unpack them."""
+"""This module defines the interface of engines. An engine processes the partitions of a log in this process, in several
+processes, or on a cluster. Functions here also pack values, so that another process can unpack them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,23 @@ Runner = Callable[[bytes, Any], Any]
 class Engine(Protocol):
     """An Engine processes the partitions of a log.
 
-    `mixed` tells whether some processors compute with other instructions than this one, so that results may differ
-    in the last bits."""
+    mixed: whether some of the processors compute with other instructions than the processor of this process, so that
+    results may differ in the last bits."""
 
     mixed: bool
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """Yield the number of each partition with its result, in any order. Raises the error of a failed task."""
+        """Yield pairs of the number of a partition and the result of the task on this partition, in any order. Raise
+        the error of a task that failed.
+
+        task: the packed parameters of the work."""
 
     def close(self) -> None:
         """End the workers that this engine started."""
 
 
 def deadly_partition_error(number: int) -> RlrecError:
-    """Return the error for a partition on which workers die."""
+    """Return the error for a partition whose processing has ended several workers."""
     return RlrecError(
         f"partition {number} of the log has ended its worker {MAX_DEATHS} times",
         hint="a worker may have too little memory: start fewer on a machine, or narrow --log",
@@ -60,9 +63,9 @@ _CACHED = type(lru_cache(len))
 
 
 def pack(value: Any, *, handle: object = None) -> bytes:
-    """Return the value in bytes.
+    """Return a value as bytes.
 
-    handle: an object within the value that is not sent; the receiver inserts its own object in this place."""
+    handle: an object within the value that is left out; the receiver inserts an object of its own in this place."""
     buffer = BytesIO()
     pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
     pickler.handle = handle
@@ -71,7 +74,7 @@ def pack(value: Any, *, handle: object = None) -> bytes:
 
 
 def unpack(data: bytes, *, handle: object = None) -> Any:
-    """Return a new copy of the packed value.
+    """Return a copy of the value that `pack` has packed.
 
     handle: the object to insert in the place of the object that `pack` left out."""
     unpickler = _Unpickler(BytesIO(data))

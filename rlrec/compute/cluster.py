@@ -1,5 +1,5 @@
-"""This module processes partitions on a Dask cluster. The cluster runs at an address, or on this machine. A cluster on
-this machine ends with the work."""
+"""This module processes partitions on a Dask cluster. The cluster either runs already, at an address, or is started on
+this machine. A cluster that was started on this machine ends with the work."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class SchedulerAbsent(RlrecError):
 
 
 class Cluster:
-    """A Cluster is an engine with Dask workers. Dask repeats the work on a partition whose worker was lost."""
+    """A Cluster is an engine that uses Dask workers. If a worker is lost, Dask repeats the work on its partition."""
 
     def __init__(self, jobs: int, runner: Runner, *, scheduler: str | None) -> None:
-        """Connect to the scheduler at an address, or start a cluster with `jobs` workers on this machine. Raises
-        InputError without Dask or for an invalid address, SchedulerAbsent if no scheduler answers, RlrecError if a
-        local worker ends while it starts."""
+        """Connect to the scheduler at an address or, if `scheduler` is None, start a cluster with `jobs` workers on
+        this machine. Raise InputError if Dask is missing or the address is invalid, SchedulerAbsent if no scheduler
+        answers, and RlrecError if a local worker ends while it starts."""
         try:
             import dask
             import distributed
@@ -62,8 +62,8 @@ class Cluster:
             raise SchedulerAbsent(f"no scheduler answers at {scheduler}", hint=hint) from error
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """Yield the number and the result of each partition, as `Engine.map` says. Dask holds the task as a future, so
-        the task is sent once and can be recomputed."""
+        """Yield the number and the result of each partition, as `Engine.map` says. The task is a future of Dask, so
+        that it is sent only once and Dask can compute it again."""
         import distributed
 
         task_future = self._submit(bytes, task, pure=False)
@@ -104,8 +104,8 @@ class Cluster:
             yield number, result
 
     def _submit(self, *words: Any, **options: Any) -> Any:
-        """Return the future of a call on a worker. Rows are sent on purpose, so Dask's warning about their size is
-        switched off."""
+        """Return the future of a function call on a worker. Dask's warning about large arguments is switched off, since
+        partitions with rows are sent on purpose."""
         import dask
 
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
@@ -138,7 +138,7 @@ def _start(jobs: int) -> Any:
 
 
 class Fingerprint(NamedTuple):
-    """A Fingerprint holds the versions and the processor features on which results depend."""
+    """A Fingerprint holds the versions of packages and the features of the processor on which results depend."""
 
     versions: tuple[str, ...]
     processor: tuple[str, ...]
@@ -146,7 +146,7 @@ class Fingerprint(NamedTuple):
 
 @cache
 def fingerprint() -> Fingerprint:
-    """Return the versions and the processor features of this process."""
+    """Return the fingerprint of this process."""
     from importlib.metadata import version
 
     features: dict[str, bool] = import_module("numpy._core._multiarray_umath").__cpu_features__
@@ -156,7 +156,8 @@ def fingerprint() -> Fingerprint:
 
 
 def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
-    """Tell whether the processors of a worker and of this process differ. Raises RlrecError if the versions differ."""
+    """Tell whether a worker and this process have different processors. Raise RlrecError if they have different
+    versions of packages."""
     for worker_version, process_version in zip(worker.versions, process.versions, strict=True):
         if worker_version != process_version:
             raise RlrecError(
@@ -167,7 +168,8 @@ def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
 
 
 class _WorkerResult(NamedTuple):
-    """This record has the fingerprint of a worker, and its packed result or error."""
+    """This record has the fingerprint of a worker, and the result or the error of its work. message: the packed result
+    or error."""
 
     fingerprint: Fingerprint
     message: bytes

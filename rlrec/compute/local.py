@@ -20,14 +20,15 @@ COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
 
 
 class _PartitionWork(NamedTuple):
-    """This record has the number of a partition that is being processed, and the message with the work."""
+    """This record has the number of a partition that is being processed, and the message that was sent to the process:
+    the pickled task and partition."""
 
     number: int
     message: bytes
 
 
 class Processes:
-    """A Processes object is an engine with `jobs` processes, which are started with the first task."""
+    """A Processes object is an engine that uses `jobs` processes. The processes are started with the first task."""
 
     mixed = False  # all have the same processor
 
@@ -36,8 +37,8 @@ class Processes:
         self._idle: list[_Process] = []
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """Yield the number and the result of each partition, as `Engine.map` says. If a process ends, its partition is
-        processed again."""
+        """Yield the number and the result of each partition, as `Engine.map` says. If a process ends before it has
+        answered, its partition is processed again."""
         new_work = (_PartitionWork(n, pickle.dumps((task, rows), 5)) for n, rows in enumerate(partitions))
         work_to_retry: list[_PartitionWork] = []
         work_by_process: dict[_Process, _PartitionWork] = {}

@@ -1,6 +1,6 @@
-"""This file runs as a process that works on partitions. Its parent first sends the path of the modules, then the
-runner, and then a task with a partition each time. Each message is a pickle with its length in front. The process
-answers each task by a packed result."""
+"""This program runs as a process that works on partitions. It is sent the path of the modules, then the runner (the
+function that does the work), and then any number of messages that have a task and a partition each. The program answers
+each of these messages with a packed result. A message is a pickle with its length in front."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def write_message(stream: BinaryIO, message: bytes) -> None:
 
 
 def read_message(stream: BinaryIO) -> bytes | None:
-    """Return the next message of a stream. The result is None at the end of the stream, or if the other side ended
-    within a message."""
+    """Return the next message of a stream. Return None at the end of the stream, or if the sender ended within a
+    message."""
     length_bytes = stream.read(LENGTH_BYTES)
     message = stream.read(int.from_bytes(length_bytes, "little")) if len(length_bytes) == LENGTH_BYTES else b""
     return message if message else None

@@ -1,2 +1,2 @@
-"""Modules here turn answers into figures and pages. They generate text from numbers, without a store, a terminal or a
-library."""
+"""Modules here turn the answers of commands into figures and pages. They generate text from numbers, and need no store,
+terminal or drawing library."""

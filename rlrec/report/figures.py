@@ -1,5 +1,5 @@
-"""Functions here make the figures of a report. Each function turns the answer of a command into a drawing with its data
-and a title that states the finding."""
+"""Functions here make the figures of a report. Each function turns the answer of a command into a Figure: a drawing
+with its data, and a title that states the finding."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "O
 
 
 class Figure(NamedTuple):
-    """A Figure holds a drawing with its finding, a description in words, and its data.
+    """A Figure holds a drawing, a title that states the finding, a description in words, and a table of the data.
 
-    findings: the sentences for a summary, in place of the title; lines: the lines below the title."""
+    headers, rows: the table; findings: sentences for a summary, in place of the title; lines: lines of text below
+    the title."""
 
     title: str
     drawing: Drawing
@@ -59,12 +60,12 @@ class Figure(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """Return the title with all findings of the figure, for a figure shown alone."""
+        """Return the title with all findings and lines of the figure, for a figure that is shown alone."""
         return ". ".join([self.title, *(self.findings or ()), *self.lines])
 
 
 def percent(share: float | None) -> str:
-    """Return the text of a share in percent, with more decimals the smaller it is."""
+    """Return the text of a share in percent. The smaller the share, the more decimals it has."""
     if share is None:
         return "\u2013"
     return f"{100 * share:.{0 if abs(share) >= 0.995 else 1 if abs(share) >= 0.001 or not share else 2}f}\u00a0%"
@@ -76,11 +77,11 @@ def percent(share: float | None) -> str:
 def over_time(
     answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None, weeks: Outcomes | None = None
 ) -> Figure | None:
-    """Draw a metric of `outcomes` by hour, day or week, for the first reward. The result is None if no period has a
-    value.
+    """Draw how a metric of `outcomes` changed by hour, day or week, for the first reward. The result is None if no
+    period has a value.
 
-    until: a time; periods that end later are left out. weeks: the answer by whole weeks, of which the newest week is
-    compared with the first week."""
+    until: if given, periods that end after this time are left out. weeks: the answer of `outcomes` by whole weeks,
+    from which the title compares the newest week with the first week."""
     rows = _by_period(answer, metric, until)
     if all(row["value"] is None for row in rows):
         return None
@@ -107,7 +108,7 @@ def over_time(
 
 
 def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[OutcomeRow]:
-    """Return the rows of a metric, for the first reward, whose periods end by the time `until`."""
+    """Return the rows of a metric for the first reward. until: if given, only rows of periods that end by this time."""
     rows = [row for row in answer["outcomes"] if row["metric"] == metric]
     length = PERIOD_US[str(answer["by"])]
     return [
@@ -117,21 +118,22 @@ def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[Outcome
 
 
 def _scaled(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, float | None]:
-    """Return a value with its bounds, multiplied by a number."""
+    """Return the value, the lower bound and the upper bound of a row, each multiplied by `scale`. A missing figure
+    stays None."""
     bounds = row["value"], row["lower"], row["upper"]
     value, lower, upper = (None if figure is None else scale * figure for figure in bounds)
     return value, lower, upper
 
 
 def _day(label: str) -> str:
-    """Return a short label of a period for an axis, which is the hour or the day of the period."""
+    """Return the label of a period for an axis: the hour for a period of an hour, otherwise the day and month."""
     return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTH_NAMES[int(label[5:7]) - 1]}"
 
 
 def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
-    """State the figure of the newest complete period. The result is None if no period has a figure. For weeks the
-    text also compares this period with the first week; days and hours are not compared, since they differ among
-    themselves."""
+    """Return words for the value of the newest complete period, or None if no period has a value. For weeks, the words
+    also compare this period with the first week. Days and hours are not compared, since one day or hour differs from
+    another anyway."""
     period, rows = str(answer["by"]), [row for row in _by_period(answer, metric, until) if row["value"] is not None]
     if not rows:
         return None
@@ -154,8 +156,11 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
 
 
 def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None = None) -> Figure | None:
-    """Draw how many visitors returned over time, for periods that ended early enough before the end of the log. The
-    result is None if nobody returned, if nobody could have returned yet, or if there are no users."""
+    """Draw which share of visits was followed by a return, over time. Only periods that ended early enough before the
+    end of the log are drawn. The result is None if nobody returned, if nobody could have returned yet, or if there are
+    no users.
+
+    log_end: the time of the end of the log, or None for an empty log; weeks: as in `over_time`."""
     if "no-users" in answer["reasons"] or log_end is None or nobody_returned(answer):
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
@@ -167,7 +172,8 @@ def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None =
 
 
 def nobody_returned(answer: Outcomes) -> bool:
-    """Tell whether no user returned in time after any of the visits that are old enough."""
+    """Tell whether the share of returns is known for at least one period, and is 0 in all periods for which it is
+    known."""
     shares = [row["value"] for row in answer["outcomes"] if row["metric"] in RETURN_DAYS and row["value"] is not None]
     return bool(shares) and not any(shares)
 
@@ -176,9 +182,10 @@ def nobody_returned(answer: Outcomes) -> bool:
 
 
 def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Figure | None:
-    """Draw the estimates of the first unit as a forest plot. The result is None if nothing was estimated.
+    """Draw the estimates for policies as a forest plot: one interval below the other. Only estimates of the same unit
+    as the first row are drawn. The result is None if there are no estimates.
 
-    steps: what to do next, by target."""
+    steps: words for what to do next, by the name of the target."""
     rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     if not rows:
         return None
@@ -237,11 +244,12 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
 
 
 def _is_finding(row: EstimateRow) -> bool:
-    """Tell whether an answer is worth telling.
+    """Tell whether the answer of a row is worth telling in a summary.
 
-    On a sound log, an unknown answer is not worth telling if it is about a built-in target, or about the policy that
-    served, or if no log could give an answer (in-sample, where no sweep judges the kind of the policy). No answer is
-    worth telling if the policy is the one that served."""
+    An unknown answer is not worth telling if the target is built in, if the target has served the log, or if no log
+    could give an answer (the reason is in-sample, and no sweep judges the kind of the policy); but it is always
+    worth telling if the log has wrong propensities. A known answer is not worth telling if the target is the policy
+    that served."""
     claim, reasons = row.claim, row.estimate.reasons
     if claim.answer == "unknown":
         is_idle = row.has_served or ("in-sample" in reasons and row.sweep_version is None)
@@ -253,8 +261,9 @@ def _is_finding(row: EstimateRow) -> bool:
 
 
 def comparison(answer: VariantComparison) -> Figure | None:
-    """Draw the variants of an experiment against the first variant, per unit, in percent, or the credits of two
-    interleaved versions. The result is None if nothing is known yet."""
+    """Draw the differences between the variants of an experiment and the first variant, per unit and in percent; or,
+    for an experiment with interleaved slates, the difference in credit. The result is None if no difference is known
+    yet."""
     rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED_METRICS]
     rows = [row for row in rows if "no-variation" not in row["reasons"]] or rows  # as in `experiment show`
     rows.sort(key=lambda row: COMPARED_METRICS.index(row["metric"]))
@@ -293,33 +302,34 @@ def comparison(answer: VariantComparison) -> Figure | None:
 
 
 def _conclusions(answer: VariantComparison) -> list[str]:
-    """Return the sentences on an experiment, and on what further data would tell more."""
+    """Return sentences with the conclusions from an experiment, and the commands that tell more."""
     return [*sentences.experiment_sentences(answer), *sentences.next_looks(answer)]
 
 
 def _covered(answer: VariantComparison) -> str:
-    """Return the text of the days with decisions of an experiment."""
+    """Return words for the days from the first to the last decision of an experiment."""
     first, last = _days(answer)
     return f"{first} to {last}" if first != last else first or "without a decision"
 
 
 def _days(answer: VariantComparison) -> list[str]:
-    """Return the dates of the first and of the last decision of an experiment. The list is empty without a decision."""
+    """Return two texts: the date of the first decision and the date of the last decision of an experiment. A text is
+    empty if there is no decision."""
     return [
         date(day_of(parse(time_text))) if time_text else "" for time_text in (answer["first_at"], answer["last_at"])
     ]
 
 
 def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
-    """Return the name of a metric, with the name of its reward if there are several rewards."""
+    """Return the name of a metric. If the answer has several rewards, the name includes the reward."""
     names_reward = len({difference["reward"] for difference in answer["unit_differences"]} - {None}) > 1
     name = METRIC_NAMES[row["metric"]].format(unit=answer["unit"])
     return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
-    """Return the headers and rows of a table of the variants of experiments, with the units of each variant that count
-    and the rewards of these units."""
+    """Return the headers and the rows of a table of experiments. The table has a row for each variant and reward, with
+    the number of units that count, and the rewards of these units."""
     headers = [
         "experiment", "from", "to", "status", "split", "variant", "policy", "share now", "got it so far", "reward",
         "per unit", "lower", "upper", "per 1,000", "in total",
@@ -350,8 +360,8 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
 
 
 def beliefs(answer: PolicyBelief) -> Figure | None:
-    """Draw the beliefs of a version about the arms that the version shows most. The result is None for an empty
-    catalogue."""
+    """Draw what a version believes about the arms that it shows most: their mean rewards or, for a version without such
+    means, their probabilities. The result is None if the catalogue is empty."""
     arms = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
     arms = sorted(arms, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
     shown_arms, name = arms[:MAX_ROWS], f"{answer['policy']}@{answer['version']}"
@@ -398,7 +408,8 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
 
 
 def effects(answer: Effects) -> Figure:
-    """Draw the arms with the largest and the smallest long-run effects, over all groups together."""
+    """Draw the arms with the largest and the smallest long-run effects. The effects are for all groups together, or for
+    the first group if there is no overall effect."""
     arms = (answer["overall"] or answer["groups"][0])["arms"]
     arms_per_end = MAX_ROWS // 2
     shown_arms = arms if len(arms) <= MAX_ROWS else [*arms[:arms_per_end], *arms[-arms_per_end:]]
@@ -422,7 +433,7 @@ def effects(answer: Effects) -> Figure:
 
 
 def exposure(answer: Exposure) -> Figure:
-    """Draw the share of slots that each arm had, both the realised and the expected share."""
+    """Draw the share of slots that each arm had, and the share that was expected from the probabilities."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
     shown_arms, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
     arms_with_half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1
@@ -448,7 +459,8 @@ def exposure(answer: Exposure) -> Figure:
 
 
 def examination(answers: Sequence[CurveAnswer]) -> Figure:
-    """Draw the probability that positions are examined, by up to three curves."""
+    """Draw how likely each position is examined, relative to position 1, as one line for each curve. answers: up to
+    three curves."""
     series = [
         Series(f"{answer['curve']}@{answer['number']}", _points(answer["positions"], "position", "examination"))
         for answer in answers
@@ -471,13 +483,14 @@ def examination(answers: Sequence[CurveAnswer]) -> Figure:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint]:
-    """Return a point for each row, with the value of column x, and the value and the bounds of column y."""
+    """Return a point for each row. x: the name of the column with the place on the axis; y: the name of the column with
+    the value."""
     return [PlotPoint(row[x], row[y], row["lower"], row["upper"], str(row[x])) for row in rows]
 
 
 def training(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
-    """Draw the learning curve of a version. The result is None if the version was not trained, or if no epoch was
-    stored."""
+    """Draw the gain of a version after each epoch of its training. The result is None if the version was not trained,
+    or if no epoch was stored."""
     if training is None or not training["curve"]:
         return None
     curve, best_epoch, gate = training["curve"], training["best"], training["gate"]

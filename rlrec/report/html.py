@@ -1,4 +1,5 @@
-"""This module makes HTML pages from templates. The pages load nothing, run no script, and have all text escaped."""
+"""This module makes HTML pages from templates. The pages load no files and run no scripts, and all text in them is
+escaped."""
 
 from __future__ import annotations
 
@@ -27,10 +28,11 @@ CONTENT_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; form
 
 
 class Cell(NamedTuple):
-    """A Cell is a cell of a table, or a header.
+    """A Cell is a cell or a header of a table, or a link of a filter.
 
-    css_class: the class of the cell in style.css; href: the link of the text of the cell; order: the order by which
-    a table is sorted for this header's column; is_chosen: whether the link is that of the active filter."""
+    css_class: the class of the cell in style.css; href: the address to which the text links, if any; order: for a
+    header, `ascending` or `descending` if the table is sorted by this column, else empty; is_chosen: whether the
+    cell is the filter that is active."""
 
     text: str
     css_class: str = ""
@@ -40,10 +42,10 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A Table holds the headers and rows of a table of a page.
+    """A Table holds the headers and rows of a table on a page.
 
-    key: the anchor of the table; filters: links that show only selected rows; extent: a text that says which rows
-    are shown; page_links: links to the other rows."""
+    key: the name of the table in links; filters: links that show only some rows; extent: words that say which rows
+    are shown; page_links: links to the rows that are not shown."""
 
     headers: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
@@ -54,10 +56,10 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A Section holds the content of a part of a page.
+    """A Section holds the content of one section of a page.
 
-    remarks: texts above the figures; lines: texts below the figures; details: lines that a click on the summary
-    shows; tables: the tables with their names."""
+    remarks: texts above the figures; lines: texts below the figures; summary: a text that shows the details when it
+    is clicked; details: lines that are hidden until then; tables: pairs of the name of a table and the table."""
 
     figures: Sequence[Figure] = ()
     remarks: Sequence[str] = ()
@@ -72,12 +74,12 @@ class Section(NamedTuple):
 
 
 def plain_text(value: Any) -> str:
-    """Return a text unchanged, or a number in three digits."""
+    """Return a text unchanged, and a number as text with three digits."""
     return value if isinstance(value, str) else svg.number(value)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = plain_text) -> Table:
-    """Make a table of these values.
+    """Return a table of these values.
 
     text: a function that returns the text of a value."""
     numeric_columns = [
@@ -100,7 +102,8 @@ def _drawing(figure: Figure, key: str) -> Markup:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value without characters that change the writing direction, or that markup does not allow."""
+    """Return a value; in a text, characters that change the writing direction or that markup does not allow are
+    replaced."""
     return svg.UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
 
 
@@ -119,7 +122,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a template, filled with these values."""
+    """Return the text of a template in which these values are filled in."""
     return _environment().get_template(template).render(values)
 
 
@@ -133,7 +136,7 @@ def page(answer: Result, title: str) -> str:
 
 
 def contents(answer: Result) -> dict[str, Any]:
-    """Return the values for the template of a report."""
+    """Return the values that the template of a report needs, by name."""
     sections = dict(_sections(answer))
     findings = [
         (f"{name}-{count}", finding)
@@ -157,7 +160,8 @@ def contents(answer: Result) -> dict[str, Any]:
 
 
 def _sections(answer: Result) -> Iterator[tuple[str, Section]]:
-    """Yield the sections of a report with their names, in the order of the summary."""
+    """Yield pairs of a name and a section of a report. Sections with findings come in the order that the summary
+    has."""
     yield "experiments", Section(
         [*filter(None, map(figures.comparison, answer.experiments))],
         tables=_tables("Who got what since the first day, whatever served then", *figures.variants(answer.experiments)),

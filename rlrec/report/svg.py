@@ -1,7 +1,7 @@
-"""This module draws figures as SVG text, 400 units wide. Letters of 12 units are readable on a phone, and CSS classes
-set the colours.
+"""This module draws figures as SVG text. Figures are 400 units wide, so that letters of 12 units are readable on a
+phone. CSS classes set the colours.
 
-All text is escaped, whatever names contain. The figures need no scripts and no external files."""
+All text is escaped, even if names contain markup. The figures need no scripts and no other files."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ STYLE = "".join(f"@media {media}{{{text}}}" if media else text for media, text i
 
 
 class PlotPoint(NamedTuple):
-    """A PlotPoint is a point of a line, with the bounds of its value. A value of None is unknown.
+    """A PlotPoint is a point of a line in a chart, with the bounds of its value. A value or bound that is unknown is
+    None.
 
-    label: the label of the point's position on the axis."""
+    label: the text below the axis at this point."""
 
     x: float
     y: float | None
@@ -61,9 +62,9 @@ class PlotPoint(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A Series is a line of a chart with its band.
+    """A Series is one line of a chart, with the band between the bounds of its points.
 
-    marked: the index of a point that gets a ring."""
+    marked: the index of a point that is marked with a ring, or None."""
 
     name: str
     points: Sequence[PlotPoint]
@@ -71,9 +72,10 @@ class Series(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """An Interval is a row of a forest plot.
+    """An Interval is a row of a forest plot: a name, and a value with its bounds.
 
-    css_class: one of s1, s2, s3 and no; note: a text to the right of the name."""
+    css_class: the class of the row: s1, s2, s3, or no (for an unknown answer); note: a text to the right of the
+    name."""
 
     name: str
     value: float | None
@@ -84,9 +86,9 @@ class Interval(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A Bar is a row of a bar chart.
+    """A Bar is a row of a bar chart: a name, and a value.
 
-    tick: a value with which the value of the bar is compared."""
+    tick: a second value, with which the value is compared, or None."""
 
     name: str
     value: float
@@ -94,15 +96,15 @@ class Bar(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A Drawing holds the content of an <svg>, and its height."""
+    """A Drawing holds the content of an <svg> element, and the height of the element."""
 
     height: float
     marks: str
 
 
 class Scale(NamedTuple):
-    """A Scale maps values from `low` to `high` to places from `start` to `end`. Values outside of this range are
-    clipped."""
+    """A Scale maps values from `low` to `high` to places from `start` to `end`. A value outside of this range is moved
+    to the nearest end."""
 
     low: float
     high: float
@@ -115,13 +117,13 @@ class Scale(NamedTuple):
 
 
 def escape(text: str) -> str:
-    """Return the text escaped for markup. Characters that XML does not allow, or that change the writing direction, are
-    replaced."""
+    """Return a text that is safe in markup: special characters are escaped, and characters that XML does not allow or
+    that change the writing direction are replaced."""
     return escape_markup(UNPRINTABLE.sub("\ufffd", text))
 
 
 def shorten(text: str, letters: float) -> str:
-    """Return the text, cut to a width in letters; wide letters count twice."""
+    """Return a text, cut if it is wider than `letters` letters. A wide letter counts as two letters."""
     widths = [1.9 if east_asian_width(letter) in "WF" else 1.0 for letter in text]
     if sum(widths) <= letters:
         return text
@@ -134,7 +136,8 @@ def shorten(text: str, letters: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return the number as text with three digits. The text has no exponent if it is short without an exponent."""
+    """Return a number as text with three digits. The text has an exponent only if it would be long without an
+    exponent."""
     if value is None:
         return "\u2013"
     if value and not 1e-4 <= abs(value) < 1e6:
@@ -145,7 +148,7 @@ def number(value: float | None) -> str:
 
 
 def _axis_number(value: float) -> str:
-    """Return a number in at most seven letters, for an axis, such as 2.5e-5 or 125k."""
+    """Return a number as text for an axis. The text has at most seven letters, such as 2.5e-5 or 125k."""
     if 10_000 <= abs(value) < 1e6:
         return f"{value / 1000:.4g}k"
     mantissa, has_exponent, exponent = number(value).partition("e")
@@ -153,7 +156,7 @@ def _axis_number(value: float) -> str:
 
 
 def interval(value: float | None, lower: float | None, upper: float | None, *, unit: str = "") -> str:
-    """Return the text of a value and its bounds, with as many digits as the distance of the bounds warrants."""
+    """Return the text of a value and its bounds. The closer the bounds, the more digits the numbers have."""
     if lower is None and upper is None:
         return f"{number(value)}{unit}"
     if value is None or lower is None or upper is None or not 1e-9 < upper - lower < 1e6:
@@ -167,7 +170,7 @@ def interval(value: float | None, lower: float | None, upper: float | None, *, u
 
 
 def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
-    """Return at most `max_ticks` round numbers between two numbers."""
+    """Return at most `max_ticks` round numbers from `low` to `high`."""
     step = 10 ** math.floor(math.log10((high - low) / max_ticks))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) < max_ticks)
     first_count = math.ceil(low / step - 1e-9)
@@ -175,9 +178,9 @@ def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
 
 
 def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bool) -> Scale:
-    """Return a scale over these values, with margins.
+    """Return a scale whose range includes all these values, with margins.
 
-    zero: whether the scale begins at 0 if no value is negative."""
+    zero: whether the range is extended to 0. If no value is negative, the scale then begins at 0."""
     finite_values = [value for value in values if value is not None and math.isfinite(value)]
     low, high = (min(finite_values), max(finite_values)) if finite_values else (0.0, 1.0)
     if zero:
@@ -188,7 +191,8 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
 
 
 def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
-    """Return the values with their bounds in one list. A few bounds that lie far beyond the other bounds are cut."""
+    """Return all values and bounds in one list, to find the range of an axis. A bound that lies very far from all
+    values is replaced by a nearer number."""
     estimates = [value for value, _, _ in values if value is not None]
     if not estimates:
         return []
@@ -211,7 +215,10 @@ def _element(name: str, css_class: str, inner: str | None = None, **attributes: 
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", css_class: str = "", letters: float = 60) -> str:
-    """Draw a text at this place. If the text is cut, a tooltip has the whole text."""
+    """Return the element of a text at this place. A text that is too long is cut, and a tooltip then has the whole
+    text.
+
+    letters: the largest width, in letters."""
     shown_words = shorten(words, letters)
     tooltip = f"<title>{escape(words)}</title>" if shown_words != words else ""
     anchor_attribute = {} if anchor == "start" else {"text_anchor": anchor}
@@ -219,12 +226,12 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", css_class: st
 
 
 def line(points: Sequence[tuple[float, float]], css_class: str) -> str:
-    """Draw a line through these points."""
+    """Return the element of a line through these points."""
     return _element("polyline", f"line {css_class}", points=" ".join(f"{x},{y}" for x, y in points))
 
 
 def mark(x: float, y: float, shape: str, css_class: str, size: float = 3.5) -> str:
-    """Draw a point as a circle, a square or a triangle."""
+    """Return the element of a mark at this place. shape: `circle`, `square` or `triangle`."""
     if shape == "square":
         return _element("rect", css_class, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
     if shape == "triangle":
@@ -237,7 +244,8 @@ def _draw_line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> st
 
 
 def _unbroken_runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
-    """Return each stretch of consecutive points that are drawn, as a list."""
+    """Return a list of points for each stretch of consecutive points that are drawn. is_drawn: tells whether a point is
+    drawn."""
     return [list(run) for is_present, run in groupby(points, key=is_drawn) if is_present]
 
 
@@ -245,9 +253,9 @@ def _unbroken_runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], 
 
 
 def chart(series: Sequence[Series], *, x_name: str, y_name: str, level: float | None = None) -> Drawing:
-    """Draw lines with their bands.
+    """Return a drawing of lines with their bands.
 
-    level: a value that a dashed line marks."""
+    x_name, y_name: the names of the axes; level: a value that is marked by a dashed line."""
     has_legend = len(series) > 1
     top, bottom = 44 if has_legend else 28, 208
     points = [point for curve in series for point in curve.points]
@@ -283,7 +291,8 @@ def _draw_legend(names: Sequence[str]) -> list[str]:
 
 
 def _draw_x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str]:
-    """Draw the labels of at most five points, including the last one."""
+    """Return the elements of the labels below the axis. At most five points get a label; the last point is one of
+    them."""
     step = max(1, math.ceil((len(points) - 1) / 4))
     shown_points = points[(len(points) - 1) % step :: step]
     anchors = ["end" if xs(point.x) > RIGHT - 14 and len(point.label) > 4 else "middle" for point in shown_points]
@@ -314,9 +323,9 @@ def _draw_series(series: Series, xs: Scale, ys: Scale, shape: str, css_class: st
 
 
 def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None, zero: bool = False) -> Drawing:
-    """Draw intervals below each other, each with its name above the interval.
+    """Return a drawing of intervals, one below the other. The name of each interval stands above it.
 
-    level: a value that a dashed line marks."""
+    x_name: the name of the axis; level: a value that is marked by a dashed line; zero: whether the axis includes 0."""
     height, top = 36, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([*_with_bounds([row[1:4] for row in rows]), level], 14, WIDTH - 14, zero=zero)
@@ -338,7 +347,10 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
 
 
 def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
-    """Draw bars below each other, each with its name and value above the bar. Ticks are short vertical lines."""
+    """Return a drawing of bars, one below the other. The name and value of each bar stand above it; the tick of a bar
+    is a short vertical line.
+
+    x_name: the name of the axis; unit: the unit of the values."""
     height, top = 33, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([value for row in rows for value in (row.value, row.tick)], 14, WIDTH - 14, zero=True)
@@ -354,13 +366,13 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
 
 
 def _draw_row_title(name: str, note: str, y: float) -> str:
-    """Draw a name on the left, and a note on the right."""
+    """Return the elements of a name on the left and a note on the right."""
     letters = 56 - len(note)
     return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", css_class="soft")
 
 
 def _draw_vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
-    """Draw the vertical grid lines, and the numbers and the name of the axis below."""
+    """Return the elements of an axis: vertical grid lines, the numbers below these lines, and the name of the axis."""
     marks = []
     for value in ticks(xs.low, xs.high):
         label = number(value) + unit
@@ -372,9 +384,9 @@ def _draw_vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit:
 
 
 def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: str = "") -> str:
-    """Return an <svg> element with a title and a description for screen readers.
+    """Return an <svg> element of a drawing, with a title and a description for screen readers.
 
-    key: a text that no other figure of the page has; extra: more attributes of the element."""
+    key: a text that no other figure of the same page has; extra: further attributes of the element."""
     return (
         f'<svg{extra} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
         f'aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'
@@ -383,7 +395,7 @@ def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: s
 
 
 def document(drawing: Drawing, *, title: str, description: str) -> str:
-    """Return a complete SVG file of the figure with its title and style."""
+    """Return a complete SVG file of a drawing, with a title, a description and a style sheet."""
     lines = wrap(title, 58, break_on_hyphens=False)
     heading_height = 16 * len(lines) + 8
     heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))

@@ -1,5 +1,5 @@
-"""Modules here simulate audiences. An audience is a world whose best arm or policy is known. The modules use no SQL,
-files, clock or global random state."""
+"""Modules here simulate audiences. An audience is a simulated world in which the best arm or policy is known. The
+modules use no SQL, no files, no clock, and no random state that is shared."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENVIRONMENTS = {
 
 
 def load_environment(name: str) -> type[Audience]:
-    """Import and return the class of the environment with this name. Raises InputError for an unknown name."""
+    """Import the environment with this name, and return its class. Raise InputError for an unknown name."""
     if name not in ENVIRONMENTS:
         names = list(ENVIRONMENTS)
         raise InputError(f"unknown environment {name!r}", hint=suggest(name, names) or f"there are {', '.join(names)}")
@@ -38,14 +38,15 @@ def load_environment(name: str) -> type[Audience]:
 
 
 def default_parameters(name: str) -> dict[str, Any]:
-    """Return the parameters of an environment with their defaults."""
+    """Return the default value of each parameter of an environment, by the name of the parameter."""
     from dataclasses import fields
 
     return {field.name: field.default for field in fields(cast(Any, load_environment(name)))}
 
 
 def make_audience(name: str, values: Mapping[str, Any]) -> Audience:
-    """Return an audience with checked parameters. Raises InputError for an unknown parameter or an impossible value."""
+    """Return an audience of the environment `name` with these parameters. Raise InputError for an unknown parameter or
+    an impossible value."""
     environment, defaults = load_environment(name), default_parameters(name)
     for parameter_name in values:
         if parameter_name not in defaults:
@@ -55,5 +56,5 @@ def make_audience(name: str, values: Mapping[str, Any]) -> Audience:
 
 
 def arm_names(arms: int) -> list[str]:
-    """Return names for the arms of an audience that does not name its arms."""
+    """Return names for a number of arms, for an audience whose arms have no names of their own."""
     return [f"arm{index}" for index in range(arms)]

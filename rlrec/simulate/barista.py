@@ -1,5 +1,5 @@
-"""This module simulates an audience at a coffee bar. Too much of an item satiates, a satiated guest gets bored, and a
-bored guest leaves."""
+"""This module simulates an audience at a coffee bar. A guest who gets the same item too often is satiated, a satiated
+guest gets bored, and a bored guest leaves."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ SMALLEST_GAIN = 1e-13  # gain of a round below which the search for the best sha
 
 
 class Chain(Record, eq=False):
-    """A Chain has every state that a visit can reach, (n,), in order of steps. A visit begins in state 0.
+    """A Chain has all n states that a visit can reach, in order of steps. A visit begins in state 0.
 
-    states: (n, arms + 2): the satiation of each item, the boredom, and the step from 0 following: (n, arms): the
-    state after an item; -1 if the visit ends expected: (n, arms): mean reward of an item; leaves: (n, arms): whether
-    the guest leaves, bored, after the item starts: (steps + 1,): the first state of each step, and n."""
+    states (n, arms + 2): the satiation of each item, the boredom, and the step (from 0) of each state. following (n,
+    arms): the state to which each item leads, or -1 if the visit ends. expected (n, arms): the mean reward of each
+    item. leaves (n, arms): whether the guest is bored after the item and leaves. starts (steps + 1,): the first
+    state of each step and, as last entry, n."""
 
     states: Index
     following: Index
@@ -34,7 +35,7 @@ class Chain(Record, eq=False):
     starts: Index
 
     def layers(self) -> list[slice]:
-        """Return a slice of the states for each step."""
+        """Return a slice for each step, which has the states of this step."""
         return [slice(start, end) for start, end in pairwise(self.starts.tolist())]
 
 
@@ -65,8 +66,8 @@ class Barista(Visitors):
 
     @cached_property
     def chain(self) -> Chain:
-        """Return the chain of states. Satiation and boredom follow from the items served, so a state is all there is to
-        know of a visit."""
+        """Return the chain of states. A state has the satiation, the boredom and the step, which follow from the items
+        served; nothing else about the visit matters for what comes next."""
         layers: list[tuple[Index, Index, Flags]] = []
         layer_states, first_state = np.zeros((1, self.arms + 1), np.intp), 0
         for step in range(self.cap):
@@ -88,8 +89,8 @@ class Barista(Visitors):
         )  # fmt: skip
 
     def _states_after_items(self, layer: Index) -> tuple[Index, Flags]:
-        """Return the satiation and boredom after each item, (n, arms, arms + 1), and whether the guest leaves, (n,
-        arms)."""
+        """Return two arrays for these n states: the satiation of each item and the boredom after each item is served,
+        (n, arms, arms + 1), and whether the guest then leaves, (n, arms)."""
         level, boredom = layer[:, :-1], layer[:, -1:]
         boredom_after = np.where(level > 0, boredom + level, np.maximum(boredom - 1, 0))
         level_of_served = np.minimum(level + SATIATION_RISE, MAX_SATIATION)[:, None]
@@ -99,20 +100,23 @@ class Barista(Visitors):
     # -- the exact value of a visit --
 
     def optimum(self, positions: int = 1) -> float:
-        """Return the mean reward of a visit under the best policy, by dynamic programming from the last step back."""
+        """Return the mean reward of a visit under the best policy. It is found by dynamic programming, from the last
+        step back to the first."""
         return float(self._values(lambda item_values, _: item_values.max(axis=1))[0][0])
 
     def context_free(self) -> tuple[float, Array]:
-        """Return the mean reward of a visit under the best fixed distribution over the items, and that distribution,
+        """Return the largest mean reward of a visit under a fixed distribution over the items, and this distribution,
         (arms,)."""
         starts = [np.full(self.arms, 1 / self.arms), *(0.8 * np.eye(self.arms) + 0.2 / self.arms)]
         return max((self._climb(start) for start in starts), key=lambda best: best[0])
 
     def _climb(self, shares: Array) -> tuple[float, Array]:
-        """Climb from these shares of the items to a maximum, and return the value and the shares there.
+        """Search for the best fixed distribution over the items, beginning with the probabilities `shares`. Return the
+        mean reward of a visit at the maximum, and the distribution there, (arms,).
 
-        The value is a polynomial in the shares without negative coefficients. Multiplying each share by its
-        derivative, and scaling the shares to sum to 1, therefore never lowers it (Baum-Eagon)."""
+        The mean reward is a polynomial in the probabilities without negative coefficients. Multiplying each
+        probability by its derivative, and scaling all of them to sum to 1, therefore never lowers the mean reward
+        (Baum-Eagon)."""
         previous_value, (value, slope) = 0.0, self._slope(shares)
         while value - previous_value > SMALLEST_GAIN:
             shares = shares * slope / (shares @ slope)
@@ -120,16 +124,18 @@ class Barista(Visitors):
         return value, shares
 
     def _slope(self, shares: Array) -> tuple[float, Array]:
-        """Return the value of a fixed distribution over the items, and its derivatives, (arms,)."""
+        """Return the mean reward of a visit under a fixed distribution over the items, and the derivative of this mean
+        by each probability, (arms,)."""
         values, item_values = self._values(lambda item_values, _: item_values @ shares)
         slope: Array = self._reach_probabilities(np.tile(shares, (len(values), 1))) @ item_values
         return float(values[0]), slope
 
     def _values(self, state_values: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
-        """Return the value of each state, (n,), and of each item in each state, (n, arms), from the state to the end of
-        the visit.
+        """Return the mean reward from each state to the end of the visit, (n,), and the same mean after each item is
+        served in the state, (n, arms).
 
-        state_values: maps the values of items in the states of a step, (states, arms), to the values of the states."""
+        state_values: the policy, as a function that turns the values of items in the states of a step, (states,
+        arms), into the values of these states, (states,)."""
         chain = self.chain
         # following -1 is the last value, 0
         values, item_values = np.zeros(len(chain.states) + 1), chain.expected.copy()
@@ -139,8 +145,8 @@ class Barista(Visitors):
         return values[:-1], item_values
 
     def _reach_probabilities(self, probabilities: Array) -> Array:
-        """Return the probability that a visit reaches each state, (n,), if each item is served with these
-        probabilities."""
+        """Return the probability that a visit reaches each state, (n,). probabilities (n, arms): the probability with
+        which each item is served in each state."""
         chain, n = self.chain, len(self.chain.states)
         reached = np.zeros(n + 1)
         reached[0] = 1

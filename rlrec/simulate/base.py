@@ -1,5 +1,6 @@
-"""This module has the base classes of audiences. An audience has the interface of Gymnasium, for many runs at once, and
-a known optimum. Visitors with memory sit in seats, and their visits end by themselves."""
+"""This module has the base classes of audiences. The interface of an audience is the interface of Gymnasium, for many
+runs at once; in addition, the optimum of an audience is known. Visitors with a memory sit in seats, and end their
+visits themselves."""
 
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ Step = tuple[Array, Array, Flags, Flags, Info]
 
 
 def bounded_parameter(default: float, low: float, high: float) -> Any:
-    """Declare a parameter of an audience, a number from `low` to `high`."""
+    """Declare a parameter of an audience: a number from `low` to `high` with a default value."""
     return field(default=default, metadata={"bounds": (low, high)})
 
 
 class Audience(ABC):
-    """An Audience is a simulated world that shows arms to visitors and returns rewards. `Visitors` is the base of
-    audiences whose visits end by themselves.
+    """An Audience is a simulated world that shows arms to visitors and returns rewards. Its subclass `Visitors` is the
+    base of audiences whose visits end by themselves.
 
-    features: the length of an observation, 0 if contexts carry no information. names: the names of the arms, if they
-    have names. event: the kind of event for a reward other than 0; the value of the event is the reward. lowest: the
-    smallest reward. further_events: kinds of events besides `event`."""
+    features: the length of an observation, or 0 if contexts carry no information. names: the names of the arms, or
+    no names. event: the kind of the event that is sent for a reward other than 0; the value of the event is the
+    reward. lowest: the smallest reward. further_events: the kinds of all other events."""
 
     arms: int
     features: int = 0
@@ -48,39 +49,41 @@ class Audience(ABC):
                 require_between(parameter.name, getattr(self, parameter.name), *parameter.metadata["bounds"])
 
     def features_of(self, arm: int) -> dict[str, Any]:
-        """Return the features that an arm gets in an empty catalogue."""
+        """Return the features that an arm gets when the arms are added to an empty catalogue."""
         return {}
 
     @abstractmethod
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
-        """Begin new runs, and return the first observation of each, (runs, features).
+        """Begin new runs, and return the first observation of each run, (runs, features).
 
-        first: None if every run is a world of its own, at time 0. Otherwise the runs are visitors of one world who
-        come one after another, and `first` is the time of the first one. Time counts decisions."""
+        first: None if every run is a world of its own that begins at time 0. If a number is given, the runs are
+        visitors who come to one world one after the other, and the number is the time of the first visitor. Time
+        counts decisions."""
 
     @abstractmethod
     def step(self, actions: Index) -> Step:
-        """Show an arm or a slate in each run. Return observation (runs, features), reward, terminated (runs,),
-        truncated (runs,), info.
+        """Show an arm or a slate in each run. Return a tuple as in Gymnasium: the next observation (runs, features),
+        the reward, terminated (runs,), truncated (runs,), and info.
 
-        actions: indexes of arms, (runs,) or, for slates, (runs, positions); rewards have the same shape. terminated:
-        whether the visitor has left; truncated: whether the visit was cut off.
+        actions: the indices of arms, (runs,) or, for slates, (runs, positions). The rewards have the same shape as
+        the actions. terminated: whether the visitor has left; truncated: whether the visit was cut off.
 
-        info has `expected`, the mean of each reward, in the same shape. If a slate is rewarded as a page, info has
-        `page`, the reward of the page, (runs,), and `expected` is the mean of this reward, (runs, 1). If visits do not
-        end, info has `optimum`, the mean reward of the best arm (or slate), (runs,). If rewards are not immediate, info
-        has `delay`, the number of decisions until each reward arrives, in the shape of the actions. info also has the
-        values of further events, by kind, in the shape of the actions."""
+        info is a dictionary. `expected` is the mean of each reward, in the same shape. If a slate is rewarded as a
+        page, `page` is the reward of the page, (runs,), and `expected` is the mean of this reward, (runs, 1). If visits
+        do not end, `optimum` is the mean reward of the best arm (or slate), (runs,). If rewards are not immediate,
+        `delay` is the number of decisions until each reward arrives, in the shape of the actions. The values of further
+        events are in info, too, by kind, in the shape of the actions."""
 
 
 class World(Audience):
-    """A World is an audience with a clock. A reward is 1 with the mean of its arm as probability, else 0."""
+    """A World is an audience with a clock. A reward is 1 with a probability that is the mean of the arm, and 0
+    otherwise."""
 
     _time: npt.NDArray[np.int64]  # (runs,), or (1,) if all runs are at the same time
 
     def means(self) -> Array:
-        """Return the present mean reward of each arm, (runs, arms), or (1, arms) if the means are the same in every
-        run."""
+        """Return the present mean reward of each arm, (runs, arms). The result is (1, arms) if the means are the same
+        in all runs."""
         raise NotImplementedError
 
     def observations(self) -> Array:
@@ -109,13 +112,13 @@ class World(Audience):
         return self.observations(), reward, self._not_ended, self._not_ended, info
 
     def draw_rewards(self, attraction: Array) -> tuple[Array, Array]:
-        """Draw rewards, and return the rewards with their means. Both have the shape of `attraction`.
+        """Draw rewards. Return the rewards and the means of these rewards; both have the shape of `attraction`.
 
-        attraction: the means of the arms shown, (runs,) or (runs, positions)."""
+        attraction: the mean reward of each arm shown, (runs,) or (runs, positions)."""
         return (self._rng.random(attraction.shape) < attraction).astype(np.float64), attraction
 
     def best_slate_mean(self, means: Array, positions: int) -> Array:
-        """Return the mean reward of the best slate with `positions` positions, (runs or 1,)."""
+        """Return the mean reward of the best slate with `positions` positions, for each row of means, (runs or 1,)."""
         return largest_means(means, positions).sum(axis=1)
 
 
@@ -127,20 +130,21 @@ def largest_means(means: Array, positions: int) -> Array:
 
 
 def examination(positions: int, power: float) -> Array:
-    """Return the probability that each position is examined, position^-power, (positions,)."""
+    """Return the probability that a visitor examines each position k, which is k^-power, (positions,)."""
     return np.arange(1, positions + 1, dtype=np.float64) ** -power
 
 
 def require_between(name: str, value: float, low: float, high: float, *, condition: str = "") -> None:
     """Raise InputError unless the value of a parameter is from `low` to `high`.
 
-    condition: what these bounds depend on, in words."""
+    name: the name of the parameter; condition: words for what these bounds depend on."""
     if not low <= value <= high:
         raise InputError(f"{name} is {value:g}", hint=f"it is from {low:g} to {high:g}{condition}")
 
 
 def check_rates(values: Sequence[float]) -> Array:
-    """Return the mean rewards of arms, (1, m). Raises InputError unless they are rates of at least two arms."""
+    """Return the mean rewards of arms as an array (1, m). Raise InputError unless there are at least two arms and all
+    values are from 0 to 1."""
     if len(values) < 2:
         raise InputError("rates name fewer than two arms", hint="write rates=0.9,0.8")
     for value in values:
@@ -153,13 +157,14 @@ def check_rates(values: Sequence[float]) -> Array:
 
 
 class Visitors(Audience):
-    """Visitors is the base of audiences with one visitor in each seat, (runs,). The memory of a visitor is never in the
-    observation. A policy only knows the arms that it has shown in the visit so far, and their rewards.
+    """Visitors is the base of audiences in which one visitor sits in each seat, (runs,). The memory of a visitor is
+    never in the observation. A policy only knows the arms that it has shown so far in the visit, and the rewards of
+    these arms.
 
-    cap: decisions after which a visit is cut off. daily: new visitors per day; if 0, time does not count days, and a
-    visitor comes again after `away` decisions of all visitors. a_day: periods of a day; visitors come at the
-    beginning of a period. anonymous: the share of visits without a user. later_s: seconds until the further events
-    arrive."""
+    cap: the number of decisions after which a visit is cut off. daily: the number of new visitors per day; if it is
+    0, time does not count days, and a visitor comes again after `away` decisions of all visitors. a_day: the number
+    of periods of a day; visitors come at the beginning of a period. anonymous: the share of visits without a user.
+    later_s: the seconds until the further events of a decision arrive."""
 
     cap: int
     away: float = 0
@@ -173,16 +178,17 @@ class Visitors(Audience):
     _state: Index  # of the visitor in each seat: the state of the visit, 0 at its beginning
 
     def optimum(self, positions: int = 1) -> float:
-        """Return the largest mean reward of a visit, by a policy that knows everything that the policy has shown."""
+        """Return the largest mean reward of a visit, by a policy that remembers everything that it has shown in the
+        visit."""
         raise NotImplementedError
 
     def optimum_per_visitor(self, positions: int = 1) -> float | None:
-        """Return the largest mean reward of all visits of a visitor. The result is None if only single visits are
-        valued."""
+        """Return the largest mean reward of a visitor, over all visits of the visitor. The result is None if the
+        audience only values single visits."""
         return None
 
     def context_free(self) -> tuple[float, Array]:
-        """Return the largest mean reward of a visit by a fixed distribution over arms, and this distribution,
+        """Return the largest mean reward of a visit under a fixed distribution over arms, and this distribution,
         (arms,)."""
         raise NotImplementedError
 
@@ -194,17 +200,17 @@ class Visitors(Audience):
         return self._nothing
 
     def admit(self, seats: Index, visitors: Index) -> None:
-        """Begin visits of the visitors with these numbers in these seats. A number that was used before stands for the
-        same visitor."""
+        """Begin visits in these seats. visitors: the number of the visitor in each seat; a number that was used before
+        stands for the same visitor."""
         self._steps[seats] = 0
         self._begin_visits(seats, visitors)
 
     def step(self, actions: Index) -> Step:
         """Show an arm, or a page, in each seat, as `Audience.step` says.
 
-        A single step has no optimum, so info has no `optimum`. info has `again`, (runs,), which is positive if the
-        visit has ended and the visitor will come again (the number of days, if days count). After the end of a
-        visit, the next step begins another visit of the same visitor."""
+        info has no `optimum`, since a single step has no optimum. Instead it has `again`, (runs,), which is positive
+        if the visit has ended and the visitor will come again (it is the number of days until then, if time counts
+        days). After the end of a visit, the next step begins another visit of the same visitor."""
         if actions.ndim > 1 and not self.pages:
             raise InputError("a visitor with memory is shown one arm at a time", hint="leave out -k")
         reward, expected, terminated = self._serve_arms(actions)
@@ -224,19 +230,20 @@ class Visitors(Audience):
         self._state[seats] = 0
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
-        """Serve an arm in each seat, and update the memory of the visitors. Return the reward, its mean, and whether
-        the visitor leaves, (runs,) each."""
+        """Serve an arm in each seat, and update the memory of the visitors. Return the reward, the mean of the reward,
+        and whether the visitor leaves, (runs,) each."""
         raise NotImplementedError
 
     def _end_visits(self, is_ended: Flags) -> Array:
-        """End the flagged visits. Return a positive number for each visitor who will come again, and 0 for each other
-        visitor."""
+        """End the visits in the flagged seats. Return a number for each seat, (runs,): it is positive if the visit has
+        ended and the visitor will come again, and 0 otherwise."""
         self._state[is_ended] = 0
         return np.zeros(len(is_ended))
 
 
 class Regulars(Visitors):
-    """Regulars are visitors with a trait, a whole number that is kept from visit to visit.
+    """Regulars is the base of audiences whose visitors have a trait: a whole number that a visitor keeps from visit to
+    visit.
 
     start: the trait of a new visitor."""
 
@@ -256,16 +263,19 @@ class Regulars(Visitors):
         return self._traits[visitors]
 
     def memory(self) -> dict[str, float]:
-        """Return the figures of the audience that are kept besides the traits of its visitors, by name."""
+        """Return the figures, by name, that the audience keeps in addition to the traits of its visitors."""
         return {}
 
     def recall(self, visitors: Index, traits: Index, memory: Mapping[str, float]) -> None:
-        """Restore the traits of the visitors with these numbers, and the figures of the audience."""
+        """Restore the traits of visitors, and the figures of the audience.
+
+        visitors: the numbers of the visitors; traits: the trait of each of these visitors; memory: the figures, as
+        from `memory`."""
         self._add_visitors(visitors)
         self._traits[visitors] = traits
 
     def new_traits(self, visitors: int) -> Index:
-        """Return the traits of a number of new visitors."""
+        """Return the traits of new visitors. visitors: the number of new visitors."""
         return np.full(visitors, self.start)
 
     def _forget_visitors(self, runs: int) -> None:

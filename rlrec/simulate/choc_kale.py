@@ -1,5 +1,5 @@
-"""This module simulates an audience that quick pleasures wear out. Chocolate pays now. Kale makes visits longer, and
-brings visitors back."""
+"""This module simulates visitors whom quick pleasures wear out. Chocolate earns clicks now. Kale makes visits longer,
+and makes visitors come back."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SMALLEST_GAIN = 1e-12  # gain of a round below which the search for the best pol
 
 @dataclass(kw_only=True, eq=False)
 class ChocKale(Regulars):
-    """ChocKale offers chocolate or kale to visitors with a trait w, their well-being. The trait is a number from 0 to 1
-    in steps of 1 / levels. New visitors have 1/2.
+    """ChocKale offers chocolate or kale to visitors whose trait is their well-being w. The trait is a number from 0 to
+    1 in steps of 1 / levels. New visitors have 1/2.
 
-    At each decision the visitor clicks with probability c (1 + w) / 2, where c is `chocolate` or `kale`. Then
-    chocolate lowers w by a step, and kale raises it by one. Then the visit goes on with probability low + (high -
-    low) w, up to `cap` decisions. After the visit the visitor comes again with probability loyalty w, `away`
-    decisions later, with the same w. This is the idea of long-term satisfaction in RecSim (Ie et al. 2019), with
-    different equations."""
+    At each decision the visitor clicks with probability c (1 + w) / 2, where c is the parameter `chocolate` or
+    `kale` of the arm shown. Then chocolate lowers w by one step, and kale raises w by one step. Then the visit goes
+    on with probability low + (high - low) w, up to `cap` decisions. After the visit, the visitor comes again with
+    probability loyalty w, `away` decisions later, with the same w. The idea is that of long-term satisfaction in
+    RecSim (Ie et al. 2019), with different equations."""
 
     chocolate: float = bounded_parameter(0.8, 0, 1)
     kale: float = bounded_parameter(0.3, 0, 1)
@@ -50,11 +50,12 @@ class ChocKale(Regulars):
     # -- the value of a visit --
 
     def optimum(self, positions: int = 1) -> float:
-        """Return the mean reward of a visit in the long run, over all visits of a visitor, under the best policy that
+        """Return the mean reward per visit in the long run, over all visits of a visitor, under the best policy that
         knows the trait.
 
-        Each round finds the best policy if a visit costs what the policy of the last round earned on average. The
-        best policy is found when no policy earns more than that cost."""
+        The method works in rounds. Each round assumes that a visit costs what the policy of the last round earned
+        per visit on average, and finds the best policy at this cost. The search ends when no policy earns more than
+        the cost."""
         kale, best_value = np.zeros((1, self.cap, self.levels + 1)), -1.0
         while True:
             mean_rewards, return_matrix = self._visit(kale)
@@ -66,18 +67,19 @@ class ChocKale(Regulars):
             kale = self._best_kale(visit_values)[None]
 
     def context_free(self) -> tuple[float, Array]:
-        """Return the largest mean reward of a visit in the long run, as in `optimum`, by 201 fixed distributions over
-        the arms, and the best distribution, (arms,)."""
+        """Return the largest mean reward per visit in the long run, as in `optimum`, of 201 fixed distributions over
+        the arms, and the best of these distributions, (arms,)."""
         fixed_shares = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
         values = self._per_visit(*self._visit(fixed_shares))
         best_index = int(values.argmax())
         return float(values[best_index]), np.array([1 - SHARES[best_index], SHARES[best_index]])
 
     def _visit(self, kale: Array) -> tuple[Array, Array]:
-        """Return the mean reward of a visit that begins at each level, (n, levels + 1), and the probability that
-        another visit follows it and begins at each level, (n, levels + 1, levels + 1).
+        """Return two arrays for n policies: the mean reward of a visit that begins at each level of the trait, (n,
+        levels + 1), and the probability that the visitor comes again with each level, (n, levels + 1, levels + 1), by
+        the level at which the visit began and the level at its end.
 
-        kale: the share of kale, (n, cap, levels + 1), by step and level."""
+        kale (n, cap, levels + 1): the probability with which each policy shows kale, by step and level."""
         size = self.levels + 1
         mean_rewards: Array = np.zeros((len(kale), size))
         return_matrix: Array = np.zeros((len(kale), size, size))
@@ -94,15 +96,16 @@ class ChocKale(Regulars):
         return mean_rewards, return_matrix
 
     def _per_visit(self, mean_rewards: Array, return_matrix: Array) -> Array:
-        """Return the mean reward per visit of a new visitor, (n,)."""
+        """Return the mean reward per visit, over all visits of a new visitor, for n policies, (n,). The arguments are
+        the results of `_visit`."""
         rewards_and_visits = np.stack([mean_rewards, np.ones_like(mean_rewards)], axis=2)
         total = np.linalg.solve(np.eye(self.levels + 1) - return_matrix, rewards_and_visits)[:, self.start]
         return total[:, 0] / total[:, 1]
 
     def _best_kale(self, visit_values: Array) -> Array:
-        """Return the best share of kale at each step and level, (cap, levels + 1), which is 0 or 1.
+        """Return the best probability of kale at each step and level, (cap, levels + 1). It is always 0 or 1.
 
-        visit_values: the value of a further visit that begins at each level."""
+        visit_values (levels + 1,): the value of another visit that begins at each level."""
         values, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
         for step in reversed(range(self.cap)):
             p_continue = self._continue_probability(step)
@@ -112,11 +115,12 @@ class ChocKale(Regulars):
         return kale
 
     def _continue_probability(self, step: int) -> Array:
-        """Return the probability that a visit goes on after a decision that led to each level."""
+        """Return the probability that a visit goes on after the decision of a step, by the level after the decision,
+        (levels + 1,)."""
         return self._continue_probabilities if step + 1 < self.cap else np.zeros(self.levels + 1)
 
     def _next_level(self, arm: int) -> Index:
-        """Return the level that an arm leads to from each level, (levels + 1,)."""
+        """Return the level to which an arm leads from each level, (levels + 1,)."""
         return np.clip(np.arange(self.levels + 1) + MOVES[arm], 0, self.levels)
 
     # -- visitors --

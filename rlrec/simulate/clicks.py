@@ -1,5 +1,5 @@
-"""This module simulates audiences whose clicks on an arm depend on fixed rates, on rates that change, on the context,
-or on the position, or arrive late."""
+"""This module simulates audiences that click. The clicks on an arm depend on a fixed rate, on a rate that changes, on
+the context, or on the position; or they arrive late."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Jump = tuple[int, float, int, int]  # arm, its rate for a time, the first time, 
 
 @dataclass(kw_only=True, eq=False)
 class Bernoulli(World):
-    """A Bernoulli audience clicks each arm at its own rate, at any position.
+    """A Bernoulli audience clicks each arm at a fixed rate of the arm, at any position.
 
-    rates: probability of a click for each arm, in [0, 1]."""
+    rates: the probability of a click for each arm, in [0, 1]."""
 
     rates: tuple[float, ...] = (0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4)
 
@@ -40,11 +40,12 @@ class Bernoulli(World):
 
 @dataclass(kw_only=True, eq=False)
 class Drift(Bernoulli):
-    """A Drift audience changes its tastes by scheduled jumps, and slowly. The slow change adds swing sin(2 pi (t /
-    period + arm / arms)) to the rate of each arm, which is then cut at 0 and 1. A jump overrides the swing.
+    """A Drift audience changes its tastes, slowly and by jumps at set times. The slow change adds swing sin(2 pi (t /
+    period + arm / arms)) to the rate of each arm; the sum is then cut at 0 and 1. During a jump, the rate of the jump
+    replaces this sum.
 
-    rates: the rate of each arm, in [0, 1]. jumps: times over which an arm has another rate. swing: the size of the
-    slow change. period: the length of a period in decisions."""
+    rates: the rate of each arm, in [0, 1]. jumps: spans of time over which an arm has another rate. swing: the size
+    of the slow change. period: the length of the slow change, in decisions."""
 
     rates: tuple[float, ...] = (0.5, 0.3, 0.4)
     jumps: tuple[Jump, ...] = ((2, 0.9, 3000, 5000),)
@@ -78,9 +79,9 @@ class Drift(Bernoulli):
 class Delayed(Bernoulli):
     """A Delayed audience clicks at fixed rates, and its clicks arrive late.
 
-    rates: probability of a click for each arm. delay: decisions until a click arrives. If `shape` is exponential,
-    delay is the mean delay, and the delay of each click is rounded down. If `shape` is fixed, it is the delay of
-    every click."""
+    rates: the probability of a click for each arm. delay: the number of decisions until a click arrives. If `shape`
+    is fixed, every click has this delay. If `shape` is exponential, it is the mean delay, and the delay of each
+    click is rounded down."""
 
     delay: float = bounded_parameter(100.0, 0, 1e6)
     shape: str = "exponential"
@@ -99,10 +100,10 @@ class Delayed(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class Contextual(World):
-    """A Contextual audience has visitors who want different things, and contexts tell what a visitor wants.
+    """A Contextual audience has visitors who want different things, and the context tells what each visitor wants.
 
-    Context x, uniform in [-1, 1]^features, is new for every decision. The mean reward of arm a is 1/2 + w_a x, or
-    sigmoid(w_a x). The weights w of the arms are drawn by `seed`, and are the same in all runs."""
+    The context x is new for every decision, and uniform in [-1, 1]^features. The mean reward of arm a is 1/2 + w_a
+    x, or sigmoid(w_a x). The weights w_a of the arms are drawn with `seed`, and are the same in all runs."""
 
     model: str = "linear"
     arms: int = bounded_parameter(5, 2, 10_000)
@@ -140,10 +141,11 @@ class _PageAudience(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class PositionBased(_PageAudience):
-    """A PositionBased audience examines the top of a page more than its end.
+    """A PositionBased audience examines the top of a page more often than its end.
 
-    rates: probability of a click for each examined arm, in [0, 1]. Position k is examined with probability k^-power,
-    whichever arm is there. Source: the position-based click model, Craswell, Zoeter, Taylor and Ramsey 2008."""
+    rates: the probability of a click for each arm if it is examined, in [0, 1]. Position k is examined with
+    probability k^-power, whichever arm is there. Source: the position-based click model, Craswell, Zoeter, Taylor
+    and Ramsey 2008."""
 
     power: float = bounded_parameter(1.0, 0, 10)
 
@@ -157,11 +159,11 @@ class PositionBased(_PageAudience):
 
 @dataclass(kw_only=True, eq=False)
 class Cascade(_PageAudience):
-    """A Cascade audience reads a page from the top, and mostly leaves it at the first click.
+    """A Cascade audience reads a page from the top, and mostly stops reading at the first click.
 
-    rates: probability of a click for each examined arm, in [0, 1]. After a click a visitor reads on with probability
-    `resume`. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008 (resume 0), and the dependent
-    click model of Guo, Liu and Wang 2009."""
+    rates: the probability of a click for each arm if it is examined, in [0, 1]. resume: the probability that a
+    visitor reads on after a click. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008 (resume 0),
+    and the dependent click model of Guo, Liu and Wang 2009."""
 
     resume: float = bounded_parameter(0.0, 0, 1)
 
@@ -179,7 +181,8 @@ class Cascade(_PageAudience):
         return self._clicks(largest_means(means, positions)).sum(axis=1)
 
     def _clicks(self, attraction: Array) -> Array:
-        """Return the probability of a click at each position of pages, (n, positions)."""
+        """Return the probability of a click at each position of n pages, (n, positions). attraction (n, positions): the
+        rates of the arms on these pages."""
         p_read_on = np.cumprod(1 - attraction * (1 - self.resume), axis=1)
         return attraction * np.column_stack([np.ones(len(attraction)), p_read_on[:, :-1]])
 
@@ -188,9 +191,10 @@ class Cascade(_PageAudience):
 class Page(_PageAudience):
     """A Page audience judges a page as a whole, and wants variety.
 
-    Arm a is about topic a modulo `topics`. A visitor wants one topic, each equally likely. The visitor is content
-    with a page if some arm of that topic attracts them, each at its own rate, and then clicks on the page, without a
-    position. A second arm of a topic thus adds less than the first. A page of one arm is rewarded as a slot."""
+    Arm a is about topic a modulo `topics`. A visitor wants one topic; all topics are equally likely. The visitor is
+    content with a page if any arm of this topic attracts the visitor. Each arm does so at a rate of its own. A
+    content visitor clicks on the page, without a position. A second arm of a topic thus adds less than the first
+    arm. A page with only one arm is rewarded as a slot."""
 
     topics: int = 5
 
@@ -221,8 +225,8 @@ class Page(_PageAudience):
     def _optimum(self, positions: int) -> float:
         """Return the probability that a visitor is content with the best page.
 
-        Arms of a topic, best first, add less and less to the page, and the gains of topics are added. The largest
-        gains over all topics thus make the best page."""
+        Within a topic, each further arm (best arm first) adds less than the arm before, and the gains of different
+        topics add up. The best page therefore has the arms with the largest gains over all topics."""
         gains = []
         for topic in range(self.topics):
             rates = -np.sort(-self._means[0, self._topic == topic])

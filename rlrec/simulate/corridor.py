@@ -18,12 +18,13 @@ GOAL_SQUARE = 3
 
 @dataclass(kw_only=True, eq=False)
 class Corridor(Visitors):
-    """A Corridor has squares 0, 1 and 2, followed by the exit. A step left on square 0 stays on square 0; on square 1
-    left and right are switched. Every step costs 1. A visit begins on square 0, and is cut off after `cap` steps.
+    """A Corridor has the squares 0, 1 and 2, and then the exit. A step to the left on square 0 stays on square 0; on
+    square 1, left and right are switched. Every step costs 1. A visit begins on square 0, and is cut off after `cap`
+    steps.
 
-    No policy that sees the context alone can tell the squares apart. The best such policy goes right with
-    probability .59, and takes 11.66 steps. The optimum is the value of this policy, as in the book. A policy that
-    remembers what it has shown knows the square, and can do better: right, left, right."""
+    A policy that only sees the context cannot tell the squares apart. The best policy of this sort goes right with
+    probability .59, and takes 11.66 steps; its value is the optimum, as in the book. A policy that remembers what it
+    has shown knows the square, and can do better: right, left, right."""
 
     cap: int = bounded_parameter(1_000, 3, MAX_DECISIONS)
 
@@ -33,13 +34,14 @@ class Corridor(Visitors):
     lowest = -1.0
 
     def value(self, right: float) -> float:
-        """Return the mean reward of a visit without a cap, under the policy that goes right with probability
-        `right`, above 0 and below 1. The value solves v0 = -1 + p v1 + (1-p) v0, v1 = -1 + p v0 + (1-p) v2, v2 = -1
-        + (1-p) v1."""
+        """Return the mean reward of a visit without a cap, under the policy that goes right with probability p =
+        `right`, which is above 0 and below 1. The value is v0 of the equations v0 = -1 + p v1 + (1-p) v0, v1 = -1 + p
+        v0 + (1-p) v2, v2 = -1 + (1-p) v1."""
         return (2 * right - 4) / (right * (1 - right))
 
     def optimum(self, positions: int = 1) -> float:
-        """Return the best value of a policy that cannot tell the squares apart, -(6 + 4 sqrt 2), about -11.66."""
+        """Return the mean reward of a visit under the best policy that cannot tell the squares apart. It is -(6 + 4
+        sqrt 2), which is about -11.66."""
         return self.context_free()[0]
 
     def context_free(self) -> tuple[float, Array]:

@@ -1,5 +1,5 @@
-"""This module simulates a newspaper with articles that live one day. The newspaper is a shop with a feed, popularity,
-late subscriptions, bots and anonymous readers."""
+"""This module simulates a newspaper whose articles live for one day. The newspaper is a shop with a feed of new
+articles, popularity, late subscriptions, bots and anonymous readers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ DAY_S = 86_400
 
 @dataclass(kw_only=True, eq=False)
 class News(Shop):
-    """News is a `Shop` whose items are articles that live one day. There are `arms` at any time, and new ones replace
-    the oldest, evenly over the hours. `bait` of them are clickbait. The attractions of articles cover the range of
-    their sort. The attraction of an article falls to the share 1 - `fading` within its day, and rises by the share
-    `hype` for the article with the most clicks, by less for the others.
+    """News is a `Shop` whose items are articles that live for one day. There are `arms` articles at any time; new
+    articles replace the oldest articles, evenly over the hours. `bait` of the articles are clickbait. The attractions
+    of articles are spread over the range of their sort, honest or clickbait. The attraction of an article falls to the
+    share 1 - `fading` within its day. Popularity raises it: by the share `hype` for the article with the most clicks,
+    and by less for all other articles.
 
-    Purchases are subscriptions: readers decide when they click, and the event arrives `later` days after. The share
-    `anonymous` of visits has no user. The share `bots` of new visitors are machines, which click everything, buy
-    nothing, and have a new name at each visit. `optimum` and the figures derived from it are bounds, for readers to
-    whom all articles are new and at their most popular."""
+    Purchases are subscriptions: readers decide when they click, and the event arrives `later` days after the click.
+    The share `anonymous` of visits has no user. The share `bots` of new visitors are machines, which click
+    everything, buy nothing, and have a new name at each visit. `optimum`, and the figures derived from it, are
+    bounds: they assume that all articles are new and most popular."""
 
     arms: int = 48
     categories: int = bounded_parameter(5, 1, MAX_CATEGORIES)
@@ -60,7 +61,8 @@ class News(Shop):
     # -- the feed --
 
     def publish(self, period: int) -> dict[str, dict[str, Any]]:
-        """Publish the articles of a period (an hour, counted from any start), and return their features by name."""
+        """Publish the articles of a period, and return the features of all articles of the feed, by the name of the
+        article. period: the number of an hour, counted from any start."""
         next_number = (period + 1) * self.arms // self.a_day
         numbers = np.arange(next_number - self.arms, next_number)
         arms = numbers % self.arms
@@ -81,15 +83,15 @@ class News(Shop):
         return {"category": f"c{self._category[arm]}", "loud": bool(self.is_bait[arm])}
 
     def arm_of(self, name: str) -> int:
-        """Return the arm of the article with this name."""
+        """Return the arm that shows the article with this name."""
         return int(name.removeprefix("article")) % self.arms
 
     def is_article(self, name: str) -> bool:
-        """Tell whether a name is the name of an article of this feed."""
+        """Tell whether a name has the form of the names of articles."""
         return name.startswith("article") and name.removeprefix("article").isdigit()
 
     def count_clicks(self, arms: Index, clicks: Array) -> None:
-        """Count clicks on the articles of these arms, which makes them more popular."""
+        """Add clicks to the articles that these arms show. Clicks make an article more popular."""
         np.add.at(self.clicks, arms, clicks)
 
     def memory(self) -> dict[str, float]:

@@ -1,5 +1,5 @@
-"""This module simulates a shop. Its clickbait is clicked often and costs trust, and visitors come back only if they
-trust the shop."""
+"""This module simulates a shop. Clickbait in the shop is clicked often and costs trust, and visitors come back only if
+they trust the shop."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ StateValues = Callable[[Array], Array]
 class Shop(Regulars):
     """A Shop shows honest items and clickbait to visitors who trust it more or less. Item a is of category a modulo
     `categories`; the last `bait` of the `arms` items are clickbait. The attractions of honest items go from `rate` down
-    to a quarter of it, those of clickbait from `lure` down to three quarters of it.
+    to a quarter of `rate`, and the attractions of clickbait from `lure` down to three quarters of `lure`.
 
     At each decision the visitor reads the page from the top and examines position k with probability k^-power,
     whichever item is there. An examined item is clicked with probability attraction (1 - fade s), where s is how
     often its category was examined before in the visit, at most 3. A clicked honest item is bought with probability
-    `purchase`, which raises the visitor's trust by a level, up to `levels`; each clicked clickbait item lowers it by
-    one. Then the visit goes on with probability `stay`, up to `cap` decisions. After the visit the visitor comes
-    again with probability loyalty trust / levels, half a day, or one and a half, or two and a half later, `away`
-    days on average. New visitors have two thirds of the highest trust; `daily` of them come every day. Clicks are
-    events `click`, purchases `purchase`."""
+    `purchase`; a purchase raises the visitor's trust by one level, up to `levels`. A click on clickbait lowers the
+    trust by one level. Then the visit goes on with probability `stay`, up to `cap` decisions.
+
+    After the visit, the visitor comes again with probability loyalty trust / levels. This happens half a day, one and a
+    half days, two and a half days (and so on) later, `away` days on average. New visitors have two thirds of the
+    highest trust; `daily` new visitors come every day. Clicks are events `click`, and purchases are events `purchase`.
+    """
 
     arms: int = 50
     categories: int = bounded_parameter(5, 1, MAX_CATEGORIES)
@@ -79,7 +81,7 @@ class Shop(Regulars):
         return {"category": f"c{self._category[arm]}"}
 
     def attraction_of(self, items: Index) -> Array:
-        """Return the click rate of examined items without satiation."""
+        """Return the probability of a click on each of these items if it is examined for the first time in a visit."""
         return self.attraction[items]
 
     # -- the value of visits and of visitors --
@@ -87,23 +89,23 @@ class Shop(Regulars):
     def optimum(self, positions: int = 1) -> float:
         """Return the largest mean number of clicks in a visit, whether or not the visitor comes again.
 
-        For pages this is a bound. It is the optimum over policies that learn of every examined position before they
-        fill the next one, and may repeat an item."""
+        For pages the result is an upper bound: it is the optimum over policies that learn whether a position was
+        examined before they fill the next position, and that may repeat an item."""
         return float(self.visit_values(self._best_items, _best_value, positions=positions)[self.start])
 
     def optimum_per_visitor(self, positions: int = 1, *, weights: Mapping[str, float] = CLICKS) -> float:
-        """Return the largest mean reward of a new visitor over all visits, by a policy that knows trust and satiation.
-        For pages this is a bound, as in `optimum`.
+        """Return the largest mean reward of a new visitor over all visits, by a policy that knows the visitor's trust
+        and satiation. For pages the result is an upper bound, as in `optimum`.
 
         weights: the weights of `click`, `purchase` and `return` in the reward."""
         return self.value_per_visitor(self._best_items, _best_value, positions=positions, weights=weights)
 
     def context_free(self) -> tuple[float, Array]:
-        """Return the largest mean number of clicks in a visit by a fixed distribution over arms, and that distribution,
-        (arms,), in hundredths.
+        """Return the largest mean number of clicks in a visit under a fixed distribution over arms, and this
+        distribution, (arms,). Its probabilities are whole hundredths.
 
-        The looks at a category are binomial, and the clicks that they bring are concave in its share. The largest
-        gains over all hundredths therefore make the best distribution."""
+        How often a category is examined is binomial, and the mean number of clicks is concave in the probability of
+        the category. The best distribution therefore takes, one by one, the hundredths with the largest gains."""
         best_items = [self._best(self._category == category) for category in range(self.categories)]
         shares = np.arange(SHARES + 1) / SHARES
         clicks_by_share = self.attraction[best_items, None] * shares * self._mean_freshness(shares)
@@ -113,8 +115,9 @@ class Shop(Regulars):
         return float(gains.ravel()[chosen_cells].sum()), distribution
 
     def _mean_freshness(self, shares: Array) -> Array:
-        """Return the freshness of a category, summed over the decisions of a visit, for each of these shares of the
-        category."""
+        """Return the mean freshness of a category, summed over the decisions of a visit, for each of these
+        probabilities of showing the category. Freshness is 1 before the category is examined, and falls with
+        satiation."""
         looks, freshness_sum = np.zeros((FULL_SATIATION + 1, len(shares))), np.zeros(len(shares))
         looks[0] = 1  # probability of each number of looks, times that of a visit this long
         for _ in range(self.cap):
@@ -131,8 +134,8 @@ class Shop(Regulars):
     ) -> float:
         """Return the mean reward of a new visitor over all visits.
 
-        arms, state_values: see `visit_values`. Each visit adds a round of values, and rounds are extrapolated by the
-        ratio of their last two changes."""
+        arms, state_values: as in `visit_values`. The method works in rounds, each of which adds one further visit;
+        the sum over all rounds is extrapolated from the ratio of the last two changes."""
         values = np.zeros(self.levels + 1)
         while True:
             rounds = [values]
@@ -151,11 +154,12 @@ class Shop(Regulars):
         self, arms: Index, state_values: StateValues, *, positions: int = 1, weights: Mapping[str, float] = CLICKS,
         end_values: Array | None = None,
     ) -> Array:  # fmt: skip
-        """Return the mean reward of a visit from its first decision on, for each initial trust, (levels + 1,).
+        """Return the mean reward of a visit, by the visitor's trust at the beginning, (levels + 1,).
 
-        arms: the arms that the policy shows. state_values: maps the values of these arms in each state, (levels + 1,
-        arms, n), to the value of the state, (levels + 1, n), at every position of a page. end_values: the value of
-        each trust at the end of the visit, (levels + 1,)."""
+        arms: the arms that the policy may show. state_values: the policy, as a function that turns the values of
+        these arms in each state, (levels + 1, arms, n), into the values of the states, (levels + 1, n); it is used
+        at every position of a page. weights: the weights of events in the reward. end_values (levels + 1,): the
+        value of each trust at the end of the visit."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
         values_if_ended = np.zeros((self.levels + 1, 1)) if end_values is None else end_values[:, None]
         values = np.broadcast_to(values_if_ended, (self.levels + 1, self._following.shape[1]))
@@ -182,12 +186,13 @@ class Shop(Regulars):
 
     @cached_property
     def _looks(self) -> Index:
-        """Return the looks at each category in each state of satiation, (categories, n); state 0 has none."""
+        """Return how often each category was examined in each state of satiation, (categories, n). In state 0, no
+        category was examined."""
         return np.indices((FULL_SATIATION + 1,) * self.categories).reshape(self.categories, -1)
 
     @cached_property
     def _following(self) -> Index:
-        """Return the state of satiation after a look at each category, (categories, n)."""
+        """Return the state of satiation to which each state leads when a category is examined, (categories, n)."""
         next_looks = np.minimum(
             self._looks[:, None] + np.eye(self.categories, dtype=np.intp)[:, :, None], FULL_SATIATION
         )
@@ -195,13 +200,13 @@ class Shop(Regulars):
 
     @property
     def _best_items(self) -> Index:
-        """Return the most attractive honest item and the most attractive clickbait item of each category. No other item
-        is ever better."""
+        """Return the most attractive honest item and the most attractive clickbait item of each category. The best
+        policy never needs another item."""
         kinds = [self.is_bait, ~self.is_bait]
         return np.array([self._best((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
 
     def _best(self, items: Flags) -> int:
-        """Return the most attractive of these items."""
+        """Return the most attractive of the flagged items."""
         return int(np.where(items, self.attraction, -1.0).argmax())
 
     # -- visitors --
@@ -242,8 +247,8 @@ class Shop(Regulars):
         return clicks.reshape(actions.shape), expected.reshape(actions.shape), leaves
 
     def _end_visits(self, is_ended: Flags) -> Array:
-        """End the flagged visits. Return the days until each visitor comes again, or 0 if the visitor never comes
-        again."""
+        """End the visits in the flagged seats. Return the number of days until the visitor in each seat comes again, or
+        0 if the visitor never comes again or the visit has not ended."""
         self.looks[is_ended] = 0
         will_return = self._rng.random(len(is_ended)) < self._return_probabilities[self.traits]
         days = self._rng.geometric(1 / (self.away + 0.5), len(is_ended)) - 0.5
