@@ -1,5 +1,6 @@
 """Functions here write sentences about the results of comparisons. All commands, the gates and the report use these
-functions, so that they all speak in the same way."""
+functions, so that they all speak in the same way. A unit is here what an experiment assigns to variants: a user or a
+session."""
 
 from __future__ import annotations
 
@@ -363,9 +364,9 @@ def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
 
 
 def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
-    """Return a list with the command that compares units over times of equal length since they came. The list is empty
-    unless the metrics that decide depend on this time, and some units came at least a day ago. log: the filter of the
-    log."""
+    """Return a list with the command that compares units over equal times, each beginning when the unit came. The list
+    is empty unless the metrics that decide depend on how long ago a unit came, and some units came at least a day ago.
+    log: the filter of the log."""
     days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     if newer_commands := newer_units(answer, log):

@@ -196,8 +196,8 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
 
 
 def is_frozen(path: str) -> bool:
-    """Tell whether SQLite can only read this file, and without locks. This is the case if nothing can be created in the
-    folder of the file, and if no writer has left changes in a WAL."""
+    """Tell whether SQLite can only read this file, and cannot lock it. This is the case if nothing can be created in
+    the folder of the file, and if no writer has left changes in a WAL."""
     folder = os.path.dirname(os.path.abspath(path))
     return os.path.isfile(path) and not os.access(folder, os.W_OK) and not file_state(path)[1]
 

@@ -129,7 +129,7 @@ def _insertion(
 
 
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """Return the digests of those lines that the policy has imported before."""
+    """Return those of these digests that belong to lines which the policy has imported before."""
     text = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(text, policy_id, portion)}
 

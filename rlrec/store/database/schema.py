@@ -118,8 +118,9 @@ def upgrade(
     url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS,
     notify: Callable[[str], None] = lambda revision: None,
 ) -> tuple[str | None, str]:  # fmt: skip
-    """Upgrade the schema of a store, or create it. Return the revision before (None if there was no store) and the new
-    revision. A lock makes sure that only one process at a time does this.
+    """Upgrade the schema of a store, or create the store. Return the revision before (None if there was no store) and
+    the new revision. Several processes may call this function at the same time, since a lock lets only one process
+    change the schema.
 
     dry_run: whether to roll back all changes at the end; notify: a function that is called with the revision of an
     older store before the store is changed."""

@@ -260,9 +260,9 @@ def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> N
 class DecisionsAhead(NamedTuple):
     """This record describes the decisions whose time is later than `clock` although they were not imported.
 
-    decisions: the number of these decisions; first, newest: the time of the first and of the last of them;
-    last_before: the newest time of all other decisions that were not imported, or None if there are no such
-    decisions."""
+    decisions: the number of these decisions; first, newest: the times of the first and of the newest of these
+    decisions; last_before: the newest time of all other decisions that were not imported, or None if there are no
+    such decisions."""
 
     clock: int
     decisions: int

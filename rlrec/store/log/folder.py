@@ -76,8 +76,8 @@ class FolderLog:
     process. The partitions of a process share one connection.
 
     files: the paths of the files of each dataset; number: the number of partitions, or None for the whole log;
-    index: the number of this partition; moved: tells for a session whether it belongs to this partition. It has
-    those sessions whose user was named or merged after some decisions of the session were exported."""
+    index: the number of this partition; moved: for each session whose user was named or merged after some of its
+    decisions were exported, whether the session belongs to this partition (other sessions are not in this mapping)."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
@@ -106,9 +106,9 @@ class FolderLog:
 
     @cached_property
     def _changes(self) -> tuple[Ids, ...]:
-        """Find the sessions whose user was named or merged after some decisions of the session were exported. Return
-        three columns: the id of the session, a bucket in which it has rows, and the bucket to which its person
-        belongs."""
+        """Find the sessions whose user was named or merged after some decisions of the session were exported. Such a
+        session may have rows in several buckets, which are groups of persons. Return three columns: the id of the
+        session, a bucket with older rows of the session, and the bucket to which its person now belongs."""
         homes = "SELECT session_id, arg_max(bucket, part) AS home FROM visits GROUP BY session_id"
         text = f"SELECT DISTINCT session_id, bucket AS earlier, home FROM visits JOIN ({homes}) USING (session_id)"
         text += " WHERE bucket <> home ORDER BY session_id, bucket"
@@ -158,8 +158,8 @@ class FolderLog:
         return FolderLog(self.folder, files, database=_Database(self.folder, memory=MERGING_MEMORY))
 
     def batches(self, dataset: str, names: Sequence[str], *, share: int, shares: int) -> Iterator[Any]:
-        """Yield the rows of one share of a dataset as batches of Arrow that have the named columns. shares: the number
-        of shares; share: the number of the share to read."""
+        """Yield the named columns of a dataset as batches of Arrow. The rows of the dataset are divided into `shares`
+        shares by bucket; only the rows of the share with the number `share` are read."""
         text = f"SELECT {quote_columns(names)} FROM {dataset} WHERE bucket % {shares} = {share}"
         if self.files[dataset]:
             with self._database.tables(self) as connection:

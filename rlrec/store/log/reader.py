@@ -99,7 +99,8 @@ class ContextTexts:
 
     @classmethod
     def merge(cls, pieces: Sequence[ContextTexts]) -> ContextTexts:
-        """Return the contexts of all pieces, each context once."""
+        """Return a record with the contexts of all pieces. A context that is in several pieces is in the record
+        once."""
         ids, first_rows = np.unique(np.concatenate([piece.ids for piece in pieces]), return_index=True)
         texts = [text for piece in pieces for text in piece.texts]
         return cls(ids, [texts[index] for index in first_rows.tolist()])

@@ -217,7 +217,7 @@ def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None =
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
     """Return the earliest start of a visit that began at or after `since` and still runs at `now`, or None if there is
-    no such visit. A visit runs while it is open, and until a window after its last decision has passed."""
+    no such visit. A visit runs until it has ended and, in addition, `window_us` have passed since its last decision."""
     running_test = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
     query = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running_test})"
     started_at = unit.ask_value(query, since, timeout_us, now, window_us, now)

@@ -134,7 +134,8 @@ def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int,
 
 
 def run_state(unit: Unit, run_id: int) -> dict[str, Any] | None:
-    """Return the result that is stored in a run. While a command is at work, the result holds its state."""
+    """Return the result that is stored in a run. As long as the command of the run is at work, this result is its
+    state."""
     return _json_values(unit.ask_value("SELECT result FROM run WHERE id = ?", run_id))
 
 

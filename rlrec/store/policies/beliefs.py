@@ -1,5 +1,10 @@
 """Queries here store beliefs: the present sums, the change that each transaction made to the sums, and the sums after
-each past change."""
+each past change.
+
+The rows of a belief are divided into buckets, which have numbers. A bucket is a span of time if the belief forgets
+what is older than a window; a column of sparse contexts; or (with a negative number) a slice of time of the spend.
+Sums by the features of arms that requests state have buckets in sections of their own (see SECTION). All other sums
+are in bucket 0."""
 
 from __future__ import annotations
 
@@ -105,8 +110,9 @@ def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *,
 
 
 def arm_rows(unit: Unit, record_type: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
-    """Return the rows of these arms in a belief without buckets, in order of section and arm. record_type: the type of
-    the rows, ArmSums or BeliefRow."""
+    """Return the rows of these arms in a belief whose buckets are only sections, in order of section and arm. A section
+    has the plain sums, or sums by the features of arms that requests state. record_type: the type of the rows, ArmSums
+    or BeliefRow."""
     test = "bucket = 0" if record_type is ArmSums else f"bucket IN (0, {TOGETHER * SECTION}, {BY_ARM * SECTION})"
     source = f"belief WHERE version_id = ? AND {test} AND arm_id IN (?*) ORDER BY bucket, arm_id"
     return unit.select(record_type, source, version_id, list(arm_ids)) if arm_ids else []

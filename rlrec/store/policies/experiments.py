@@ -62,8 +62,8 @@ class Experiment(NamedTuple):
 
     @property
     def serving(self) -> tuple[Variant, ...]:
-        """Return the variants that serve a policy of their own. In the holdout of a route, only the held-out users have
-        such a variant; the other users do not."""
+        """Return the variants that serve a policy of their own. In the holdout of a route, only the variant of the
+        held-out users is such a variant; the other users get what the route serves."""
         return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
 
 
