@@ -163,7 +163,7 @@ def mixes(store: Store, item: tuple[int, int]) -> None:
         shown = ask(store, chance.choice(["home", "late"]), f"s{chance.randint(0, 3)}", 2)
         tell(store, shown, chance.randint(1, 2), click=chance.choice([1, -1]), key=f"{number}-{i}")
         if i % 5 == number % 5:
-            arm.retire(store, ["a"], retired=i % 2 == 0)
+            arm.retire(store, ["a"], is_retired=i % 2 == 0)
             answers = versions.freeze(store, "home")
             versions.promote(store, f"home@{answers['version']}")
             versions.rollback(store, "home")

@@ -83,16 +83,16 @@ def _notice_priors(store: Store) -> None:
 
 
 def _put_group(unit: Unit, group: Sequence[Any]) -> ArmChanges:
-    lines = [ArmLine(*parts) for parts in group]
+    lines = [ArmLine(*fields) for fields in group]
     for line in lines:
         _check_groups(unit, line)
-    added, updated = arms.put(
+    n_added, n_updated = arms.put(
         unit,
         {line.key: None if line.features is None else canonical.text(dict(line.features)) for line in lines},
         times={line.key: line.times for line in lines},
         groups={line.key: line.groups for line in lines if line.groups is not None},
     )
-    return ArmChanges(added, updated, len(group) - added - updated)
+    return ArmChanges(n_added, n_updated, len(group) - n_added - n_updated)
 
 
 def _check_groups(unit: Unit, line: ArmLine) -> None:
@@ -107,17 +107,17 @@ def _check_groups(unit: Unit, line: ArmLine) -> None:
         raise InputError(f"{line.key!r} stands for the arms of a group", hint="choose another key", field="arm")
 
 
-def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
-    """Make arms ineligible if `retired` is true, or else eligible again. Raises InputError for an arm that the
+def retire(store: Store, keys: Sequence[str], *, is_retired: bool) -> StatusChange:
+    """Make arms ineligible if `is_retired` is true, or else eligible again. Raises InputError for an arm that the
     catalogue lacks."""
 
     def work(unit: Unit) -> tuple[StatusChange, list[str]]:
         stored_ids = arms.ids(unit, keys)
         if missing_keys := [key for key in keys if key not in stored_ids]:
             raise lookup.unknown("arm", missing_keys[0], [arm.key for arm in arms.all_arms(unit)])
-        change = StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
-        restored = [] if retired else arms.by_keys(unit, keys)
-        return change, [arm.key for arm in restored if arm.status(unit.now) == "ended"]
+        change = StatusChange(list(keys), arms.retire(unit, keys, retired=is_retired))
+        restored_arms = [] if is_retired else arms.by_keys(unit, keys)
+        return change, [arm.key for arm in restored_arms if arm.status(unit.now) == "ended"]
 
     change, ended_arms = store.write(work, repeatable=True)
     if ended_arms:
@@ -129,7 +129,7 @@ def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """List all arms, including retired arms, in the order in which they were added. names: the arms, or groups as
     @GROUP, to which the list is restricted; empty for all arms."""
 
-    def text(time: int | None) -> str | None:
+    def stamp(time: int | None) -> str | None:
         return None if time is None else format_time(time)
 
     with store.read() as unit:
@@ -137,8 +137,8 @@ def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:
         return [
             {
                 "arm": arm.key, "status": arm.status(unit.now), "features": parse(arm.features, f"arm {arm.key}"),
-                "added_at": format_time(arm.added_at), "retired_at": text(arm.retired_at),
-                "groups": groups.get(arm.id, []), "from": text(arm.eligible_from), "until": text(arm.eligible_until),
+                "added_at": format_time(arm.added_at), "retired_at": stamp(arm.retired_at),
+                "groups": groups.get(arm.id, []), "from": stamp(arm.eligible_from), "until": stamp(arm.eligible_until),
             }
             for arm in arms.all_arms(unit)
             if chosen_ids is None or arm.id in chosen_ids

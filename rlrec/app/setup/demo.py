@@ -80,10 +80,10 @@ def live_steps() -> list[DemoStep]:
     return steps
 
 
-def last_steps(uniform: float | None = None) -> list[DemoStep]:
-    """Return the steps that show what the policies have learned. uniform: clicks per impression of the uniform policy
-    under the audience's rates, if these are known."""
-    return _parse_steps(LAST, uniform="..." if uniform is None else f"{uniform:.5f}")
+def last_steps(uniform_rate: float | None = None) -> list[DemoStep]:
+    """Return the steps that show what the policies have learned. uniform_rate: clicks per impression of the uniform
+    policy under the audience's rates, if these are known."""
+    return _parse_steps(LAST, uniform="..." if uniform_rate is None else f"{uniform_rate:.5f}")
 
 
 def _play_steps(folder: Path) -> Iterator[DemoStep]:
@@ -148,10 +148,10 @@ def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
     """Yield lines for `feedback --input`: the clicks of an audience on the slates in `answers`, which are answers of
     `recommend`. path: the file with the click rate of each arm."""
     click_rates = rates(path)
-    index = {arm: number for number, arm in enumerate(click_rates)}
+    arm_index = {arm: number for number, arm in enumerate(click_rates)}
     decisions = [answer for line in answers if (answer := json.loads(line)).get("decision_id")]
     slots = [(answer["decision_id"], slot) for answer in decisions for slot in answer["slate"]]
-    actions = np.array([index.get(slot["arm"], len(index)) for _, slot in slots], np.intp)
+    actions = np.array([arm_index.get(slot["arm"], len(arm_index)) for _, slot in slots], np.intp)
     audience = Bernoulli(rates=(*click_rates.values(), 0.0))  # an arm without a rate is never clicked
     audience.reset(len(slots), np.random.default_rng(seed))
     _, is_clicked, *_ = audience.step(actions)

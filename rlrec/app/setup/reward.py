@@ -61,15 +61,15 @@ def define(store: Store, request: Request) -> Result:
             raise InputError(f"the {field} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
 
     def work(unit: Unit) -> tuple[Result, int]:
-        stored = {other.name: other for other in policies.rewards(unit)}.get(request.name)
+        stored_definition = {reward.name: reward for reward in policies.rewards(unit)}.get(request.name)
         n_derived = 0
-        if stored is None:
+        if stored_definition is None:
             policies.add_reward(unit, definition)
             n_derived = derive_returns(unit) if RETURN in weights else 0
-        elif stored._replace(id=0) != definition:
+        elif stored_definition._replace(id=0) != definition:
             hint = "definitions never change: use another name"
             raise Conflict(f"reward {request.name!r} already has another definition", hint=hint)
-        return {**_to_json(definition), "created": stored is None}, n_derived
+        return {**_to_json(definition), "created": stored_definition is None}, n_derived
 
     result, n_derived = store.write(work, repeatable=True)
     costly_kinds = ", ".join(kind for kind, weight in weights.items() if weight < 0)

@@ -100,9 +100,9 @@ def simulate(store: Store, request: Request) -> Result:
     seed = seed_or_random(request.seed)
     with store.read() as unit:
         versions, experiment = _serving_versions(unit, request, audience)
-        first_id, newest = decisions.peek(unit), decisions.newest(unit)
+        first_id, newest_at = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
-    store.now = _start_time(store, newest, experiment)
+    store.now = _start_time(store, newest_at, experiment)
     store.allow_future = True  # from now on the simulation sets the time
     for reward in {version.reward.name: version.reward for version in versions}.values():
         _notice_unseen_reward(store, audience, reward)
@@ -113,14 +113,14 @@ def simulate(store: Store, request: Request) -> Result:
     if not isinstance(audience, Visitors):  # sessions of visitors have users
         options = {"environment": request.environment, "sessions": request.sessions, "seed": seed}
         store.write(lambda unit: settings.add_run(unit, "simulate", options))
-    world_class = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
+    world_type = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
     window_us = max(version.reward.window_us for version in versions)
-    world = world_class(store, request, audience, names, seed, first_id, restricted=is_restricted, window_us=window_us)
+    world = world_type(store, request, audience, names, seed, first_id, is_subset=is_restricted, window_us=window_us)
     started_at = store.now
     world.play()
-    earned_reward, optimum, regret = world.earned.tolist()
+    earned_reward, optimum, regret = world.totals.tolist()
     figures = environments.figures(
-        audience, np.array([[*world.shown.values()]]), length=world.decisions / request.sessions,
+        audience, np.array([[*world.slot_counts.values()]]), length=world.decisions / request.sessions,
         visits=request.sessions, reward=earned_reward, size=request.size,
         visitors=None if world.crowd is None else world.crowd.present,
         returned=0 if world.crowd is None else world.crowd.returned,
@@ -137,7 +137,7 @@ def simulate(store: Store, request: Request) -> Result:
     }  # fmt: skip
 
 
-def _start_time(store: Store, newest: int | None, experiment: Experiment | None) -> int:
+def _start_time(store: Store, newest_at: int | None, experiment: Experiment | None) -> int:
     """Return the start of the clock: `--now`, else the newest decision, but not before the present phase of the
     experiment. Raises InputError if `--now` is before that phase."""
     phase_at = 0 if experiment is None else experiment.phase_at
@@ -146,7 +146,7 @@ def _start_time(store: Store, newest: int | None, experiment: Experiment | None)
         if store.now < phase_at:
             raise InputError(f"the newest {phase_text}: --now lies before", hint="give a later time, or none")
         return store.now
-    last_at = parse(FIRST_TIME) if newest is None else newest
+    last_at = parse(FIRST_TIME) if newest_at is None else newest_at
     start = max(last_at, phase_at)
     if start - last_at > DAY_US:
         store.notice(
@@ -170,10 +170,10 @@ def _serving_versions(unit: Unit, request: Request, audience: Audience) -> tuple
     stored_experiment = lookup.experiment(unit, experiment)
     share = audience.anonymous if isinstance(audience, Visitors) else 1
     if name is None and stored_experiment.unit == "user" and share:  # a route accepts visits without a user
-        by_session = "start an experiment with --unit session"
+        hint = "start an experiment with --unit session"
         raise InputError(
             f"experiment {experiment} assigns by user, and {share:.0%} of visits of {request.environment} have none",
-            hint=f"give --env anonymous=0, or {by_session}" if share < 1 else by_session,
+            hint=f"give --env anonymous=0, or {hint}" if share < 1 else hint,
         )
     live_versions = policies.live(unit, {variant.policy for variant in stored_experiment.variants})
     return [live_versions[variant.policy].version for variant in stored_experiment.variants], stored_experiment
@@ -220,23 +220,23 @@ def _catalogue_keys(unit: Unit, names: Sequence[str], audience: Audience) -> tup
 
 
 class SimulatedStore:
-    """This class serves an audience through the store. names: the keys of the audience's arms; restricted: whether the
-    catalogue has other arms; first: the id of the first decision; window_us: the time after which every decision is
+    """This class serves an audience through the store. names: the keys of the audience's arms; is_subset: whether the
+    catalogue has other arms; first_id: the id of the first decision; window_us: the time after which every decision is
     mature."""
 
     crowd: Crowd | None = None
 
     def __init__(
-        self, store: Store, request: Request, audience: Audience, names: Sequence[str], seed: int, first: int, *,
-        restricted: bool, window_us: int,
+        self, store: Store, request: Request, audience: Audience, names: Sequence[str], seed: int, first_id: int, *,
+        is_subset: bool, window_us: int,
     ) -> None:  # fmt: skip
-        self.store, self.request, self.audience, self.first, self.window_us = store, request, audience, first, window_us
+        self.store, self.request, self.audience, self.window_us = store, request, audience, window_us
         self.arm_index = {name: index for index, name in enumerate(names)}
-        self.eligible = list(names) if restricted else None
-        self.pipe = Pipe(store, seed=seed)
-        self.rng = np.random.Generator(np.random.SFC64([seed, first]))
-        self.earned = np.zeros(3)  # reward, optimum, regret
-        self.shown = dict.fromkeys(names, 0)  # slots of each arm
+        self.eligible = list(names) if is_subset else None
+        self.pipe, self.first_id = Pipe(store, seed=seed), first_id
+        self.rng = np.random.Generator(np.random.SFC64([seed, first_id]))
+        self.totals = np.zeros(3)  # reward, optimum, regret
+        self.slot_counts = dict.fromkeys(names, 0)  # slots of each arm
         self.steps = request.steps or 1
         self.decisions = request.sessions * self.steps
         # sums of values by kind
@@ -248,10 +248,10 @@ class SimulatedStore:
         """Serve all sessions."""
         for start in range(0, self.request.sessions, self.request.group):
             end = min(start + self.request.group, self.request.sessions)
-            sessions = [self._session(number) for number in range(start, end)]
-            observed = self.audience.reset(len(sessions), self.rng, first=start * self.steps)
+            sessions = [self._session_key(number) for number in range(start, end)]
+            observations = self.audience.reset(len(sessions), self.rng, first=start * self.steps)
             for _ in range(self.steps):
-                observed = self._serve(sessions, observed)
+                observations = self._serve(sessions, observations)
             self.store.progress("sessions", end, end / self.request.sessions)
         while self._events_due:  # events after the last decision
             self._let_time_pass(max(0, self._events_due[0][0] - self._clock))
@@ -261,29 +261,29 @@ class SimulatedStore:
         assert self.store.now is not None
         return self.store.now
 
-    def _session(self, number: int) -> str:
-        return f"sim{self.first}-{number}"
+    def _session_key(self, number: int) -> str:
+        return f"sim{self.first_id}-{number}"
 
-    def _serve(self, sessions: Sequence[str], observed: Array) -> Array:
+    def _serve(self, sessions: Sequence[str], observations: Array) -> Array:
         """Draw a slate for each session, let a second pass for each decision, and return the next observation of each
         session."""
-        answers, slates = self._draw(sessions, observed)
-        next_observed, reward, _, _, info = self.audience.step(slates)
+        answers, slates = self._draw(sessions, observations)
+        next_observations, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
-        self.earned += [reward.sum(), info["optimum"].sum(), regret.sum()]
+        self.totals += [reward.sum(), info["optimum"].sum(), regret.sum()]
         self._schedule_events(answers, reward, info.get("delay"))
         if "page" in info:
-            self.earned[0] += info["page"].sum()
-            self._schedule_events(answers, info["page"][:, None], first=None)
+            self.totals[0] += info["page"].sum()
+            self._schedule_events(answers, info["page"][:, None], first_position=None)
         self._let_time_pass(len(sessions) * SECOND)
-        return next_observed
+        return next_observations
 
     def _draw(
-        self, sessions: Sequence[str], observed: Array, users: Sequence[str | None] | None = None
+        self, sessions: Sequence[str], observations: Array, users: Sequence[str | None] | None = None
     ) -> tuple[list[Answer], Index]:
         """Draw a slate for each session. Returns the answers, and the indices of the arms shown, (sessions,
         positions)."""
-        contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
+        contexts = [{"x": x} for x in observations.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
         make_request = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.eligible)
         group = [
@@ -293,28 +293,28 @@ class SimulatedStore:
         answers = _accepted_answers(self.pipe.group(group))
         slates = [[slot["arm"] for slot in answer["slate"]] for answer in answers]
         for arm in chain.from_iterable(slates):
-            self.shown[arm] += 1
+            self.slot_counts[arm] += 1
         return answers, np.array([[self.arm_index[arm] for arm in slate] for slate in slates], np.intp)
 
     def _schedule_events(
-        self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first: int | None = 1,
+        self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first_position: int | None = 1,
         kind: str | None = None,
     ) -> None:  # fmt: skip
         """Schedule the events of the slates in `answers`. values, delay: the value of each event, and its delay in
-        decisions, (slates, positions) from position `first` on; if `first` is None, the events are of the pages,
+        decisions, (slates, positions) from position `first_position` on; if it is None, the events are of the pages,
         (slates, 1). kind: the kind of the events, None for the kind that the reward weighs."""
         kind = kind or self.audience.event
         self.events[kind] += float(values.sum())
         delays = np.zeros(values.shape, np.int64) if delay is None else delay.astype(np.int64)
         for row, slot in np.argwhere(values != 0).tolist():
             at = self._clock + int(delays[row, slot]) * SECOND
-            position = 0 if first is None else first + slot
+            position = 0 if first_position is None else first_position + slot
             event = at, answers[row]["decision_id"], position, kind, float(values[row, slot])
             heapq.heappush(self._events_due, event)
 
-    def _let_time_pass(self, micros: int) -> None:
+    def _let_time_pass(self, duration_us: int) -> None:
         """Let time pass, and record the events that are due by then."""
-        self.store.now = self._clock + micros
+        self.store.now = self._clock + duration_us
         lines = []
         while self._events_due and self._events_due[0][0] <= self.store.now:
             at, decision_id, position, kind, value = heapq.heappop(self._events_due)
@@ -339,11 +339,11 @@ class VisitWorld(SimulatedStore):
         seats, period_us = min(group, sessions), DAY_US // audience.a_day
         self.decisions = 0
         # the regret: the expected rewards are subtracted later
-        self.earned[1:] = audience.optimum(self.request.size) * sessions
-        self._observed = audience.reset(seats, self.rng)
+        self.totals[1:] = audience.optimum(self.request.size) * sessions
+        self._observations = audience.reset(seats, self.rng)
         started_at = self._clock
         returning_visitors, n_new = self._recall_visitors()
-        self._keys = [visitor.key for visitor in returning_visitors]
+        self._visitor_keys = [visitor.key for visitor in returning_visitors]
         self.crowd = Crowd(
             seats=seats, visits=sessions, absence=audience.away, daily=audience.daily, a_day=audience.a_day,
             earlier=returning_visitors, n_new=n_new,
@@ -358,26 +358,26 @@ class VisitWorld(SimulatedStore):
             while len(occupied_seats := self.crowd.busy):
                 self._serve_seats(occupied_seats)
             self.crowd.periods += 1
-        self._remember_visitors(newest=self._newest)
+        self._remember_visitors(newest_at=self._newest_at)
         self._let_time_pass(self.window_us + MARGIN_S * SECOND)
         while self._events_due:  # events after the window
             self._let_time_pass(max(0, self._events_due[0][0] - self._clock))
 
     def _serve_seats(self, occupied_seats: Index) -> None:
-        sessions = [self._session(number) for number in self.crowd.visit[occupied_seats].tolist()]
+        sessions = [self._session_key(number) for number in self.crowd.visit[occupied_seats].tolist()]
         visitors = zip(
             self.crowd.visitor[occupied_seats].tolist(), self._anonymous[occupied_seats].tolist(), strict=True
         )
-        users = [None if is_anonymous else self._key(number) for number, is_anonymous in visitors]
-        self._newest = self._clock
-        answers, slates = self._draw(sessions, self._observed[occupied_seats], users)
+        users = [None if is_anonymous else self._visitor_key(number) for number, is_anonymous in visitors]
+        self._newest_at = self._clock
+        answers, slates = self._draw(sessions, self._observations[occupied_seats], users)
         size = self.request.size
         actions = np.zeros((len(self.crowd.visitor), size), np.intp)
         actions[occupied_seats] = slates
         actions_shown = actions if size > 1 else actions[:, 0]
-        self._observed, reward, terminated, truncated, info = self.audience.step(actions_shown)
+        self._observations, reward, is_terminated, is_truncated, info = self.audience.step(actions_shown)
         self.decisions += len(occupied_seats)
-        self.earned += [reward[occupied_seats].sum(), 0.0, -info["expected"][occupied_seats].sum()]
+        self.totals += [reward[occupied_seats].sum(), 0.0, -info["expected"][occupied_seats].sum()]
         rewards = reward[occupied_seats].reshape(slates.shape)
         self._schedule_events(answers, rewards)
         if isinstance(self.audience, News):
@@ -386,7 +386,7 @@ class VisitWorld(SimulatedStore):
         for kind in self.audience.further_events:
             self._schedule_events(answers, info[kind][occupied_seats].reshape(slates.shape), delay, kind=kind)
         self._let_time_pass(len(occupied_seats) * SECOND)
-        has_ended = (terminated | truncated)[occupied_seats]
+        has_ended = (is_terminated | is_truncated)[occupied_seats]
         if has_ended.any():
             app_session.end_all(self.store, list(compress(sessions, has_ended.tolist())))
             self.crowd.leave(
@@ -404,31 +404,31 @@ class VisitWorld(SimulatedStore):
     def _crowd_time(self) -> float:
         return self.crowd.periods / self.crowd.a_day if self.crowd.daily else self.decisions
 
-    def _key(self, visitor: int) -> str:
+    def _visitor_key(self, visitor: int) -> str:
         """Return the key of a visitor, by number."""
-        n_earlier = len(self._keys)
-        return self._keys[visitor] if visitor < n_earlier else f"sim{self.first}-visitor{visitor - n_earlier}"
+        keys = self._visitor_keys
+        return keys[visitor] if visitor < len(keys) else f"sim{self.first_id}-visitor{visitor - len(keys)}"
 
     def _publish(self, feed: News, period: int) -> None:
         """Add the articles of this period to the catalogue, and retire the articles whose day is over."""
         articles = feed.publish(period)
         self.arm_index = {name: feed.arm_of(name) for name in articles}
-        self.shown = {**dict.fromkeys(articles, 0), **self.shown}
+        self.slot_counts = {**dict.fromkeys(articles, 0), **self.slot_counts}
 
         def work(unit: Unit) -> list[str]:
             arms.put(unit, {name: canonical.text(features) for name, features in articles.items()})
-            active = [arm.key for arm in arms.all_arms(unit) if arm.retired_at is None and arm.key not in articles]
-            arms.retire(unit, [key for key in active if feed.is_article(key)], retired=True)
-            return [key for key in active if not feed.is_article(key)]
+            active_keys = [arm.key for arm in arms.all_arms(unit) if arm.retired_at is None and arm.key not in articles]
+            arms.retire(unit, [key for key in active_keys if feed.is_article(key)], retired=True)
+            return [key for key in active_keys if not feed.is_article(key)]
 
         self.eligible = list(articles) if self.store.write(work) else None
 
     # -- from run to run --
 
-    def _audience(self) -> dict[str, Any]:
+    def _audience_key(self) -> dict[str, Any]:
         return {"environment": self.request.environment, "parameters": dict(self.request.parameters)}
 
-    def _remember_visitors(self, *, newest: int) -> None:
+    def _remember_visitors(self, *, newest_at: int) -> None:
         """Store the visitors who are to come again, in the row of the audience."""
         if not isinstance(self.audience, Regulars):
             return
@@ -437,19 +437,19 @@ class VisitWorld(SimulatedStore):
         due_visitors = crowd.due(period / crowd.a_day if crowd.daily else self.decisions)
         traits = self.audience.traits_of(np.array([visitor for visitor, _ in due_visitors], np.intp) - NO_VISITOR)
         state = {
-            "at": newest, "new": crowd.n_new - crowd.daily * period // crowd.a_day, "clicks": self.audience.memory(),
+            "at": newest_at, "new": crowd.n_new - crowd.daily * period // crowd.a_day, "clicks": self.audience.memory(),
             "visitors": [
-                (self._key(visitor), trait, delay)
+                (self._visitor_key(visitor), trait, delay)
                 for (visitor, delay), trait in zip(due_visitors, traits.tolist(), strict=True)
             ],
         }  # fmt: skip
-        self.store.write(lambda unit: settings.keep_state(unit, VISITS, self._audience(), state))
+        self.store.write(lambda unit: settings.keep_state(unit, VISITS, self._audience_key(), state))
 
     def _recall_visitors(self) -> tuple[list[Returning], int]:
         """Return the visitors who are to come again, and the number of new visitors of this period who have come
         already."""
         with self.store.read() as unit:
-            state = settings.state(unit, VISITS, self._audience())
+            state = settings.state(unit, VISITS, self._audience_key())
         if state is None or not isinstance(self.audience, Regulars):
             return [], 0
         days = max(0, self._clock - state["at"]) / DAY_US if self.audience.daily else 0.0
@@ -509,8 +509,8 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
         raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
     if request.policy is not None:
         with store.read() as unit:
-            stored = lookup.version(unit, request.policy)[0].policy
-        kind, params, name = stored.kind, stored.params, stored.name
+            stored_policy = lookup.version(unit, request.policy)[0].policy
+        kind, params, name = stored_policy.kind, stored_policy.params, stored_policy.name
     else:
         kind = name = str(request.kind)
         params = parameters.parse_parameters(kind, request.params)

@@ -202,9 +202,9 @@ class Commands(RuleBasedStateMachine):
     def retire_or_restore(self, key: str, on: bool) -> None:
         if key not in self.model.arms:
             with pytest.raises(InputError):
-                arm.retire(self.tick(), [key], retired=not on)
+                arm.retire(self.tick(), [key], is_retired=not on)
             return
-        moved = arm.retire(self.tick(), [key], retired=not on)
+        moved = arm.retire(self.tick(), [key], is_retired=not on)
         assert moved.changed == (self.model.arms[key] != on)
         self.model.arms[key] = on
 

@@ -670,7 +670,7 @@ def test_arms_come_and_go(sqlite: Store) -> None:
     """What is retired keeps what it taught, and an arm never seen is scored by its features."""
     opened(sqlite)
     serve(sqlite, liked=lambda key, step, before: SHAPES[key] > 0.4)
-    arm.retire(clock(sqlite, LATER), ["mate"], retired=True)
+    arm.retire(clock(sqlite, LATER), ["mate"], is_retired=True)
     arm.put(
         sqlite,
         lambda: [[("fire", {"heat": 2.0}), ("ice", {"heat": -2.0})]],

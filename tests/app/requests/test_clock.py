@@ -231,9 +231,9 @@ def test_changes_of_the_catalogue_are_seen_by_the_next_draw_alone(store: Store) 
 
     stocked(clock(store, START), home="uniform")
     ask(store)
-    arm.retire(store, ["a", "b", "c"], retired=True)
+    arm.retire(store, ["a", "b", "c"], is_retired=True)
     assert ask(store)["slate"][0]["propensity"] == 0.5
-    arm.retire(store, ["c"], retired=False)
+    arm.retire(store, ["c"], is_retired=False)
     assert ask(store)["slate"][0]["propensity"] == pytest.approx(1 / 3, abs=1e-15)
     with store.read() as unit:
         revisions = [row[0] for row in unit.rows(sa.select(tables.decision.c.catalogue_revision))]

@@ -299,7 +299,7 @@ def test_a_warm_pipe_sees_what_others_change(pipe: Pipe, store: Store) -> None:
     pipe.group([request()])
     arm.put(store, lambda: [[("f", {})]])
     assert len(pipe.group([request(size=6)])[0]["slate"]) == 6
-    arm.retire(store, ["f"], retired=True)
+    arm.retire(store, ["f"], is_retired=True)
     assert isinstance(pipe.group([request(size=6)])[0], InputError)
     versions.freeze(store, "home")
     versions.promote(store, "home@2")

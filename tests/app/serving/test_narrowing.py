@@ -364,7 +364,7 @@ def test_an_empty_set_names_the_rules_that_took_the_arms(shop: Store) -> None:
         "no arm is eligible: of 5 arms, arms takes 2, block takes 1, not_after purchase takes 1, not_shown 1 takes 1"
     )
     assert refused(shop, arms=["@home"], size=4) == "k is 4, with only 3 arms eligible: of 5 arms, arms takes 2"
-    arm.retire(shop, ["d"], retired=True)
+    arm.retire(shop, ["d"], is_retired=True)
     arm.put(shop, lambda: [[("e", None, None, {"eligible_until": START})]])
     assert refused(shop, block=["d"], size=9) == "k is 9, with only 3 arms eligible: None"
     assert refused(shop, arms=["d", "e"]) == (

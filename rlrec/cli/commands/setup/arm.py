@@ -195,7 +195,7 @@ def list_(store: Store, show: Show, names: Sequence[str], exposure: bool) -> Non
 @takes_write_store("rlrec arm retire a1 a2")
 def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Take arms out of the catalogue; their log stays."""
-    show(app.arm.retire(store, keys, retired=True))
+    show(app.arm.retire(store, keys, is_retired=True))
 
 
 @arm.command()
@@ -203,4 +203,4 @@ def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
 @takes_write_store("rlrec arm restore a1")
 def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Make retired arms eligible again."""
-    show(app.arm.retire(store, keys, retired=False))
+    show(app.arm.retire(store, keys, is_retired=False))
