@@ -30,7 +30,10 @@ def read_news(path: Path, *, size: int, seed: int, **parameters: str) -> dict[st
     def serve_and_note(world: VisitWorld, seats: Index) -> None:
         assert isinstance(world.audience, News)
         session_keys = (world._session_key(number) for number in world.crowd.visit[seats].tolist())
-        user_keys, is_anonymous = map(world._key, world.crowd.visitor[seats].tolist()), world._anonymous[seats].tolist()
+        user_keys, is_anonymous = (
+            map(world._visitor_key, world.crowd.visitor[seats].tolist()),
+            world._anonymous[seats].tolist(),
+        )
         traits = world.audience.traits[seats].tolist()
         for session, user, anonymous, trait in zip(session_keys, user_keys, is_anonymous, traits, strict=True):
             machines[session if anonymous else user] = trait == BOT_TRAIT

@@ -80,7 +80,7 @@ class BeliefFold:
         columns: the columns that the statistics need beside arm, reward and propensity."""
         sums, slots, last_id = Totals(), 0, 0
         is_weighed = PROPENSITY in self.policy.needs
-        log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=is_weighed)
+        log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, is_weighed=is_weighed)
         for impressions in log:
             sums = add_totals(sums, self.sums(impressions))
             slots += len(impressions)

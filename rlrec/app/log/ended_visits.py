@@ -146,8 +146,8 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
     assert stored_visits is not None
     index = visit_indices(stored_visits, visits.per_visit("session_id"), visits.per_visit("visit"))
     # is_over: old enough; entire: no decision is missing
-    imported: Flags = visits.per_visit("imported").astype(np.bool_)
-    is_over = cutoff.is_over(stored_visits)[index] | imported
+    is_imported: Flags = visits.per_visit("imported").astype(np.bool_)
+    is_over = cutoff.is_over(stored_visits)[index] | is_imported
     steps = np.diff(visits.start)
     is_entire = (steps == stored_visits["steps"][index]) & (
         visits.per_decision("step")[visits.start[1:] - 1] == steps - 1
@@ -162,7 +162,7 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
     is_counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
     is_logged_throughout: Flags = np.logical_and.reduceat(is_logged, visits.start[:-1])
     is_sound = is_entire & is_logged_throughout & np.logical_and.reduceat(is_counted, visits.start[:-1])
-    mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored_visits)[index])
+    mature_from = np.where(is_imported, visits.per_visit("created_at"), cutoff.mature_from(stored_visits)[index])
     n_waiting, n_left_out, n_silent, n_sampled = (
         int(flags.sum())
         for flags in (~is_over, is_over & ~is_sound, is_over & ~is_logged_throughout, is_over & is_sampled)
@@ -174,11 +174,11 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
     return replace(visits, mature_from=mature_from).take(is_over & is_sound), unused_counts
 
 
-def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
-    """Return the index in `stored` of each visit, (n,). A visit is given by its session and its number in `visit`.
-    `stored` includes all these visits."""
-    width = int(max(stored["number"].max(initial=0), visit.max(initial=0))) + 1
-    return look_up(stored["session_id"] * width + stored["number"], session * width + visit)[0]
+def visit_indices(stored_visits: Columns, session: Ids, visit: Ids) -> Ids:
+    """Return the index in `stored_visits` of each visit, (n,). A visit is given by its session and its number in
+    `visit`. `stored_visits` includes all these visits."""
+    width = int(max(stored_visits["number"].max(initial=0), visit.max(initial=0))) + 1
+    return look_up(stored_visits["session_id"] * width + stored_visits["number"], session * width + visit)[0]
 
 
 PERSON_VISIT_COLUMNS = (
@@ -234,15 +234,15 @@ class PersonVisits(Record, kw_only=False, eq=False):
         is_first[1:] = (cluster[order][1:] != cluster[order][:-1]) | ~has_user[order][1:] | ~has_user[order][:-1]
         starts = np.flatnonzero(is_first)
         lengths = np.diff(np.r_[starts, len(order)])
-        gap, number, followed = np.full(len(order), np.inf), np.empty(len(order), np.int64), np.empty(len(order))
+        gap, number, later_reward = np.full(len(order), np.inf), np.empty(len(order), np.int64), np.empty(len(order))
         earlier_rows = np.flatnonzero(~is_first) - 1
         gap[order[earlier_rows]] = np.maximum(first_at[order[earlier_rows + 1]] - last_at[order[earlier_rows]], 0)
         number[order] = numbers_in_runs(starts, len(order)) + 1
         cumulative_reward = np.cumsum(reward[order])
-        followed[order] = np.repeat(cumulative_reward[starts + lengths - 1], lengths) - cumulative_reward
+        later_reward[order] = np.repeat(cumulative_reward[starts + lengths - 1], lengths) - cumulative_reward
         returns_after, came_back = np.empty(len(order), np.int64), np.cumsum(gap[order] <= definition.window_us)
         returns_after[order] = np.repeat(came_back[starts + lengths - 1], lengths) - came_back
-        return cls(cluster, has_user, number, last_at, gap, followed, returns_after, pages)
+        return cls(cluster, has_user, number, last_at, gap, later_reward, returns_after, pages)
 
 
 # -- portions of persons: their visits are read once, in the order of sessions --

@@ -58,13 +58,13 @@ def select_rows(slots: Columns, selection: Selection) -> Flags:
     ):  # fmt: skip
         if values is not None:
             rows &= np.isin(slots[name], list(values))
-    for name, compared, value in (
+    for name, compare, value in (
         ("at", np.greater_equal, selection.since), ("at", np.less, selection.until),
         ("decision_id", np.greater_equal, selection.first_id), ("decision_id", np.less_equal, selection.last_id),
         ("imported", np.equal, selection.imported),
     ):  # fmt: skip
         if value is not None:
-            rows &= compared(slots[name], value)
+            rows &= compare(slots[name], value)
     return rows
 
 
@@ -90,17 +90,17 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     return [LearnedFrom(selection=served_log), *initial_logs]
 
 
-def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = False) -> bool:
-    """Tell whether a belief has learned from decisions that pass a test. With `omitted`, tell whether the belief has
-    left some of these decisions out."""
+def has_learned(unit: Unit, version: Version, test: str, *, has_omissions: bool = False) -> bool:
+    """Tell whether a belief has learned from decisions that pass a test. With `has_omissions`, tell whether the belief
+    has left some of these decisions out."""
     from rlrec.store.log import selected
 
     if not kinds.load(version.policy.kind).served or not learns(version):
         return False
     chain = ancestry(unit, version)
-    logs = [Selection()] if omitted else [log.selection for log in learned_from(chain)]
+    logs = [Selection()] if has_omissions else [log.selection for log in learned_from(chain)]
     ids = [link.id for link in chain]
-    return any(selected.any_learned(unit, log, test, ids, omitted=omitted) for log in logs)
+    return any(selected.any_learned(unit, log, test, ids, omitted=has_omissions) for log in logs)
 
 
 def rebuild_command(version: Version) -> str:
@@ -115,15 +115,13 @@ def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     return [decisions for ancestor in chain for decisions in _initial_logs(ancestor)]
 
 
-def make_record(
-    unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int
-) -> dict[str, Any]:
+def make_record(unit: Unit, text: str, log: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
     """Make the record of a log to which a version is fitted: its filter, the selection, and how much was mature. Raises
     InputError if the filter names users or sessions, whose keys would remain in the record when a user is forgotten."""
-    if selected.session_ids is not None:
+    if log.session_ids is not None:
         hint = "`rlrec log exclude` leaves people out of everything that is learned"
         raise InputError("what is learned is recorded with its filter, which names no user or session", hint=hint)
-    selection = {name: value for name, value in asdict(selected).items() if value is not None and name != "without"}
+    selection = {name: value for name, value in asdict(log).items() if value is not None and name != "without"}
     return {
         "filter": text, "selection": selection, "last_id": last_id, "now": unit.now, "window_us": window_us,
         "slots": slots,

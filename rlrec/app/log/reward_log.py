@@ -149,33 +149,33 @@ def sampling_counts(slots: Columns) -> Array | None:
 
 
 def impressions(
-    unit: Unit, selection: Selection, definition: Reward, *, columns: Sequence[str] = (), weighed: bool = False
+    unit: Unit, selection: Selection, definition: Reward, *, columns: Sequence[str] = (), is_weighed: bool = False
 ) -> Iterator[RewardedSlots]:
     """Yield the mature, uncensored impressions of the selected log, in batches of whole sessions, with their arms,
-    rewards and the columns `columns`. weighed: whether only impressions with a propensity are yielded, with the column
-    SHOWN."""
+    rewards and the columns `columns`. is_weighed: whether only impressions with a propensity are yielded, with the
+    column SHOWN."""
     arm_columns = (*MATURITY_COLUMNS, "arm_id", "keep_probability")
-    columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if weighed else ()))
+    columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if is_weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
         rows = with_rewards(batch, definition)
         is_counted = is_mature(batch.slots, definition, now=unit.now) & ~batch.slots["censored"]
-        yield rows.weighable(is_counted) if weighed else rows.take(is_counted)
+        yield rows.weighable(is_counted) if is_weighed else rows.take(is_counted)
 
 
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
     """Return a row for each decision, whose slots are adjacent in `rows`, with the rewards of its uncensored slots and
     of the events of its page. In the result, `slots` has the first slot of each decision, but `censored` is true if any
     slot is censored; `all_censored` is true if all are. `default` is true if no weighed event came."""
-    decision_id, censored = rows.slots["decision_id"], rows.slots["censored"]
+    decision_id, is_censored = rows.slots["decision_id"], rows.slots["censored"]
     first_rows = run_starts(decision_id)
     page_reward = page_events(batch, definition, decision_id[first_rows])
     flags = {
-        "censored": np.logical_or.reduceat(censored, first_rows),
-        "all_censored": np.logical_and.reduceat(censored, first_rows),
+        "censored": np.logical_or.reduceat(is_censored, first_rows),
+        "all_censored": np.logical_and.reduceat(is_censored, first_rows),
     }
     return RewardedSlots(
         slots=take(rows.slots, first_rows) | flags,
-        reward=np.add.reduceat(np.where(censored, 0.0, rows.reward), first_rows) + page_reward,
+        reward=np.add.reduceat(np.where(is_censored, 0.0, rows.reward), first_rows) + page_reward,
         default=np.logical_and.reduceat(rows.default, first_rows) & (page_reward == 0),
     )
 
@@ -236,8 +236,8 @@ def notice_uncounted(unit: Unit, store: Store, definitions: Iterable[Reward]) ->
         age_us = events.smallest_age(unit, reward.weights, RECENT_EVENTS)
         if age_us is not None and age_us > reward.window_us:
             window, age = map(format_duration, (reward.window_us, age_us - age_us % SECOND))
-            late = f"counts events within {window} of their decision, and the newest came after {age} or more"
-            store.notice(f"reward {reward.name} {late}: `rlrec reward delays {reward.name}` shows what windows count")
+            text = f"counts events within {window} of their decision, and the newest came after {age} or more"
+            store.notice(f"reward {reward.name} {text}: `rlrec reward delays {reward.name}` shows what windows count")
 
 
 def find_uncounted(unit: Unit, reward: Reward) -> tuple[frozenset[str], list[str]]:

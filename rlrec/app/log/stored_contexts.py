@@ -18,10 +18,10 @@ def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]
     the context of each row."""
     ids, context = np.unique(context_ids, return_inverse=True)
     bodies = contents.context_bodies(unit, ids.tolist())
-    return decoded(ids, [bodies[key] for key in ids.tolist()]), context.reshape(-1)
+    return decode_contexts(ids, [bodies[key] for key in ids.tolist()]), context.reshape(-1)
 
 
-def decoded(ids: Ids, texts: Sequence[str]) -> list[dict[str, Any]]:
+def decode_contexts(ids: Ids, texts: Sequence[str]) -> list[dict[str, Any]]:
     """Decode contexts from JSON. Raises RlrecError for damaged JSON."""
     import msgspec
 

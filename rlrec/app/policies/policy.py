@@ -87,8 +87,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     typed_parameters = kinds.values(policy)  # with the present defaults, since a policy never changes
     prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.read_prior(Path(request.prior))
-    declared = None if request.features is None else parameters.parse_features(request.features)
-    if declared is not None and not policy.contextual:
+    features = None if request.features is None else parameters.parse_features(request.features)
+    if features is not None and not policy.contextual:
         raise InputError(f"kind {request.kind} reads no context", hint="leave out --features, or use linucb, say")
     definition = {
         "kind": request.kind,
@@ -98,7 +98,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         "from_log": request.from_log,
         **prior_options,
         **({} if source is None else {"from_policy": request.from_policy}),
-        **({} if declared is None else {"features": {side: encoder.spec() for side, encoder in declared.items()}}),
+        **({} if features is None else {"features": {side: encoder.spec() for side, encoder in features.items()}}),
     }
     if request.from_log is not None and not policy.online and not policy.contextual:
         hint = f"leave it out, and learn afterwards: `rlrec policy rebuild {request.name} --log FILTER`"
@@ -110,7 +110,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         removals = settings.get(unit).removals
         ArmNames(unit, rules.names).find(rules.names, field="param")  # raises for unknown names
         if is_new:
-            encoders = declared if source is None else graduation.encoders(source) | (declared or {})
+            encoders = features if source is None else graduation.encoders(source) | (features or {})
             initial = warm_start(
                 unit, request.kind, typed_parameters, encoders, reward_name=request.reward, from_log=request.from_log
             )
@@ -127,9 +127,9 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             initial = replace(initial, record={**initial.record, **record})
 
     def work(unit: Unit) -> CreatedPolicy:
-        stored = policies.by_name(unit, request.name)
-        if stored is not None:
-            return _existing_answer(unit, stored, definition)
+        stored_policy = policies.by_name(unit, request.name)
+        if stored_policy is not None:
+            return _existing_answer(unit, stored_policy, definition)
         settings.lock_removals(unit, removals)
         lookup.refuse_route_name(unit, request.name)
         definition_of_reward = lookup.reward(unit, request.reward)
@@ -154,7 +154,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             f"compare it by `rlrec evaluate {request.name}` before a route leads to it"
         )
     fitted_encoder = (
-        initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None
+        initial.parameters.get("context") if request.from_log and "context" not in (features or {}) else None
     )
     if fitted_encoder is not None:
         names = [*fitted_encoder["fields"]]
@@ -169,7 +169,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
                 store.notice(f"a text of {name} counts as one value; {hint}")
     if request.kind == graduation.KIND and request.from_log and source is None and "kl" not in answer:
         store.notice("version 1 is uniform: the log has no session that has ended, with propensities, to copy")
-    has_no_features = declared is None and request.from_log is None and not (source and source.contextual)
+    has_no_features = features is None and request.from_log is None and not (source and source.contextual)
     if policy.contextual and has_no_features:
         store.notice(
             "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"
@@ -265,11 +265,11 @@ def _existing_answer(unit: Unit, policy: StoredPolicy, definition: Mapping[str, 
         hint = "policies never change: use another name"
         raise Conflict(f"policy {policy.name!r} already has another definition", hint=hint)
     version, _ = lookup.version(unit, policy.name)
-    return _make_answer(unit, version, policies.versions(unit, [policy.id])[0], created=False)
+    return _make_answer(unit, version, policies.versions(unit, [policy.id])[0], is_created=False)
 
 
-def _make_answer(unit: Unit, version: Version, first_version: Version, *, created: bool) -> CreatedPolicy:
-    answer = cast(CreatedPolicy, {**belief_versions.summary(unit, version), "created": created})
+def _make_answer(unit: Unit, version: Version, first_version: Version, *, is_created: bool) -> CreatedPolicy:
+    answer = cast(CreatedPolicy, {**belief_versions.summary(unit, version), "created": is_created})
     if "kl" in first_version.learned_from:
         answer["kl"] = first_version.learned_from["kl"]
     return answer
@@ -293,7 +293,7 @@ def _store_policy(
         selected.omit(unit, version_id, initial.log)
     settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, initial.record)
     version = policies.by_id(unit, [version_id])[version_id]
-    return _make_answer(unit, version, version, created=True)
+    return _make_answer(unit, version, version, is_created=True)
 
 
 def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tuple[int, float, float]]:

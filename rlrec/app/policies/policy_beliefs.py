@@ -213,15 +213,15 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         belief = policy.local_belief(belief, context)
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
-    allowed = frozenset(allowed_arms(unit, version.params))
-    best_probability, probability = _probabilities(distribution, catalogue, allowed, context)
+    arm_ids = frozenset(allowed_arms(unit, version.params))
+    best_probability, probability = _probabilities(distribution, catalogue, arm_ids, context)
     served_slots, pending_slots = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best_probability, "probability": probability}
     has_sums = policy.served and policy.online  # those of effects are no slots
     return [
         {
             "arm": arm.key,
-            "status": RULED_OUT if arm.id not in allowed and arm.status(unit.now) == "active" else arm.status(unit.now),
+            "status": RULED_OUT if arm.id not in arm_ids and arm.status(unit.now) == "active" else arm.status(unit.now),
             "served": served_slots.get(arm.id, 0), "pending": pending_slots.get(arm.id, 0),
             "pulls": plain_number(belief.pulls[row]) if has_sums else None,
             "reward_sum": plain_number(belief.reward_sum[row]) if has_sums else None,
@@ -316,12 +316,12 @@ def _counting_curve(unit: Unit, version: Version) -> CountingCurve | None:
 
 
 def _probabilities(
-    distribution: exact.VersionDistribution, catalogue: Sequence[Arm], allowed: Collection[int],
+    distribution: exact.VersionDistribution, catalogue: Sequence[Arm], arm_ids: Collection[int],
     context: Mapping[str, Any],
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return two arrays with a value for each arm: the probability that the arm is the best, and the probability that
     the arm is served now at position 1. A value is NaN where the probability does not exist."""
-    is_active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
+    is_active = np.array([arm.id in arm_ids for arm in catalogue], np.bool_)
     best_probability, probability = np.full(len(catalogue), np.nan), np.where(is_active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[is_active]
     if not distribution.policy.served or not len(ids):

@@ -149,7 +149,7 @@ class _TrainingRun:
     def run(self) -> Result:
         # make a dataset from the log, in one snapshot
         with self.log_store.read() as unit, bulk.alongside(unit):
-            self.forgotten = removals.count_forgotten(unit)
+            self.n_forgotten = removals.count_forgotten(unit)
             reader = TrainedModel(unit, self.parent)
             self.policy = reader.policy
             for name in self.request.shaping:
@@ -202,11 +202,11 @@ class _TrainingRun:
             self.store.notice(
                 f"{count}: what they earned teaches the pages before them, their own slates teach nothing"
             )
-        trained = self._train(start_parameters)
-        candidate, weights = self._candidate(trained.parameters)
-        gate = self._judge_candidate(candidate, weights, judged_rows, trained, cast(list[GateReport], looks))
+        result = self._train(start_parameters)
+        candidate, weights = self._candidate(result.parameters)
+        gate = self._judge_candidate(candidate, weights, judged_rows, result, cast(list[GateReport], looks))
         with self.store.rehearsal() if self.request.dry_run else nullcontext():
-            return self.store.write(lambda unit: self._store_version(unit, candidate, weights, trained, gate, record))
+            return self.store.write(lambda unit: self._store_version(unit, candidate, weights, result, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
         """Return the examination of positions, by which slots are weighted. The result is empty if there is no
@@ -292,34 +292,34 @@ class _TrainingRun:
             if splits[TUNE].visits:
                 by_position, gate = trainer.by_position, self.report.gate_visits
                 tune = value_of_split(splits[TUNE], max_visits=TUNE_VISITS, gate_visits=gate, by_position=by_position)
-            trained = trainer.train(tune, progress=self._report_epoch)
-        if tune is not None and trained.best_epoch is not None and trained.best_epoch.supported:
-            trained = self._train_on_both(trained, tune, factors)
+            result = trainer.train(tune, progress=self._report_epoch)
+        if tune is not None and result.best_epoch is not None and result.best_epoch.supported:
+            result = self._train_on_both(result, tune, factors)
         self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
-        if not trained.supported:
+        if not result.supported:
             with self.log_store.read() as unit:
                 counts = version_counts(unit, self._select_log(unit))
                 [served_version] = policies.by_id(
                     unit, [max(counts, key=lambda version_id: counts[version_id])]
                 ).values()
             self.tune = replace(self.tune, nearer=graduation.way_to_copy(served_version))
-        return trained
+        return result
 
-    def _train_on_both(self, trained: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
+    def _train_on_both(self, result: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
         """Repeat the steps to the best epoch with the tuning visits as training visits, too. The repeated result is
         dropped if it is further from the log than an epoch may be. It is also dropped if the tuning visits show less
         gain for it than for the best epoch, although it learned from these visits. Neither test depends on a reward of
         the gate."""
-        start, rates = trained.way
-        n_batches, weighed = len(self.dataset.splits[TRAIN]), self.policy.design.columns
-        union = self.dataset.union([TRAIN, TUNE], n_batches, weighed=weighed)
+        start, rates = result.way
+        n_batches, weighed_columns = len(self.dataset.splits[TRAIN]), self.policy.design.columns
+        union = self.dataset.union([TRAIN, TUNE], n_batches, weighed=weighed_columns)
         with closing(union), closing(Trainer(union, self.policy, self.request, start, factors)) as trainer:
             parameters = trainer.follow(rates, progress=self.lease.renew)
-        point, best_epoch, kl_stop = tune.point(parameters, z=ascent.Z), trained.best_epoch, self.request.kl_stop
+        point, best_epoch, kl_stop = tune.point(parameters, z=ascent.Z), result.best_epoch, self.request.kl_stop
         is_too_far = (point["ess"] or 0.0) < tune.wanted_ess or (kl_stop is not None and (point["kl"] or 0.0) > kl_stop)
         highest_gain = (point["gain"] or 0.0) + (point["std_error"] or 0.0)
         is_lost = best_epoch is not None and highest_gain < (best_epoch.gain or 0.0)
-        return trained if is_too_far or is_lost else replace(trained, parameters=parameters)
+        return result if is_too_far or is_lost else replace(result, parameters=parameters)
 
     def _weights(self, value_of_split: Callable[..., HoldoutValue], start_parameters: Parameters) -> str:
         """Return the kind of weights of slates: the requested kind, or else the kind that is chosen by the first visits
@@ -373,7 +373,7 @@ class _TrainingRun:
         return replace(self.parent, status="frozen", parameters=stored_parameters), weights
 
     def _judge_candidate(
-        self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
+        self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, result: TrainingResult,
         looks: Sequence[GateReport],
     ) -> GateReport | None:  # fmt: skip
         """Compare this candidate on the visits of the gate split, once, with the figures of `evaluate`. Return None if
@@ -383,12 +383,12 @@ class _TrainingRun:
         served these visits and its value cannot be estimated from them. A look with the same figures as an earlier
         look counts as the earlier look: it has no new information, and spends no error. looks: the gate's earlier
         looks of this year."""
-        is_promising = self.request.promote != "if-better" or trained.promising
-        if not self.report.gate_visits or not is_promising or (self.request.bold and trained.is_bold):
+        is_promising = self.request.promote != "if-better" or result.promising
+        if not self.report.gate_visits or not is_promising or (self.request.bold and result.is_bold):
             return None
         # whether the tuning visits show that the candidate is near the log. That depends on no reward, and they demand
         # more than the gate does, so a few gate visits with large weights are no objection
-        best_epoch = trained.best_epoch
+        best_epoch = result.best_epoch
         is_near_log = self.tune.wanted_ess is not None and best_epoch is not None and best_epoch.supported
         live, gate_split = self.live.reference, replace(selection, splits=[GATE])
         with self.log_store.read() as unit, bulk.alongside(unit):
@@ -421,21 +421,21 @@ class _TrainingRun:
         return look if earlier_look is None else {**earlier_look, "repeated": True}
 
     def _store_version(
-        self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,
+        self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], result: TrainingResult,
         gate: GateReport | None, record: Mapping[str, Any],
     ) -> Result:  # fmt: skip
         """Store the version, and possibly promote it, in one transaction, while the lease holds."""
         settings.lock(unit)
         # a user's rows were deleted, and the training used their visits
-        if removals.count_forgotten(unit) != self.forgotten:
+        if removals.count_forgotten(unit) != self.n_forgotten:
             raise StoreBusy("rows of a user were deleted meanwhile", hint="nothing was stored; train again")
         self.lease.check(unit)
         policy = self.parent.policy
         head = policies.lock(unit, [policy.id])[policy.id]
         # the version with its parameters
         number = policies.versions(unit, [policy.id])[-1].number + 1
-        curve = [asdict(point) for point in trained.curve]
-        training = {"curve": curve, "best": trained.best, "gate": gate or report.NO_LOOK}
+        curve = [asdict(point) for point in result.curve]
+        training = {"curve": curve, "best": result.best, "gate": gate or report.NO_LOOK}
         version_id = policies.add_version(
             unit, policy_id=policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
             seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id,
@@ -444,27 +444,27 @@ class _TrainingRun:
         )  # fmt: skip
         beliefs.add_weights(unit, version_id, weights)
         # the promotion
-        same_live, promote = head.live_id == self.live.id, self.request.promote
-        promoted = promote == "always" or (promote == "if-better" and same_live and gate is not None and gate["passed"])
-        if promoted:
+        is_live, choice = head.live_id == self.live.id, self.request.promote
+        is_promoted = choice == "always" or (choice == "if-better" and is_live and gate is not None and gate["passed"])
+        if is_promoted:
             policies.promote(unit, policy.id, version_id=version_id, previous_id=head.live_id)
-        settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": promoted})
-        reason = report.copy_reason(trained, self.tune, parent=self.parent)
-        if promote == "if-better":
-            reason = None if promoted else report.refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
-        is_unjudged = trained.is_bold or (gate is not None and gate["answer"] == "unknown")
-        if self.request.bold and is_unjudged and not promoted:
+        settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": is_promoted})
+        reason = report.copy_reason(result, self.tune, parent=self.parent)
+        if choice == "if-better":
+            reason = None if is_promoted else report.refusal_reason(gate, result, same_live=is_live, tune=self.tune)
+        is_unjudged = result.is_bold or (gate is not None and gate["answer"] == "unknown")
+        if self.request.bold and is_unjudged and not is_promoted:
             route_changes = routes.newest_changes(unit)
             names = [change.route for change in route_changes if change.policy == policy.name]
             names += [change.route for change in route_changes]
-            reason = report.bold_reason(trained, self.tune, f"{policy.name}@{number}", next(iter(names), None))
+            reason = report.bold_reason(result, self.tune, f"{policy.name}@{number}", next(iter(names), None))
         passed_by = list[str]()
-        if promoted:
+        if is_promoted:
             from rlrec.app.audit.integrity import live_versions
 
             passed_by = live_versions.describe_bypasses(unit, policy.name)
         return report.result(
-            self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted,
+            self.parent, number, self.report.visits, gate, seed=self.seed, trained=result, promoted=is_promoted,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
             why=reason, passed_by=passed_by,
         )  # fmt: skip

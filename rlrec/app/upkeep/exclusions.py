@@ -49,22 +49,22 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
 
     def work(unit: Unit) -> Excluded:
         settings.lock(unit)
-        stored = _find_exclusion(unit, name)
+        exclusion = _find_exclusion(unit, name)
         units: list[UnitIds] | None = None
         if machines:
-            units = [*machine_sessions.find_machines(unit, included=stored and name)]
+            units = [*machine_sessions.find_machines(unit, included=exclusion and name)]
         elif "user" in pairs and "session" not in pairs:
             units = [(key, None) for key in filters.user_ids(unit, pairs["user"])]
         elif (ids := filters.select(unit, pairs).session_ids) is not None:
             units = [(None, key) for key in ids]
         text = _normalize_filter(unit, pairs)
-        if stored is not None:
-            if stored.filter != text or {*selected.unit_ids(unit, stored.id)} != {*(units or ())}:
+        if exclusion is not None:
+            if exclusion.filter != text or {*selected.unit_ids(unit, exclusion.id)} != {*(units or ())}:
                 hint = f"`rlrec log include {name}` ends it; or use another name"
                 raise Conflict(f"exclusion {name!r} already has another definition", hint=hint)
-            return _make_answer(unit, stored)
-        stored = selected.add(unit, name, text, units)
-        answer = _make_answer(unit, stored)
+            return _make_answer(unit, exclusion)
+        exclusion = selected.add(unit, name, text, units)
+        answer = _make_answer(unit, exclusion)
         answer["created"] = True
         if not answer["decisions"]:
             reason = "no session clicks like a machine" if machines else "no decision passes the filter"
@@ -82,11 +82,11 @@ def include(store: Store, name: str) -> Excluded:
 
     def work(unit: Unit) -> Excluded:
         settings.lock(unit)
-        if (stored := _find_exclusion(unit, name)) is None:
-            names = [exclusion.name for exclusion in selected.all_exclusions(unit)]
+        if (exclusion := _find_exclusion(unit, name)) is None:
+            names = [other.name for other in selected.all_exclusions(unit)]
             raise lookup.unknown("exclusion", name, names, hint="`rlrec log list` shows them")
-        answer = _make_answer(unit, stored, included=True)
-        selected.remove(unit, stored.id)
+        answer = _make_answer(unit, exclusion, is_included=True)
+        selected.remove(unit, exclusion.id)
         settings.add_run(unit, "log include", {"name": name})
         return answer
 
@@ -96,11 +96,11 @@ def include(store: Store, name: str) -> Excluded:
 def list_exclusions(store: Store) -> list[StoredExclusion]:
     """List all exclusions, by name."""
     with store.read() as unit:
-        return [_summary(unit, stored) for stored in selected.all_exclusions(unit)]
+        return [_summary(unit, exclusion) for exclusion in selected.all_exclusions(unit)]
 
 
 def _find_exclusion(unit: Unit, name: str) -> Exclusion | None:
-    return next((stored for stored in selected.all_exclusions(unit) if stored.name == name), None)
+    return next((exclusion for exclusion in selected.all_exclusions(unit) if exclusion.name == name), None)
 
 
 def _normalize_filter(unit: Unit, pairs: Mapping[str, str]) -> str:
@@ -111,14 +111,14 @@ def _normalize_filter(unit: Unit, pairs: Mapping[str, str]) -> str:
     return ",".join(f"{key}={times.get(key, value)}" for key, value in other_pairs.items())
 
 
-def _summary(unit: Unit, stored: Exclusion) -> StoredExclusion:
-    users, sessions = selected.unit_keys(unit, stored.id) if stored.by_unit else (None, None)
-    at = format_time(stored.created_at)
-    return {"exclusion": stored.name, "filter": stored.filter, "users": users, "sessions": sessions, "created_at": at}
+def _summary(unit: Unit, row: Exclusion) -> StoredExclusion:
+    users, sessions = selected.unit_keys(unit, row.id) if row.by_unit else (None, None)
+    at = format_time(row.created_at)
+    return {"exclusion": row.name, "filter": row.filter, "users": users, "sessions": sessions, "created_at": at}
 
 
-def _make_answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Excluded:
-    test = filters.excluding_test(unit, stored)
+def _make_answer(unit: Unit, exclusion: Exclusion, *, is_included: bool = False) -> Excluded:
+    test = filters.excluding_test(unit, exclusion)
     total, n_left = (selected.extent(unit, Selection(without=tests)).decisions for tests in ((), (test,)))
     running_policies = {
         variant.policy_id
@@ -127,7 +127,7 @@ def _make_answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Ex
     }  # fmt: skip
     routed_policies = {change.policy_id for change in routes.newest_changes(unit)}
     commands, variants = dict[str, None](), dict[str, str]()
-    for version in _concerned_versions(unit, test, included=included):
+    for version in _concerned_versions(unit, test, is_included=is_included):
         policy = version.policy
         if policy.base_id is None:
             commands[lineage.rebuild_command(version)] = None
@@ -136,23 +136,23 @@ def _make_answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Ex
         elif policy.id in routed_policies:
             commands[f"rlrec policy create NEW --kind {policy.kind} --from-log policy={policy.base}"] = None
     return {
-        **_summary(unit, stored), "decisions": total - n_left, "total": total, "created": False,
+        **_summary(unit, exclusion), "decisions": total - n_left, "total": total, "created": False,
         "rebuild": [*commands], "variants": variants,
     }  # fmt: skip
 
 
-def _concerned_versions(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
+def _concerned_versions(unit: Unit, test: str, *, is_included: bool) -> Iterator[Version]:
     """Yield the versions whose belief has learned from excluded decisions, or has left them out. A version that is not
     live is skipped if a rebuilt version exists."""
-    stored = policies.all_policies(unit)
-    live_ids = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
+    stored_policies = policies.all_policies(unit)
+    live_ids = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored_policies]).values()}
     rebuilt_keys = set[tuple[int, int]]()  # (policy, reward) of newer versions that need no rebuild
-    versions = policies.versions(unit, [policy.id for policy in stored])
+    versions = policies.versions(unit, [policy.id for policy in stored_policies])
     for version in sorted(versions, key=lambda row: (row.policy.id, -row.number)):
         key = version.policy.id, version.reward.id
         if not (version.learning or version.id in live_ids) or (key in rebuilt_keys and version.id not in live_ids):
             continue
-        if lineage.has_learned(unit, version, test, omitted=included):
+        if lineage.has_learned(unit, version, test, has_omissions=is_included):
             yield version
         elif version.learning:
             rebuilt_keys.add(key)

@@ -21,16 +21,16 @@ LogLine = dict[str, Any]
 
 
 def export_log(
-    store: Store, *, log: str | None = None, reward: str | None = None, detailed: bool = False
+    store: Store, *, log: str | None = None, reward: str | None = None, has_details: bool = False
 ) -> Generator[LogLine, None, None]:
     """Yield every selected decision in order of id, from one snapshot; memory is bounded by a group of decisions.
-    reward: the name of a definition; None for the reward of each policy. detailed: whether to add `rewards` by position
-    (None: of the page), `clipped` (whether clipping changed the rewards), and `catalogue_features` (the features of the
-    arms in the store)."""
+    reward: the name of a definition; None for the reward of each policy. has_details: whether to add `rewards` by
+    position (None: of the page), `clipped` (whether clipping changed the rewards), and `catalogue_features` (the
+    features of the arms in the store)."""
     with store.read() as unit:
         definition = None if reward is None else lookup.reward(unit, reward)
         features = {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
-        details = {"catalogue_features": features} if detailed else None
+        details = {"catalogue_features": features} if has_details else None
         selection = filters.selection(unit, log)
         last_exported = n_exported = 0
         newest_id = decisions.peek(unit)
@@ -79,8 +79,8 @@ def _log_lines(
         }
         if details is not None:
             record |= details | {"rewards": rewards}
-            unclipped = reward._replace(clip_low=None, clip_high=None)
-            record["clipped"] = rewards != compute_rewards(unclipped)
+            unclipped_reward = reward._replace(clip_low=None, clip_high=None)
+            record["clipped"] = rewards != compute_rewards(unclipped_reward)
         yield record
 
 

@@ -80,9 +80,9 @@ class ImportSummary(Record):
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
     """Store the decisions of the files that the store does not know yet, and return the summary."""
     layout, now, salt = checked_layout(store, request)
-    with ExitStack() as opened, _rare_collections():
+    with ExitStack() as stack, _rare_collections():
         files = [
-            opened.enter_context(closing(layout(source, policy=request.policy, now=now, options=request.options)))
+            stack.enter_context(closing(layout(source, policy=request.policy, now=now, options=request.options)))
             for source in request.files
         ]
         return Import(store, request, files, bad_lines, salt).run()
@@ -125,22 +125,22 @@ class Import(Record, kw_only=False):
     salt: str
 
     def run(self) -> ImportSummary:
-        rejected = self.decode()
+        n_rejected = self.decode()
         if not self.bad_lines.quarantine:
             with self.store.read() as unit:
                 self.check(unit, conflicts.names_of_store(unit))
         if self.request.check:
             with self.store.read() as unit:
-                return self._count_lines(unit, rejected)
-        return self._store(rejected)
+                return self._count_lines(unit, n_rejected)
+        return self._store(n_rejected)
 
     def decode(self) -> int:
         """Decode all files, and return the number of refused lines."""
-        rejected = sum(map(self._decode_file, self.files))
+        n_rejected = sum(map(self._decode_file, self.files))
         zoneless = sum(file.sums.zoneless for file in self.files if not file.source.grows)
         for line in chain(on_zones(zoneless), self.files[0].join(self.files)):
             self.store.notice(line)
-        return rejected
+        return n_rejected
 
     def groups(self, file: Layout) -> Iterator[LogColumns]:
         """Yield the rows of a file, group by group, with missing propensities filled in if requested."""
@@ -156,8 +156,8 @@ class Import(Record, kw_only=False):
             return propensities.UNIFORM
         return propensities.fit(rows for file in self.files for rows in file.groups())
 
-    def _count_lines(self, unit: Unit, rejected: int) -> ImportSummary:
-        """Return the summary of what would be stored. rejected: the number of refused lines."""
+    def _count_lines(self, unit: Unit, n_rejected: int) -> ImportSummary:
+        """Return the summary of what would be stored. n_rejected: the number of refused lines."""
         counts, lines = ImportCounts(), defaultdict[str, set[bytes]](set)  # digests by policy, of several files
         for file in self.files:
             self.bad_lines.reading(file.source.name)
@@ -179,7 +179,7 @@ class Import(Record, kw_only=False):
                     counts += ImportCounts(
                         len(new_rows), len(policy_rows) - len(new_rows), n_estimated, altered_rewards
                     )
-        return self._summary(counts, rejected)
+        return self._summary(counts, n_rejected)
 
     def _decode_file(self, file: Layout) -> int:
         """Decode a file, and return the number of its refused lines."""
@@ -214,8 +214,8 @@ class Import(Record, kw_only=False):
             for rows in file.groups() if may_contradict else ():
                 for name, owner in owners.items():
                     if owner is not None:
-                        stored = loading.stored_lines(unit, owner.policy.id, rows.digest)
-                        rows = rows.without_lines(name, stored)
+                        stored_lines = loading.stored_lines(unit, owner.policy.id, rows.digest)
+                        rows = rows.without_lines(name, stored_lines)
                 rows = conflicts.with_main_users(unit, rows)
                 users = conflicts.users_of_sessions(unit, rows)
                 conflicts_by_row = conflicts.find(unit, rows, users, disputed=disputed_hashes, earlier=earlier_values)
@@ -223,7 +223,7 @@ class Import(Record, kw_only=False):
                     conflict.line = rows.number[row]
                     self.bad_lines.refuse(conflict, b"")
 
-    def _store(self, rejected: int) -> ImportSummary:
+    def _store(self, n_rejected: int) -> ImportSummary:
         request, owners = self.request, {name for file in self.files for name in file.policies}
         options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
         state = ImportState(owners, options, VisitMoves(), agree=not self.bad_lines.quarantine)
@@ -238,21 +238,21 @@ class Import(Record, kw_only=False):
                     state, bad_lines = self.store.write(write_group, references_hold=True, repeatable=True)
                     n_stored += len(group.rows)
                     self.store.progress("lines stored", n_stored, n_stored / max(n_lines, 1))
-                    rejected += len(bad_lines)
+                    n_rejected += len(bad_lines)
                     for error, text in bad_lines:
                         if not self.bad_lines.quarantine:
                             stored_lines = quantity(state.counts.accepted, "line")
                             error.hint = f"stored: {stored_lines}; the same command goes on after them"
                         self.bad_lines.refuse(error, text)
         _credit_returns(self.store)
-        return self._summary(state.counts, rejected, run=state.run)
+        return self._summary(state.counts, n_rejected, run=state.run)
 
-    def _summary(self, counts: ImportCounts, rejected: int, *, run: int | None = None) -> ImportSummary:
-        lines = sum((file.sums for file in self.files), LineSums(rejected=rejected))
-        return summarised(self.store, self.request, counts, lines, run=run)
+    def _summary(self, counts: ImportCounts, n_rejected: int, *, run: int | None = None) -> ImportSummary:
+        lines = sum((file.sums for file in self.files), LineSums(rejected=n_rejected))
+        return summarise_import(self.store, self.request, counts, lines, run=run)
 
 
-def summarised(
+def summarise_import(
     store: Store, request: Request, counts: ImportCounts, lines: LineSums, *, run: int | None
 ) -> ImportSummary:  # fmt: skip
     """Return the answer to an import, store the answer in the row of the run, if there is a run, and print notices for
@@ -369,7 +369,7 @@ class Stored(NamedTuple):
 
     state: ImportState
     position: Position | None
-    refused: Sequence[RefusedLine] = ()
+    refused_lines: Sequence[RefusedLine] = ()
     n_matched: int = 0
     n_unmatched: int = 0
 
@@ -391,8 +391,8 @@ class _Following:
         """Open the file at the stored position."""
         path = os.path.abspath(self.model.source.name)
         options = {"file": path, "host": socket.gethostname(), "policy": self.request.policy}
-        opened = partial(settings.open_run, command=COMMAND, options=options)
-        self.run, result = self.store.write(opened, repeatable=True)
+        open_run = partial(settings.open_run, command=COMMAND, options=options)
+        self.run, result = self.store.write(open_run, repeatable=True)
         self.position = None if result is None else Position(**result)
         self.state = replace(self.state, run=self.run)
         log = GrowingFile(path, self.position, self.store.notice)
@@ -428,7 +428,7 @@ class _Following:
             type(self.model)(source, policy=self.request.policy, now=now, options=self.request.options)
         ) as file:
             task = Import(self.store, self.request, [file], self.bad_lines, self.salt)
-            rejected = task.decode()
+            n_rejected = task.decode()
             with self.store.read() as unit:
                 digests = _mark_repeats(unit, file, log)
                 if self.state.agree:
@@ -437,39 +437,39 @@ class _Following:
             groups: Sequence[PreparedRows | None] = prepared_rows or [None]
             for number, group in enumerate(groups, 1):
                 end = portion if number == len(groups) else None
-                write_group = partial(self._write, policies={*file.policies}, group=group, end=end, late=file.late)
-                stored = self.store.write(write_group, references_hold=True, repeatable=True)
-                self.state = stored.state
+                write = partial(self._write, policies={*file.policies}, group=group, end=end, observations=file.late)
+                result = self.store.write(write, references_hold=True, repeatable=True)
+                self.state = result.state
                 _credit_returns(self.store, () if group is None else group.users)
-                for line in stored.refused:
+                for line in result.refused_lines:
                     self.bad_lines.refuse(*line)
-                rejected += len(stored.refused)
-            self.lines += replace(file.sums, rejected=rejected)
-        self.position = stored.position
-        self.n_matched, self.n_unmatched = self.n_matched + stored.n_matched, self.n_unmatched + stored.n_unmatched
+                n_rejected += len(result.refused_lines)
+            self.lines += replace(file.sums, rejected=n_rejected)
+        self.position = result.position
+        self.n_matched, self.n_unmatched = self.n_matched + result.n_matched, self.n_unmatched + result.n_unmatched
         log.go_on(portion, digests)
 
     def _write(
         self, unit: Unit, *, policies: Collection[str], group: PreparedRows | None, end: Portion | None,
-        late: Mapping[str, Observation],
+        observations: Mapping[str, Observation],
     ) -> Stored:  # fmt: skip
         """Store a group of lines of a portion. With the last group of the portion, store also its observations and its
         end position."""
-        state, refused, position = replace(self.state, policies=policies), list[RefusedLine](), None
+        state, refused_lines, position = replace(self.state, policies=policies), list[RefusedLine](), None
         if end is not None and end.position is not None:
             position = end.position._replace(process=self.process)
             if settings.run_state(unit, self.run) == position._asdict():
                 return Stored(state, position)  # the connection broke after this was stored
         if group is not None:
-            state, refused = GroupWriter(unit, state).write(group)
-            if refused and state.agree:  # another process stored a contradicting line after the check
-                _refuse_line(*refused[0])
-        n_matched, n_unmatched = (0, 0) if end is None else _store_observations(unit, state.run, late)
+            state, refused_lines = GroupWriter(unit, state).write(group)
+            if refused_lines and state.agree:  # another process stored a contradicting line after the check
+                _refuse_line(*refused_lines[0])
+        n_matched, n_unmatched = (0, 0) if end is None else _store_observations(unit, state.run, observations)
         if position is not None:
             previous = None if self.position is None else self.position._asdict()
             if not settings.move_run(unit, self.run, previous, position._asdict()):
                 raise Conflict(f"another process follows {self.model.source.name}", hint="one is enough")
-        return Stored(state, position, refused, n_matched, n_unmatched)
+        return Stored(state, position, refused_lines, n_matched, n_unmatched)
 
     def summary(self) -> ImportSummary:
         """Return the answer to the command."""
@@ -481,7 +481,7 @@ class _Following:
             message = f"{quantity(self.n_unmatched, 'observation')} without a decision that was stored here"
             self.store.notice(f"{message}: `rlrec feedback --input` takes them, by request_id")
         run = None if self.run else self.state.run  # the row of a file that is followed holds its position
-        return summarised(self.store, self.request, self.state.counts, self.lines, run=run)
+        return summarise_import(self.store, self.request, self.state.counts, self.lines, run=run)
 
 
 def _refuse_line(error: InputError, text: bytes) -> NoReturn:
@@ -507,16 +507,16 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
     return digests
 
 
-def _store_observations(unit: Unit, run: int | None, late: Mapping[str, Observation]) -> tuple[int, int]:
+def _store_observations(unit: Unit, run: int | None, observations: Mapping[str, Observation]) -> tuple[int, int]:
     """Store observations of decisions that this log brought earlier. Returns the number of observations that were
     stored, and the number of observations without such a decision."""
     from rlrec.app.learning.ledger import Ledger  # an import without --follow needs neither
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
 
-    ids_by_request = {key: number for key, (_, number) in decisions.requests(unit, list(late)).items()}
+    ids_by_request = {key: number for key, (_, number) in decisions.requests(unit, list(observations)).items()}
     stored_decisions = decisions.find(unit, list(ids_by_request.values())) if ids_by_request else {}
     lines, n_unmatched = list[Line](), 0
-    for key, events, activates in late.values():
+    for key, events, activates in observations.values():
         decision = stored_decisions[ids_by_request[key]] if key in ids_by_request else None
         if decision is None or decision.run_id != run:
             n_unmatched += len(events)

@@ -170,7 +170,7 @@ class ContextCache:
         values: dict[str, dict[int, Any]] = {field: {} for field in fields}
         portions = [Sparse.empty(0)]
         for start in range(0, len(ids), PORTION):
-            decoded = stored_contexts.decoded(ids[start : start + PORTION], texts[start : start + PORTION])
+            decoded = stored_contexts.decode_contexts(ids[start : start + PORTION], texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
             names = set[str]().union(*decoded, _inner_names(decoded[:SUGGESTED])) if fields else set()
             for field in fields:
