@@ -148,16 +148,16 @@ class Barista(Visitors):
         """Return the probability that a visit reaches each state, (n,). probabilities (n, arms): the probability with
         which each item is served in each state."""
         chain, n = self.chain, len(self.chain.states)
-        reached = np.zeros(n + 1)
-        reached[0] = 1
+        p_reached = np.zeros(n + 1)
+        p_reached[0] = 1
         for layer in chain.layers():
-            flow = reached[layer, None] * probabilities[layer]
-            reached += np.bincount(chain.following[layer].ravel() % (n + 1), flow.ravel(), n + 1)
-        return reached[:-1]
+            flow = p_reached[layer, None] * probabilities[layer]
+            p_reached += np.bincount(chain.following[layer].ravel() % (n + 1), flow.ravel(), n + 1)
+        return p_reached[:-1]
 
     # -- guests --
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
-        expected, leaves = self.chain.expected[self._state, actions], self.chain.leaves[self._state, actions]
+        mean_reward, leaves = self.chain.expected[self._state, actions], self.chain.leaves[self._state, actions]
         self._state = self.chain.following[self._state, actions]
-        return (self._rng.random(len(actions)) < expected).astype(np.float64), expected, leaves
+        return (self._rng.random(len(actions)) < mean_reward).astype(np.float64), mean_reward, leaves

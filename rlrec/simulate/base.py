@@ -105,9 +105,9 @@ class World(Audience):
             attraction = means[0].take(actions)
         else:
             attraction = np.take_along_axis(means, actions.reshape(self._runs, -1), axis=1).reshape(actions.shape)
-        reward, expected = self.draw_rewards(attraction)
+        reward, mean_reward = self.draw_rewards(attraction)
         optimum = np.broadcast_to(self.best_slate_mean(means, 1 if actions.ndim == 1 else actions.shape[1]), self._runs)
-        info = {"expected": expected, "optimum": optimum}
+        info = {"expected": mean_reward, "optimum": optimum}
         self._time += self._stride
         return self.observations(), reward, self._not_ended, self._not_ended, info
 
@@ -213,13 +213,13 @@ class Visitors(Audience):
         days). After the end of a visit, the next step begins another visit of the same visitor."""
         if actions.ndim > 1 and not self.pages:
             raise InputError("a visitor with memory is shown one arm at a time", hint="leave out -k")
-        reward, expected, terminated = self._serve_arms(actions)
+        reward, mean_reward, has_left = self._serve_arms(actions)
         self._steps += 1
-        truncated = ~terminated & (self._steps >= self.cap)
-        is_ended = terminated | truncated
+        is_cut_off = ~has_left & (self._steps >= self.cap)
+        is_ended = has_left | is_cut_off
         return_delay = self._end_visits(is_ended)
         self._steps[is_ended] = 0
-        return self._nothing, reward, terminated, truncated, {"expected": expected, "again": return_delay}
+        return self._nothing, reward, has_left, is_cut_off, {"expected": mean_reward, "again": return_delay}
 
     def _forget_visitors(self, runs: int) -> None:
         """Forget all visitors."""

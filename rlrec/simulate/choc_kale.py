@@ -127,11 +127,11 @@ class ChocKale(Regulars):
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         level = self.traits
-        expected = self._means[actions, level]
-        reward = (self._rng.random(len(actions)) < expected).astype(np.float64)
+        mean_reward = self._means[actions, level]
+        reward = (self._rng.random(len(actions)) < mean_reward).astype(np.float64)
         level = np.clip(level + MOVES[actions], 0, self.levels)
         self.traits = level
-        return reward, expected, self._rng.random(len(actions)) >= self._continue_probabilities[level]
+        return reward, mean_reward, self._rng.random(len(actions)) >= self._continue_probabilities[level]
 
     def _end_visits(self, is_ended: Flags) -> Array:
         will_return = self._rng.random(len(is_ended)) < self._return_probabilities[self.traits]

@@ -117,10 +117,10 @@ class News(Shop):
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         is_bot = self.traits == BOT_TRAIT
-        clicks, expected, leaves = super()._serve_arms(actions)
-        clicks[is_bot], expected[is_bot], self._purchases[is_bot] = 1, 1, 0
+        clicks, mean_clicks, leaves = super()._serve_arms(actions)
+        clicks[is_bot], mean_clicks[is_bot], self._purchases[is_bot] = 1, 1, 0
         self.traits = np.where(is_bot, BOT_TRAIT, self.traits)
-        return clicks, expected, leaves
+        return clicks, mean_clicks, leaves
 
     def _end_visits(self, is_ended: Flags) -> Array:
         return np.where(self.traits == BOT_TRAIT, 0.0, super()._end_visits(is_ended))

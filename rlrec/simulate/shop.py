@@ -227,7 +227,7 @@ class Shop(Regulars):
         pages = actions.reshape(len(actions), -1)
         random = self._rng.random((3, *pages.shape))
         p_examined, rows = examination(pages.shape[1], self.power), np.arange(len(pages))
-        expected, clicks, purchases = np.zeros((3, *pages.shape))
+        mean_clicks, clicks, purchases = np.zeros((3, *pages.shape))
         trust = self.traits
         is_examined = random[0] < p_examined
         for position, items in enumerate(pages.T):
@@ -239,12 +239,12 @@ class Shop(Regulars):
             self.looks[rows, category] = np.minimum(
                 self.looks[rows, category] + is_examined[:, position], FULL_SATIATION
             )
-            expected[:, position], clicks[:, position] = p_examined[position] * attraction, is_clicked
+            mean_clicks[:, position], clicks[:, position] = p_examined[position] * attraction, is_clicked
             purchases[:, position] = is_bought
         self.traits = trust
         self._purchases = purchases.reshape(actions.shape)
         leaves = self._rng.random(len(pages)) >= self.stay
-        return clicks.reshape(actions.shape), expected.reshape(actions.shape), leaves
+        return clicks.reshape(actions.shape), mean_clicks.reshape(actions.shape), leaves
 
     def _end_visits(self, is_ended: Flags) -> Array:
         """End the visits in the flagged seats. Return the number of days until the visitor in each seat comes again, or

@@ -171,7 +171,7 @@ class EqualArms:
         propensity = np.where(arm, 1 / self.largest, 1 - 1 / self.largest)
         log = LogBatch(reward=1.0 * clicked, cluster=clusters, propensity=propensity, target=1.0 * arm)
         ours, theirs = (fold.estimator_folds(fold.partial(side))[0] for side in (log, replace(log, target=propensity)))
-        return compare(ours, theirs, alpha=alpha, rare=0.5).answer.answer == "better"
+        return compare(ours, theirs, alpha=alpha, reward=0.5).answer.answer == "better"
 
 
 def digests(rng: np.random.Generator, n: int) -> Ids:

@@ -198,7 +198,7 @@ class Census:
         errors = np.array(self.curve.errors if self.curve else [0.0])
         rate_sums = RateSums.from_slots(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
-            examined=examined, reward=reward, arms=len(self.added_at),
+            examination=examined, reward=reward, arms=len(self.added_at),
             doubt=errors[np.minimum(position, len(errors)) - 1],
         )  # fmt: skip
         slots = logged.log.slots
@@ -285,7 +285,7 @@ class Census:
         total = reduce(add, by_day.values())
         limits = bounds(self.reward)
         is_share = limits is not None and limits[0] >= 0 and limits[1] <= 1
-        rate, lower, upper = widen(*rates(rate_sums, bounded=is_share), rate_sums.error)
+        rate, lower, upper = widen(*rates(rate_sums, is_bounded=is_share), rate_sums.error)
         popularity = rate_sums.reward.sum(axis=0)
         table = self.evaluation.arms
         eligible = np.flatnonzero(total.eligible).tolist()

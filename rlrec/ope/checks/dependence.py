@@ -91,10 +91,10 @@ def slopes(sums: CellSums, *, n_tested: int) -> Slopes | None:
     if len(present_blocks) < _LEAST_BLOCKS or not n_varying or not products[-1, -1] > 0:
         return None
     # coefficients, with all blocks and without each block
-    jackknifed = [
+    jackknife_products = [
         _centred_products(cells - sums.cells[block], moments - sums.moments[block]) for block in present_blocks
     ]
-    beta = _coefficients(np.array(jackknifed), varying_columns)[:, :n_varying]
+    beta = _coefficients(np.array(jackknife_products), varying_columns)[:, :n_varying]
     estimate = _coefficients(products[None], varying_columns)[0, :n_varying]
     # the jackknife's covariance
     blocks, deviations = len(present_blocks), beta - beta.mean(axis=0)
@@ -288,18 +288,18 @@ class VisitDraws(Record, eq=False):
         """Return the sums per block and arm of the outcomes of visits times the coefficients of scores, (64, a)."""
         sets, n_arms = self.members.shape
         weights, totals = outcome[self.visit] * self.shown, outcome[self.decided] * self.m_total
-        (shown,) = block_sums([weights], block[self.visit], self.arm, cells=n_arms)
-        (eligible,) = block_sums([totals], block[self.decided], self.eligible, cells=sets)
-        return shown - eligible @ self.members
+        (shown_sums,) = block_sums([weights], block[self.visit], self.arm, cells=n_arms)
+        (set_sums,) = block_sums([totals], block[self.decided], self.eligible, cells=sets)
+        return shown_sums - set_sums @ self.members
 
 
 def visit_carry_over_sums(
-    draws: VisitDraws, *, person: Ids, served: Flags, following: Ids, returns: Array, visit: Ids, arm: Ids,
+    draws: VisitDraws, *, person: Ids, is_counted: Flags, next_visit: Ids, returns: Array, visit: Ids, arm: Ids,
     reward: Array, events: Mapping[str, Array],
 ) -> VisitCarryOverSums:  # fmt: skip
     """Sum up the visits and impressions of a batch of persons.
 
-    For each visit (s,), person is the digest of the person; served: whether the visit counts; following: the row of
+    For each visit (s,), person is the digest of the person; is_counted: whether it counts; next_visit: the row of
     the person's next visit, or -1 if there is none; returns: the return of the visit. For each impression (n,),
     visit is the row of its visit; arm: the rank of the arm; reward: the reward; events: for each kind, the sum of
     the values of the events."""
@@ -307,8 +307,8 @@ def visit_carry_over_sums(
         (hash_bits(person, salt=_VISIT_SALT) % np.uint64(BLOCKS)).astype(np.intp),
         draws.members.shape[1],
     )
-    has_next = following >= 0
-    outcomes = served * np.stack([has_next * returns[following], has_next, np.ones(len(person))])
+    has_next = next_visit >= 0
+    outcomes = is_counted * np.stack([has_next * returns[next_visit], has_next, np.ones(len(person))])
     is_scored = arm < n_scored_arms
     columns = [np.ones(len(arm)), reward, *(column for values in events.values() for column in (values != 0, values))]
     impressions, rewards, *counts = block_sums(

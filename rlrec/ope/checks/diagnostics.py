@@ -89,7 +89,7 @@ def weights(batch: LogBatch) -> Weights:
     """Return the diagnostics of one batch."""
     diagnostics = weight_diagnostics(
         batch, batch.weight, weighted_reward=batch.core["weighted_reward"], reward=batch.reward,
-        not_default=batch.not_default, used=batch.usable,
+        not_default=batch.not_default, rows=batch.usable,
         bound=np.full(len(batch), np.inf) if batch.largest is None else batch.largest,
     )  # fmt: skip
     return replace(diagnostics, rewards=int(np.count_nonzero(batch.reward)))
@@ -97,18 +97,18 @@ def weights(batch: LogBatch) -> Weights:
 
 def weight_diagnostics(
     batch: RewardColumns, weight: Array, *, weighted_reward: Array, reward: Array, not_default: Flags, bound: Array,
-    used: Flags | None = None, largest: Array | None = None,
+    rows: Flags | None = None, largest: Array | None = None,
 ) -> Weights:  # fmt: skip
     """Return the diagnostics of the rows of a batch, (n,) each.
 
-    bound: the largest weight that each row could have had, inf or NaN if no largest weight is known; used: the rows
+    bound: the largest weight that each row could have had, inf or NaN if no largest weight is known; rows: the rows
     that can be weighed, or None for all rows; largest: the largest weight of each row, or None if each row has only
     one weight."""
     count, left_out = batch.count, batch.left_out
-    if used is not None:
-        left_out += int((~used).sum())
-        weight, weighted_reward, reward = weight[used], weighted_reward[used], reward[used]
-        not_default, bound, count = not_default[used], bound[used], None if count is None else count[used]
+    if rows is not None:
+        left_out += int((~rows).sum())
+        weight, weighted_reward, reward = weight[rows], weighted_reward[rows], reward[rows]
+        not_default, bound, count = not_default[rows], bound[rows], None if count is None else count[rows]
     largest = weight if largest is None else largest
     largest_weight, bound = float(largest.max(initial=0.0)), np.nan_to_num(bound, nan=np.inf, posinf=np.inf)
     if count is not None:

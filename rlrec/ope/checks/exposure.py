@@ -59,36 +59,36 @@ class RateSums(Sums):
 
     @classmethod
     def from_slots(
-        cls, *, arm: Ids, cluster: Ids, examined: Array, reward: Array, arms: int, doubt: float | Array = 0.0
+        cls, *, arm: Ids, cluster: Ids, examination: Array, reward: Array, arms: int, doubt: float | Array = 0.0
     ) -> RateSums:
         """Sum up slots, (n,) each.
 
-        arm: a number in 0..arms - 1; cluster: the digest of the unit that was randomised; examined: the examination
+        arm: a number in 0..arms - 1; cluster: the digest of the unit that was randomised; examination: the examination
         of the slot's position; doubt: half the width of the interval of this examination, in logarithms."""
         groups = max(2, min(GROUPS, CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
-        summed = examined, reward, examined * doubt
-        columns = np.stack([np.bincount(cell, weights=column, minlength=groups * arms) for column in summed])
+        slot_columns = examination, reward, examination * doubt
+        columns = np.stack([np.bincount(cell, weights=column, minlength=groups * arms) for column in slot_columns])
         return cls(*columns.astype(np.float64).reshape(3, groups, arms))
 
 
-def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:
+def rates(sums: RateSums, *, is_bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:
     """Return the reward of each arm per examined pull, and the bounds of its interval, (a,) each. The result is NaN for
     an arm without pulls.
 
-    With `bounded` the interval is Wilson's, with the pulls divided by the design effect, which is the clustered
+    With `is_bounded` the interval is Wilson's, with the pulls divided by the design effect, which is the clustered
     variance over the variance of independent slots (at least 1). Otherwise the interval is from Student's t over
     groups of clusters. Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's
     interval for the exact interval.
 
-    bounded: whether rewards are in [0, 1]."""
+    is_bounded: whether rewards are in [0, 1]."""
     pulls, reward_sum = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
     n_groups = (sums.examined > 0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = reward_sum / pulls
         # variance of the ratio, from the groups with pulls of the arm
         variance = np.square(sums.reward - rate * sums.examined).sum(axis=0) / pulls**2 * n_groups / (n_groups - 1)
-        if not bounded:
+        if not is_bounded:
             freedom, row = np.unique(np.maximum(n_groups - 1, 1), return_inverse=True)
             t = np.array([t_quantile((1 + level) / 2, number) for number in freedom.tolist()])
             t_half_width = t[row] * np.sqrt(variance)

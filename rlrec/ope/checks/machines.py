@@ -125,15 +125,13 @@ def _tables() -> tuple[Array, Array, Array, Array, list[Array]]:
     the same product for a + b, (g, 65) each; the logarithms of binomial coefficients, (65, 65); and, for each share in
     _ATTRACTED, the probability that each number of clicks remains of each number of clicks, (65, 65)."""
     mean, spread = (grid.ravel() for grid in np.meshgrid(_MEANS, _SPREADS, indexing="ij"))
-    rising = [
+    log_products = [
         np.cumsum(np.c_[np.zeros(len(x)), np.log(x[:, None] + np.arange(LARGEST))], axis=1)
         for x in (mean * spread, (1 - mean) * spread, spread)
     ]
     log_factorial = np.r_[0.0, np.cumsum(np.log(np.arange(1, LARGEST + 1)))]
     n, k = np.indices((LARGEST + 1, LARGEST + 1))
-    lost = np.maximum(n - k, 0)
-    log_ways = log_factorial[n] - log_factorial[k] - log_factorial[lost]
-    thinning = [
-        np.where(k <= n, np.exp(log_ways) * attracted**k * (1 - attracted) ** lost, 0.0) for attracted in _ATTRACTED
-    ]
-    return rising[0], rising[1], rising[2], log_ways, thinning
+    n_lost = np.maximum(n - k, 0)
+    log_ways = log_factorial[n] - log_factorial[k] - log_factorial[n_lost]
+    thinning = [np.where(k <= n, np.exp(log_ways) * share**k * (1 - share) ** n_lost, 0.0) for share in _ATTRACTED]
+    return log_products[0], log_products[1], log_products[2], log_ways, thinning

@@ -144,13 +144,13 @@ def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
     )
 
 
-def count_slots(rows: PositionRows, size: int, comparable: Flags | None = None) -> tuple[Ids, Ids]:
+def count_slots(rows: PositionRows, size: int, is_comparable: Flags | None = None) -> tuple[Ids, Ids]:
     """Return the number of slots at each position, and how many of these slots have a reward, (size,) each.
 
-    comparable: flags of the rows to count; None counts all rows."""
-    is_inside = rows.position <= size if comparable is None else (rows.position <= size) & comparable
-    position_index, rewarded = rows.position[is_inside] - 1, (rows.reward != 0)[is_inside]
-    return np.bincount(position_index, minlength=size), np.bincount(position_index[rewarded], minlength=size)
+    is_comparable: flags of the rows to count; None counts all rows."""
+    is_inside = rows.position <= size if is_comparable is None else (rows.position <= size) & is_comparable
+    position_index, has_reward = rows.position[is_inside] - 1, (rows.reward != 0)[is_inside]
+    return np.bincount(position_index, minlength=size), np.bincount(position_index[has_reward], minlength=size)
 
 
 def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
@@ -296,14 +296,14 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool
 
     is_examined = [fitting_rows.examined(name)[is_shown] for name in MODELS[1:]]
     slots, clicks = counted(np.ones(len(cell), np.bool_), click)
-    examined, clicked = counted(*is_examined), counted(*(flags & click for flags in is_examined))
+    examined_slots, examined_clicks = counted(*is_examined), counted(*(flags & click for flags in is_examined))
     # by cluster: the slots examined at each position
     terms = np.concatenate([batch.arm >= 0, batch.examined(model)], axis=1) * batch.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
     model_columns = slice(0 if model == "pbm" else None)
     looks = moments(terms[model_columns], batch.cluster[model_columns], columns=names, spans_batches=spans_batches)
     totals = np.array(count_slots(rows, size))
-    return ClickSums(slots, clicks, examined, clicked, batch.take(is_test), TEST_DIVISOR, looks, totals)
+    return ClickSums(slots, clicks, examined_slots, examined_clicks, batch.take(is_test), TEST_DIVISOR, looks, totals)
 
 
 def _thin_pages(test_pages: Pages, thinning: int) -> Pages:
@@ -376,8 +376,8 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
     looks = slots @ looking
     if model != "pbm":
         number = MODELS.index(model) - 1
-        examined, clicks = sums.examined[number, :, :k], sums.clicked[number, :, :k]
-        looks = examined.sum(axis=1) + (slots - examined) @ looking
+        examined_slots, clicks = sums.examined[number, :, :k], sums.clicked[number, :, :k]
+        looks = examined_slots.sum(axis=1) + (slots - examined_slots) @ looking
     return (clicks.sum(axis=1) + clicks.sum() / max(looks.sum(), _LEAST_PROBABILITY)) / (looks + 1)
 
 

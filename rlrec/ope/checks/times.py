@@ -159,8 +159,8 @@ class ArrivalSums(Sums):
         cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)
         (rewards,) = block_sums([reward], block[decision], cell, cells=cells)
         events = np.bincount(cell, minlength=cells).astype(np.float64)
-        watched = float((age - distance[decision]).max(initial=0.0))
-        return cls(number, rewards.reshape(BLOCKS, AGES + 1, AGES), events.reshape(AGES + 1, AGES), watched)
+        tail_length = float((age - distance[decision]).max(initial=0.0))
+        return cls(number, rewards.reshape(BLOCKS, AGES + 1, AGES), events.reshape(AGES + 1, AGES), tail_length)
 
     @property
     def raises_alarm(self) -> bool:
@@ -170,10 +170,10 @@ class ArrivalSums(Sums):
         if missing_share <= MATERIAL_SHARE:
             return False
         present_blocks = np.flatnonzero(self.decisions.any(axis=1))
-        jackknifed = [
+        jackknife_shares = [
             self._missing(decisions - self.decisions[block], rewards - self.rewards[block]) for block in present_blocks
         ]
-        error = np.sqrt((len(present_blocks) - 1) * np.var(jackknifed))
+        error = np.sqrt((len(present_blocks) - 1) * np.var(jackknife_shares))
         return bool(missing_share - _ALARM_ERRORS * error > MATERIAL_SHARE)
 
     def _missing(self, decisions: Array, rewards: Array) -> float:

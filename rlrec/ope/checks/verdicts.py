@@ -138,8 +138,8 @@ def explain_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     }  # fmt: skip
     by_reason = {reason: [row for row in estimates if reason in row["reasons"]] for reason in REASONS}
     return [
-        f"{reason}: {'; '.join(causes[reason](concerned)) if reason in causes else REASONS[reason].text}"
-        for reason, concerned in by_reason.items() if concerned
+        f"{reason}: {'; '.join(causes[reason](rows)) if reason in causes else REASONS[reason].text}"
+        for reason, rows in by_reason.items() if rows
     ]  # fmt: skip
 
 

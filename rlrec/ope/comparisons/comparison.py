@@ -69,12 +69,12 @@ class Metric(Record):
         low, high = value.bounds(level)
         return (max(low, self.limits[0]), min(high, self.limits[1])) if value.varied else UNKNOWN
 
-    def reasons(self, *values: MetricValue, bounded: bool) -> tuple[str, ...]:
+    def reasons(self, *values: MetricValue, has_bounds: bool) -> tuple[str, ...]:
         """Return the reasons why the groups with these values have no value, or no bound."""
         if not all(value.units for value in values):
             return ("none-at-risk" if self.denominator.startswith("at_risk") else "no-units",)
         is_few = min(value.units for value in values) < 2
-        return () if bounded else ("few-units" if is_few else "no-variation",)
+        return () if has_bounds else ("few-units" if is_few else "no-variation",)
 
 
 def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
@@ -378,14 +378,14 @@ def _variance(side: MetricValue, other: MetricValue) -> float:
 def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[float]]:
     """Return the adjusted p-values of several tests, and the level of each interval. An interval excludes no difference
     exactly where its p-value is at most alpha. Source: Holm 1979."""
-    adjusted, levels = [1.0] * len(p_values), [alpha] * len(p_values)
+    adjusted_p, levels = [1.0] * len(p_values), [alpha] * len(p_values)
     largest, tests, is_rejected = 0.0, len(p_values), True
     for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
         tests = len(p_values) - rank if is_rejected else tests
         largest = max(largest, (len(p_values) - rank) * p_values[index])
         is_rejected = is_rejected and largest <= alpha
-        adjusted[index], levels[index] = min(1.0, largest), alpha / tests
-    return adjusted, levels
+        adjusted_p[index], levels[index] = min(1.0, largest), alpha / tests
+    return adjusted_p, levels
 
 
 def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]]]) -> tuple[float, float]:
@@ -401,8 +401,8 @@ def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]
         factors = np.array([[log_bayes_factor(units, share.tolist(), c) for c in SPLIT_UNITS] for units in looks])
         if not factors.size:
             continue
-        expected = sum(looks[-1]) * share
-        chi2 = np.nan_to_num(chi2) + float(((np.asarray(looks[-1]) - expected) ** 2 / expected).sum())
+        expected_units = sum(looks[-1]) * share
+        chi2 = np.nan_to_num(chi2) + float(((np.asarray(looks[-1]) - expected_units) ** 2 / expected_units).sum())
         largest_factor = max(largest_factor, float(np.logaddexp.reduce(ended_factors + factors, axis=1).max()))
         ended_factors = ended_factors + factors[-1]
     return float(chi2), min(1.0, exp(log(len(SPLIT_UNITS)) - largest_factor)) if np.isfinite(largest_factor) else np.nan
@@ -462,16 +462,16 @@ def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) ->
 def compare(
     target: EstimatorFold, reference: EstimatorFold | None, *, measure: type[Minus] = Minus, alpha: float = 0.025,
     replicates: int = intervals.REPLICATES,
-    simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), rare: float = 0.0,
+    replicas: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), reward: float = 0.0,
 ) -> Comparison:  # fmt: skip
     """Return the difference between two targets, by one estimator of any unit at the end of a fold over the same rows.
     Both bounds are 0 if the sums of every cluster are equal. Raises InputError for an alpha out of range, ValueError
     for folds over different rows.
 
     reference: the fold of the other target, or None for the log, whose rewards need no weights. measure: Minus or
-    Relative; alpha: the error probability of each bound, in (0, 0.5); simulated: both sides for each of several
+    Relative; alpha: the error probability of each bound, in (0, 0.5); replicas: both sides for each of several
     equal parts of the pages simulated for a target (the error of the simulation does not show between clusters);
-    rare: the largest reward, of which a log may have too few."""
+    reward: the largest reward, of which a log may have too few."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     folds = [target, *([] if reference is None else [reference])]
@@ -492,12 +492,12 @@ def compare(
             # the difference, and m times the influence of each cluster on it: terms with the difference as their mean
             total = units.sum(axis=0)
             terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
-            loss = rare / target.summary.total[rows] / contrast.unit(total)
+            loss = reward / target.summary.total[rows] / contrast.unit(total)
             tail_options: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
             likelihood_bound = lower_bound(terms, **tail_options)
             is_doubtful = likelihood_bound <= 0 < low
             low, high = min(low, likelihood_bound), max(high, -lower_bound(-terms, **tail_options))
-    simulated_values = [_bootstrap(*_contrast_columns(*pair, measure), 0).value for pair in simulated]
+    simulated_values = [_bootstrap(*_contrast_columns(*pair, measure), 0).value for pair in replicas]
     error, (low, high) = intervals.stretch_bounds(sample.value, sample.error, (low, high), simulated_values)
     has_bounds = np.isfinite([low, high]).all()
     is_broad = not has_bounds or high - low > abs(sample.value)

@@ -41,11 +41,11 @@ class OutcomeSums(Sums, kw_only=True):
 
 
 def fold(
-    units: UnitSums, metrics: Sequence[Metric], *, past: UnitSums | None = None, shared: bool = False
+    units: UnitSums, metrics: Sequence[Metric], *, past: UnitSums | None = None, overlap: bool = False
 ) -> OutcomeSums:
     """Return the sums of a batch. The batch must have all rows of each of its units.
 
-    past: the same units before their entry, all in group 0; shared: whether a unit can be in several groups."""
+    past: the same units before their entry, all in group 0; overlap: whether a unit can be in several groups."""
     names = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
     units = replace(units, columns={name: units.columns[name] for name in names})
     past_columns = None if past is None else _aligned(past, units.unit)
@@ -53,7 +53,7 @@ def fold(
     keys = product(rows_by_group, metrics)
     groups = {key: _sums(units, key[1], rows_by_group[key[0]], past_columns) for key in keys}
     pairs: dict[Key, Array] = {}
-    if shared and 0 in rows_by_group:
+    if overlap and 0 in rows_by_group:
         first_group_units = units.take(rows_by_group.pop(0))
         for number, rows in rows_by_group.items():
             group_columns, first_columns = units.take(rows).columns, _aligned(first_group_units, units.unit[rows])
@@ -106,11 +106,11 @@ class Outcomes(Record, eq=False):
         """Return the difference of a metric between a group and the first group, or the reasons why there is no
         difference."""
         sides = self.value(group, metric), self.value(0, metric)
-        unadjusted = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
-        result = self._adjust(group, metric, unadjusted) if self.adjusted else unadjusted
-        reasons = metric.reasons(*sides, bounded=result.p_value is not None)
+        raw_difference = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
+        result = self._adjust(group, metric, raw_difference) if self.adjusted else raw_difference
+        reasons = metric.reasons(*sides, has_bounds=result.p_value is not None)
         lacks_past = self.adjusted and result.theta is None and not reasons
-        return replace(result, base=unadjusted.base).with_reasons(*(("no-past",) if lacks_past else reasons))
+        return replace(result, base=raw_difference.base).with_reasons(*(("no-past",) if lacks_past else reasons))
 
     def guard_margin(self, group: int, metric: Metric, least: float) -> Comparison:
         """Return a metric of a group minus the value that a guard requires. The required value is the first group's
@@ -122,7 +122,7 @@ class Outcomes(Record, eq=False):
         )
         result = difference(value, required_value, level=self.level, correlation=self._correlation(group, metric))
         return replace(result, base=finite_or_none(first_value.value)).with_reasons(
-            *metric.reasons(value, first_value, bounded=result.p_value is not None)
+            *metric.reasons(value, first_value, has_bounds=result.p_value is not None)
         )
 
     def differs_from_first(self, group: int, metric: Metric) -> bool:
@@ -158,17 +158,17 @@ class Outcomes(Record, eq=False):
 
     # -- adjustment for the past --
 
-    def _adjust(self, group: int, metric: Metric, unadjusted: Comparison) -> Comparison:
+    def _adjust(self, group: int, metric: Metric, raw_difference: Comparison) -> Comparison:
         """Return the difference minus theta times the difference of the pasts (CUPED). Source: Deng et al. 2013, eq. 4
         and 5, for ratios by their linear terms."""
         theta = self._theta(metric)
         value, baseline = (None if theta is None else self._adjusted(side, metric, theta) for side in (group, 0))
         if value is None or baseline is None:
-            return replace(unadjusted, narrowed=0.0)
+            return replace(raw_difference, narrowed=0.0)
         result = difference(value, baseline, level=self.level)
-        width, unadjusted_width = (side.width for side in (result, unadjusted))
-        narrowed = None if width is None or not unadjusted_width else finite_or_none(1 - width / unadjusted_width)
-        return replace(result, theta=theta, narrowed=narrowed)
+        width, unadjusted_width = (side.width for side in (result, raw_difference))
+        narrowing = None if width is None or not unadjusted_width else finite_or_none(1 - width / unadjusted_width)
+        return replace(result, theta=theta, narrowed=narrowing)
 
     def adjusted_value(self, group: int, metric: Metric) -> MetricValue | None:
         """Return a metric of a group minus theta times its past. The result is None if there is no past to adjust
@@ -205,19 +205,19 @@ class Outcomes(Record, eq=False):
         return covariates
 
 
-def share_of_visits(begun: Array, ages: Array) -> float:
+def share_of_visits(visits: Array, ages: Array) -> float:
     """Return the mean share of their visits that units have had so far. For young units, the rest of their visits is
     still to come. Ages that fewer than a tenth of the units have reached are left out. The result is NaN without units.
     Source: Nelson 2003, the mean cumulative function of units that are watched for different times.
 
-    begun (t,): the number of visits by the age of their unit at the time of the visit; ages (t,): the number of
+    visits (t,): the number of visits by the age of their unit at the time of the visit; ages (t,): the number of
     units of each present age."""
     units_reaching_age = np.cumsum(ages[::-1])[::-1]
     if not units_reaching_age.size or not units_reaching_age[0]:
         return np.nan
     is_long_enough = units_reaching_age >= units_reaching_age[0] / 10
-    visits_per_unit = float((begun[is_long_enough] / units_reaching_age[is_long_enough]).sum())
-    return float(begun[is_long_enough].sum() / units_reaching_age[0]) / visits_per_unit if visits_per_unit else np.nan
+    visits_per_unit = float((visits[is_long_enough] / units_reaching_age[is_long_enough]).sum())
+    return float(visits[is_long_enough].sum() / units_reaching_age[0]) / visits_per_unit if visits_per_unit else np.nan
 
 
 def mean_age(ages: Array) -> float:
@@ -227,14 +227,14 @@ def mean_age(ages: Array) -> float:
     return float(ages @ (np.arange(len(ages)) + 0.5) / len(ages) / ages.sum()) if ages.sum() else np.nan
 
 
-def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
+def expected_share(visits: Array, ages: Array, group_ages: Array) -> float:
     """Return the share of their visits that the units of a group have had, if these units come as often as the units of
     all groups. The result is NaN without units.
 
-    begun, ages (t,): as in `share_of_visits`; group_ages: the number of units of the group of each present age."""
+    visits, ages (t,): as in `share_of_visits`; group_ages: the number of units of the group of each present age."""
     units_reaching_age = np.cumsum(ages[::-1])[::-1]
     is_long_enough = units_reaching_age >= max(units_reaching_age[0] / 10, 1)
-    visits_by_age = np.cumsum(np.where(is_long_enough, begun / np.maximum(units_reaching_age, 1), 0.0))
+    visits_by_age = np.cumsum(np.where(is_long_enough, visits / np.maximum(units_reaching_age, 1), 0.0))
     expected_visits = float(group_ages.sum() * visits_by_age[-1])
     return float(group_ages @ visits_by_age) / expected_visits if expected_visits else np.nan
 

@@ -37,8 +37,8 @@ class Dm(ImpressionEstimator):
     intervals: ClassVar[tuple[str, ...]] = ()
 
     def terms(self, batch: LogBatch) -> Array:
-        _, expected = predictions_of(batch, self.name)
-        return np.column_stack([expected, np.ones(len(batch))])
+        _, expectation = predictions_of(batch, self.name)
+        return np.column_stack([expectation, np.ones(len(batch))])
 
 
 class RidgeSums(Sums):
@@ -135,8 +135,8 @@ class Ridge(Record):
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
         """Return the fitted model. The predictions of the model are clipped to `reward_range`."""
-        fitted = [self._fit(sums, fold) for fold in range(self.folds)]
-        effects, coefficients = map(np.stack, zip(*fitted, strict=True))
+        fold_fits = [self._fit(sums, fold) for fold in range(self.folds)]
+        effects, coefficients = map(np.stack, zip(*fold_fits, strict=True))
         return Model(ridge=self, effects=effects, coefficients=coefficients, reward_range=reward_range)
 
     def _columns(self, position: Ids, context: Array | None, code: Ids, rows: Ids) -> Array:
@@ -316,8 +316,8 @@ class Dr(ImpressionEstimator):
         return weight
 
     def terms(self, batch: LogBatch) -> Array:
-        predicted, expected = predictions_of(batch, self.name)
-        robust = expected + self.weight_used(batch.weight) * (batch.reward - predicted)
+        prediction, expectation = predictions_of(batch, self.name)
+        robust = expectation + self.weight_used(batch.weight) * (batch.reward - prediction)
         return np.column_stack([np.where(batch.usable, robust, 0.0), batch.usable])
 
 
@@ -371,15 +371,15 @@ class Sndr(ImpressionEstimator):
     widens_interval: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
-        predicted, expected = predictions_of(batch, self.name)
-        expected, error = np.where(batch.usable, expected, 0.0), batch.weight * (batch.reward - predicted)
-        return np.column_stack([expected + error, batch.usable, expected, error, batch.weight])
+        prediction, expectation = predictions_of(batch, self.name)
+        expectation, error = np.where(batch.usable, expectation, 0.0), batch.weight * (batch.reward - prediction)
+        return np.column_stack([expectation + error, batch.usable, expectation, error, batch.weight])
 
     def value(self, mean: Array) -> Array:
-        _, rows, expected, error, weight = np.moveaxis(mean, -1, 0)
-        return expected / rows + error / weight
+        _, rows, expectation, error, weight = np.moveaxis(mean, -1, 0)
+        return expectation / rows + error / weight
 
     def gradient(self, mean: Array) -> Array:
-        _, rows, expected, error, weight = np.moveaxis(mean, -1, 0)
-        by_column = [0.0 * rows, -expected / rows**2, 1 / rows, 1 / weight, -error / weight**2]
+        _, rows, expectation, error, weight = np.moveaxis(mean, -1, 0)
+        by_column = [0.0 * rows, -expectation / rows**2, 1 / rows, 1 / weight, -error / weight**2]
         return np.stack(by_column, axis=-1)

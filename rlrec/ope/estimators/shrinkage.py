@@ -53,7 +53,7 @@ def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None 
         return ShrunkEffects(zeros, zeros, 0.0, 0.0)
     y, s = effect[usable], error[usable]
     scale = float(np.sqrt(np.median(s) ** 2 + y.var()))
-    z = _standardized(zeros[:, None] if predictors is None else predictors, usable)
+    z = _standardize_predictors(zeros[:, None] if predictors is None else predictors, usable)
     spread = np.linspace(0, _WIDEST_SPREAD, _SPREADS_OF_LINES if z.shape[1] else _SPREADS) * scale
     variance = np.square(spread)[:, None] + np.square(s)
     lines = [_around_lines(y, s, np.ones((len(y), 1)), variance, np.inf)]
@@ -102,12 +102,12 @@ def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: flo
     variance (t, n): the variance of effects with their errors, for each spread. design (n, q): 1 and the predictors.
     The slopes of the predictors have the spread `slope`."""
     log_posterior, line, covariance = _lines(y, design, variance, slope)
-    shrinkage, predicted = np.square(s) / variance, line @ design.T
+    shrinkage, line_values = np.square(s) / variance, line @ design.T
     line_variance = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
-    means = shrinkage * predicted + (1 - shrinkage) * y
+    means = shrinkage * line_values + (1 - shrinkage) * y
     variances = (1 - shrinkage) * np.square(s) + np.square(shrinkage) * line_variance
     average_arm = line[:, 0]
-    distance = np.square(predicted - average_arm[:, None]) + line_variance
+    distance = np.square(line_values - average_arm[:, None]) + line_variance
     return log_posterior, means, variances, average_arm, distance.mean(axis=1)
 
 
@@ -160,22 +160,22 @@ def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rn
     noise = rng.normal(size=(draws, design.shape[1]))
     lines = line[grid_cell] + np.einsum("nqr,nr->nq", np.linalg.cholesky(covariance[grid_cell]), noise)
     shrinkage = np.square(error) / variance[grid_cell % len(spread)]
-    predicted = lines @ design.T
+    line_values = lines @ design.T
     effects = (
-        shrinkage * predicted
+        shrinkage * line_values
         + (1 - shrinkage) * effect
         + np.sqrt(1 - shrinkage) * error * rng.normal(size=shrinkage.shape)
     )
-    return LineDraws(lines[:, 1:] / predictor_sd, predicted, effects)
+    return LineDraws(lines[:, 1:] / predictor_sd, line_values, effects)
 
 
-def _standardized(predictors: Array, usable: Flags) -> Array:
+def _standardize_predictors(predictors: Array, usable: Flags) -> Array:
     """Return the predictors of the usable effects with mean 0 and spread 1, (n, p), without the predictors that do not
     vary."""
-    centred = predictors[usable] - predictors[usable].mean(axis=0)
-    spread = centred.std(axis=0)
+    deviations = predictors[usable] - predictors[usable].mean(axis=0)
+    spread = deviations.std(axis=0)
     is_varying = spread > 1e-9 * np.abs(predictors[usable]).max(initial=0.0, axis=0)
-    return np.asarray(centred[:, is_varying] / spread[is_varying])
+    return np.asarray(deviations[:, is_varying] / spread[is_varying])
 
 
 def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dict[str, Array]:

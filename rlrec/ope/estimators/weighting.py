@@ -47,8 +47,8 @@ class BetaIps(Reweighing):
 
     def terms(self, batch: LogBatch) -> Array:
         weight, reward, squarable = batch.weight, batch.reward, np.minimum(batch.weight, _HEAVIEST)
-        squared = squarable * (squarable - 1) * batch.usable
-        return np.column_stack([weight * reward, batch.usable, weight, squared * reward, squared])
+        squares = squarable * (squarable - 1) * batch.usable
+        return np.column_stack([weight * reward, batch.usable, weight, squares * reward, squares])
 
     def value(self, mean: Array) -> Array:
         rewards, rows, weight = np.moveaxis(mean[..., :3], -1, 0)

@@ -108,17 +108,17 @@ def sequential_units(
     look_share = np.arange(1, N_LOOKS + 1) / N_LOOKS
     noise = np.random.default_rng(0).normal(0.0, N_LOOKS**-0.5, (N_PATHS, N_LOOKS)).cumsum(axis=1) / look_share
 
-    def needed(ratio: float) -> float:
+    def count_units(ratio: float) -> float:
         """Return the number of units needed, if the sequence is tightest at `ratio` times this number."""
         width = LookSequence.tightest(ratio, alpha).half_width(1.0, look_share)
         drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors at the end
         return variance * (drift / difference) ** 2
 
     if best_n is None:
-        return needed(1.0)
+        return count_units(1.0)
     # the ratio and the number of units depend on each other: more units mean a smaller ratio
     low, high = best_n * SEARCH_RATIO, best_n / SEARCH_RATIO
     for _ in range(BISECTIONS):
         units = (low * high) ** 0.5
-        low, high = (units, high) if needed(best_n / units) > units else (low, units)
+        low, high = (units, high) if count_units(best_n / units) > units else (low, units)
     return units

@@ -39,12 +39,12 @@ def count_blocks(arms: int) -> int:
     return BLOCKS if arms <= MOST_JOINT else BLOCKS_OF_MANY
 
 
-def has_looks(shown: Array, expected: Array) -> Flags:
+def has_looks(looks: Array, expected_looks: Array) -> Flags:
     """Tell whether each arm has enough looks to be judged, (k,). The exposures of an arm that was hardly shown are the
     logger's expectations, which follow the context, so no effect of such an arm can be told.
 
-    shown, expected: the looks at each arm, and the expected looks."""
-    return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _LEAST_SHOWN_SHARE * expected))
+    looks, expected_looks: the looks at each arm, and the expected looks."""
+    return np.asarray(looks >= np.maximum(_FEWEST_LOOKS, _LEAST_SHOWN_SHARE * expected_looks))
 
 
 def unfitted_residuals(residual: Array, share: Array) -> Array:
@@ -87,8 +87,8 @@ class Exposures(Record, kw_only=False, eq=False):
         """Return the shown minus the expected looks of each row, (n, k). The result is NaN if the draw of the row is
         not known."""
         cell = self.row * self.arms + self.arm
-        shown = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms)
-        return shown.astype(np.float64, copy=False).reshape(-1, self.arms) - self.expected_by_row
+        looks = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms)
+        return looks.astype(np.float64, copy=False).reshape(-1, self.arms) - self.expected_by_row
 
     def take(self, rows: Ids) -> Exposures:
         """Return the exposures of the given rows."""
@@ -101,9 +101,9 @@ class Exposures(Record, kw_only=False, eq=False):
         """Return the sum of the looks at each arm, and the sum of the expected looks, (k,) each.
 
         count (n,): the weight of each row."""
-        shown = np.bincount(self.arm, weights=self.look * count[self.row], minlength=self.arms)
-        expected = np.bincount(self.draw, weights=count, minlength=len(self.expected)) @ self.expected
-        return shown.astype(np.float64), expected
+        looks = np.bincount(self.arm, weights=self.look * count[self.row], minlength=self.arms)
+        expected_looks = np.bincount(self.draw, weights=count, minlength=len(self.expected)) @ self.expected
+        return looks.astype(np.float64), expected_looks
 
     def merge_rows(self, group: Ids) -> Exposures:
         """Merge each group of rows into one row, and return the exposures of the merged rows.
@@ -116,11 +116,11 @@ class Exposures(Record, kw_only=False, eq=False):
         draws_hash = np.add.reduceat(hash_bits(self.draw, salt=_MIX_SALT), starts)
         _, first_group, draw = np.unique(draws_hash, return_index=True, return_inverse=True)
         begin, end = starts[first_group], np.r_[starts[1:], len(group)][first_group]
-        expected = np.zeros((len(first_group), self.arms))
+        expected_looks = np.zeros((len(first_group), self.arms))
         for offset in range(int((end - begin).max())):
             groups_this_long = np.flatnonzero(begin + offset < end)
-            expected[groups_this_long] += self.expected[self.draw[begin[groups_this_long] + offset]]
-        return Exposures(group[self.row], self.arm, self.look, expected, draw.reshape(-1))
+            expected_looks[groups_this_long] += self.expected[self.draw[begin[groups_this_long] + offset]]
+        return Exposures(group[self.row], self.arm, self.look, expected_looks, draw.reshape(-1))
 
 
 class ExposureRegression(Sums):
@@ -168,28 +168,28 @@ class ExposureRegression(Sums):
     def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
         """Add rows for regressions on each arm separately. The exposure of an arm is the sum over slots that showed the
         arm, minus the sum over draws that expected the arm."""
-        blocks, k, expected, crossed = len(self.square), exposures.arms, exposures.expected, self.crossed
+        blocks, k, expected_looks, cross = len(self.square), exposures.arms, exposures.expected, self.crossed
 
         def by_block(number: Ids, weight: Array, width: int) -> Array:
             sums = np.bincount(number, weights=weight, minlength=blocks * width)
             return sums.astype(np.float64).reshape(blocks, width)
 
-        slot_cell, draw_cell = block[exposures.row] * k + exposures.arm, block * len(expected) + exposures.draw
+        slot_cell, draw_cell = block[exposures.row] * k + exposures.arm, block * len(expected_looks) + exposures.draw
         for number, column in enumerate(columns.T):
             weight = column * factor
-            shown = by_block(slot_cell, exposures.look * weight[exposures.row], k)
-            products = shown - by_block(draw_cell, weight, len(expected)) @ expected
+            look_sums = by_block(slot_cell, exposures.look * weight[exposures.row], k)
+            products = look_sums - by_block(draw_cell, weight, len(expected_looks)) @ expected_looks
             with_baseline = np.stack(
                 [np.bincount(block, x * column, blocks) for x in columns.T[:BASELINE_COLUMNS]], axis=1
             )
-            sums = self.square[:, :, number] if number < BASELINE_COLUMNS else crossed[:, :, number - BASELINE_COLUMNS]
+            sums = self.square[:, :, number] if number < BASELINE_COLUMNS else cross[:, :, number - BASELINE_COLUMNS]
             sums[:, :BASELINE_COLUMNS] += with_baseline
             sums[:, BASELINE_COLUMNS:] += products
         # squares of looks at an arm in a row minus the expected looks
         cell, entry = np.unique(exposures.row * k + exposures.arm, return_inverse=True)
         row, arm, look = cell // k, cell % k, np.bincount(entry.reshape(-1), weights=exposures.look)
-        square_change = np.square(factor)[row] * look * (look - 2 * expected[exposures.draw[row], arm])
-        squares = by_block(draw_cell, np.square(factor), len(expected)) @ np.square(expected)
+        square_change = np.square(factor)[row] * look * (look - 2 * expected_looks[exposures.draw[row], arm])
+        squares = by_block(draw_cell, np.square(factor), len(expected_looks)) @ np.square(expected_looks)
         self.square[:, BASELINE_COLUMNS:, -1] += by_block(block[row] * k + arm, square_change, k) + squares
 
     @cached_property
@@ -227,9 +227,9 @@ class ExposureRegression(Sums):
             return (
                 np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _LEAST_VARYING_SHARE
             ) & ~is_carried_alone
-        shown = square[BASELINE_COLUMNS:, -1]
+        squares = square[BASELINE_COLUMNS:, -1]
         return np.asarray(
-            (shown > SMALLEST_EIGENVALUE * shown.max(initial=0.0)) & ~is_carried_alone & has_looks(*self.looks)
+            (squares > SMALLEST_EIGENVALUE * squares.max(initial=0.0)) & ~is_carried_alone & has_looks(*self.looks)
         )
 
     @property
@@ -257,27 +257,27 @@ class ExposureRegression(Sums):
             self.square.sum(axis=0) * np.outer(is_used, is_used), rcond=SMALLEST_EIGENVALUE, hermitian=True
         )
 
-    def _slopes(self, square: Array, crossed: Array) -> Array:
+    def _slopes(self, square: Array, cross_sums: Array) -> Array:
         """Return the coefficient of each column, (d, o)."""
         if self._is_joint:
-            return np.asarray(self._inverse @ crossed)
+            return np.asarray(self._inverse @ cross_sums)
         slopes = (
-            np.linalg.pinv(square[:BASELINE_COLUMNS, :BASELINE_COLUMNS], hermitian=True) @ crossed[:BASELINE_COLUMNS]
+            np.linalg.pinv(square[:BASELINE_COLUMNS, :BASELINE_COLUMNS], hermitian=True) @ cross_sums[:BASELINE_COLUMNS]
         )
         return np.vstack(
             [
                 slopes,
                 self._separate_slopes(
-                    crossed[BASELINE_COLUMNS:] - square[BASELINE_COLUMNS:, :BASELINE_COLUMNS] @ slopes
+                    cross_sums[BASELINE_COLUMNS:] - square[BASELINE_COLUMNS:, :BASELINE_COLUMNS] @ slopes
                 ),
             ]
         )
 
-    def _separate_slopes(self, crossed: Array) -> Array:
+    def _separate_slopes(self, cross_sums: Array) -> Array:
         """Return the slopes of the exposures (..., k, o), each from a regression on that exposure alone. The slope is 0
         for an exposure that does not vary."""
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1:]
-        return np.divide(crossed, square, out=np.zeros_like(crossed), where=self.is_varying[:, None])
+        return np.divide(cross_sums, square, out=np.zeros_like(cross_sums), where=self.is_varying[:, None])
 
 
 def std_errors(influences: Array, *, columns: int) -> Array:

@@ -201,9 +201,9 @@ class Steps(Record, kw_only=False, eq=False):
         self_steps, other_steps = (
             (self, other) if self.blocks == other.blocks else (self._by_block(), other._by_block())
         )
-        merged = _Clusters(self_steps.digests, self_steps.sums) + _Clusters(other_steps.digests, other_steps.sums)
-        added = Steps(self.columns, merged.digests, merged.sums, self_steps.blocks)
-        return added if added.blocks or len(added.digests) <= BLOCKS else added._by_block()
+        clusters = _Clusters(self_steps.digests, self_steps.sums) + _Clusters(other_steps.digests, other_steps.sums)
+        steps = Steps(self.columns, clusters.digests, clusters.sums, self_steps.blocks)
+        return steps if steps.blocks or len(steps.digests) <= BLOCKS else steps._by_block()
 
     def scaled(self, factor: float) -> Steps:
         """Return the sums multiplied by a factor."""

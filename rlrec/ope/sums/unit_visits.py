@@ -168,10 +168,10 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
     )
     now_at = np.broadcast_to(now, visits.person.shape)[visit]
     is_over = visits.is_over[visit] & (visits.ended_at[visit] <= now_at)
-    recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
+    is_recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
     columns = {
         "units": unit_weights,
-        "recognised": np.where(add(recognised) > 0, unit_weights, 0.0),
+        "recognised": np.where(add(is_recognised) > 0, unit_weights, 0.0),
         "visits": add(stay_weights),
         "came_again": np.where(add(np.ones(n)) > 1, unit_weights, 0.0),
         **({"active_days": _days(row[stay], decisions, len(first_rows)) * unit_weights} if counts_days else {}),
@@ -187,7 +187,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
     time_away = visits.next_start[visit] - visits.ended_at[visit]
     horizon = now_at if visits.horizon is None else np.minimum(now_at, visits.horizon[visit])
     for days in DAYS:
-        is_at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < horizon)
+        is_at_risk = is_over & is_recognised & (visits.ended_at[visit] + days * DAY < horizon)
         has_returned = is_at_risk & (time_away <= days * DAY)
         columns |= {
             f"at_risk_{days}d": add(is_at_risk * stay_weights),
@@ -235,13 +235,13 @@ class ReturnTimes(Sums):
     number: Array
 
     @classmethod
-    def from_visits(cls, *, watched: Array, gap: Array) -> ReturnTimes:
+    def from_visits(cls, *, watched_time: Array, gap: Array) -> ReturnTimes:
         """Count the returns of visits.
 
-        watched, gap (n,): how long each visit was watched, and the time until the return, in horizons; a gap is
+        watched_time, gap (n,): how long each visit was watched, and the time until the return, in horizons; a gap is
         infinite if nobody came back."""
-        has_returned = gap <= np.minimum(watched, 1.0)
-        row = np.minimum(watched[has_returned] * AGES, AGES).astype(np.int64)
+        has_returned = gap <= np.minimum(watched_time, 1.0)
+        row = np.minimum(watched_time[has_returned] * AGES, AGES).astype(np.int64)
         column = np.minimum(gap[has_returned] * AGES, AGES - 1).astype(np.int64)
         cells = np.bincount(row * AGES + column, minlength=(AGES + 1) * AGES)
         return cls(cells.reshape(AGES + 1, AGES).astype(np.float64))
@@ -252,8 +252,8 @@ class ReturnTimes(Sums):
         it from the share of returns that had come before, among visits that were watched for one class longer."""
         shares = np.ones(AGES + 1)
         for age in range(AGES - 1, 0, -1):
-            watched = self.number[age + 1 :].sum(axis=0)
-            earlier_returns, later_returns = watched[:age].sum(), watched[: age + 1].sum()
+            returns = self.number[age + 1 :].sum(axis=0)
+            earlier_returns, later_returns = returns[:age].sum(), returns[: age + 1].sum()
             shares[age] = shares[age + 1] * (earlier_returns / later_returns if later_returns > 0 else 1.0)
         shares[0] = 0.0
         return shares

@@ -119,11 +119,11 @@ class Course(Record, kw_only=False, eq=False):
     def correction(self) -> Array:
         """Return gamma^t w_t (r_t + gamma V_{t+1} - Q_t), the weighted error of the model. After the end of a visit, V
         is `value_at_end`."""
-        predicted, expected = self._model
-        next_value = np.zeros(len(expected))
-        next_value[:-1] = expected[1:]
+        prediction, expectation = self._model
+        next_value = np.zeros(len(expectation))
+        next_value[:-1] = expectation[1:]
         next_value[self.batch.start[1:] - 1] = self.value_at_end
-        return self.discount * self.ratio * (self.batch.reward + self.gamma * next_value - predicted)
+        return self.discount * self.ratio * (self.batch.reward + self.gamma * next_value - prediction)
 
     @property
     def value_at_end(self) -> Array | float:

@@ -85,7 +85,7 @@ class EffectFold(Fold):
 
     def partial(self, batch: EffectBatch, /) -> RowSums:
         weights = weight_diagnostics(
-            batch, np.ones(len(batch)), weighted_reward=batch.reward, reward=batch.reward, used=batch.usable,
+            batch, np.ones(len(batch)), weighted_reward=batch.reward, reward=batch.reward, rows=batch.usable,
             not_default=batch.not_default, bound=np.full(len(batch), np.inf),
         )  # fmt: skip
         batch = batch.take(batch.usable)
@@ -99,8 +99,8 @@ class EffectFold(Fold):
             block_number = block[rows[0]]
             page_exposures, page_counts = batch.exposure[rows], count[rows]
             by_block[block_number] = columns[rows].sum(axis=0)
-            crossed, change = (page_counts * batch.remaining[rows]) @ page_exposures, page_counts @ batch.change[rows]
-            by_arm[block_number] = page_counts @ page_exposures, crossed, change, page_counts @ batch.expectation[rows]
+            cross, change = (page_counts * batch.remaining[rows]) @ page_exposures, page_counts @ batch.change[rows]
+            by_arm[block_number] = page_counts @ page_exposures, cross, change, page_counts @ batch.expectation[rows]
             square[block_number] = (page_exposures.T * page_counts) @ page_exposures
         sums = moments(columns[:, :2], batch.cluster, columns=("rows", "reward"), spans_batches=self.spans_batches)
         figures = {"by_block": by_block, "by_arm": by_arm, "square": square}
@@ -113,17 +113,17 @@ class EffectFold(Fold):
         by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
         rows, reward, remaining, looks = by_block.T
         # an arm that was hardly shown has no effect that can be told
-        expected = by_arm[:, 3].sum(axis=0)
-        has_enough_looks = has_looks(by_arm[:, 0].sum(axis=0) + expected, expected)
-        exposure, crossed = by_arm[:, 0] * has_enough_looks, by_arm[:, 1] * has_enough_looks
+        expected_looks = by_arm[:, 3].sum(axis=0)
+        has_enough_looks = has_looks(by_arm[:, 0].sum(axis=0) + expected_looks, expected_looks)
+        exposure, cross_sums = by_arm[:, 0] * has_enough_looks, by_arm[:, 1] * has_enough_looks
         changes, squares = by_arm[:, 2], squares * np.outer(has_enough_looks, has_enough_looks)
         n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
         mean = remaining.sum() / n
         # the effect of one more look at each arm, and how much a page counts: 1 + exposure x direction
         inverse = np.linalg.pinv(square, rcond=SMALLEST_EIGENVALUE, hermitian=True)
-        coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
+        coefficient, direction = inverse @ (cross_sums - mean * exposure).sum(axis=0), inverse @ change
         # influences: of the rewards, of the change, and of the residuals of the coefficients
-        residual = crossed - mean * exposure - squares @ coefficient
+        residual = cross_sums - mean * exposure - squares @ coefficient
         # a block that the effects fit by itself varies more than its residuals
         change_by_block = squares @ direction
         spread, fitted_spread = (

@@ -258,8 +258,8 @@ class EstimatorFold(Record, eq=False):
     @property
     def is_logged(self) -> bool:
         """Tell whether the target shows just what was logged, so that all weights are 1."""
-        largest, total, counted = self.weights.largest, self.weights.weight, self.weights.counted
-        return self.has_weights and largest <= 1 + ROUNDED_WEIGHT and total >= counted * (1 - ROUNDED_WEIGHT)
+        largest, total, count = self.weights.largest, self.weights.weight, self.weights.counted
+        return self.has_weights and largest <= 1 + ROUNDED_WEIGHT and total >= count * (1 - ROUNDED_WEIGHT)
 
     @cached_property
     def clusters(self) -> int:
@@ -387,12 +387,12 @@ class EstimatorFold(Record, eq=False):
         if self.predictions is not None and self.estimator.needs_model:
             value = self.value_and_error[0]
             least, largest = least - self.predictions.largest, largest - self.predictions.least
-        centred = moment[reward, reward] - 2 * value * moment[rows, reward] + value**2 * moment[rows, rows]
+        centred_moment = moment[reward, reward] - 2 * value * moment[rows, reward] + value**2 * moment[rows, rows]
         sums = WeightSums(
             n=self.clusters, w=float(total[weight] / mbar), wr=float((total[reward] - value * total[rows]) / mbar),
             w2=float(moment[weight, weight] / mbar**2),
             w2r=float((moment[weight, reward] - value * moment[weight, rows]) / mbar**2),
-            w2r2=float(centred / mbar**2),
+            w2r2=float(centred_moment / mbar**2),
         )  # fmt: skip
         low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)
         return value + low, value + high
@@ -408,8 +408,8 @@ class EstimatorFold(Record, eq=False):
         kinds = self.sides(options.reward_range)
         sides = [(side, side.bounds(replace(options, level=level), bootstrap)) for side in kinds]
         if self.distorted:
-            unbiased, (least_side, (low, _)), (largest_side, (_, high)) = sides
-            sides = [unbiased, (least_side, (low, np.inf)), (largest_side, (-np.inf, high))]
+            unbiased_side, (least_side, (low, _)), (largest_side, (_, high)) = sides
+            sides = [unbiased_side, (least_side, (low, np.inf)), (largest_side, (-np.inf, high))]
         interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
         lower, upper, bound_reasons = _report(interval, self, options)
         lower, upper = (lower, upper) if np.isfinite(self.value_and_error[0]) else (None, None)

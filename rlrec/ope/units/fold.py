@@ -223,7 +223,7 @@ class ImpressionFold(Fold):
     @cached_property
     def summed_estimators(self) -> tuple[ImpressionEstimator, ...]:
         """Return the estimators, and the estimators whose bounds enclose the biased estimators."""
-        return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.enclosing_estimators()))
+        return tuple(side for kind in self.estimators.values() for side in (kind, *kind.enclosing_estimators()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
         """Return the sums of one batch. Raises InputError if an estimator needs a reward model that the batch lacks."""

@@ -165,11 +165,11 @@ class Support(Record, kw_only=False, eq=False):
     horizon: int | None  # the first step at which the ESS is below 5 % of the visits
 
     @classmethod
-    def from_partial(cls, partial: RowSums, supported: float = LEAST_SUPPORT) -> Support:
+    def from_partial(cls, partial: RowSums, least_support: float = LEAST_SUPPORT) -> Support:
         weight, square, size = vars(partial.figures["by_step"]).values()
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
         unsupported_steps = np.flatnonzero(ess < LEAST_SUPPORT * n_visits(partial))
-        least = max(float(LEAST_ESS), supported * n_visits(partial))
+        least = max(float(LEAST_ESS), least_support * n_visits(partial))
         return cls(ess, size, least, int(unsupported_steps[0]) if len(unsupported_steps) else None)
 
     @property

@@ -272,10 +272,10 @@ class Pbm(Curved):
         return f"pbm:{self.curve}"
 
     def weigh(self, course: SlateCourse) -> Weighing:
-        target, logged = course.table("target_at"), course.table("logged_at")
-        examined = examination(self.shape, target.shape[1])
-        weight = divide(target @ examined, logged @ examined)
-        return by_slot(course, weight, examined[course.step], course.bound_of_marginals)
+        target, logger = course.table("target_at"), course.table("logged_at")
+        t = examination(self.shape, target.shape[1])
+        weight = divide(target @ t, logger @ t)
+        return by_slot(course, weight, t[course.step], course.bound_of_marginals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,15 +301,15 @@ class Interpol(Curved):
         return f"interpol:{self.window}:{self.curve}"
 
     def weigh(self, course: SlateCourse) -> Weighing:
-        target, logged = course.table("target_at"), course.table("logged_at")
+        target, logger = course.table("target_at"), course.table("logged_at")
         k = target.shape[1]
-        examined, position = examination(self.shape, k), np.arange(k)
+        t, position = examination(self.shape, k), np.arange(k)
         in_window = (np.abs(position[:, None] - position) <= self.window).astype(np.float64)
         # sums around each position j, then around the position shown
-        ratio = divide(target * examined, (logged * examined) @ in_window)
+        ratio = divide(target * t, (logger * t) @ in_window)
         weight = np.einsum("nj,nj->n", ratio, in_window[course.step])
         bound = course.bound_of_marginals * min(2 * self.window + 1, k)
-        return by_slot(course, weight, examined[course.step], bound)
+        return by_slot(course, weight, t[course.step], bound)
 
 
 class SnSips(SelfNormalised, Sips):
@@ -407,7 +407,7 @@ class SlateFold(Fold):
             for column, (weight, bound) in bounds.items():
                 weights[prefix + column] = weight_diagnostics(
                     batch, weight, weighted_reward=weighing.weighted_reward, reward=course.page_reward,
-                    not_default=course.rewarded, bound=bound, used=is_weighed,
+                    not_default=course.rewarded, bound=bound, rows=is_weighed,
                 )  # fmt: skip
         matrix, slot_rewards = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
         sizes = np.abs(np.column_stack([batch.page, slot_rewards + np.abs(batch.page)]))
@@ -423,8 +423,8 @@ class SlateFold(Fold):
     ) -> EstimatorFold:  # fmt: skip
         """Return the estimator at the end of the fold. The reward of a page is a sum, so it has no upper limit. Its
         lower limit is 0 if no page of the log earned less."""
-        observed: ValueRange = partial.figures["rewards"]
-        least = 0.0 if observed.least >= 0 and estimator.widens_interval else -np.inf
+        observed_range: ValueRange = partial.figures["rewards"]
+        least = 0.0 if observed_range.least >= 0 and estimator.widens_interval else -np.inf
         # where page events are much of the reward, the ratios of whole slates count
         page_event_size, reward_size = partial.figures["sizes"].tolist()
         column = "of_slate" if page_event_size > _PAGE_EVENT_SHARE * reward_size else "weight"
@@ -437,7 +437,7 @@ class SlateFold(Fold):
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
             weight_column=column, mean_column=column,
-            reward_range=(least, np.inf), observed=observed,
+            reward_range=(least, np.inf), observed=observed_range,
             reasons=tuple(reason for reason, holds in assumptions.items() if holds),
             facts={} if curve is None else curve.facts,
         )  # fmt: skip

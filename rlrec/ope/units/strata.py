@@ -163,7 +163,7 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
     """Return the loggers that surely could not show MATERIAL_SHARE of what a target shows, and the loggers that add
     next to nothing. Of the loggers that could not show it, those that show most of it count if the other loggers add
     next to nothing to them."""
-    unsupported, negligible = set[str | None](), list[set[str | None]]()
+    unsupported_loggers, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed_loggers = {
             logger: {
@@ -171,21 +171,21 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
             }
             for logger, estimator_folds in loggers.items()
         }
-        supported, candidates = (
+        supporters, candidates = (
             {
                 logger: estimator_folds for logger, estimator_folds in weighed_loggers.items()
                 if not estimator_folds
-                or any(weighed.diagnosis.reaches(limit) for weighed in estimator_folds.values())
+                or any(logger_fold.diagnosis.reaches(limit) for logger_fold in estimator_folds.values())
             }
             for limit in (1 - MATERIAL_SHARE, MOST_OF_TARGET)
         )  # fmt: skip
-        sizes, all_sizes = (_sizes(fold, group) for group in (supported, candidates))
+        sizes, all_sizes = (_sizes(fold, group) for group in (supporters, candidates))
         # those that could show it take no precedence where they add next to nothing to those that could show most of it
-        if supported and all(_ess(size) <= NEGLIGIBLE_SHARE * _ess(all_sizes[label]) for label, size in sizes.items()):
-            supported, sizes = candidates, all_sizes
-        unsupported |= weighed_loggers.keys() - supported.keys()
+        if supporters and all(_ess(size) <= NEGLIGIBLE_SHARE * _ess(all_sizes[label]) for label, size in sizes.items()):
+            supporters, sizes = candidates, all_sizes
+        unsupported_loggers |= weighed_loggers.keys() - supporters.keys()
         negligible += map(negligible_loggers, sizes.values())
-    return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
+    return frozenset(unsupported_loggers | (set.intersection(*negligible) if negligible else set()))
 
 
 def _sizes(

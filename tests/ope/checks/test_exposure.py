@@ -29,7 +29,7 @@ def test_nothing_exposed_has_no_spread() -> None:
 
 def sums(arm: Ids, cluster: Ids, reward: Array, *, examined: Array | None = None, arms: int) -> RateSums:
     examined = np.ones(len(arm)) if examined is None else examined
-    return RateSums.from_slots(arm=arm, cluster=cluster, examined=examined, reward=reward, arms=arms)
+    return RateSums.from_slots(arm=arm, cluster=cluster, examination=examined, reward=reward, arms=arms)
 
 
 def test_sums_of_two_halves_are_those_of_both() -> None:
@@ -46,7 +46,7 @@ def test_an_examined_pull_counts_by_its_examination() -> None:
     """60 clicks of 200 slots at examination 1/2: a rate of .6, whose standard error is sqrt(200 x .3 x .7) / 100."""
     arm, examined = np.zeros(200, np.int64), np.full(200, 0.5)
     reward = np.r_[np.ones(60), np.zeros(140)]
-    rate, lower, upper = rates(sums(arm, np.arange(200), reward, examined=examined, arms=1), bounded=True)
+    rate, lower, upper = rates(sums(arm, np.arange(200), reward, examined=examined, arms=1), is_bounded=True)
     assert rate[0] == pytest.approx(0.6)
     error = np.sqrt(200 * 0.3 * 0.7) / 100
     assert lower[0] == pytest.approx(0.6 - 1.96 * error, abs=0.03)
@@ -54,7 +54,7 @@ def test_an_examined_pull_counts_by_its_examination() -> None:
 
 
 def test_an_arm_without_pulls_has_no_rate() -> None:
-    rate, lower, upper = rates(sums(np.array([0]), np.array([1]), np.array([1.0]), arms=2), bounded=True)
+    rate, lower, upper = rates(sums(np.array([0]), np.array([1]), np.array([1.0]), arms=2), is_bounded=True)
     assert np.isnan([rate[1], lower[1], upper[1]]).all()
 
 
@@ -62,7 +62,7 @@ def test_a_doubtful_examination_is_told_by_arm() -> None:
     """Of three pulls at a certain position and one at a doubtful one, a quarter of the doubt is left."""
     doubt = np.array([0.0, 0, 0, 0.8])
     of_arm = RateSums.from_slots(
-        arm=np.zeros(4, np.int64), cluster=np.arange(4), examined=np.ones(4), reward=np.ones(4), arms=2, doubt=doubt
+        arm=np.zeros(4, np.int64), cluster=np.arange(4), examination=np.ones(4), reward=np.ones(4), arms=2, doubt=doubt
     )
     assert of_arm.error.tolist() == [0.2, 0.0]
 
@@ -78,6 +78,6 @@ def test_intervals_cover_where_users_differ(bounded: bool) -> None:
         user = np.repeat(np.arange(80), 10)
         reward = (rng.random(800) < rng.beta(2, 6, size=80)[user]).astype(float)
         digests = rng.integers(2**62, size=80)[user]
-        _, lower, upper = rates(sums(np.zeros(800, np.int64), digests, reward, arms=1), bounded=bounded)
+        _, lower, upper = rates(sums(np.zeros(800, np.int64), digests, reward, arms=1), is_bounded=bounded)
         covered += int(lower[0] <= 0.25 <= upper[0])
     assert 925 <= covered <= 985

@@ -56,7 +56,7 @@ def visits(
             eligible=0 * rows, m_total=least[rows], members=np.ones((1, ARMS)),
         )  # fmt: skip
         return visit_carry_over_sums(
-            draws, person=person, served=chosen, following=np.where(chosen, following, -1), returns=returns,
+            draws, person=person, is_counted=chosen, next_visit=np.where(chosen, following, -1), returns=returns,
             visit=visit[rows], arm=arm[rows], reward=reward[rows], events={"click": reward[rows], "buy": bought[rows]},
         )  # fmt: skip
 
@@ -103,8 +103,8 @@ def test_users_who_came_once_say_nothing() -> None:
     sums = visit_carry_over_sums(
         draws,
         person=n,
-        served=n >= 0,
-        following=0 * n - 1,
+        is_counted=n >= 0,
+        next_visit=0 * n - 1,
         returns=np.ones(300),
         visit=n,
         arm=n % 2,

@@ -58,10 +58,10 @@ def test_bounds_of_a_mean_are_students() -> None:
 def test_one_unit_is_few_and_two_that_are_alike_do_not_vary() -> None:
     (metric, *_) = comparison.metrics(1)
     units = [MetricValue(units=number, value=1.0) for number in (0, 1, 2)]
-    reasons = [metric.reasons(value, units[2], bounded=False) for value in units]
+    reasons = [metric.reasons(value, units[2], has_bounds=False) for value in units]
     assert reasons[1:] == [("few-units",), ("no-variation",)]
     assert reasons[0][0] in ("no-units", "none-at-risk")
-    assert metric.reasons(*units[1:], bounded=True) == ()
+    assert metric.reasons(*units[1:], has_bounds=True) == ()
 
 
 @pytest.mark.parametrize("reward", [[], [1.0], [1.0, 1.0]])

@@ -334,7 +334,7 @@ def alarms_of_shared_units(runs: int) -> int:
         log = shop(rng, 120)
         decisions = replace(log.decisions, group=rng.integers(0, 2, len(log.visits.unit))[log.decisions.visit])
         units = unit_sums(log.visits, decisions, now=NOW)
-        sums = outcomes.fold(units, [METRICS[name] for name in alarms], shared=True)
+        sums = outcomes.fold(units, [METRICS[name] for name in alarms], overlap=True)
         figures = Outcomes(sums=sums, level=0.95)
         for name in alarms:
             p_value = figures.compare(1, METRICS[name]).p_value
@@ -359,10 +359,10 @@ def test_batches_of_whole_persons_add_up(users: int) -> None:
     piece = hash_bits(log.visits.person, salt=1) % np.uint64(3)
     for number in (2, 0, 1):
         units = unit_sums(log.visits, log.decisions.take(piece[log.decisions.visit] == number), now=NOW)
-        parts.append(outcomes.fold(units, [*METRICS.values()], past=past, shared=True))
+        parts.append(outcomes.fold(units, [*METRICS.values()], past=past, overlap=True))
     added = Outcomes(sums=reduce(add, parts), level=0.95, adjusted=True)
     every = outcomes.fold(
-        unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past, shared=True
+        unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past, overlap=True
     )  # fmt: skip
     complete = Outcomes(sums=every, level=0.95, adjusted=True)
     for metric in METRICS.values():

@@ -116,11 +116,11 @@ def test_a_small_alpha_is_no_nearer_than_students() -> None:
 
 def test_a_gain_smaller_than_one_rare_reward_is_not_sure() -> None:
     (first, second), _ = walks(3, [[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], visits=8000, users=8000)
-    sure, doubtful = compared(first, second), compared(first, second, rare=1e4)
+    sure, doubtful = compared(first, second), compared(first, second, reward=1e4)
     assert (sure.lower or 0) > 0
     assert (doubtful.lower or 0) <= 0
     assert "rare-rewards" in doubtful.reasons
-    assert (compared(first, second, rare=1.0).lower or 0) > 0
+    assert (compared(first, second, reward=1.0).lower or 0) > 0
 
 
 @pytest.mark.slow

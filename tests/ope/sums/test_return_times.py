@@ -10,7 +10,7 @@ from rlrec.ope.sums.unit_visits import AGES, ReturnTimes
 
 def test_of_visits_that_were_watched_to_the_end_it_is_the_share() -> None:
     gap = np.array([0.1, 0.2, 0.2, 0.6, 0.9, np.inf, 1.4])
-    shares = ReturnTimes.from_visits(watched=np.full(7, 2.0), gap=gap).shares
+    shares = ReturnTimes.from_visits(watched_time=np.full(7, 2.0), gap=gap).shares
     assert shares[[0, AGES // 2, AGES]] == pytest.approx([0.0, 3 / 5, 1.0])
 
 
@@ -21,7 +21,7 @@ def test_young_visits_tell_how_early_returns_come() -> None:
     gap[rng.random(20_000) < 0.5] = np.inf
     observed = np.where(gap <= watched, gap, np.inf)
     halves = [
-        ReturnTimes.from_visits(watched=watched[rows], gap=observed[rows])
+        ReturnTimes.from_visits(watched_time=watched[rows], gap=observed[rows])
         for rows in (slice(5_000), slice(5_000, None))
     ]
     shares = (halves[0] + halves[1]).shares
@@ -30,5 +30,5 @@ def test_young_visits_tell_how_early_returns_come() -> None:
 
 
 def test_where_nobody_came_back_every_return_is_as_early() -> None:
-    shares = ReturnTimes.from_visits(watched=np.ones(3), gap=np.full(3, np.inf)).shares
+    shares = ReturnTimes.from_visits(watched_time=np.ones(3), gap=np.full(3, np.inf)).shares
     assert shares[1:].tolist() == [1.0] * AGES

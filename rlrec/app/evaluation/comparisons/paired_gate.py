@@ -384,11 +384,11 @@ class Gain(Record, kw_only=False, eq=False):
             reasons = (*(["in-sample"] if self.in_sample else []), "no-propensity")
             return Comparison(verdict=INSUFFICIENT, reasons=reasons)
         candidate, reference = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
-        compared = compare(candidate, reference, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
+        result = compare(candidate, reference, measure=measure, alpha=alpha, replicas=self.simulated, reward=self.rare)
         serving_reasons = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
         return replace(
-            compared, verdict=worst_verdict((compared.verdict, *(side.verdict for side in self.estimates))),
-            reasons=in_order((*compared.reasons, *self.estimates[0].reasons, *serving_reasons)),
+            result, verdict=worst_verdict((result.verdict, *(side.verdict for side in self.estimates))),
+            reasons=in_order((*result.reasons, *self.estimates[0].reasons, *serving_reasons)),
         )  # fmt: skip
 
 

@@ -234,7 +234,7 @@ class StudyFold:
                 for number in range(study_figures.QUARTERS)
             }
         return StudySums(
-            outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), quarters=quarters,
+            outcomes=outcomes.fold(units, self.metrics, past=past_sums, overlap=self.groups.shared), quarters=quarters,
             segments={} if self._contexts is None else self._segments(self._contexts, columns, visits, units),
             strata=strata,
             counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,

@@ -325,7 +325,7 @@ class EffectPass(Record, eq=False):
             return self._effects(reader, visits)
         watched_time, return_gap = self._watched(visits)[visits.has_user], visits.gap[visits.has_user] / self.horizon_us
         overlap = None if self.examination else add_up(self._overlaps(reader))
-        return FitSums(overlap, ReturnTimes.from_visits(watched=watched_time, gap=return_gap))
+        return FitSums(overlap, ReturnTimes.from_visits(watched_time=watched_time, gap=return_gap))
 
     def _watched(self, visits: PersonVisits) -> Array:
         """Return the time after each visit in which the log would have shown a return, as a multiple of the horizon,

@@ -267,7 +267,7 @@ def _carry_over_sums(
         pages = reward_log.with_page_rewards(batch, rewarded, definition)
         earned = pages.reward * (is_counted[first_slots] & ~pages.slots["censored"])
         sums_by_reward[key] = visit_carry_over_sums(
-            draws, person=person, served=is_served, following=next_visit,
+            draws, person=person, is_counted=is_served, next_visit=next_visit,
             returns=np.bincount(visit[first_slots], weights=earned, minlength=len(person)).astype(np.float64),
             visit=visit[is_counted], arm=rank[is_counted], reward=rewarded.reward[is_counted],
             events={kind: values[is_counted] for kind, values in by_kind.items() if kind != RETURN},
