@@ -184,15 +184,15 @@ class Namespace:
         return sorted({*super().__dir__(), *self._methods})
 
 
-def line_signature(line_type: Any, declared: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
+def line_signature(line_type: Any, signature: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
     """Return the signature of the method for a command that reads a stream of lines. It has a parameter for each field
     of one line, and a parameter for each option of the command that is useful for a single line.
 
-    line_type: the type of a line; declared: the signature of the command; positional: the names of the parameters
+    line_type: the type of a line; signature: the signature of the command; positional: the names of the parameters
     that may be given without a name."""
     from msgspec.structs import fields
 
-    parameters = {name: parameter for name, parameter in declared.parameters.items() if name not in STREAM_OPTIONS}
+    parameters = {name: parameter for name, parameter in signature.parameters.items() if name not in STREAM_OPTIONS}
     for field in fields(line_type):
         name = field.encode_name
         if name in LINE_ONLY:

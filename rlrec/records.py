@@ -75,8 +75,8 @@ def _closed(value: Any) -> Any:
 
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
     """Return a mapping with the keys of both mappings, where the values of a key that both have are added."""
-    added: dict[K, Any] = _add(left, right)
-    return added
+    sums: dict[K, Any] = _add(left, right)
+    return sums
 
 
 def add_up(partials: Iterable[Any]) -> Any:

@@ -162,7 +162,7 @@ class Claim(NamedTuple):
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
         arriving = "nobody new comes" if self.days == inf else f"{time_text(self.days or 0.0)} of this traffic"
         time = "" if self.days is None else f" ({arriving})"
-        condition = f", if the difference is {self._signed(self.value)} as estimated" if self.value else ""
+        condition = f", if the difference is {self._signed_figure(self.value)} as estimated" if self.value else ""
         odds = f"about a 50 % chance of an answer after {more}{time}{condition}"
         if (self.days or 0.0) > LONGEST_WAIT:
             return f"{start}this traffic cannot tell in reasonable time {question}: {odds}"
@@ -171,13 +171,13 @@ class Claim(NamedTuple):
     @property
     def difference(self) -> str:
         """Return the text of the difference with its bounds."""
-        value, low, high = self._signed(self.value), self._figure(self.lower), self._figure(self.upper)
+        value, low, high = self._signed_figure(self.value), self._figure(self.lower), self._figure(self.upper)
         if low and high:
             return f"{value} [{low}, {high}]"
-        bound = self._signed(self.upper if self.lower is None else self.lower)
+        bound = self._signed_figure(self.upper if self.lower is None else self.lower)
         return value + (f", at least {bound}" if low else f", at most {bound}" if high else "")
 
-    def _signed(self, figure: float | None) -> str:
+    def _signed_figure(self, figure: float | None) -> str:
         """Return the text of a figure with its sign and, if the figure is a share, the percent sign."""
         return self._figure(figure) + (" %" if self.base else "")
 
@@ -204,7 +204,7 @@ def gate_claim(
     name: the name of the candidate; if it is empty, the sentence continues a sentence that names the candidate.
     rival: another name for the other side of the comparison. groups: the reasons that decided, by the name of their
     group; by default all reasons are given."""
-    answer, needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
+    answer, n_needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
     groups = groups or ({verdict: gate["reasons"]} if gate["reasons"] else {})
     basis = "per visit" if gate.get("visits") is None and gate["estimator"] == "wdr" else "per slot"
@@ -212,7 +212,7 @@ def gate_claim(
     return Claim(
         name, rival or gate_against(gate), "better" if gate["passed"] else answer,
         **(bounds if verdict != "insufficient" or answer == "same" else {}), base=gate["live_value"],
-        needed=None if needed is None else round(needed / GATE_SHARE), cluster="visitor", groups=groups,
+        needed=None if n_needed is None else round(n_needed / GATE_SHARE), cluster="visitor", groups=groups,
         basis=basis + doubt_text, seems=bool(doubt_text) and is_weak(gate),
     )  # fmt: skip
 
@@ -244,9 +244,9 @@ def difference_sentence(
             enough += f"; about {quantity(approximate(round(shortage)), f'more {NOUNS.get(unit, unit)}')}, {time}"
         return f"{name}: {start} {question} (nothing is said before {enough})"
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
-        earned = f"{name} earned {difference_direction(row)} than {row['against']} so far"
+        claim_text = f"{name} earned {difference_direction(row)} than {row['against']} so far"
         so_far = _difference_text({**row, "lower": None, "upper": None})
-        return f"{earned}: {so_far} {_basis(row, unit)}{reward} ({', '.join(row['reasons'])}); {YOUNG}"
+        return f"{claim_text}: {so_far} {_basis(row, unit)}{reward} ({', '.join(row['reasons'])}); {YOUNG}"
     base = row["value"] / row["relative"] if row["relative"] else None
     claim = Claim(
         name=name, rival=row["against"],
@@ -274,21 +274,21 @@ def _basis(row: Mapping[str, Any], unit: str) -> str:
 
 def plan_sentence(plan: Mapping[str, Any]) -> str:
     """Return a sentence about the time that it takes to detect a lift. plan: the answer of `experiment plan`."""
-    assumed, days_left = plan["assumed"], plan.get("days_left")
-    chance_clause = f"if it is there, with a chance of {100 * assumed['power']:g} %"
+    assumptions, days_left = plan["assumed"], plan.get("days_left")
+    chance_clause = f"if it is there, with a chance of {100 * assumptions['power']:g} %"
     looks = (
         (plan["total"], plan["days"], "at one look"),
         (plan["total_sequential"], plan["days_sequential"], "at any number of looks"),
     )
     texts = [
-        f"{approximate(total):,} {assumed['unit']}s{'' if days is None else f' ({time_text(days)})'} {look}"
+        f"{approximate(total):,} {assumptions['unit']}s{'' if days is None else f' ({time_text(days)})'} {look}"
         for total, days, look in looks
     ]
     days_left_clause = "" if days_left is None else f"; {time_text(days_left)} are still to come"
-    days = inf if plan["days"] is None and assumed.get("traffic_units") else plan["days"] or 0.0
+    days = inf if plan["days"] is None and assumptions.get("traffic_units") else plan["days"] or 0.0
     if days > LONGEST_WAIT and (days_left is None or days_left > LONGEST_WAIT):
         days_left_clause = "; this traffic does not tell it in reasonable time"
-    start = f"to tell {percent(assumed['lift'])} % of {assumed['metric']}, {chance_clause}"
+    start = f"to tell {percent(assumptions['lift'])} % of {assumptions['metric']}, {chance_clause}"
     return f"{start} takes {texts[0]}, {texts[1]}{days_left_clause}"
 
 
@@ -328,10 +328,10 @@ def _incomplete_rewards(answer: Mapping[str, Any]) -> list[str]:
     for row in answer.get("outcomes", ()):
         units[row["metric"], row["reward"]] += row["units"]
     deciding_names, total = ((row["metric"], row["reward"]) for row in answer.get("metric", ())), units["visits", None]
-    counted = min((units[name] for name in deciding_names if name[0] == "reward_per_unit"), default=total)
-    if counted >= COMPLETE_SHARE * total:
+    n_counted = min((units[name] for name in deciding_names if name[0] == "reward_per_unit"), default=total)
+    if n_counted >= COMPLETE_SHARE * total:
         return []
-    sentence = f"only {counted:,} of {total:,} {answer['unit']}s count in this"
+    sentence = f"only {n_counted:,} of {total:,} {answer['unit']}s count in this"
     return [f"{sentence}: the rewards of the others are not complete yet"]
 
 

@@ -89,7 +89,7 @@ def over_time(
     scale, unit = (100, ", % of visits") if metric in RETURN_DAYS else (1, f" ({rows[0]['reward']})")
     reward_text = f" by {rows[0]['reward']}" if rows[0]["reward"] not in (None, sentences.DEFAULT_REWARD) else ""
     points = [
-        PlotPoint(parse(str(row["group"])) / 3.6e9, *_scaled(row, scale), _day(str(row["group"]))) for row in rows
+        PlotPoint(parse(str(row["group"])) / 3.6e9, *_figures(row, scale), _day(str(row["group"]))) for row in rows
     ]
     years = sorted({str(rows[0]["group"])[:4], str(rows[-1]["group"])[:4]})
     level, x_name = f"{100 * answer['level']:g} %", f"{period} (UTC), {' to '.join(years)}"
@@ -117,7 +117,7 @@ def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[Outcome
     ]  # fmt: skip
 
 
-def _scaled(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, float | None]:
+def _figures(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, float | None]:
     """Return the value, the lower bound and the upper bound of a row, each multiplied by `scale`. A missing figure
     stays None."""
     bounds = row["value"], row["lower"], row["upper"]
@@ -141,7 +141,7 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
     newest_row, is_share = (complete_rows or rows)[-1], metric in RETURN_DAYS
     scale, unit = (100, "\u00a0%") if is_share else (1, "")
     preposition = {"hour": "at", "day": "on", "week": "in the week of"}[period]
-    figure_text = f"{interval(*_scaled(newest_row, scale), unit=unit)} {preposition} {_day(str(newest_row['group']))}"
+    figure_text = f"{interval(*_figures(newest_row, scale), unit=unit)} {preposition} {_day(str(newest_row['group']))}"
     row_key = newest_row["group"], newest_row["metric"], newest_row["reward"]
     rows_of_key = (row for row in answer["differences"] if (row["group"], row["metric"], row["reward"]) == row_key)
     row = next(rows_of_key, None) if period == "week" else None
@@ -292,7 +292,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
     prefix = "" if "route" in answer else f"{answer['experiment']}: "  # a holdout belongs to a route
     percent_text, first_variant = "" if credit_rows else ", in percent of it", answer["variants"][0]["variant"]
     return Figure(
-        title=f"{answer['experiment']}, {_covered(answer)}: variants against {first_variant}",
+        title=f"{answer['experiment']}, {_period_text(answer)}: variants against {first_variant}",
         drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {first_variant}{percent_text}", level=0),
         description=f"Intervals hold at every look, clustered by {answer['unit']}; those that cross 0 are unknown.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "answer", "notes"],
@@ -306,10 +306,10 @@ def _conclusions(answer: VariantComparison) -> list[str]:
     return [*sentences.experiment_sentences(answer), *sentences.next_looks(answer)]
 
 
-def _covered(answer: VariantComparison) -> str:
+def _period_text(answer: VariantComparison) -> str:
     """Return words for the days from the first to the last decision of an experiment."""
-    first, last = _days(answer)
-    return f"{first} to {last}" if first != last else first or "without a decision"
+    first_day, last_day = _days(answer)
+    return f"{first_day} to {last_day}" if first_day != last_day else first_day or "without a decision"
 
 
 def _days(answer: VariantComparison) -> list[str]:
@@ -343,7 +343,7 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
             reward_cells = [
                 [
                     units if row["units"] == n_units else f"{units}, {row['units']:,} mature", row["reward"],
-                    *_scaled(row, 1), *(row["value"] and row["value"] * n for n in (1000, row["units"])),
+                    *_figures(row, 1), *(row["value"] and row["value"] * n for n in (1000, row["units"])),
                 ]
                 for row in answer["outcomes"]
                 if (row["metric"], row["group"]) == ("reward_per_unit", variant["variant"])

@@ -64,11 +64,11 @@ class PlotPoint(NamedTuple):
 class Series(NamedTuple):
     """A Series is one line of a chart, with the band between the bounds of its points.
 
-    marked: the index of a point that is marked with a ring, or None."""
+    ring_index: the index of a point that is marked with a ring, or None."""
 
     name: str
     points: Sequence[PlotPoint]
-    marked: int | None = None
+    ring_index: int | None = None
 
 
 class Interval(NamedTuple):
@@ -165,7 +165,7 @@ def interval(value: float | None, lower: float | None, upper: float | None, *, u
     magnitude = math.floor(math.log10(half_width))
     decimals = max(0, (1 if half_width < 3 * 10**magnitude else 0) - magnitude)
     # so that no bound is shown as -0.0
-    decimals += any(shown and not float(f"{shown:.{decimals}f}") for shown in (value, lower, upper))
+    decimals += any(number and not float(f"{number:.{decimals}f}") for number in (value, lower, upper))
     return f"{value:,.{decimals}f}{unit} [{lower:,.{decimals}f}, {upper:,.{decimals}f}]"
 
 
@@ -317,8 +317,8 @@ def _draw_series(series: Series, xs: Scale, ys: Scale, shape: str, css_class: st
         coordinates = [(xs(point.x), ys(point.y or 0.0)) for point in run]
         marks.append(line(coordinates, css_class))
         marks += [mark(x, y, shape, css_class, 2.5) for x, y in coordinates] if len(series.points) <= 60 else []
-    if series.marked is not None and (y := series.points[series.marked].y) is not None:
-        marks.append(mark(xs(series.points[series.marked].x), ys(y), "circle", f"hollow {css_class}", 5))
+    if series.ring_index is not None and (y := series.points[series.ring_index].y) is not None:
+        marks.append(mark(xs(series.points[series.ring_index].x), ys(y), "circle", f"hollow {css_class}", 5))
     return marks
 
 

@@ -92,10 +92,10 @@ class Delayed(Bernoulli):
             raise InputError(f"shape is {self.shape!r}", hint=f"it is {' or '.join(SHAPES)}")
 
     def step(self, actions: Index) -> Step:
-        observation, reward, terminated, truncated, info = super().step(actions)
+        observation, reward, has_left, is_cut_off, info = super().step(actions)
         is_fixed = self.shape == "fixed"
         delays = np.full(actions.shape, self.delay) if is_fixed else self._rng.exponential(self.delay, actions.shape)
-        return observation, reward, terminated, truncated, info | {"delay": np.floor(delays)}
+        return observation, reward, has_left, is_cut_off, info | {"delay": np.floor(delays)}
 
 
 @dataclass(kw_only=True, eq=False)

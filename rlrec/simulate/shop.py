@@ -174,14 +174,14 @@ class Shop(Regulars):
         for step in reversed(range(self.cap)):
             if step + 1 < self.cap:
                 values = self.stay * values + (1 - self.stay) * values_if_ended
-            for examined in examination(positions, self.power)[::-1]:
+            for p_examined in examination(positions, self.power)[::-1]:
                 # for each arm that is examined, the trust stays, or moves by a level
                 next_values = values.take(self._following, axis=1)
                 arm_values, moved_values = next_values[:, category], next_values[trust, category]
                 arm_values *= p_stays
                 arm_values += expected_reward
                 arm_values += np.multiply(moved_values, p_moves, out=moved_values)
-                values = (1 - examined) * values + examined * state_values(arm_values)
+                values = (1 - p_examined) * values + p_examined * state_values(arm_values)
         return values[:, 0]
 
     @cached_property
@@ -220,8 +220,8 @@ class Shop(Regulars):
         self.looks[seats] = 0
 
     def step(self, actions: Index) -> Step:
-        following, reward, terminated, truncated, info = super().step(actions)
-        return following, reward, terminated, truncated, info | {"purchase": self._purchases}
+        following, reward, has_left, is_cut_off, info = super().step(actions)
+        return following, reward, has_left, is_cut_off, info | {"purchase": self._purchases}
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         pages = actions.reshape(len(actions), -1)

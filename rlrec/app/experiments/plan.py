@@ -175,7 +175,7 @@ def _plan(
         means = {group: figures.outcomes.value(group, metric) for group in groups}
         group = next((group for group in groups if means[group].units >= least), 0)
         mean, adjusted = means[group], figures.outcomes.adjusted_value(group, metric)
-        if not mean.varied or not mean.value or mean.units < least:
+        if not mean.has_error or not mean.value or mean.units < least:
             return None
         metric_name, wait = str(name), RETURN_DAYS.get(metric.name, 0)
         value, deviation = mean.value, mean.error**2 * mean.units

@@ -271,15 +271,15 @@ class VisitCarryOverSums(Sums, kw_only=True):
 class VisitDraws(Record, eq=False):
     """VisitDraws holds the logger's draws in visits.
 
-    visit, arm, shown: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every
-    slot below, if the arm could not be drawn again in that slot decided, eligible, m_total: for every decision, the
+    visit, arm, weight: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every
+    slot below, if the arm could not be drawn again in that slot draw_visit, eligible, m_total: for every decision, the
     row of its visit, the row of its eligible set in `members`, and the sum of m over its slots members (sets, a): 1
     for the arms of each eligible set"""
 
     visit: Ids
     arm: Ids
-    shown: Array
-    decided: Ids
+    weight: Array
+    draw_visit: Ids
     eligible: Ids
     m_total: Array
     members: Array
@@ -287,9 +287,9 @@ class VisitDraws(Record, eq=False):
     def products(self, outcome: Array, block: Index) -> Array:
         """Return the sums per block and arm of the outcomes of visits times the coefficients of scores, (64, a)."""
         sets, n_arms = self.members.shape
-        weights, totals = outcome[self.visit] * self.shown, outcome[self.decided] * self.m_total
+        weights, totals = outcome[self.visit] * self.weight, outcome[self.draw_visit] * self.m_total
         (shown_sums,) = block_sums([weights], block[self.visit], self.arm, cells=n_arms)
-        (set_sums,) = block_sums([totals], block[self.decided], self.eligible, cells=sets)
+        (set_sums,) = block_sums([totals], block[self.draw_visit], self.eligible, cells=sets)
         return shown_sums - set_sums @ self.members
 
 

@@ -222,7 +222,7 @@ class Pages(Record, kw_only=False, eq=False):
     def take(self, rows: Flags) -> Pages:
         return Pages(*(column[rows] for column in vars(self).values()))
 
-    def examined(self, model: str) -> Flags:
+    def examined_slots(self, model: str) -> Flags:
         """Tell which slots were certainly examined, (p, K). These are the slots down to the first click under the
         cascade model, and down to the last click under dcm."""
         is_shown, clicks_below = self.arm >= 0, _from_below(self.click)
@@ -290,15 +290,15 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool
     cell, click = (fitting_rows.arm * size + np.arange(size))[is_shown], fitting_rows.click[is_shown]
     weight = np.repeat(fitting_rows.count, is_shown.sum(axis=1))
 
-    def counted(*flag_sets: Flags) -> Array:
+    def by_cell(*flag_sets: Flags) -> Array:
         counts = (np.bincount(cell[flags], weights=weight[flags], minlength=arms * size) for flags in flag_sets)
         return np.array([total.astype(np.float64).reshape(arms, size) for total in counts])
 
-    is_examined = [fitting_rows.examined(name)[is_shown] for name in MODELS[1:]]
-    slots, clicks = counted(np.ones(len(cell), np.bool_), click)
-    examined_slots, examined_clicks = counted(*is_examined), counted(*(flags & click for flags in is_examined))
+    is_examined = [fitting_rows.examined_slots(name)[is_shown] for name in MODELS[1:]]
+    slots, clicks = by_cell(np.ones(len(cell), np.bool_), click)
+    examined_slots, examined_clicks = by_cell(*is_examined), by_cell(*(flags & click for flags in is_examined))
     # by cluster: the slots examined at each position
-    terms = np.concatenate([batch.arm >= 0, batch.examined(model)], axis=1) * batch.count[:, None]
+    terms = np.concatenate([batch.arm >= 0, batch.examined_slots(model)], axis=1) * batch.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
     model_columns = slice(0 if model == "pbm" else None)
     looks = moments(terms[model_columns], batch.cluster[model_columns], columns=names, spans_batches=spans_batches)

@@ -98,8 +98,8 @@ class DriftSums(Sums):
             if not len(arms) or blocks < _LEAST_BLOCKS:
                 return False
             # the increase in each arm's reward, with all blocks and without each block
-            difference, jackknifed = _difference(total), _difference(total[:, None] - columns)
-        deviations, arm_share = jackknifed - jackknifed.mean(axis=0), count / count.sum()
+            difference, block_changes = _difference(total), _difference(total[:, None] - columns)
+        deviations, arm_share = block_changes - block_changes.mean(axis=0), count / count.sum()
         mean_change, error = (
             float(difference @ arm_share),
             float(np.sqrt((blocks - 1) * np.mean((deviations @ arm_share) ** 2))),

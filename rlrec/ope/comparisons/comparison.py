@@ -67,7 +67,7 @@ class Metric(Record):
         """Return the interval of a value within the limits of the metric. The bounds are infinite if they are
         unknown."""
         low, high = value.bounds(level)
-        return (max(low, self.limits[0]), min(high, self.limits[1])) if value.varied else UNKNOWN
+        return (max(low, self.limits[0]), min(high, self.limits[1])) if value.has_error else UNKNOWN
 
     def reasons(self, *values: MetricValue, has_bounds: bool) -> tuple[str, ...]:
         """Return the reasons why the groups with these values have no value, or no bound."""
@@ -154,16 +154,16 @@ class MetricValue(Record):
         return self.numerator / self.units if self.units else np.nan
 
     @property
-    def varied(self) -> bool:
+    def has_error(self) -> bool:
         """Tell whether the error is positive."""
         return self.error > 0 and self.units > 1
 
     def bounds(self, level: float) -> Bounds:
         """Return the interval of the ratio by Student's t. The bounds are infinite without variation, which does not
         prove certainty."""
-        reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.varied else np.inf
+        reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.has_error else np.inf
         low = max(self.value - reach, min(self.least, self.value))
-        return (low, self.value + reach) if self.varied else UNKNOWN
+        return (low, self.value + reach) if self.has_error else UNKNOWN
 
 
 def fold(numerator: Array, unit: Ids, *, spans_batches: bool) -> Moments:
@@ -351,7 +351,7 @@ def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
 
 def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
     """Compare a mean of differences with 0, by Student's t."""
-    freedom = mean.units - 1 if mean.varied else 0
+    freedom = mean.units - 1 if mean.has_error else 0
     return _compare_by_t(
         mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
         even_units=mean.units, even_rewards=float(mean.rewarded),

@@ -48,7 +48,7 @@ def fold(
     past: the same units before their entry, all in group 0; overlap: whether a unit can be in several groups."""
     names = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
     units = replace(units, columns={name: units.columns[name] for name in names})
-    past_columns = None if past is None else _aligned(past, units.unit)
+    past_columns = None if past is None else _align_columns(past, units.unit)
     rows_by_group = {number: np.flatnonzero(units.group == number) for number in np.unique(units.group).tolist()}
     keys = product(rows_by_group, metrics)
     groups = {key: _sums(units, key[1], rows_by_group[key[0]], past_columns) for key in keys}
@@ -56,7 +56,7 @@ def fold(
     if overlap and 0 in rows_by_group:
         first_group_units = units.take(rows_by_group.pop(0))
         for number, rows in rows_by_group.items():
-            group_columns, first_columns = units.take(rows).columns, _aligned(first_group_units, units.unit[rows])
+            group_columns, first_columns = units.take(rows).columns, _align_columns(first_group_units, units.unit[rows])
             for metric in metrics:
                 ratio = (metric.numerator, metric.denominator)
                 sides = [np.stack([columns[name] for name in ratio]) for columns in (group_columns, first_columns)]
@@ -75,7 +75,7 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
     return comparison.ratio_sums(*columns, unit=units.unit[rows], spans_batches=False, names=names)
 
 
-def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
+def _align_columns(sums: UnitSums, unit: Ids) -> dict[str, Array]:
     """Return each column with one value per given unit, (n,). The value is 0 if the unit has no row.
 
     sums: the sums of one group, ordered by digest."""
@@ -162,7 +162,7 @@ class Outcomes(Record, eq=False):
         """Return the difference minus theta times the difference of the pasts (CUPED). Source: Deng et al. 2013, eq. 4
         and 5, for ratios by their linear terms."""
         theta = self._theta(metric)
-        value, baseline = (None if theta is None else self._adjusted(side, metric, theta) for side in (group, 0))
+        value, baseline = (None if theta is None else self._subtract_past(side, metric, theta) for side in (group, 0))
         if value is None or baseline is None:
             return replace(raw_difference, narrowed=0.0)
         result = difference(value, baseline, level=self.level)
@@ -174,7 +174,7 @@ class Outcomes(Record, eq=False):
         """Return a metric of a group minus theta times its past. The result is None if there is no past to adjust
         for."""
         theta = self._theta(metric) if self.adjusted else None
-        return None if theta is None else self._adjusted(group, metric, theta)
+        return None if theta is None else self._subtract_past(group, metric, theta)
 
     def _theta(self, metric: Metric) -> float | None:
         """Return the covariance of the metric with its past over the variance of the past, within groups, from all
@@ -186,9 +186,9 @@ class Outcomes(Record, eq=False):
     def _past_products(self, metric: Metric) -> list[tuple[float, float]]:
         return [covariate.products for covariate in self._covariates.get(metric, {}).values()]
 
-    def _adjusted(self, group: int, metric: Metric, theta: float) -> MetricValue | None:
+    def _subtract_past(self, group: int, metric: Metric, theta: float) -> MetricValue | None:
         covariate = self._covariates.get(metric, {}).get(group)
-        return None if covariate is None else covariate.adjusted(self.value(group, metric), theta)
+        return None if covariate is None else covariate.subtract_past(self.value(group, metric), theta)
 
     @cached_property
     def _covariates(self) -> dict[Metric, dict[int, _Covariate]]:
@@ -272,7 +272,7 @@ class _Covariate(Record, kw_only=False, eq=False):
         square = square if square > ROUNDING * float(np.abs(squares).sum()) else 0.0
         return float(influence @ self.summary.moment @ past) if square else 0.0, square
 
-    def adjusted(self, mean: MetricValue, theta: float) -> MetricValue:
+    def subtract_past(self, mean: MetricValue, theta: float) -> MetricValue:
         """Return R - theta K, with the error of R reduced as the delta method gives it."""
         (influence, past), moment = self._weights, self.summary.moment
         variance, residual_variance = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
@@ -340,8 +340,8 @@ class PhasedOutcomes(Outcomes, eq=False):
         variance = sum((share * values[key].error) ** 2 for key, share in shares.items())
         return replace(pooled_value, value=float(value), error=float(np.sqrt(variance)))
 
-    def _adjusted(self, group: int, metric: Metric, theta: float) -> MetricValue | None:
-        values = {key: outcomes._adjusted(group, metric, theta) for key, outcomes in self.strata.items()}
+    def _subtract_past(self, group: int, metric: Metric, theta: float) -> MetricValue | None:
+        values = {key: outcomes._subtract_past(group, metric, theta) for key, outcomes in self.strata.items()}
         rows = {key: value for key, value in values.items() if value is not None}
         return self._combine(group, metric, rows) if rows.keys() >= self._shares(metric).keys() else None
 

@@ -106,7 +106,7 @@ class RewardColumns(Record, eq=False):
         0."""
         return type(self)(**{name: column[rows] for name, column in self.columns().items()})
 
-    def counted(self, column: Array) -> Array:
+    def with_counts(self, column: Array) -> Array:
         """Return a column of rows, (n,) or (n, c), with each value multiplied by the count of its row."""
         return column if self.count is None else (column.T * self.count).T
 

@@ -180,7 +180,7 @@ class Course(Record, kw_only=False, eq=False):
         return self.first_value + self.sum(self.correction)
 
     @cached_property
-    def rewarded(self) -> Flags:
+    def has_reward(self) -> Flags:
         """Return flags of the visits with a reward that is not the default."""
         return self.sum(self.batch.not_default.astype(np.float64)) > 0
 

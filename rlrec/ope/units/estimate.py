@@ -156,7 +156,7 @@ class Estimate(Record):
         is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE and doubts.isdisjoint(self.reasons)
         return [name for name in shares if name is not None] if is_nearly_all else []
 
-    def lowered(self, reasons: Iterable[str]) -> Estimate:
+    def with_reasons(self, reasons: Iterable[str]) -> Estimate:
         """Return the estimate with further reasons. These reasons limit the verdict of the estimate."""
         verdict, all_reasons = verdicts.lower_verdict(self.verdict, (*self.reasons, *reasons))
         return replace(self, verdict=verdict, reasons=all_reasons)
@@ -560,16 +560,16 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds)
     their variance over their number. limits: the limits at which bounds are cut."""
     if len(replicas) < 2 or estimate.value is None or not estimate.std_error:
         return estimate
-    wider_estimate = _stretched(estimate, replicas, ("value", "std_error", "lower", "upper"), limits)
+    wider_estimate = _add_error(estimate, replicas, ("value", "std_error", "lower", "upper"), limits)
     if wider_estimate.lower is not None and wider_estimate.bias_bound is not None:
         wider_estimate = replace(wider_estimate, safe_lower=wider_estimate.lower - wider_estimate.bias_bound)
     if estimate.lift is None or not estimate.lift_std_error:
         return wider_estimate
     least = -1.0 if limits[0] >= 0 else -np.inf
-    return _stretched(wider_estimate, replicas, ("lift", "lift_std_error", "lift_lower", "lift_upper"), (least, np.inf))
+    return _add_error(wider_estimate, replicas, ("lift", "lift_std_error", "lift_lower", "lift_upper"), (least, np.inf))
 
 
-def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
+def _add_error(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
     """Return the estimate with a wider error and wider bounds of one figure. The bounds are cut at limits.
 
     names: the names of the figure, of its error and of its bounds."""

@@ -231,9 +231,9 @@ class ImpressionFold(Fold):
         for estimator in self.summed_estimators:
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
-        matrix = batch.counted(np.column_stack([terms[name] for name in self.columns]))
+        matrix = batch.with_counts(np.column_stack([terms[name] for name in self.columns]))
         kinds = self.estimators.values()
-        distortions = [batch.counted(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
+        distortions = [batch.with_counts(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
         predictions = {} if batch.predicted is None else {"predictions": ValueRange.from_values(batch.predicted)}
         figures = {"distorted": np.array(distortions), **predictions}
         return self.sums(matrix, batch.cluster, {"weight": weights(batch)}, figures)
@@ -271,7 +271,7 @@ class ImpressionFold(Fold):
         """Return the estimates. All of them have a further reason if dr and snips differ."""
         if not self.models_differ(estimator_folds):
             return estimates
-        return [estimate.lowered(["models-differ"]) for estimate in estimates]
+        return [estimate.with_reasons(["models-differ"]) for estimate in estimates]
 
 
 # -- several targets on the same rows: bounds of their lifts that hold together, and which may be the best --

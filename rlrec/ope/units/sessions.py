@@ -73,7 +73,7 @@ class SessionFold(Fold):
         if (longest_visit := int(batch.length.max(initial=0))) > self.horizon:
             raise InputError(f"a visit has {longest_visit} steps, more than the horizon of {self.horizon}")
         course = Course(batch, self.gamma)
-        terms = batch.counted(np.column_stack([getattr(course, name) for name in self.columns]))
+        terms = batch.with_counts(np.column_stack([getattr(course, name) for name in self.columns]))
         # the count of the visit of each decision
         count = 1.0 if batch.count is None else np.repeat(batch.count, batch.length)
         columns = {name: getattr(course, name) * count for name in self.by_step}
@@ -84,7 +84,7 @@ class SessionFold(Fold):
         size, weight = sum_steps(sizes, course.ratio * count, **all_visits).sums.sum(axis=0)
         (square,) = sum_steps({}, (course.ratio * count) ** 2, **all_visits).sums.sum(axis=0)
         shared_columns: dict[str, Any] = {
-            "reward": course.earned, "not_default": course.rewarded, "bound": course.bound,
+            "reward": course.earned, "not_default": course.has_reward, "bound": course.bound,
         }  # fmt: skip
         figures: dict[str, Any] = {
             "by_step": StepWeights(weight, square, size), "returns": ValueRange.from_values(course.earned),

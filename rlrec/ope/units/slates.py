@@ -86,9 +86,9 @@ class SlateCourse(Course, kw_only=False, eq=False):
         return np.where(self.batch.page == 0, 0.0, self.weight * self.batch.page)
 
     @cached_property
-    def rewarded(self) -> Flags:
+    def has_reward(self) -> Flags:
         """Return flags of the slates with a reward that is not the default."""
-        return super().rewarded | (self.batch.page != 0)
+        return super().has_reward | (self.batch.page != 0)
 
     @cached_property
     def bound(self) -> Array:
@@ -407,11 +407,11 @@ class SlateFold(Fold):
             for column, (weight, bound) in bounds.items():
                 weights[prefix + column] = weight_diagnostics(
                     batch, weight, weighted_reward=weighing.weighted_reward, reward=course.page_reward,
-                    not_default=course.rewarded, bound=bound, rows=is_weighed,
+                    not_default=course.has_reward, bound=bound, rows=is_weighed,
                 )  # fmt: skip
-        matrix, slot_rewards = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
+        matrix, slot_rewards = batch.with_counts(np.column_stack(terms)), course.sum(np.abs(batch.reward))
         sizes = np.abs(np.column_stack([batch.page, slot_rewards + np.abs(batch.page)]))
-        figures = {"sizes": batch.counted(sizes).sum(axis=0), "rewards": ValueRange.from_values(course.page_reward)}
+        figures = {"sizes": batch.with_counts(sizes).sum(axis=0), "rewards": ValueRange.from_values(course.page_reward)}
         return self.sums(matrix, batch.cluster, weights, figures)
 
     def factors(self, factor: Array, /) -> dict[str, float]:
@@ -459,5 +459,5 @@ class SlateFold(Fold):
             if reference is not None and kind.independent_slots and estimate.n:
                 names = tuple(side.prefix + column for side in (kind, reference) for column in side.columns)
                 differs = ratios_differ(summary, names, clusters=estimate.clusters, value=estimate.value)
-            rows.append(estimate.lowered(["refuted"]) if differs else estimate)
+            rows.append(estimate.with_reasons(["refuted"]) if differs else estimate)
         return rows

@@ -52,7 +52,7 @@ def visits(
     def sums(portion: int) -> VisitCarryOverSums:
         rows, chosen = np.flatnonzero(user[visit] % portions == portion), user % portions == portion
         draws = VisitDraws(
-            visit=visit[rows], arm=arm[rows], shown=(least / p[user[visit], arm])[rows], decided=visit[rows],
+            visit=visit[rows], arm=arm[rows], weight=(least / p[user[visit], arm])[rows], draw_visit=visit[rows],
             eligible=0 * rows, m_total=least[rows], members=np.ones((1, ARMS)),
         )  # fmt: skip
         return visit_carry_over_sums(
@@ -94,8 +94,8 @@ def test_users_who_came_once_say_nothing() -> None:
     draws = VisitDraws(
         visit=n,
         arm=n % 2,
-        shown=np.ones(300),
-        decided=n,
+        weight=np.ones(300),
+        draw_visit=n,
         eligible=0 * n,
         m_total=np.full(300, 0.5),
         members=np.ones((1, 2)),

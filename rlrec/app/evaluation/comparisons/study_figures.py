@@ -335,7 +335,7 @@ class StudyFigures(Record, eq=False):
             "reward": self._reward(metric), "value": finite_or_none(value.value), "lower": finite_or_none(lower),
             "upper": finite_or_none(upper), "units": value.units,
             "reasons": [
-                *metric.reasons(value, has_bounds=value.varied), *self._reasons(metric, group),
+                *metric.reasons(value, has_bounds=value.has_error), *self._reasons(metric, group),
                 *(["young-units"] if self.study.by in LIVES and self.lack_time(metric, group) else []),
             ],
         }  # fmt: skip

@@ -435,7 +435,7 @@ def _rows(
         for group in groups.sort_groups({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]
             by_label = {
-                estimate.estimator: estimate.lowered(["models-differ"])
+                estimate.estimator: estimate.with_reasons(["models-differ"])
                 if number in differing and estimate.max_weight is not None
                 else estimate
                 for estimate in group_estimates

@@ -407,7 +407,7 @@ def _target_estimates(
                 )
             estimates[group].append(
                 replace(
-                    estimate.lowered(doubts),
+                    estimate.with_reasons(doubts),
                     left_out=estimate.left_out + n_left_out + total.unknown, reward_seen=counts.reward_seen,
                     log=evaluation.taken_log(missing_loggers, fold.most_loggers), logger_weights=logger_weights,
                     loggers=max(1, sum(logger.weight > 0 for logger in logger_weights)),

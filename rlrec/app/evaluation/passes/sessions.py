@@ -317,6 +317,6 @@ def _visit_draws(unit: Unit, slots: Columns, first_slots: Index, visit: Ids, ran
     weights = np.divide(minimum, propensity, out=np.zeros(n), where=minimum > 0) + m_below
     has_column = rank < width
     return VisitDraws(
-        visit=visit[has_column], arm=rank[has_column], shown=weights[has_column], decided=visit[first_slots][has_draw],
-        eligible=eligible[has_draw], m_total=total[has_draw], members=members,
+        visit=visit[has_column], arm=rank[has_column], weight=weights[has_column],
+        draw_visit=visit[first_slots][has_draw], eligible=eligible[has_draw], m_total=total[has_draw], members=members,
     )  # fmt: skip

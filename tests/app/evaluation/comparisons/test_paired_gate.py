@@ -54,7 +54,7 @@ def test_a_gate_answers_as_evaluate_does_with_the_same_reasons(sqlite_db: str, t
     logs.serve(sqlite_db, "u", pages=600, rates=(0.1, 0.9), users=300)
     clear = gain(sqlite_db, "good", "u")
     for reasons, answer in ((("low-ess",), "better"), (("models-differ",), "unknown"), (("drift",), "unknown")):
-        estimates = [estimate.lowered(reasons) for estimate in clear.estimates]
+        estimates = [estimate.with_reasons(reasons) for estimate in clear.estimates]
         judgement = judge_gain(replace(clear, estimates=estimates), None, 1, gate_alpha(1))
         assert (judgement["answer"], judgement["passed"]) == (answer, answer == "better")
         sentence = refusal_sentence({**judgement, "against": "u"})
