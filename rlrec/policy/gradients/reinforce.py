@@ -17,7 +17,7 @@ from rlrec.records import Record, Sums
 
 CELLS = 1 << 19  # scores at a time: few enough for the processor's cache, enough to make each call worthwhile
 MAX_LOG_WEIGHT = 700.0  # log of a weight at which it is cut to stay finite
-# exp of scores is taken relative to SCORE_SHIFT below the best score of a chunk, and scores below LEAST count as LEAST.
+# exp of scores is taken relative to SCORE_SHIFT below the best score of a chunk, and lower scores count as MIN_SCORE.
 # float32 can then hold the squares, and none is a slow denormal number.
 SCORE_SHIFT, MIN_SCORE = 36.0, -43.0
 MIN_SHOWN_SCORE = -300.0  # smallest score of arms shown, in float64, since slates may show all arms that are left
