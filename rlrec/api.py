@@ -212,7 +212,7 @@ class Log(Frame):
     """A Log gives rows of the log: decisions with the keys of `export-log`, or slots or events. The rows are read from
     the store each time a loop goes through the Log.
 
-    read: a function that returns the rows; with `detailed=True`, the rows include the rewards of slots. schema: a
+    read: a function that returns the rows; with `has_details=True`, the rows include the rewards of slots. schema: a
     function that gets the module pyarrow and returns the schema of the rows."""
 
     def __init__(self, read: Callable[..., Iterator[LogLine]], schema: Callable[[Any], Any] | None = None) -> None:
@@ -260,7 +260,7 @@ def _rows_of(read: Callable[..., Iterator[LogLine]], key: str) -> Iterator[LogLi
     slots also have the reward of the slot.
 
     read: a function that returns the decisions; key: `slate` for slots, or `events`."""
-    for decision in read(detailed=True):
+    for decision in read(has_details=True):
         decision_columns = {name: decision.get(name) for name in DECISION_KEYS}
         for row in decision[key]:
             reward_column = {"reward": decision["rewards"][row["position"]]} if key == "slate" else {}
