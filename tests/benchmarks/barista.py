@@ -161,7 +161,7 @@ class Bar:
             ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
             items = np.array([ids[name] for name in simulate.arm_names(self.audience.arms)])
             return Server(
-                parameters=trained.parameters_of(items), kind=trained.policy, context=trained.encoded([{}])[0],
+                parameters=trained.parameters_of(items), kind=trained.policy, context=trained.encode_contexts([{}])[0],
                 described=trained.arm_features.encode(items, NEWEST), gap_s=GROUP,
             )  # fmt: skip
 

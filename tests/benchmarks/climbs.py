@@ -81,7 +81,7 @@ class Bench:
                 start=np.zeros(n + 1, np.int64), arm=np.empty(0, np.int64), ago=np.empty(0, np.int64),
                 earned=np.empty(0),
             )  # fmt: skip
-            state = model.states(model.encoded(contexts), history, np.full(n, NEWEST))
+            state = model.states(model.encode_contexts(contexts), history, np.full(n, NEWEST))
             order = np.argsort(numbers)
             score = model.scores(state, numbers[order], NEWEST)
             result = np.empty((n, ARMS))

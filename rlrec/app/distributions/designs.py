@@ -39,7 +39,7 @@ def policy_of(version: Version) -> Policy:
     return kinds.make(version.policy.kind, version.params, design=design)
 
 
-def unstored(
+def make_draft(
     kind: str, params: Mapping[str, Any], reward: Reward, *, name: str = "", status: str = "learning"
 ) -> Version:
     """Make a version that is not in the store, or that will be stored later."""

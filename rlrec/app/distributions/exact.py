@@ -119,8 +119,8 @@ class VersionDistribution:
 
     ordinal: the number of decisions that the policy of the version had made. sums: rows of `beliefs.sums` if the
     belief is three sums per arm, else rows of `beliefs.rows`. arm_features: the features of the arms, if the model
-    reads features. trained: the parameters of a trained kind. columns: sums on columns of sparse contexts, for kinds
-    that read sparse contexts.
+    reads features. trained_model: the parameters of a trained kind. columns: sums on columns of sparse contexts, for
+    kinds that read sparse contexts.
 
     learner: the policy whose statistics the sums are. If the learner has two stages, `policy` is the second stage, and
     eligible sets are lists of candidates. generator: the first stage, or None if the learner has one stage. rankers:
@@ -129,13 +129,13 @@ class VersionDistribution:
 
     def __init__(
         self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[Row],
-        ordinal: int = 0, arm_features: CatalogueFeatures | None = None, trained: TrainedModel | None = None,
+        ordinal: int = 0, arm_features: CatalogueFeatures | None = None, trained_model: TrainedModel | None = None,
         columns: sum_tables.ColumnSums | None = None,
     ) -> None:  # fmt: skip
-        self.unit, self.version, self.ordinal, self.trained, self.columns = unit, version, ordinal, trained, columns
-        self.learner, self.policy = learner, learner
+        self.unit, self.version, self.ordinal, self.columns = unit, version, ordinal, columns
+        self.learner, self.policy, self.trained_model = learner, learner, trained_model
         # a trained model has negative revisions of its own
-        self.arm_features = arm_features if trained is None else trained.arm_features
+        self.arm_features = arm_features if trained_model is None else trained_model.arm_features
         self.rankers: tuple[VersionDistribution, ...] = ()
         self.spend: Spend | None = None
         self.catalogue: Ids = np.empty(0, np.int64)
@@ -219,7 +219,7 @@ class VersionDistribution:
         return Belief(
             pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
-            trained=None if self.trained is None else self.trained.select(arms, revision),
+            trained=None if self.trained_model is None else self.trained_model.select(arms, revision),
             read_column_sums=None if self.columns is None else partial(self.columns.sums, arms=arms),
             cost=None if self.spend is None else self.spend.costs(arms),
         )  # fmt: skip
@@ -237,7 +237,7 @@ class VersionDistribution:
             p_uniform=float(at_positions(policy.exploration, 1)[0]), at=at if self.version.learning else None,
         )  # fmt: skip
 
-    def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
+    def _moments(self, packed_moments: Array, arms: Ids, revision: int) -> ArmMoments | None:
         """Return the moments of the contexts that the belief learned from; None for kinds that do not learn from
         contexts."""
         policy = self._contextual
@@ -246,7 +246,7 @@ class VersionDistribution:
         from rlrec.policy.beliefs.solving import unpack, unpack_stated  # other kinds need none of it
 
         q = policy.design.context.width
-        moments = unpack(packed, q)
+        moments = unpack(packed_moments, q)
         if self.arm_features is None:
             return moments
         learned_revision = self.arm_features.learned_revision(revision)
@@ -497,7 +497,7 @@ def from_sums(
     distribution = VersionDistribution(
         unit, version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
-        trained=_trained_model(unit, version, learner) if learner.stateful else None,
+        trained_model=_read_trained_model(unit, version, learner) if learner.stateful else None,
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
     if learner.budget:
@@ -531,7 +531,7 @@ def _set_spend_at(unit: Unit, distribution: VersionDistribution, seq: int | None
     set_spend(distribution, rows, allowed_arms(unit, version.policy.params))
 
 
-def _trained_model(unit: Unit, version: Version, learner: Policy) -> TrainedModel:
+def _read_trained_model(unit: Unit, version: Version, learner: Policy) -> TrainedModel:
     from rlrec.app.distributions.trained import TrainedModel  # bandits need none of it
 
     return TrainedModel(unit, version, learner=learner)
@@ -581,9 +581,9 @@ def renew(
         distribution = copy(earlier)
         distribution.unit, distribution._layouts = unit, None
         distribution.arm_features = arm_features(unit, earlier.learner)
-        if distribution.trained is not None:
-            distribution.trained = _trained_model(unit, version, earlier.learner)
-            distribution.arm_features = distribution.trained.arm_features
+        if distribution.trained_model is not None:
+            distribution.trained_model = _read_trained_model(unit, version, earlier.learner)
+            distribution.arm_features = distribution.trained_model.arm_features
     learner, ordinal, all_sums = distribution.learner, 0, None
     if changed_arms is None or learner.forgetting.forgets:
         sums, ordinal = _stored_sums(unit, version, learner)
@@ -596,8 +596,9 @@ def renew(
         sums = beliefs.arm_rows(unit, ArmSums if has_three_sums(learner) else BeliefRow, version.id, changed_arms)
         all_sums = earlier._all_sums
     columns = column_sums(unit, version, learner, ordinal=ordinal, earlier=earlier.columns)
-    renewed = distribution.at_moment(sums, ordinal=ordinal, columns=columns, all_sums=all_sums)
-    renewed.version, renewed.unit = version, unit  # policy and prior are the same, but it may have stopped learning
+    new_distribution = distribution.at_moment(sums, ordinal=ordinal, columns=columns, all_sums=all_sums)
+    # policy and prior are the same, but it may have stopped learning
+    new_distribution.version, new_distribution.unit = version, unit
     if learner.budget:
-        _set_spend_at(unit, renewed, None)
-    return renewed
+        _set_spend_at(unit, new_distribution, None)
+    return new_distribution

@@ -88,11 +88,11 @@ def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[floa
     that is not stored has the default values."""
     if 0 < len(stored_arms) == len(arms) and (stored_arms == arms).all():
         return values
-    aligned = np.broadcast_to(np.array(default), (len(arms), len(default)))
+    aligned_values = np.broadcast_to(np.array(default), (len(arms), len(default)))
     if len(stored_arms):
-        (index, is_wanted), aligned = look_up(arms, stored_arms), aligned.copy()
-        aligned[index[is_wanted]] = values[is_wanted]
-    return aligned
+        (index, is_wanted), aligned_values = look_up(arms, stored_arms), aligned_values.copy()
+        aligned_values[index[is_wanted]] = values[is_wanted]
+    return aligned_values
 
 
 class ColumnSums:

@@ -68,7 +68,7 @@ class TrainedModel:
             parameters[name] = values
         return parameters
 
-    def encoded(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
+    def encode_contexts(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
         """Encode contexts, (n, q)."""
         return self.policy.design.context.rows(contexts)
 
@@ -134,7 +134,7 @@ class TrainedModel:
         first_rows, group = distinct(epoch, eligible)
         order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0
         state = state.take(order) if len(first_rows) > 1 else state
-        by_set = self._sets(eligible[first_rows], epoch[first_rows], revision[first_rows], sets)
+        by_set = self._reduce_sets(eligible[first_rows], epoch[first_rows], revision[first_rows], sets)
         for (arms, parameters), end in zip(by_set, ends, strict=True):
             while start < end:
                 portion_end = min(start + max(1, CELLS // len(arms)), end)
@@ -143,12 +143,12 @@ class TrainedModel:
                 start = portion_end
 
     def request_cases(
-        self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], code: Ids, *,
+        self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], context_number: Ids, *,
         sets: Mapping[int, Ids], keys: Mapping[int, str],
     ) -> Iterator[EligibleGroup]:  # fmt: skip
-        """Yield the groups of `cases` for decisions whose requests may state features of arms. code (n,): the number of
-        each decision's context."""
-        has_features = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[code]
+        """Yield the groups of `cases` for decisions whose requests may state features of arms. context_number (n,): the
+        number of each decision's context."""
+        has_features = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[context_number]
         if not has_features.any():
             yield from self.cases(state, eligible, revision, sets=sets)
             return
@@ -157,13 +157,13 @@ class TrainedModel:
             np.flatnonzero(~has_features),
             *np.split(stating_rows, range(PORTION, len(stating_rows), PORTION)),
         ):
-            row_contexts = [contexts[number] for number in code[rows].tolist()]
+            row_contexts = [contexts[number] for number in context_number[rows].tolist()]
             arms = [sets[key] for key in eligible[rows].tolist()]
             revisions = self.at_requests(row_contexts, arms, revision[rows], keys=keys)
             for group in self.cases(state.take(rows), eligible[rows], revisions, sets=sets):
                 yield EligibleGroup(rows[group.rows], group.arms, group.score)
 
-    def _sets(
+    def _reduce_sets(
         self, eligible: Ids, epoch: Ids, revision: Ids, arms_by_set: Mapping[int, Ids] | None
     ) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
         """Yield the arms of eligible sets, which are in order of epoch, with the parameters reduced to these arms."""

@@ -51,9 +51,9 @@ class ArmNames:
             group_names = [f"@{name}" for name in arms.group_names(self.unit)] if noun == "group" else []
             suggestion = suggest(first_name, group_names or arms.keys_like(self.unit, first_name))
             self._has_suggested = True
-        shown = suggestion or "`rlrec arm list` shows them"
+        hint = suggestion or "`rlrec arm list` shows them"
         clause = f" and {n_hidden} more" if n_hidden else ""
-        return InputError(f"unknown {noun} {first_name!r}{clause}", hint=shown, field=field)
+        return InputError(f"unknown {noun} {first_name!r}{clause}", hint=hint, field=field)
 
 
 def find(unit: Unit, names: Collection[str]) -> frozenset[int]:

@@ -66,8 +66,8 @@ class Narrowed:
 
     def hint(self) -> str | None:
         """Say how many arms each rule excluded; return None if no rule excluded an arm."""
-        taken = [f"{rule} takes {count}" for rule, count in self.excluded_counts if count]
-        return f"of {quantity(self.total, 'arm')}, {', '.join(taken)}" if taken else None
+        texts = [f"{rule} takes {count}" for rule, count in self.excluded_counts if count]
+        return f"of {quantity(self.total, 'arm')}, {', '.join(texts)}" if texts else None
 
 
 class Rules(NamedTuple):
@@ -75,13 +75,17 @@ class Rules(NamedTuple):
     request or policy is restricted, None for all arms."""
 
     chosen_names: tuple[str, ...] | None
-    blocked: tuple[str, ...]
+    blocked_names: tuple[str, ...]
     past_rules: tuple[PastRule, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of all arms and groups in the rules."""
-        return (*(self.chosen_names or ()), *self.blocked, *(rule.group for rule in self.past_rules if rule.group))
+        return (
+            *(self.chosen_names or ()),
+            *self.blocked_names,
+            *(rule.group for rule in self.past_rules if rule.group),
+        )
 
     @property
     def kinds(self) -> set[str]:
@@ -113,13 +117,15 @@ class ArmLists(NamedTuple):
     """This record holds the ids of the arms to which a policy is restricted (None for all), and the ids of the arms
     that it blocks."""
 
-    restricted: frozenset[int] | None
-    blocked: frozenset[int]
+    chosen_ids: frozenset[int] | None
+    blocked_ids: frozenset[int]
 
     def keep_allowed(self, eligible: Iterable[int]) -> list[int]:
         """Return the arms of a list that the policy may show, in the same order."""
         return [
-            arm for arm in eligible if arm not in self.blocked and (self.restricted is None or arm in self.restricted)
+            arm
+            for arm in eligible
+            if arm not in self.blocked_ids and (self.chosen_ids is None or arm in self.chosen_ids)
         ]
 
 
@@ -127,13 +133,13 @@ def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
     """Return the arms to which a policy with these parameters is restricted, and the arms that it blocks, as the groups
     are now; None if the policy has no such rule."""
     rules = policy_rules(params)
-    if rules.chosen_names is None and not rules.blocked:
+    if rules.chosen_names is None and not rules.blocked_names:
         return None
     from rlrec.app.inputs.arm_names import ArmNames
 
     names = ArmNames(unit, rules.names)
-    restricted = None if rules.chosen_names is None else names.find(rules.chosen_names)
-    return ArmLists(restricted, names.find(rules.blocked))
+    chosen_ids = None if rules.chosen_names is None else names.find(rules.chosen_names)
+    return ArmLists(chosen_ids, names.find(rules.blocked_names))
 
 
 def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:

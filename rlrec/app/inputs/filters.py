@@ -109,7 +109,7 @@ def selection(unit: Unit, text: str | None) -> selected.Selection:
     """Return the decisions that a filter selects, without those of stored exclusions; None selects all. Raises
     InputError for names that the store lacks."""
     pairs = parse(text or "")
-    log = replace(select(unit, pairs), without=exclusion_tests(unit, included=pairs.get("included")))
+    log = replace(select(unit, pairs), without=exclusion_tests(unit, ignored_names=pairs.get("included")))
     if log.without:
         unit.note_exclusions(partial(_exclusion_sentence, unit, log))
     return log
@@ -124,12 +124,12 @@ def _exclusion_sentence(unit: Unit, log: selected.Selection) -> str | None:
     return f"exclusions leave out {counts}: {hint}" if n_left < n_all else None
 
 
-def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "") -> tuple[str, ...]:
+def exclusion_tests(unit: Unit, *, ignored_names: str | None = None, scope: str = "") -> tuple[str, ...]:
     """Write SQL tests on a decision `d`, one for each stored exclusion. A test is true for the decisions that its
-    exclusion leaves out. included: names of exclusions to ignore; scope: an SQL test that selects the decisions in
+    exclusion leaves out. ignored_names: names of exclusions to ignore; scope: an SQL test that selects the decisions in
     question, if these are few."""
     exclusions = {exclusion.name: exclusion for exclusion in selected.all_exclusions(unit)}
-    names = {*exclusions} if included == ALL else {*texts_of(included or "")}
+    names = {*exclusions} if ignored_names == ALL else {*texts_of(ignored_names or "")}
     for name in sorted(names - exclusions.keys()):
         raise lookup.unknown("exclusion", name, exclusions, clause=IN_FILTER, hint="`rlrec log list` shows them")
     return tuple(excluding_test(unit, exclusions[name], scope=scope) for name in exclusions if name not in names)

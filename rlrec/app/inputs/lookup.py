@@ -46,30 +46,30 @@ def resolve(
     }
     rows = policies.versions(unit, numbered_policies) if numbered_policies else ()
     versions = {(version.policy.name, version.number): version for version in rows}
-    resolved: dict[str, tuple[Version, Head] | InputError] = {}
+    results: dict[str, tuple[Version, Head] | InputError] = {}
     suggestions_left = iter(range(MAX_SUGGESTIONS))
     for reference, (name, number) in sorted(split_references.items()):
         if name not in live_versions:
             is_first = reference not in built_in and next(suggestions_left, None) is not None
             make_error = partial(unknown_policy, unit) if is_first else partial(unknown, "policy", names=())
-            resolved[reference] = make_error(name=name, field="policy")
+            results[reference] = make_error(name=name, field="policy")
         elif number is None:
-            resolved[reference] = live_versions[name]
+            results[reference] = live_versions[name]
         elif (name, number) in versions:
-            resolved[reference] = versions[name, number], live_versions[name][1]
+            results[reference] = versions[name, number], live_versions[name][1]
         else:
-            resolved[reference] = InputError(
+            results[reference] = InputError(
                 f"policy {name} has no version {number}", hint=f"`rlrec policy show {name}` lists its versions"
             )
-    return resolved
+    return results
 
 
 def version(unit: Unit, reference: str) -> tuple[Version, Head]:
     """Return the version of a reference, and the head of its policy. Raises InputError if nothing has this name."""
-    resolved = resolve(unit, [reference])[reference]
-    if isinstance(resolved, InputError):
-        raise resolved
-    return resolved
+    result = resolve(unit, [reference])[reference]
+    if isinstance(result, InputError):
+        raise result
+    return result
 
 
 def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None = None) -> InputError:

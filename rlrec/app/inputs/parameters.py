@@ -54,16 +54,16 @@ def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
     return parameters
 
 
-def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
+def with_curve(unit: Unit, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Add to the parameters the values and the number of the curve that the parameters name, since a policy never
     changes. Raises InputError for an unknown curve."""
-    resolved = dict(typed)
-    for name, reference in typed.items():
+    full_parameters = dict(parameters)
+    for name, reference in parameters.items():
         stage, dot, last_name = name.rpartition(".")
         if last_name == "position" and reference:
             curve = lookup.curve(unit, reference)
-            resolved |= {name: curve.reference, f"{stage}{dot}{kinds.CURVE}": list(curve.examination)}
-    return resolved
+            full_parameters |= {name: curve.reference, f"{stage}{dot}{kinds.CURVE}": list(curve.examination)}
+    return full_parameters
 
 
 def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
@@ -81,7 +81,7 @@ def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
             raise InputError(f"{text} pins a group", hint="pin one of its arms, or give the group a least share")
         members = names.find([name])
         if lists is not None and not lists.keep_allowed(members):
-            cause = "block" if members <= lists.blocked else "arms"
+            cause = "block" if members <= lists.blocked_ids else "arms"
             message = f"{text} of the policy contradicts {cause}={texts[cause]} of the policy"
             raise InputError(message, hint="leave one of them out", field="param")
 
@@ -188,12 +188,12 @@ def read_tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, flo
     return by_value
 
 
-def parse_features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
+def parse_features(specs: Mapping[str, Any]) -> dict[str, Encoder]:
     """Make the encoders of contexts and arms that a user declares: a JSON object with `context`, `arm` or both."""
-    if not declared or declared.keys() - {"context", "arm"}:
+    if not specs or specs.keys() - {"context", "arm"}:
         hint = 'write {"context": {...}}, and "arm" for shared models'
         raise InputError("no features are declared", hint=hint, field="features")
-    return {side: _parse_encoder(side, spec) for side, spec in declared.items()}
+    return {side: _parse_encoder(side, spec) for side, spec in specs.items()}
 
 
 def _parse_encoder(side: str, spec: Any) -> Encoder:

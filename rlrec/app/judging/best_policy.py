@@ -115,7 +115,7 @@ class _NewestPages:
     def exposures(self, serving: VersionDistribution) -> Array | None:
         """Return the expected number of looks at each arm on a page of a candidate, (k,). The result is None where this
         number has no closed form."""
-        if serving.trained is not None or serving.generator is not None or serving.rankers:
+        if serving.trained_model is not None or serving.generator is not None or serving.rankers:
             return None
         looks, counts = np.zeros(len(self.columns)), Counter[tuple[int, int, int]]()
         for (set_id, size, context_id), count in self.counts.items():
@@ -264,7 +264,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
     with the effects of these arms as its belief.
 
     effects: the long-run effects of arms; arm_ids: the id of the arm of each effect."""
-    uniform = designs.unstored("uniform", {}, reward)
+    uniform = designs.make_draft("uniform", {}, reward)
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
     yield Draft("uniform", command, VersionDistribution(unit, uniform, designs.policy_of(uniform), sums=(), prior=()))
     names = [policy.name for policy in policies.all_policies(unit) if "@" not in policy.name]
@@ -316,7 +316,7 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
         if policies.by_name(unit, f"{name}-{reward.name}") is not None:
             return  # it exists already, and is a candidate itself
         options = f"--kind {ANY_REWARD} --reward {reward.name} --from-log policy={name}"
-        draft = designs.unstored(ANY_REWARD, kinds.values(kinds.make(ANY_REWARD, {})), reward)
+        draft = designs.make_draft(ANY_REWARD, kinds.values(kinds.make(ANY_REWARD, {})), reward)
         command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"
     owned = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
     fitted = warm_start.fit_to_log(unit, draft, owned)
@@ -340,7 +340,7 @@ def _long_term(
     sds = np.clip(effects.sd, SMALLEST_SD, prior["prior_sd"])  # an arm has at least the information of the prior
     posteriors = zip(arm_ids, effects.mean.tolist(), sds.tolist(), strict=True)
     sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
-    version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)
+    version = designs.make_draft("long-term", kinds.values(kinds.make("long-term", prior)), reward)
     serving = VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
     if learners:
         name = learners[-1].policy.name

@@ -229,10 +229,10 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
             raise InputError(message, hint=hint)
         params = kinds.values(policy)
         parameters.check_curve(params, reward)
-        version = designs.unstored(kind, params, reward)
+        version = designs.make_draft(kind, params, reward)
         if policy.contextual:
             if (shared := shares_weights(params)) not in fitted:
-                fitted[shared] = fit_design(unit, selection, version, declared=declared, shared=shared)
+                fitted[shared] = fit_design(unit, selection, version, encoders=declared, is_shared=shared)
             version = replace(version, parameters=fitted[shared].to_json())
             if fitted[shared].context.is_sparse:
                 raise InputError("features of contexts have too many columns to sweep", hint="hash into fewer columns")

@@ -26,7 +26,7 @@ VersionSummary = TypedDict("VersionSummary", {
 
 def summary(unit: Unit, version: Version) -> VersionSummary:
     """Return the summary of a version."""
-    policy, numbers = version.policy, [stored.number for stored in policies.versions(unit, [version.policy.id])]
+    policy, numbers = version.policy, [sibling.number for sibling in policies.versions(unit, [version.policy.id])]
     return {
         "policy": policy.name, "version": version.number, "kind": policy.kind, "params": dict(version.params),
         "reward": version.reward.name, "status": version.status, "versions": numbers,

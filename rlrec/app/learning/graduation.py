@@ -74,19 +74,19 @@ def way_to_copy(version: Version) -> str:
     return "" if _refusal_reason(policy) else f"the policy that served (`{copy_command}`)"
 
 
-def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of the trained policy: the `typed` parameters, with the exploration of the copied version
+def parameters(version: Version, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the trained policy: the parameters `params`, with the exploration of the copied version
     as the floor. The floor is at least LEAST, since arms that are hardly ever shown teach nothing."""
-    if "floor" in typed:
-        return dict(typed)
+    if "floor" in params:
+        return dict(params)
     exploration = designs.policy_of(version).exploration
     if not isinstance(exploration, tuple):
-        return {**typed, "floor": round(max(exploration, LEAST), 12)}
+        return {**params, "floor": round(max(exploration, LEAST), 12)}
     if exploration[-1]:
         message = f"{version.policy.name} explores differently by position"
         raise InputError(message, hint="name a floor: --param floor=0.05")
     slots = ",".join(str(position) for position, floor in enumerate(exploration, 1) if floor)
-    return {**typed, "floor": max(exploration), "explore_slots": slots}
+    return {**params, "floor": max(exploration), "explore_slots": slots}
 
 
 def encoders(version: Version) -> dict[str, Encoder]:
@@ -112,11 +112,11 @@ class _Case(NamedTuple):
     weight: float
 
 
-def graduate(unit: Unit, version: Version, initial: InitialBelief, typed: Mapping[str, Any]) -> InitialBelief:
+def graduate(unit: Unit, version: Version, initial: InitialBelief, params: Mapping[str, Any]) -> InitialBelief:
     """Return the belief of a trained policy with weights that copy a version. The record of the belief has the KL
     divergence that remains. initial: the belief without weights. Raises InputError where the version has no exact
     probabilities."""
-    draft = designs.unstored(KIND, typed, version.reward)
+    draft = designs.make_draft(KIND, params, version.reward)
     draft = replace(draft, parameters=initial.parameters)
     return _Graduation(unit, version, cast(Gradient, designs.policy_of(draft))).belief(initial)
 
@@ -248,7 +248,7 @@ class _Graduation:
         return [self._logged_slates(arm_ids, *map(np.concatenate, values)) for arm_ids, values in columns]
 
     def _logged_slates(
-        self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array
+        self, arm_ids: tuple[int, ...], x: Array, shown_arms: Index, weight: Array, log_served: Array
     ) -> LoggedSlates:
         """Return slates of one eligible set in the form in which the gradient reads slates, all at the beginning of a
         visit."""
@@ -257,6 +257,6 @@ class _Graduation:
         no_arms = np.empty(0, np.int64)
         return LoggedSlates(
             state=State(np.hstack([x, session]), no_arms, no_arms, np.empty((0, len(MEMORY)))), arms=index,
-            described=self.arm_features[index], shown=shown, log_propensity=log_served, gain=weight, raw=weight,
+            described=self.arm_features[index], shown=shown_arms, log_propensity=log_served, gain=weight, raw=weight,
             scale=np.ones(n),
         )  # fmt: skip

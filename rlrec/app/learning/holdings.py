@@ -83,8 +83,8 @@ def drawn_sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
 
 def drop_imported(batch: Batch) -> Batch:
     """Return the rows of a batch that are not imported. No belief learns from imported decisions."""
-    imported = batch.slots["imported"]
-    return Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
+    is_imported = batch.slots["imported"]
+    return Batch(slots=take(batch.slots, ~is_imported), events=batch.events) if is_imported.any() else batch
 
 
 def batch_at_change(batch: Batch, seq: int | None) -> Batch:
@@ -223,8 +223,8 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
             belief_origins.append(partial(_copied_sums, last=last, received_by=version.created_at, fold=copied_fold))
         else:  # a frozen version, which is copied as it is
             siblings = [sibling for sibling in by_id.values() if sibling.policy.id == parent.policy.id]
-            traced = trace_holdings(unit, siblings)
-            belief_origins += [holding.sums for holding in traced if holding.version.id == parent.id]
+            holdings = trace_holdings(unit, siblings)
+            belief_origins += [holding.sums for holding in holdings if holding.version.id == parent.id]
     belief_origins += origins(unit, parent, by_id, ordinal=ordinal)
     return (
         [partial(_moved_sums, origin=origin, buckets=buckets) for origin in belief_origins]

@@ -82,11 +82,13 @@ class SlotFields:
             propensity if self.propensity else 0.0,
         )  # fmt: skip
 
-    def keys(self, served: ServedSlate) -> list[SlotKey]:
+    def keys(self, slate: ServedSlate) -> list[SlotKey]:
         """Return the keys of the slots of a slate, in order."""
-        slots, ordinal, context_id = served
-        shown = slate_propensities([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
-        return [self.key(arm, ordinal, context_id, position, shown.get(position, 0.0)) for position, arm, *_ in slots]
+        slots, ordinal, context_id = slate
+        propensities = slate_propensities([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
+        return [
+            self.key(arm, ordinal, context_id, position, propensities.get(position, 0.0)) for position, arm, *_ in slots
+        ]
 
 
 # The events that change the learning beliefs of a policy: the age up to which an event counts in all of them (-1 where
@@ -113,8 +115,8 @@ class Ledger:
         self.unit = unit
         self.learning: dict[int, list[Version]] = defaultdict(list)
         self._heads: dict[int, Head] = {}
-        self._locked = set[int]()
-        self._settled = set[int]()
+        self._locked_ids = set[int]()
+        self._settled_ids = set[int]()
         self._seq: dict[int, int] = {}
         self._scope: dict[int, EventScope | None] = {}
         self.ordinal: dict[int, int] = {}  # the number of decisions of a policy that forgets
@@ -124,31 +126,31 @@ class Ledger:
         self._sums: dict[tuple[int, int], dict[BeliefKey, Any]] = defaultdict(dict)
         self._spend: dict[int, dict[BeliefKey, list[float]]] = defaultdict(dict)  # by policy: slots, cost, known costs
         # by version: the arms whose sums were written, and these sums where they are known
-        self._changed: dict[int, dict[int, Sums | None]] = defaultdict(dict)
-        self._omitting = set[int]()  # versions that left out decisions
+        self._changed_arms: dict[int, dict[int, Sums | None]] = defaultdict(dict)
+        self._omitting_ids = set[int]()  # versions that left out decisions
         self._omissions: Set[tuple[int, int]] = frozenset()  # pairs of these versions and of decisions that get events
         self.lock(policy_ids)
 
     def lock(self, policy_ids: Collection[int]) -> None:
         """Lock each policy of `policy_ids` that is not locked yet. Raises Unordered if waiting could cause a
         deadlock."""
-        new = set(policy_ids) - self._locked
-        if not new:
+        new_ids = set(policy_ids) - self._locked_ids
+        if not new_ids:
             return
-        if self.unit.postgres and self._locked and min(new) < max(self._locked):
+        if self.unit.postgres and self._locked_ids and min(new_ids) < max(self._locked_ids):
             raise Unordered
-        heads, learning = policies.lock_learning(self.unit, new)
-        self._heads |= {policy_id: heads[policy_id] for policy_id in new}
-        self.ordinal |= {policy_id: heads[policy_id].ordinal for policy_id in new}
-        self._locked |= new
+        heads, learning = policies.lock_learning(self.unit, new_ids)
+        self._heads |= {policy_id: heads[policy_id] for policy_id in new_ids}
+        self.ordinal |= {policy_id: heads[policy_id].ordinal for policy_id in new_ids}
+        self._locked_ids |= new_ids
         for version in learning:
             self.learning[version.policy.id].append(version)
             if version.has_omissions:
-                self._omitting.add(version.id)
+                self._omitting_ids.add(version.id)
 
     def require(self, policy_ids: Collection[int]) -> None:
         """Lock policies after sessions are locked. Raises Unordered if waiting could cause a deadlock."""
-        if self.unit.postgres and not self._locked.issuperset(policy_ids):
+        if self.unit.postgres and not self._locked_ids.issuperset(policy_ids):
             raise Unordered
         self.lock(policy_ids)
 
@@ -161,8 +163,8 @@ class Ledger:
         self.ordinal[policy_id] += count
         policies.raise_ordinal(self.unit, policy_id, by=count)
         fade = forgetting.discount**count
-        for (changed, _), sums in self._sums.items():  # the sums collected so far are now older
-            if changed == policy_id:
+        for (owner_id, _), sums in self._sums.items():  # the sums collected so far are now older
+            if owner_id == policy_id:
                 sums.update({key: [fade * number for number in numbers] for key, numbers in sums.items()})
         return range(first, first + count)
 
@@ -181,61 +183,64 @@ class Ledger:
     # -- events --
 
     def apply_events(
-        self, changed: Sequence[Row], *, stored: Mapping[int, Sequence[Event]], arms: Mapping[tuple[int, int], int]
-    ) -> None:
+        self, decision_rows: Sequence[Row], *, stored_events: Mapping[int, Sequence[Event]],
+        arms: Mapping[tuple[int, int], int],
+    ) -> None:  # fmt: skip
         """Replace the rewards of slots by the rewards after new events. Slots with equal keys and equal events have
         equal rewards, which are computed once and counted.
 
-        changed: for each decision its id, policy, time, whether it was imported, the arm of the first slot that the
-        events name, the ordinal, the context, and rows of Event. stored: the earlier events of each decision. arms:
-        the arms of further slots, by decision and position."""
-        scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in changed}}
-        if self._omitting:
+        decision_rows: for each decision its id, policy, time, whether it was imported, the arm of the first slot that
+        the events name, the ordinal, the context, and rows of Event. stored_events: the earlier events of each
+        decision. arms: the arms of further slots, by decision and position."""
+        scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in decision_rows}}
+        if self._omitting_ids:
             from rlrec.store.log import selected
 
-            self._omissions = selected.omissions(self.unit, self._omitting, {row[0] for row in changed})
-        needing = {policy_id for policy_id, scope in scopes.items() if scope and self.fields(policy_id).propensity}
-        weighed_ids = {row[0] for row in changed if row[1] in needing} if needing else ()
-        shown = {
+            self._omissions = selected.omissions(self.unit, self._omitting_ids, {row[0] for row in decision_rows})
+        policy_ids = {policy_id for policy_id, scope in scopes.items() if scope and self.fields(policy_id).propensity}
+        decision_ids = {row[0] for row in decision_rows if row[1] in policy_ids} if policy_ids else ()
+        propensities = {
             (number, position): propensity
-            for number, slots in (decisions.propensities(self.unit, weighed_ids) if weighed_ids else {}).items()
+            for number, slots in (decisions.propensities(self.unit, decision_ids) if decision_ids else {}).items()
             for position, propensity in slate_propensities(slots).items()
         }
-        identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, earlier events, new events
-        for decision_id, policy_id, served_at, imported, arm_id, ordinal, context_id, new in changed:
+        # policy, slot, earlier events, new events
+        slot_changes: list[tuple[int, SlotKey, EventValues, EventValues]] = []
+        for decision_id, policy_id, served_at, is_imported, arm_id, ordinal, context_id, new_rows in decision_rows:
             scope = scopes[policy_id]
-            if imported or scope is None:
+            if is_imported or scope is None:
                 continue
-            safe_age, weighed, fields = scope
-            past = stored.get(decision_id, ())
+            safe_age, weighed_kinds, fields = scope
+            past_events = stored_events.get(decision_id, ())
             if fields.budget is not None:
-                self._charge_costs(fields.budget, policy_id, served_at, past, new, arm_id, arms)
-            timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
-            if len(new) == 1 and not timed:  # true of most lines
-                position, kind, value = new[0][1:4]
-                if position is not None and kind in weighed:
+                self._charge_costs(fields.budget, policy_id, served_at, past_events, new_rows, arm_id, arms)
+            is_timed = safe_age < inf and (past_events or any(row[4] - served_at > safe_age for row in new_rows))
+            if len(new_rows) == 1 and not is_timed:  # true of most lines
+                position, kind, value = new_rows[0][1:4]
+                if position is not None and kind in weighed_kinds:
                     if fields.arm_alone:
                         key = fields.arm_key(arm_id)
                     else:
-                        propensity = shown.get((decision_id, position), 0.0)
+                        propensity = propensities.get((decision_id, position), 0.0)
                         key = fields.key(arm_id, ordinal, context_id, position, propensity)
-                    old = _values(past, position, weighed) if past else ()
-                    identical.append((policy_id, key, old, ((kind, value),)))
+                    old = _values(past_events, position, weighed_kinds) if past_events else ()
+                    slot_changes.append((policy_id, key, old, ((kind, value),)))
                 continue
             keys: dict[int, SlotKey] = {}
-            for position in {row[1] for row in new} if len(new) > 1 else (new[0][1],):
-                values = _values(new, position, weighed)
-                if position is None or not (values or timed):
+            for position in {row[1] for row in new_rows} if len(new_rows) > 1 else (new_rows[0][1],):
+                values = _values(new_rows, position, weighed_kinds)
+                if position is None or not (values or is_timed):
                     continue
                 slot = decision_id, position
                 arm = arms.get(slot, arm_id)
-                key = keys[position] = fields.key(arm, ordinal, context_id, position, shown.get(slot, 0.0))
-                if not timed:
-                    identical.append((policy_id, key, _values(past, position, weighed) if past else (), values))
-            if timed:
-                self._apply_timed(policy_id, decision_id, served_at, keys, past, new)
+                key = keys[position] = fields.key(arm, ordinal, context_id, position, propensities.get(slot, 0.0))
+                if not is_timed:
+                    old = _values(past_events, position, weighed_kinds) if past_events else ()
+                    slot_changes.append((policy_id, key, old, values))
+            if is_timed:
+                self._apply_timed_events(policy_id, decision_id, served_at, keys, past_events, new_rows)
         changes = cache(self._reward_changes)
-        for (policy_id, key, old, values), times in Counter(identical).items():
+        for (policy_id, key, old, values), times in Counter(slot_changes).items():
             for version, change in zip(self.learning[policy_id], changes(policy_id, old, values), strict=True):
                 self.replace(version, key, change, times=times)
 
@@ -258,33 +263,34 @@ class Ledger:
             windows = [version.reward.window_us for version in learning if version.reward.late == "ignore"]
             safe_age = min(windows, default=inf)
             if any(
-                version.entered_to is not None or version.parameters.get("since") or version.id in self._omitting
+                version.entered_to is not None or version.parameters.get("since") or version.id in self._omitting_ids
                 for version in learning
             ):
                 safe_age = -1
-            weighed = {CENSOR}.union(*(version.reward.weights for version in learning))
-            self._scope[policy_id] = (safe_age, weighed, self.fields(policy_id)) if learning else None
+            weighed_kinds = {CENSOR}.union(*(version.reward.weights for version in learning))
+            self._scope[policy_id] = (safe_age, weighed_kinds, self.fields(policy_id)) if learning else None
         return self._scope[policy_id]
 
-    def _apply_timed(
-        self, policy_id: int, decision_id: int, served_at: int, keys: Mapping[int, SlotKey], past: Iterable[Event],
-        new: Iterable[Row],
+    def _apply_timed_events(
+        self, policy_id: int, decision_id: int, served_at: int, keys: Mapping[int, SlotKey],
+        past_events: Iterable[Event], new_rows: Iterable[Row],
     ) -> None:  # fmt: skip
         """Replace the rewards of one decision's slots, if what counts depends on the time of the decision or of an
         event."""
-        holding = [
+        versions = [
             version
             for version in self.learning[policy_id]
             if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
             and (version.id, decision_id) not in self._omissions
         ]  # fmt: skip
-        old, fresh = rewards.by_position(past), rewards.by_position(Event(*row) for row in new)
+        past_by_slot = rewards.by_position(past_events)
+        new_by_slot = rewards.by_position(Event(*row) for row in new_rows)
         for position, key in keys.items():
-            slot_events = old.get(position, [])
-            for version in holding:
+            slot_events = past_by_slot.get(position, [])
+            for version in versions:
                 change = (
                     slot_reward(version, slot_events, served_at=served_at),
-                    slot_reward(version, slot_events + fresh[position], served_at=served_at),
+                    slot_reward(version, slot_events + new_by_slot[position], served_at=served_at),
                 )
                 self.replace(version, key, change)
 
@@ -299,22 +305,24 @@ class Ledger:
         if len(pending) >= PENDING:
             self._add_up(version)
 
-    def serve(self, policy_id: int, served: Sequence[ServedSlate], *, charged: Sequence[ServedSlate] = ()) -> None:
+    def serve(
+        self, policy_id: int, slates: Sequence[ServedSlate], *, charged_slates: Sequence[ServedSlate] = ()
+    ) -> None:
         """Enter served slots, with the default reward, into every belief that learns slots when they are served.
 
-        charged: the slots that count as spend of a policy with a budget, whether a belief learns from them or not."""
+        charged_slates: the slots that count as spend of a policy with a budget, whether a belief learns from them."""
         if not self.learning[policy_id]:
             return
         fields = self.fields(policy_id)
         if fields.budget is not None:
             bucket = fields.budget.bucket(self.unit.now)  # the cost is not known yet
-            for arm, count in Counter(slot[1] for shown, _, _ in charged for slot in shown).items():
+            for arm, count in Counter(slot[1] for slots, _, _ in charged_slates for slot in slots).items():
                 self._charge(policy_id, (bucket, arm), count, 0.0, 0)
         if fields.arm_alone:
-            arms = Counter(slot[1] for shown, _, _ in served for slot in shown)
+            arms = Counter(slot[1] for slots, _, _ in slates for slot in slots)
             slots = {SlotKey(arm): times for arm, times in arms.items()}
         else:
-            slots = Counter(chain.from_iterable(map(fields.keys, served)))
+            slots = Counter(chain.from_iterable(map(fields.keys, slates)))
         for version in self.learning[policy_id]:
             if version.entered_to is None:
                 for key, times in slots.items():
@@ -333,7 +341,7 @@ class Ledger:
             policy_ids=[versions[0].policy.id], first_id=first, last_id=last, imported=False,
             without=filters.exclusion_tests(self.unit, scope=f"d.id >= {first} AND d.id <= {last}"),
         )  # fmt: skip
-        self._omitting.update(version.id for version in versions)
+        self._omitting_ids.update(version.id for version in versions)
         for version in versions:
             selected.omit(self.unit, version.id, selection)
         return set(selected.omitted_ids(self.unit, versions[0].id, first, last))
@@ -341,18 +349,18 @@ class Ledger:
     # -- spend of policies with a budget --
 
     def _charge_costs(
-        self, budget: Budget, policy_id: int, served_at: int, past: Iterable[Event], new: Sequence[Row], arm_id: int,
-        arms: Mapping[tuple[int, int], int],
+        self, budget: Budget, policy_id: int, served_at: int, past_events: Iterable[Event], new_rows: Sequence[Row],
+        arm_id: int, arms: Mapping[tuple[int, int], int],
     ) -> None:  # fmt: skip
         """Count the costs among a decision's new events. A cost belongs to the period of the decision, however late its
         event comes."""
-        paid = {event.position for event in past if event.kind == budget.event}
-        for row in new:
+        paid_positions = {event.position for event in past_events if event.kind == budget.event}
+        for row in new_rows:
             decision_id, position, kind, value = row[:4]
             if kind == budget.event and position is not None:
                 key = budget.bucket(served_at), arms.get((decision_id, position), arm_id)
-                self._charge(policy_id, key, 0, value, 0 if position in paid else 1)
-                paid.add(position)
+                self._charge(policy_id, key, 0, value, 0 if position in paid_positions else 1)
+                paid_positions.add(position)
 
     def _charge(self, policy_id: int, key: BeliefKey, slots: int, cost: float, n_paid: int) -> None:
         total = self._spend[policy_id].setdefault(key, [0.0, 0.0, 0.0])
@@ -365,20 +373,21 @@ class Ledger:
         policy is checked once.
 
         policy_ids: None for all locked policies."""
-        new = (self._locked if policy_ids is None else set(policy_ids)) - self._settled
-        self._settled |= new
-        for policy_id in sorted(new):
+        new_ids = (self._locked_ids if policy_ids is None else set(policy_ids)) - self._settled_ids
+        self._settled_ids |= new_ids
+        for policy_id in sorted(new_ids):
             for version in list(self.learning[policy_id]):
                 if version.entered_to is not None and (ids := self.overdue(version, OVERDUE)):
                     self._settle(version, ids)
 
     def _settle(self, version: Version, ids: Sequence[int]) -> None:
         left_out = self.omit([version], first=ids[0], last=ids[-1])
-        since = [number for number in ids if number >= version.since and number not in left_out]
-        entering, stored = decisions.find(self.unit, since), events.by_decision(self.unit, since)
+        entering_ids = [number for number in ids if number >= version.since and number not in left_out]
+        entering_decisions = decisions.find(self.unit, entering_ids)
+        stored_events = events.by_decision(self.unit, entering_ids)
         fields = self.fields(version.policy.id)
-        for decision in entering.values():
-            by_slot = rewards.by_position(stored.get(decision.id, ()))
+        for decision in entering_decisions.values():
+            by_slot = rewards.by_position(stored_events.get(decision.id, ()))
             slots = [(slot.position, slot.arm_id, slot.propensity, slot.marginal) for slot in decision.slots]
             keys = fields.keys((slots, decision.ordinal or 0, decision.context_id))
             for slot, key in zip(decision.slots, keys, strict=True):
@@ -420,12 +429,12 @@ class Ledger:
         if pending:
             sums = self._sums[policy_id, version.id]
             if fields.context:
-                added = self._fold(version, pending)
+                added_sums = self._fold(version, pending)
             else:
-                added = _sum_changes(pending, fields, fields.kinds[version.id], ordinal=self.ordinal[policy_id])
-            for key, numbers in added.items():
-                old = sums.get(key)
-                sums[key] = numbers if old is None else [*map(add, old, numbers)]
+                added_sums = _sum_changes(pending, fields, fields.kinds[version.id], ordinal=self.ordinal[policy_id])
+            for key, numbers in added_sums.items():
+                old_sums = sums.get(key)
+                sums[key] = numbers if old_sums is None else [*map(add, old_sums, numbers)]
 
     def _fold(self, version: Version, pending: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
         """Return the sums of changes of a kind whose statistics need arrays."""
@@ -443,16 +452,16 @@ class Ledger:
         policy_id = version.policy.id
         discount = self.fields(policy_id).forgetting.discount
         ordinal = self.ordinal[policy_id] if discount < 1 else 0
-        stored = beliefs.add(
+        new_sums = beliefs.add(
             self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount
         )
-        self._changed[version.id].update((arm, stored.get((0, arm))) for _, arm in changes)
+        self._changed_arms[version.id].update((arm, new_sums.get((0, arm))) for _, arm in changes)
 
     def changes(self) -> dict[int, tuple[int, dict[int, Sums | None]]]:
         """Return, for each learning version, the number of this transaction's change, and the arms that the change
         concerns, with the new sums of each arm (None if they are not known)."""
-        numbered = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learning[policy_id])
-        return {version_id: (seq, self._changed[version_id]) for seq, version_id in numbered}
+        pairs = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learning[policy_id])
+        return {version_id: (seq, self._changed_arms[version_id]) for seq, version_id in pairs}
 
 
 def _sum_changes(
@@ -480,10 +489,10 @@ def _sum_changes(
     return sums
 
 
-def _values(rows: Iterable[Row], position: int | None, weighed: Set[str]) -> EventValues:
-    """Return the events of one slot of a decision that change a reward. weighed: the kinds of events that the reward
-    weighs."""
-    return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in weighed])
+def _values(rows: Iterable[Row], position: int | None, weighed_kinds: Set[str]) -> EventValues:
+    """Return the events of one slot of a decision that change a reward. weighed_kinds: the kinds of events that the
+    reward weighs."""
+    return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in weighed_kinds])
 
 
 def slot_reward(version: Version, events: Collection[Event], *, served_at: int) -> float | None:

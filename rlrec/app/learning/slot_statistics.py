@@ -128,10 +128,13 @@ class BeliefFold:
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
         """Return the sums of slots, each multiplied by its count, which is negative where the slot leaves the
         belief."""
-        arms, ordinals, contexts, positions, shown, rewards = (np.array(column) for column in zip(*counts, strict=True))
-        columns = SlotColumns(
-            arm_id=arms, reward=rewards, ordinal=ordinals, position=positions, propensity=shown.astype(np.float64)
+        arms, ordinals, contexts, positions, propensities, rewards = (
+            np.array(column) for column in zip(*counts, strict=True)
         )
+        columns = SlotColumns(
+            arm_id=arms, reward=rewards, ordinal=ordinals, position=positions,
+            propensity=propensities.astype(np.float64),
+        )  # fmt: skip
         return self._sum_slots(columns, contexts, np.array(list(counts.values()), np.float64))
 
     def _sum_slots(
@@ -151,7 +154,7 @@ class BeliefFold:
         order = np.lexsort((slots.arm_id, bucket)) if bucket.any() else np.argsort(slots.arm_id, kind="stable")
         bucket, slots = bucket[order], slots.take(order)
         starts = run_starts(bucket, slots.arm_id)
-        totals, encoded, context_index = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
+        totals, encoded_contexts, context_index = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
         further_sums, stated_features, width = Totals(), None, self.policy.width
         if context_ids is not None and learns_from_contexts(self.policy):
             contexts, indices = stored_contexts.distinct_contexts(self.unit, context_ids[order])
@@ -160,7 +163,7 @@ class BeliefFold:
                 slots = replace(slots, anchored=self.anchor.predicted(x, indices, slots.arm_id))
                 further_sums = _column_sums(self.policy, slots, x, indices, None if weight is None else weight[order])
             else:
-                encoded, context_index = self.policy.design.context.encode(contexts), indices
+                encoded_contexts, context_index = self.policy.design.context.encode(contexts), indices
                 if learns_stated(self.policy):
                     imported_ids = None if decision_ids is None else decision_ids[order]
                     encoder = self.policy.design.arm
@@ -174,7 +177,7 @@ class BeliefFold:
             portion_rows = slice(first, first + step)
             portion_slots = slots.take(portion_rows)
             if context_index is not None:
-                portion_slots = replace(portion_slots, context=encoded[context_index[portion_rows]])
+                portion_slots = replace(portion_slots, context=encoded_contexts[context_index[portion_rows]])
             slot_sums = self.policy.statistics(portion_slots)
             if weight is not None:
                 slot_sums *= weight[order[portion_rows]][:, None]
@@ -195,7 +198,7 @@ class BeliefFold:
         rows, policy = np.flatnonzero(is_stated), self.policy
         if not len(rows) or not learns_stated(policy):
             return {}
-        z, bucket, arm, counts, packed = z[rows], bucket[rows], arm[rows], slot_sums[rows, :3], slot_sums[rows, 3:]
+        z, bucket, arm, counts, moments = z[rows], bucket[rows], arm[rows], slot_sums[rows, :3], slot_sums[rows, 3:]
         slot_sums[rows, 3:] = 0.0
         sums, q = Totals(), policy.design.context.width
         sections = [(beliefs.TOGETHER, np.full_like(arm, self._first_arm), solving.pack_stated)]
@@ -205,7 +208,7 @@ class BeliefFold:
             for group_rows in np.split(np.arange(len(rows)), run_starts(bucket, owner_arms)[1:]):
                 key = section * beliefs.SECTION + int(bucket[group_rows[0]]), int(owner_arms[group_rows[0]])
                 sums[key] = np.append(
-                    counts[group_rows].sum(axis=0), pack_moments(packed[group_rows], z[group_rows], q)
+                    counts[group_rows].sum(axis=0), pack_moments(moments[group_rows], z[group_rows], q)
                 )
         return {key: numbers + 0.0 for key, numbers in sums.items()}  # turns -0 into 0
 
@@ -226,7 +229,7 @@ def _stated_features(
     (n,): the decision of each slot, given where some were imported. What a request states overrides what an imported
     line states. Without such a line, a field that the request leaves out has the value with which the catalogue
     first had the arm, so that the effect of a slot on a belief never changes."""
-    stated = [by_arm(values, FEATURES) or {} for values in contexts]
+    request_features = [by_arm(values, FEATURES) or {} for values in contexts]
     line_contexts, line_features = np.zeros(len(arm), np.int64), {0: dict[str, Any]()}
     if decision_ids is not None:
         by_decision = imported_data.feature_contexts(unit, np.unique(decision_ids).tolist())
@@ -235,17 +238,19 @@ def _stated_features(
         line_contexts[has_line] = np.array([by_decision[number] for number in ids.tolist()], np.int64)[index[has_line]]
         bodies = contents.context_bodies(unit, set(by_decision.values()))
         line_features |= {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
-    if not any(stated) and len(line_features) == 1:
+    if not any(request_features) and len(line_features) == 1:
         return None
     arm_ids = np.unique(arm).tolist()
     keys, first_features = arm_catalogue.keys(unit, arm_ids), arm_catalogue.first_features(unit, arm_ids)
     first_rows, group_index = distinct(arm, context, line_contexts)
     # may become false below
-    is_stated = np.array(list(map(bool, stated)), np.bool_)[context[first_rows]] | (line_contexts[first_rows] > 0)
+    is_stated = np.array(list(map(bool, request_features)), np.bool_)[context[first_rows]] | (
+        line_contexts[first_rows] > 0
+    )
     stated_values = list[dict[str, Any] | None]()
     for row in first_rows[is_stated].tolist():
         key = keys[int(arm[row])]
-        by_request, by_line = stated[context[row]].get(key), line_features[int(line_contexts[row])].get(key)
+        by_request, by_line = request_features[context[row]].get(key), line_features[int(line_contexts[row])].get(key)
         if by_request and by_line is None:
             by_line = parse(first_features[int(arm[row])], f"features of arm {key}")
         stated_values.append(None if by_line is None else by_line | dict(by_request or {}))

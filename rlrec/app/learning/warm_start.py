@@ -55,16 +55,16 @@ NO_BELIEF = InitialBelief()
 
 
 def warm_start(
-    unit: Unit, kind: str, typed: Mapping[str, Any], declared: Mapping[str, Encoder] | None, *, reward_name: str,
+    unit: Unit, kind: str, params: Mapping[str, Any], encoders: Mapping[str, Encoder] | None, *, reward_name: str,
     from_log: str | None,
 ) -> InitialBelief:  # fmt: skip
     """Return the belief that `policy create` starts from: learned from the mature decisions of a log, if there is a
     log."""
     reward = lookup.reward(unit, reward_name)
     selection = None if from_log is None else filters.selection(unit, from_log)
-    version = designs.unstored(kind, typed, reward)
-    if kinds.make(kind, typed).contextual:
-        design = fit_design(unit, selection, version, declared=declared or {}, shared=shares_weights(typed))
+    version = designs.make_draft(kind, params, reward)
+    if kinds.make(kind, params).contextual:
+        design = fit_design(unit, selection, version, encoders=encoders or {}, is_shared=shares_weights(params))
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # raises where the model cannot hold so many features
     if selection is None or from_log is None or not kinds.load(kind).online:
@@ -75,7 +75,8 @@ def warm_start(
     record = lineage.make_record(
         unit, from_log, selection, last_id=log_fit.last_id, window_us=reward.window_us, slots=log_fit.slots
     )
-    sums, budget, log = log_fit.sums, kinds.make(kind, typed).parsed_budget, replace(selection, last_id=log_fit.last_id)
+    sums, budget = log_fit.sums, kinds.make(kind, params).parsed_budget
+    log = replace(selection, last_id=log_fit.last_id)
     if budget is not None:
         sums = sums | BeliefFold(unit, version, ordinal=0).log_spend(log, budget)
     return InitialBelief(
@@ -83,9 +84,9 @@ def warm_start(
     )
 
 
-def shares_weights(typed: Mapping[str, Any]) -> bool:
-    """Tell whether the parameters `typed` ask for a model with weights that all arms share."""
-    models = {value for name, value in typed.items() if name.rpartition(".")[2] == "model"}
+def shares_weights(params: Mapping[str, Any]) -> bool:
+    """Tell whether the parameters `params` ask for a model with weights that all arms share."""
+    models = {value for name, value in params.items() if name.rpartition(".")[2] == "model"}
     return not models.isdisjoint((SHARED, HYBRID, BILINEAR, FEATURES))
 
 
@@ -99,7 +100,7 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
     weights: Weights = ()
     selection = None
     if "selection" in record and not from_prior:
-        exclusion_tests = filters.exclusion_tests(unit, included=filters.parse(record["filter"]).get("included"))
+        exclusion_tests = filters.exclusion_tests(unit, ignored_names=filters.parse(record["filter"]).get("included"))
         selection = Selection(**{"last_id": record.get("last_id"), **record["selection"], "without": exclusion_tests})
         version, sums, slots, _, weights = fit_to_log(unit, version, selection)
         names = ("filter", "selection", "last_id", "now", "window_us")
@@ -113,25 +114,25 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
 
 
 def fit_design(
-    unit: Unit, selected: Selection | None, draft: Version, *, declared: Mapping[str, Encoder], shared: bool
+    unit: Unit, selection: Selection | None, draft: Version, *, encoders: Mapping[str, Encoder], is_shared: bool
 ) -> Design:
     """Return the declared encoders, or else encoders that are fitted to the contexts of a log and to the catalogue.
-    Encoders hash the values where there is no log to fit them to. shared: whether all arms share one model. Such a
+    Encoders hash the values where there is no log to fit them to. is_shared: whether all arms share one model. Such a
     model can hold only a limited number of products of a context feature and an arm feature, so fitted encoders are
     kept small enough for it."""
-    log = None if "context" in declared else selected
-    context = declared.get("context", Encoder.by_hash())
+    log = None if "context" in encoders else selection
+    context = encoders.get("context", Encoder.by_hash())
     max_columns = MAX_SHARED_WEIGHTS // context.width if log is None else isqrt(MAX_SHARED_WEIGHTS)
-    arm = declared.get("arm") or _catalogue_encoder(unit, widest=min(max_columns, WIDEST) if shared else WIDEST)
+    arm = encoders.get("arm") or _catalogue_encoder(unit, widest=min(max_columns, WIDEST) if is_shared else WIDEST)
     if log is not None:
         encoder_fit = EncoderFit()
         for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
             contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
             encoder_fit.take([contexts[row] for row in context_index.tolist()])  # each context as often as it occurs
         max_columns = MAX_SHARED_WEIGHTS // arm.width
-        context = Encoder.parse(encoder_fit.spec(widest=min(max_columns, WIDEST) if shared else WIDEST))
+        context = Encoder.parse(encoder_fit.spec(widest=min(max_columns, WIDEST) if is_shared else WIDEST))
     learns = kinds.load(draft.policy.kind).online and draft.policy.kind != kinds.TWO_STAGE
-    return Design(context=context, arm=arm, learns_stated=shared and learns)
+    return Design(context=context, arm=arm, learns_stated=is_shared and learns)
 
 
 def _catalogue_encoder(unit: Unit, *, widest: int) -> Encoder:
@@ -158,18 +159,18 @@ class LogFit(NamedTuple):
     weights: Weights = ()
 
 
-def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
+def fit_to_log(unit: Unit, version: Version, selection: Selection) -> LogFit:
     """Fit a draft to a log.
 
     A logistic model is expanded around its weights. Newton's method repeats the expansion until the weights no
     longer change."""
     policy = designs.policy_of(version)
     if isinstance(policy, Linear) and policy.is_sparse:
-        weights = _fit_columns(unit, version, policy, selected)
+        weights = _fit_columns(unit, version, policy, selection)
         fold = BeliefFold(unit, version, ordinal=0, anchor=marginal.Anchor.from_packed(weights))
-        return LogFit(version, *fold.log_sums(selected, columns=["context_id"]), weights)
+        return LogFit(version, *fold.log_sums(selection, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
-        sums, slots, last_id = BeliefFold(unit, version, ordinal=0).log_sums(selected, columns=["context_id"])
+        sums, slots, last_id = BeliefFold(unit, version, ordinal=0).log_sums(selection, columns=["context_id"])
         expanded_version = expand(unit, version, sums) if rounds_left else None
         if expanded_version is None:
             break
@@ -177,10 +178,10 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
     return LogFit(version, sums, slots, last_id)
 
 
-def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selection) -> Weights:
+def _fit_columns(unit: Unit, version: Version, policy: Linear, selection: Selection) -> Weights:
     """Fit the weights of each arm on all columns of sparse contexts together. All contexts of the log are in memory."""
     batch_columns: list[tuple[Sparse, Array, Array, Array]] = []
-    for impressions in reward_log.impressions(unit, selected, version.reward, columns=["context_id"]):
+    for impressions in reward_log.impressions(unit, selection, version.reward, columns=["context_id"]):
         contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
         examined_sums = policy.rewards_and_pulls(impressions.reward, impressions.slots["position"])
         count = reward_log.sampling_counts(impressions.slots)

@@ -122,7 +122,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         if is_new and source is not None:
             initial = graduation.graduate(unit, source, initial, typed_parameters)
         if is_new and prior_options:
-            draft = designs.unstored(request.kind, typed_parameters, lookup.reward(unit, request.reward))
+            draft = designs.make_draft(request.kind, typed_parameters, lookup.reward(unit, request.reward))
             prior, record = arm_means.prior_from_log(unit, draft, **prior_options)
             initial = replace(initial, record={**initial.record, **record})
 

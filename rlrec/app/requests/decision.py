@@ -142,11 +142,11 @@ class DerivedDecision:
             if candidate_list is not None and (key := candidate_list.catalogue_id) is not None:
                 self.allowed = contents.eligible_arms(unit, [key])[key]
                 self.catalogue = len(self.allowed)
-        if served.trained is None:
+        if served.trained_model is None:
             revision = decision.catalogue_revision
             self.case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
         else:
-            self.case = self._stateful_case(served, served.trained, context)
+            self.case = self._stateful_case(served, served.trained_model, context)
         if self.case is None:
             return
         shown_columns, case = self.shown, self.case
@@ -174,7 +174,7 @@ class DerivedDecision:
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
             return None
         past_slots = history.unpack([decision.history], np.array([decision.step]))
-        self.state = trained.states(trained.encoded([context]), past_slots, np.array([revision]))
+        self.state = trained.states(trained.encode_contexts([context]), past_slots, np.array([revision]))
         feature_revision = trained.arm_features.at_request(context, self.arms, self.keys, revision)
         score, policy = trained.scores(self.state, self.arms, feature_revision)[0], trained.policy
         scores: Scores = policy.distribution(score)
@@ -244,7 +244,7 @@ class DerivedDecision:
 
     def features(self) -> dict[str, Any]:
         """Return the nonzero features of context and visit, for a policy that reads the visit."""
-        if self.served is None or (trained_model := self.served.trained) is None:
+        if self.served is None or (trained_model := self.served.trained_model) is None:
             return {}
         return {
             "features": None if self.state is None else _nonzero_values(trained_model.policy.names, self.state.x[0])

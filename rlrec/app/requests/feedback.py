@@ -286,7 +286,7 @@ class FeedbackTransaction:
             self.stored.append(stored)
             if answers:
                 self.outcomes.append(self._answer(line, target, stored))
-        self.ledger.apply_events(changed, stored=self.stored_events, arms=arms)
+        self.ledger.apply_events(changed, stored_events=self.stored_events, arms=arms)
         events.add(self.unit, [event for decision_id in sorted(added) for event in added[decision_id]])
         if new_keys:
             events.add_keys(self.unit, new_keys)

@@ -106,12 +106,12 @@ def _draw_each(
 ) -> list[DrawnSlate]:
     """Draw the slates of requests that share version, eligible set and length, where each request has its own
     scores."""
-    shared, trained_model = planned[0].shared, planned[0].shared.serving.trained
+    shared, trained_model = planned[0].shared, planned[0].shared.serving.trained_model
     assert trained_model is not None
     n, arms = len(planned), shared.case.arms
     # the states of the visits, and the scores of all arms in them
     contexts, revisions = [plan.request.context for plan in planned], np.full(n, shared.revision)
-    state = trained_model.states(trained_model.encoded(contexts), histories, revisions)
+    state = trained_model.states(trained_model.encode_contexts(contexts), histories, revisions)
     score = trained_model.scores_at(state, arms, trained_model.at_requests(contexts, [arms] * n, revisions, keys=keys))
     seeds, layout = np.full(n, seed, np.uint64), shared.case.layout
     draws = trained_model.draw(score, size=shared.size, seeds=seeds, decisions=decision_ids, layout=layout)

@@ -68,11 +68,12 @@ class Narrower:
         rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
         defaults = policy_rules(params)
         has_group = any(name not in self.names.ids for name in rules.chosen_names or ())
-        if not (has_group or rules.blocked or rules.past_rules or any(defaults)):
+        if not (has_group or rules.blocked_names or rules.past_rules or any(defaults)):
             return None
         steps = [
             (f"arms of policy {policy}", defaults.chosen_names, True), ("arms", rules.chosen_names, True),
-            (f"block of policy {policy}", defaults.blocked or None, False), ("block", rules.blocked or None, False),
+            (f"block of policy {policy}", defaults.blocked_names or None, False),
+            ("block", rules.blocked_names or None, False),
         ]  # fmt: skip
         narrowed = self._without_past(
             [(rule, names, is_allowed) for rule, names, is_allowed in steps if names is not None]

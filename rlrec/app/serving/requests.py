@@ -200,7 +200,7 @@ class SharedDistribution(ServingVersion):
     def stateful(self) -> bool:
         """Tell whether the distribution depends on the visit so far, so that the requests of a visit are drawn one
         after another."""
-        return self.serving.trained is not None
+        return self.serving.trained_model is not None
 
 
 @dataclass(slots=True, eq=False)

@@ -68,13 +68,13 @@ def _log_probabilities(
     assert challenger is not None
     if challenger.generator is not None or challenger.rankers:
         return None
-    trained_model, context, arms = challenger.trained, plans[0].request.context, shared.case.arms
+    trained_model, context, arms = challenger.trained_model, plans[0].request.context, shared.case.arms
     try:
         if trained_model is None:
             challenger.check(context)
             case = challenger.case(shared.eligible, arms, context, keys=keys, revision=shared.revision)
             return None if case.scores.samples else case.slate_sampler(shared.size).log_probabilities(shown)
-        contexts = trained_model.encoded([plan.request.context for plan in plans])
+        contexts = trained_model.encode_contexts([plan.request.context for plan in plans])
     except InputError:  # the challenger cannot read this context; its failure must not stop the request
         return None
     # each slate was shown in its own session state

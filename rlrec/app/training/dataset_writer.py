@@ -302,7 +302,7 @@ class DatasetWriter:
         index, is_cached = look_up(self._context_ids, ids)
         new, cached, pieces = np.flatnonzero(~is_cached), np.flatnonzero(is_cached), list[Encoded]()
         if len(new):
-            pieces.append(self.model.encoded(stored_contexts.distinct_contexts(self.unit, ids[new])[0]))
+            pieces.append(self.model.encode_contexts(stored_contexts.distinct_contexts(self.unit, ids[new])[0]))
         if len(cached):
             pieces.append(self._encoded_contexts[index[cached]])
         concatenate = Sparse.concatenate if isinstance(pieces[0], Sparse) else np.concatenate

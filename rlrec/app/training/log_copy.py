@@ -39,7 +39,7 @@ def copy_log(
 
     initial: the belief without weights, which is returned where no visit of the log is usable; typed: the parameters
     of the policy; from_log: the filter of the log."""
-    draft = replace(designs.unstored(graduation.KIND, typed, reward), parameters=initial.parameters)
+    draft = replace(designs.make_draft(graduation.KIND, typed, reward), parameters=initial.parameters)
     reader, selection = TrainedModel(unit, draft, weights=()), filters.selection(unit, from_log)
     cutoff = Cutoff.compute(unit, reward)
     with closing(Dataset()) as dataset:

@@ -282,7 +282,7 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     assert evaluate.answering_rows([replace(row, estimate=each) for each in (logged, modelled)])[0].estimate is logged
     fewer = replace(row, extent=row.extent._replace(positions=1, decisions=row.estimate.n + 1))
     assert f", of which {row.estimate.n:,} count, reward" in evaluate.log_read([fewer])[0]
-    version = designs.unstored("ucb", {"c": 0.5, "window": 9.0}, worlds.CLICK)
+    version = designs.make_draft("ucb", {"c": 0.5, "window": 9.0}, worlds.CLICK)
     sweep = "rlrec sweep --kinds ucb --param ucb:c=0.5 --reward click"
     taught = replace(row, sweep_version=version, estimate=replace(row.estimate, reasons=("in-sample",)))
     assert evaluate.next_steps([taught])[0].startswith(

@@ -118,7 +118,7 @@ def test_where_they_do_not_plain_thompson_is(sqlite_db: str) -> None:
 
 def test_the_command_names_the_reward_by_which_was_judged() -> None:
     """Also where it was that of the policies: `policy create` would take `default`."""
-    candidate = sweep.Candidate("ucb", {"c": "0.5"}, designs.unstored("ucb", {"c": 0.5}, worlds.CLICK))
+    candidate = sweep.Candidate("ucb", {"c": "0.5"}, designs.make_draft("ucb", {"c": 0.5}, worlds.CLICK))
     command = sweep.creation_command(candidate, sweep.Request(kinds="ucb", log="field:device=phone x"), {"ucb"})
     start = "rlrec policy create ucb-2 --kind ucb --param c=0.5 --reward click"
     assert command == f"{start} --from-log 'field:device=phone x'"

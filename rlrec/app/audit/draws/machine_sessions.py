@@ -27,7 +27,7 @@ def find_machines(unit: Unit, *, included: str | None = None, selection: Selecti
     included: the names of exclusions whose decisions count nevertheless; selection: the decisions that count, or
     None for all decisions except the excluded ones."""
     live_policies = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
-    selection = selection or Selection(without=filters.exclusion_tests(unit, included=included))
+    selection = selection or Selection(without=filters.exclusion_tests(unit, ignored_names=included))
     persons = set[int]()
     for event_kinds in {frozenset(policy.version.reward.weights) for policy in live_policies.values()}:
         person, slots, clicks = people.count_clicks(unit, selection, event_kinds)

@@ -260,12 +260,12 @@ class VersionSlates:
         for rows, serving in past_beliefs.moments(self.unit, self.version, seq, ordinal):
             end = int(rows[-1]) + 1
             self.unit.progress("slates drawn again", end, end / len(order))
-            if serving.trained is None:
+            if serving.trained_model is None:
                 n_derived += self._check_moment(slates, order[rows], serving)
                 continue
             for start in range(0, len(rows), STATES):
                 portion = slates.take(order[rows[start : start + STATES]])
-                n_derived += self._check_states(portion, serving, serving.trained)
+                n_derived += self._check_states(portion, serving, serving.trained_model)
         return n_derived
 
     def _check_moment(self, slates: StoredSlates, rows: Index, serving: VersionDistribution) -> int:
@@ -376,7 +376,7 @@ class VersionSlates:
             ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
             contexts = [self.references.context_of(key) for key in ids.tolist()]
             codes = context_index.reshape(-1)
-            states = trained.states(trained.encoded(contexts)[codes], histories, revision)
+            states = trained.states(trained.encode_contexts(contexts)[codes], histories, revision)
             eligible, keys = slates.per_decision("eligible_id"), self.references.keys
             arms_or_none = {key: self.references.eligible_arms(key) for key in np.unique(eligible).tolist()}
             arms_of_set = {key: arms for key, arms in arms_or_none.items() if arms is not None}

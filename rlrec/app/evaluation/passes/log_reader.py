@@ -78,7 +78,7 @@ class LogReader:
         self.loggers = Loggers(unit, evaluation.arms)
         self._eligible: dict[int, Ids] = {}
         serving = [target.serving for target in evaluation.targets if target.serving is not None]
-        self._describes = any(distribution.arm_features or distribution.trained for distribution in serving)
+        self._describes = any(distribution.arm_features or distribution.trained_model for distribution in serving)
         self._inclusions = log_rows.MAX_DERIVED  # distributions that may still be derived in this partition
 
     @cached_property

@@ -73,7 +73,7 @@ class Scorer:
         serving = self.target.serving
         for arm_features in (
             serving and serving.arm_features,
-            serving and serving.trained and serving.trained.arm_features,
+            serving and serving.trained_model and serving.trained_model.arm_features,
         ):
             if arm_features:
                 arm_features.logged_features = logged.features

@@ -45,7 +45,7 @@ class StateScorer(Scorer):
         return super()._prefixed(slots) | (slots["position"] > 1)
 
     def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
-        trained = self.serving.trained
+        trained = self.serving.trained_model
         assert trained is not None
         # decisions grouped by their eligible arms
         starts = run_starts(rows.slots["decision_id"])
@@ -54,7 +54,7 @@ class StateScorer(Scorer):
         histories = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
         context_code = codes[slots["context"]]
-        state = trained.states(trained.encoded(contexts)[context_code], histories, revision)
+        state = trained.states(trained.encode_contexts(contexts)[context_code], histories, revision)
         draw_options = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         numbers = self.eligible_sets(slots, logged)
         sets = {number: self.arms_of(number, logged) for number in np.unique(numbers).tolist()}

@@ -64,7 +64,7 @@ class Target(Record, eq=False):
     @property
     def stateful(self) -> bool:
         """Tell whether the target reads the state of the session."""
-        return self.serving is not None and self.serving.trained is not None
+        return self.serving is not None and self.serving.trained_model is not None
 
     @property
     def narrows(self) -> bool:
@@ -181,7 +181,7 @@ def resolve(
             targets.append(Target(name=name, reward=shared_reward, serving=None, table=table, ruled_ids=ruled_ids))
         elif name in BUILT_IN:
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
-            version = designs.unstored(name, {}, shared_reward, name=name, status="frozen")
+            version = designs.make_draft(name, {}, shared_reward, name=name, status="frozen")
             policy = designs.policy_of(version)
             policy = policy.greedy() if greedy else policy
             serving = exact.VersionDistribution(unit, version, policy, sums=(), prior=())
@@ -231,7 +231,8 @@ def trained_target(unit: Unit, version: Version, weights: Sequence[ArmWeights]) 
     from rlrec.app.distributions.trained import TrainedModel
 
     parameters = TrainedModel(unit, version, weights=weights)
-    distribution = exact.VersionDistribution(unit, version, parameters.policy, sums=(), prior=(), trained=parameters)
+    policy = parameters.policy
+    distribution = exact.VersionDistribution(unit, version, policy, sums=(), prior=(), trained_model=parameters)
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
         serving=distribution, arm_lists=arm_lists(unit, version.policy.params),
