@@ -183,22 +183,22 @@ def show(
     )  # fmt: skip
 
 
-def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFigures) -> list[dict[str, Any]]:
+def _phases(experiment: Experiment, phases: Sequence[Phase], figures: StudyFigures) -> list[dict[str, Any]]:
     """Return a row for each phase of an experiment. The row has the weights of the phase, and the differences between
     variants in reward per unit, for the units of this phase and under the first reward."""
-    earned = next(row for row in study_figures.metrics(collected.study) if row.name == "reward_per_unit")
+    reward_row = next(row for row in study_figures.metrics(figures.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
     for phase in phases:
         row: dict[str, Any] = {"begun": format_time(phase.at), "mode": phase.mode}
         row |= {"weights": {}, "units": {}, "differences": []}
         if phase.mode != experiments.FROZEN:
-            outcomes, total = collected.in_phase(number), sum(phase.weights.values())
+            outcomes, total = figures.in_phase(number), sum(phase.weights.values())
             number += 1
             row["weights"] = {label: phase.weights[label] / total for label in labels}
-            row["units"] = {label: outcomes.units(group, earned) for group, label in enumerate(labels)}
+            row["units"] = {label: outcomes.units(group, reward_row) for group, label in enumerate(labels)}
             row["differences"] = [
                 {"variant": label, "against": labels[0]}
-                | {name: getattr(outcomes.compare(group, earned), name) for name in INTERVAL}
+                | {name: getattr(outcomes.compare(group, reward_row), name) for name in INTERVAL}
                 for group, label in enumerate(labels) if group
             ]  # fmt: skip
         rows.append(row)

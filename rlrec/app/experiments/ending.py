@@ -104,19 +104,19 @@ def stop(
     return answer
 
 
-def _route(unit: Unit, ended: experiments.Experiment) -> routes.RouteChange | None:
+def _route(unit: Unit, experiment: experiments.Experiment) -> routes.RouteChange | None:
     """Return the newest change of the route whose ramp this experiment is, and lock the route. The result is None where
     the experiment is no ramp."""
-    name = ended.declaration.get("route")
+    name = experiment.declaration.get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
 
 
-def _remedy(ended: experiments.Experiment, changes: Sequence[routes.RouteChange], reference: str) -> str:
+def _remedy(experiment: experiments.Experiment, changes: Sequence[routes.RouteChange], reference: str) -> str:
     """Return the command that makes a route serve the version that went live. The route is one that serves the policy
     from which the first variant was copied, else the first route.
 
     reference: the reference of the version that went live."""
-    first = ended.variants[0].policy.partition("@")[0]
+    first = experiment.variants[0].policy.partition("@")[0]
     change = next((change for change in changes if change.policy == first), changes[0])
     return f"`rlrec route set {change.route} --to {lookup.split_reference(reference)[0]}` lets {change.route} serve it"
 
@@ -197,9 +197,9 @@ def _has_learned(version: Version) -> bool:
     return version.learning and version.policy.base_id is not None and lineage.learns(version)
 
 
-def _stopped_error(ended: experiments.Experiment, reference: str) -> InputError:
+def _stopped_error(experiment: experiments.Experiment, reference: str) -> InputError:
     hint = f"`rlrec route set ROUTE --to {reference}` serves what it learned"
-    return InputError(f"experiment {ended.name} is stopped already", hint=hint)
+    return InputError(f"experiment {experiment.name} is stopped already", hint=hint)
 
 
 def lock(unit: Unit, successor: Version) -> tuple[dict[int, Head], list[Version]]:

@@ -152,11 +152,11 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
             )
 
 
-def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:
+def start(unit: Unit, request: Request, forks: Sequence[Fork], drafts: Sequence[Version] = ()) -> int | None:
     """Add a new experiment. Returns the id of the experiment, or None where the name is taken.
 
-    forks: the forks of the experiment's variants, in order; drafted: the two versions of an interleaved experiment."""
-    taken = lookup.experiment_names(unit)
+    forks: the forks of the experiment's variants, in order; drafts: the two versions of an interleaved experiment."""
+    taken_names = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
     best_n = declared.expected_size(unit, request.by) if request.best_n is None else request.best_n
     definition = replace(request, best_n=best_n).definition()
@@ -167,13 +167,13 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
     )  # fmt: skip
     if experiment_id is None:
         return None
-    if request.name in taken:
+    if request.name in taken_names:
         message = f"an imported log has variants of an experiment {request.name!r}"
         raise Conflict(message, hint="give this one another name")
     models = [fork.source for fork in forks if fork.source is not None]  # a built-in `uniform` keeps their rules
-    served = None if request.holdout_of is None else lookup.route(unit, request.holdout_of)
-    if served is not None:
-        models.append(lookup.version(unit, served.reference)[0])
+    served_route = None if request.holdout_of is None else lookup.route(unit, request.holdout_of)
+    if served_route is not None:
+        models.append(lookup.version(unit, served_route.reference)[0])
     if forks and not models:
         hint = f"give one variant a policy, as `rlrec policy create NAME --kind {holdout.KIND}` makes"
         raise InputError("every variant is uniform, so that nothing says which reward counts", hint=hint)
@@ -186,10 +186,10 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
         weight = holdout.holdout_weight(request.holdout, [variant.weight for variant in request.variants])
         policy_id = holdout.add_policy(unit, request.name, models[0])
         variants.append((holdout.LABEL, policy_id, weight))
-    if served is not None:
-        variants.append((holdout.SERVED, served.policy_id, 1 - request.variants[0].weight))
-    if drafted:
-        variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafted), 1.0))
+    if served_route is not None:
+        variants.append((holdout.SERVED, served_route.policy_id, 1 - request.variants[0].weight))
+    if drafts:
+        variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafts), 1.0))
     for label, policy_id, weight in variants:
         experiments.add_variant(unit, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
     return experiment_id

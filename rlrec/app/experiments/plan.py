@@ -86,10 +86,10 @@ def plan(store: Store, request: Request) -> Plan:
 
 
 def _stored_plan(unit: Unit, request: Request) -> Plan:
-    named = [] if request.metric is None else [request.metric]
-    declared.check(unit, named, [], first_reward="default")
+    names = [] if request.metric is None else [request.metric]
+    declared.check(unit, names, [], first_reward="default")
     experiment = None if request.name is None else lookup.experiment(unit, request.name)
-    rewards = unit_outcomes.rewards_of(unit, [row.reward for row in named if row.reward], experiment)
+    rewards = unit_outcomes.rewards_of(unit, [row.reward for row in names if row.reward], experiment)
     if experiment is None:
         answer = _traffic_plan(unit, request, rewards)
     else:
@@ -114,10 +114,10 @@ def experiment_plan(figures: StudyFigures, arrivals: NewUnits, request: Request)
     if experiment is None or interleaved.ranker_names(experiment):
         return None
     shares = shares_of(experiment)
-    compared = [shares[variant.id] for variant in experiment.variants if variant.label != holdout.LABEL]
+    compared_shares = [shares[variant.id] for variant in experiment.variants if variant.label != holdout.LABEL]
     request = replace(request, by=experiment.unit)
-    compared = compared if len(compared) > 1 else [*shares.values()]
-    answer = _plan(request, compared, arrivals, figures)
+    compared_shares = compared_shares if len(compared_shares) > 1 else [*shares.values()]
+    answer = _plan(request, compared_shares, arrivals, figures)
     if answer is not None:
         days = answer["days_sequential"] if experiment.state == "running" else None
         answer["days_left"] = None if days is None else max(0.0, days - answer["assumed"]["traffic_days"])
@@ -129,8 +129,8 @@ def _traffic_plan(unit: Unit, request: Request, rewards: Sequence[Reward]) -> Pl
     first_at, last_at = selected.times(unit, selection)
     span = min(WINDOW_US, (last_at - first_at) // 2)  # units' past lies before it
     for _ in range(MEASURES):
-        newest = replace(selection, since=last_at - span)
-        study = Study(selection=newest, rewards=rewards, adjust=True, unit=request.by)
+        newest_log = replace(selection, since=last_at - span)
+        study = Study(selection=newest_log, rewards=rewards, adjust=True, unit=request.by)
         figures = None if request.rate else unit_outcomes.collect(unit, study, level=request.level)
         arrivals = NewUnits.count(unit, study).add_population(
             unit, selection, since=max(first_at, last_at - PASTS * span)

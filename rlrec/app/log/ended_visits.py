@@ -91,14 +91,14 @@ class EndedVisits(Record, eq=False):
 
 
 class Cutoff(Record):
-    """This record has the criteria for visits that are old enough: the visits began before `started`, and the visits
-    and their reward windows were over before `now`.
+    """This record has the criteria for visits that are old enough: the visits began before `started_before`, and the
+    visits and their reward windows were over before `now`.
 
     Visits that began together become usable together, when all of them have ended. Otherwise short visits would
     become usable first."""
 
     now: int
-    started: int
+    started_before: int
     timeout_us: int
     window_us: int
 
@@ -111,7 +111,7 @@ class Cutoff(Record):
             unit, timeout_us=timeout, window_us=definition.window_us, since=since, now=unit.now
         )
         started_before = unit.now if oldest is None else oldest
-        return cls(now=unit.now, started=started_before, timeout_us=timeout, window_us=definition.window_us)
+        return cls(now=unit.now, started_before=started_before, timeout_us=timeout, window_us=definition.window_us)
 
     def mature_from(self, visits: Columns) -> Ids:
         """Return the time at which each visit and its reward windows are over, (s,). visits: the columns of the visits
@@ -122,7 +122,7 @@ class Cutoff(Record):
 
     def is_over(self, visits: Columns) -> Flags:
         """Tell whether each visit is old enough, (s,)."""
-        return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started)
+        return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started_before)
 
 
 def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
@@ -167,7 +167,7 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
         int(flags.sum())
         for flags in (~is_over, is_over & ~is_sound, is_over & ~is_logged_throughout, is_over & is_sampled)
     )
-    first = mature_from[~is_over & (stored_visits["started_at"][index] <= cutoff.started)]  # later ones wait for these
+    first = mature_from[~is_over & (stored_visits["started_at"][index] <= cutoff.started_before)]  # later ones wait
     unused_counts = UnusedVisits(
         n_waiting, n_left_out, n_silent, n_sampled, frozenset(first[first.argsort()[:1]].tolist())
     )
@@ -192,7 +192,7 @@ class PersonVisits(Record, kw_only=False, eq=False):
 
     cluster: the digest of the person, or of the session if it has no user; has_user: whether the session has a user;
     number: the number of the visit among the person's visits; last_at: the time of the visit's last page; gap: the
-    time from `last_at` to the person's next visit, in microseconds, infinite if there is none; followed: the reward
+    time from `last_at` to the person's next visit, in microseconds, infinite if there is none; later_reward: the reward
     of all later visits of the person; returns_after: how often the person came back within the window of the reward;
     pages: the number of pages of the visit."""
 
@@ -201,7 +201,7 @@ class PersonVisits(Record, kw_only=False, eq=False):
     number: Ids
     last_at: Ids
     gap: Array
-    followed: Array
+    later_reward: Array
     returns_after: Ids
     pages: Ids
 

@@ -74,7 +74,7 @@ def test_visits_are_those_of_a_census() -> None:
         [rows_of_half for _, rows_of_half in batch.split((batch.slots["session_id"] > 60).astype(np.int64))],
     ):
         visits = PersonVisits.from_batches(batches, reward)
-        columns = zip(visits.number, visits.gap, visits.followed, visits.returns_after, visits.pages, strict=True)
+        columns = zip(visits.number, visits.gap, visits.later_reward, visits.returns_after, visits.pages, strict=True)
         assert [tuple(row) for row in columns] == census(rows)
         assert visits.has_user.sum() == len({row[0] for row in rows if row[1] >= 0})
 

@@ -451,11 +451,11 @@ class EffectPass(Record, eq=False):
             baseline * factor[:, None], exposures, (returned * root_weight)[:, None], factor=factor, cluster=cluster
         )
         weight = np.where(returned, np.square(root_weight), 0.0)
-        followed, blocks = visits.followed[index] + self.return_weight * visits.returns_after[index], len(sums.returned)
+        gain, blocks = visits.later_reward[index] + self.return_weight * visits.returns_after[index], len(sums.returned)
         block = block_numbers(cluster, blocks=blocks)
         return replace(
             sums, returned=sums.returned + np.bincount(block, weights=weight, minlength=blocks),
-            followed=sums.followed + np.bincount(block, weights=weight * followed, minlength=blocks),
+            followed=sums.followed + np.bincount(block, weights=weight * gain, minlength=blocks),
             counts=sums.counts + np.array([len(visit), len(first_pages), len(index), 0]),
             people=sums.people | frozenset(visits.cluster[visit[first_pages]].tolist()),
             events=add_each(sums.events, events), products=add_each(sums.products, products),
