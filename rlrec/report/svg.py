@@ -74,8 +74,8 @@ class Series(NamedTuple):
 class Interval(NamedTuple):
     """An Interval is a row of a forest plot: a name, and a value with its bounds.
 
-    css_class: the class of the row: s1, s2, s3, or no (for an unknown answer); note: a text to the right of the
-    name."""
+    css_class: the CSS class that colours the row. It is `s1`, `s2` or `s3`, or `no` for a row without an answer.
+    note: a text to the right of the name."""
 
     name: str
     value: float | None

@@ -226,7 +226,7 @@ class Visitors(Audience):
         self._state = np.zeros(runs, np.intp)
 
     def _begin_visits(self, seats: Index, visitors: Index) -> None:
-        """Begin visits of these visitors in these seats."""
+        """Begin a visit of each of these visitors. seats: the index of the run in which each visit takes place."""
         self._state[seats] = 0
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:

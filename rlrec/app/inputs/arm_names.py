@@ -12,8 +12,10 @@ MAX_NAMED = 10  # in a message
 
 
 class ArmNames:
-    """An ArmNames finds the ids of the arms that names stand for. ids: the id of each arm, by key; groups: the ids of
-    the arms of each group, by name, possibly read before."""
+    """An ArmNames finds the ids of the arms that names stand for.
+
+    ids: the id of each arm, by key; groups: the ids of the arms of each group, by name, as far as groups have been
+    read already."""
 
     def __init__(self, unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None) -> None:
         self.unit = unit

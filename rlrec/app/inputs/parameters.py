@@ -250,9 +250,11 @@ def typed_params(version: Version) -> dict[str, str]:
 def _option_words(
     version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Sequence[str] = ()
 ) -> list[str]:  # fmt: skip
-    """Write the words of a command that state the parameters of a version that differ from their defaults, its reward,
-    and further options. prefix: the prefix of parameters in a command where a comma divides several values of one
-    parameter; exclusions: the parameters to leave out."""
+    """Write a version as options of a command: its parameters without those that have their default values, its reward,
+    and the further options.
+
+    prefix: the prefix of parameters in a command where a comma divides several values of one parameter; exclusions:
+    the parameters to leave out."""
     texts = {name: text for name, text in typed_params(version).items() if name not in exclusions}
     reward = {} if version.reward.name == DEFAULT_REWARD else {"reward": version.reward.name}
     return [

@@ -92,7 +92,7 @@ class _NewestPages:
     def read(cls, unit: Unit, selection: Selection, examination: Array, arm_keys: Sequence[str]) -> _NewestPages:
         """Read the newest pages of a selection of the log.
 
-        arm_keys: the keys of arms, in the order of the columns."""
+        arm_keys: the keys of all arms; the place of a key is the column of its arm in arrays (k,)."""
         rows = selected.newest_pages(unit, selection, PAGES)
         context_ids = np.array([row.context_id for row in rows])
         contexts, _ = stored_contexts.distinct_contexts(unit, context_ids)
@@ -130,12 +130,12 @@ class _NewestPages:
             looks[columns] += count * (self.examination[:size] @ case.slate_sampler(size).marginals)
         return None if np.isnan(looks).any() else looks / self.counts.total()
 
-    def served(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
+    def served_looks(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
         """Return the mean number of looks at each arm on the newest pages of a version, (k,), or None where the version
         served too few pages."""
         looks, pages = np.zeros(len(self.columns)), 0
-        narrowed = replace(selection, version_ids=[version_id])
-        for row in selected.newest_slots(unit, narrowed, COUNTED):
+        version_selection = replace(selection, version_ids=[version_id])
+        for row in selected.newest_slots(unit, version_selection, COUNTED):
             looks[self.columns[row.arm_id]] += row.slots * self.examination[row.position - 1]
             pages += row.slots if row.position == 1 else 0
         return looks / pages if pages >= SERVED else None
@@ -146,8 +146,8 @@ class ArmEffects:
     """This record holds the effects of k arms in two forms: as raw estimates, and as posteriors, which also exist for
     arms whose raw effect cannot be estimated.
 
-    even (k,): the looks at each arm on a page under `uniform`; shown (k,): the looks at each arm on a page in the
-    log.
+    even_looks (k,): the looks at each arm on a page under `uniform`; log_looks (k,): the looks at each arm on a page in
+    the log.
 
     Raw effects are unbiased, and evaluate `uniform` and versions that served. A candidate that learned from this very
     log shows the arms that happened to look good in it, so the difference between the candidate and `uniform` is
@@ -155,23 +155,23 @@ class ArmEffects:
     the noise by which the candidate chose."""
 
     raw: EffectEstimates
-    shown: Array
-    even: Array
+    log_looks: Array
+    even_looks: Array
 
     @cached_property
     def posterior(self) -> ShrunkEffects:
         """Return the posterior of the long-run effect of each arm, shrunk towards the mean of all arms."""
         return self.raw.long_run(self.raw.shrunk())
 
-    def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:
+    def gain(self, exposures: Array, *, has_learned: bool) -> tuple[float, float]:
         """Return the reward that a candidate adds to a page of the log, and the standard error of this reward.
 
-        exposures: the looks that the candidate gives each arm on a page, (k,); learned: whether the candidate
-        learned from this log."""
-        fixed, error = self.even if learned else exposures, self.raw.total(now=1.0)[1]
+        exposures: the looks that the candidate gives each arm on a page, (k,); has_learned: whether the
+        candidate learned from this log."""
+        raw_looks, error = self.even_looks if has_learned else exposures, self.raw.total(now=1.0)[1]
         is_judged = self.raw.varies & (error > 0)
-        change = np.where(is_judged, fixed - self.shown, 0.0)
-        choice = exposures - self.shown - change
+        change = np.where(is_judged, raw_looks - self.log_looks, 0.0)
+        choice = exposures - self.log_looks - change
         (value,), (std_error,) = self.raw.total(now=1.0, weights=change[:, None])
         variance = np.nan_to_num(std_error) ** 2 + np.square(choice) @ np.square(self.posterior.sd)
         # arms that nobody can judge have the error of their common mean together
@@ -190,8 +190,8 @@ def find(
         return None
     try:
         with store.read() as unit:
-            learned = lookup.version(unit, policy)[0].reward if policy else None
-            definition = learned if reward is None else lookup.reward(unit, reward)
+            policy_reward = lookup.version(unit, policy)[0].reward if policy else None
+            definition = policy_reward if reward is None else lookup.reward(unit, reward)
         if definition is None or RETURN not in definition.weights:
             return None
         with store.read() as unit, bulk.alongside(unit):
@@ -220,23 +220,23 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     from rlrec.ope.intervals.tails import t_quantile
 
     since = selected.newest_at(unit, filters.selection(unit, log), JUDGED)
-    filtered = filters.with_since(log, since)
-    effect_pass, by_group, _ = arm_effects.sum_log(unit, arm_effects.Request(log=filtered, reward=reward))
-    selection, (sums,), keys = filters.selection(unit, filtered), by_group.values(), effect_pass.arm_keys
+    log_filter = filters.with_since(log, since)
+    effect_pass, by_group, _ = arm_effects.sum_log(unit, arm_effects.Request(log=log_filter, reward=reward))
+    selection, (sums,), keys = filters.selection(unit, log_filter), by_group.values(), effect_pass.arm_keys
     estimates = effect_pass.estimate(sums)
-    learned = estimates.long_run(estimates.posteriors)
+    effects = estimates.long_run(estimates.posteriors)
     pages = _NewestPages.read(unit, selection, np.array(effect_pass.examination), keys)
-    drafts = [*_drafts(unit, lookup.reward(unit, reward), learned, [*pages.columns])]
+    drafts = [*_drafts(unit, lookup.reward(unit, reward), effects, [*pages.columns])]
     even = pages.exposures(drafts[0].serving)
     assert even is not None  # always known for `uniform`
-    shown = sums.looks * pages.looks / sums.looks.sum()
-    belief, gains = ArmEffects(raw=estimates, shown=shown, even=even), list[tuple[float, float, Draft]]()
+    log_looks = sums.looks * pages.looks / sums.looks.sum()
+    belief, gains = ArmEffects(raw=estimates, log_looks=log_looks, even_looks=even), list[tuple[float, float, Draft]]()
     for draft in drafts:
-        served = pages.served(unit, selection, draft.version_id) if draft.version_id else None
-        exposures = pages.exposures(draft.serving) if served is None else served
+        served_looks = pages.served_looks(unit, selection, draft.version_id) if draft.version_id else None
+        exposures = pages.exposures(draft.serving) if served_looks is None else served_looks
         if exposures is None:
             continue
-        gains.append((*belief.gain(exposures, learned=served is None and draft is not drafts[0]), draft))
+        gains.append((*belief.gain(exposures, has_learned=served_looks is None and draft is not drafts[0]), draft))
     # sorted by the gain minus a standard error, so that uncertain candidates come later
     gains.sort(key=lambda row: row[1] - row[0])
     freedom = max(1, min(int(sums.counts[3]), len(estimates.influence)) - 1)
@@ -256,7 +256,7 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     if surfaces := arm_effects.shared_surfaces(unit, selection):
         sentence += f"; {pooled_sentence(surfaces, log)}"
     pages_judged = int(sums.counts[0])
-    return {"reward": reward, "log": filtered, "pages": pages_judged, "candidates": candidates, "sentence": sentence}
+    return {"reward": reward, "log": log_filter, "pages": pages_judged, "candidates": candidates, "sentence": sentence}
 
 
 def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int]) -> Iterator[Draft]:
@@ -281,7 +281,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
             continue  # rebuilding it again would give the same
         to_rebuild.append(version)
         if version.learning and version.reward.id != reward.id:
-            yield from _repriced(unit, version, reward)
+            yield from _reprice_version(unit, version, reward)
     learners = [row for row in live if row.policy.kind == "long-term" and row.reward.id == reward.id]
     if not learners or learners[-1] in to_rebuild:
         yield _long_term(unit, reward, effects, arm_ids, learners)
@@ -302,7 +302,7 @@ def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
     return f"it is live: `rlrec route set {route} --to {policy.name}` lets a route lead to it"
 
 
-def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
+def _reprice_version(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
     """Yield one candidate: a bandit that has learned this reward from the decisions of a version's policy. The bandit
     is of another kind where the policy's kind cannot learn the reward. Nothing is yielded where no slot can be learned
     from, or where a policy with this name exists already."""
@@ -318,11 +318,11 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
         options = f"--kind {ANY_REWARD} --reward {reward.name} --from-log policy={name}"
         draft = designs.make_draft(ANY_REWARD, kinds.values(kinds.make(ANY_REWARD, {})), reward)
         command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"
-    owned = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
-    fitted = warm_start.fit_to_log(unit, draft, owned)
-    if fitted.weights or not fitted.slots:
+    selection = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
+    fit = warm_start.fit_to_log(unit, draft, selection)
+    if fit.weights or not fit.slots:
         return
-    serving = slot_statistics.distribution_of(unit, fitted.version, fitted.sums)
+    serving = slot_statistics.distribution_of(unit, fit.version, fit.sums)
     yield Draft(f"{name} re-priced", command, serving)
 
 
@@ -346,8 +346,8 @@ def _long_term(
         name = learners[-1].policy.name
         return Draft(f"{name} rebuilt", f"`rlrec policy rebuild {name}` makes it", serving)
     name = f"{reward.name}-long-term"
-    created = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
-    return Draft("long-term", f"{created}, then `rlrec policy rebuild {name}`, make it", serving)
+    command = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
+    return Draft("long-term", f"{command}, then `rlrec policy rebuild {name}`, make it", serving)
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:

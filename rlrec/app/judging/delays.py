@@ -45,7 +45,7 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
         windows = sorted({*WINDOWS_US, definition.window_us})
         total = np.zeros((len(windows), 5))
         for batch in reader.batches(unit, filters.selection(unit, log), columns=_MARKS):
-            total += _arrived(batch, definition, windows, now=unit.now)
+            total += _window_sums(batch, definition, windows, now=unit.now)
         _, counting = reward_log.find_uncounted(unit, definition)
     with_events = np.flatnonzero(total[:, EVENTS])
     if not len(with_events):
@@ -67,42 +67,42 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
     ]  # fmt: skip
 
 
-def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
+def _window_sums(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
     """Return the columns DECISIONS to COUNTED of a batch, (windows, 5). EARLIER_REWARD is the reward of the same
     decisions in the previous window. COUNTED is the number of decisions, including the decisions that the log
     dropped."""
     slots = batch.slots
-    uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
-    served, is_weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
+    is_uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
+    all_decisions, weighted = _decisions(slots, is_uncensored), _weighted_events(batch, definition, is_uncensored)
     # the decisions with weighted events, and the index of each slot's and event's decision among them
-    decisions, slot = np.unique(is_weighed.slots["decision_id"], return_inverse=True)
-    event = np.searchsorted(decisions, is_weighed.events["decision_id"])
-    marks = _decisions(is_weighed.slots)
+    decisions, slot = np.unique(weighted.slots["decision_id"], return_inverse=True)
+    event = np.searchsorted(decisions, weighted.events["decision_id"])
+    marks = _decisions(weighted.slots)
     sums, earlier_reward = np.zeros((len(windows), 5)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
-        windowed = definition._replace(window_us=window)
-        earned = reward_log.with_rewards(is_weighed, windowed).reward - definition.default
-        page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(is_weighed, windowed, decisions)
+        reward = definition._replace(window_us=window)
+        gains = reward_log.with_rewards(weighted, reward).reward - definition.default
+        page_reward = np.bincount(slot, weights=gains) + reward_log.page_events(weighted, reward, decisions)
         page_reward /= marks["keep_probability"]
-        old, old_served = (
-            reward_log.is_mature(marks, windowed, now=now),
-            reward_log.is_mature(served, windowed, now=now),
+        mature_marks, mature_decisions = (
+            reward_log.is_mature(marks, reward, now=now),
+            reward_log.is_mature(all_decisions, reward, now=now),
         )
-        n_events = np.count_nonzero(old[event] & (is_weighed.events["age_us"] <= window))
-        rewards = earlier_reward[old].sum(), page_reward[old].sum()
-        n_counted = (1 / served["keep_probability"][old_served]).sum()
-        sums[row] = np.count_nonzero(old_served), n_events, *rewards, n_counted
+        n_events = np.count_nonzero(mature_marks[event] & (weighted.events["age_us"] <= window))
+        rewards = earlier_reward[mature_marks].sum(), page_reward[mature_marks].sum()
+        n_counted = (1 / all_decisions["keep_probability"][mature_decisions]).sum()
+        sums[row] = np.count_nonzero(mature_decisions), n_events, *rewards, n_counted
         earlier_reward = page_reward
     return sums
 
 
-def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
+def _weighted_events(batch: Batch, definition: Reward, is_uncensored: Flags) -> Batch:
     """Return the weighted events of a batch, and the slots of the decisions with such events. All other decisions
     earned the default.
 
-    uncensored: whether each slot belongs to a decision without censored slots."""
+    is_uncensored: whether each slot belongs to a decision without censored slots."""
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
-    is_weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
+    is_weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][is_uncensored])
     events = take(batch.events, is_weighed)
     rows = np.isin(batch.slots["decision_id"], events["decision_id"])
     return Batch(slots=take(batch.slots, rows), events=events)

@@ -95,9 +95,9 @@ def suggest(store: Store, request: Request) -> Suggestion:
     draws = draw_lines(later[arms], error[arms], rates, draws=DRAWS, rng=rng)
     # ranks by rates and effects that are drawn with their errors
     errors, weights_now = draw_errors(covariance, draws=DRAWS, rng=rng), [now_weights.get(kind, 0.0) for kind in kinds]
-    drawn_rates, moved = rates + errors, np.einsum("np,nkp->nk", draws.slopes, errors)
+    drawn_rates, shifts = rates + errors, np.einsum("np,nkp->nk", draws.slopes, errors)
     reward_now = drawn_rates @ weights_now
-    ranks, joint_level = _ranks(draws.effects + moved + reward_now), 1 - (1 - request.level) / len(kinds)
+    ranks, joint_level = _ranks(draws.effects + shifts + reward_now), 1 - (1 - request.level) / len(kinds)
     for number, kind in enumerate(kinds):
         # bounds that hold for all kinds together
         slope = _doubt(draws.slopes[:, number], joint_level)

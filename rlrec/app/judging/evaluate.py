@@ -35,7 +35,16 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies, routes
 from rlrec.times import SECOND, date, day_of, format_time, middle
 
-__all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
+__all__ = [
+    "EmptyLog",
+    "Request",
+    "Workers",
+    "answering_rows",
+    "evaluate",
+    "explain_estimates",
+    "log_read",
+    "reasons_in_words",
+]
 NAMED = 3  # new arms that a line names at most
 
 
@@ -48,13 +57,13 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
     with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
         untaught = live_versions.notice_successors(store, unit, request.targets, options)
-        paced = {policy.name: policy for policy in policies.all_policies(unit) if policy.params.get("budget")}
+        paced_policies = {policy.name: policy for policy in policies.all_policies(unit) if policy.params.get("budget")}
         is_paced = request.reward is not None or {lookup.split_reference(target)[0] for target in request.targets} <= {
-            *paced
+            *paced_policies
         }
-        for policy in () if is_paced else paced.values():
-            spent = f"{policy.name} paces what it spends ({policy.params['budget']})"
-            store.notice(f"{spent}; what does not may earn more by spending more: a --reward of costs tells")
+        for policy in () if is_paced else paced_policies.values():
+            claim = f"{policy.name} paces what it spends ({policy.params['budget']})"
+            store.notice(f"{claim}; what does not may earn more by spending more: a --reward of costs tells")
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine, TemporaryDirectory() as folder:
                 request = replace(request, log=log)
@@ -113,8 +122,8 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
     if request.fitted_on not in (None, "none"):
         if not tables and not isinstance(model, DecisionTable):
             raise InputError("--fitted-on is given, and no table by decision", hint="give --target, or --reward-model")
-        fitted = filters.selection(unit, request.fitted_on)
-        doubts = ["in-sample"] if selected.any_common(unit, selection, fitted) else []
+        fit_log = filters.selection(unit, request.fitted_on)
+        doubts = ["in-sample"] if selected.any_common(unit, selection, fit_log) else []
     targets = [*request.targets, *tables]
     return replace(request, sources=(), targets=targets, tables=tables, reward_model=model, fit_doubts=doubts)
 
@@ -185,7 +194,7 @@ def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -
     return max((at for at in times if first < at <= last), default=None)
 
 
-def comparable(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
+def comparable_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     """Return the rows of one table. Where targets are judged on different rows of the log, a target that is compared
     with its own log gets no figures, since readers would compare these figures with those of the other targets."""
     if len({f"{row.estimate.served or 0.0:.3g}" for row in rows}) < 2:
@@ -198,7 +207,7 @@ def comparable(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     ]
 
 
-def explained(rows: Sequence[EstimateRow]) -> list[str]:
+def explain_estimates(rows: Sequence[EstimateRow]) -> list[str]:
     """Return lines that explain the reasons of these estimates. Further lines name the step of a visit from which on
     the log does not support a target."""
     horizons: dict[str, int] = {}
@@ -210,8 +219,8 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
     lines += next_steps(rows) + logs_taken(rows)
     if inclusion.decisions:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
-        derived = f"(decisions that were derived again: {inclusion.decisions:,})"
-        lines.append(f"candidates: {min_sentence} is {inclusion.smallest:.3g} {derived}")
+        note = f"(decisions that were derived again: {inclusion.decisions:,})"
+        lines.append(f"candidates: {min_sentence} is {inclusion.smallest:.3g} {note}")
     for name, step in horizons.items():
         lines.append(f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions")
     return lines
@@ -251,9 +260,9 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
                     targets.setdefault(text, []).append(name)
         if targets:
             lines.append(f"{group}: {meaning}")
-        for text, concerned in targets.items():
-            lines += [f"  {text}"] if concerned == [*records] else [f"  {name}, {text}" for name in concerned]
-    return lines + next_steps(rows) + logs_taken(rows) + assumed(rows)
+        for text, names in targets.items():
+            lines += [f"  {text}"] if names == [*records] else [f"  {name}, {text}" for name in names]
+    return lines + next_steps(rows) + logs_taken(rows) + list_assumptions(rows)
 
 
 def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
@@ -263,33 +272,33 @@ def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
     for row in rows:
         by_name.setdefault(row.name, []).extend([row] * (row.answer[0] != "same"))
     commands: dict[str, str] = {}
-    for name, judged in by_name.items():
-        reasons = {reason for row in judged for reason in row.estimate.reasons}
-        for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
-            estimate = judged[0].estimate
-            if reason == "carry-over" and estimate.unit == "session":
+    for name, target_rows in by_name.items():
+        reasons = {reason for row in target_rows for reason in row.estimate.reasons}
+        for reason in helpful(reasons, is_explored=any(row.is_explored for row in target_rows))[:1]:
+            first = target_rows[0]
+            if reason == "carry-over" and first.estimate.unit == "session":
                 reason = "logging-candidates"  # whole visits have answered, so an experiment remains
-            if reason == "in-sample" and "@" in judged[0].target:
+            if reason == "in-sample" and "@" in first.target:
                 reason = VARIANT
-            elif reason == "in-sample" and judged[0].has_served:
+            elif reason == "in-sample" and first.has_served:
                 reason = SERVED
-            elif reason == "in-sample" and judged[0].spares_gate and "split=" not in judged[0].options.get("log", ""):
+            elif reason == "in-sample" and first.spares_gate and "split=" not in first.options.get("log", ""):
                 reason = SPARED
-            elif reason == "in-sample" and judged[0].sweep_version is not None:
+            elif reason == "in-sample" and first.sweep_version is not None:
                 reason = REPLAYED
-            elif reason == "drift" and judged[0].has_later_drift:
+            elif reason == "drift" and first.has_later_drift:
                 reason = LATER
-            commands[name] = hint(reason, **_names(judged[0], reason))
+            commands[name] = hint(reason, **_names(first, reason))
     return commands
 
 
 def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
     """Return the commands of `steps` as lines. Targets with the same command share a line."""
     names, commands = {row.name for row in rows}, steps(rows)
-    sharing = {step: [name for name in commands if commands[name] == step] for step in commands.values()}
+    names_by_step = {step: [name for name in commands if commands[name] == step] for step in commands.values()}
     return [
-        f"Next: {step}" if len(concerned) == len(names) else f"Next for {' and '.join(concerned)}: {step}"
-        for step, concerned in sharing.items()
+        f"Next: {step}" if len(sharers) == len(names) else f"Next for {' and '.join(sharers)}: {step}"
+        for step, sharers in names_by_step.items()
     ]
 
 
@@ -320,7 +329,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     return names | ({"middle": middle(extent.first_at, extent.last_at)} if extent.span_us else {})
 
 
-def assumed(rows: Sequence[EstimateRow]) -> list[str]:
+def list_assumptions(rows: Sequence[EstimateRow]) -> list[str]:
     """Return the assumptions of the answering estimators, one assumption per line."""
     labels = dict.fromkeys(row.estimate.estimator for row in rows if not row.is_moot)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
@@ -338,13 +347,13 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
     units = {"slate", "impression"} if extent.positions == 1 else {"slate"}  # whose rows are decisions
     counts = {row.estimate.n for row in rows if row.estimate.unit in units and row.by is None}
     limit = "at most " if len(counts) > 1 else ""
-    used = (
+    count_note = (
         f", of which {limit}{max(counts):,} count" if max(counts, default=extent.decisions) < extent.decisions else ""
     )
     targets: dict[tuple[str, ...], dict[str, None]] = {}
     for row in (row for row in rows if row.new_arms):
         targets.setdefault(tuple(row.new_arms), {})[row.name] = None
-    return [f"{quantity(extent.decisions, 'decision')} {time}{used}, {noun} {', '.join(rewards)}"] + [
+    return [f"{quantity(extent.decisions, 'decision')} {time}{count_note}, {noun} {', '.join(rewards)}"] + [
         f"{', '.join(names)} may show {quantity(len(keys), 'arm')} today that no decision of this log could "
         f"({', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''}), which these figures leave out"
         for keys, names in targets.items()
@@ -356,16 +365,16 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
     rows, and says which loggers are left out. Further lines say whether targets are judged on different rows, so that
     their lifts cannot be compared, and for which targets the bounds of lifts hold together."""
     by_target: dict[str, dict[str, list[float]]] = {}
-    served: dict[tuple[str, str | None], set[str]] = {}
+    served_means: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:
         if row.estimate.served is not None:
-            served.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served:.3g}")
+            served_means.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served:.3g}")
         weights = by_target.setdefault(row.name, {})
         for logger in () if row.is_moot else row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
-    weighed = {name: weights for name, weights in by_target.items() if len({*chain(*weights.values())}) > 1}
-    lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in weighed.items()]
-    has_several = any(len(figures) > 1 for figures in served.values())
+    weighted_logs = {name: weights for name, weights in by_target.items() if len({*chain(*weights.values())}) > 1}
+    lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in weighted_logs.items()]
+    has_several = any(len(figures) > 1 for figures in served_means.values())
     comparison = "`as served` differs, as targets are judged on different rows: neither values nor lifts compare them"
     lines += [f"{comparison}; --log all judges all on the same rows"] * has_several
     joint_rows = (row for row in rows if row.estimate.simultaneous_lower is not None and not row.target_loggers)

@@ -94,15 +94,15 @@ class ExplorationSums(Sums, kw_only=True):
     target and q the weight of the greedy policy. The last sum is what the sum of squares would be in a log of the
     greedy policy.
 
-    served, greedy, eligible (PERIODS, a): three sums over the decisions of a period, for each arm. They are the
-    probability of the arm at position 1 as served, the same without exploration, and the number of decisions in which
-    the arm was eligible."""
+    served_sums, greedy_sums, eligible (PERIODS, a): three sums over the decisions of a period, for each arm. They are
+    the probability of the arm at position 1 as served, the same without exploration, and the number of decisions in
+    which the arm was eligible."""
 
     cost: Moments
     days: Mapping[int, Moments]
     weights: Array
-    served: Array
-    greedy: Array
+    served_sums: Array
+    greedy_sums: Array
     eligible: Array
     left_out: int
     waiting: int
@@ -135,8 +135,10 @@ def exploration(store: Store, request: Request) -> Result:
 def _only_policy(unit: Unit) -> str:
     """Return the name of the only policy that has served. Raises InputError where no policy or several policies have
     served."""
-    served = policies.served(unit)
-    choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
+    served_ids = policies.served(unit)
+    choices = (
+        policy for policy in policies.all_policies(unit) if policy.id in served_ids and policy.kind != TEAM_DRAFT
+    )
     # a holdout that is not a copy of a policy explores nothing
     names = sorted({policy.base for policy in choices if policy.base_id is not None or policy.name == policy.base})
     if not names:
@@ -179,10 +181,10 @@ class FloorComparison:
             positions=max(1, evaluation.extent.positions), start=first, period_us=(last - first) // PERIODS + 1,
         )  # fmt: skip
 
-    def sums(self, logged: LoggedBatch) -> ExplorationSums:
+    def sums(self, batch: LoggedBatch) -> ExplorationSums:
         """Return the sums of one batch."""
-        rows, waiting = log_rows.usable_rows(logged.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
-        weight, vectors = self._greedy(rows, logged)
+        rows, waiting = log_rows.usable_rows(batch.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
+        weight, vectors = self._greedy_weights(rows, batch)
         is_usable = ~np.isnan(weight)
         left_out, rows, weight = int((~is_usable).sum()), rows.take(is_usable), weight[is_usable]
         lost, earns = np.maximum(1.0 - weight, 0.0), rows.reward != self.evaluation.targets[0].reward.default
@@ -195,21 +197,21 @@ class FloorComparison:
         return ExplorationSums(
             cost=sum_clusters(terms, cluster),
             days={number: sum_clusters(terms[day_rows], cluster[day_rows]) for number, day_rows in days},
-            weights=self._weights(rows, weight, logged),
-            served=vectors[0], greedy=vectors[1], eligible=vectors[2], left_out=left_out, waiting=waiting,
+            weights=self._weights(rows, weight, batch),
+            served_sums=vectors[0], greedy_sums=vectors[1], eligible=vectors[2], left_out=left_out, waiting=waiting,
         )  # fmt: skip
 
-    def _greedy(self, rows: ImpressionRows, logged: LoggedBatch) -> tuple[Array, Array]:
+    def _greedy_weights(self, rows: ImpressionRows, batch: LoggedBatch) -> tuple[Array, Array]:
         """Return two arrays. The first has the weight of every row for the policy without exploration, (n,), which is
-        NaN where this weight is not known. The second stacks the sums `served`, `greedy` and `eligible` of
+        NaN where this weight is not known. The second stacks the sums `served_sums`, `greedy_sums` and `eligible` of
         ExplorationSums, (3, PERIODS, a)."""
         slots, weight = rows.slots, np.full(len(rows), np.nan)
         vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
         period, top = (slots["at"] - self.start) // self.period_us, slots["position"] == 1
-        arguments = slots, logged.contexts, logged.eligible
-        greedy = LoggerMarginals(self.reader.loggers, greedy=True).cases(*arguments, positions=self.positions)
-        served = self.reader.marginals.cases(*arguments, positions=self.positions)
-        for case, served_case in zip(greedy, served, strict=False):
+        arguments = slots, batch.contexts, batch.eligible
+        greedy_cases = LoggerMarginals(self.reader.loggers, greedy=True).cases(*arguments, positions=self.positions)
+        served_cases = self.reader.marginals.cases(*arguments, positions=self.positions)
+        for case, served_case in zip(greedy_cases, served_cases, strict=False):
             position, arm = slots["position"][case.rows], np.searchsorted(case.arms, slots["arm_id"][case.rows])
             weight[case.rows] = case.marginals[position - 1, arm] / slots["marginal"][case.rows]
             index = self.evaluation.arms.index(case.arms)
@@ -218,31 +220,31 @@ class FloorComparison:
                 sums[:, index] += decisions * probability
         return weight, vectors
 
-    def _weights(self, rows: ImpressionRows, greedy: Array, logged: LoggedBatch) -> Array:
+    def _weights(self, rows: ImpressionRows, greedy_weight: Array, batch: LoggedBatch) -> Array:
         """Return the sums of the weights of each target, (targets, 4), which become `weights` in ExplorationSums.
 
-        greedy: the weight of each row for the policy without exploration."""
+        greedy_weight: the weight of each row for the policy without exploration."""
         sums = np.zeros((len(self.evaluation.targets), 4))
-        for number, scorer in (member for shared in self.evaluation.shared for member in shared.members):
-            weight = scorer.log_batch(rows=rows, logged=logged, values=None).weight
+        for number, scorer in (member for group in self.evaluation.shared for member in group.members):
+            weight = scorer.log_batch(rows=rows, logged=batch, values=None).weight
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                squares = np.where(weight > 0, weight**2 / greedy, 0.0)
+                squares = np.where(weight > 0, weight**2 / greedy_weight, 0.0)
             sums[number] = weight.sum(), (weight**2).sum(), weight.sum(), squares.sum()
         return sums
 
     def answer(self, total: ExplorationSums) -> Result:
         """Return the figures of the policy, computed from the sums of the log."""
-        cost, served = self._cost(total.cost), total.cost.summary().total
-        n, weights = round(served[3]), zip(self.evaluation.targets, total.weights.tolist(), strict=True)
+        cost, column_sums = self._cost(total.cost), total.cost.summary().total
+        n, weights = round(column_sums[3]), zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {
             "policy": self.name, "reward": self.evaluation.targets[0].reward.name, "rows": n,
-            "mean": float(served[2] / served[3]), "total": None if cost.value is None else cost.value * n,
+            "mean": float(column_sums[2] / column_sums[3]), "total": None if cost.value is None else cost.value * n,
             **_figures(cost), "verdict": cost.verdict, "reasons": [*cost.reasons],
             "by_day": [
                 {"day": times.date(day), "rows": round(sums.summary().total[3]), **_figures(self._cost(sums))}
                 for day, sums in sorted(total.days.items())
             ],
-            "risen": self._risen(total),
+            "risen": self._find_risen_arms(total),
             "ess": [
                 {"target": target.name, "ess": _ratio(first**2, second),
                  "without_floor": 0.0 if np.isinf(squares) else _ratio(first**2, squares)}
@@ -273,26 +275,26 @@ class FloorComparison:
             reasons=[name for name, applies in reasons.items() if applies],
         )  # fmt: skip
 
-    def _risen(self, total: ExplorationSums) -> list[RisenArm]:
+    def _find_risen_arms(self, total: ExplorationSums) -> list[RisenArm]:
         """Return the arms that exploration brought up. In an earlier period the greedy probability of such an arm was
         less than half of its probability as served. In the last period its probability as served is larger than an
         equal part. All probabilities are at position 1."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            served, greedy = total.served / total.eligible, total.greedy / total.eligible
+            p_served, p_greedy = total.served_sums / total.eligible, total.greedy_sums / total.eligible
         periods = np.flatnonzero(total.eligible.any(axis=1))
         last = periods[-1]
         arms = np.flatnonzero(total.eligible[last])
-        starving = np.where(greedy < served / 2, served, np.inf)[periods[:-1]].min(axis=0, initial=np.inf)
-        risen = arms[np.isfinite(starving[arms]) & (served[last, arms] > 1 / len(arms))]
-        rows = risen[np.argsort(-served[last, risen], kind="stable")]
+        min_probability = np.where(p_greedy < p_served / 2, p_served, np.inf)[periods[:-1]].min(axis=0, initial=np.inf)
+        risen_arms = arms[np.isfinite(min_probability[arms]) & (p_served[last, arms] > 1 / len(arms))]
+        rows = risen_arms[np.argsort(-p_served[last, risen_arms], kind="stable")]
         keys = [self.evaluation.arms.keys[arm] for arm in self.evaluation.arms.ids[rows].tolist()]
-        figures = zip(keys, starving[rows].tolist(), served[last, rows].tolist(), strict=True)
+        figures = zip(keys, min_probability[rows].tolist(), p_served[last, rows].tolist(), strict=True)
         return [{"arm": key, "probability_then": lowest, "probability_now": newest} for key, lowest, newest in figures]
 
 
 def _figures(cost: Comparison) -> CostFigures:
-    answer, needed = cost.answer
-    return {"cost": cost.value, "lower": cost.lower, "upper": cost.upper, "answer": answer, "needed": needed}
+    answer, n_needed = cost.answer
+    return {"cost": cost.value, "lower": cost.lower, "upper": cost.upper, "answer": answer, "needed": n_needed}
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -95,22 +95,22 @@ class ExposureSums(Sums, kw_only=True):
     """This record holds sums over decisions, which can be added. Each array has the shape (a,), for the arms of the
     store.
 
-    realised, expected: the two exposures of each arm, where each decision also counts for the decisions that the log
-    dropped; expected is NaN once the probabilities of a decision cannot be derived; underived: the number of such
-    decisions; eligible: the number of decisions in which each arm was eligible; served: the number of slots that the
-    store drew; explored: the expected number of these slots that uniform picks filled; young: the number of these
-    slots with a young arm; slates: the number of slates with several arms that all have features; variety: the sum
-    over these slates of the mean distance between two arms."""
+    shown_counts, expected_exposures: the two exposures of each arm, where each decision also counts for the decisions
+    that the log dropped; expected_exposures is NaN once the probabilities of a decision cannot be derived; n_underived:
+    the number of such decisions; eligible: the number of decisions in which each arm was eligible; drawn_slots: the
+    number of slots that the store drew; uniform_slots: the expected number of these slots that uniform picks filled;
+    young_slots: the number of these slots with a young arm; slates: the number of slates with several arms that all
+    have features; variety: the sum over these slates of the mean distance between two arms."""
 
     decisions: int
     slots: int
-    realised: Array
-    expected: Array
+    shown_counts: Array
+    expected_exposures: Array
     eligible: Array
-    underived: int
-    served: int
-    explored: float
-    young: int
+    n_underived: int
+    drawn_slots: int
+    uniform_slots: float
+    young_slots: int
     slates: float
     variety: float
 
@@ -152,7 +152,7 @@ def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[st
 class Census:
     """A Census sums the exposure of arms over the log, for a request whose names are looked up.
 
-    added_at (a,): the time at which each arm of `evaluation.arms` was added; described (a, v): a unit vector of the
+    added_at (a,): the time at which each arm of `evaluation.arms` was added; arm_vectors (a, v): a unit vector of the
     features of each arm, which is zero for an arm without features, or None where no arm has features; curve: the
     curve by which pulls count in the rates, or None where every slot counts as one pull."""
 
@@ -161,7 +161,7 @@ class Census:
     by_day: bool
     derives: bool
     added_at: Ids
-    described: csr_array | None
+    arm_vectors: csr_array | None
     curve: Curve | None
 
     @classmethod
@@ -175,7 +175,7 @@ class Census:
         catalogue = arms.all_arms(unit)
         return cls(
             evaluation=evaluation, reward=reward, by_day=request.by == "day", derives=request.expected,
-            added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),
+            added_at=np.array([arm.added_at for arm in catalogue], np.int64), arm_vectors=feature_vectors(catalogue),
             curve=lookup.curve(unit, position) if position else None,
         )  # fmt: skip
 
@@ -187,67 +187,69 @@ class Census:
 
     def __call__(self, reader: LogReader, /) -> ExposurePartial:
         """Return the sums of the partition that the reader reads."""
-        return reduce(add, (self._partial(logged, reader) for logged in reader.read(self.reading)), ExposurePartial())
+        return reduce(add, (self._partial(batch, reader) for batch in reader.read(self.reading)), ExposurePartial())
 
-    def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
-        rows, _ = log_rows.usable_rows(logged.log, self.reward, now=self.evaluation.now)
+    def _partial(self, batch: LoggedBatch, reader: LogReader) -> ExposurePartial:
+        rows, _ = log_rows.usable_rows(batch.log, self.reward, now=self.evaluation.now)
         position = rows.slots["position"]
-        reward, examined = rewards_and_pulls(rows.reward, position, self.curve.examination if self.curve else ())
+        reward, pulls = rewards_and_pulls(rows.reward, position, self.curve.examination if self.curve else ())
         if (count := reward_log.sampling_counts(rows.slots)) is not None:
-            reward, examined = reward * count, examined * count
+            reward, pulls = reward * count, pulls * count
         errors = np.array(self.curve.errors if self.curve else [0.0])
         rate_sums = RateSums.from_slots(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
-            examination=examined, reward=reward, arms=len(self.added_at),
+            examination=pulls, reward=reward, arms=len(self.added_at),
             doubt=errors[np.minimum(position, len(errors)) - 1],
         )  # fmt: skip
-        slots = logged.log.slots
-        day = day_numbers(slots["at"]) if self.by_day else np.zeros(len(logged.log), np.int64)
+        slots = batch.log.slots
+        day = day_numbers(slots["at"]) if self.by_day else np.zeros(len(batch.log), np.int64)
         days: dict[int | None, ExposureSums] = {}
         for number in np.unique(day).tolist():
-            days[number if self.by_day else None] = self._sums(take(slots, day == number), logged, reader)
+            days[number if self.by_day else None] = self._sums(take(slots, day == number), batch, reader)
         return ExposurePartial(days=days, rates=rate_sums)
 
-    def _sums(self, slots: Columns, logged: LoggedBatch, reader: LogReader) -> ExposureSums:
+    def _sums(self, slots: Columns, batch: LoggedBatch, reader: LogReader) -> ExposureSums:
         starts = run_starts(slots["decision_id"])
         arm, live = self.evaluation.arms.index(slots["arm_id"]), ~slots["imported"]
         count = 1 / slots["keep_probability"]
         slates, variety = self._variety(arm, starts, count[starts])
-        expected, underived = self._expected(slots, starts, logged, reader)
-        sets = logged.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts])
+        exposures, n_underived = self._expected_exposures(slots, starts, batch, reader)
+        sets = batch.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts])
         return ExposureSums(
-            decisions=len(starts), slots=len(arm), expected=expected, underived=underived,
-            realised=np.bincount(arm, weights=count, minlength=len(self.added_at)).astype(np.float64),
-            eligible=self._eligible(sets, logged), served=int(live.sum()),
-            explored=_explored(take(slots, live), reader),
-            young=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()), slates=slates, variety=variety,
+            decisions=len(starts), slots=len(arm), expected_exposures=exposures, n_underived=n_underived,
+            shown_counts=np.bincount(arm, weights=count, minlength=len(self.added_at)).astype(np.float64),
+            eligible=self._eligible(sets, batch), drawn_slots=int(live.sum()),
+            uniform_slots=_count_uniform_picks(take(slots, live), reader),
+            young_slots=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()), slates=slates, variety=variety,
         )  # fmt: skip
 
-    def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
+    def _expected_exposures(
+        self, slots: Columns, starts: Ids, batch: LoggedBatch, reader: LogReader
+    ) -> tuple[Array, int]:
         """Return the expected exposure of each arm, (a,), and the number of decisions whose probabilities cannot be
         derived. The expected exposure of an arm is the sum of its probabilities over the positions of all these
         decisions."""
-        expected = np.zeros(len(self.added_at))
+        exposures = np.zeros(len(self.added_at))
         if not self.derives:
-            return np.full(len(expected), np.nan), 0
+            return np.full(len(exposures), np.nan), 0
         decisions = take(slots, starts)
-        derived, max_slots = 0, int(decisions["size"].max())
-        for case in reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=max_slots):
+        n_derived, max_slots = 0, int(decisions["size"].max())
+        for case in reader.marginals.cases(decisions, batch.contexts, batch.eligible, positions=max_slots):
             if np.isnan(case.marginals).any():
                 continue
-            counted = (1 / decisions["keep_probability"][case.rows]).sum()
-            expected[self.evaluation.arms.index(case.arms)] += counted * case.marginals.sum(axis=0)
-            derived += len(case.rows)
-        underived = len(starts) - derived
-        return np.full(len(expected), np.nan) if underived else expected, underived
+            n_decisions = (1 / decisions["keep_probability"][case.rows]).sum()
+            exposures[self.evaluation.arms.index(case.arms)] += n_decisions * case.marginals.sum(axis=0)
+            n_derived += len(case.rows)
+        n_underived = len(starts) - n_derived
+        return np.full(len(exposures), np.nan) if n_underived else exposures, n_underived
 
-    def _eligible(self, sets: Ids, logged: LoggedBatch) -> Array:
+    def _eligible(self, sets: Ids, batch: LoggedBatch) -> Array:
         """Return the number of these decisions in which each arm was eligible, (a,).
 
         sets: the number of each decision's eligible set."""
         decisions = np.zeros(len(self.added_at))
         for key, n in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
-            arms = logged.lists.catalogues[key] if key in logged.lists.catalogues else logged.eligible[key]
+            arms = batch.lists.catalogues[key] if key in batch.lists.catalogues else batch.eligible[key]
             decisions[self.evaluation.arms.index(arms)] += n
         return decisions
 
@@ -256,23 +258,23 @@ class Census:
         mean distance between two arms. Both weigh each slate by `count`.
 
         arm: the arm of each slot; starts: the index of each slate's first slot; count: the weight of each slate."""
-        if self.described is None:
+        if self.arm_vectors is None:
             return 0.0, 0.0
         from scipy.sparse import csr_array
 
         n = np.diff(np.r_[starts, len(arm)])
-        has_features = np.diff(self.described.indptr)[arm] > 0
+        has_features = np.diff(self.arm_vectors.indptr)[arm] > 0
         slates = np.flatnonzero((n > 1) & (np.add.reduceat(has_features.astype(np.int64), starts) == n))
         total, step = 0.0, max(1, PORTION // max(1, int(n.max(initial=1))))
         for first in range(0, len(slates), step):
             portion = slates[first : first + step]
             # the sum of the vectors of each slate; its square is twice the sum of all similarities of two arms, plus n
             slots = piece_rows(starts[portion], n[portion])
-            shown = csr_array(
+            slate_arms = csr_array(
                 (np.ones(len(slots)), arm[slots], offsets(n[portion])), shape=(len(portion), len(self.added_at))
             )
-            added = shown @ self.described
-            squares = added.multiply(added).sum(axis=1)
+            sums = slate_arms @ self.arm_vectors
+            squares = sums.multiply(sums).sum(axis=1)
             total += float((count[portion] * (1 - (squares - n[portion]) / (n[portion] * (n[portion] - 1)))).sum())
         return float(count[slates].sum()), total
 
@@ -289,15 +291,15 @@ class Census:
         popularity = rate_sums.reward.sum(axis=0)
         table = self.evaluation.arms
         eligible = np.flatnonzero(total.eligible).tolist()
-        arm_rows = sorted(eligible, key=lambda row: (-total.realised[row], table.rank[row]))
+        arm_rows = sorted(eligible, key=lambda row: (-total.shown_counts[row], table.rank[row]))
         result: Result = {
             "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name,
             "curve": self.curve and self.curve.reference,
-            "underived": total.underived, "underived_reason": WITHOUT_MARGINALS if total.underived else None,
+            "underived": total.n_underived, "underived_reason": WITHOUT_MARGINALS if total.n_underived else None,
             "arms": [
                 {
-                    "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected[row]),
-                    "realised": round(total.realised[row]), "rate": finite_or_none(rate[row]),
+                    "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected_exposures[row]),
+                    "realised": round(total.shown_counts[row]), "rate": finite_or_none(rate[row]),
                     "lower": finite_or_none(lower[row]), "upper": finite_or_none(upper[row]),
                     "age_days": self._age_days(int(self.added_at[row])),
                 }
@@ -322,16 +324,16 @@ class Census:
         return None if added_at > self.evaluation.extent.last_at else (self.evaluation.now - added_at) / DAY_US
 
 
-def _explored(slots: Columns, reader: LogReader) -> float:
+def _count_uniform_picks(slots: Columns, reader: LogReader) -> float:
     """Return the expected number of these slots that were filled by uniform picks."""
     ids, version = np.unique(slots["version_id"], return_inverse=True)
     reader.loggers.versions(ids)
-    explored = 0.0
+    n_uniform = 0.0
     for number, key in enumerate(ids.tolist()):
         floor = np.atleast_1d(reader.loggers.policy(key).exploration)
         position = slots["position"][version == number]
-        explored += float(floor[np.minimum(position, len(floor)) - 1].sum())
-    return explored
+        n_uniform += float(floor[np.minimum(position, len(floor)) - 1].sum())
+    return n_uniform
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
@@ -339,19 +341,19 @@ def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
 
     popularity: the sum of rewards of each arm, (a,)."""
     eligible = sums.eligible > 0
-    realised, expected = (spread(counts[eligible]) for counts in (sums.realised, sums.expected))
+    shown_spread, expectations = (spread(counts[eligible]) for counts in (sums.shown_counts, sums.expected_exposures))
     mean = popularity[eligible].mean()
-    lift = float(sums.realised @ popularity) / float(sums.realised.sum()) / mean if mean > 0 else None
+    lift = float(sums.shown_counts @ popularity) / float(sums.shown_counts.sum()) / mean if mean > 0 else None
     figures = {
-        "arms": int(eligible.sum()), **realised, **{f"expected_{name}": value for name, value in expected.items()},
-        "floor_share": sums.explored / sums.served if sums.served else None, "popularity_lift": lift,
-        "young_share": sums.young / sums.served if sums.served else None,
+        "arms": int(eligible.sum()), **shown_spread, **{f"expected_{key}": x for key, x in expectations.items()},
+        "floor_share": sums.uniform_slots / sums.drawn_slots if sums.drawn_slots else None, "popularity_lift": lift,
+        "young_share": sums.young_slots / sums.drawn_slots if sums.drawn_slots else None,
         "variety": sums.variety / sums.slates if sums.slates else None,
     }  # fmt: skip
     return cast(CatalogueFigures, figures)
 
 
-def described(catalogue: Sequence[Arm]) -> csr_array | None:
+def feature_vectors(catalogue: Sequence[Arm]) -> csr_array | None:
     """Return a unit vector of the features of each arm, as an array (a, v), or None where no arm has features. In a
     vector before scaling, each text, each flag and each item of a list gives 1, and each number is divided by the
     largest number of its field."""

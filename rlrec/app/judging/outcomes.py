@@ -93,9 +93,9 @@ def _arrivals(unit: Unit, study: Study) -> NewUnits | None:
 def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
     study, sums = figures.study, figures.sums
     if study.experiment is None and not sums.new + sums.returning:
-        narrowed = request.log or request.users or {request.age_us, request.entered_us} != {None}
+        is_narrowed = request.log or request.users or {request.age_us, request.entered_us} != {None}
         widen = "widen --log, or leave out --users, --entered-since and --age"
-        hint = widen if narrowed else "serve with `rlrec recommend`"
+        hint = widen if is_narrowed else "serve with `rlrec recommend`"
         raise EmptyLog("no unit is selected", hint=hint)
     if sums.censored:
         store.notice(f"left out: the rewards of censored slots, in {quantity(sums.censored, 'decision')}")

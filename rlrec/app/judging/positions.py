@@ -90,17 +90,17 @@ def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveA
         removals = settings.get(unit).removals
     with log_stores.reading(store, request.log, workers) as (unit, log, engine):
         definition = lookup.reward(unit, request.reward)
-        estimated = _estimate(unit, replace(request, log=log), definition, filters.selection(unit, log), engine)
+        estimation = _estimate(unit, replace(request, log=log), definition, filters.selection(unit, log), engine)
 
     def work(unit: Unit) -> CurveAnswer:
         settings.lock_removals(unit, removals)
-        return _store(unit, request, definition, estimated)
+        return _store(unit, request, definition, estimation)
 
     return store.write(work)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Estimated:
+class _Estimation:
     """This record holds one curve, the method that estimated it, and the comparison of all click models."""
 
     curve: EstimatedCurve
@@ -159,7 +159,7 @@ class _CurvePass:
 
 def _estimate(
     unit: Unit, request: Request, definition: Reward, selection: Selection, engine: Engine | None = None
-) -> _Estimated:
+) -> _Estimation:
     size = min(request.positions or MAX_POSITIONS, selected.extent(unit, selection).positions)
     evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=[], log=request.log), selection)
     work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
@@ -172,63 +172,63 @@ def _estimate(
         raise evaluation.nothing_selected("impression")
     if size < 2:
         raise CheckFailed("the log shows one position alone: there is nothing to compare it with")
-    estimated = _curve(sums, request.model, size)
-    by_position = estimated if request.model == "pbm" else _by_position(sums, size)
+    estimation = _curve(sums, request.model, size)
+    by_position = estimation if request.model == "pbm" else _by_position(sums, size)
     examination = np.array([position.examination for position in by_position.curve.positions])
     comparison = positions.compare_models(sums.clicks, examination, model=request.model)
-    return replace(estimated, comparison=comparison)
+    return replace(estimation, comparison=comparison)
 
 
 def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, model: str) -> _LogSums:
     slots, marginals = rows.slots, rows.slots[log_rows.MARGINALS]
     size = marginals.shape[1]
-    located = position_rows(slots, rows.reward - definition.default, evaluation.arms)
+    slot_rows = position_rows(slots, rows.reward - definition.default, evaluation.arms)
     # a page that lacks a slot would count at only one of two neighbours
     starts = run_starts(slots["decision_id"])
     counts = np.diff(np.r_[starts, len(rows)])
     is_complete = np.repeat(counts == slots["size"][starts], counts)
-    pages = located.take(is_complete)
-    hidden = slots["imported"] & (np.isnan(marginals).sum(axis=1) > 0) & (located.position <= size)
-    count, clicked = located.count[hidden], (located.reward[hidden] != 0).astype(np.float64)
-    columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
+    pages = slot_rows.take(is_complete)
+    is_hidden = slots["imported"] & (np.isnan(marginals).sum(axis=1) > 0) & (slot_rows.position <= size)
+    count, clicks = slot_rows.count[is_hidden], (slot_rows.reward[is_hidden] != 0).astype(np.float64)
+    columns = slots["context_id"][is_hidden], slot_rows.arm[is_hidden], slot_rows.position[is_hidden]
     return _LogSums(
         overlap=positions.overlap_sums(pages, spans_batches=evaluation.spans_batches),
         clicks=positions.click_sums(
             pages, arms=len(evaluation.arms), model=model, spans_batches=evaluation.spans_batches
         ),
-        cells=positions.merge_cells(*columns, count, count * clicked, np.ones(len(clicked)), clicked),
+        cells=positions.merge_cells(*columns, count, count * clicks, np.ones(len(clicks)), clicks),
         partial=int((counts != slots["size"][starts]).sum()),
     )
 
 
-def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
+def _curve(sums: _LogSums, model: str, size: int) -> _Estimation:
     """Return the curve of a model, with the method that estimated it. Raises CheckFailed where the curve ends at
     position 1."""
     if model == "pbm":
-        estimated = _by_position(sums, size)
+        estimation = _by_position(sums, size)
     else:
-        estimated = _Estimated(curve=positions.model_curve(sums.clicks, model=model), method="likelihood")
-    if len(estimated.curve.positions) == 1:
-        raise _unidentified(estimated.curve.reasons[-1], sums)
-    return estimated
+        estimation = _Estimation(curve=positions.model_curve(sums.clicks, model=model), method="likelihood")
+    if len(estimation.curve.positions) == 1:
+        raise _identification_error(estimation.curve.reasons[-1], sums)
+    return estimation
 
 
-def _by_position(sums: _LogSums, size: int) -> _Estimated:
+def _by_position(sums: _LogSums, size: int) -> _Estimation:
     """Return the position-based curve, estimated by overlap, or by expectation-maximisation where the log has no
     overlap."""
     curve = positions.chained_curve(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
         curve = positions.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
         interval_reason = ("no-interval",) if len(curve.positions) > 1 else ()
-        return _Estimated(curve=replace(curve, reasons=(*curve.reasons, *interval_reason)), method="em")
+        return _Estimation(curve=replace(curve, reasons=(*curve.reasons, *interval_reason)), method="em")
     reasons = list(curve.reasons)
     if len(curve.positions) > 1:
         reasons += ["no-propensity"] if sums.overlap.unknown else []
         reasons += ["partial-pages"] if sums.partial else []
-    return _Estimated(curve=replace(curve, reasons=tuple(reasons)), method="overlap")
+    return _Estimation(curve=replace(curve, reasons=tuple(reasons)), method="overlap")
 
 
-def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
+def _identification_error(reason: str, sums: _LogSums) -> CheckFailed:
     code = reason.partition(":")[0]
     cause = (
         "too few slots of complete pages show an arm that was likely at both of positions 1 and 2: so it is where "
@@ -246,8 +246,8 @@ def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
     return CheckFailed(f"the curve cannot be estimated: {cause}", hint=hint)
 
 
-def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimated) -> CurveAnswer:
-    comparison, curve = estimated.comparison, estimated.curve
+def _store(unit: Unit, request: Request, definition: Reward, estimation: _Estimation) -> CurveAnswer:
+    comparison, curve = estimation.comparison, estimation.curve
     prefers = [] if comparison.preferred in (None, request.model) else [f"prefers:{comparison.preferred}"]
     if comparison.log_likelihood and "pbm" not in comparison.log_likelihood:
         prefers.append("unchecked")
@@ -263,7 +263,7 @@ def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimat
     newest = curves.by_name(unit, request.name)
     number = 1 if newest is None else newest.number + 1
     curves.add(
-        unit, name=request.name, number=number, reward_id=definition.id, model=request.model, method=estimated.method,
+        unit, name=request.name, number=number, reward_id=definition.id, model=request.model, method=estimation.method,
         options=canonical.text(options), positions=canonical.text(rows), report=canonical.text(report),
     )  # fmt: skip
     settings.add_run(unit, "position fit", {"name": request.name, "number": number, **options})
@@ -273,7 +273,7 @@ def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimat
 # -- look --
 
 
-def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
+def fit_positions(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
     """Return the positions of the curve that `fit` would store for the log of a version's policy. The list is empty
     where this curve cannot be estimated."""
     request = Request(name=version.policy.name, log=f"policy={version.policy.name}", reward=version.reward.name)
@@ -318,7 +318,7 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def explained(answer: CurveAnswer) -> list[str]:
+def explain_curve(answer: CurveAnswer) -> list[str]:
     """Return a line that explains each reason of a curve."""
     return [f"{reason}: {EXPLAINED[reason.partition(':')[0]]}" for reason in answer["reasons"]]
 

@@ -127,8 +127,8 @@ class Result:
 
 
 def report(store: Store, request: Request) -> Result:
-    """Return the contents of the page. A part without an answer has a remark that says why. Raises InputError for
-    unknown names."""
+    """Return the contents of a report page. A section that cannot be computed has a remark that says why. Raises
+    InputError for unknown names."""
     # exposure and estimates use the same decisions
     with store.snapshot() as unit, bulk.alongside(unit), partitions.share_partitions(unit):
         return _Gathering(store, unit, request).result()
@@ -137,8 +137,8 @@ def report(store: Store, request: Request) -> Result:
 def quick_findings(store: Store) -> list[Finding]:
     """Return the findings of checks that do not read the whole log."""
     with store.snapshot() as unit:
-        served = {key: log.decisions for key, log in activity.policy_logs(unit).items()}
-        return _Ranking(unit, served).quick_findings(on_its_clock=store.now is None)
+        counts = {key: log.decisions for key, log in activity.policy_logs(unit).items()}
+        return _Ranking(unit, counts).quick_findings(on_its_clock=store.now is None)
 
 
 def newest_filter(store: Store) -> str | None:
@@ -156,8 +156,8 @@ class _Ranking:
 
     policy: StoredPolicy | None = None
 
-    def __init__(self, unit: Unit, served: Mapping[int, int]) -> None:
-        self.unit, self.served = unit, Counter(served)
+    def __init__(self, unit: Unit, counts: Mapping[int, int]) -> None:
+        self.unit, self.decision_counts = unit, Counter(counts)
         self.policies = {policy.id: policy for policy in policies.all_policies(unit)}
         live = policies.live(unit, [policy.name for policy in self.policies.values()])
         self.live = {policy.version.policy.id: policy.version for policy in live.values()}
@@ -166,17 +166,17 @@ class _Ranking:
         """Return the ids of the policies in order. Where the request names a policy, these are this policy and its
         variants. Otherwise they are the policies that served, most decisions first, followed by other policies that can
         serve, newest first. The policy of an imported log is left out."""
-        ids = [key for key, _ in self.served.most_common()]
+        ids = [key for key, _ in self.decision_counts.most_common()]
         if self.policy is None:
-            served = {*ids, *(self.policies[key].base_id for key in ids)}
+            served_ids = {*ids, *(self.policies[key].base_id for key in ids)}
             roots = (policy for policy in self.policies.values() if policy.base_id is None)
-            waiting = [policy.id for policy in roots if policy.id not in served and policy.kind != UNIFORM]
+            waiting = [policy.id for policy in roots if policy.id not in served_ids and policy.kind != UNIFORM]
             ids += sorted(waiting, key=lambda key: -self.live[key].id)
         elif not ids:
             ids = [self.policy.id]
         return [key for key in ids if self.policies[key].kind != "logged"]
 
-    def _shown(self) -> list[StoredPolicy]:
+    def _shown_policies(self) -> list[StoredPolicy]:
         """Return the policies whose beliefs the page shows, and whose newest decisions are checked."""
         rankers = [self.policies[key] for key in self._rankers()]
         return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
@@ -187,7 +187,7 @@ class _Ranking:
         on_its_clock: the argument of the same name of `newest.check`."""
         findings = Findings()
         live_versions.check(self.unit, findings=findings, policy=None if self.policy is None else self.policy.name)
-        return [*newest.check(self.unit, self._shown(), on_its_clock=on_its_clock), *findings.in_order()]
+        return [*newest.check(self.unit, self._shown_policies(), on_its_clock=on_its_clock), *findings.in_order()]
 
 
 class _Gathering(_Ranking):
@@ -207,15 +207,15 @@ class _Gathering(_Ranking):
             first=format_time(first) if decisions else None, last=format_time(last) if decisions else None,
         )  # fmt: skip
         if self.selection.without:
-            excluded = selected.version_counts(unit, replace(self.selection, without=()))
-            self.answer.excluded = sum(excluded.values()) - decisions
+            counts = selected.version_counts(unit, replace(self.selection, without=()))
+            self.answer.excluded = sum(counts.values()) - decisions
         if self.selection.since is not None:
             before = replace(self.selection, since=None, until=self.selection.since)
             self.answer.earlier = sum(selected.version_counts(unit, before).values())
-        self.served, self._parts = self._count_traffic(), set[str]()
+        self.decision_counts, self._parts = self._count_traffic(), set[str]()
         if request.reward is not None:
             self.answer.reward = lookup.reward(unit, request.reward).name
-        elif owner := next(iter([*self._rankers(), *self.served]), None):
+        elif owner := next(iter([*self._rankers(), *self.decision_counts]), None):
             self.answer.reward = self.live[owner].reward.name
         self.answer.judged = None if since is None else JUDGED
         self._judged_log = filters.with_since(request.filter, since)
@@ -250,15 +250,15 @@ class _Gathering(_Ranking):
                 fill("estimates", self._estimates)
         answer.experiments = fill("experiments", self._experiments) or []
         answer.curves = fill("positions", self._curves) or []
-        answer.trained = fill("training", self._trained) or []
-        beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in self._shown())
+        answer.trained = fill("training", self._newest_trainings) or []
+        beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in self._shown_policies())
         answer.beliefs = [belief for belief in beliefs if belief is not None]
         if (run := activity.last_run(self.unit, "doctor")) is not None:
             errors, warnings = (quantity(run.result[f"{name}s"], name) for name in ("error", "warning"))
             answer.audit = f"{errors} and {warnings} at {format_time(run.at)[:16]}Z"
         findings = fill("health", self.quick_findings, on_its_clock=self.store.now is None) or []
-        audited = {finding.check for finding in findings}
-        answer.findings = [*findings, *(row for row in self._failed_checks() if row.check not in audited)]
+        checks = {finding.check for finding in findings}
+        answer.findings = [*findings, *(row for row in self._failed_checks() if row.check not in checks)]
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -316,7 +316,7 @@ class _Gathering(_Ranking):
         answer, by_reward = self.answer, defaultdict[str, list[str]](list)
         for version in self._targets():
             by_reward[self.request.reward or version.reward.name].append(version.policy.name)
-        kinds = {self.policies[key].kind for key in self.served} - {UNIFORM}
+        kinds = {self.policies[key].kind for key in self.decision_counts} - {UNIFORM}
         if kinds - {"logged"} or (kinds and not by_reward):  # an imported log alone is checked, too
             by_reward[str(answer.reward)].append(UNIFORM)
         for reward, targets in by_reward.items():
@@ -324,7 +324,7 @@ class _Gathering(_Ranking):
         if kinds == {"logged"}:  # an imported log of `uniform` itself needs no answer
             answer.estimates = [row for row in answer.estimates if row.answer[0] != "same"]
         answer.estimates.sort(key=lambda row: row.target == UNIFORM)
-        answer.estimates = evaluate.comparable(answer.estimates)
+        answer.estimates = evaluate.comparable_rows(answer.estimates)
         answer.steps = evaluate.steps(answer.estimates)
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
@@ -365,15 +365,15 @@ class _Gathering(_Ranking):
         return [version for version in targets if version.policy.name.partition("@")[0] != UNIFORM][:TARGETS]
 
     def _experiments(self) -> list[VariantComparison]:
-        stored = experiments.all_experiments(self.unit)
+        rows = experiments.all_experiments(self.unit)
         if self.policy is not None:  # those with a variant that is the policy, or a copy of it
             ids = {self.policy.id, *(key for key, policy in self.policies.items() if policy.base_id == self.policy.id)}
-            stored = [row for row in stored if not ids.isdisjoint(variant.policy_id for variant in row.variants)]
-        concerned = sorted(stored, key=self._order_of)
-        if len(concerned) > EXPERIMENTS:
-            older = quantity(len(concerned) - EXPERIMENTS, "older one")
+            rows = [row for row in rows if not ids.isdisjoint(variant.policy_id for variant in row.variants)]
+        sorted_rows = sorted(rows, key=self._order_of)
+        if len(sorted_rows) > EXPERIMENTS:
+            older = quantity(len(sorted_rows) - EXPERIMENTS, "older one")
             self._remark("experiments", f"{older}: see `rlrec experiment list`.")
-        names = [experiment.name for experiment in concerned[:EXPERIMENTS]]
+        names = [experiment.name for experiment in sorted_rows[:EXPERIMENTS]]
         rewards = [*filter(None, [self.request.reward])]
         comparisons = (self._fill("experiments", compare.show, self.store, name, rewards=rewards) for name in names)
         return [comparison for comparison in comparisons if comparison is not None]
@@ -390,13 +390,13 @@ class _Gathering(_Ranking):
             self._remark("positions", f"{quantity(len(newest_of) - CURVES, 'more curve')}: see `rlrec position list`.")
         return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
 
-    def _trained(self) -> list[Training]:
+    def _newest_trainings(self) -> list[Training]:
         """Return the newest training of each trained policy."""
-        shown = self.policies if self.policy is None else [self.policy.id]
-        owners = [key for key in shown if self.policies[key].kind == "gradient" and self.policies[key].base_id is None]
-        trained: dict[int, Training] = {}
+        ids = self.policies if self.policy is None else [self.policy.id]
+        owners = [key for key in ids if self.policies[key].kind == "gradient" and self.policies[key].base_id is None]
+        trainings: dict[int, Training] = {}
         for version in policies.versions(self.unit, owners):
             if (report := policies.report(self.unit, version.id)) is not None:
                 live = self.live[version.policy.id].id == version.id
-                trained[version.policy.id] = Training(version.policy.name, version.number, live, report)
-        return list(trained.values())[:TRAINED]
+                trainings[version.policy.id] = Training(version.policy.name, version.number, live, report)
+        return list(trainings.values())[:TRAINED]

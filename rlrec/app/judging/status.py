@@ -99,15 +99,15 @@ def status(store: Store) -> Status:
         window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
         doctor = _run(activity.last_run(unit, "doctor"))
         findings, day = Findings(), unit.now - DAY_US
-        served = {policy.id: activity.count_served_since(unit, policy.id, day) for policy in stored_policies}
-        routed = activity.route_counts_since(unit, day)
+        served_counts = {policy.id: activity.count_served_since(unit, policy.id, day) for policy in stored_policies}
+        route_counts = activity.route_counts_since(unit, day)
         if store.now is None:
             clock.check(unit, findings=findings)
         live_versions.check(unit, findings=findings)
         for version in settling:
             _check_overdue(unit, version, findings)
         for policy in stored_policies:
-            if served[policy.id] >= SILENT:
+            if served_counts[policy.id] >= SILENT:
                 _check_outage(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
             errors = quantity(doctor["errors"], "error")
@@ -117,8 +117,8 @@ def status(store: Store) -> Status:
         ended_policies = {policy.id for policy in stored_policies if policy.base_id is not None}
         ended_policies -= {variant.policy_id for row in running_experiments for variant in row.variants}
         ended_policies -= {change.policy_id for change in changes}
-        shown = [policy for policy in stored_policies if policy.id not in ended_policies]
-        tried = {live[policy.name].version.parent_id for policy in shown if policy.base_id is not None}
+        shown_policies = [policy for policy in stored_policies if policy.id not in ended_policies]
+        sources = {live[policy.name].version.parent_id for policy in shown_policies if policy.base_id is not None}
         times = activity.decision_times(unit, [log.newest for log in logs.values()])
         since, numbers = activity.live_times(unit), policies.version_numbers(unit)
         looks = routes.newest_looks(unit, [version.id for version, _ in live.values()])
@@ -130,16 +130,16 @@ def status(store: Store) -> Status:
                     "policy": policy.name, "kind": policy.kind, "live": version.number,
                     "versions": len(numbers[policy.id]),
                     "decisions": logs[policy.id].decisions if policy.id in logs else 0,
-                    "decisions_24h": served[policy.id], "reward": version.reward.name,
+                    "decisions_24h": served_counts[policy.id], "reward": version.reward.name,
                     "last_at": format_time(times[logs[policy.id].newest]) if policy.id in logs else None,
                     "live_since": format_time(since.get(policy.id, version.created_at)),
                     "answer": _answer(unit, version, looks)[0],
-                    "waiting": _waiting(unit, version, numbers[policy.id][-1], tried),
+                    "waiting": _waiting_version(unit, version, numbers[policy.id][-1], sources),
                     "budget": _pacing(unit, version) if version.params.get("budget") else None,
                 }
-                for policy, version in ((policy, live[policy.name].version) for policy in shown)
+                for policy, version in ((policy, live[policy.name].version) for policy in shown_policies)
             ],
-            "routes": [_route(unit, change, live, routed.get(change.route_id, 0)) for change in changes],
+            "routes": [_route(unit, change, live, route_counts.get(change.route_id, 0)) for change in changes],
             "experiments": [
                 {
                     "experiment": row.name, "unit": row.unit,
@@ -186,7 +186,7 @@ def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> tupl
     return gate_claim(gate, version.reference).sentence, gate["passed"]
 
 
-def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served: int) -> RouteStatus:
+def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], n_decisions: int) -> RouteStatus:
     ramp = None
     if change.running:
         from rlrec.app.experiments.route import ramp_state  # few stores have a ramp
@@ -197,26 +197,26 @@ def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served:
         "version": live[change.policy].version.number if change.number is None else change.number,
         "live": change.number is None,
         "experiment": change.experiment if change.running else None, "since": format_time(change.at),
-        "decisions_24h": served, "ramp": ramp,
+        "decisions_24h": n_decisions, "ramp": ramp,
     }  # fmt: skip
 
 
-def _waiting(unit: Unit, live: Version, number: int, tried: Container[int | None]) -> WaitingVersion | None:
+def _waiting_version(unit: Unit, live: Version, number: int, sources: Container[int | None]) -> WaitingVersion | None:
     """Return the newest version of a policy if this version was trained or rebuilt and waits to go live, else None.
 
-    live: the live version of the policy; number: the number of the newest version; tried: the ids of versions that
+    live: the live version of the policy; number: the number of the newest version; sources: the ids of versions that
     do not wait, because experiments serve copies of them."""
     newest = live_versions.waiting_version(unit, live) if number > live.number else None
-    if newest is None or newest.id in tried:
+    if newest is None or newest.id in sources:
         return None
-    answer, passed = _answer(unit, newest, routes.newest_looks(unit, [newest.id]))
+    answer, has_passed = _answer(unit, newest, routes.newest_looks(unit, [newest.id]))
     if newest.policy.kind == "gradient":
         answer = answer or f"{newest.reference}: no gate has looked at it"
-    promoted = [row for row in policies.promotions(unit, newest.policy.id) if row.version_id == newest.id]
-    rolled_back_at = promoted[-1].rolled_back_at if promoted else None
+    promotions = [row for row in policies.promotions(unit, newest.policy.id) if row.version_id == newest.id]
+    rolled_back_at = promotions[-1].rolled_back_at if promotions else None
     return {
         "version": newest.reference, "since": format_time(newest.created_at), "answer": answer,
-        "passed": None if answer is None else passed,
+        "passed": None if answer is None else has_passed,
         "rolled_back_at": None if rolled_back_at is None else format_time(rolled_back_at),
     }  # fmt: skip
 

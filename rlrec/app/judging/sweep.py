@@ -146,18 +146,18 @@ def sweep(
             unit, evaluation_request, estimates.estimators(evaluation_request),
             replace(selection, since=int(begins[0])), engine, candidates=targets,
         )  # fmt: skip
-        names, judged = {policy.name for policy in policies.all_policies(unit)}, _judged(rows)
+        names, ranking = {policy.name for policy in policies.all_policies(unit)}, _rank_targets(rows)
         live = [policy.version for policy in policies.live(unit, names).values()]
         counts = selected.version_counts(unit, replace(selection, since=int(begins[0])))
-        total, served = sum(counts.values()), policies.by_id(unit, list(counts))
-        shares: dict[str | None, float] = {served[key].reference: number / total for key, number in counts.items()}
-        rivals = evaluate.former_rivals(unit, selection, {judged[0].name: shares}, log=request.log)
+        total, versions = sum(counts.values()), policies.by_id(unit, list(counts))
+        shares: dict[str | None, float] = {versions[key].reference: number / total for key, number in counts.items()}
+        rivals = evaluate.former_rivals(unit, selection, {ranking[0].name: shares}, log=request.log)
         for sentence, log in rivals.values():
             store.notice(f"{sentence}: this command with `--log {shlex.quote(log)}` compares with that")
-    if all("no-rows" in row.estimate.reasons for row in judged):
+    if all("no-rows" in row.estimate.reasons for row in ranking):
         hint = "import the log with them, or into a new store with --propensity uniform or fitted"
         raise CheckFailed("no selected decision has the probability of its draw", hint=hint)
-    by_name, first = {candidate.name: candidate for candidate in candidates}, judged[0]
+    by_name, first = {candidate.name: candidate for candidate in candidates}, ranking[0]
     best = by_name.get(first.target)
     result: Result = {
         "reward": reward.name, "log": request.log, "decisions": first.extent.decisions, "blocks": len(blocks),
@@ -174,10 +174,10 @@ def sweep(
         "candidates": [
             {"kind": None, "params": {}, **row.record} if (candidate := by_name.get(row.target)) is None
             else {"kind": candidate.kind, "params": candidate.version.params, **row.record}
-            for row in judged
+            for row in ranking
         ],
     }  # fmt: skip
-    return result, judged, rows
+    return result, ranking, rows
 
 
 # -- candidates --
@@ -218,8 +218,8 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
 def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selection) -> list[Candidate]:
     """Return the candidates of a request. Features of contexts are fitted to the log as in `policy create
     --from-log`."""
-    declared = {} if request.features is None else parameters.parse_features(request.features)
-    candidates, fitted = list[Candidate](), dict[bool, Design]()
+    features = {} if request.features is None else parameters.parse_features(request.features)
+    candidates, fits = list[Candidate](), dict[bool, Design]()
     for kind, texts in _combinations(request):
         policy = kinds.make(kind, parameters.with_curve(unit, parameters.parse_parameters(kind, texts)))
         policy.check(reward)
@@ -231,10 +231,10 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
         parameters.check_curve(params, reward)
         version = designs.make_draft(kind, params, reward)
         if policy.contextual:
-            if (shared := shares_weights(params)) not in fitted:
-                fitted[shared] = fit_design(unit, selection, version, encoders=declared, is_shared=shared)
-            version = replace(version, parameters=fitted[shared].to_json())
-            if fitted[shared].context.is_sparse:
+            if (is_shared := shares_weights(params)) not in fits:
+                fits[is_shared] = fit_design(unit, selection, version, encoders=features, is_shared=is_shared)
+            version = replace(version, parameters=fits[is_shared].to_json())
+            if fits[is_shared].context.is_sparse:
                 raise InputError("features of contexts have too many columns to sweep", hint="hash into fewer columns")
             designs.policy_of(version)  # raises where the model cannot hold so many features
         candidates.append(Candidate(kind, texts, version))
@@ -285,27 +285,27 @@ def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment],
 # -- what candidates earn --
 
 
-def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
+def _rank_targets(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     """Return one estimate for each target, best first. All estimates are by the estimator with the best verdicts, where
     later estimators win ties. The bounds of lifts hold for all targets together."""
     scores = dict.fromkeys((row.estimate.estimator for row in reversed(rows)), 0)
     for row in rows:
         scores[row.estimate.estimator] += VERDICTS.index(row.estimate.verdict) * (row.estimate.std_error is not None)
     best = max(scores, key=lambda label: scores[label])
-    judged = [
+    best_rows = [
         row if row.estimate.may_be_best is None else replace(row, estimate=replace(
             row.estimate, lift_lower=row.estimate.simultaneous_lower, lift_upper=row.estimate.simultaneous_upper
         )) for row in rows if row.estimate.estimator == best
     ]  # fmt: skip
-    return sorted(judged, key=lambda row: (row.estimate.verdict == "insufficient", -(row.estimate.lift or 0.0)))
+    return sorted(best_rows, key=lambda row: (row.estimate.verdict == "insufficient", -(row.estimate.lift or 0.0)))
 
 
-def creation_command(candidate: Candidate, request: Request, taken: set[str]) -> str:
+def creation_command(candidate: Candidate, request: Request, taken_names: set[str]) -> str:
     """Return the command that creates a policy like this candidate, which learns from the whole log.
 
-    taken: the names of existing policies."""
-    names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken) + 3)))
-    words = ["rlrec policy create", next(name for name in names if name not in taken), "--kind", candidate.kind]
+    taken_names: the names of existing policies."""
+    names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken_names) + 3)))
+    words = ["rlrec policy create", next(name for name in names if name not in taken_names), "--kind", candidate.kind]
     words += [f"--param {shlex.quote(f'{name}={text}')}" for name, text in candidate.texts.items()]
     reward = candidate.version.reward.name  # that of the policies, where none was requested
     words += [f"--reward {reward}"] if reward != DEFAULT_REWARD else []

@@ -463,7 +463,7 @@ class VisitWorld(SimulatedStore):
 
 
 def _accepted_answers(answers: list[Any]) -> list[Any]:
-    """Return the answers. Raises the error of the first refused line."""
+    """Return the answers unchanged if no line was refused. Raise the error of the first refused line otherwise."""
     for answer in answers:
         if isinstance(answer, InputError):
             raise answer

@@ -453,13 +453,15 @@ def group_slates(
     rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None,
     credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip
-    """Yield the decisions in groups, in the form that the gradient takes. With `slots` each slot stands alone, with its
-    own reward and the rewards after its slate. With `by_position` each slot counts given the slots above, with its own
-    reward and the rewards after it, on its slate and later, but without the rewards of the slots above.
+    """Yield groups of decisions in the form that the gradient takes.
 
-    gain, raw: the return of each decision with the baseline subtracted, and without this; scale: the weight of each
-    decision; by_position: the mean reward of each position, or None; credit: the factor of the slot's own reward,
-    and the factor of the rewards after it."""
+    With `slots`, each slot is a row of its own. The return of a slot is its own reward plus the rewards of later
+    slates. With `by_position`, the probability of each slot is conditional on the slots above it, and the return of
+    a slot is its own reward plus the rewards of lower slots and of later slates.
+
+    gain: the return of each decision minus the baseline; raw: the return of each decision; scale: the weight of each
+    decision; by_position: the mean reward of each position, or None; credit: the factor of the slot's own reward, and
+    the factor of the rewards after it."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
         logged, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]

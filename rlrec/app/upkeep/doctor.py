@@ -219,7 +219,7 @@ def _audit_policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogu
     if live_version is not None:
         watches += [Outage(live_version[0], now=unit.now), newest.RewardDrift(unit, live_version[0], names)]
         watches += [StarvingArms(unit, policy, active=active_names, ruled=ruled_contexts), Entropy(policy)]
-        watches += [Examination(live_version[0], lambda version: positions.fitted(unit, version))]
+        watches += [Examination(live_version[0], lambda version: positions.fit_positions(unit, version))]
     # excluded decisions are checked like others, but do not count in how policies behave
     tests = filters.unexcluded_tests(unit)
     behaviour_watches = (Outage, newest.RewardDrift, StarvingArms, Entropy)

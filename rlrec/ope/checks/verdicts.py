@@ -130,7 +130,8 @@ def _rewards(ess: float | None, share: float | None) -> float:
 
 
 def explain_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for every reason of these estimates (`Estimate` as a mapping), with the causes that occurred."""
+    """Return a line for each reason why an estimate is not certain. The line says what caused the reason in these
+    estimates. estimates: mappings with the keys of `Estimate`."""
     causes: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
         "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,

@@ -68,7 +68,8 @@ def _spread(n: float | Array, rho: float) -> Array:
 
 
 def _settled_share(n: float | Array, rho: float) -> Array:
-    """Return n rho^2 / (n rho^2 + 1), the share of the mixture that n clusters have narrowed."""
+    """Return n rho^2 / (n rho^2 + 1), which rises from 0 to 1 with the number n of clusters. rho: the scale of the
+    mixture of a confidence sequence."""
     information = np.asarray(n) * rho**2
     return information / (information + 1)
 

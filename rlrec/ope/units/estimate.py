@@ -515,8 +515,8 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 
 
 def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
-    """Return the intersection of the bounds of all sides, extended to include the value. With one side, the result is
-    the bounds of that side."""
+    """Return the bounds that all given bounds have in common, widened where necessary so that they include the value. A
+    single pair of bounds is returned unchanged."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
 
 

@@ -150,9 +150,10 @@ class PageLayout(Record, kw_only=False, eq=False):
         return list(strictest.values())
 
     def _count_blocked(self, cell_sizes: Index, n_taken: int) -> int:
-        """Return the largest number of arms left that caps can forbid after `n_taken` arms have been taken.
+        """Return an upper bound of the number of remaining arms that caps can forbid after `n_taken` arms have been
+        taken.
 
-        The number is exact for all arms under a single cap whose values have no arm in common. cell_sizes (cells,):
+        The bound is exact if a single cap applies to all arms and no arm has two of its values. cell_sizes (cells,):
         the number of arms of each cell that are not pinned."""
         blocked, sizes = 0, self.sum_by_counter(cell_sizes)
         for counters, width in self._strictest_caps:

@@ -89,9 +89,9 @@ def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
     slates (n, k): the arms, 0..m-1, each at most once per slate; floor: the probability of a uniform pick, in [0,
     1].
 
-    Errors are as for `first`, if the policy can produce the arms above. If the probability of the arms above is below
-    1e-9, fewer digits of the following values are right. Below an arm with probability less than 1e-13 at its position,
-    the arms left are ranked anew. Source: own derivation (`sweep`)."""
+    The results are as accurate as those of `first` if the policy can draw the arms above. If the probability of the
+    arms above is below 1e-9, fewer digits of the following values are right. After an arm with probability less than
+    1e-13 at its position, the remaining arms are ranked again without the arms above. `sweep` has the derivation."""
     k = slates.shape[1]
     probability, _ = scores.order(k).conditionals(slates, floor=floor, with_minimum=False)
     return mix_floor(probability, at_positions(floor, k), len(scores) - np.arange(k))

@@ -141,7 +141,9 @@ def test_a_candidate_that_chose_by_the_chance_of_its_log_is_not_believed() -> No
     for _ in range(30):
         effects, looks, purchases = estimates_of_equal_arms(rng, even, pages=1_200)
         best = 1.0 * (np.arange(12) == np.argmax(purchases / looks))
-        gain, error = ArmEffects(raw=effects, shown=looks / looks.sum(), even=even).gain(best, learned=True)
+        gain, error = ArmEffects(raw=effects, log_looks=looks / looks.sum(), even_looks=even).gain(
+            best, has_learned=True
+        )
         held += abs(gain) <= 1.96 * error
     assert held >= 25
 

@@ -267,7 +267,7 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     assert mixed.claim.decided_by == "rlrec experiment show ab"  # a rate per slot does not stand against it
     assert mixed.judgement["answer"] == mixed.answer.answer
     assert (
-        evaluate.logs_taken([mixed]) == evaluate.assumed([variant]) == []
+        evaluate.logs_taken([mixed]) == evaluate.list_assumptions([variant]) == []
     )  # all rows count alike; nothing is estimated
     weighed = replace(mixed, estimate=replace(mixed.estimate, logger_weights=(served, replace(other, weight=0.5))))
     assert evaluate.logs_taken([weighed])[0].startswith("log of uniform: rows count more")

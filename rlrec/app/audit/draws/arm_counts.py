@@ -151,11 +151,15 @@ def _readable_sets(unit: Unit, set_ids: Sequence[int]) -> Mapping[int, Sequence[
 def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]:
     """Yield each arm whose counts contradict the logged propensities, with the reason.
 
-    The evidence is the logarithm of the wealth of the bets on an arm, plus the logarithm of the part of the stake
-    that the arm receives. An id j of a policy or an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids,
-    so the parts of all arms of the store sum to at most 1. The message shows z to the reader, but no test uses z.
-    The distribution of z is about normal at a single look only. The lower tail of z proves nothing, since the
-    variance lacks the decisions that did not show the arm. z is 0 for an arm that was never shown or always certain.
+    An arm is accused if its evidence reaches the logarithm of 1 / ALARM. The evidence is the logarithm of the wealth
+    of the bets on the arm, plus the logarithm of the part of the stake that the arm receives. An id j of a policy or
+    an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids, so the parts of all arms of the store sum to at
+    most 1.
+
+    The reason also shows z, the standardised difference between the weighted count and the number of decisions, but no
+    test uses z. The distribution of z is about normal at a single look only. The lower tail of z proves nothing, since
+    the variance lacks the decisions that did not show the arm. z is 0 for an arm that was never shown or always
+    certain.
 
     totals: the sums of each arm, as in `ArmCounts`; policy: the id of the policy."""
     negative_log_share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)

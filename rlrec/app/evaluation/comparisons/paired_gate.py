@@ -456,7 +456,7 @@ def _least_visits(n: int) -> float:
 
 
 def _visits_refusal(visits: VisitsReport) -> str:
-    """Return a sentence that says why whole visits reject a candidate."""
+    """Return a sentence that says why the gate refuses a candidate after an evaluation of whole visits."""
     if visits["upper"] is not None and visits["upper"] < 0:
         return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {visits['upper']:.4g}"
     n, ess = visits.get("n", 0), visits["ess"] or 0.0  # tests of earlier releases have no n

@@ -61,7 +61,7 @@ class ContextMoments(Record, kw_only=False, eq=False):
         cls, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, arms: int, fold: Ids, folds: int, pulls: Array,
         reward: Array,
     ) -> ContextMoments:  # fmt: skip
-        """Return the sums of n rows.
+        """Sum n rows for each column of their contexts, arm and fold.
 
         arm: the index of the arm of each row, (n,); arms: the number of arms; fold: the fold of each row, (n,);
         folds: the number of folds; pulls: the weight of each row, (n,); reward: the weighted reward of each row,

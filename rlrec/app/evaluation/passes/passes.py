@@ -172,8 +172,8 @@ AnyUnit = RowUnit[Any, Any]
 
 
 class JointPass(Record):
-    """A JointPass runs several units over a partition, one after another. With `is_fit`, the pass sums what the models
-    of the units are fitted to, by the id of the reward. Otherwise the pass evaluates targets."""
+    """A JointPass reads a partition of the log once for several evaluations. With `is_fit`, the pass collects the sums
+    to which models of rewards are fitted, by the id of the reward. Otherwise the pass evaluates targets."""
 
     evaluation: Evaluation
     units: Sequence[AnyUnit]

@@ -126,7 +126,7 @@ def evaluate(
     rows = [row.record | plan_field for row, plan_field in zip(estimates, plans, strict=True)]
     by = request["by"]
     answering_rows = app.evaluate.answering_rows(estimates)
-    shown_estimates = app.evaluate.comparable(answering_rows)
+    shown_estimates = app.evaluate.comparable_rows(answering_rows)
     save_plot(plot, lambda: app.figures.estimates(estimates if by or details else shown_estimates))
     sentence_rows = answering_rows if by else sorted(answering_rows, key=lambda row: bool(row.target_loggers))
     sentences = [
@@ -142,7 +142,7 @@ def evaluate(
             unknown_clause = f": this log cannot tell about {' and '.join(unknown_names)}" if unknown_names else ""
             sentences.insert(0, f"none is known to be better than {LOGGED}{unknown_clause}")
     if by or details:
-        table = estimates_view([*map(result_row, estimates)], by, app.evaluate.explained(estimates))
+        table = estimates_view([*map(result_row, estimates)], by, app.evaluate.explain_estimates(estimates))
     else:
         table = estimates_view([*map(result_row, shown_estimates)], by, app.evaluate.reasons_in_words(shown_estimates))
     rewards = {row["reward"] for row in rows}

@@ -82,7 +82,7 @@ def _show_curve(show: Show, result: app.positions.CurveAnswer, plot: str | None)
         f"reward {result['reward']}, {quantity(result['clusters'], 'cluster')}",
         f"estimated at {result['created_at']} from {result['log'] or 'the log'}",
     ]
-    notes = app.positions.explained(result)
+    notes = app.positions.explain_curve(result)
     if log_likelihoods := result["log_likelihood"]:
         best_model, preferred_model = max(log_likelihoods, key=lambda name: log_likelihoods[name]), result["preferred"]
         verdict = (
