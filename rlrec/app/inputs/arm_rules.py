@@ -81,11 +81,8 @@ class Rules(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of all arms and groups in the rules."""
-        return (
-            *(self.chosen_names or ()),
-            *self.blocked_names,
-            *(rule.group for rule in self.past_rules if rule.group),
-        )
+        groups = (rule.group for rule in self.past_rules if rule.group)
+        return (*(self.chosen_names or ()), *self.blocked_names, *groups)
 
     @property
     def kinds(self) -> set[str]:
@@ -122,11 +119,8 @@ class ArmLists(NamedTuple):
 
     def keep_allowed(self, eligible: Iterable[int]) -> list[int]:
         """Return the arms of a list that the policy may show, in the same order."""
-        return [
-            arm
-            for arm in eligible
-            if arm not in self.blocked_ids and (self.chosen_ids is None or arm in self.chosen_ids)
-        ]
+        chosen, blocked = self.chosen_ids, self.blocked_ids
+        return [arm for arm in eligible if arm not in blocked and (chosen is None or arm in chosen)]
 
 
 def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:

@@ -36,15 +36,8 @@ from rlrec.store.policies import policies, routes
 from rlrec.times import SECOND, date, day_of, format_time, middle
 
 __all__ = [
-    "EmptyLog",
-    "Request",
-    "Workers",
-    "answering_rows",
-    "evaluate",
-    "explain_estimates",
-    "log_read",
-    "reasons_in_words",
-]
+    "EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explain_rows", "log_read", "reasons_in_words",
+]  # fmt: skip
 NAMED = 3  # new arms that a line names at most
 
 
@@ -207,7 +200,7 @@ def comparable_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     ]
 
 
-def explain_estimates(rows: Sequence[EstimateRow]) -> list[str]:
+def explain_rows(rows: Sequence[EstimateRow]) -> list[str]:
     """Return lines that explain the reasons of these estimates. Further lines name the step of a visit from which on
     the log does not support a target."""
     horizons: dict[str, int] = {}

@@ -213,7 +213,7 @@ class Census:
         arm, live = self.evaluation.arms.index(slots["arm_id"]), ~slots["imported"]
         count = 1 / slots["keep_probability"]
         slates, variety = self._variety(arm, starts, count[starts])
-        exposures, n_underived = self._expected_exposures(slots, starts, batch, reader)
+        exposures, n_underived = self._exposures(slots, starts, batch, reader)
         sets = batch.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts])
         return ExposureSums(
             decisions=len(starts), slots=len(arm), expected_exposures=exposures, n_underived=n_underived,
@@ -223,9 +223,7 @@ class Census:
             young_slots=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()), slates=slates, variety=variety,
         )  # fmt: skip
 
-    def _expected_exposures(
-        self, slots: Columns, starts: Ids, batch: LoggedBatch, reader: LogReader
-    ) -> tuple[Array, int]:
+    def _exposures(self, slots: Columns, starts: Ids, batch: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
         """Return the expected exposure of each arm, (a,), and the number of decisions whose probabilities cannot be
         derived. The expected exposure of an arm is the sum of its probabilities over the positions of all these
         decisions."""

@@ -204,8 +204,7 @@ class Ledger:
             for number, slots in (decisions.propensities(self.unit, decision_ids) if decision_ids else {}).items()
             for position, propensity in slate_propensities(slots).items()
         }
-        # policy, slot, earlier events, new events
-        slot_changes: list[tuple[int, SlotKey, EventValues, EventValues]] = []
+        updates: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, earlier events, new events
         for decision_id, policy_id, served_at, is_imported, arm_id, ordinal, context_id, new_rows in decision_rows:
             scope = scopes[policy_id]
             if is_imported or scope is None:
@@ -224,7 +223,7 @@ class Ledger:
                         propensity = propensities.get((decision_id, position), 0.0)
                         key = fields.key(arm_id, ordinal, context_id, position, propensity)
                     old = _values(past_events, position, weighed_kinds) if past_events else ()
-                    slot_changes.append((policy_id, key, old, ((kind, value),)))
+                    updates.append((policy_id, key, old, ((kind, value),)))
                 continue
             keys: dict[int, SlotKey] = {}
             for position in {row[1] for row in new_rows} if len(new_rows) > 1 else (new_rows[0][1],):
@@ -236,11 +235,11 @@ class Ledger:
                 key = keys[position] = fields.key(arm, ordinal, context_id, position, propensities.get(slot, 0.0))
                 if not is_timed:
                     old = _values(past_events, position, weighed_kinds) if past_events else ()
-                    slot_changes.append((policy_id, key, old, values))
+                    updates.append((policy_id, key, old, values))
             if is_timed:
                 self._apply_timed_events(policy_id, decision_id, served_at, keys, past_events, new_rows)
         changes = cache(self._reward_changes)
-        for (policy_id, key, old, values), times in Counter(slot_changes).items():
+        for (policy_id, key, old, values), times in Counter(updates).items():
             for version, change in zip(self.learning[policy_id], changes(policy_id, old, values), strict=True):
                 self.replace(version, key, change, times=times)
 
@@ -283,14 +282,13 @@ class Ledger:
             if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
             and (version.id, decision_id) not in self._omissions
         ]  # fmt: skip
-        past_by_slot = rewards.by_position(past_events)
-        new_by_slot = rewards.by_position(Event(*row) for row in new_rows)
+        old_slots, new_slots = rewards.by_position(past_events), rewards.by_position(Event(*row) for row in new_rows)
         for position, key in keys.items():
-            slot_events = past_by_slot.get(position, [])
+            slot_events = old_slots.get(position, [])
             for version in versions:
                 change = (
                     slot_reward(version, slot_events, served_at=served_at),
-                    slot_reward(version, slot_events + new_by_slot[position], served_at=served_at),
+                    slot_reward(version, slot_events + new_slots[position], served_at=served_at),
                 )
                 self.replace(version, key, change)
 
@@ -305,18 +303,16 @@ class Ledger:
         if len(pending) >= PENDING:
             self._add_up(version)
 
-    def serve(
-        self, policy_id: int, slates: Sequence[ServedSlate], *, charged_slates: Sequence[ServedSlate] = ()
-    ) -> None:
+    def serve(self, policy_id: int, slates: Sequence[ServedSlate], *, charges: Sequence[ServedSlate] = ()) -> None:
         """Enter served slots, with the default reward, into every belief that learns slots when they are served.
 
-        charged_slates: the slots that count as spend of a policy with a budget, whether a belief learns from them."""
+        charges: the slots that count as spend of a policy with a budget, whether a belief learns from them."""
         if not self.learning[policy_id]:
             return
         fields = self.fields(policy_id)
         if fields.budget is not None:
             bucket = fields.budget.bucket(self.unit.now)  # the cost is not known yet
-            for arm, count in Counter(slot[1] for slots, _, _ in charged_slates for slot in slots).items():
+            for arm, count in Counter(slot[1] for slots, _, _ in charges for slot in slots).items():
                 self._charge(policy_id, (bucket, arm), count, 0.0, 0)
         if fields.arm_alone:
             arms = Counter(slot[1] for slots, _, _ in slates for slot in slots)

@@ -128,9 +128,7 @@ class BeliefFold:
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
         """Return the sums of slots, each multiplied by its count, which is negative where the slot leaves the
         belief."""
-        arms, ordinals, contexts, positions, propensities, rewards = (
-            np.array(column) for column in zip(*counts, strict=True)
-        )
+        arms, ordinals, contexts, positions, propensities, rewards = map(np.array, zip(*counts, strict=True))
         columns = SlotColumns(
             arm_id=arms, reward=rewards, ordinal=ordinals, position=positions,
             propensity=propensities.astype(np.float64),
@@ -244,9 +242,8 @@ def _stated_features(
     keys, first_features = arm_catalogue.keys(unit, arm_ids), arm_catalogue.first_features(unit, arm_ids)
     first_rows, group_index = distinct(arm, context, line_contexts)
     # may become false below
-    is_stated = np.array(list(map(bool, request_features)), np.bool_)[context[first_rows]] | (
-        line_contexts[first_rows] > 0
-    )
+    has_features = np.array(list(map(bool, request_features)), np.bool_)
+    is_stated = has_features[context[first_rows]] | (line_contexts[first_rows] > 0)
     stated_values = list[dict[str, Any] | None]()
     for row in first_rows[is_stated].tolist():
         key = keys[int(arm[row])]

@@ -498,7 +498,7 @@ def _enter_slots(
             learning_versions = [version for version in ledger.learning[policy_id] if version.entered_to is None]
             left_out = ledger.omit(learning_versions, first=ids[indices[0]], last=ids[indices[-1]])
             entering_slots = [served_slots[index] for index in indices if ids[index] not in left_out]
-        ledger.serve(policy_id, entering_slots, charged_slates=charged_slots)
+        ledger.serve(policy_id, entering_slots, charges=charged_slots)
 
 
 def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:

@@ -142,7 +142,7 @@ def evaluate(
             unknown_clause = f": this log cannot tell about {' and '.join(unknown_names)}" if unknown_names else ""
             sentences.insert(0, f"none is known to be better than {LOGGED}{unknown_clause}")
     if by or details:
-        table = estimates_view([*map(result_row, estimates)], by, app.evaluate.explain_estimates(estimates))
+        table = estimates_view([*map(result_row, estimates)], by, app.evaluate.explain_rows(estimates))
     else:
         table = estimates_view([*map(result_row, shown_estimates)], by, app.evaluate.reasons_in_words(shown_estimates))
     rewards = {row["reward"] for row in rows}

@@ -86,7 +86,7 @@ def sweep(
             f"`rlrec effects --reward {result['reward']}` tells"
         )
     if details:
-        table = estimates_view([row.record for row in rows], None, app.evaluate.explain_estimates(rows))
+        table = estimates_view([row.record for row in rows], None, app.evaluate.explain_rows(rows))
     else:
         # an insufficient estimate is no result
         shown_rows = [
