@@ -162,13 +162,13 @@ def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> 
 
     exposed_options = [option for option in options if isinstance(option, click.Option) and option.expose_value]
     for _, leaf in walk_commands(command):
-        taken = {name for param in leaf.params for name in (*param.opts, param.name)}
+        taken_names = {name for param in leaf.params for name in (*param.opts, param.name)}
         for option in exposed_options:
-            if taken.isdisjoint((*option.opts, option.name)):
-                later = copy(option)
-                later.default, later.envvar, later.allow_from_autoenv, later.expose_value = None, None, False, False
-                later.is_eager, later.hidden, later.callback = True, True, _override_setting
-                leaf.params.append(later)
+            if taken_names.isdisjoint((*option.opts, option.name)):
+                clone = copy(option)
+                clone.default, clone.envvar, clone.allow_from_autoenv, clone.expose_value = None, None, False, False
+                clone.is_eager, clone.hidden, clone.callback = True, True, _override_setting
+                leaf.params.append(clone)
 
 
 def _override_setting(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -40,10 +40,10 @@ def python_name(name: str) -> str:
 def parameters(command: click.Command) -> dict[str, click.Parameter]:
     """Return the parameters of a command, by Python name. The Python name of an option is its name on the command line,
     and that of a repeatable option is the plural."""
-    shown = (param for param in command.params if param.expose_value and param.name not in OUTPUT_PARAMETERS)
+    params = (param for param in command.params if param.expose_value and param.name not in OUTPUT_PARAMETERS)
     return {
         python_name(param.opts[0] if isinstance(param, click.Option) and not param.multiple else str(param.name)): param
-        for param in shown
+        for param in params
     }
 
 
@@ -59,8 +59,8 @@ def value_type(param: click.Parameter) -> Any:
 def signature(command: click.Command) -> inspect.Signature:
     """Return the Python signature of a command. Its positional parameters are the arguments of the command, and its
     keyword parameters are the options."""
-    declared = [_declare_parameter(name, param) for name, param in parameters(command).items()]
-    return inspect.Signature(sorted(declared, key=lambda param: param.kind))
+    params = [_declare_parameter(name, param) for name, param in parameters(command).items()]
+    return inspect.Signature(sorted(params, key=lambda param: param.kind))
 
 
 def _declare_parameter(name: str, param: click.Parameter) -> inspect.Parameter:
@@ -102,17 +102,17 @@ def documentation(command: click.Command, signature: inspect.Signature) -> str:
     return "\n\n".join(filter(None, [text, descriptions, command.epilog]))
 
 
-def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
+def bind_signature(name: str, text: str, signature: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that checks its arguments against a signature, and passes the arguments to `run` by name.
 
     `name` and `text` are the name and the docstring of the function."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        for word in kwargs.keys() - signed.parameters.keys():
-            hint = suggest(word, [*signed.parameters]) or ""
+        for word in kwargs.keys() - signature.parameters.keys():
+            hint = suggest(word, [*signature.parameters]) or ""
             raise TypeError(f"{name}() got an unexpected keyword argument {word!r}. {hint}".rstrip(". "))
         try:
-            return run(**signed.bind(*args, **kwargs).arguments)
+            return run(**signature.bind(*args, **kwargs).arguments)
         except InputError as error:
             if error.field:
                 label = "argument:" if error.line is None else f"line {error.line}, field"
@@ -121,7 +121,7 @@ def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callabl
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = text
-    call.__signature__ = signed  # type: ignore[attr-defined]
+    call.__signature__ = signature  # type: ignore[attr-defined]
     return call
 
 
@@ -140,9 +140,9 @@ def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]
             assert command.callback is not None
             command.callback(**context.params)
     except click.UsageError as error:
-        wrong = getattr(error, "param", None)
+        bad_param = getattr(error, "param", None)
         message, hint = error.message or "is missing", getattr(error, "hint", None)
-        raise InputError(message, hint=hint, field=None if wrong is None else names.get(wrong.name)) from None
+        raise InputError(message, hint=hint, field=None if bad_param is None else names.get(bad_param.name)) from None
     except RlrecError as error:
         error.result = keeper.answer
         raise
@@ -158,8 +158,8 @@ def _process_value(context: click.Context, param: click.Parameter, name: str | N
     if name is not None and values.get(name) is not None:
         source, value = click.core.ParameterSource.COMMANDLINE, _typed_value(param, name, values[name])
     context.set_parameter_source(str(param.name), source)
-    processed = param.process_value(context, value)
-    return None if processed is UNSET else processed
+    result = param.process_value(context, value)
+    return None if result is UNSET else result
 
 
 def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
@@ -167,8 +167,8 @@ def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
     frame stays unchanged. If the parameter takes several tables, each data frame is paired with a name."""
     if param.type.name == "table":
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
-        named = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]
-        return [*named] if param.multiple else value
+        items = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]
+        return [*items] if param.multiple else value
     if not param.multiple and param.nargs != -1:
         return _typed_word(param, name, value)
     if isinstance(value, Mapping):
@@ -184,19 +184,19 @@ def _typed_word(param: click.Parameter, name: str, value: Any) -> Any:
     type.
 
     `name` is the Python name of the parameter, for the error."""
-    expected = value_type(param)
-    is_text = expected is str or expected is PATH
-    if isinstance(value, bool) != (expected is bool) or (is_text and not isinstance(value, str | os.PathLike)):
-        is_frame = expected is PATH and hasattr(value, "columns")
+    kind = value_type(param)
+    is_text = kind is str or kind is PATH
+    if isinstance(value, bool) != (kind is bool) or (is_text and not isinstance(value, str | os.PathLike)):
+        is_frame = kind is PATH and hasattr(value, "columns")
         hint = "write the frame to a file, as by to_parquet(FILE)" if is_frame else None
-        shown = type(value).__name__ if is_frame else truncate(repr(value))
-        raise InputError(f"expected {inspect.formatannotation(expected)}, got {shown}", hint=hint, field=name)
+        value_text = type(value).__name__ if is_frame else truncate(repr(value))
+        raise InputError(f"expected {inspect.formatannotation(kind)}, got {value_text}", hint=hint, field=name)
     try:
-        if isinstance(value, Mapping) and expected in (OBJECT, OBJECT | PATH):
+        if isinstance(value, Mapping) and kind in (OBJECT, OBJECT | PATH):
             return parse_object(dumps_fields(value))
         if param.type is KEYS and not isinstance(value, str):  # keys in a list may contain commas
             return dumps([*value])
-        return value if expected is bool else _word_text(value)
+        return value if kind is bool else _word_text(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(str(error), field=name) from None
     except InputError as error:

@@ -104,9 +104,9 @@ class Reply(Frame):
         """Return the answer as HTML for a notebook. The HTML has the figure of the answer, if there is a figure, and
         its table."""
         figure = self.display.draw() if self.display and self.display.draw else None
-        shown = "" if figure is None else Plot.from_figure(figure)._repr_html_()
+        figure_html = "" if figure is None else Plot.from_figure(figure)._repr_html_()
         view = self.display.table if self.display else None
-        return shown + (f"<pre>{app.svg.escape(repr(self))}</pre>" if view is None else _html_table(view))
+        return figure_html + (f"<pre>{app.svg.escape(repr(self))}</pre>" if view is None else _html_table(view))
 
     def plot(self, path: str | None = None) -> Plot:
         """Return the figure that `--plot` writes, in a form that a notebook shows. Raises InputError if the answer has

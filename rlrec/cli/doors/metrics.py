@@ -40,7 +40,7 @@ class Metrics:
         )
         self.feedback = Counter("feedback", "Lines of feedback that were stored.", **common)
         self.duplicates = Counter("duplicates", "Requests that were answered before.", **common)
-        self.refused = Counter("refused", "Lines that were refused, by exit code.", ["code"], **common)
+        self.refusals = Counter("refused", "Lines that were refused, by exit code.", ["code"], **common)
         self.group_lines = Histogram(
             "group_lines", "Lines of a group, which is a transaction.", buckets=GROUP_SIZES, **common
         )
@@ -72,7 +72,7 @@ class Metrics:
             if not isinstance(answer, dict):
                 self.feedback.inc()
             elif "error" in answer:
-                self.refused.labels(str(answer["code"])).inc()
+                self.refusals.labels(str(answer["code"])).inc()
             elif answer["duplicate"]:
                 self.duplicates.inc()
             else:

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 from rlrec import times
 from rlrec.cli import GC_THRESHOLD
-from rlrec.cli.doors.web import SCREEN_PATH, Access, RefusedRequest, Response, refused_method
+from rlrec.cli.doors.web import SCREEN_PATH, Access, RefusedRequest, Response, method_refusal
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store, current_settings
 from rlrec.cli.screen.contents import (
@@ -130,17 +130,17 @@ class PageServer:
 
     def __init__(self, options: StoreOptions) -> None:
         self._lanes = {is_slow: PageProcess(options) for is_slow in (False, True)}
-        self._cached = BoundedCache[_CachedPage]()
-        self._running: dict[tuple[str, str], asyncio.Future[WebPage]] = {}
-        self._waiting = WebPage(HTTPStatus.OK, _message_page(WAITING_TEXT), refresh=WAITING_S)
-        self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, _message_page(ENDED_TEXT), fresh_s=MIN_FRESH_S)
+        self._cache = BoundedCache[_CachedPage]()
+        self._tasks: dict[tuple[str, str], asyncio.Future[WebPage]] = {}
+        self._waiting_page = WebPage(HTTPStatus.OK, _message_page(WAITING_TEXT), refresh=WAITING_S)
+        self._ended_page = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, _message_page(ENDED_TEXT), fresh_s=MIN_FRESH_S)
 
     async def respond(self, scope: Scope) -> Response:
         """Return the answer to a request for a page. Raises RefusedRequest if no page has this address, if the address
         is too long, or if the method is not GET or HEAD."""
         path = scope["path"].removeprefix(SCREEN_PATH)
         if scope["method"] not in ("GET", "HEAD"):
-            raise refused_method("GET, HEAD", "pages are read by GET")
+            raise method_refusal("GET, HEAD", "pages are read by GET")
         if not path.startswith("/") or scope["path"] == "/":
             return _response(WebPage(HTTPStatus.SEE_OTHER, b"", _home_address(scope)))
         if path[1:] not in PAGES:
@@ -150,40 +150,40 @@ class PageServer:
         args = parse_arguments(scope["query_string"].decode("latin-1"))
         return _response(await self._page(path[1:], urlencode(args)))
 
-    def refuse(self, scope: Scope, refused: RefusedRequest) -> Response:
+    def refuse(self, scope: Scope, refusal: RefusedRequest) -> Response:
         """Return the answer to a refused request. The answer is a page if a browser asked for a page."""
-        response = refused.response()
+        response = refusal.response()
         if b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
             return response
-        return _response(WebPage(response.status, _message_page(str(refused), _home_address(scope))), response.headers)
+        return _response(WebPage(response.status, _message_page(str(refusal), _home_address(scope))), response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
         """Return a page from the cache if the cached page is fresh, else make the page now. If that takes longer than
         PATIENCE_S, or if too many pages are being made, return the cached page with a note that it is older. If there
         is no such page, return the page that asks to wait."""
         key = path, query
-        cached = self._cached.get(key)
-        if cached is not None and time.monotonic() < cached.until:
-            return cached.page
-        is_shown = cached is not None and cached.page.status == HTTPStatus.OK and time.monotonic() < cached.oldest
-        last = _mark_older(cached.page) if cached is not None and is_shown else self._waiting
-        if key not in self._running:
-            if len(self._running) >= MAX_WAITING:
-                return last
-            self._running[key] = asyncio.ensure_future(self._make(path, query))
-        done, _ = await asyncio.wait([self._running[key]], timeout=PATIENCE_S)
-        return done.pop().result() if done else last
+        entry = self._cache.get(key)
+        if entry is not None and time.monotonic() < entry.until:
+            return entry.page
+        is_shown = entry is not None and entry.page.status == HTTPStatus.OK and time.monotonic() < entry.oldest
+        fallback = _mark_older(entry.page) if entry is not None and is_shown else self._waiting_page
+        if key not in self._tasks:
+            if len(self._tasks) >= MAX_WAITING:
+                return fallback
+            self._tasks[key] = asyncio.ensure_future(self._make(path, query))
+        done, _ = await asyncio.wait([self._tasks[key]], timeout=PATIENCE_S)
+        return done.pop().result() if done else fallback
 
     async def _make(self, path: str, query: str) -> WebPage:
         key = path, query
         try:
             page = await asyncio.wrap_future(self._lanes[path in SLOW_PAGES].submit(path, query))
         except (EOFError, OSError):  # the process was killed, for lack of memory say
-            page = self._ended._replace(refresh=parse_arguments(query).get("refresh", ""))
+            page = self._ended_page._replace(refresh=parse_arguments(query).get("refresh", ""))
         finally:
-            del self._running[key]
+            del self._tasks[key]
         now = time.monotonic()
-        self._cached.put(key, _CachedPage(page, now + page.fresh_s, now + MAX_AGE_S), len(page.body))
+        self._cache.put(key, _CachedPage(page, now + page.fresh_s, now + MAX_AGE_S), len(page.body))
         return page
 
     def close(self) -> None:
@@ -202,8 +202,8 @@ class ScreenApplication:
         try:
             self.access.check(scope)
             response = await self.pages.respond(scope)
-        except RefusedRequest as refused:
-            response = self.pages.refuse(scope, refused)
+        except RefusedRequest as refusal:
+            response = self.pages.refuse(scope, refusal)
         await response.send(send)
 
 

@@ -95,7 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._n_open = 0  # requests without an answer so far
         self._is_in_head, self._is_ending, self._unread = False, False, bytearray()
         self._refusal: bytes | None = None  # the answer to data that is no request
-        self._answered: RequestResponseCycle | None = None  # the request being answered; `cycle` is the newest one
+        self._current_cycle: RequestResponseCycle | None = None  # the request being answered; `cycle` is the newest one
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -128,9 +128,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._set_timer(0, None)
         if self._write_timer is not None:
             self._write_timer.cancel()
-        if self._answered is not None and not self._answered.response_complete:
-            self._answered.disconnected = True
-            self._answered.message_event.set()
+        if self._current_cycle is not None and not self._current_cycle.response_complete:
+            self._current_cycle.disconnected = True
+            self._current_cycle.message_event.set()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -237,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answered = cycle
+        self._current_cycle = cycle
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:

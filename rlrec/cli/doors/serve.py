@@ -91,16 +91,16 @@ def serve(
     ready(store, writes=not dry_run)
     with (
         open_listener(address, allow_remote=allow_remote) as (listener, name),
-        copy_for_rehearsal(store) if dry_run else nullcontext(store) as served,
+        copy_for_rehearsal(store) if dry_run else nullcontext(store) as served_store,
     ):
         names = None if address.startswith("unix:") or (allow_remote and not hosts) else (*LOOPBACK, *hosts)
         pages = None
         if has_screen:
             from rlrec.cli.doors.page_server import PageServer, page_options
 
-            pages = PageServer(page_options(served))
-        pipe, access = Pipe(served, patience_s=PATIENCE_S), Access(token=token, hosts=names)
-        served.close()  # from now on only the writer's thread uses it
+            pages = PageServer(page_options(served_store))
+        pipe, access = Pipe(served_store, patience_s=PATIENCE_S), Access(token=token, hosts=names)
+        served_store.close()  # from now on only the writer's thread uses it
         try:
             number = asyncio.run(
                 _answer_clients(pipe, listener, partial(show, {"listen": name}), access=access, tls=tls, screen=pages)
@@ -148,8 +148,8 @@ def copy_for_rehearsal(store: Store) -> Iterator[Store]:
         notice("dry run: clients are served from a copy of the store; nothing is stored")
         yield copy
         counts_after = app.db_copy.counts(copy)
-    added = (quantity(counts_after[table] - counts_before[table], table) for table in ("decision", "event"))
-    notice(f"{NOTHING_STORED}; it would have been {' and '.join(added)}")
+    texts = (quantity(counts_after[table] - counts_before[table], table) for table in ("decision", "event"))
+    notice(f"{NOTHING_STORED}; it would have been {' and '.join(texts)}")
 
 
 async def _answer_clients(
@@ -173,19 +173,19 @@ async def _answer_clients(
     store.notice = notice_soon  # the writer's thread has no command context
     writer = SharedWriter(pipe, loop, db=current_settings().db)
     meter = Metrics(store, writer)
-    front = WebApplication(writer=writer, limits=limits, access=access, meter=meter, screen=screen)
-    served = make_server(front.application, limits, notice, **tls)
-    front.n_clients = lambda: len(served.server_state.connections)
+    web_app = WebApplication(writer=writer, limits=limits, access=access, meter=meter, screen=screen)
+    server = make_server(web_app.application, limits, notice, **tls)
+    web_app.n_clients = lambda: len(server.server_state.connections)
     writer.start()
     try:
-        return await run_until_signal(served, listener, show_address)
+        return await run_until_signal(server, listener, show_address)
     finally:
         writer.end()
         await asyncio.to_thread(writer.join)
         store.notice = notice
 
 
-async def run_until_signal(served: BoundedServer, listener: socket.socket, show_address: Callable[[], None]) -> int:
+async def run_until_signal(server: BoundedServer, listener: socket.socket, show_address: Callable[[], None]) -> int:
     """Serve until a signal arrives, then answer all requests that have arrived. Returns the number of the signal.
 
     `show_address` is called once signals are handled."""
@@ -195,14 +195,14 @@ async def run_until_signal(served: BoundedServer, listener: socket.socket, show_
         if numbers and number == signal.SIGINT:  # a user who does not want to wait
             os._exit(128 + number)
         numbers.append(number)  # supervisors may repeat a signal
-        served.should_exit = True
+        server.should_exit = True
 
     loop.set_exception_handler(lambda _, context: notice(str(context.get("exception") or context["message"])))
     for number in signals.END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop, number)
     show_address()
-    await served.serve([listener])
+    await server.serve([listener])
     return numbers[0]
 
 

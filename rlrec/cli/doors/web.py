@@ -96,7 +96,7 @@ class PageSource(Protocol):
 
     async def respond(self, scope: Scope) -> Response: ...
 
-    def refuse(self, scope: Scope, refused: RefusedRequest) -> Response: ...
+    def refuse(self, scope: Scope, refusal: RefusedRequest) -> Response: ...
 
 
 class RefusedRequest(Exception):
@@ -113,23 +113,23 @@ class RefusedRequest(Exception):
         return response._replace(headers=[*response.headers, *self.headers])
 
 
-def refused_method(allowed: str, reason: str) -> RefusedRequest:
+def method_refusal(methods: str, reason: str) -> RefusedRequest:
     """Return the refusal of a request whose method its path does not allow.
 
-    `allowed` lists the methods that the path allows."""
-    return RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, reason, [(b"allow", allowed.encode())])
+    `methods` lists the methods that the path allows."""
+    return RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, reason, [(b"allow", methods.encode())])
 
 
 class Response(NamedTuple):
     """A Response is the answer of the server to a request.
 
-    `following` yields the later pieces of a long answer, and is None if `body` is the whole answer. `headers` are
+    `later_pieces` yields the later pieces of a long answer, and is None if `body` is the whole answer. `headers` are
     the headers besides the type and the length of the content."""
 
     body: bytes
     status: int = 200
     media_type: bytes = JSON
-    following: AsyncIterator[bytes] | None = None
+    later_pieces: AsyncIterator[bytes] | None = None
     headers: Sequence[tuple[bytes, bytes]] = ()
 
     async def send(self, send: Send) -> None:
@@ -137,12 +137,12 @@ class Response(NamedTuple):
 
         `send` is the function that ASGI gives to the application."""
         headers = [(b"content-type", self.media_type), *self.headers]
-        if self.following is None:
+        if self.later_pieces is None:
             headers.append((b"content-length", str(len(self.body)).encode()))
         await send({"type": "http.response.start", "status": self.status, "headers": headers, "trailers": False})
-        await send({"type": "http.response.body", "body": self.body, "more_body": self.following is not None})
-        if self.following is not None:
-            async for piece in self.following:
+        await send({"type": "http.response.body", "body": self.body, "more_body": self.later_pieces is not None})
+        if self.later_pieces is not None:
+            async for piece in self.later_pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -167,10 +167,10 @@ class WebApplication:
         try:
             self.access.check(scope)
             response = await self._respond(scope, receive)
-        except RefusedRequest as refused:
-            response = refused.response()
+        except RefusedRequest as refusal:
+            response = refusal.response()
             if self.screen is not None and is_for_screen(scope):
-                response = self.screen.refuse(scope, refused)
+                response = self.screen.refuse(scope, refusal)
         except Exception as error:
             failure = self.writer.failure(error)
             self.writer.pipe.store.notice(failure.message)
@@ -185,79 +185,78 @@ class WebApplication:
         if is_flag or path in LINE_PATHS or path in SINGLE_PATHS:
             if method != "POST":
                 reason = ADDRESS_LIST if path == "/" else f"POST to {path}"
-                raise refused_method("POST", reason)
-            body = await self._body(scope, receive)
+                raise method_refusal("POST", reason)
+            body = await self._read_body(scope, receive)
             if path in LINE_PATHS:
-                return await self._pipe(body)
+                return await self._answer_lines(body)
             if is_flag:
-                return await self._flag(path.removeprefix(f"{ofrep.FLAGS_PATH}/"), body)
-            return _line_response(await self._ask(path.removeprefix("/v1/"), body))
+                return await self._answer_flag(path.removeprefix(f"{ofrep.FLAGS_PATH}/"), body)
+            return _line_response(await self._ask_writer(path.removeprefix("/v1/"), body))
         if self.screen is not None and is_for_screen(scope):
             return await self.screen.respond(scope)
         if path not in READ_PATHS:
             raise RefusedRequest(HTTPStatus.NOT_FOUND, ADDRESS_LIST)
         if method not in ("GET", "HEAD"):
-            raise refused_method("GET, HEAD", f"{path} is read by GET")
+            raise method_refusal("GET, HEAD", f"{path} is read by GET")
         if path == "/metrics":
             return Response(await self.meter.text(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
         return await self._health() if path == "/healthz" else Response(openapi.description_json())
 
     # -- lines --
 
-    async def _pipe(self, body: bytes) -> Response:
+    async def _answer_lines(self, body: bytes) -> Response:
         """Return the answers to the lines of a body. The lines are answered one group at a time."""
-        pieces = groups(BytesIO(body), size=GROUP_LINES, eager=False, flush=True, n_bytes=GROUP_BYTES)
-        with self._counted(len(body)):
-            first, second = next(pieces, []), next(pieces, None)
-            answered = await self.writer.submit(first)
-        if second is None:
-            return _json_response(_http_status(answered), answered.text, NDJSON)
-        return Response(
-            answered.text, _http_status(answered), NDJSON, self._following(answered, second, pieces, len(body))
-        )
+        later_groups = groups(BytesIO(body), size=GROUP_LINES, eager=False, flush=True, n_bytes=GROUP_BYTES)
+        with self._count_bytes(len(body)):
+            first_group, second_group = next(later_groups, []), next(later_groups, None)
+            answers = await self.writer.submit(first_group)
+        if second_group is None:
+            return _json_response(_http_status(answers), answers.text, NDJSON)
+        later_answers = self._later_answers(answers, second_group, later_groups, len(body))
+        return Response(answers.text, _http_status(answers), NDJSON, later_answers)
 
-    async def _following(
-        self, answered: AnsweredLines, lines: NumberedLines | None, pieces: Iterator[NumberedLines], n_bytes: int
+    async def _later_answers(
+        self, answers: AnsweredLines, lines: NumberedLines | None, later_groups: Iterator[NumberedLines], n_bytes: int
     ) -> AsyncIterator[bytes]:
         """Yield the answers to the later groups of a long body. A group is answered after the answers to the group
         before it are sent.
 
-        `answered` has the answers to the first group, `lines` is the second group, and `pieces` yields all further
+        `answers` has the answers to the first group, `lines` is the second group, and `later_groups` yields all further
         groups. `n_bytes` is the size of the body."""
-        with self._counted(n_bytes):
+        with self._count_bytes(n_bytes):
             while lines is not None:
-                answered = await self.writer.submit(lines, previous=answered)
-                yield answered.text
-                lines = next(pieces, None)
+                answers = await self.writer.submit(lines, previous=answers)
+                yield answers.text
+                lines = next(later_groups, None)
 
-    async def _flag(self, key: str, body: bytes) -> Response:
+    async def _answer_flag(self, key: str, body: bytes) -> Response:
         """Return the answer to the evaluation of an OpenFeature flag, with the arms that a policy or a route drew."""
         try:
             line = ofrep.request_line(key, body)
         except ofrep.InvalidContext as invalid:
             return Response(invalid.body(key), HTTPStatus.BAD_REQUEST)
-        answered = await self._ask("recommend", line)
-        if answered.error is not None:
-            return _line_response(answered)
-        status, text = ofrep.flag_answer(key, json.loads(answered.text))
+        answers = await self._ask_writer("recommend", line)
+        if answers.error is not None:
+            return _line_response(answers)
+        status, text = ofrep.flag_answer(key, json.loads(answers.text))
         return Response(text, status)
 
-    async def _ask(self, op: str, body: bytes) -> AnsweredLines:
+    async def _ask_writer(self, op: str, body: bytes) -> AnsweredLines:
         """Return the answer of the writer to one line.
 
         `body` is the JSON object of the line without its field `op`."""
-        with self._counted(len(body)):
+        with self._count_bytes(len(body)):
             return await self.writer.submit([(1, _pipe_line(op, body))])
 
     @contextmanager
-    def _counted(self, n_bytes: int) -> Iterator[None]:
+    def _count_bytes(self, n_bytes: int) -> Iterator[None]:
         self.waiting_bytes += n_bytes
         try:
             yield
         finally:
             self.waiting_bytes -= n_bytes
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         """Return the body of a request. Raises RefusedRequest if the body has no length, comes too slowly, ends early
         or is too large, or if too many bytes already wait."""
         limits, headers = self.limits, dict(scope["headers"])
@@ -318,11 +317,11 @@ class WebApplication:
 
     async def _health(self) -> Response:
         """Return an answer that says whether the store works, with counts of the server's work."""
-        answered = await self.writer.health()
-        counts: dict[str, Any] = {"ok": answered.error is None, "clients": self.n_clients(), **self.writer.counts()}
-        if answered.error is not None:
-            counts["error"] = answered.error.message
-        return Response(json.dumps(counts).encode() + b"\n", _http_status(answered))
+        answers = await self.writer.health()
+        counts: dict[str, Any] = {"ok": answers.error is None, "clients": self.n_clients(), **self.writer.counts()}
+        if answers.error is not None:
+            counts["error"] = answers.error.message
+        return Response(json.dumps(counts).encode() + b"\n", _http_status(answers))
 
 
 def _pipe_line(op: str, body: bytes) -> bytes:
@@ -335,16 +334,16 @@ def _pipe_line(op: str, body: bytes) -> bytes:
     return b'{"op":"%b"%b%b' % (op.encode(), b"" if fields.startswith(b"}") else b",", fields)
 
 
-def _http_status(answered: AnsweredLines) -> int:
-    return 200 if answered.error is None else STATUS_OF_CODE.get(answered.error.code, 500)
+def _http_status(answers: AnsweredLines) -> int:
+    return 200 if answers.error is None else STATUS_OF_CODE.get(answers.error.code, 500)
 
 
-def _line_response(answered: AnsweredLines) -> Response:
+def _line_response(answers: AnsweredLines) -> Response:
     """Return the answer to one line as an HTTP response. If the line was refused, the HTTP status follows from the code
     of the error."""
-    if not answered.text.startswith(b'{"line":'):
-        return Response(answered.text)
-    error = json.loads(answered.text)
+    if not answers.text.startswith(b'{"line":'):
+        return Response(answers.text)
+    error = json.loads(answers.text)
     del error["line"]
     return _json_response(STATUS_OF_CODE.get(error["code"], 500), json.dumps(error).encode() + b"\n")
 

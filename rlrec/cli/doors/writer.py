@@ -39,7 +39,7 @@ class AnsweredLines(NamedTuple):
 
 class Submission(NamedTuple):
     lines: NumberedLines
-    answered: asyncio.Future[AnsweredLines]
+    answers: asyncio.Future[AnsweredLines]
 
 
 class SharedWriter(threading.Thread):
@@ -64,12 +64,12 @@ class SharedWriter(threading.Thread):
 
         `previous` has the answers to earlier lines of the same body. If the earlier lines failed, these lines fail,
         too."""
-        submitted = Submission(lines, self.loop.create_future())
+        submission = Submission(lines, self.loop.create_future())
         if previous is not None and previous.error is not None:
-            submitted.answered.set_result(_failed_answers(lines, previous.error))
+            submission.answers.set_result(_failed_answers(lines, previous.error))
         else:
-            self._queue.put(submitted)
-        return submitted.answered
+            self._queue.put(submission)
+        return submission.answers
 
     def counts(self) -> dict[str, int]:
         """Return the counts that /healthz shows, by name."""
@@ -103,27 +103,27 @@ class SharedWriter(threading.Thread):
 
     def run(self) -> None:
         with closing(self.pipe.store):
-            while group := self._take():
+            while group := self._take_group():
                 self._began, self._is_busy = time.monotonic(), True
                 answers = self._answer(group)
                 self._is_busy = False
                 self._last = answers[-1]._replace(text=b"")
                 self.loop.call_soon_threadsafe(_deliver_answers, group, answers)
 
-    def _take(self) -> list[Submission]:
+    def _take_group(self) -> list[Submission]:
         """Return the next group of waiting bodies, with up to GROUP_LINES lines. A single body may have more lines. The
         group is empty at the end of the thread."""
-        submitted, self._next = self._next or self._queue.get(), None
+        submission, self._next = self._next or self._queue.get(), None
         group, n_lines = list[Submission](), 0
-        while submitted is not None:
-            n_bytes = sum(len(line) for _, line in submitted.lines)
-            n_lines += max(len(submitted.lines), n_bytes * GROUP_LINES // GROUP_BYTES)
+        while submission is not None:
+            n_bytes = sum(len(line) for _, line in submission.lines)
+            n_lines += max(len(submission.lines), n_bytes * GROUP_LINES // GROUP_BYTES)
             if n_lines > GROUP_LINES and group:
-                self._next = submitted
+                self._next = submission
                 return group
-            group.append(submitted)
+            group.append(submission)
             try:
-                submitted = self._queue.get_nowait()
+                submission = self._queue.get_nowait()
             except Empty:
                 return group
         if group:
@@ -134,17 +134,17 @@ class SharedWriter(threading.Thread):
         """Return the answers to each body of a group. If an error stops the group that is not the fault of a single
         line, each body gets its own transaction, except if the store is busy."""
         try:
-            answers = iter(self._store([line for submitted in group for line in submitted.lines]))
-            return [AnsweredLines(plain.json_lines([*islice(answers, len(submitted.lines))])) for submitted in group]
+            answers = iter(self._store([line for submission in group for line in submission.lines]))
+            return [AnsweredLines(plain.json_lines([*islice(answers, len(submission.lines))])) for submission in group]
         except Exception as error:
             if len(group) > 1 and isinstance(error, RlrecError) and not isinstance(error, StoreBusy):
-                return [self._answer([submitted])[0] for submitted in group]
+                return [self._answer([submission])[0] for submission in group]
             failure = self.failure(error)
             self.pipe.store.notice(failure.message)
             self.pipe.recorded = None  # of the group before
-            if n_lines := sum(len(submitted.lines) for submitted in group):
+            if n_lines := sum(len(submission.lines) for submission in group):
                 self._count([{"error": failure.message, "code": failure.code}] * n_lines, n_lines)
-            return [_failed_answers(submitted.lines, failure) for submitted in group]
+            return [_failed_answers(submission.lines, failure) for submission in group]
 
     def _store(self, lines: NumberedLines) -> list[Any]:
         if not lines:
@@ -176,6 +176,6 @@ def _failed_answers(lines: NumberedLines, error: RlrecError) -> AnsweredLines:
 
 
 def _deliver_answers(group: Sequence[Submission], answers: Sequence[AnsweredLines]) -> None:
-    for submitted, answered in zip(group, answers, strict=True):
-        if not submitted.answered.done():
-            submitted.answered.set_result(answered)
+    for submission, body_answers in zip(group, answers, strict=True):
+        if not submission.answers.done():
+            submission.answers.set_result(body_answers)

@@ -28,10 +28,10 @@ FLUSH_INTERVAL_S = 0.2
 class Show:
     """A Show object writes results in the format that the user chose.
 
-    With `plain`, the output has no colour. `typed` says whether the format was given on the command line."""
+    With `plain`, the output has no colour. `is_explicit` says whether the format was given on the command line."""
 
-    def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
-        self.format, self.typed = form, typed
+    def __init__(self, form: str, *, plain: bool = False, is_explicit: bool = True) -> None:
+        self.format, self.is_explicit = form, is_explicit
         self.answer: Any = None  # the result written
         self.draw: Callable[[], Any] | None = None  # its figure
         self.clear_progress: Callable[[], None] = lambda: None  # removes the progress line
@@ -74,7 +74,7 @@ class Show:
 
         `rehearsal` is a transaction around all groups. With a rehearsal the answers are written after the
         transaction, so that the transaction does not wait for a slow reader."""
-        if self.format == "csv" and self.typed:
+        if self.format == "csv" and self.is_explicit:
             raise click.UsageError("a stream is answered in ndjson, not in csv")
         from rlrec.cli.output import plain
 

@@ -88,13 +88,13 @@ def json_line(record: Any) -> bytes:
 def json_lines(group: Sequence[Any]) -> bytes:
     """Return many records of JSON values as text, with an object per line. If several records share an object `fields`,
     the object is encoded once."""
-    drawn = [record for record in group if hasattr(record, "fields")]
-    if not drawn:
+    drawn_answers = [record for record in group if hasattr(record, "fields")]
+    if not drawn_answers:
         return _encode_lines(group)
-    shared = {id(record.fields): record.fields for record in drawn}
-    texts = dict(zip(shared, _encode_lines([*shared.values()]).decode().split("\n"), strict=False))
-    answers = lines = drawn[0].lines(drawn, {key: f"{text[1:]}\n" for key, text in texts.items()})
-    if len(drawn) < len(group):
+    shared_fields = {id(record.fields): record.fields for record in drawn_answers}
+    texts = dict(zip(shared_fields, _encode_lines([*shared_fields.values()]).decode().split("\n"), strict=False))
+    answers = lines = drawn_answers[0].lines(drawn_answers, {key: f"{text[1:]}\n" for key, text in texts.items()})
+    if len(drawn_answers) < len(group):
         lines = (next(answers) if hasattr(record, "fields") else _encode_lines([record]).decode() for record in group)
     return "".join(lines).encode()
 

@@ -20,8 +20,8 @@ class ProgressLine:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._noun, self._rows = "", 0
-        self._start = self._began = self._written = time.monotonic()
-        self._visible = False
+        self._started_at = self._began_at = self._written_at = time.monotonic()
+        self._is_visible = False
 
     def __call__(self, noun: str, rows: int, share: float | None) -> None:
         """Report how many rows of a pass are done. A new pass begins if there are fewer rows than before, or rows of
@@ -30,23 +30,23 @@ class ProgressLine:
         `noun` says what the rows are. `share` is the part of all rows that is done, or None if that is unknown."""
         now = time.monotonic()
         if self._noun not in ("", noun) or rows < self._rows:
-            self._began = now
+            self._began_at = now
         self._noun, self._rows = noun, rows
-        took = now - self._began
-        if now - self._start < PATIENCE_S or (self._visible and now - self._written < PAUSE_S):
+        seconds = now - self._began_at
+        if now - self._started_at < PATIENCE_S or (self._is_visible and now - self._written_at < PAUSE_S):
             return
-        is_long = took > PAUSE_S  # long enough to measure the speed
-        pace = f", {rows / took:,.0f} a second" if is_long and rows > took else ""
-        left = f", {_duration(took * (1 - share) / share)} left" if is_long and share else ""
+        is_long = seconds > PAUSE_S  # long enough to measure the speed
+        pace = f", {rows / seconds:,.0f} a second" if is_long and rows > seconds else ""
+        remainder = f", {_duration(seconds * (1 - share) / share)} left" if is_long and share else ""
         width = terminal_columns() - 1
-        self._write(f"\r{f'{rows:,} {noun}{pace}{left}'[:width]:{width}}")
-        self._written, self._visible = now, True
+        self._write(f"\r{f'{rows:,} {noun}{pace}{remainder}'[:width]:{width}}")
+        self._written_at, self._is_visible = now, True
 
     def clear(self) -> None:
         """Remove the progress line from the terminal, so that other lines can follow."""
-        if self._visible:
+        if self._is_visible:
             self._write(f"\r{'':{terminal_columns() - 1}}\r")
-            self._visible = False
+            self._is_visible = False
 
     def _write(self, text: str) -> None:
         with suppress(OSError):

@@ -59,10 +59,10 @@ def cell(value: Any) -> str:
         if value == int(value) and abs(value) < 1e15:
             return str(int(value))
         return f"{value:.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
-    decoded = json.loads(dumps(value))
-    if isinstance(decoded, list) and not any(isinstance(item, dict | list) for item in decoded):
-        return ", ".join(map(cell, decoded))
-    return cell(decoded) if not isinstance(decoded, dict | list) else escape_unprintable(dumps(decoded))
+    tree = json.loads(dumps(value))
+    if isinstance(tree, list) and not any(isinstance(item, dict | list) for item in tree):
+        return ", ".join(map(cell, tree))
+    return cell(tree) if not isinstance(tree, dict | list) else escape_unprintable(dumps(tree))
 
 
 def record_text(record: Mapping[str, Any]) -> str:
@@ -150,23 +150,25 @@ class Column:
 
     def __init__(self, header: str, values: Sequence[Any], screen: Screen, *, places: int | None = None) -> None:
         self.header, self.cells = header, list(map(cell, values))
-        self.numeric = any(map(is_number, values)) and all(value is None or is_number(value) for value in values)
+        self.is_numeric = any(map(is_number, values)) and all(value is None or is_number(value) for value in values)
         texts = [value for value in values if isinstance(value, str)]
-        self.rigid = self.numeric or any(isinstance(text, Figures) or TIME_PATTERN.fullmatch(text) for text in texts)
+        self.is_rigid = self.is_numeric or any(
+            isinstance(text, Figures) or TIME_PATTERN.fullmatch(text) for text in texts
+        )
         if screen.width is not None:
             self.cells = list(map(short_times, self.cells))
-        if self.numeric and places is not None:
+        if self.is_numeric and places is not None:
             self.cells = ["-" if value is None else fixed_decimals(value, places) for value in values]
         self.width = max(map(text_width, [header, *self.cells]))
-        self.least = self.width if self.rigid else min(self.width, TEXT_WIDTH)  # minimum width
-        self.coloured = screen.colour and header in VERDICT_COLUMNS
+        self.min_width = self.width if self.is_rigid else min(self.width, TEXT_WIDTH)  # minimum width
+        self.has_colour = screen.colour and header in VERDICT_COLUMNS
 
     def draw(self, text: str) -> str:
         """Return the text of a cell as the library tabulate needs it. The text is elided and coloured, and has a filler
         for each character that takes up two columns."""
         text = elide_text(text, self.width)
         filler = FILLER * (text_width(text) - len(text))
-        if self.coloured and (word := VERDICT_PATTERN.match(text)):
+        if self.has_colour and (word := VERDICT_PATTERN.match(text)):
             text = f"\x1b[{COLOURS[word[1]]}m{text}\x1b[0m"
         return filler + text
 
@@ -175,13 +177,13 @@ def _columns(view: View, screen: Screen) -> list[Column]:
     """Return the columns of a view. Their cells are not yet elided."""
     body = [list(row) for row in view.rows]
     values: list[Sequence[Any]] = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
-    named = list(zip(view.headers, values, strict=True))
-    if not view.fixed or screen.width is None:
-        return [Column(*pair, screen) for pair in named]
-    bounded = column_decimals(chain(*(column for header, column in named if header in INTERVAL_COLUMNS)))
+    pairs = list(zip(view.headers, values, strict=True))
+    if not view.same_decimals or screen.width is None:
+        return [Column(*pair, screen) for pair in pairs]
+    places = column_decimals(chain(*(column for header, column in pairs if header in INTERVAL_COLUMNS)))
     return [
-        Column(header, values, screen, places=bounded if header in INTERVAL_COLUMNS else column_decimals(values))
-        for header, values in named
+        Column(header, values, screen, places=places if header in INTERVAL_COLUMNS else column_decimals(values))
+        for header, values in pairs
     ]
 
 
@@ -190,40 +192,40 @@ def _fit_columns(columns: Sequence[Column], width: int, drop: Sequence[str]) -> 
 
     `drop` has the headers of the columns that are left out first, in this order. If that is not enough, other
     columns are left out from the right."""
-    shown = list(columns)
-    undeclared = [column.header for column in reversed(columns[1:]) if column.header not in drop]
-    for header in [*drop, *undeclared]:
-        if sum(column.least for column in shown) + len(COLUMN_GAP) * (len(shown) - 1) <= width:
+    shown_columns = list(columns)
+    undeclared_headers = [column.header for column in reversed(columns[1:]) if column.header not in drop]
+    for header in [*drop, *undeclared_headers]:
+        if sum(column.min_width for column in shown_columns) + len(COLUMN_GAP) * (len(shown_columns) - 1) <= width:
             break
-        shown = [column for column in shown if column.header != header]
-    excess = sum(column.width for column in shown) + len(COLUMN_GAP) * (len(shown) - 1) - width
+        shown_columns = [column for column in shown_columns if column.header != header]
+    excess = sum(column.width for column in shown_columns) + len(COLUMN_GAP) * (len(shown_columns) - 1) - width
     while excess > 0:
-        texts = [column for column in shown if not column.rigid] or shown
+        texts = [column for column in shown_columns if not column.is_rigid] or shown_columns
         widest = max(texts, key=lambda column: column.width)
         if widest.width <= MIN_WIDTH:
             break
         widest.width -= 1
         excess -= 1
-    return shown
+    return shown_columns
 
 
 def _grid_text(view: View, screen: Screen) -> str:
     columns = _columns(view, screen)
-    shown = columns if screen.width is None else _fit_columns(columns, screen.width, view.drop)
+    shown_columns = columns if screen.width is None else _fit_columns(columns, screen.width, view.drop)
     import tabulate
 
     tabulate.MIN_PADDING = (
         len(COLUMN_GAP) if screen.width is None else 0
     )  # of a header: a terminal has no room for padding
     text = tabulate.tabulate(
-        list(zip(*(map(column.draw, column.cells) for column in shown), strict=True)),
-        headers=[column.draw(column.header) for column in shown],
-        colalign=["right" if column.numeric else "left" for column in shown],
+        list(zip(*(map(column.draw, column.cells) for column in shown_columns), strict=True)),
+        headers=[column.draw(column.header) for column in shown_columns],
+        colalign=["right" if column.is_numeric else "left" for column in shown_columns],
         disable_numparse=True, preserve_whitespace=True,
     )  # fmt: skip
     text = text.replace(FILLER, "") + "\n"
-    hidden = [column.header for column in columns if column not in shown]
-    return text + (wrap_lines([f"not shown: {', '.join(hidden)} (--format csv has all)"], screen) if hidden else "")
+    headers = [column.header for column in columns if column not in shown_columns]
+    return text + (wrap_lines([f"not shown: {', '.join(headers)} (--format csv has all)"], screen) if headers else "")
 
 
 def wrap_lines(lines: Iterable[str], screen: Screen) -> str:
@@ -275,12 +277,12 @@ def table_text(result: Any, columns: Sequence[str] | None, screen: Screen) -> st
         # each key on its own line; a list of records below, as its own table
         record = record_mapping(result)
         lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
-        nested = {key: value for key, value in lists.items() if value and all(map(is_record, value))}
-        flat = {key: value for key, value in record.items() if key not in nested}
-        width, texts = max(map(len, flat), default=0), zip(flat, map(cell, flat.values()), strict=True)
+        tables = {key: value for key, value in lists.items() if value and all(map(is_record, value))}
+        fields = {key: value for key, value in record.items() if key not in tables}
+        width, texts = max(map(len, fields), default=0), zip(fields, map(cell, fields.values()), strict=True)
         lines = wrap_lines([f"{key.ljust(width)}  {text or '-'}" for key, text in texts], screen)
         return lines + "".join(
-            f"\n{escape_unprintable(key)}\n{table_text(value, None, screen)}" for key, value in nested.items()
+            f"\n{escape_unprintable(key)}\n{table_text(value, None, screen)}" for key, value in tables.items()
         )
     if not isinstance(result, Iterable) or isinstance(result, str):
         return cell(result) + "\n"

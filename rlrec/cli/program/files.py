@@ -131,8 +131,8 @@ class Lines:
             for (_, text), value in zip(group, values, strict=True):
                 if isinstance(value, InputError):
                     self.refusals.refuse(value, text)
-            numbered = zip(group, values, strict=True)
-            yield [(number, value) for (number, _), value in numbered if not isinstance(value, InputError)]
+            pairs = zip(group, values, strict=True)
+            yield [(number, value) for (number, _), value in pairs if not isinstance(value, InputError)]
 
     def refuse(self, error: InputError) -> None:
         """Refuse a line of the present group that was decoded, but names something that does not exist.
@@ -240,10 +240,10 @@ def complete_file(path: str) -> Iterator[BinaryIO]:
     from rlrec import drafts
 
     target = os.path.realpath(path)  # the target of a link, so that the link stays
-    plain = os.path.isfile(target) or not os.path.exists(target)
-    with ExitStack() as opened:
+    is_plain = os.path.isfile(target) or not os.path.exists(target)
+    with ExitStack() as stack:
         try:
-            file = opened.enter_context(drafts.complete(target) if plain else open(path, "wb"))  # noqa: SIM115
+            file = stack.enter_context(drafts.complete(target) if is_plain else open(path, "wb"))  # noqa: SIM115
         except OSError as error:
             folder = os.path.dirname(path)
             lacks_folder = folder and not os.path.exists(folder)
@@ -252,8 +252,8 @@ def complete_file(path: str) -> Iterator[BinaryIO]:
         if path.endswith(".gz"):
             from gzip import GzipFile
 
-            packed = GzipFile(filename="", fileobj=file, mode="wb", mtime=0)
-            file = cast(BinaryIO, opened.enter_context(packed))
+            gzip_file = GzipFile(filename="", fileobj=file, mode="wb", mtime=0)
+            file = cast(BinaryIO, stack.enter_context(gzip_file))
         yield file
 
 

@@ -120,8 +120,8 @@ def suggest_next(show: Show, command: str, effect: str) -> None:
     from shlex import quote
 
     options = current_settings()
-    typed = options.db != Settings.db and "RLREC_DB" not in os.environ
-    notice(f"next: `rlrec {f'--db {quote(options.db)} ' if typed else ''}{command}` {effect}")
+    needs_db = options.db != Settings.db and "RLREC_DB" not in os.environ
+    notice(f"next: `rlrec {f'--db {quote(options.db)} ' if needs_db else ''}{command}` {effect}")
 
 
 # -- groups --
@@ -340,14 +340,14 @@ def _with_show(command: Command, examples: Sequence[str]) -> Command:
     def run(*args: Any, form: str, as_json: bool, **kwargs: Any) -> Any:
         if current_settings().notify is not None:
             return command(*args, show=current_settings().show, **kwargs)
-        typed = click.get_current_context().get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE
-        if as_json and form != "json" and typed:
+        is_explicit = click.get_current_context().get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE
+        if as_json and form != "json" and is_explicit:
             raise click.UsageError(f"--json and --format {form} contradict each other")
         form = "json" if as_json else "ndjson" if form == JSONL else form
-        if broken := current_settings().broken_config:
-            raise broken
+        if config_error := current_settings().broken_config:
+            raise config_error
         current_settings().format = form
-        current_settings().show = show = Show(form, plain=current_settings().no_color, typed=typed)
+        current_settings().show = show = Show(form, plain=current_settings().no_color, is_explicit=is_explicit)
         return command(*args, show=show, **kwargs)
 
     return run

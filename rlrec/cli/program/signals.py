@@ -81,8 +81,8 @@ def signals_end_waits() -> Iterator[SignalWaits]:
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     waits = SignalWaits(receiver)
-    handled = [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, waits.note) for number in handled}
+    numbers = [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, waits.note) for number in numbers}
     wakeup = signal.set_wakeup_fd(sender)
     try:
         yield waits

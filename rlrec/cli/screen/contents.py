@@ -66,13 +66,13 @@ class Panel(NamedTuple):
 class PageContent(NamedTuple):
     """A PageContent holds the content of a page.
 
-    `related` has links to other pages, as pairs of text and address. `alerts` has urgent messages, and `notices` has
+    `links` has links to other pages, as pairs of text and address. `alerts` has urgent messages, and `notices` has
     the notices that the command printed. `report` has values for the template of a report, instead of panels.
     `location` is the address to which a search redirects."""
 
     title: str
     panels: Sequence[Panel] = ()
-    related: Sequence[tuple[str, str]] = ()
+    links: Sequence[tuple[str, str]] = ()
     alerts: Sequence[str] = ()
     notices: Sequence[str] = ()
     report: Mapping[str, Any] | None = None
@@ -102,7 +102,7 @@ def list_policies(store: Store, args: Arguments) -> PageContent:
 def show_policy(store: Store, args: Arguments) -> PageContent:
     result = app.policy_beliefs.show(store, args["name"])
     name, version = result["policy"], result["version"]
-    view = policy_view.belief_view(result, all_arms=True, curve=True, terminal=False, ranked=True)
+    view = policy_view.belief_view(result, all_arms=True, curve=True, terminal=False, sorts_arms=True)
     training = app.figures.training(name, version, result["training"], live=version == result["live"])
     charts = [*filter(None, [training, app.figures.beliefs(result)])]
     history = policy_view.versions_view(app.versions.history(store, name))
@@ -114,8 +114,8 @@ def show_policy(store: Store, args: Arguments) -> PageContent:
 
 def list_experiments(store: Store, args: Arguments) -> PageContent:
     split = experiments.experiments_view(app.experiment.list_experiments(store))
-    routed = View.select(app.route.list_routes(store), routes.ROUTE_COLUMNS)
-    return PageContent("Experiments and routes", [Panel(split, "Experiments"), Panel(routed, "Routes and ramps")])
+    routes_view = View.select(app.route.list_routes(store), routes.ROUTE_COLUMNS)
+    return PageContent("Experiments and routes", [Panel(split, "Experiments"), Panel(routes_view, "Routes and ramps")])
 
 
 def show_experiment(store: Store, args: Arguments) -> PageContent:
@@ -132,8 +132,8 @@ def show_experiment(store: Store, args: Arguments) -> PageContent:
 def show_route(store: Store, args: Arguments) -> PageContent:
     result = app.route.show(store, args["name"])
     names = [("policy", result["policy"]), ("experiment", result["experiment"]), ("experiment", result.get("holdout"))]
-    related = [(f"{noun} {name}", page_address(LINKED_PAGES[noun], name)) for noun, name in names if name]
-    return PageContent(f"Route {args['name']}", [Panel(routes.route_view(result))], related)
+    links = [(f"{noun} {name}", page_address(LINKED_PAGES[noun], name)) for noun, name in names if name]
+    return PageContent(f"Route {args['name']}", [Panel(routes.route_view(result))], links)
 
 
 def effects(store: Store, args: Arguments) -> PageContent:
@@ -173,8 +173,8 @@ def show_arm(store: Store, args: Arguments) -> PageContent:
     slots = app.decision.list_shown(store, key)
     number = f"at most {app.decision.MAX_SHOWN} slots," if slots else "none"
     source = f"{number} of the newest {app.decision.N_NEWEST:,} decisions"
-    shown = View.select(slots, app.decision.SHOWN, title=[source])
-    panels = [Panel(view, "What live versions believe about it"), Panel(shown, "Newest decisions that showed it")]
+    slot_view = View.select(slots, app.decision.SHOWN, title=[source])
+    panels = [Panel(view, "What live versions believe about it"), Panel(slot_view, "Newest decisions that showed it")]
     return PageContent(f"Arm {key}", [Panel(View((), (), title)), *panels])
 
 
@@ -197,14 +197,12 @@ def show_session(store: Store, args: Arguments) -> PageContent:
     visit = app.session.show(store, app.session.Request(key=args["key"], visit=number))
     neighbours = [("the visit before", visit["visit"] - 1), ("the next visit", visit["visit"] + 1)]
     address = page_address(LINKED_PAGES["session"], args["key"])
-    related = [(text, f"{address}&visit={number}") for text, number in neighbours if 1 <= number <= visit["visits"]]
-    related += [(f"user {visit['user']}", page_address(LINKED_PAGES["user"], visit["user"]))] if visit["user"] else []
+    links = [(text, f"{address}&visit={number}") for text, number in neighbours if 1 <= number <= visit["visits"]]
+    links += [(f"user {visit['user']}", page_address(LINKED_PAGES["user"], visit["user"]))] if visit["user"] else []
     timeline = sessions.timeline_view(visit)
     order = [timeline.headers.index(name) for name in TIMELINE_COLUMNS]
     rows = [[row[column] for column in order] for row in timeline.rows]
-    return PageContent(
-        f"Session {args['key']}", [Panel(timeline._replace(headers=TIMELINE_COLUMNS, rows=rows))], related
-    )
+    return PageContent(f"Session {args['key']}", [Panel(timeline._replace(headers=TIMELINE_COLUMNS, rows=rows))], links)
 
 
 def show_decision(store: Store, args: Arguments) -> PageContent:
@@ -212,8 +210,8 @@ def show_decision(store: Store, args: Arguments) -> PageContent:
     result = app.decision.show(store, number)
     nouns = ("session", "user", "route", "experiment", "policy")
     keys = ((noun, result.get(noun)) for noun in nouns)
-    related = [(f"{noun} {key}", page_address(LINKED_PAGES[noun], key)) for noun, key in keys if key]
-    return PageContent(f"Decision {number}", [Panel(decisions.decision_view(result))], related)
+    links = [(f"{noun} {key}", page_address(LINKED_PAGES[noun], key)) for noun, key in keys if key]
+    return PageContent(f"Decision {number}", [Panel(decisions.decision_view(result))], links)
 
 
 def _read_number(noun: str, text: str) -> int:
@@ -256,20 +254,18 @@ def find(store: Store, args: Arguments) -> PageContent:
         "route": [row["route"] for row in app.route.list_routes(store)],
         "arm": [row["arm"] for row in app.arm.list_arms(store)],
     }
-    hits = [noun for noun, stored in names.items() if words in stored]
+    hits = [noun for noun, keys in names.items() if words in keys]
     hits += ["policy"] if words.rpartition("@")[0] in names["policy"] and "policy" not in hits else []
     for noun, show in (("session", show_session), ("user", show_user), ("decision", show_decision)):
         with suppress(InputError):
             show(store, {"key": words, "id": words})
             hits.append(noun)
-    related = [(f"{noun} {words}", page_address(LINKED_PAGES[noun], words)) for noun in hits]
+    links = [(f"{noun} {words}", page_address(LINKED_PAGES[noun], words)) for noun in hits]
     if len(hits) == 1:
-        return PageContent("", location=related[0][1])
+        return PageContent("", location=links[0][1])
     lines = [] if hits else [f"no user, session, arm, decision, policy, experiment or route is called {words!r}"]
-    suggestion = suggest(words, [name for stored in names.values() for name in stored])
-    return PageContent(
-        "Find", [Panel(View((), (), [*lines, *([suggestion] if suggestion and lines else [])]))], related
-    )
+    suggestion = suggest(words, [name for keys in names.values() for name in keys])
+    return PageContent("Find", [Panel(View((), (), [*lines, *([suggestion] if suggestion and lines else [])]))], links)
 
 
 PAGES: Mapping[str, Callable[[Store, Arguments], PageContent]] = {
@@ -385,28 +381,26 @@ class PageMaker:
 
         path: the name of the page. query: the arguments of the address."""
         address = Address(path, parse_arguments(query))
-        named, began = (
-            {name: address.args[name] for name in IDENTIFYING_ARGUMENTS if name in address.args},
-            time.monotonic(),
-        )
+        args = {name: address.args[name] for name in IDENTIFYING_ARGUMENTS if name in address.args}
+        began = time.monotonic()
         try:
-            answer = self._answer(path, named)
+            answer = self._answer(path, args)
             if answer.content.location:
                 return WebPage(303, b"", address.follow(answer.content.location))
             body = self._render(answer.content, address, answer)
         except Exception as error:
-            return self._problem(error, address, 404 if named else 200, time.monotonic() - began)
+            return self._problem(error, address, 404 if args else 200, time.monotonic() - began)
         # a refresh would clear the text being typed
         refresh = "" if path == "find" else address.args.get("refresh", "")
         return WebPage(200, body, "", answer.fresh_s, refresh)
 
-    def _answer(self, path: str, named: Arguments) -> _CachedContent:
+    def _answer(self, path: str, args: Arguments) -> _CachedContent:
         """Return the content of a page, from the cache or from the store.
 
-        named: the arguments that say what the page is about."""
-        key = (path, *(word for pair in sorted(named.items()) for word in pair))
-        if (cached := self._answers.get(key)) is not None and time.monotonic() < cached.until:
-            return cached
+        args: the arguments that say what the page is about."""
+        key = (path, *(word for pair in sorted(args.items()) for word in pair))
+        if (entry := self._answers.get(key)) is not None and time.monotonic() < entry.until:
+            return entry
         from rlrec.app.opening import open_store
 
         began, notices = time.monotonic(), list[str]()
@@ -417,7 +411,7 @@ class PageMaker:
                     at = format_time(unit.now)
             except RlrecError as error:
                 raise StoreUnready(error.message, hint=error.hint) from error
-            content = PAGES[path](store, defaultdict(str, named))
+            content = PAGES[path](store, defaultdict(str, args))
         took_s = time.monotonic() - began
         until = began + took_s + max(MIN_FRESH_S, CACHE_FACTOR * took_s)
         answer = _CachedContent(content._replace(notices=notices), at, took_s, until)

@@ -38,8 +38,8 @@ class Address(NamedTuple):
         address of a page that refreshes itself has no anchor. With an anchor, a browser would jump to it at each
         refresh. Without an anchor, a browser stays where it is."""
         anchor = "" if self.args.get("refresh") else anchor
-        named = {name: value for name, value in {**self.args, **changes}.items() if value}
-        return f"{self.path or '.'}?{urlencode(named)}{anchor and '#'}{anchor}"
+        args = {name: value for name, value in {**self.args, **changes}.items() if value}
+        return f"{self.path or '.'}?{urlencode(args)}{anchor and '#'}{anchor}"
 
     def follow(self, prefix: str) -> str:
         """Return the address of another page, with the refresh interval of this page.
@@ -67,14 +67,14 @@ class Grid:
     def table(self) -> Table:
         """Return the table, with the rows that the arguments of the page select."""
         filters = self._filters() if self.rows and not self.is_grouped else []
-        rows = self._sorted([row for row in self.rows if not self.only or self._has(row)])
-        shown = rows[self.first : self.first + N_ROWS]
-        table = app.html.table(self.headers, shown, _cell_text)
-        turns = self._turns(len(rows))
+        rows = self._sort_rows([row for row in self.rows if not self.only or self._passes_filter(row)])
+        page_rows = rows[self.first : self.first + N_ROWS]
+        table = app.html.table(self.headers, page_rows, _cell_text)
+        page_links = self._page_links(len(rows))
         return table._replace(
-            headers=[*map(self._header, table.headers)], key=self.key, filters=filters, page_links=turns,
-            rows=[[*map(self._link, self.headers, *pair)] for pair in zip(shown, table.rows, strict=True)],
-            extent=f"rows {self.first + 1:,} to {self.first + len(shown):,} of {len(rows):,}" if turns else "",
+            headers=[*map(self._header, table.headers)], key=self.key, filters=filters, page_links=page_links,
+            rows=[[*map(self._link, self.headers, *pair)] for pair in zip(page_rows, table.rows, strict=True)],
+            extent=f"rows {self.first + 1:,} to {self.first + len(page_rows):,} of {len(rows):,}" if page_links else "",
         )  # fmt: skip
 
     def _argument(self, name: str) -> str:
@@ -84,10 +84,10 @@ class Grid:
         """Return the address of the page with another sort column, filter or first row of this table.
 
         `changes` are the new arguments, without the suffix of this table."""
-        named = {f"{name}-{self.key}": value for name, value in {"from": "", **changes}.items()}
-        return self.address.change(self.key, **named)
+        args = {f"{name}-{self.key}": value for name, value in {"from": "", **changes}.items()}
+        return self.address.change(self.key, **args)
 
-    def _has(self, row: Sequence[Any]) -> bool:
+    def _passes_filter(self, row: Sequence[Any]) -> bool:
         """Tell whether a row has the value by which the table is filtered."""
         name, _, value = self.only.partition(":")
         return name not in self.headers or cell(row[self.headers.index(name)]) == value
@@ -96,10 +96,10 @@ class Grid:
         """Return a link for each value by which the table can be filtered. The link of the chosen value removes the
         filter."""
         columns = zip(self.headers, zip(*self.rows, strict=True), strict=True)
-        filtered = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTER_COLUMNS)
+        choices = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTER_COLUMNS)
         pairs = [
             f"{name}:{value}"
-            for name, values in filtered
+            for name, values in choices
             if len(values) in N_VALUES and len(values) < len(self.rows)
             for value in values
         ]
@@ -111,7 +111,7 @@ class Grid:
             for pair in pairs
         ]  # fmt: skip
 
-    def _sorted(self, rows: list[list[Any]]) -> list[list[Any]]:
+    def _sort_rows(self, rows: list[list[Any]]) -> list[list[Any]]:
         """Return the rows, sorted by the column that the arguments of the page name. Rows without a value in this
         column come last."""
         name = self.sort.removeprefix("-")
@@ -131,17 +131,17 @@ class Grid:
         order = {name: "ascending", f"-{name}": "descending"}.get(self.sort, "")
         return header._replace(href=self._change(sort=f"-{name}" if order == "ascending" else name), order=order)
 
-    def _link(self, header: str, value: Any, shown: Cell) -> Cell:
+    def _link(self, header: str, value: Any, plain_cell: Cell) -> Cell:
         """Return a cell of the table. The cell has a link to the page about its value if the column links to pages.
 
-        `header` is the header of the column, `value` the value of the cell, and `shown` the cell without a link."""
+        `header` is the header of the column, `value` the value of the cell, `plain_cell` the cell without a link."""
         if value is None:
-            return shown._replace(text="") if self.is_grouped else shown
+            return plain_cell._replace(text="") if self.is_grouped else plain_cell
         if header not in self.places or value == PAGE_ROW:
-            return shown
-        return shown._replace(href=self.address.follow(page_address(self.places[header], value)))
+            return plain_cell
+        return plain_cell._replace(href=self.address.follow(page_address(self.places[header], value)))
 
-    def _turns(self, n_rows: int) -> list[Cell]:
+    def _page_links(self, n_rows: int) -> list[Cell]:
         """Return links to the rows before and after the rows that are shown.
 
         `n_rows` counts all rows that pass the filter."""

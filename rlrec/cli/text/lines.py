@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from rlrec.cli.text.strict import DEPTH, LIMIT, Object, join_path, parsed, problem
+from rlrec.cli.text.strict import DEPTH, LIMIT, Object, join_path, parse_tree, problem
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import KEY_LENGTH, key_problem
 from rlrec.errors import InputError, suggest
@@ -55,10 +55,10 @@ def groups(
     line is waiting, so that a producer that waits for an answer gets it. flush: a line `{"op": "flush"}` ends a
     group, and is dropped. n_bytes: the number of bytes of lines after which a group ends."""
     cutter, group = _Cutter(), list[tuple[int, bytes]]()
-    with _opened(source) as stream:
+    with _open_input(source) as stream:
         while True:
             block = _read(stream)
-            for lines, ends in _flushed(cutter.lines(block), flush):
+            for lines, ends in _split_at_flushes(cutter.lines(block), flush):
                 group += lines
                 while len(group) >= size:
                     yield group[:size]
@@ -66,14 +66,14 @@ def groups(
                 if group and (ends or sum(len(line) for _, line in group) >= n_bytes):
                     yield group
                     group = []
-            if group and (not block or (eager and not _waiting(stream))):
+            if group and (not block or (eager and not _poll_input(stream))):
                 yield group
                 group = []
             if not block:
                 return
 
 
-def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
+def _split_at_flushes(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
     """Yield the lines in parts, split at flush lines. Each part is paired with whether a flush line followed it.
 
     flush: whether a line `{"op": "flush"}` is a flush line; otherwise all lines form one part."""
@@ -98,7 +98,7 @@ def rereadable(source: str) -> str | BinaryIO:
 
     copy = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (it lives as long as the command)
     click.get_current_context().call_on_close(copy.close)
-    with _opened(source) as stream:
+    with _open_input(source) as stream:
         while block := _read(stream):
             copy.write(block)
     return copy
@@ -108,7 +108,7 @@ def stream(source: str) -> AbstractContextManager[BinaryIO] | None:
     """Open an input that is read as it arrives, which is stdin or a FIFO. The result is None for a plain file.
 
     source: the path of the input, or `-` for stdin."""
-    return None if source != "-" and stat.S_ISREG(os.stat(source).st_mode) else _opened(source)
+    return None if source != "-" and stat.S_ISREG(os.stat(source).st_mode) else _open_input(source)
 
 
 class _Cutter:
@@ -123,26 +123,26 @@ class _Cutter:
         """Return the lines that a block of the input completes, each with its number. Blank lines are left out. An
         empty block stands for the end of the input."""
         head, end, remainder = block.rpartition(b"\n") if block else (b"", b"\n", b"")
-        complete_lines = self._numbered(bytes(self.tail) + head) if end else []
+        complete_lines = self._number_lines(bytes(self.tail) + head) if end else []
         if end:
             self.tail.clear()
         self.tail += remainder[: max(0, LIMIT + 1 - len(self.tail))]
         return complete_lines
 
-    def _numbered(self, text: bytes) -> list[tuple[int, bytes]]:
+    def _number_lines(self, text: bytes) -> list[tuple[int, bytes]]:
         lines = text.split(b"\n")
         lines[0] = lines[0][: LIMIT + 1]  # the others lie within one block
         if self.number == 0:
             lines[0] = lines[0].removeprefix(BOM)
-        numbered = enumerate(lines, self.number + 1)
+        pairs = enumerate(lines, self.number + 1)
         self.number += len(lines)
         if min(lines) >= b"!" and b"\r" not in text:  # no line is blank or begins with a blank
-            return list(numbered)
-        return [(number, line.rstrip(b"\r")) for number, line in numbered if line and not line.isspace()]
+            return list(pairs)
+        return [(number, line.rstrip(b"\r")) for number, line in pairs if line and not line.isspace()]
 
 
 @contextmanager
-def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
+def _open_input(source: str | BinaryIO) -> Iterator[BinaryIO]:
     if not isinstance(source, str):
         source.seek(0)
         yield source
@@ -160,7 +160,7 @@ def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
         yield stdin.buffer
 
 
-def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
+def _poll_input(stream: BinaryIO, timeout: int | None = 0) -> bool:
     """Tell whether a read would return at once, possibly because the input has ended.
 
     timeout: the milliseconds to wait for that, or None to wait without a limit."""
@@ -176,7 +176,7 @@ def _read(stream: BinaryIO) -> bytes:
     """Return the bytes that are available, and wait until there is at least one byte. The result is empty at the end of
     the input."""
     while (block := stream.read(BLOCK_BYTES)) is None:  # from a non-blocking descriptor
-        _waiting(stream, None)
+        _poll_input(stream, None)
     return block
 
 
@@ -194,14 +194,14 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
     """Return the value of a line, which is a `kind` (a msgspec Struct). Raises InputError with line and field.
 
     line: the number of the line, for errors."""
-    if (values := _at_once([raw], kind)) is not None:
+    if (values := _decode_block([raw], kind)) is not None:
         value: T = values[0]
         return value
     import msgspec
 
     if len(raw) > LIMIT:
         raise InputError(f"longer than {LIMIT // 1_000_000} MB", line=line)
-    tree = parsed(raw, line=line)
+    tree = parse_tree(raw, line=line)
     if isinstance(tree, list):
         hint = "one object a line: jq -c '.[]' makes lines of a JSON array"
         raise InputError(f"expected an object, got the list {truncate(raw.decode(), 40)}", hint=hint, line=line)
@@ -233,8 +233,8 @@ def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | 
     good, decoding takes a microsecond per line.
 
     group: pairs of line number and line."""
-    values = _at_once([raw for _, raw in group], kind)
-    return [_tried(raw, kind, number) for number, raw in group] if values is None else values
+    values = _decode_block([raw for _, raw in group], kind)
+    return [_try_line(raw, kind, number) for number, raw in group] if values is None else values
 
 
 def key_type() -> Any:
@@ -259,12 +259,12 @@ def candidate_type() -> Any:
 
 
 def line_type(
-    name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **more_types: Any
+    name: str, command: click.Command, fields: Sequence[str], *, required_fields: Sequence[str] = (), **more_types: Any
 ) -> Any:
     """Return the Struct of a line whose fields are parameters of a command. Each field has the type of the command's
     parameter.
 
-    name: the name of the Struct. fields: the names of the fields. required: the fields that a line must have.
+    name: the name of the Struct. fields: the names of the fields. required_fields: the fields that a line must have.
     more_types: the type of each field whose type in lines differs from that of the parameter, or that is no
     parameter."""
     from typing import get_origin
@@ -278,29 +278,29 @@ def line_type(
     for field in fields:
         kind = more_types[field] if field in more_types else kinds.get(options[field].type.name, str)
         default = {} if get_origin(kind) is dict else None if field in more_types else options[field].default
-        if field in required:
+        if field in required_fields:
             rows.append((field, kind))
         else:
             rows.append((field, kind, default) if isinstance(default, int | dict) else (field, kind | None, None))
-    spelled = {field: options[field].opts[0].lstrip("-") for field in fields if field not in more_types}
-    short = {field: word for field, word in spelled.items() if len(word) == 1}
-    return defstruct(name, rows, rename=short, forbid_unknown_fields=True, omit_defaults=True)
+    words = {field: options[field].opts[0].lstrip("-") for field in fields if field not in more_types}
+    short_names = {field: word for field, word in words.items() if len(word) == 1}
+    return defstruct(name, rows, rename=short_names, forbid_unknown_fields=True, omit_defaults=True)
 
 
-def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
+def _try_line(raw: bytes, kind: type[T], number: int) -> T | InputError:
     try:
         return decode(raw, kind, line=number)
     except InputError as error:
         return error
 
 
-def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
+def _decode_block(raws: list[bytes], kind: Any) -> list[Any] | None:
     """Return the decoded values of all lines. The result is None if any line is bad or unusual, so that each line must
     be decoded by itself."""
     import msgspec
 
     block = b"\n".join(raws)
-    if not _usual(block, len(raws)):
+    if not _is_usual(block, len(raws)):
         return None
     try:
         values = _decoder(kind).decode_lines(block)
@@ -329,7 +329,7 @@ def _is_deep(value: Any, depth: int = -1) -> bool:
     return any(_is_deep(child, depth + 1) for child in children if isinstance(child, dict | list))
 
 
-def _usual(block: bytes, n_lines: int) -> bool:
+def _is_usual(block: bytes, n_lines: int) -> bool:
     """Tell whether lines of JSON are complete objects, without anything that msgspec accepts wrongly or writes in
     another form.
 
@@ -360,22 +360,22 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
         field = f"{field}{key}" if key.startswith("[") else join_path(field, key)
     if unknown_field := re.fullmatch(r"Object contains unknown field `(.*)`", complaint, re.DOTALL):
         tag: Any = tree.get(cast(str, _tag_field(kind))) if isinstance(tree, dict) else None
-        meant = _tagged(kind).get(tag, kind)  # the Struct that the line's tag names
-        hint = _unknown_field_hint(unknown_field[1], meant)
+        struct = _structs(kind).get(tag, kind)  # the Struct that the line's tag names
+        hint = _unknown_field_hint(unknown_field[1], struct)
         return InputError("unknown field", hint=hint, field=join_path(field, unknown_field[1]), line=line)
     if missing_field := re.fullmatch(r"Object missing required field `(.*)`", complaint):
-        hint = f"it is {' or '.join(_tagged(kind))}" if missing_field[1] == _tag_field(kind) else _example(kind)
+        hint = f"it is {' or '.join(_structs(kind))}" if missing_field[1] == _tag_field(kind) else _example(kind)
         return InputError("is missing", hint=hint, field=join_path(field, missing_field[1]), line=line)
     if complaint.startswith("Invalid value"):
-        tags = [*_tagged(kind)]
+        tags = [*_structs(kind)]
         hint = suggest(str(value), tags)
         return InputError(f"'{truncate(str(value))}' is not {' or '.join(tags)}", hint=hint, field=field, line=line)
     if complaint.startswith("Expected `str` of length") and (fault := key_problem(value)):
         return InputError(fault, field=field.partition("[")[0], line=line)
     complaint = re.sub(r", got `\w+`$", "", complaint)
     complaint = re.sub(r"`([^`]+)`", lambda m: " or ".join(WORDS.get(w, w) for w in m[1].split(" | ")), complaint)
-    shown = truncate(json.dumps(value, ensure_ascii=False, default=str), 40)
-    return InputError(f"{complaint[0].lower()}{complaint[1:]}, got {shown}", field=field or None, line=line)
+    value_text = truncate(json.dumps(value, ensure_ascii=False, default=str), 40)
+    return InputError(f"{complaint[0].lower()}{complaint[1:]}, got {value_text}", field=field or None, line=line)
 
 
 def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
@@ -397,7 +397,7 @@ def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
     return "[...]", value
 
 
-def _tagged(kind: Any) -> dict[str, Any]:
+def _structs(kind: Any) -> dict[str, Any]:
     """Return the Structs that a line may have, by tag (the value of `op` in a line).
 
     kind: the union of the Structs."""
@@ -407,7 +407,7 @@ def _tagged(kind: Any) -> dict[str, Any]:
 
 
 def _tag_field(kind: Any) -> str | None:
-    return next((struct.__struct_config__.tag_field for struct in _tagged(kind).values()), None)
+    return next((struct.__struct_config__.tag_field for struct in _structs(kind).values()), None)
 
 
 def _unknown_field_hint(name: str, kind: Any) -> str | None:

@@ -20,12 +20,12 @@ def decode_json(raw: bytes) -> Any:
     """Return the value of a JSON text. Raises InputError for text that is not JSON, or that no database stores."""
     if len(raw) > LIMIT:
         raise InputError(f"longer than {LIMIT // 1_000_000} MB")
-    if fault := problem(parsed(raw)):
+    if fault := problem(parse_tree(raw)):
         raise InputError(fault[1], field=fault[0] or None)
     return json.loads(raw)
 
 
-def parsed(raw: bytes, *, line: int | None = None) -> Any:
+def parse_tree(raw: bytes, *, line: int | None = None) -> Any:
     """Return the value of a JSON text, in which a RefusedToken stands for each token that cannot be stored, and an
     Object for each JSON object. Raises InputError for text that is not JSON.
 
@@ -82,7 +82,7 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
     """Return the path and the description of the first problem in a JSON value for which the value is refused. The
     result is None if there is no problem.
 
-    value: a value from `parsed`. path: the path of the value in the whole text. depth: how deep the value is nested."""
+    value: a value from `parse_tree`. path: the path of the value in the text. depth: how deep the value is nested."""
     if isinstance(value, RefusedToken):
         return path, f"{truncate(value.text, 40)} {value.reason}"
     if isinstance(value, str) and (reason := unstorable(value)):

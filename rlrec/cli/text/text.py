@@ -45,15 +45,15 @@ class View(NamedTuple):
     """A View describes a table for people before its layout. The table has rows of raw values under headers, and lines
     and further tables above (`title`) and below (`notes`).
 
-    `drop` has the headers of columns that a narrow terminal leaves out, in this order. With `fixed`, all numbers of
-    a column have the same decimals on a terminal."""
+    `drop` has the headers of columns that a narrow terminal leaves out, in this order. With `same_decimals`, all
+    numbers of a column have the same decimals on a terminal."""
 
     headers: Sequence[str]
     rows: Iterable[Sequence[Any]]
     title: Sequence[str | View] = ()
     notes: Sequence[str | View] = ()
     drop: Sequence[str] = ()
-    fixed: bool = False
+    same_decimals: bool = False
 
     @classmethod
     def select(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **fields: Any) -> View:
@@ -79,10 +79,10 @@ class Screen(NamedTuple):
         can change its width and its colour.
 
         With `plain`, the screen has no colour."""
-        terminal, env = stream is not None and stream.isatty(), os.environ
-        forced = env.get("FORCE_COLOR", "0") not in ("", "0")
-        is_plain = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forced)
-        return cls(terminal_columns() if terminal else None, (terminal or forced) and not is_plain)
+        is_terminal, env = stream is not None and stream.isatty(), os.environ
+        forces_colour = env.get("FORCE_COLOR", "0") not in ("", "0")
+        is_plain = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forces_colour)
+        return cls(terminal_columns() if is_terminal else None, (is_terminal or forces_colour) and not is_plain)
 
 
 def terminal_columns() -> int:

@@ -300,10 +300,10 @@ def test_figures_of_more_than_ten_minutes_ago_are_not_shown(sqlite_db: str, monk
     server, now = PageServer(StoreOptions(sqlite_db, sqlite_db)), time.monotonic()
     page = WebPage(200, b'<main id="content">as it was</main>')
     for path, age_s in (("arms", 590), ("health", 610)):
-        server._cached.put((path, ""), _CachedPage(page, now - age_s, now - age_s + MAX_AGE_S), len(page.body))
+        server._cache.put((path, ""), _CachedPage(page, now - age_s, now - age_s + MAX_AGE_S), len(page.body))
 
     async def shown(path: str) -> bytes:
-        server._running[path, ""] = asyncio.get_running_loop().create_future()  # it is being made, for long
+        server._tasks[path, ""] = asyncio.get_running_loop().create_future()  # it is being made, for long
         return (await server._page(path, "")).body
 
     assert [text in asyncio.run(shown("arms")) for text in (b"Older figures", b"as it was")] == [True, True]

@@ -559,7 +559,7 @@ def test_a_body_in_small_pieces_is_not_copied_for_each(kiosk: str) -> None:
     def talk(_: str, front: Fronted) -> None:
         start = time.process_time()
         scope: Any = {"headers": [(b"content-length", b"9000000")]}
-        assert len(asyncio.run(front._body(scope, receive))) == 8_105_009
+        assert len(asyncio.run(front._read_body(scope, receive))) == 8_105_009
         assert time.process_time() - start < 2
 
     fronted(kiosk, talk)

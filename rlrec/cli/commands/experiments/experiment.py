@@ -216,21 +216,21 @@ def show_(
         store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
     show(
         result,
-        table=comparison_view(result, level, details=details, fixed=fixed, log=log, is_usual=is_usual),
+        table=comparison_view(result, level, details=details, is_fixed=fixed, log=log, is_usual=is_usual),
         flat=_csv_records(result),
     )
 
 
 def comparison_view(
-    result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False, log: str | None = None,
-    is_usual: bool = True,
+    result: app.compare.VariantComparison, level: float, *, details: bool, is_fixed: bool = False,
+    log: str | None = None, is_usual: bool = True,
 ) -> View:  # fmt: skip
     """Return the comparison of the variants of an experiment as a view, in which sentences stand above the figures.
 
-    `level` is the confidence of the intervals. With `details`, the view has every metric. `fixed` says whether the
+    `level` is the confidence of the intervals. With `details`, the view has every metric. `is_fixed` says whether the
     intervals hold for one planned look. `log` is the filter of the log, if the user gave one. `is_usual` says
     whether no option changed the comparison; only then does the view name the command that ends the experiment."""
-    sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *next_looks(result, log)]
+    sentences = [*([PLANNED_LOOK] if is_fixed else []), *experiment_sentences(result), *next_looks(result, log)]
     steps = ending_command(result) if is_usual else []
     if segments := result.get("segments"):
         from rlrec.cli.commands.judging.outcomes import segment_notes

@@ -193,7 +193,7 @@ def estimates_view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Seq
             {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift_cell(row)}
             for row in rows if row["unit"] == unit
         ]  # fmt: skip
-        table = View.select(rounded_rows, [*shown_headers], drop=DROPPED_COLUMNS, fixed=True)
+        table = View.select(rounded_rows, [*shown_headers], drop=DROPPED_COLUMNS, same_decimals=True)
         views.append(
             table._replace(headers=[f"by {by}" if key == "group" else shown_headers[key] for key in table.headers])
         )

@@ -71,8 +71,8 @@ def sweep(
     Pages are judged one by one, in the logged visits: a sweep does not see a candidate's effect on later pages and
     returns. See `rlrec effects` and `rlrec help visits`."""
     path, definition = features if isinstance(features, tuple) else ("FILE", features)
-    requested = app.sweep.Request(features=definition, features_path=path, **request)
-    result, judged_rows, rows = app.sweep.sweep(store, requested, workers)
+    sweep_request = app.sweep.Request(features=definition, features_path=path, **request)
+    result, judged_rows, rows = app.sweep.sweep(store, sweep_request, workers)
     may_be_best = {row.name: row.estimate.may_be_best for row in judged_rows if row.estimate.may_be_best is not False}
     claim = judged_rows[0].claim._replace(name="" if len(may_be_best) == 1 else judged_rows[0].name).sentence
     title = [f"{best_of(may_be_best)}; {claim}" if may_be_best[judged_rows[0].name] else claim]

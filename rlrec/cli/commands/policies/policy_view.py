@@ -110,12 +110,12 @@ def _gate_text(gate: Mapping[str, Any]) -> str:
 
 
 def belief_view(
-    result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, ranked: bool, is_newest: bool = True
+    result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, sorts_arms: bool, is_newest: bool = True
 ) -> View:  # fmt: skip
     """Return a table of what a policy believes about its arms.
 
     With `all_arms`, the table has all arms even on a terminal. With `curve`, the learning curve is shown by epoch.
-    With `ranked`, arms are sorted by probability. `terminal` says whether the table is shown on a terminal.
+    With `sorts_arms`, arms are sorted by probability. `terminal` says whether the table is shown on a terminal.
     `is_newest` says whether the user named no context, so that the newest context is shown."""
     rows = result["version_list"]
     versions = (f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}" for row in rows)
@@ -148,7 +148,7 @@ def belief_view(
         notes.append(f"ipw_mean is from {decisions_text}, from end to end of the log; --all reads all")
     if result["kind"] == "logged":
         title.append(f"an imported log has no belief: `rlrec exposure --policy {result['policy']}` has its rates")
-    arms = sorted(result["arms"], key=lambda arm: -(arm["probability"] or 0.0)) if ranked else result["arms"]
+    arms = sorted(result["arms"], key=lambda arm: -(arm["probability"] or 0.0)) if sorts_arms else result["arms"]
     title += prior_sentences(result)
     table = View.select(arms, BELIEF_COLUMNS)
     if terminal:
@@ -178,18 +178,18 @@ def _terminal_table(arms: Sequence[dict[str, Any]]) -> View:
     headers += ["mean [95 %]"] if any(arm["mean"] is not None for arm in arms) else []
     headers += ["ipw_mean", "p_best", "probability", ""]
     drop = ["ipw_mean", "reward_sum", "pending", "p_best", "pulls", "status", "served"]
-    return View.select(rows, headers, drop=drop, fixed=True)
+    return View.select(rows, headers, drop=drop, same_decimals=True)
 
 
-def _hidden_arms_lines(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
+def _hidden_arms_lines(arms: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line about the arms that the table does not show. The list is empty if the table shows all arms.
 
-    `shown` are the arms in the table."""
-    if len(shown) == len(arms):
+    `rows` are the arms in the table."""
+    if len(rows) == len(arms):
         return []
-    hidden_mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in shown)
+    hidden_mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in rows)
     return [
-        f"{quantity(len(arms) - len(shown), 'more arm')} with {hidden_mass:.1%} of the probability; --all shows all",
+        f"{quantity(len(arms) - len(rows), 'more arm')} with {hidden_mass:.1%} of the probability; --all shows all",
         "",
     ]
 

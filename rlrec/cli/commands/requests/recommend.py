@@ -115,8 +115,8 @@ def line_type() -> Any:
     more_names = ("arms", "block", "not_after", "not_shown", "page", "request_id")
     names = ("session", "policy", "experiment", "user", "context", "size", *more_names)
     arms: Any = list[lines.key_type() | lines.candidate_type()]  # type: ignore[misc]
-    page: Any = dict[str, Any] | None
-    return lines.line_type("Request", recommend, names, required=["session"], arms=arms, not_shown=int | str, page=page)
+    types: dict[str, Any] = {"arms": arms, "not_shown": int | str, "page": dict[str, Any] | None}
+    return lines.line_type("Request", recommend, names, required_fields=["session"], **types)
 
 
 def answer_stream(

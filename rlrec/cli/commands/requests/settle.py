@@ -15,5 +15,5 @@ from rlrec.errors import quantity
 def settle(store: Store, show: Show) -> None:
     result = app.settle.settle(store)
     show(result)
-    entered = quantity(result.settled, "slot")
-    print_sentences(show, f"{entered} entered the beliefs, {result.open:,} wait for the end of their window.")
+    slots_text = quantity(result.settled, "slot")
+    print_sentences(show, f"{slots_text} entered the beliefs, {result.open:,} wait for the end of their window.")

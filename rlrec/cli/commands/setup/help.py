@@ -130,9 +130,9 @@ def _roff_paragraph(text: str) -> list[str]:
 
 def _escape_roff(text: str) -> str:
     """Return a text in which the characters that roff would interpret are escaped."""
-    escaped = " ".join(text.split()) if "\n" in text else text
-    escaped = escaped.replace("\\", "\\e").replace("-", "\\-")
-    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+    line = " ".join(text.split()) if "\n" in text else text
+    line = line.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{line}" if line.startswith((".", "'")) else line
 
 
 def _complete_word(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -31,7 +31,7 @@ NOTHING_CHANGED = "dry run: nothing was changed"
 db = CommandGroup("db")
 
 
-def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], Command]:
+def asks_question(question: str, *, is_needed: bool = True) -> Callable[[Command], Command]:
     """Return a decorator that adds --yes and --dry-run to a command. Without these options, the command asks the
     question on the terminal before it runs.
 
@@ -59,7 +59,7 @@ def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], C
 
 @db.command()
 @click.option("--user", required=True, metavar="KEY", help="The user.")
-@confirmed("Delete all rows of user {user!r} from {store}? This cannot be undone.")
+@asks_question("Delete all rows of user {user!r} from {store}? This cannot be undone.")
 @takes_store("rlrec db forget --user u9 --dry-run", "rlrec db forget --user u9 --yes --json")
 def forget(store: Store, show: Show, **request: Any) -> None:
     """Delete a user, and what beliefs learned from them.
@@ -73,10 +73,10 @@ def forget(store: Store, show: Show, **request: Any) -> None:
     that moment. If this was not possible, `doctor` warns until you repeat the command. In PostgreSQL, rows are deleted;
     run VACUUM FULL to erase their bytes, and delete its backups and archives. Delete other backups, exports and files
     of rejected lines yourself; importing a log again brings its users back."""
-    forgotten = app.db_removals.forget(store, **request)
-    show(forgotten)
-    if forgotten["retrain"]:
-        versions = ", ".join(forgotten["retrain"])
+    removal = app.db_removals.forget(store, **request)
+    show(removal)
+    if removal["retrain"]:
+        versions = ", ".join(removal["retrain"])
         origin_clause = f"parameters of {versions} come from rows of the user and cannot be unlearned"
         notice(f"{origin_clause}: train or create them anew")
     if not request["dry_run"] and "://" in store.address:
@@ -85,7 +85,7 @@ def forget(store: Store, show: Show, **request: Any) -> None:
 
 @db.command()
 @click.option("--before", type=TIME, required=True, metavar="TIME", help="Delete visits that ended before it.")
-@confirmed("Delete the decisions before that time, with their events, from {store}? This cannot be undone.")
+@asks_question("Delete the decisions before that time, with their events, from {store}? This cannot be undone.")
 @takes_store("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
 def prune(store: Store, show: Show, **request: Any) -> None:
     """Delete old decisions with their events; beliefs stay as they are.
@@ -99,10 +99,10 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     Estimates, outcomes, experiments and training then see only the visits that are left, and the beliefs of the named
     policies cannot be rebuilt. Feedback for a deleted decision is refused; a deleted request id or imported line counts
     as new. If this matters, run `export-log` or `db backup` first."""
-    pruned = app.db_removals.prune(store, **request)
-    show(pruned)
-    if pruned["decisions"]:
-        policies = ", ".join(pruned["policies"])
+    removal = app.db_removals.prune(store, **request)
+    show(removal)
+    if removal["decisions"]:
+        policies = ", ".join(removal["policies"])
         lost_text = f"estimates, outcomes and training of that time, and rebuilds of {policies}"
         print_sentences(show, f"Lost with these visits: {lost_text}.")
 
@@ -124,7 +124,7 @@ def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
 
 @db.command()
 @click.option("--to", required=True, metavar="URL_OR_PATH", help="Where to; a new file or an empty database.")
-@confirmed("Copy {store} to {to}?", is_needed=False)
+@asks_question("Copy {store} to {to}?", is_needed=False)
 @takes_store("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
 def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
     """Copy the store to another database, row by row.

@@ -119,8 +119,8 @@ def import_log(
             result = app.import_log.import_log(store, request, bad_lines)
     refusals.n_lines = refusals.count + (0 if check else result.accepted + result.duplicates)
     show(result)
-    accepted, rejected = quantity(result.accepted, "new decision"), quantity(result.rejected, "line")
-    print_sentences(show, f"{accepted}, {result.duplicates:,} stored before, {rejected} refused.")
+    decisions_text, lines_text = quantity(result.accepted, "new decision"), quantity(result.rejected, "line")
+    print_sentences(show, f"{decisions_text}, {result.duplicates:,} stored before, {lines_text} refused.")
     if check:
         notice(NOTHING_STORED)
     if check or dry_run or follow or not result.accepted + result.duplicates:
