@@ -98,7 +98,7 @@ def serve(
                 if generator.random() < by_page[page, int(slot["arm"][1:])] * curve[slot["position"] - 1]
             ]
             clicks += len(lines)
-            feedback.feedback_stream(store, lambda reported=lines: [reported], quarantine=False, rejected=print)
+            feedback.feedback_stream(store, lambda reported=lines: [reported], quarantine=False, reject=print)
     return clicks
 
 

@@ -70,7 +70,7 @@ def tell(store: Store, decision: Answer | int, position: int | None = None, **op
 
 def tell_all(store: Store, lines: Sequence[Line]) -> None:
     """All lines in one group; none may be refused."""
-    feedback_stream(store, lambda: [lines], quarantine=True, rejected=_raise)
+    feedback_stream(store, lambda: [lines], quarantine=True, reject=_raise)
 
 
 def _raise(error: Exception) -> None:

@@ -111,7 +111,7 @@ def files(store: Store, item: tuple[int, int, Sequence[int]]) -> int:
             [Line(decision_id=decision, position=1, events={"click": 1.0}, key=f"{number}-{i}-{decision}")] * 2
             for decision in decisions
         ]
-        feedback_stream(store, lambda groups=groups: groups, quarantine=False, rejected=print)
+        feedback_stream(store, lambda groups=groups: groups, quarantine=False, reject=print)
     return count * len(decisions)
 
 
@@ -188,7 +188,7 @@ def remembers(store: Store, each: tuple[int, int, Sequence[str]]) -> None:
             options.append(Line(request_id=key, position=2, events={"click": 1.0}, key=key))
         stream.group(options)
         printed = [Line(request_id=item.request_id, position=1, events={"click": 0.5}) for item in options[::2]]
-        feedback_stream(store, lambda reported=printed: [reported], quarantine=False, rejected=print)
+        feedback_stream(store, lambda reported=printed: [reported], quarantine=False, reject=print)
         if i == number % count:
             rebuild.rebuild(store, rebuild.Request(reference=f"{names[number % len(names)]}@1"))
             versions.freeze(store, names[number % len(names)])

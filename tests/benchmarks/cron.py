@@ -90,7 +90,7 @@ class Cron:
                 feedback.Line(decision_id=answer["decision_id"], events={"click": 1.0})
                 for answer, clicks in zip(served, clicked.tolist(), strict=True) if clicks
             ]  # fmt: skip
-            feedback.feedback_stream(store, lambda: [lines], quarantine=False, rejected=print)
+            feedback.feedback_stream(store, lambda: [lines], quarantine=False, reject=print)
         self.half_days += 1
         return {*names}
 

@@ -42,45 +42,46 @@ class CreditedLines:
     def __init__(self, unit: Unit, group: Sequence[Line | InputError]) -> None:
         self.unit, self._group = unit, group
         keyed_lines = [(line.key, line.user) for line in group if isinstance(line, Line) and line.key is not None]
-        self._stored, _ = events.keys_and_kinds(unit, {key for key, user in keyed_lines if user is not None})
+        self._stored_keys, _ = events.keys_and_kinds(unit, {key for key, user in keyed_lines if user is not None})
         self._plain_keys = {key for key, user in keyed_lines if user is None}
         self.new_keys = set[str]()  # keys of lines that were replaced and are not stored yet
         # by key: the first line of this group that has it, and the lines that replace it
-        self._first: dict[str, tuple[Line, list[Line]]] = {}
+        self._first_lines: dict[str, tuple[Line, list[Line]]] = {}
         self.lines: list[Line | InputError] = []
         self._starts = [0]  # where the lines that replace each line begin
         for line in group:
-            self.lines += [line] if isinstance(line, InputError) or line.user is None else self._credited(line)
+            self.lines += [line] if isinstance(line, InputError) or line.user is None else self._replace_line(line)
             self._starts.append(len(self.lines))
 
-    def _credited(self, line: Line) -> Sequence[Line | InputError]:
+    def _replace_line(self, line: Line) -> Sequence[Line | InputError]:
         """Return the lines that replace a line with a user, or the error in that line."""
         key = line.key or ""
         try:
             if events.RETURN in line.events:
                 raise InputError(f"the event {events.RETURN!r} belongs to a decision", hint="name that", field="events")
-            if key in self._first:
-                first, credited = self._first[key]
-                if first._replace(number=None) != line._replace(number=None):
+            if key in self._first_lines:
+                first_line, lines = self._first_lines[key]
+                if first_line._replace(number=None) != line._replace(number=None):
                     raise events.key_conflict(key)
-                return credited
-            credited = _shared(line, self._find_stored(line, key) if key in self._stored else self._find(line))
-            if key and key not in self._stored:
-                keys, taken = {replacing.key or "" for replacing in credited}, self._plain_keys | self.new_keys
-                stored, _ = events.keys_and_kinds(self.unit, keys)
-                if key in stored and not taken & keys:  # by another transaction, since the keys were read
-                    self._stored = {**self._stored, **stored}
-                    return _shared(line, self._find_stored(line, key))
-                if conflicting_keys := taken & keys or stored.keys():
+                return lines
+            is_stored = key in self._stored_keys
+            lines = _split_line(line, self._find_stored(line, key) if is_stored else self._find_showings(line))
+            if key and not is_stored:
+                keys, taken_keys = {replacing.key or "" for replacing in lines}, self._plain_keys | self.new_keys
+                stored_keys, _ = events.keys_and_kinds(self.unit, keys)
+                if key in stored_keys and not taken_keys & keys:  # by another transaction, since the keys were read
+                    self._stored_keys = {**self._stored_keys, **stored_keys}
+                    return _split_line(line, self._find_stored(line, key))
+                if conflicting_keys := taken_keys & keys or stored_keys.keys():
                     raise events.key_conflict(min(conflicting_keys))
                 self.new_keys |= keys
-                self._first[key] = line, credited
-            return credited
+                self._first_lines[key] = line, lines
+            return lines
         except InputError as error:
             error.line = line.number
             return [error]
 
-    def _find(self, line: Line) -> list[decisions.Showing]:
+    def _find_showings(self, line: Line) -> list[decisions.Showing]:
         """Return the showings that a line credits, newest first. A showing is a decision that showed the user
         something."""
         until, user = self.unit.now if line.at is None else line.at, line.user or ""
@@ -104,9 +105,9 @@ class CreditedLines:
 
     def _find_stored(self, line: Line, key: str) -> list[decisions.Showing]:
         """Return the showings that a stored line credited. Raises Conflict if the line now means other showings."""
-        further_keys = [_numbered(key, number) for number in range(2, MAX_SHOWINGS + 1)] if line.is_spread else []
-        stored = self._stored | events.keys_and_kinds(self.unit, further_keys)[0]
-        ids = [stored[name][2] for name in (key, *further_keys) if name in stored]
+        further_keys = [_number_key(key, number) for number in range(2, MAX_SHOWINGS + 1)] if line.is_spread else []
+        stored_keys = self._stored_keys | events.keys_and_kinds(self.unit, further_keys)[0]
+        ids = [stored_keys[name][2] for name in (key, *further_keys) if name in stored_keys]
         times = {"since": FIRST, "until": LAST}
         showings = decisions.find_showings(self.unit, line.user or "", arm=line.arm, limit=len(ids), ids=ids, **times)
         by_id = {showing.decision_id: showing for showing in showings}
@@ -137,17 +138,17 @@ class CreditedLines:
         return answers
 
 
-def _shared(line: Line, showings: Sequence[decisions.Showing]) -> list[Line]:
+def _split_line(line: Line, showings: Sequence[decisions.Showing]) -> list[Line]:
     """Return one line for each showing, with an equal share of the values."""
     n, key = len(showings), line.key
-    if key is not None and len(_numbered(key, n)) > KEY_LENGTH:
+    if key is not None and len(_number_key(key, n)) > KEY_LENGTH:
         message = f"feedback key {key[:20]!r}... is too long to be numbered"
         raise InputError(message, hint=f"at most {KEY_LENGTH - 5} characters", field="key")
-    shared = line._replace(events={kind: value / n for kind, value in line.events.items()}, user=None)
-    keys = [key and _numbered(key, number) for number in range(1, n + 1)]
-    return [shared._replace(**showing._asdict(), key=name) for showing, name in zip(showings, keys, strict=True)]
+    shared_line = line._replace(events={kind: value / n for kind, value in line.events.items()}, user=None)
+    keys = [key and _number_key(key, number) for number in range(1, n + 1)]
+    return [shared_line._replace(**showing._asdict(), key=name) for showing, name in zip(showings, keys, strict=True)]
 
 
-def _numbered(key: str, number: int) -> str:
+def _number_key(key: str, number: int) -> str:
     """Return the feedback key of the n-th decision that a line credits."""
     return key if number == 1 else f"{key}/{number}"

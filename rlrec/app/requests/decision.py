@@ -93,17 +93,17 @@ def show(store: Store, decision_id: int) -> Result:
             raise damage_error(f"decision {decision_id} has {len(decision.slots)} of its {decision.size} slots")
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
         record = session.records(unit, decisions_by_id)[decision_id]
-        derived, findings = DerivedDecision(unit, decision, version, record["context"]), Findings()
-        propensities.check(unit, np.array([] if derived.case is None else [decision_id], np.int64), findings=findings)
+        replay, findings = DerivedDecision(unit, decision, version, record["context"]), Findings()
+        propensities.check(unit, np.array([] if replay.case is None else [decision_id], np.int64), findings=findings)
         del record["duplicate"]
         pairs = zip(record["slate"], decision.slots, strict=True)
         return cast(Result, record | {
             "kind": version.policy.kind, "params": dict(version.params), "belief_seq": decision.belief_seq,
-            "seed": None if decision.seed is None else unsigned(decision.seed), "eligible": len(derived.arms),
-            "catalogue": derived.catalogue, "floor": derived.floor(), **derived.rules(), **derived.left_out(unit),
-            "slate": [{**entry, **derived.slot_fields(slot)} for entry, slot in pairs],
-            "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.in_order()),
-            "arms": derived.table(), **derived.features(), "reward_definition": version.reward.name,
+            "seed": None if decision.seed is None else unsigned(decision.seed), "eligible": len(replay.arms),
+            "catalogue": replay.catalogue, "floor": replay.floor(), **replay.rules(), **replay.left_out(unit),
+            "slate": [{**entry, **replay.slot_fields(slot)} for entry, slot in pairs],
+            "agrees": None if replay.case is None else all(row.check == DRAWS for row in findings.in_order()),
+            "arms": replay.table(), **replay.features(), "reward_definition": version.reward.name,
         })  # fmt: skip
 
 
@@ -121,35 +121,35 @@ class DerivedDecision:
         self.decision, self.context = decision, context
         eligible = contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id]
         self.arms, self.keys = np.array(eligible, np.int64), arms.keys(unit, eligible)
-        self.shown: Index = np.searchsorted(self.arms, [slot.arm_id for slot in decision.slots])  # columns
+        self.columns: Index = np.searchsorted(self.arms, [slot.arm_id for slot in decision.slots])  # of arms shown
         self.case: EligibleDistribution | None = None
         self.state: State | None = None
         self.catalogue: int | None = None
-        self.allowed: tuple[int, ...] | None = eligible
-        self.conditional = self.marginal = np.full((len(self.shown), len(eligible)), np.nan)
-        self.conditional[np.arange(len(self.shown)), self.shown] = [slot.propensity for slot in decision.slots]
-        self.served = None
+        self.allowed_arms: tuple[int, ...] | None = eligible
+        self.conditional = self.marginal = np.full((len(self.columns), len(eligible)), np.nan)
+        self.conditional[np.arange(len(self.columns)), self.columns] = [slot.propensity for slot in decision.slots]
+        self.serving = None
         if not decision.imported:
-            self.served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
-            self._derive(unit, self.served, context)
+            self.serving = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
+            self._derive(unit, self.serving, context)
 
-    def _derive(self, unit: Unit, served: VersionDistribution, context: Mapping[str, Any]) -> None:
+    def _derive(self, unit: Unit, serving: VersionDistribution, context: Mapping[str, Any]) -> None:
         decision, seed = self.decision, unsigned(self.decision.seed or 0)
-        if served.generator is not None:
+        if serving.generator is not None:
             candidate_list = candidates.find_lists(unit, [decision.id]).get(decision.id)
             seed ^= 0 if candidate_list is None else RANKING_KEY  # the seed of the second stage
-            self.allowed = None
+            self.allowed_arms = None
             if candidate_list is not None and (key := candidate_list.catalogue_id) is not None:
-                self.allowed = contents.eligible_arms(unit, [key])[key]
-                self.catalogue = len(self.allowed)
-        if served.trained_model is None:
+                self.allowed_arms = contents.eligible_arms(unit, [key])[key]
+                self.catalogue = len(self.allowed_arms)
+        if serving.trained_model is None:
             revision = decision.catalogue_revision
-            self.case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
+            self.case = serving.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
         else:
-            self.case = self._stateful_case(served, served.trained_model, context)
+            self.case = self._stateful_case(serving, serving.trained_model, context)
         if self.case is None:
             return
-        shown_columns, case = self.shown, self.case
+        shown_columns, case = self.columns, self.case
         if case.rankers is not None:
             teams = candidates.find_teams(unit, [decision.id]).get(decision.id, "")
             sampler = TeamDraftSampler(case.rankers, len(shown_columns))
@@ -166,7 +166,7 @@ class DerivedDecision:
             self.marginal = np.vstack([self.marginal, np.full((len(shown_columns) - 1, len(self.arms)), np.nan)])
 
     def _stateful_case(
-        self, served: VersionDistribution, trained: TrainedModel, context: Mapping[str, Any]
+        self, serving: VersionDistribution, model: TrainedModel, context: Mapping[str, Any]
     ) -> EligibleDistribution | None:
         """Return the distribution that the policy has in the session state of the decision; None where the state was
         not stored."""
@@ -174,11 +174,11 @@ class DerivedDecision:
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
             return None
         past_slots = history.unpack([decision.history], np.array([decision.step]))
-        self.state = trained.states(trained.encode_contexts([context]), past_slots, np.array([revision]))
-        feature_revision = trained.arm_features.at_request(context, self.arms, self.keys, revision)
-        score, policy = trained.scores(self.state, self.arms, feature_revision)[0], trained.policy
+        self.state = model.states(model.encode_contexts([context]), past_slots, np.array([revision]))
+        feature_revision = model.arm_features.at_request(context, self.arms, self.keys, revision)
+        score, policy = model.scores(self.state, self.arms, feature_revision)[0], model.policy
         scores: Scores = policy.distribution(score)
-        layout = served.layout(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
+        layout = serving.layout(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
         if layout is not None:
             scores = RuledScores(scores, layout, policy.exploration)
         return EligibleDistribution(
@@ -189,14 +189,14 @@ class DerivedDecision:
     def floor(self) -> float | list[float] | None:
         """Return the exploration of the policy, as one number or as a list with one number for each position shown;
         None where nothing can be derived."""
-        floor = None if self.case is None or self.served is None else self.served.policy.exploration
+        floor = None if self.case is None or self.serving is None else self.serving.policy.exploration
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
     def rules(self) -> dict[str, list[str]]:
         """Return the page rules that applied, under the key `rules`; an empty dictionary where the page has none."""
-        if self.served is None or self.case is None or self.case.layout is None:
+        if self.serving is None or self.case is None or self.case.layout is None:
             return {}
-        pages = self.served.page_rules(self.context)
+        pages = self.serving.page_rules(self.context)
         keys = {self.keys[arm] for arm in self.arms.tolist()}
         return {"rules": [text for page in pages for text in page.texts(keys, self.context.get(GROUPS, {}))]}
 
@@ -204,13 +204,13 @@ class DerivedDecision:
         """Return the arms of the catalogue at the decision's time that could not be shown. The result is an empty
         dictionary where all arms could be shown, or where this is not known."""
         decision = self.decision
-        if decision.imported or self.allowed is None or self.served is None:
+        if decision.imported or self.allowed_arms is None or self.serving is None:
             return {}
-        allowed = set(self.allowed)
+        allowed_ids = set(self.allowed_arms)
         statuses = {
             arm.key: arm.status(decision.at)
             for arm in arms.at_revision(unit, decision.catalogue_revision)
-            if arm.id not in allowed
+            if arm.id not in allowed_ids
         }
         rows = [
             {"arm": key, "reason": "narrowed" if status == "active" else status}
@@ -219,7 +219,7 @@ class DerivedDecision:
         ]
         if not rows:
             return {}
-        rules_by_owner = (("request", self.context.get(LOGGED_RULES, {})), ("policy", self.served.learner.rules))
+        rules_by_owner = (("request", self.context.get(LOGGED_RULES, {})), ("policy", self.serving.learner.rules))
         rules = [
             f"{name}={value if isinstance(value, str) else ','.join(value)} of the {owner}"
             for owner, words in rules_by_owner
@@ -235,7 +235,7 @@ class DerivedDecision:
         belief."""
         conditional = marginal = None
         if self.case is not None:
-            index = slot.position - 1, self.shown[slot.position - 1]
+            index = slot.position - 1, self.columns[slot.position - 1]
             conditional, marginal = float(self.conditional[index]), finite_or_none(self.marginal[index])
         return {
             "min_propensity": slot.min_propensity, "rounded": slot.rounded,
@@ -244,7 +244,7 @@ class DerivedDecision:
 
     def features(self) -> dict[str, Any]:
         """Return the nonzero features of context and visit, for a policy that reads the visit."""
-        if self.served is None or (trained_model := self.served.trained_model) is None:
+        if self.serving is None or (trained_model := self.serving.trained_model) is None:
             return {}
         return {
             "features": None if self.state is None else _nonzero_values(trained_model.policy.names, self.state.x[0])
@@ -255,14 +255,14 @@ class DerivedDecision:
         probability at every position given the arms above. Where nothing can be derived, the shown arms come first,
         with their stored propensities."""
         figures: dict[str, list[Any]] = dict.fromkeys(FIGURES, [None] * len(self.arms))
-        probabilities = np.equal.outer(self.shown, np.arange(len(self.arms))).astype(np.float64)
-        if self.case is not None and self.served is not None:
-            belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
-            belief = self.served.policy.local_belief(belief, self.context)
-            mean = list(map(finite_or_none, self.served.policy.mean(belief, unknown=np.nan)))
+        probabilities = np.equal.outer(self.columns, np.arange(len(self.arms))).astype(np.float64)
+        if self.case is not None and self.serving is not None:
+            belief = self.serving.belief(self.arms, revision=self.decision.catalogue_revision)
+            belief = self.serving.policy.local_belief(belief, self.context)
+            mean = list(map(finite_or_none, self.serving.policy.mean(belief, unknown=np.nan)))
             scores = self.case.noiseless_scores(np.arange(len(self.arms))).tolist()
             figures |= {"mean": mean, "score": scores}
-            if self.served.policy.online:  # sums of effects are no pulls
+            if self.serving.policy.online:  # sums of effects are no pulls
                 figures |= {"pulls": belief.pulls.tolist(), "reward_sum": belief.reward_sum.tolist()}
             probabilities = self.conditional
         figures = {"arm": [self.keys[arm] for arm in self.arms.tolist()]} | figures

@@ -53,32 +53,32 @@ Outcome = Union[Result, "PersonalResult", InputError]
 
 def feedback(store: Store, line: Line) -> Result | PersonalResult:
     """Record one line in one transaction. A line that is refused stores nothing."""
-    recorded = feedback_group(store, [line], all_or_none=True)
-    for name in sorted(recorded.late_rewards):
+    transaction = feedback_group(store, [line], all_or_none=True)
+    for name in sorted(transaction.late_rewards):
         store.notice(f"it came after the window of reward {name}: beliefs may learn from it, no estimate counts it")
-    (outcome,) = recorded.outcomes
+    (outcome,) = transaction.outcomes
     assert not isinstance(outcome, InputError)
     return outcome
 
 
 def feedback_group(
-    store: Store, group: Group, warned: set[str] | None = None, *, all_or_none: bool = False
+    store: Store, group: Group, warned_kinds: set[str] | None = None, *, all_or_none: bool = False
 ) -> FeedbackTransaction:
     """Record lines in one transaction, and return the transaction, which has the answer to each line.
 
-    warned: the kinds of events that this process has warned of, to which new kinds are added. all_or_none: whether
-    to raise the first error and store nothing."""
+    warned_kinds: the kinds of events that this process has warned of, to which new kinds are added. all_or_none:
+    whether to raise the first error and store nothing."""
 
     def work(unit: Unit, ledger: Ledger) -> FeedbackTransaction:
-        recorded = FeedbackTransaction(unit, ledger, group, answers=True)
-        if all_or_none and recorded.refused:
-            raise recorded.refused[0]
-        return recorded
+        transaction = FeedbackTransaction(unit, ledger, group, answers=True)
+        if all_or_none and transaction.errors:
+            raise transaction.errors[0]
+        return transaction
 
-    recorded = _write(store, work)
-    if recorded.unweighed:
-        warn_unweighed(store, recorded.unweighed, warned)
-    return recorded
+    transaction = _write(store, work)
+    if transaction.unweighed_kinds:
+        warn_of_kinds(store, transaction.unweighed_kinds, warned_kinds)
+    return transaction
 
 
 def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: bool = False) -> T:
@@ -98,23 +98,23 @@ def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: 
 
 
 def feedback_stream(
-    store: Store, groups: Callable[[], Iterable[Group]], *, quarantine: bool, rejected: Callable[[InputError], None]
+    store: Store, groups: Callable[[], Iterable[Group]], *, quarantine: bool, reject: Callable[[InputError], None]
 ) -> Summary:
     """Record many lines in one transaction, or none of them: the first error is raised. With `quarantine`, each group
-    is a transaction, and errors of lines are given to `rejected`. `groups` returns the input from its start each time
+    is a transaction, and errors of lines are given to `reject`. `groups` returns the input from its start each time
     it is called."""
-    unweighed = set[str]()
+    unweighed_kinds = set[str]()
 
     def work(unit: Unit, ledger: Ledger, *, portion: Callable[[], Iterable[Group]]) -> tuple[Summary, list[InputError]]:
         summary, errors = Summary(), list[InputError]()
         for group in portion():
-            recorded = FeedbackTransaction(unit, ledger, group)
-            unweighed.update(recorded.unweighed)
-            if recorded.refused and not quarantine:
-                raise recorded.refused[0]
-            errors += recorded.refused
-            accepted, duplicates = map(recorded.stored.count, (True, False))
-            summary += Summary(accepted=accepted, duplicates=duplicates, rejected=len(recorded.refused))
+            transaction = FeedbackTransaction(unit, ledger, group)
+            unweighed_kinds.update(transaction.unweighed_kinds)
+            if transaction.errors and not quarantine:
+                raise transaction.errors[0]
+            errors += transaction.errors
+            n_accepted, n_duplicates = map(transaction.results.count, (True, False))
+            summary += Summary(accepted=n_accepted, duplicates=n_duplicates, rejected=len(transaction.errors))
         return summary, errors
 
     total = Summary()
@@ -125,46 +125,46 @@ def feedback_stream(
         summary, errors = _write(store, partial(work, portion=portion), references_hold=True)
         total += summary
         for error in errors:
-            rejected(error)
-    warn_unweighed(store, unweighed)
+            reject(error)
+    warn_of_kinds(store, unweighed_kinds)
     return total
 
 
-def _unnamed(unit: Unit, kinds: Sequence[str]) -> list[str]:
+def _find_unnamed_kinds(unit: Unit, kinds: Sequence[str]) -> list[str]:
     """Return those of the given kinds of events that no rule of a policy names."""
     from rlrec.app.inputs import arm_rules
 
     rules = [arm_rules.policy_rules(policy.params) for policy in policies.all_policies(unit)]
-    named = {kind for rule in rules for kind in rule.kinds}
-    return [kind for kind in kinds if kind not in named]
+    named_kinds = {kind for rule in rules for kind in rule.kinds}
+    return [kind for kind in kinds if kind not in named_kinds]
 
 
-def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = None) -> None:
+def warn_of_kinds(store: Store, unweighed_kinds: set[str], warned_kinds: set[str] | None = None) -> None:
     """Warn of stored kinds of events that no reward weighs. Each kind is warned of once in the life of a store. If many
     kinds are new, only the first kinds are named.
 
-    warned: the kinds of events that this process has warned of, as in `feedback_group`."""
-    kinds = unweighed if warned is None else unweighed - warned
+    warned_kinds: the kinds of events that this process has warned of, as in `feedback_group`."""
+    kinds = unweighed_kinds if warned_kinds is None else unweighed_kinds - warned_kinds
     if not kinds:
         return
     from rlrec.store.log import settings
 
-    if warned is not None and len(warned) < settings.MAX_NOTICED:
-        warned |= unweighed
+    if warned_kinds is not None and len(warned_kinds) < settings.MAX_NOTICED:
+        warned_kinds |= unweighed_kinds
     with store.read() as unit:
-        new = settings.new_kinds(unit, kinds)
+        new_kinds = settings.new_kinds(unit, kinds)
         weighed_kinds = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
-        unused = _unnamed(unit, new) if new else []
-    for kind in unused[:MAX_WARNINGS]:
+        unused_kinds = _find_unnamed_kinds(unit, new_kinds) if new_kinds else []
+    for kind in unused_kinds[:MAX_WARNINGS]:
         hint = suggest(kind, weighed_kinds) or f"`rlrec reward define NAME {kind}=1` makes it count"
         store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet: {hint}")
-    if len(unused) > MAX_WARNINGS:
-        n_others = quantity(len(unused) - MAX_WARNINGS, "other kind")
+    if len(unused_kinds) > MAX_WARNINGS:
+        n_others = quantity(len(unused_kinds) - MAX_WARNINGS, "other kind")
         store.notice(
             f"no reward definition weighs {n_others} of events either; they are stored and count for nothing yet"
         )
-    if new:
-        store.write(lambda unit: settings.note_kinds(unit, new), repeatable=True)
+    if new_kinds:
+        store.write(lambda unit: settings.note_kinds(unit, new_kinds), repeatable=True)
 
 
 class FeedbackTransaction:
@@ -172,9 +172,9 @@ class FeedbackTransaction:
     then writes all new lines. A line that is refused changes nothing. Most lines name a slot without events, and cost a
     microsecond or two each.
 
-    stored: for each line, whether it was stored (else it is a duplicate), or its error; refused: the errors of all
-    refused lines. outcomes: the answers, with the reward after each line. deferred: the result for lines whose
-    requests had to wait for other requests of the group. unweighed: the kinds of events that no reward definition
+    results: for each line, whether it was stored (else it is a duplicate), or its error; errors: the errors of all
+    refused lines. outcomes: the answers, with the reward after each line. later_transaction: the result for lines whose
+    requests had to wait for other requests of the group. unweighed_kinds: the kinds of events that no reward definition
     weighs. late_rewards: the reward definitions that weigh an event which came after their window.
 
     returns: whether the lines are the `return` events that the store records itself. Other lines may not have this
@@ -184,28 +184,28 @@ class FeedbackTransaction:
         self, unit: Unit, ledger: Ledger, group: Group, *, answers: bool = False, returns: bool = False
     ) -> None:
         self.unit, self.ledger, self.returns = unit, ledger, returns
-        self.stored: list[bool | InputError] = []
+        self.results: list[bool | InputError] = []
         self.outcomes: list[Outcome] = []
-        self.deferred: FeedbackTransaction | None = None
+        self.later_transaction: FeedbackTransaction | None = None
         lines = [line for line in group if not isinstance(line, InputError)]
         if unit.postgres:  # on SQLite, which has one lock, nothing can change now
             ledger.lock(policies_of(unit, lines))
-        credited = None
+        credited_lines = None
         if any(line.user is not None for line in lines):
             from rlrec.app.requests.credit import CreditedLines  # few streams have lines of users
 
-            credited = CreditedLines(unit, group)
-            group = credited.lines
+            credited_lines = CreditedLines(unit, group)
+            group = credited_lines.lines
             lines = [line for line in group if not isinstance(line, InputError)]
         self.targets = targets = events.targets(unit, lines)
         policy_ids = {target.policy_id for target in targets} - {None}
         ledger.lock(policy_ids)
         ledger.settle(policy_ids)
-        self.keys, self.weighed = events.keys_and_kinds(unit, {line.key for line in lines} - {None})
-        if credited is not None and not credited.new_keys.isdisjoint(self.keys):
+        self.keys, self.weighed_kinds = events.keys_and_kinds(unit, {line.key for line in lines} - {None})
+        if credited_lines is not None and not credited_lines.new_keys.isdisjoint(self.keys):
             raise Retry("a feedback key was stored meanwhile, for a decision of a policy that was not locked")
-        with_events = {target.decision_id for target in targets if target.event_count}
-        self.stored_events = events.by_decision(unit, with_events, self.weighed) if with_events else {}
+        decision_ids = {target.decision_id for target in targets if target.event_count}
+        self.stored_events = events.by_decision(unit, decision_ids, self.weighed_kinds) if decision_ids else {}
         pages = {
             target.decision_id
             for line, target in zip(lines, targets, strict=True)
@@ -213,39 +213,39 @@ class FeedbackTransaction:
         }
         # the arm at each position of the pages that lines name
         self.pages = events.slates(unit, pages) if pages else {}
-        self.kinds = self.weighed - {RETURN}  # the kinds of events that need no further check
+        self.kinds = self.weighed_kinds - {RETURN}  # the kinds of events that need no further check
         self.versions = dict[int, Version]()  # the versions that served the decisions
         if answers:
-            learning = {version.id: version for versions in ledger.learning.values() for version in versions}
-            served_by = {target.version_id for target in targets} - {None}
-            stored = policies.by_id(unit, unread) if (unread := served_by - learning.keys()) else {}
-            self.versions = {number: learning.get(number) or stored[number] for number in served_by}
-        self.new: dict[int, list[Row]] = {}  # new events by decision
+            learning_versions = {version.id: version for versions in ledger.learning.values() for version in versions}
+            version_ids = {target.version_id for target in targets} - {None}
+            other_versions = policies.by_id(unit, ids) if (ids := version_ids - learning_versions.keys()) else {}
+            self.versions = {number: learning_versions.get(number) or other_versions[number] for number in version_ids}
+        self.new_rows: dict[int, list[Row]] = {}  # new events by decision
         # by decision: its events, and how many of its new events are among them
-        self.rewarded_events: dict[int, tuple[list[Event], int]] = {}
-        self.unweighed, self.late_rewards = set[str](), set[str]()
+        self.reward_events: dict[int, tuple[list[Event], int]] = {}
+        self.unweighed_kinds, self.late_rewards = set[str](), set[str]()
         self._take_lines(group, answers=answers)
-        if credited is not None:
-            self.outcomes = credited.answers(self.outcomes) if answers else []
-            self.stored = credited.first_of_each(self.stored)
-        self.refused = [stored for stored in self.stored if isinstance(stored, InputError)]
+        if credited_lines is not None:
+            self.outcomes = credited_lines.answers(self.outcomes) if answers else []
+            self.results = credited_lines.first_of_each(self.results)
+        self.errors = [result for result in self.results if isinstance(result, InputError)]
 
     def _take_lines(self, group: Group, *, answers: bool) -> None:
         """Check the lines, then write their events, keys and censored marks, and apply the events to the beliefs."""
         if any(isinstance(line, Line) and line.key is not None for line in group):
             from rlrec.app.inputs.canonical import line_digest  # which lines without keys do without
-        targets, now, kinds, keys, added = iter(self.targets), self.unit.now, self.kinds, self.keys, self.new
-        new_keys, changed, seqs = list[Row](), list[Row](), dict[int, int]()
+        targets, now, kinds, keys, new_rows = iter(self.targets), self.unit.now, self.kinds, self.keys, self.new_rows
+        new_keys, changes, seqs = list[Row](), list[Row](), dict[int, int]()
         # arms of further slots; censored marks of all slots
-        arms, censored = dict[tuple[int, int], int](), dict[tuple[int, int], bool]()
+        arms, flags = dict[tuple[int, int], int](), dict[tuple[int, int], bool]()
         for line in group:
             if isinstance(line, InputError):
-                self.stored.append(line)
+                self.results.append(line)
                 self.outcomes.append(line)
                 continue
             position, values, at, key, censor = line[2:7]
             target = next(targets)
-            _, decision_id, policy_id, _, served_at, size, imported, arm_id, count, ordinal, context_id = target
+            _, decision_id, policy_id, _, served_at, size, is_imported, arm_id, count, ordinal, context_id = target
             if position is None and size == 1:
                 position = 1
             event_at = now if at is None else at
@@ -256,42 +256,42 @@ class FeedbackTransaction:
             )  # fmt: skip
             for value in values.values():
                 is_usual = is_usual and type(value) is float and -LIMIT <= value <= LIMIT
-            stored = is_usual or self._check(line._replace(position=position), target)
-            if stored is True:
+            result = is_usual or self._check(line._replace(position=position), target)
+            if result is True:
                 if policy_id not in seqs:
                     seqs[policy_id] = self.ledger.seq(policy_id)
-                seq, new = seqs[policy_id], added.get(decision_id)
+                seq, rows = seqs[policy_id], new_rows.get(decision_id)
                 if not is_usual:
-                    self.unweighed |= values.keys() - self.weighed
-                if new is None:
-                    added[decision_id] = new = []
-                    changed.append((decision_id, policy_id, served_at, imported, arm_id, ordinal, context_id, new))
+                    self.unweighed_kinds |= values.keys() - self.weighed_kinds
+                if rows is None:
+                    new_rows[decision_id] = rows = []
+                    changes.append((decision_id, policy_id, served_at, is_imported, arm_id, ordinal, context_id, rows))
                 elif position is not None:
                     arms[decision_id, position] = arm_id
-                number = count + len(new)
+                number = count + len(rows)
                 for kind, value in values.items():
                     number += 1
-                    new.append((decision_id, position, kind, float(value), event_at, now, seq, key, number))
+                    rows.append((decision_id, position, kind, float(value), event_at, now, seq, key, number))
                 if censor is not None:
                     slots = self.pages[decision_id] if position is None else {position: arm_id}
-                    for shown_at, arm in slots.items():
+                    for slot, arm in slots.items():
                         number += 1
-                        new.append((decision_id, shown_at, CENSOR, float(censor), event_at, now, seq, key, number))
-                        arms[decision_id, shown_at], censored[decision_id, shown_at] = arm, censor
+                        rows.append((decision_id, slot, CENSOR, float(censor), event_at, now, seq, key, number))
+                        arms[decision_id, slot], flags[decision_id, slot] = arm, censor
                 if key is None:
                     self.unit.repeatable = False
                 else:
                     keys[key] = content = line_digest(decision_id, position, values, censor), at, decision_id
                     new_keys.append((key, *content))
-            self.stored.append(stored)
+            self.results.append(result)
             if answers:
-                self.outcomes.append(self._answer(line, target, stored))
-        self.ledger.apply_events(changed, stored_events=self.stored_events, arms=arms)
-        events.add(self.unit, [event for decision_id in sorted(added) for event in added[decision_id]])
+                self.outcomes.append(self._answer(line, target, result))
+        self.ledger.apply_events(changes, stored_events=self.stored_events, arms=arms)
+        events.add(self.unit, [event for decision_id in sorted(new_rows) for event in new_rows[decision_id]])
         if new_keys:
             events.add_keys(self.unit, new_keys)
-        for flag in sorted(set(censored.values()), reverse=True):
-            slots_of_flag = sorted(slot for slot, value in censored.items() if value is flag)
+        for flag in sorted(set(flags.values()), reverse=True):
+            slots_of_flag = sorted(slot for slot, value in flags.items() if value is flag)
             decisions.censor(self.unit, slots_of_flag, censored=flag)
 
     def _check(self, line: Line, target: FeedbackTarget) -> bool | InputError:
@@ -299,21 +299,21 @@ class FeedbackTransaction:
         event_at = self.unit.now if line.at is None else line.at
         try:
             if target.decision_id is None:
-                raise _unknown_decision(line)
+                raise _decision_error(line)
             if target.arm_id is None and line.position is not None:
                 slate = events.slates(self.unit, [target.decision_id])[target.decision_id]
                 message = f"position {line.position} of decision {target.decision_id} was not shown"
                 raise InputError(message, hint=f"shown: {', '.join(map(str, slate))}", field="position")
             if line.key in self.keys:
-                self._compare(line, target)
+                self._compare_line(line, target)
                 return False
             is_empty = not line.events and line.censor is None
             if not target.at <= event_at <= self.unit.now or is_empty or len(line.events) > MAX_KINDS:
-                raise _refused_events(line, target.decision_id, early=event_at < target.at)
+                raise _event_error(line, target.decision_id, is_early=event_at < target.at)
             for kind, value in line.events.items():
                 _check_event(kind, value)
-            counts = RETURN in line.events and RETURN in self.weighed
-            if counts and self._returned_already(target.decision_id, line.events[RETURN]):
+            is_weighed = RETURN in line.events and RETURN in self.weighed_kinds
+            if is_weighed and self._has_returned(target.decision_id, line.events[RETURN]):
                 return False
             self.kinds |= line.events.keys() - {RETURN}
         except InputError as error:
@@ -321,7 +321,7 @@ class FeedbackTransaction:
             return error
         return True
 
-    def _returned_already(self, decision_id: int, value: float) -> bool:
+    def _has_returned(self, decision_id: int, value: float) -> bool:
         """Tell whether the `return` event of a decision, which the store records itself, is stored already. An event
         with a negative value takes an earlier one back. Raises InputError for a `return` that a user sends while a
         definition weighs it."""
@@ -330,56 +330,56 @@ class FeedbackTransaction:
                 f"the event {RETURN!r} is recorded automatically when a user begins another visit",
                 hint="name users when you serve them, and send other events under another kind", field="events",
             )  # fmt: skip
-        stored = (event.value for event in self.stored_events.get(decision_id, ()) if event.kind == RETURN)
-        return value > 0 and sum(-1 if earlier < 0 else 1 for earlier in stored) > 0
+        values = (event.value for event in self.stored_events.get(decision_id, ()) if event.kind == RETURN)
+        return value > 0 and sum(-1 if earlier < 0 else 1 for earlier in values) > 0
 
-    def _compare(self, line: Line, target: FeedbackTarget) -> None:
+    def _compare_line(self, line: Line, target: FeedbackTarget) -> None:
         """Raise Conflict if the key of a line belongs to another line, in the store or in this group."""
         from rlrec.app.inputs.canonical import line_digest
 
-        stored = self.keys[line.key or ""]
+        entry = self.keys[line.key or ""]
         # An imported key does not tell whether its line gave `at`; a retry without `at` is then no conflict.
-        at = stored[1] if target.imported and line.at is None else line.at
+        at = entry[1] if target.imported and line.at is None else line.at
         # No stored line has a value that is not a finite number.
         numbers = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
         content = target.decision_id, line.position, line.events, line.censor
-        if not numbers or stored != (line_digest(*content), at, target.decision_id):
+        if not numbers or entry != (line_digest(*content), at, target.decision_id):
             raise events.key_conflict(line.key or "")
 
-    def _answer(self, line: Line, target: FeedbackTarget, stored: bool | InputError) -> Outcome:
-        if isinstance(stored, InputError):
-            return stored
+    def _answer(self, line: Line, target: FeedbackTarget, result: bool | InputError) -> Outcome:
+        if isinstance(result, InputError):
+            return result
         decision_id, served_at, size = target.decision_id, target.at, target.size
-        new = self.new.get(decision_id, [])
-        rewarded, n_taken = self.rewarded_events.get(decision_id) or ([*self.stored_events.get(decision_id, ())], 0)
-        rewarded += [Event(*row) for row in new[n_taken:] if row[2] in self.weighed or row[2] == CENSOR]
-        self.rewarded_events[decision_id] = rewarded, len(new)
+        rows = self.new_rows.get(decision_id, [])
+        reward_events, n_taken = self.reward_events.get(decision_id) or ([*self.stored_events.get(decision_id, ())], 0)
+        reward_events += [Event(*row) for row in rows[n_taken:] if row[2] in self.weighed_kinds or row[2] == CENSOR]
+        self.reward_events[decision_id] = reward_events, len(rows)
         position, count = 1 if size == 1 else line.position, len(line.events) + (line.censor is not None)
-        shown = self.pages.get(decision_id, ()) if position is None else (position,)
+        positions = self.pages.get(decision_id, ()) if position is None else (position,)
         reward = self.versions[target.version_id].reward
         if (line.at or self.unit.now) > served_at + reward.window_us and line.events.keys() & reward.weights.keys():
             self.late_rewards.add(reward.name)
-        earned = rewards_of(reward, rewarded, served_at=served_at, shown=shown)
+        slot_rewards = rewards_of(reward, reward_events, served_at=served_at, shown=positions)
         return Result(
-            decision_id=decision_id, events=count if stored else 0, duplicates=0 if stored else count,
-            reward=sum(earned.values()) if position is None else earned[position],
+            decision_id=decision_id, events=count if result else 0, duplicates=0 if result else count,
+            reward=sum(slot_rewards.values()) if position is None else slot_rewards[position],
         )  # fmt: skip
 
     def policy_sums(self) -> dict[str, tuple[int, float]]:
         """Return, by policy, how many events the group added to its decisions, and how much reward."""
-        sums = {} if self.deferred is None else self.deferred.policy_sums()
+        sums = {} if self.later_transaction is None else self.later_transaction.policy_sums()
         targets = {target.decision_id: target for target in self.targets}
-        for decision_id, new_rows in self.new.items():
-            target, past = targets[decision_id], [*self.stored_events.get(decision_id, ())]
-            version, new = self.versions[target.version_id], [Event(*row) for row in new_rows]
-            shown = self.pages.get(decision_id) or {event.position for event in new if event.position is not None}
+        for decision_id, new_rows in self.new_rows.items():
+            target, past_events = targets[decision_id], [*self.stored_events.get(decision_id, ())]
+            version, new_events = self.versions[target.version_id], [Event(*row) for row in new_rows]
+            positions = self.pages.get(decision_id) or {row.position for row in new_events if row.position is not None}
             earlier_reward, reward = (
-                sum(rewards_of(version.reward, rows, served_at=target.at, shown=shown).values())
-                for rows in (past, past + new)
+                sum(rewards_of(version.reward, rows, served_at=target.at, shown=positions).values())
+                for rows in (past_events, past_events + new_events)
             )
-            n_events, earned = sums.get(version.policy.name, (0, 0.0))
-            n_added = sum(event.kind != CENSOR for event in new)
-            sums[version.policy.name] = n_events + n_added, earned + reward - earlier_reward
+            n_events, total = sums.get(version.policy.name, (0, 0.0))
+            n_added = sum(event.kind != CENSOR for event in new_events)
+            sums[version.policy.name] = n_events + n_added, total + reward - earlier_reward
         return sums
 
 
@@ -393,18 +393,18 @@ def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
     return decisions.policies_of(unit, {name for name, _ in names} - {None}, {name for _, name in names} - {None})
 
 
-def _refused_events(line: Line, decision_id: int, *, early: bool) -> InputError:
+def _event_error(line: Line, decision_id: int, *, is_early: bool) -> InputError:
     if len(line.events) > MAX_KINDS:
         hint = f"send at most {MAX_KINDS:,} kinds in a line"
         return InputError(f"{len(line.events):,} kinds of events are given", hint=hint, field="events")
     if not line.events and line.censor is None:
         return InputError("no event is given", hint="for example click, or dwell_s=31.5", field="events")
-    if early:
+    if is_early:
         return InputError(f"the event lies before decision {decision_id}", hint="check `at`", field="at")
     return InputError("the event lies in the future", hint="check `at` and the clock", field="at")
 
 
-def _unknown_decision(line: Line) -> InputError:
+def _decision_error(line: Line) -> InputError:
     hint = "`rlrec session list` shows what is stored"
     if line.request_id is not None:
         return InputError(f"unknown request {line.request_id!r}", hint=hint, field="request_id")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any, cast
 
-from rlrec.app.requests.feedback import FeedbackTransaction, Group, Line, Outcome, feedback_group, warn_unweighed
+from rlrec.app.requests.feedback import FeedbackTransaction, Group, Line, Outcome, feedback_group, warn_of_kinds
 from rlrec.app.requests.recommend import Answer, Answered, Request, RequestGroup
 from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.requests import DrawnAnswer
@@ -34,8 +34,8 @@ class Pipe:
         self.seed, self.dry_run = seed, dry_run
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._cache = ServingCache()
-        self._warned = set[str]()  # kinds of events that were warned of
-        self.recorded: FeedbackTransaction | None = None  # the feedback of the last group
+        self._warned_kinds = set[str]()  # kinds of events that were warned of
+        self.transaction: FeedbackTransaction | None = None  # the feedback of the last group
 
     def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:
         """Answer a group, which is retried while the store is busy or out of reach.
@@ -71,17 +71,17 @@ class Pipe:
     def _answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:
         feedback = [line for line in lines if isinstance(line, Line)]
         if feedback and all(isinstance(line, Line | InputError) for line in lines):
-            self.recorded = recorded = feedback_group(self.store, cast(Group, lines), self._warned)
-            self._cache.note_changes(recorded.ledger.changes())
-            return list(recorded.outcomes)
+            self.transaction = transaction = feedback_group(self.store, cast(Group, lines), self._warned_kinds)
+            self._cache.note_changes(transaction.ledger.changes())
+            return list(transaction.outcomes)
         requests: Sequence[Any] = [line for line in lines if not isinstance(line, Line)] if feedback else lines
         group = RequestGroup(
             self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, feedback=feedback
         )
         answers = iter(group.answer())
-        self.recorded = group.recorded
-        if self.recorded is None:
+        self.transaction = group.transaction
+        if self.transaction is None:
             return list(answers)
-        warn_unweighed(self.store, self.recorded.unweighed, self._warned)
-        outcomes = iter(self.recorded.outcomes)
+        warn_of_kinds(self.store, self.transaction.unweighed_kinds, self._warned_kinds)
+        outcomes = iter(self.transaction.outcomes)
         return [next(outcomes if isinstance(line, Line) else answers) for line in lines]

@@ -75,14 +75,14 @@ Answered = Answer | DrawnAnswer | InputError
 
 class GroupPlan(NamedTuple):
     """This record is a group before its slates are drawn. group: each request as planned; requests: the requests whose
-    slates are to be drawn, by index; stored: the answers to repeated requests, by decision; is_interned: whether all
-    contexts and eligible sets are stored; locked: ids of the policies that will change."""
+    slates are to be drawn, by index; stored_answers: the answers to repeated requests, by decision; is_interned:
+    whether all contexts and eligible sets are stored; policy_ids: the ids of the policies that will change."""
 
     group: Sequence[Planned]
     requests: Mapping[int, PlannedRequest]
-    stored: Mapping[int, Answer]
+    stored_answers: Mapping[int, Answer]
     is_interned: bool
-    locked: Collection[int]
+    policy_ids: Collection[int]
 
 
 class RequestGroup:
@@ -90,7 +90,7 @@ class RequestGroup:
     feedback is stored after the decisions.
 
     requests: objects with the fields of Request, or errors. seed: a seed of 64 bits; None for a random seed. cache:
-    what earlier groups of the process have read. recorded: the result of the feedback."""
+    what earlier groups of the process have read. transaction: the result of the feedback."""
 
     def __init__(
         self, store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
@@ -100,7 +100,7 @@ class RequestGroup:
         self._positions = sum(request.size for request in requests if not isinstance(request, InputError))
         self.seed, self.dry_run = seed_or_random(seed), dry_run
         self.cache = ServingCache() if cache is None else cache
-        self.recorded: FeedbackTransaction | None = None
+        self.transaction: FeedbackTransaction | None = None
         self._earliest = 0  # the earliest clock time at which the eligible arms are looked up
         self._is_dated_later = False
         self._is_planned_alone = False  # whether no other transaction can store anything between plan and draw
@@ -133,16 +133,16 @@ class RequestGroup:
             if rows:
                 from rlrec.app.requests.feedback import feedback_group
 
-                recorded = feedback_group(self.store, [self.feedback[row] for row in rows])
-                cast("FeedbackTransaction", self.recorded).deferred = recorded
-                outcomes += recorded.outcomes
+                transaction = feedback_group(self.store, [self.feedback[row] for row in rows])
+                cast("FeedbackTransaction", self.transaction).later_transaction = transaction
+                outcomes += transaction.outcomes
         except RlrecError as error:  # the stored part of the group must not be stored twice
             hint = error.hint or "give lines a request_id or a key: these are safe to send again"
             for index in waiting_indices:
                 answers[index] = InputError(error.message, hint=hint)
             outcomes = [InputError(error.message, hint=hint) for _ in rows]
         for row, outcome in zip(rows, outcomes, strict=True):
-            cast("FeedbackTransaction", self.recorded).outcomes[row] = outcome
+            cast("FeedbackTransaction", self.transaction).outcomes[row] = outcome
         return cast("list[Answered]", answers)
 
     def _waiting_rows(self, indices: Sequence[int]) -> list[int]:
@@ -173,15 +173,15 @@ class RequestGroup:
             with store.read() as unit:
                 plan = self._plan(unit, lock_all=lock_all)
                 if self.dry_run:
-                    return _in_order(plan.group, self._dry_run(unit, plan.requests), plan.stored)
-            if plan.stored:
+                    return _order_answers(plan.group, self._dry_run(unit, plan.requests), plan.stored_answers)
+            if plan.stored_answers:
                 store.flush()
             if not plan.is_interned:  # in the cache belongs only what was committed
                 cache.add(*store.write(partial(_intern, plan.requests, cache), repeatable=True))
             # before locks are taken, for which others would wait
-            prepare({planned.shared for planned in plan.requests.values()})
+            prepare({request.shared for request in plan.requests.values()})
             if not plan.requests and not self.feedback:
-                return _in_order(plan.group, {}, plan.stored)
+                return _order_answers(plan.group, {}, plan.stored_answers)
         try:
             answers, ledger = store.write(partial(self._write, plan), repeatable=True, lazy=self._is_first)
         except BaseException as error:
@@ -202,24 +202,24 @@ class RequestGroup:
         unit.now = max(unit.now, self._earliest)
         has_feedback = bool(self.feedback)
         group = plan_group(unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback)
-        planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
-        distributions = {plan.shared for plan in planned.values()}
-        _notice_ignored(self, unit, planned)
-        duplicates = [plan for plan in group if isinstance(plan, Duplicate)] if len(planned) < len(group) else ()
+        plans = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
+        distributions = {plan.shared for plan in plans.values()}
+        _notice_ignored(self, unit, plans)
+        duplicates = [plan for plan in group if isinstance(plan, Duplicate)] if len(plans) < len(group) else ()
         repeated_ids = {plan.decision_id for plan in duplicates if plan.decision_id is not None}
         stored_answers: Mapping[int, Answer] = {}
         if repeated_ids:  # now, since nothing is read after the commit
             from rlrec.app.serving import decision_json
 
             stored_answers = decision_json.answers(unit, decisions.find(unit, repeated_ids))
-        contexts = {plan.context for plan in planned.values()}
-        eligible_sets = {shared.eligible for shared in distributions}
+        contexts = {plan.context for plan in plans.values()}
+        eligible_sets = {source.eligible for source in distributions}
         new_contents = cache.find_new(contexts, eligible_sets)
         if any(new_contents) and not (self._is_planned_alone or self.dry_run):
             cache.add(*contents.find(unit, *new_contents))
             new_contents = cache.find_new(contexts, eligible_sets)
         is_interned = self.dry_run or not (any(new_contents) or (cache.unnamed and cache.active in eligible_sets))
-        policy_ids = {shared.version.policy.id for shared in distributions}
+        policy_ids = {source.version.policy.id for source in distributions}
         if self.feedback:
             from rlrec.app.requests.feedback import policies_of
 
@@ -228,11 +228,11 @@ class RequestGroup:
         if cache.weighs_returns and unit.postgres:
             from rlrec.store.log import returns
 
-            users = {plan.request.user for plan in planned.values() if plan.request.user is not None}
-            keys = {plan.request.session for plan in planned.values()}
+            users = {plan.request.user for plan in plans.values() if plan.request.user is not None}
+            keys = {plan.request.session for plan in plans.values()}
             policy_ids |= returns.policies_of_last(unit, users=users, sessions=keys)
         policy_ids |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
-        return GroupPlan(group, planned, stored_answers, is_interned, policy_ids)
+        return GroupPlan(group, plans, stored_answers, is_interned, policy_ids)
 
     def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answered | None], Ledger]:
         """Run the transaction of the group, and return the answers in order, and the ledger. plan: the plan of the
@@ -248,10 +248,10 @@ class RequestGroup:
             if (
                 self._is_first and self._positions * len(self.cache.active) > MAX_QUICK_CELLS
             ):  # SQLite takes its lock after this
-                prepare({planned.shared for planned in plan.requests.values()})
+                prepare({request.shared for request in plan.requests.values()})
             if not plan.is_interned:
                 self.cache.add(*_intern(plan.requests, self.cache, unit))
-        ledger = Ledger(unit, plan.locked)
+        ledger = Ledger(unit, plan.policy_ids)
         ledger.settle()
         answers = self._decide(unit, ledger, plan.requests) if plan.requests else {}
         if self.feedback:
@@ -260,63 +260,63 @@ class RequestGroup:
             lines: list[Line | InputError] = list(self.feedback)
             for row in self._waiting_rows([index for index, plan in enumerate(plan.group) if plan is None]):
                 lines[row] = InputError("it waits for its request")
-            self.recorded = FeedbackTransaction(unit, ledger, lines, answers=True)
+            self.transaction = FeedbackTransaction(unit, ledger, lines, answers=True)
         ledger.close()
-        return _in_order(plan.group, answers, plan.stored), ledger
+        return _order_answers(plan.group, answers, plan.stored_answers), ledger
 
     def _decide(
-        self, unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest]
+        self, unit: Unit, ledger: Ledger, plans: Mapping[int, PlannedRequest]
     ) -> dict[int, DrawnAnswer | InputError]:
         """Draw and store decisions while the ledger holds its locks, and return the answers by index. Raises Outdated
         if the plan no longer holds."""
-        request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
-        unit.repeatable &= len(request_ids) == len(planned)
+        request_ids = {key for plan in plans.values() if (key := plan.request.request_id) is not None}
+        unit.repeatable &= len(request_ids) == len(plans)
         if request_ids and not self._is_planned_alone and decisions.requests(unit, request_ids):
             raise Outdated
         answers: dict[int, DrawnAnswer | InputError] = {}
-        has_experiments = any(shared.variants for shared in {plan.shared for plan in planned.values()})
+        has_experiments = any(plan.shared.variants for plan in plans.values())
         if has_experiments:
             from rlrec.app.serving import assignment
 
             started_at, has_clock = unit.now, self.store.now is not None
             may_have_changed = unit.postgres or not self._is_planned_alone
-            answers |= assignment.stopped_errors(unit, planned, reread=may_have_changed)
+            answers |= assignment.stopped_errors(unit, plans, reread=may_have_changed)
             if has_clock and unit.now > started_at and not self._is_dated_later:
                 self._is_dated_later = True
                 time_text = format_time(unit.now)
                 self.store.notice(
                     f"--now lies before the newest phase of an experiment; decisions are dated {time_text}"
                 )
-            planned = {index: plan for index, plan in planned.items() if index not in answers}
-        owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
+            plans = {index: plan for index, plan in plans.items() if index not in answers}
+        owners = [(plan.request.session, plan.request.user) for plan in plans.values()]
         stored_settings = settings.get(unit)
         if stored_settings.removals != self.cache.removals:
             raise Outdated
         sessions = OpenSessions(unit, stored_settings, owners)
         if unit.postgres:  # others may have decided while this transaction waited for the sessions
             unit.now = max(unit.now, decisions.newest(unit) or 0)
-        for index, (session, user) in zip(planned, owners, strict=True):
+        for index, (session, user) in zip(plans, owners, strict=True):
             if user is not None:
                 try:
                     sessions.set_user(session, user)
                 except InputError as error:  # the session belongs to another user
                     answers[index] = error
         if answers:
-            planned = {index: plan for index, plan in planned.items() if index not in answers}
-        if planned:
+            plans = {index: plan for index, plan in plans.items() if index not in answers}
+        if plans:
             sessions.store_users()
             is_over = not self.cache.start <= unit.now < self.cache.end
-            if is_over or (self.cache.narrows and not _rules_hold(unit, planned.values(), sessions, self.cache)):
+            if is_over or (self.cache.narrows and not _rules_hold(unit, plans.values(), sessions, self.cache)):
                 self._earliest = unit.now
                 raise Outdated
             if stored_settings.weighs_returns:
                 from rlrec.store.log import returns
 
                 returns.lock_users(unit, {user_id for user_id in sessions.user_id if user_id is not None})
-            new_answers = self._store(unit, ledger, list(planned.values()), sessions)
-            answers |= dict(zip(planned, new_answers, strict=True))
+            new_answers = self._store(unit, ledger, list(plans.values()), sessions)
+            answers |= dict(zip(plans, new_answers, strict=True))
             if has_experiments:
-                assignment.store(unit, planned, sessions, verify=bool(stored_settings.has_merges))
+                assignment.store(unit, plans, sessions, verify=bool(stored_settings.has_merges))
             sessions.store_visits()
         return answers
 
@@ -327,7 +327,7 @@ class RequestGroup:
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
         visit_rows, step, state, history, slates = self._serve(plans, ids, sessions)
         shared_columns = {
-            shared: _decision_columns(shared, ledger, self.cache) for shared in {plan.shared for plan in plans}
+            source: _decision_columns(source, ledger, self.cache) for source in {plan.shared for plan in plans}
         }
         rows = [shared_columns[plan.shared].values() for plan in plans]
         columns: dict[str, Sequence[Any]] = dict(
@@ -378,7 +378,7 @@ class RequestGroup:
         slates = draw(stateless_plans, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
         definitions = [plan.shared.version.reward for plan in plans]
-        reader = HistoryReader(sessions, [shared.version.reward for shared in {plan.shared for plan in plans}])
+        reader = HistoryReader(sessions, [source.version.reward for source in {plan.shared for plan in plans}])
         states = dict[int, tuple[int, str, bytes]]()  # step, state and history
         for turn in turns(rows):
             turn_rows = [rows[index] for index in turn]
@@ -395,45 +395,45 @@ class RequestGroup:
         step, state, history = map(list, zip(*(states[index] for index in range(len(plans))), strict=True))
         return rows, step, state, history, [slates[index] for index in range(len(plans))]
 
-    def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
+    def _dry_run(self, unit: Unit, plans: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
         """Return the slates that would be drawn if no other transaction came first; nothing is written."""
-        first = decisions.peek(unit)
-        if not planned:
+        first_id = decisions.peek(unit)
+        if not plans:
             return {}
-        owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
+        owners = [(plan.request.session, plan.request.user) for plan in plans.values()]
         sessions = OpenSessions(unit, settings.get(unit), owners, read_only=True)
-        plans = list(planned.values())
-        *_, slates = self._serve(plans, range(first, first + len(planned)), sessions)
+        requests = list(plans.values())
+        *_, slates = self._serve(requests, range(first_id, first_id + len(plans)), sessions)
         return {
             index: DrawnAnswer(
                 None, plan.request.request_id, plan.request.session, None, None,
-                sessions.main_keys.get(plan.request.user, plan.request.user), shared,
+                sessions.main_keys.get(plan.request.user, plan.request.user), fields,
             )
-            for (index, plan), shared in zip(planned.items(), _drawn_fields(plans, slates, unit.now), strict=True)
+            for (index, plan), fields in zip(plans.items(), _drawn_fields(requests, slates, unit.now), strict=True)
         }  # fmt: skip
 
 
-def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, PlannedRequest]) -> None:
+def _notice_ignored(group: RequestGroup, unit: Unit, plans: Mapping[int, PlannedRequest]) -> None:
     """Print notices, each once. They are about policies that were given a context but read none, listed arms that may
     not be shown now, rules of a page without an effect, and rules that name events which apparently nobody records."""
     store, cache = group.store, group.cache
-    for shared in dict.fromkeys(plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS):
-        name = shared.version.policy.name
-        if name not in cache.contextless_policies and all(field.startswith("@") for field in shared.case.reads):
+    for source in dict.fromkeys(plan.shared for plan in plans.values() if plan.request.context.keys() - STATEMENTS):
+        name = source.version.policy.name
+        if name not in cache.contextless_policies and all(field.startswith("@") for field in source.case.reads):
             cache.contextless_policies.add(name)
             suffix = "" if group.dry_run else "; the context is stored all the same"
             store.notice(f"policy {name} reads no context{suffix}")
-    if planned and (new_keys := [key for key, is_noticed in cache.inactive.items() if not is_noticed]):
+    if plans and (new_keys := [key for key, is_noticed in cache.inactive.items() if not is_noticed]):
         cache.inactive |= dict.fromkeys(new_keys, True)
         from rlrec.app.inputs import arm_names
 
         for status, names in arm_names.inactive_texts(unit, new_keys).items():
             store.notice(f"{status} arms are left out: {names}")
-    if not cache.has_resting and (resting_rules := [rule for plan in planned.values() for rule in plan.shared.resting]):
+    if not cache.has_resting and (resting_rules := [rule for plan in plans.values() for rule in plan.shared.resting]):
         cache.has_resting = True
         store.notice(f"{resting_rules[0]} of the request has no effect: `not_after` or `not_shown` takes what it names")
     if cache.narrows:
-        rules = [rule for plan in planned.values() if plan.narrowed for rule in plan.narrowed.past_rules]
+        rules = [rule for plan in plans.values() if plan.narrowed for rule in plan.narrowed.past_rules]
         kinds = {rule.kind for rule in rules if rule.kind is not None} - cache.kinds
         if kinds and len(cache.kinds) < MAX_KINDS:
             from rlrec.app.inputs import arm_rules
@@ -443,12 +443,12 @@ def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, Plann
 
 
 def _intern(
-    planned: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
+    plans: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
 ) -> tuple[dict[str, int], dict[Eligible, int]]:
     """Store the contexts and eligible sets of a group that have no ids yet, and return the ids by context and by
     eligible set."""
-    sets = {plan.shared.eligible for plan in planned.values()}
-    new_contexts, new_sets = cache.find_new({plan.context for plan in planned.values()}, sets)
+    sets = {plan.shared.eligible for plan in plans.values()}
+    new_contexts, new_sets = cache.find_new({plan.context for plan in plans.values()}, sets)
     if cache.unnamed and cache.active in sets.difference(new_sets):
         new_sets.append(cache.active)
     context_ids = contents.contexts(unit, contents.by_digest(new_contexts))
@@ -458,11 +458,11 @@ def _intern(
     return context_ids, set_ids
 
 
-def _rules_hold(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
+def _rules_hold(unit: Unit, plans: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
     """Tell whether the rules on persons still take away the same arms as when these requests were planned."""
     from rlrec.app.serving import narrowing
 
-    owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in planned]
+    owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in plans]
     pairs = [
         (rules, (sessions.user_id[row], sessions.id[row]))
         for rules, row in owners
@@ -501,11 +501,11 @@ def _enter_slots(
         ledger.serve(policy_id, entering_slots, charges=charged_slots)
 
 
-def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:
+def _credit_returns(unit: Unit, ledger: Ledger, steps: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:
     """Record an event `return` for the last decision of each user who comes back. A user comes back where a new
     decision begins a visit and the visit of the user's last decision was over.
 
-    The new decisions are stored as the last decisions of their users, whose rows are locked. served: for each
+    The new decisions are stored as the last decisions of their users, whose rows are locked. steps: for each
     decision its id, the row of its session, and its step."""
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log import returns
@@ -514,7 +514,7 @@ def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int,
     # for each user whose first decision here begins a visit, or names the user in one: when the visit began
     started_at: dict[int, int] = {}
     last_decisions: dict[int, int] = {}
-    for decision_id, row, step in served:
+    for decision_id, row, step in steps:
         if (user_id := sessions.user_id[row]) is not None:
             if user_id not in last_decisions and (step == 0 or sessions.key[row] in sessions.new_users):
                 started_at[user_id] = sessions.started_at[row]
@@ -539,14 +539,14 @@ def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate],
     one object."""
     at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
     pairs = list(zip([plan.shared for plan in plans], slates, strict=True))
-    for shared, slate in set(pairs):
+    for source, slate in set(pairs):
         names = [
-            shared.experiment and shared.experiment.name, shared.variant and shared.variant.label,
-            shared.route and shared.route.route,
+            source.experiment and source.experiment.name, source.variant and source.variant.label,
+            source.route and source.route.route,
         ]  # fmt: skip
         probability = slate.propensity, slate.log_propensity
-        fields[shared, slate] = answer_fields(
-            shared.version, names, probability, slate.answer, at, **slate.candidate_fields
+        fields[source, slate] = answer_fields(
+            source.version, names, probability, slate.answer, at, **slate.candidate_fields
         )
     return list(map(fields.__getitem__, pairs))
 
@@ -563,21 +563,21 @@ def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | Non
     return [next(ordinals[policy_id]) if policy_id in ordinals else None for policy_id in policy_ids]
 
 
-def _decision_columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
+def _decision_columns(source: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
     """Return the column values that all decisions of a shared distribution have."""
-    version, policy_id, head = shared.version, shared.version.policy.id, shared.head
+    version, policy_id, head = source.version, source.version.policy.id, source.head
     belief_ordinal = None
-    if shared.serving.learner.forgetting.forgets:  # a version that no longer learns does not forget
+    if source.serving.learner.forgetting.forgets:  # a version that no longer learns does not forget
         belief_ordinal = head.ordinal if version.learning else version.ordinal
     return {
         "policy_id": policy_id, "version_id": version.id, "belief_seq": head.seq, "belief_ordinal": belief_ordinal,
-        "seq": ledger.seq(policy_id), "eligible_id": cache.sets[shared.eligible], "size": shared.size,
-        "catalogue_revision": shared.revision, "variant_id": None if shared.variant is None else shared.variant.id,
+        "seq": ledger.seq(policy_id), "eligible_id": cache.sets[source.eligible], "size": source.size,
+        "catalogue_revision": source.revision, "variant_id": None if source.variant is None else source.variant.id,
     }  # fmt: skip
 
 
-def _in_order(
-    group: Sequence[Planned], draws: Mapping[int, DrawnAnswer | InputError], stored: Mapping[int, Answer]
+def _order_answers(
+    group: Sequence[Planned], draws: Mapping[int, DrawnAnswer | InputError], stored_answers: Mapping[int, Answer]
 ) -> list[Answered | None]:
     """Return the answers in the order of the group. A duplicate has the answer of the decision that it repeats; a
     request that waits has None."""
@@ -592,7 +592,7 @@ def _in_order(
         elif plan is None:
             answers.append(None)
         elif plan.decision_id is not None:
-            answers.append({**stored[plan.decision_id], "duplicate": True})
+            answers.append({**stored_answers[plan.decision_id], "duplicate": True})
         else:
             assert plan.earlier is not None
             first_answer = answers[plan.earlier]

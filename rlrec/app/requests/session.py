@@ -103,18 +103,18 @@ def show(store: Store, request: Request) -> Result:
             cast(Step, {name: session_records[key][name] for name in fields if name in session_records[key]})
             for key in ids
         ]
-        ended = ended_at(visit, timeout_us=settings.get(unit).session_timeout_us, now=unit.now)
-    returns = discounted([step["reward"] for step in steps], gamma=request.gamma)
+        end_us = ended_at(visit, timeout_us=settings.get(unit).session_timeout_us, now=unit.now)
+    returns = discount_rewards([step["reward"] for step in steps], gamma=request.gamma)
     return {
         "session": session.key, "user": session.user, "visit": visit.number, "visits": len(visits),
         "started_at": format_time(visit.started_at), "last_at": format_time(visit.last_at),
-        "ended_at": None if ended is None else format_time(ended), "reward": sum(step["reward"] for step in steps),
+        "ended_at": None if end_us is None else format_time(end_us), "reward": sum(step["reward"] for step in steps),
         "return": returns[0] if returns else 0.0, "gamma": request.gamma,
         "decisions": [{**step, "return": value} for step, value in zip(steps, returns, strict=True)],
     }  # fmt: skip
 
 
-def discounted(rewards: Sequence[float], *, gamma: float) -> list[float]:
+def discount_rewards(rewards: Sequence[float], *, gamma: float) -> list[float]:
     """Compute the return of every step of one visit: the sum of the step's reward and the discounted rewards after the
     step."""
     return [*accumulate(reversed(rewards), lambda later, reward: reward + gamma * later)][::-1]
@@ -147,18 +147,18 @@ def _find_visit(visits: Sequence[Visit], request: Request) -> Visit:
     return by_number[request.visit]
 
 
-def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
+def records(unit: Unit, by_id: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
     """Return the answer of each decision with its context, state and events, and the rewards of its slots and page.
     Rewards are computed by the definition `reward`; if it is None, by the reward definition of the decision's
     version."""
-    events_of = events.by_decision(unit, list(logged))
-    answers, states = decision_json.answers(unit, logged), decision_json.states(unit, logged)
-    versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
-    bodies = contents.context_bodies(unit, {decision.context_id for decision in logged.values()})
+    events_of = events.by_decision(unit, list(by_id))
+    answers, states = decision_json.answers(unit, by_id), decision_json.states(unit, by_id)
+    versions = policies.by_id(unit, {decision.version_id for decision in by_id.values()})
+    bodies = contents.context_bodies(unit, {decision.context_id for decision in by_id.values()})
     records_by_id: dict[int, dict[str, Any]] = {}
-    for number, decision in logged.items():
+    for number, decision in by_id.items():
         decision_events, definition = events_of.get(number, []), reward or versions[decision.version_id].reward
-        positions, last = [slot.position for slot in decision.slots], decision.at + definition.window_us
+        positions, deadline = [slot.position for slot in decision.slots], decision.at + definition.window_us
         slot_rewards = rewards_of(definition, decision_events, served_at=decision.at, shown=positions)
         slate = [
             entry | {"censored": slot.censored, "reward": slot_rewards[slot.position]}
@@ -168,7 +168,7 @@ def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = 
             "context": parse(bodies[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number], "slate": slate, "reward": sum(slot_rewards.values()),
             "events": [
-                entry | {"late": event.at > last and event.kind != events.CENSOR}
+                entry | {"late": event.at > deadline and event.kind != events.CENSOR}
                 for entry, event in zip(decision_json.events(decision_events), decision_events, strict=True)
             ],
         }  # fmt: skip
@@ -186,10 +186,10 @@ def end(store: Store, key: str) -> Ended:
 
     def work(unit: Unit) -> Ended:
         session = _find_session(unit, key, lock=True)
-        ended = _end_newest(unit, [session])
-        if not ended:
+        ended_visits = _end_newest(unit, [session])
+        if not ended_visits:
             raise InputError(f"session {key!r} has no decision yet")
-        ((visit, already_ended),) = ended
+        ((visit, already_ended),) = ended_visits
         return {
             "session": session.key, "visit": visit.number, "decisions": visit.steps,
             "ended_at": format_time(visit.ended_at or 0), "already_ended": already_ended,
@@ -211,8 +211,8 @@ def _end_newest(unit: Unit, ending_sessions: Collection[Session]) -> list[tuple[
         returns.lock_users(unit, {session.user_id for session in ending_sessions if session.user_id is not None})
     ended_visits = list[tuple[Visit, bool]]()
     for visit in sessions.visits(unit, [session.id for session in ending_sessions]).values():
-        ended_at_us = ended_at(visit, timeout_us=store_settings.session_timeout_us, now=unit.now)
-        at = ended_at_us or max(unit.now, visit.last_at)
-        ended_visits.append((visit._replace(ended_at=at, recent="[]", history=None), ended_at_us is not None))
+        end_us = ended_at(visit, timeout_us=store_settings.session_timeout_us, now=unit.now)
+        at = end_us or max(unit.now, visit.last_at)
+        ended_visits.append((visit._replace(ended_at=at, recent="[]", history=None), end_us is not None))
     sessions.put_visits(unit, [visit for visit, _ in ended_visits])
     return ended_visits

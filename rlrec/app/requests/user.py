@@ -64,8 +64,8 @@ def _merge_users(unit: Unit, user: str, into: str) -> Merged:
     if (answer := _find_merge(unit, user, into)) is not None:
         return answer
     person = users.main_keys(unit, [into]).get(into, into)
-    stored = sessions.user_ids(unit, [user, person])
-    earlier_returns = returns.returns_of(unit, [*stored.values()])
+    stored_users = sessions.user_ids(unit, [user, person])
+    earlier_returns = returns.returns_of(unit, [*stored_users.values()])
     ids = sessions.intern_users(unit, [user, person])
     exclusion_names = selected.sole_names(unit, [ids[user], ids[person]])
     n_moved = users.merge(unit, ids[user], ids[person])
@@ -73,14 +73,14 @@ def _merge_users(unit: Unit, user: str, into: str) -> Merged:
     if settings.get(unit).weighs_returns:
         # events are never deleted: another event at the same time takes one back
         present_returns = returns.returns_of(unit, [ids[person]])
-        taken_back = (earlier_returns - present_returns) & returns.recorded(
+        obsolete_returns = (earlier_returns - present_returns) & returns.recorded(
             unit, {event.decision_id for event in earlier_returns - present_returns}
         )
-        n_returns = record_returns(unit, ledger, taken_back, value=-1.0)
+        n_returns = record_returns(unit, ledger, obsolete_returns, value=-1.0)
         n_returns += record_returns(unit, ledger, present_returns - earlier_returns)
     ledger.close()
     return {
-        "user": user, "into": person, "merged": True, "created": sorted({user, person} - stored.keys()),
+        "user": user, "into": person, "merged": True, "created": sorted({user, person} - stored_users.keys()),
         "sessions": n_moved, "returns": n_returns, "excluded_by": exclusion_names,
     }  # fmt: skip
 
@@ -91,7 +91,7 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return],
     lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in sorted(events))
     count = 0
     while group := list(islice(lines, GROUP)):
-        count += FeedbackTransaction(unit, ledger, group, returns=True).stored.count(True)
+        count += FeedbackTransaction(unit, ledger, group, returns=True).results.count(True)
     return count
 
 
@@ -104,8 +104,8 @@ def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
         missing_returns = returns.missing_returns(unit)
     else:
         expected_returns = returns.returns_of(unit, user_ids)
-        stored = returns.recorded(unit, {event.decision_id for event in expected_returns})
-        credited_ids = {event.decision_id for event in stored}
+        stored_returns = returns.recorded(unit, {event.decision_id for event in expected_returns})
+        credited_ids = {event.decision_id for event in stored_returns}
         missing_returns = [event for event in expected_returns if event.decision_id not in credited_ids]
     n_recorded = record_returns(unit, ledger, missing_returns)
     ledger.close()

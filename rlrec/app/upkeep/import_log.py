@@ -531,6 +531,6 @@ def _store_observations(unit: Unit, run: int | None, observations: Mapping[str, 
         ledger = Ledger(unit, ())
         transaction = FeedbackTransaction(unit, ledger, lines)
         ledger.close()
-        if transaction.refused:
-            raise transaction.refused[0]
+        if transaction.errors:
+            raise transaction.errors[0]
     return sum(bool(line.events) for line in lines), n_unmatched

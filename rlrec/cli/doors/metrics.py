@@ -63,7 +63,7 @@ class Metrics:
 
         self.group_lines.observe(len(answers))
         self.group_seconds.observe(seconds)
-        for policy, (n_events, reward) in self.pipe.recorded.policy_sums().items() if self.pipe.recorded else ():
+        for policy, (n_events, reward) in self.pipe.transaction.policy_sums().items() if self.pipe.transaction else ():
             self.events.labels(policy).inc(n_events)
             self.reward.labels(policy).inc(reward)
         for answer in answers:

@@ -141,7 +141,7 @@ class SharedWriter(threading.Thread):
                 return [self._answer([submission])[0] for submission in group]
             failure = self.failure(error)
             self.pipe.store.notice(failure.message)
-            self.pipe.recorded = None  # of the group before
+            self.pipe.transaction = None  # of the group before
             if n_lines := sum(len(submission.lines) for submission in group):
                 self._count([{"error": failure.message, "code": failure.code}] * n_lines, n_lines)
             return [_failed_answers(submission.lines, failure) for submission in group]

@@ -86,9 +86,9 @@ def test_late_events_lead_to_the_belief_that_prompt_ones_do(db: str) -> None:
     log(db)
     clicks = [feedback.Line(decision_id=number, position=1, events={"click": 1.0}) for number in range(5, 60, 7)]
     with closing(logs.at(db, 500)) as store:
-        feedback.feedback_stream(store, lambda: [clicks[::-1]], quarantine=False, rejected=print)
+        feedback.feedback_stream(store, lambda: [clicks[::-1]], quarantine=False, reject=print)
         feedback.feedback_stream(
-            store, lambda: [[feedback.Line(decision_id=5, position=1, censor=True)]], quarantine=False, rejected=print
+            store, lambda: [[feedback.Line(decision_id=5, position=1, censor=True)]], quarantine=False, reject=print
         )
     with closing(logs.at(db, 1e5)) as store:
         rebuild.rebuild(store, rebuild.Request(reference="words"))

@@ -35,7 +35,7 @@ def ask_all(store: Store, *sessions: str, users: Sequence[str] | None = None, **
 
 def click(store: Store, *decision_ids: Any, **more: Any) -> None:
     lines = [feedback.Line(decision_id=number, events={"click": 1.0}, **more) for number in decision_ids]
-    feedback.feedback_stream(store, lambda: [lines], quarantine=False, rejected=print)
+    feedback.feedback_stream(store, lambda: [lines], quarantine=False, reject=print)
 
 
 def ids(answers: Any) -> Any:

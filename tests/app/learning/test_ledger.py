@@ -236,7 +236,7 @@ def test_a_group_teaches_what_its_lines_teach_one_by_one(store: Store) -> None:
         )
         for _ in range(300)
     ]
-    feedback_stream(clock(store, END), lambda: [lines[:200], lines[200:]], quarantine=False, rejected=print)
+    feedback_stream(clock(store, END), lambda: [lines[:200], lines[200:]], quarantine=False, reject=print)
     settle.settle(store)
     for name in REWARDS:
         with store.read() as unit:
@@ -249,7 +249,7 @@ def test_a_file_is_one_change_of_each_policy(store: Store) -> None:
     stocked(store, home="thompson", other="thompson")
     first, second = ask(store, "home"), ask(store, "other")
     groups = [[Line(decision_id=answer["decision_id"], events={"click": 1.0})] for answer in (second, first, second)]
-    summary = feedback_stream(store, lambda: groups, quarantine=False, rejected=print)
+    summary = feedback_stream(store, lambda: groups, quarantine=False, reject=print)
     assert (summary.accepted, summary.duplicates) == (3, 0)
     with store.read() as unit:
         rows = unit.ask("SELECT decision_id, number, seq FROM event ORDER BY decision_id, number")

@@ -280,7 +280,7 @@ class Commands(RuleBasedStateMachine):
             refused += isinstance(self.outcome_of(options, item), type)
             settled |= {item["policy"]} if item else set()
         reported: list[InputError] = []
-        summary = feedback_stream(self.tick(), lambda: [answers], quarantine=True, rejected=reported.append)
+        summary = feedback_stream(self.tick(), lambda: [answers], quarantine=True, reject=reported.append)
         for name in settled:
             self.model.settle(name)
         assert (summary.rejected, len(reported)) == (refused, refused)

@@ -113,7 +113,7 @@ def test_an_event_has_the_time_at_which_its_policy_was_locked(store: Store, db: 
             tell(other, shown, click=1)
         ledger = Ledger(unit, ())
         line = Line(decision_id=shown["decision_id"], position=1, events={"click": 1.0})
-        assert FeedbackTransaction(unit, ledger, [line]).stored == [True]
+        assert FeedbackTransaction(unit, ledger, [line]).results == [True]
         ledger.close()
 
     store.write(last)

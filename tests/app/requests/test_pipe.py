@@ -239,8 +239,8 @@ def test_feedback_waits_with_the_request_that_it_names(pipe: Pipe, store: Store)
         Result(decision_id=n, events=1, duplicates=0, reward=1.0) for n in (answer["decision_id"], 1)
     ]
     assert sums(store, "home") == added_up(store, "home")
-    assert pipe.recorded is not None
-    assert pipe.recorded.policy_sums() == {"home": (3, 2.0)}  # by which a server counts events
+    assert pipe.transaction is not None
+    assert pipe.transaction.policy_sums() == {"home": (3, 2.0)}  # by which a server counts events
     assert pipe.group(lines[:3])[0] == Result(decision_id=answer["decision_id"], events=0, duplicates=1, reward=1.0)
 
 

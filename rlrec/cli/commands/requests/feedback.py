@@ -60,7 +60,7 @@ def feedback(
         lines.copy_unless_file()
         groups = partial(_groups, lines, app.feedback.Line)
         quarantine = lines.refusals.quarantine
-        summary = app.feedback.feedback_stream(store, groups, quarantine=quarantine, rejected=lines.refuse)
+        summary = app.feedback.feedback_stream(store, groups, quarantine=quarantine, reject=lines.refuse)
         show(replace(summary, rejected=lines.refusals.count))
         return
     credit = {name: options.pop(name) for name in CREDIT_FIELDS}

@@ -89,7 +89,7 @@ def test_an_event_of_the_last_page_counts_for_all_pages_of_its_visit(visits: str
             for page in range(0, 300, 3)
             if 4 in arm[page]
         ]
-        feedback.feedback_stream(store, lambda: [lines], quarantine=False, rejected=print)
+        feedback.feedback_stream(store, lambda: [lines], quarantine=False, reject=print)
     after = logs.estimate(visits, "other@2", "effects", log="policy=log")
     favours = bool(shares(visits, "other@2")[:, 4].sum() > 0.4)
     assert len(lines) > 20
@@ -140,7 +140,7 @@ def test_a_reward_of_pages_is_answered_by_pages_alone(visits: str) -> None:
     """Slots see too little of it: of 200 clicks on pages, the estimators per impression miss two thirds."""
     with closing(logs.at(visits, 14)) as store:
         lines = [feedback.Line(decision_id=page, position=None, events={"click": 1.0}) for page in range(1, 201)]
-        feedback.feedback_stream(store, lambda: [lines], quarantine=False, rejected=print)
+        feedback.feedback_stream(store, lambda: [lines], quarantine=False, reject=print)
     rows = logs.judged(visits, "other@2", log="policy=log", cluster="session")
     assert rows[0]["estimator"] in ("sn-sips", "effects")
     assert all(row["reward_seen"] < 0.5 and row["verdict"] == "insufficient" for row in rows[1:])

@@ -189,7 +189,7 @@ def test_a_page_earns_its_events_too(pages: str) -> None:
             store,
             lambda: [[feedback.Line(decision_id=181, position=None, events={"click": 2.0})]],
             quarantine=False,
-            rejected=print,
+            reject=print,
         )
     ratio = (np.array([1 / 5, 1 / 4]) / slots(pages)["propensity"]).prod(axis=1)[180]
     for name in ("sips", "iips", "rips"):
@@ -202,7 +202,7 @@ def test_slots_say_what_they_see_of_a_reward_that_lies_on_pages_too(pages: str, 
     in_slots = float(slots(pages)["reward"].sum())
     with closing(logs.at(pages, 11)) as store:
         line = feedback.Line(decision_id=181, position=None, events={"click": clicks})
-        feedback.feedback_stream(store, lambda: [[line]], quarantine=False, rejected=print)
+        feedback.feedback_stream(store, lambda: [[line]], quarantine=False, reject=print)
     rows = logs.judged(pages, "uniform", estimators="snips,rips")
     assert [row["reward_seen"] for row in rows] == pytest.approx([in_slots / (in_slots + clicks), 1])
     assert ["reward-unseen" in row["reasons"] for row in rows] == [clicks > in_slots / 9, False]
