@@ -64,24 +64,24 @@ AudienceFigures = TypedDict("AudienceFigures", {
 
 
 def figures(
-    audience: Audience, shown: Array, *, length: float, visits: float, reward: float, size: int,
-    visitors: float | None, returned: float,
+    audience: Audience, shows: Array, *, length: float, visits: float, reward: float, size: int,
+    visitors: float | None, returners: float,
 ) -> AudienceFigures:  # fmt: skip
     """Return how evenly the arms were shown, and figures of the visits, which are None where the audience does not
     recognise visitors. All figures are means over runs.
 
-    shown (runs, arms): the number of slots that showed each arm; length: the number of decisions of a visit; visits:
+    shows (runs, arms): the number of slots that showed each arm; length: the number of decisions of a visit; visits:
     the number of visits; reward: the reward of all visits; size: the number of positions of a page; visitors: the
-    number of visitors; returned: the number of visitors who came again."""
+    number of visitors; returners: the number of visitors who came again."""
     names = ("coverage", "gini", "effective_arms")
-    evenness = np.array([[row[name] for name in names] for row in map(spread, shown)], np.float64).mean(axis=0)
+    evenness = np.array([[row[name] for name in names] for row in map(spread, shows)], np.float64).mean(axis=0)
     coverage, gini, effective_arms = map(finite_or_none, evenness)
     with_memory = audience if isinstance(audience, Visitors) else None
     return {
         "coverage": coverage, "gini": gini, "effective_arms": effective_arms,
         "context_free_per_session": None if with_memory is None or size > 1 else with_memory.context_free()[0],
         "session_length": length, "visitors": visitors, "visits_per_visitor": visits / visitors if visitors else None,
-        "retention": returned / visitors if visitors and with_memory is not None and with_memory.returning else None,
+        "retention": returners / visitors if visitors and with_memory is not None and with_memory.returning else None,
         "reward_per_visitor": reward / visitors if visitors else None,
         "optimum_per_visitor": None if with_memory is None else with_memory.optimum_per_visitor(size),
     }  # fmt: skip
@@ -157,23 +157,23 @@ class Crowd:
         self.left, self.daily, self.a_day, self.n_new, self._absence = visits, daily, a_day, n_new, absence
         self.periods = 0
         self.n_earlier = self._departures = len(earlier)
-        self._begun = 0
+        self._n_visits = 0
         # a heap: time, order of leaving, visitor
         self._returns_due = [(visitor.delay, number, number) for number, visitor in enumerate(earlier)]
         heapq.heapify(self._returns_due)
 
     @property
-    def busy(self) -> Index:
+    def busy_seats(self) -> Index:
         """Return the indexes of the seats with a visit."""
         return np.flatnonzero(self.visitor != NO_VISITOR)
 
     @property
-    def present(self) -> int:
+    def n_visitors(self) -> int:
         """Return the number of visitors who have come at least once in this run."""
         return sum(visits > 0 for visits in self.visits)
 
     @property
-    def returned(self) -> int:
+    def n_returners(self) -> int:
         """Return the number of visitors of this run who have come again. A visitor of an earlier run counts at the
         first visit."""
         return sum(visits + (number < self.n_earlier) > 1 for number, visits in enumerate(self.visits) if visits)
@@ -189,8 +189,8 @@ class Crowd:
             if visitor == NO_VISITOR:
                 break
             self.visitor[seat] = visitor
-            self.visit[seat] = self._begun
-            self._begun += 1
+            self.visit[seat] = self._n_visits
+            self._n_visits += 1
             self.left -= 1
 
     def _next(self, now: float) -> int:

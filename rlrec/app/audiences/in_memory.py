@@ -32,17 +32,17 @@ class Totals(Record, eq=False):
     """This record holds sums for each run, as arrays (runs,).
 
     reward: the sum of rewards; optimum: the sum of the mean rewards of the best arms; regret: the sum of the regrets
-    of the chosen arms; decisions: the number of decisions; shown (runs, arms): the number of slots that showed each
-    arm; visitors, returned: the number of visitors, and of visitors who came again, or None where the audience does
+    of the chosen arms; decisions: the number of decisions; shows (runs, arms): the number of slots that showed each
+    arm; visitors, returners: the number of visitors, and of visitors who came again, or None where the audience does
     not recognise visitors."""
 
     reward: Array
     optimum: Array
     regret: Array
     decisions: Array
-    shown: Array
+    shows: Array
     visitors: Array | None = None
-    returned: Array | None = None
+    returners: Array | None = None
 
 
 def study(
@@ -57,25 +57,25 @@ def study(
     names: the names of the arms; size: the number of positions of a page."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     visitors = _Arrivals(audience, runs) if isinstance(audience, Visitors) else None
-    left = np.full(runs, sessions if visitors else sessions * steps)
-    reward, optimum, expected, decisions = np.zeros((4, runs))
-    while (is_playing := left > 0).any():
-        earned, ended, info = simulation.step()
-        reward += np.where(is_playing, earned, 0.0)
-        expected += np.where(is_playing, info["expected"], 0.0)
+    turns_left = np.full(runs, sessions if visitors else sessions * steps)
+    reward, optimum, expectation, decisions = np.zeros((4, runs))
+    while (is_playing := turns_left > 0).any():
+        gain, has_ended, info = simulation.step()
+        reward += np.where(is_playing, gain, 0.0)
+        expectation += np.where(is_playing, info["expected"], 0.0)
         decisions += is_playing
         if visitors is None:
             optimum += info["optimum"]
-            left -= 1
+            turns_left -= 1
         else:
-            left -= ended
-            visitors.follow(ended, ended & (left > 0), comes_again=info["again"] > 0)
+            turns_left -= has_ended
+            visitors.follow(has_ended, has_ended & (turns_left > 0), comes_again=info["again"] > 0)
     if visitors is not None:
         optimum = np.full(runs, visitors.audience.optimum(size) * sessions)
     return Totals(
-        reward=reward, optimum=optimum, regret=optimum - expected, decisions=decisions, shown=simulation.shown,
+        reward=reward, optimum=optimum, regret=optimum - expectation, decisions=decisions, shows=simulation.shows,
         visitors=None if visitors is None else visitors.count,
-        returned=None if visitors is None else visitors.returned,
+        returners=None if visitors is None else visitors.returners,
     )  # fmt: skip
 
 
@@ -83,22 +83,22 @@ class _Arrivals:
     """An _Arrivals object admits the next visitor of each run after a visit. This is the same visitor again, or a new
     visitor.
 
-    count, returned (runs,): the number of visitors so far, and of visitors who came again."""
+    count, returners (runs,): the number of visitors so far, and of visitors who came again."""
 
     def __init__(self, audience: Visitors, runs: int) -> None:
-        self.audience, self.count, self.returned = audience, np.ones(runs), np.zeros(runs)
+        self.audience, self.count, self.returners = audience, np.ones(runs), np.zeros(runs)
         self._earlier_visits = np.zeros(runs, np.int64)  # of the present visitor
         self._newest = runs
 
-    def follow(self, ended: Flags, follows: Flags, *, comes_again: Flags) -> None:
+    def follow(self, has_ended: Flags, goes_on: Flags, *, comes_again: Flags) -> None:
         """Admit and count the next visitors after visits that ended.
 
-        ended: the runs whose visit ended; follows: the runs whose visit ended and that go on; comes_again: the runs
+        has_ended: the runs whose visit ended; goes_on: the runs whose visit ended and that go on; comes_again: the runs
         whose visitor comes again."""
-        self.returned += follows & comes_again & (self._earlier_visits == 0)
-        self.count += follows & ~comes_again
-        self._earlier_visits = np.where(ended & ~comes_again, 0, self._earlier_visits + ended)
-        new_runs = np.flatnonzero(ended & ~comes_again)
+        self.returners += goes_on & comes_again & (self._earlier_visits == 0)
+        self.count += goes_on & ~comes_again
+        self._earlier_visits = np.where(has_ended & ~comes_again, 0, self._earlier_visits + has_ended)
+        new_runs = np.flatnonzero(has_ended & ~comes_again)
         self.audience.admit(new_runs, np.arange(self._newest, self._newest + len(new_runs)))
         self._newest += len(new_runs)
 
@@ -116,8 +116,8 @@ class Runs:
         self._draws, audience_rng = (np.random.Generator(np.random.SFC64(words)) for words in seeds)
         self._names = simulate.arm_names(audience.arms) if names is None else names
         self.beliefs = RunBeliefs(policy, runs, self._names)
-        self._observed = audience.reset(runs, audience_rng)
-        self.shown, self._first_cells = np.zeros(self.shape), np.arange(runs)[:, None] * audience.arms
+        self._observation = audience.reset(runs, audience_rng)
+        self.shows, self._first_cells = np.zeros(self.shape), np.arange(runs)[:, None] * audience.arms
         self._floors = at_positions(policy.exploration, size)
         self._constant = np.ones((runs, 1))
         self._steps = 0
@@ -126,25 +126,25 @@ class Runs:
         """Play one decision of every run. Returns the reward of each run, (runs,), whether the visit of each run ended,
         (runs,), and what the audience tells about the decision."""
         self.beliefs.add_due_rewards(self._steps)
-        x = np.hstack([self._constant, self._observed]) if self.audience.features else self._constant
+        x = np.hstack([self._constant, self._observation]) if self.audience.features else self._constant
         policy, belief = self.policy, self.beliefs.belief()
         if learns_from_contexts(policy):
             scores = policy.scores_at(belief, x)
         else:
             scores = policy.scores(belief, arms=self._names, context=NO_CONTEXT)
         slates = draw_slates(scores, self.shape, floors=self._floors, rng=self._draws)
-        self.shown.reshape(-1)[self._first_cells + slates] += 1
+        self.shows.reshape(-1)[self._first_cells + slates] += 1
         propensity = None
         if PROPENSITY in self.beliefs.needs:
             propensity = arm_probability(scores, slates[:, 0], floor=self._floors.item())
-        shown = slates if self.size > 1 else slates[:, 0]
-        self._observed, reward, terminated, truncated, info = self.audience.step(shown)
-        self.beliefs.add(shown, reward, x, info.get("delay"), propensity=propensity)
+        shown_arms = slates if self.size > 1 else slates[:, 0]
+        self._observation, reward, is_terminated, is_truncated, info = self.audience.step(shown_arms)
+        self.beliefs.add(shown_arms, reward, x, info.get("delay"), propensity=propensity)
         self._steps += 1
         if self.size > 1:
             info = info | {"expected": info["expected"].sum(axis=1)}
             reward = reward.sum(axis=1) + info.get("page", 0.0)
-        return reward, terminated | truncated, info
+        return reward, is_terminated | is_truncated, info
 
 
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
@@ -172,12 +172,12 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
             values[row, slates[:, :position]] = -np.inf
         arms = _best(values, rng)
         if floor:
-            explored = rng.random(runs) < floor
+            is_explored = rng.random(runs) < floor
             uniform = rng.random(shape) if position else rng.integers(m, size=runs)
             if position:
                 uniform[row, slates[:, :position]] = -1.0
                 uniform = uniform.argmax(axis=1)
-            arms = np.where(explored, uniform, arms)
+            arms = np.where(is_explored, uniform, arms)
         slates[:, position] = arms
     return slates
 
@@ -216,7 +216,7 @@ class RunBeliefs:
         self._first_cells = np.arange(runs) * len(names)
         self._sums = ForgettingSums(policy.forgetting, runs * len(names), policy.width)
         # by the step at which they arrive, the rewards of decisions: their ordinal, cells, and slots with the reward 0
-        self._delayed: dict[int, list[tuple[int, Index, SlotColumns]]] = defaultdict(list)
+        self._rewards: dict[int, list[tuple[int, Index, SlotColumns]]] = defaultdict(list)
         self._arm_features: Array | None = None  # features of the arms themselves, (arms, p)
         if learns_from_contexts(policy):
             self._arm_features = policy.design.arm.encode([{"arm": name} for name in names])
@@ -246,30 +246,30 @@ class RunBeliefs:
         self._sums.advance(self.ordinal)
         arms, reward = arms.reshape(len(x), -1), reward.reshape(len(x), -1)
         delays = None if delay is None else delay.astype(np.int64).reshape(len(x), -1)
-        for column, (arm, earned) in enumerate(zip(arms.T, reward.T, strict=True)):
+        for column, (arm, gain) in enumerate(zip(arms.T, reward.T, strict=True)):
             cells = self._first_cells + arm
             slots = SlotColumns(
-                arm_id=arm, reward=earned if delays is None else np.zeros(len(arm)),
+                arm_id=arm, reward=gain if delays is None else np.zeros(len(arm)),
                 ordinal=np.full(len(arm), self.ordinal) if ORDINAL in self.needs else None,
                 position=np.full(len(arm), column + 1) if POSITION in self.needs else None, propensity=propensity,
                 context=x if CONTEXT in self.needs else None,
             )  # fmt: skip
             self._sums.add(cells, self.policy.statistics(slots), self.ordinal)
             if delays is not None:
-                self._delay(cells, slots, earned, delays[:, column])
+                self._delay(cells, slots, gain, delays[:, column])
 
     def _delay(self, cells: Index, slots: SlotColumns, reward: Array, delay: Ids) -> None:
-        rewarded = np.flatnonzero(reward)
-        order = rewarded[np.argsort(delay[rewarded], kind="stable")]
+        reward_rows = np.flatnonzero(reward)
+        order = reward_rows[np.argsort(delay[reward_rows], kind="stable")]
         for rows in np.split(order, np.flatnonzero(np.diff(delay[order])) + 1):
             if len(rows):
-                self._delayed[self.ordinal + int(delay[rows[0]])].append((self.ordinal, cells[rows], slots.take(rows)))
+                self._rewards[self.ordinal + int(delay[rows[0]])].append((self.ordinal, cells[rows], slots.take(rows)))
 
     def add_due_rewards(self, step: int) -> None:
         """Add the rewards that arrive before decision number `step` to the beliefs."""
-        for ordinal, cells, slots in self._delayed.pop(step, ()):
-            rewarded = replace(slots, reward=np.ones(len(slots)))
-            self._sums.add(cells, self.policy.statistics(rewarded) - self.policy.statistics(slots), ordinal)
+        for ordinal, cells, slots in self._rewards.pop(step, ()):
+            reward_slots = replace(slots, reward=np.ones(len(slots)))
+            self._sums.add(cells, self.policy.statistics(reward_slots) - self.policy.statistics(slots), ordinal)
 
 
 class ForgettingSums:

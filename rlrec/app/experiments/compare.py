@@ -75,13 +75,13 @@ VariantComparison = TypedDict("VariantComparison", {
 
 def show(
     store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None,
-    fixed: bool = False, by: str | None = None, rival: str | None = None,
+    is_fixed: bool = False, by: str | None = None, rival: str | None = None,
 ) -> VariantComparison:  # fmt: skip
     """Compare the variants of an experiment, and check whether the split is as defined. The answer has outcomes per
     unit under these rewards, the differences between variants, and rewards per decision under the first reward.
 
     rewards: the names of rewards, where an empty list means the rewards that the variants learn; log: a filter of
-    the decisions, although the split and the holdout are checked on all decisions; fixed: whether the intervals hold
+    the decisions, although the split and the holdout are checked on all decisions; is_fixed: whether the intervals hold
     for one look only; by: a field of contexts that makes segments; rival: the variant with which the other variants
     are compared, where None means the first variant."""
     intervals.check_level(level)
@@ -91,19 +91,19 @@ def show(
         definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
         experiment = lookup.compared_with(experiment, rival)
         study = replace(unit_outcomes.experiment_study(unit, experiment, definitions), segment=by)
-        covered = selected.times(unit, study.selection)
-        if references := interleaved.ranker_names(experiment):
+        times = selected.times(unit, study.selection)
+        if rankers := interleaved.ranker_names(experiment):
             if log or by:
                 hint = f"leave out {'--log' if log else '--by'}"
                 raise InputError("an interleaved experiment is compared on its whole log", hint=hint)
-            return _interleaved(unit, experiment, references, definitions[0], level=level, covered=covered, fixed=fixed)
+            return _interleaved(unit, experiment, rankers, definitions[0], level=level, times=times, is_fixed=is_fixed)
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
-        collected = unit_outcomes.collect(unit, study, level=level, is_fixed=fixed)
+        figures = unit_outcomes.collect(unit, study, level=level, is_fixed=is_fixed)
         reward_log.notice_uncounted(unit, store, definitions)
-        assigned = experiments.count_units(unit, experiment.id)
-        phases, promoted = experiments.phases(unit, experiment), promotion(unit, experiment)
-        pruned_until, defined = removals.pruned_until(unit), [] if rewards else policies.rewards(unit)
+        unit_counts = experiments.count_units(unit, experiment.id)
+        phases, promotion_fields = experiments.phases(unit, experiment), promotion(unit, experiment)
+        pruned_until, stored_rewards = removals.pruned_until(unit), [] if rewards else policies.rewards(unit)
         first_at, entered_at = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
         changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
@@ -116,42 +116,42 @@ def show(
         span_us = selected.covered_us(unit, replace(study.selection, since=first_at))
         is_running = experiment.status == "running" and not log
         arrivals = plan.NewUnits.count(unit, study) if is_running else None
-        planned = arrivals and plan.experiment_plan(collected, arrivals, plan.Request(level=level))
+        time_plan = arrivals and plan.experiment_plan(figures, arrivals, plan.Request(level=level))
         # the time for which the first units have been observed, with the windows of the rewards
-        aged_us = min(covered[1], unit.now - max(reward.window_us for reward in definitions)) - first_at
+        aged_us = min(times[1], unit.now - max(reward.window_us for reward in definitions)) - first_at
         maturity = None
-        if assigned and not collected.count("sessions", *range(len(experiment.variants))):
+        if unit_counts and not figures.count("sessions", *range(len(experiment.variants))):
             maturity = reward_log.maturity_sentence(unit, study.selection, wait_us=definitions[0].window_us)
-    sums = collected.sums
+    sums = figures.sums
     if sums.censored:
         store.notice(f"left out: the rewards of censored slots, in {quantity(sums.censored, 'decision')}")
     if maturity is not None:
         store.notice(f"no decision of {name} is mature yet: {maturity}")
-    rows, unit_differences = unit_outcomes.rows_of_figures(collected)
+    rows, unit_differences = unit_outcomes.rows_of_figures(figures)
     if arrivals is not None:
         arrivals.add_days(unit_differences)
-    answering = "reward_per_unit", definitions[0].name
-    earned = {row["group"]: row for row in unit_differences if (row["metric"], row["reward"]) == answering}
+    metric_key = "reward_per_unit", definitions[0].name
+    unit_rows = {row["group"]: row for row in unit_differences if (row["metric"], row["reward"]) == metric_key}
     decisions_per_unit, reward_per_decision = comparison.per_decision(0)
     differences, more_decisions = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, variant in enumerate(experiment.variants[1:], start=1):
-        compared, per_unit = collected.compare(number, reward_per_decision), earned[variant.label]
-        differs = DECISIONS_DIFFER in compared.reasons
+        difference, unit_row = figures.compare(number, reward_per_decision), unit_rows[variant.label]
+        differs = DECISIONS_DIFFER in difference.reasons
         # a mean per decision never contradicts the rewards per unit, and is no more certain than those of young units
-        if not differs and {compared.answer.answer, per_unit["answer"]} == {"better", "worse"}:
-            compared = compared.with_reasons(DECISIONS_DIFFER)
-        compared = compared.with_reasons(*(reason for reason in TIME_REASONS if reason in per_unit["reasons"]))
+        if not differs and {difference.answer.answer, unit_row["answer"]} == {"better", "worse"}:
+            difference = difference.with_reasons(DECISIONS_DIFFER)
+        difference = difference.with_reasons(*(reason for reason in TIME_REASONS if reason in unit_row["reasons"]))
         names = {"variant": variant.label, "against": experiment.variants[0].label}
-        differences.append(names | compared.to_json())
-        more_decisions.append(names | collected.compare(number, decisions_per_unit).to_json() | {"differ": differs})
+        differences.append(names | difference.to_json())
+        more_decisions.append(names | figures.compare(number, decisions_per_unit).to_json() | {"differ": differs})
     shares = shares_of(experiment)
-    per_unit_values = {row["group"]: row["value"] for row in rows if (row["metric"], row["reward"]) == answering}
+    per_unit_values = {row["group"]: row["value"] for row in rows if (row["metric"], row["reward"]) == metric_key}
     variants = [
         {
             "variant": variant.label, "policy": serving[variant.id].policy.name,
-            "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
-            "sessions": collected.count("sessions", number),
-            **_earnings(collected.outcomes.value(number, reward_per_decision), level),
+            "weight": shares[variant.id], "units": unit_counts.get(variant.id, 0),
+            "sessions": figures.count("sessions", number),
+            **_earnings(figures.outcomes.value(number, reward_per_decision), level),
             **({"reward_per_unit": per_unit_values[variant.label]} if len(phases) > 1 else {}),
             "learns": serving[variant.id].status == "learning" and lineage.learns(serving[variant.id]),
         }
@@ -162,24 +162,24 @@ def show(
         *([study_figures.ANONYMOUS_UNITS] if sums.anonymous else []),
         *(reason for reason in TIME_REASONS if any(reason in row["reasons"] for row in unit_differences)),
     ]
-    chi2, p_value = collected.selected_split
-    rewards_left = [row.name for row in defined if row not in definitions and row.name != DEFAULT_REWARD]
+    chi2, p_value = figures.selected_split
+    rewards_left = [row.name for row in stored_rewards if row not in definitions and row.name != DEFAULT_REWARD]
     return _result(
-        experiment, variants, differences, collected.split, covered, holdout=uniform, outcomes=rows,
+        experiment, variants, differences, figures.split, times, holdout=uniform, outcomes=rows,
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
-        metric=collected.metric_names(), guards=collected.guards(), intervals=collected.deciding_intervals(),
-        fixed=fixed, since=first_at,
-        phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
+        metric=figures.metric_names(), guards=figures.guards(), intervals=figures.deciding_intervals(),
+        is_fixed=is_fixed, since=first_at,
+        phases=_phases(experiment, phases, figures) if len(phases) > 1 else [],
         equal_age_days=WEEK if aged_us > (WEEK + 1) * DAY_US else max(0, aged_us // (2 * DAY_US)),
-        units_per_day=sum(assigned.values()) * DAY_US / span_us if span_us > 0 else None,
-        new_units_per_day=arrivals and arrivals.pace, plan=planned, segments=collected.segments(),
+        units_per_day=sum(unit_counts.values()) * DAY_US / span_us if span_us > 0 else None,
+        new_units_per_day=arrivals and arrivals.pace, plan=time_plan, segments=figures.segments(),
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),
         **({} if route is None else {"has_newcomers": entered_at >= route.at}),
         **({"other_rewards": rewards_left} if rewards_left else {}), **({"context_fields": fields} if fields else {}),
         **({"pruned_until": format_time(pruned_until)} if pruned_until > first_at > 0 else {}),
         **({} if (ramp := experiment.declaration.get("route")) is None else {"ramp": ramp}),
-        **promoted,
+        **promotion_fields,
     )  # fmt: skip
 
 
@@ -223,12 +223,12 @@ def note(store: Store, answer: VariantComparison) -> None:
 
 def _result(
     experiment: Experiment, variants: list[dict[str, Any]], differences: list[dict[str, Any]],
-    split: tuple[float, float], covered: tuple[int, int], *, intervals: list[SequenceRow], fixed: bool, since: int,
+    split: tuple[float, float], times: tuple[int, int], *, intervals: list[SequenceRow], is_fixed: bool, since: int,
     **answer: Any,
 ) -> VariantComparison:  # fmt: skip
-    first, last = (format_time(at) if at else None for at in covered)
+    first, last = (format_time(at) if at else None for at in times)
     sequence: SequenceAnswer = {
-        "fixed": fixed, "best_n": declared.expected_units(experiment), "tests": len(intervals),
+        "fixed": is_fixed, "best_n": declared.expected_units(experiment), "tests": len(intervals),
         "since": format_time(since) if since else None, "intervals": intervals,
     }  # fmt: skip
     result = {
@@ -245,12 +245,12 @@ def _result(
 
 def _interleaved(
     unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float,
-    covered: tuple[int, int], fixed: bool,
+    times: tuple[int, int], is_fixed: bool,
 ) -> VariantComparison:  # fmt: skip
     """Compare two interleaved rankers by the credit of their teams. In one decision, the credit of a team is the sum of
     the rewards of the slots that the team filled. The means of this credit over decisions are compared.
 
-    references: the references of the two rankers; covered: the times of the first and the last decision; fixed:
+    references: the references of the two rankers; times: the times of the first and the last decision; is_fixed:
     whether the interval holds for one look only."""
     credit = interleaved.team_credit(unit, experiment, definition, level=level)
     picks = [credit.first_picks, credit.decisions - credit.first_picks]
@@ -265,17 +265,17 @@ def _interleaved(
     ]  # fmt: skip
     sequence = LookSequence.tightest(declared.expected_units(experiment), 1 - level)
     every = credit.difference.at_every_look(sequence)
-    compared = credit.difference if fixed else every
-    compared = compared.with_reasons(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
+    difference = credit.difference if is_fixed else every
+    difference = difference.with_reasons(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
     interval: SequenceRow = {
         "group": TEAMS[1], "metric": "credit", "reward": definition.name, "lower": every.lower, "upper": every.upper,
         "fixed_lower": credit.difference.lower, "fixed_upper": credit.difference.upper,
     }  # fmt: skip
-    difference = {"variant": TEAMS[1], "against": TEAMS[0], **compared.to_json()}
+    row = {"variant": TEAMS[1], "against": TEAMS[0], **difference.to_json()}
     return _result(
-        experiment, variants, [difference], split, covered, reasons=["interleaved"], ties=credit.wins[2],
+        experiment, variants, [row], split, times, reasons=["interleaved"], ties=credit.wins[2],
         interleave=list(references), metric=[{"metric": "credit", "reward": definition.name}], intervals=[interval],
-        fixed=fixed, since=experiments.assignment_times(unit, experiment.id)[0],
+        is_fixed=is_fixed, since=experiments.assignment_times(unit, experiment.id)[0],
     )  # fmt: skip
 
 

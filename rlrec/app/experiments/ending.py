@@ -43,40 +43,40 @@ def stop(
     says; confirm: a function that asks the user whether to promote all the same.
 
     Raises CheckFailed where the comparison is against the promotion, and the promotion is not confirmed."""
-    run, compared, lost = {"name": name, "promote": promote}, list[Row](), list[str]()
+    run, differences, losses = {"name": name, "promote": promote}, list[Row](), list[str]()
     with store.read() as unit:
-        ended = lookup.experiment(unit, name)
+        experiment_row = lookup.experiment(unit, name)
         is_repeated = promote is None or settings.state(unit, COMMAND, run) is not None
-        successor = None if is_repeated else _successor(unit, ended, str(promote))
+        successor = None if is_repeated else _successor(unit, experiment_row, str(promote))
     if successor is not None and promote is not None:
         figures = compare.show(store, name)
-        compared = _differences(figures, promote)
+        differences = _differences(figures, promote)
         unit_name, guards = figures["unit"], [row for row in figures["guards"] if row["group"] == promote]
-        lost = [guard_sentence(row, unit_name) for row in guards if row["answer"] == "lost"]
-        texts = _doubts(compared, promote, unit_name)
-        is_doubtful = bool(texts or lost)
+        losses = [guard_sentence(row, unit_name) for row in guards if row["answer"] == "lost"]
+        texts = _doubts(differences, promote, unit_name)
+        is_doubtful = bool(texts or losses)
         groups = [row for row in figures["unit_differences"] if (row["metric"], row["group"]) == ("visits", promote)]
-        lost += [f"{promote} {words}" for row in groups if (words := fewer_visits(row, unit_name))]
-        doubts = join_doubts([*texts, *lost]) if is_doubtful else ""
+        losses += [f"{promote} {words}" for row in groups if (words := fewer_visits(row, unit_name))]
+        doubts = join_doubts([*texts, *losses]) if is_doubtful else ""
         if doubts and not (anyway or (confirm is not None and confirm(f"{doubts}. Promote {promote} all the same?"))):
             ends = f"`rlrec {COMMAND} {name}` ends it without a promotion, --anyway promotes {promote} all the same"
             hint = "; ".join([*equal_ages(figures, None), ends])
             raise CheckFailed(f"{promote} was not promoted: {doubts}", hint=hint)
 
     def work(unit: Unit) -> experiment.ExperimentSummary:
-        route = _route(unit, ended)
-        locked = None if successor is None else lock(unit, successor)
-        live, is_running = None, experiments.stop(unit, ended.id)
+        route = _route(unit, experiment_row)
+        locks = None if successor is None else lock(unit, successor)
+        live, is_running = None, experiments.stop(unit, experiment_row.id)
         if is_running:
-            if successor is not None and locked is not None:
-                live = make_live(unit, successor, *locked)
+            if successor is not None and locks is not None:
+                live = make_live(unit, successor, *locks)
             settings.add_run(unit, COMMAND, run, {"live": live.reference} if live else None)
             if route is not None and route.experiment == name:
                 policy_id, version_id = (live.policy.id, None) if live else (route.policy_id, route.version_id)
                 words = f"{COMMAND} {name}" + ("" if promote is None else f" --promote {promote}")
                 routes.change(unit, route.route_id, policy_id=policy_id, version_id=version_id, command=words)
         elif successor is not None and settings.state(unit, COMMAND, run) is None:
-            raise _stopped_error(ended, successor.policy.name)
+            raise _stopped_error(experiment_row, successor.policy.name)
         answer = experiment.summary(unit, lookup.experiment(unit, name))
         if route is not None:
             answer["route"] = route.route
@@ -85,7 +85,7 @@ def stop(
             passed_by = live_versions.describe_bypasses(unit, lookup.split_reference(reference)[0])
             answer |= {
                 "promoted": promote, "live": reference, "passed_by": passed_by,
-                "unit_differences": cast(Any, compared),
+                "unit_differences": cast(Any, differences),
             }  # fmt: skip
             if changes := routes.newest_changes(unit):
                 names = (
@@ -93,13 +93,13 @@ def stop(
                     lookup.split_reference(reference)[0],
                 )  # a route is pinned to the version, or follows the policy
                 answer["routes"] = [row.route for row in changes if not row.running and row.reference in names]
-                answer["remedy"] = None if answer["routes"] else _remedy(ended, changes, reference)
+                answer["remedy"] = None if answer["routes"] else _remedy(experiment_row, changes, reference)
         return {**answer, "already_stopped": not is_running}
 
     answer = store.write(work, repeatable=True)
     if not answer["already_stopped"]:
         _notice(store, answer, successor)
-        for sentence in lost:
+        for sentence in losses:
             store.notice(f"{sentence}; promoted anyway")
     return answer
 
@@ -125,11 +125,11 @@ def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Versi
     """Print notices of what variants have learned, or will still learn, that is not served from now on.
 
     successor: the version that was promoted, or None."""
-    learned = [row["variant"] for row in answer["variants"] if row["learns"]]
-    if successor is None and "route" in answer and learned:
+    learners = [row["variant"] for row in answer["variants"] if row["learns"]]
+    if successor is None and "route" in answer and learners:
         store.notice(
             f"route {answer['route']} serves what it served before {answer['experiment']}, without what "
-            f"{' and '.join(learned)} learned: only the variants' own policies have that; --promote LABEL keeps it"
+            f"{' and '.join(learners)} learned: only the variants' own policies have that; --promote LABEL keeps it"
         )
     if successor is None:
         return
@@ -138,17 +138,17 @@ def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Versi
         return
     policy, live = successor.policy, answer["live"]
     with store.read() as unit:
-        window_open = activity.count_served_since(unit, policy.id, unit.now - successor.reward.window_us)
+        n_in_window = activity.count_served_since(unit, policy.id, unit.now - successor.reward.window_us)
         begun_at = lookup.experiment(unit, answer["experiment"]).created_at
-        bypassing = activity.count_served_since(unit, policy.base_id or 0, begun_at)
-    if window_open:
+        n_bypasses = activity.count_served_since(unit, policy.base_id or 0, begun_at)
+    if n_in_window:
         store.notice(
-            f"{quantity(window_open, 'decision')} of {policy.name} may still get events: {policy.name} learns from "
+            f"{quantity(n_in_window, 'decision')} of {policy.name} may still get events: {policy.name} learns from "
             f"these, {live} does not"
         )
-    if bypassing:
+    if n_bypasses:
         store.notice(
-            f"{policy.base} served {quantity(bypassing, 'decision')} outside of {answer['experiment']} meanwhile, "
+            f"{policy.base} served {quantity(n_bypasses, 'decision')} outside of {answer['experiment']} meanwhile, "
             f"which {live} has not learned from: `rlrec policy rollback {policy.base}` returns to what has"
         )
 
@@ -167,22 +167,22 @@ def _notice_excluded(store: Store, live: str) -> None:
 # -- the promoted version --
 
 
-def _successor(unit: Unit, ended: experiments.Experiment, label: str) -> Version:
+def _successor(unit: Unit, experiment: experiments.Experiment, label: str) -> Version:
     """Return the version that the promotion of a variant, or of an interleaved ranker, makes live. For a variant that
     has learned, this is the variant's own version, whose belief becomes the next version of its policy. Raises
     InputError where the variant has no version to promote, or the experiment is stopped.
 
     label: the label of the variant or ranker."""
-    rankers = interleaved.ranker_names(ended)
-    references = dict(zip(TEAMS, rankers, strict=False)) or {row.label: row.policy for row in ended.variants}
+    rankers, name = interleaved.ranker_names(experiment), experiment.name
+    references = dict(zip(TEAMS, rankers, strict=False)) or {row.label: row.policy for row in experiment.variants}
     if label not in references:
-        clause, hint = f" in experiment {ended.name}", f"one of {', '.join(references)}"
+        clause, hint = f" in experiment {name}", f"one of {', '.join(references)}"
         raise lookup.unknown("variant", label, references, clause=clause, hint=hint)
-    if (route := lookup.route_of_holdout(unit, ended)) is not None:
-        hint = f"`rlrec {COMMAND} {ended.name}` ends it, `rlrec route set {route.route} --to POLICY` changes the route"
-        raise InputError(f"experiment {ended.name} is the holdout of route {route.route}", hint=hint)
-    if ended.status == "stopped":
-        raise _stopped_error(ended, references[label])
+    if (route := lookup.route_of_holdout(unit, experiment)) is not None:
+        hint = f"`rlrec {COMMAND} {name}` ends it, `rlrec route set {route.route} --to POLICY` changes the route"
+        raise InputError(f"experiment {name} is the holdout of route {route.route}", hint=hint)
+    if experiment.status == "stopped":
+        raise _stopped_error(experiment, references[label])
     version, _ = lookup.version(unit, references[label])
     if rankers:
         return version
@@ -211,15 +211,15 @@ def lock(unit: Unit, successor: Version) -> tuple[dict[int, Head], list[Version]
     return policies.lock_learning(unit, {policy.id, policy.base_id or policy.id} if has_base else {policy.id})
 
 
-def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learning: Sequence[Version]) -> Version:
+def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learners: Sequence[Version]) -> Version:
     """Make a version live. Returns the version that is live from now on, which is a new version of the policy if a
     variant's version has learned.
 
-    heads, learning: the results of `lock`."""
+    heads, learners: the results of `lock`."""
     policy = successor.policy
     policy_id = next(iter(heads.keys() - {policy.id}), policy.id)
     if policy_id != policy.id:
-        variant = next(version for version in learning if version.id == successor.id)
+        variant = next(version for version in learners if version.id == successor.id)
         successor = belief_versions.adopt(unit, variant, heads[policy_id], ordinal=heads[policy.id].ordinal)
     if successor.status == "retired":
         hint = f"`rlrec policy rebuild {policy.name}` makes a version that learns"

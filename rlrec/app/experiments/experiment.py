@@ -70,10 +70,10 @@ class Request(Record):
         }  # fmt: skip
         return canonical.text({name: value for name, value in options.items() if value is not None})
 
-    def defines(self, stored: Experiment) -> bool:
+    def defines(self, experiment: Experiment) -> bool:
         """Tell whether an experiment was created with these options. If these options have no best_n, the experiment
         may have any."""
-        definition = stored.declaration
+        definition = experiment.declaration
         best_n = definition.get(declared.BEST_N) if self.best_n is None else self.best_n
         return replace(self, best_n=best_n).definition() == canonical.text(definition)
 
@@ -116,17 +116,17 @@ def create(store: Store, request: Request) -> ExperimentSummary:
     Beliefs are copied in one snapshot, without the slots that are not mature at that time."""
     _check(request)
     with store.read() as unit:
-        stored = experiments.by_name(unit, [request.name]).get(request.name)
-        if stored is not None:
-            return _existing(unit, stored, request)
+        experiment = experiments.by_name(unit, [request.name]).get(request.name)
+        if experiment is not None:
+            return _existing_summary(unit, experiment, request)
         removals = settings.get(unit).removals
         forks = [fork(unit, variant) for variant in request.variants]
-        drafted = interleaved.ranker_versions(unit, request.interleave) if request.interleave else []
+        rankers = interleaved.ranker_versions(unit, request.interleave) if request.interleave else []
 
     def work(unit: Unit) -> ExperimentSummary:
         settings.lock_removals(unit, removals)
-        if start(unit, request, forks, drafted) is None:
-            return _existing(unit, experiments.by_name(unit, [request.name])[request.name], request)
+        if start(unit, request, forks, rankers) is None:
+            return _existing_summary(unit, experiments.by_name(unit, [request.name])[request.name], request)
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
         return {**summary(unit, experiments.by_name(unit, [request.name])[request.name]), "created": True}
 
@@ -152,10 +152,10 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
             )
 
 
-def start(unit: Unit, request: Request, forks: Sequence[Fork], drafts: Sequence[Version] = ()) -> int | None:
+def start(unit: Unit, request: Request, forks: Sequence[Fork], rankers: Sequence[Version] = ()) -> int | None:
     """Add a new experiment. Returns the id of the experiment, or None where the name is taken.
 
-    forks: the forks of the experiment's variants, in order; drafts: the two versions of an interleaved experiment."""
+    forks: the forks of the experiment's variants, in order; rankers: the two versions of an interleaved experiment."""
     taken_names = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
     best_n = declared.expected_size(unit, request.by) if request.best_n is None else request.best_n
@@ -188,8 +188,8 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafts: Sequence[
         variants.append((holdout.LABEL, policy_id, weight))
     if served_route is not None:
         variants.append((holdout.SERVED, served_route.policy_id, 1 - request.variants[0].weight))
-    if drafts:
-        variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafts), 1.0))
+    if rankers:
+        variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, rankers), 1.0))
     for label, policy_id, weight in variants:
         experiments.add_variant(unit, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
     return experiment_id
@@ -204,15 +204,15 @@ def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
         hint = "a layer has one unit, since a user has several sessions"
         raise InputError(f"the experiments of layer {layer} assign by {neighbours[0].unit}", hint=hint)
     edges = [0.0, *sorted(edge for row in neighbours for pair in intervals_of(row) for edge in pair), 1.0]
-    room = [(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True) if high - low > MIN_ROOM]
-    left = sum(high - low for low, high in room)
-    share = left if request.layer_share is None else request.layer_share
-    if not room or share > left + MIN_ROOM:
+    gaps = [(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True) if high - low > MIN_ROOM]
+    free_share = sum(high - low for low, high in gaps)
+    share = free_share if request.layer_share is None else request.layer_share
+    if not gaps or share > free_share + MIN_ROOM:
         names = " and ".join(row.name for row in neighbours)
         hint = "stop one of them, or name another layer; `--layer-share 50%` leaves room for a second experiment"
-        raise InputError(f"layer {layer} has {100 * left:.4g} % left beside {names}", hint=hint)
+        raise InputError(f"layer {layer} has {100 * free_share:.4g} % left beside {names}", hint=hint)
     intervals = list[list[float]]()
-    for low, high in room:
+    for low, high in gaps:
         intervals.append([low, min(high, low + share)])
         share -= high - low
         if share <= MIN_ROOM:
@@ -260,13 +260,13 @@ def check_weight(label: str, weight: float) -> None:
         )
 
 
-def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
+def _existing_summary(unit: Unit, experiment: Experiment, request: Request) -> ExperimentSummary:
     """Return the summary of the stored experiment. Raises Conflict where the definition of the experiment differs from
     the request."""
-    if not request.defines(stored):
+    if not request.defines(experiment):
         hint = "experiments never change: stop it and start another one under another name"
-        raise Conflict(f"experiment {stored.name!r} already has another definition", hint=hint)
-    return {**summary(unit, stored), "created": False}
+        raise Conflict(f"experiment {experiment.name!r} already has another definition", hint=hint)
+    return {**summary(unit, experiment), "created": False}
 
 
 def fork(unit: Unit, variant: VariantSpec) -> Fork:
@@ -274,14 +274,14 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
     if variant.policy == holdout.KIND and policies.by_name(unit, variant.policy) is None:
         return Fork(variant=variant, source=None, sums={}, last_id=0, ordinal=0)
     source, head = lookup.version(unit, variant.policy)
-    name, pinned = lookup.split_reference(variant.policy)
+    name, number = lookup.split_reference(variant.policy)
     if not kinds.load(source.policy.kind).served:
         hint = f"give variant {variant.label} another policy"
         kind = source.policy.kind
         raise InputError(f"policy {source.policy.name!r} is of kind {kind} and cannot be served", hint=hint)
-    if pinned is not None and source.learning:
+    if number is not None and source.learning:
         hint = f"`rlrec policy freeze {name}` makes one; {variant.label}={name} starts a variant that learns"
-        raise InputError(f"version {pinned} of {name} still learns, and @V pins a frozen one", hint=hint)
+        raise InputError(f"version {number} of {name} still learns, and @V pins a frozen one", hint=hint)
     if source.status == "retired":
         raise InputError(f"version {source.number} of {name} is retired", hint="choose another version")
     sums, last_id = belief_versions.fork(unit, source)
@@ -379,7 +379,7 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
     weights: the weight of each variant, by label."""
 
     def work(unit: Unit) -> ExperimentSummary:
-        experiment = _running(unit, name)
+        experiment = _lock_experiment(unit, name)
         _check_labels(experiment, weights)
         new_weights = dict(weights)
         if (held_share := holdout.stored_share(experiment)) is not None:
@@ -405,7 +405,7 @@ def freeze(store: Store, name: str) -> ExperimentSummary:
     request changes nothing."""
 
     def work(unit: Unit) -> ExperimentSummary:
-        experiment = _running(unit, name)
+        experiment = _lock_experiment(unit, name)
         if lookup.is_holdout(experiment):
             hint = f"`rlrec experiment stop {name}` ends it for good"
             raise InputError(f"experiment {name} is the holdout of a route, and takes units while it runs", hint=hint)
@@ -418,7 +418,7 @@ def freeze(store: Store, name: str) -> ExperimentSummary:
     return store.write(work, repeatable=True)
 
 
-def _running(unit: Unit, name: str) -> Experiment:
+def _lock_experiment(unit: Unit, name: str) -> Experiment:
     """Return a running experiment. It is locked, so that no one else changes the experiment's weights until the
     transaction ends. Raises InputError where the experiment is stopped."""
     settings.lock(unit)

@@ -155,11 +155,11 @@ def _plan(
     shares: the part of the units that each variant gets; arrivals: the new units of the traffic, or None where they
     are not known."""
     declaration = None if figures is None else figures.declaration
-    metric_name, narrowed, wait, comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
+    metric_name, narrowing, wait, comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
     best_n = None if declaration is None else declaration.best_n
     if figures is None:
         value = request.rate or 0.0
-        deviation, lifted = (rate * (1 - rate) for rate in (value, value * (1 + request.lift)))
+        base_variance, lifted_variance = (rate * (1 - rate) for rate in (value, value * (1 + request.lift)))
     else:
         name = request.metric or declared.MetricName(declared.DEFAULT_METRIC)
         metric = METRICS[name.metric]
@@ -174,20 +174,20 @@ def _plan(
         )
         means = {group: figures.outcomes.value(group, metric) for group in groups}
         group = next((group for group in groups if means[group].units >= least), 0)
-        mean, adjusted = means[group], figures.outcomes.adjusted_value(group, metric)
+        mean, adjusted_mean = means[group], figures.outcomes.adjusted_value(group, metric)
         if not mean.has_error or not mean.value or mean.units < least:
             return None
         metric_name, wait = str(name), RETURN_DAYS.get(metric.name, 0)
-        value, deviation = mean.value, mean.error**2 * mean.units
-        lifted = deviation * (1 + request.lift)  # a lift by more events, not by larger ones
-        narrowed = None if adjusted is None else 1 - adjusted.error / mean.error
+        value, base_variance = mean.value, mean.error**2 * mean.units
+        lifted_variance = base_variance * (1 + request.lift)  # a lift by more events, not by larger ones
+        narrowing = None if adjusted_mean is None else 1 - adjusted_mean.error / mean.error
     limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
-    variance = sequences.variance_of_difference(deviation, lifted, shares)
+    variance = sequences.variance_of_difference(base_variance, lifted_variance, shares)
     total = sequences.fixed_units(variance, request.lift * value, **limits)
     total_sequential = sequences.sequential_units(variance, request.lift * value, best_n=best_n, **limits)
-    totals = [total, total_sequential, *([] if narrowed is None else [total * (1 - narrowed) ** 2])]
-    reached = [None if arrivals is None else arrivals.days_until(units) for units in totals]
-    days, days_sequential, *adjusted_days = [None if day is None else day + wait for day in reached]
+    totals = [total, total_sequential, *([] if narrowing is None else [total * (1 - narrowing) ** 2])]
+    durations = [None if arrivals is None else arrivals.days_until(units) for units in totals]
+    days, days_sequential, *adjusted_days = [None if day is None else day + wait for day in durations]
     per_variant = round(total * min(shares))
     return {
         "per_variant": per_variant, "total": round(per_variant / min(shares)),
@@ -195,8 +195,8 @@ def _plan(
         "days": days, "days_sequential": days_sequential, "adjusted_days": next(iter(adjusted_days), None),
         "assumed": {
             "lift": request.lift, "power": request.power, "level": request.level, "comparisons": comparisons,
-            "metric": metric_name, "value": value, "variance": deviation, "shares": [*shares],
-            "unit": request.by, "narrowed": narrowed, "return_days": wait,
+            "metric": metric_name, "value": value, "variance": base_variance, "shares": [*shares],
+            "unit": request.by, "narrowed": narrowing, "return_days": wait,
             "traffic_days": arrivals and arrivals.days, "traffic_units": arrivals and int(arrivals.counts[-1]),
         },
     }  # fmt: skip
@@ -221,8 +221,8 @@ class NewUnits(Record, eq=False):
         store and newcomers."""
         first_at, _ = selected.times(unit, study.selection)
         length = ceil((selected.covered_us(unit, study.selection) + 1) / STRETCHES)
-        new = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
-        counts = np.bincount(np.fromiter(new, np.int64), list(new.values()), STRETCHES).cumsum()
+        arrivals = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
+        counts = np.bincount(np.fromiter(arrivals, np.int64), list(arrivals.values()), STRETCHES).cumsum()
         units = cls(counts=counts, days=STRETCHES * length / DAY_US, by_session=study.by_session)
         if study.experiment is None or study.by_session:
             return replace(units, newcomers=units.pace)
@@ -237,9 +237,9 @@ class NewUnits(Record, eq=False):
         stretches = -(-(last_at - half - since) // half)
         earlier_log = replace(selection, since=since)
         begins = last_at - half - stretches * half
-        new = people.arrivals(unit, earlier_log, since=begins, length=half, by_session=self.by_session)
-        newcomers = sum(count for stretch, count in new.items() if stretch >= stretches)
-        return replace(self, population=float(sum(new.values())), newcomers=newcomers * DAY_US / half)
+        arrivals = people.arrivals(unit, earlier_log, since=begins, length=half, by_session=self.by_session)
+        newcomers = sum(count for stretch, count in arrivals.items() if stretch >= stretches)
+        return replace(self, population=float(sum(arrivals.values())), newcomers=newcomers * DAY_US / half)
 
     @property
     def pace(self) -> float:
@@ -252,9 +252,9 @@ class NewUnits(Record, eq=False):
         None where so many units never come. If all units came at once, the differences stay as they are, since no pace
         is known."""
         for row in rows if self.counts[0] < self.counts[-1] else ():
-            if more := row["needed"] or row["shortage"]:
-                until = self.days_until(self.counts[-1] + more / row.get("share", 1.0))
-                row["needed_days"] = None if until is None else until - self.days
+            if n_more := row["needed"] or row["shortage"]:
+                end_day = self.days_until(self.counts[-1] + n_more / row.get("share", 1.0))
+                row["needed_days"] = None if end_day is None else end_day - self.days
 
     def days_until(self, units: float) -> float | None:
         """Return the number of days until this many units have come, or None where they never come. Beyond the observed

@@ -45,33 +45,33 @@ def advance(store: Store, name: str) -> RampAnswer:
             raise InputError(f"the ramp {name} has no steps", hint=hint)
         look, now, by = unit_outcomes.look_at_experiment(unit, stage.ramp), unit.now, stage.ramp.unit
         by_reward = len(policies.rewards(unit)) > 1
-    blocked = None
+    block_reason = None
     if any("sample-ratio" in row["reasons"] for row in look.differences):
         text = f"{stage.ramp.name} stays at {100 * stage.share:.12g} %: the users that count are not split as defined"
         doubt = "some users are lost or left out by an exclusion, so that no figure tells whether the candidate loses"
-        blocked = f"{text} (sample-ratio): {doubt}; `rlrec route rollback {name}` takes the candidate back"
-    if blocked != stage.blocked:
+        block_reason = f"{text} (sample-ratio): {doubt}; `rlrec route rollback {name}` takes the candidate back"
+    if block_reason != stage.block_reason:
         options = {"experiment": stage.ramp.name}
-        store.write(lambda unit: settings.keep_state(unit, BLOCKED, options, {"why": blocked}), repeatable=True)
-        stage = stage._replace(blocked=blocked)
-    if blocked is not None:
-        return _answer(name, stage, "blocked", blocked)
-    lost = [row for row in look.differences if row["upper"] is not None and row["upper"] < 0]  # whatever comes later
+        store.write(lambda unit: settings.keep_state(unit, BLOCKED, options, {"why": block_reason}), repeatable=True)
+        stage = stage._replace(block_reason=block_reason)
+    if block_reason is not None:
+        return _answer(name, stage, "blocked", block_reason)
+    lost_rows = [row for row in look.differences if row["upper"] is not None and row["upper"] < 0]  # for good
     losses = [
-        *(difference_sentence(row, by, by_reward=by_reward) for row in lost),
+        *(difference_sentence(row, by, by_reward=by_reward) for row in lost_rows),
         *(guard_sentence(row, by) for row in look.guards if row["answer"] == "lost"),
     ]
     if losses:
         return _change(store, name, stage, losses)
     if stage.ramp.mode == experiments.FROZEN or stage.next_share is None or now < due_at:
         return _answer(name, stage, "waited", stage.sentence)
-    unknown = [row for row in look.differences if row["lower"] is None]
-    if doubts := [difference_sentence(row, by, by_reward=by_reward) for row in unknown]:
+    unknown_rows = [row for row in look.differences if row["lower"] is None]
+    if doubts := [difference_sentence(row, by, by_reward=by_reward) for row in unknown_rows]:
         return _answer(name, stage, "waited", f"{stage.ramp.name} waits for more users: {join_doubts(doubts)}")
-    if unjudged := [guard_sentence(row, by) for row in look.guards if row["answer"] != "holds"]:
-        by_hand = f"`rlrec experiment stop {stage.ramp.name} --promote {CANDIDATE} --anyway` promotes it by hand"
-        text = f"{stage.ramp.name} waits for its {'guard' if len(unjudged) == 1 else 'guards'}: {join_doubts(unjudged)}"
-        return _answer(name, stage, "waited", f"{text}; {by_hand}")
+    if doubts := [guard_sentence(row, by) for row in look.guards if row["answer"] != "holds"]:
+        command = f"`rlrec experiment stop {stage.ramp.name} --promote {CANDIDATE} --anyway` promotes it by hand"
+        text = f"{stage.ramp.name} waits for its {'guard' if len(doubts) == 1 else 'guards'}: {join_doubts(doubts)}"
+        return _answer(name, stage, "waited", f"{text}; {command}")
     if stage.next_share < 1:
         return _change(store, name, stage, [])
     live = ending.stop(store, stage.ramp.name, promote=CANDIDATE, anyway=True)["live"]
@@ -112,12 +112,12 @@ def _take_back(unit: Unit, stage: Stage, command: str) -> str:
     has learned becomes the next version of its policy, if the route follows this policy and no other version went live
     meanwhile."""
     current = lookup.version(unit, stage.ramp.variants[0].policy)[0]
-    heads, learning = ending.lock(unit, current)
+    heads, learners = ending.lock(unit, current)
     head = heads.get(stage.change.policy_id)
     reference = route.roll_back(unit, stage.change.route, command=command, or_live=True)["reference"]
     if stage.change.number is not None or head is None or head.live_id != current.parent_id:
         return reference
-    return ending.make_live(unit, current, heads, learning).reference
+    return ending.make_live(unit, current, heads, learners).reference
 
 
 def _answer(name: str, stage: Stage | None, did: str, sentence: str) -> RampAnswer:

@@ -101,7 +101,7 @@ class Stage(NamedTuple):
 
     change: the change of the route that began the ramp; ramp: the experiment; share, next_share: the candidate's
     part of the users now and after the next step, where None means that no step is left; due_at: the time from which
-    the next step may come, or None where the ramp has no steps; is_due: whether this time has come; blocked: why
+    the next step may come, or None where the ramp has no steps; is_due: whether this time has come; block_reason: why
     somebody must look, as the last `route advance` recorded, or None where the ramp can go on."""
 
     change: RouteChange
@@ -111,7 +111,7 @@ class Stage(NamedTuple):
     due_at: int | None
     is_due: bool
     definition: Mapping[str, Any]
-    blocked: str | None
+    block_reason: str | None
 
     @property
     def outlook(self) -> str:
@@ -129,7 +129,7 @@ class Stage(NamedTuple):
     @property
     def sentence(self) -> str:
         """Return the present share and the next step in words, or the reason why the ramp is blocked."""
-        return self.blocked or f"{self.ramp.name} is at {100 * self.share:.12g} %; {self.outlook}"
+        return self.block_reason or f"{self.ramp.name} is at {100 * self.share:.12g} %; {self.outlook}"
 
 
 def create(store: Store, request: Request) -> RouteSummary:
@@ -181,8 +181,8 @@ def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[expe
     holdout.check_share(request.holdout)
     name, is_pinned = request.holdout_policy, lookup.split_reference(request.holdout_policy)[1] is not None
     if name != UNIFORM or policies.by_name(unit, name) is not None:
-        version, served = servable(unit, name)[0], servable(unit, reference)[0]
-        if version.id == served.id and not (is_pinned and lookup.split_reference(reference)[1] is None):
+        version, route_version = servable(unit, name)[0], servable(unit, reference)[0]
+        if version.id == route_version.id and not (is_pinned and lookup.split_reference(reference)[1] is None):
             hint = "`--holdout-policy NAME` names another policy, or a version that stays behind, NAME@V"
             raise InputError(f"the holdout would get {reference}, as the route does", hint=hint)
     return [experiment.fork(unit, variant) for variant in _holdout(request, "").variants]
@@ -231,10 +231,10 @@ def set_holdout(store: Store, request: Request) -> RouteSummary:
             _start_holdout(unit, request, forks)
             settings.add_run(unit, f"route set {request.command}", {"holdout": request.holdout})
         else:
-            stored = lookup.experiment(unit, str(current.holdout))
-            if not _holdout(request, stored.name).defines(stored):
-                hint = f"a holdout never changes: `rlrec experiment stop {stored.name}` ends it for good"
-                raise Conflict(f"route {current.route} has another holdout, {stored.name}", hint=hint)
+            old_holdout = lookup.experiment(unit, str(current.holdout))
+            if not _holdout(request, old_holdout.name).defines(old_holdout):
+                hint = f"a holdout never changes: `rlrec experiment stop {old_holdout.name}` ends it for good"
+                raise Conflict(f"route {current.route} has another holdout, {old_holdout.name}", hint=hint)
         return {**summary(unit, lookup.route(unit, request.name)), "set": True, "changed": is_new}
 
     return store.write(work)
@@ -281,11 +281,11 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             raise InputError(f"route {request.name} serves {to} already", hint=hint)
         looks = routes.looks(unit, current.route_id, since=unit.now - YEAR_US)
         options = request.gate and replace(request.gate, candidate=to, current=current.reference)
-        gate, earlier = (None, None) if options is None else _look(unit, current, options, looks)
-        meant = version.reward.name if options is None or options.reward is None else options.reward
-        if gate is not None and gate["reward"] != meant:
-            learned = f"judged by reward {gate['reward']}, which {current.reference} learns"
-            store.notice(f"{learned}; --reward {meant} judges by what {to} learns")
+        gate, earlier_id = (None, None) if options is None else _look(unit, current, options, looks)
+        reward_name = version.reward.name if options is None or options.reward is None else options.reward
+        if gate is not None and gate["reward"] != reward_name:
+            basis = f"judged by reward {gate['reward']}, which {current.reference} learns"
+            store.notice(f"{basis}; --reward {reward_name} judges by what {to} learns")
         ramp = None if request.share is None else _ramp(unit, current, request, to, request.share)
         removals = settings.get(unit).removals
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
@@ -299,18 +299,18 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         if not is_unchanged and (ramp is not None or gate is not None):
             raise StoreBusy(f"route {request.name} was changed meanwhile", hint="look at it, and try again")
         version, _ = servable(unit, to)
-        passed, look_id = gate is None or gate["passed"], earlier
-        if gate is not None and earlier is None:
+        has_passed, look_id = gate is None or gate["passed"], earlier_id
+        if gate is not None and earlier_id is None:
             look_id = routes.add_look(
                 unit, now.route_id, policy_id=version.policy.id, version_id=version.id, report=gate
             )
-        is_changed = passed and (ramp is not None or now.reference != to)
+        is_changed = has_passed and (ramp is not None or now.reference != to)
         if is_changed and ramp is not None:
             _start(unit, current, ramp, forks, command=command, look_id=look_id)
         elif is_changed:
             _change(unit, now.route_id, version, to, command=command, look_id=look_id)
         newest = lookup.route(unit, request.name)
-        answer: RouteSummary = {**summary(unit, newest), "set": passed, "changed": is_changed}
+        answer: RouteSummary = {**summary(unit, newest), "set": has_passed, "changed": is_changed}
         if request.steps:
             answer["ramp"] = ramp_state(unit, newest)
         if gate is not None:
@@ -319,7 +319,7 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             answer |= {
                 "estimate": gate["estimate"], "lower": gate["lower"], "estimator": gate["estimator"],
                 "guards": gate["guards"], "gate": gate, "why": paired_gate.refusal_sentence(gate),
-                "repeated": earlier is not None,
+                "repeated": earlier_id is not None,
             }  # fmt: skip
         return answer
 
@@ -361,11 +361,11 @@ def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: fl
     ramp = experiment.Request(name=name, variants=variants, route=current.route, metrics=request.metrics)
     if not request.steps:
         return ramp
-    learned = lookup.version(unit, current.reference)[0].reward
+    reward = lookup.version(unit, current.reference)[0].reward
     users = declared.expected_size(unit, "user") * request.hold_us / declared.TRAFFIC_US
     return replace(
         ramp, steps=request.steps, hold_us=request.hold_us, guards=request.guards,
-        metrics=request.metrics or [declared.MetricName(declared.DEFAULT_METRIC, learned.name)],
+        metrics=request.metrics or [declared.MetricName(declared.DEFAULT_METRIC, reward.name)],
         best_n=min(max(declared.LEAST_SIZE, round(users)), declared.MOST_SIZE),  # the users of the first step
     )  # fmt: skip
 
@@ -407,16 +407,16 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
     or_live: whether the route follows the live version of the earlier policy if the earlier version is retired."""
     newest = lookup.route(unit, name, lock=True)
     policies.lock(unit, [newest.policy_id])
-    last, standing = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
-    for earlier, current in reversed([*pairwise(standing)]):  # skips changes that changed nothing
-        promoted = last is not None and last.at == current.at and current.command.startswith("experiment stop ")
-        if newest.running or promoted or earlier.reference != newest.reference:
+    last, changes = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
+    for earlier, current in reversed([*pairwise(changes)]):  # skips changes that changed nothing
+        is_promotion = last is not None and last.at == current.at and current.command.startswith("experiment stop ")
+        if newest.running or is_promotion or earlier.reference != newest.reference:
             break
     else:
         undo = f"`rlrec policy rollback {newest.policy}` undoes a promotion"
         hint = None if last is None or newest.number else undo
         raise CheckFailed(f"route {name} has no change to roll back", hint=hint)
-    if promoted:
+    if is_promotion:
         versions.roll_back(unit, newest.policy)
     if newest.running and newest.experiment_id is not None:
         experiments.stop(unit, newest.experiment_id)
@@ -435,13 +435,13 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
 def _standing_changes(unit: Unit, newest: RouteChange) -> list[RouteChange]:
     """Return the changes of a route that no rollback undid, oldest first. A rollback undoes all changes after the
     change to which it returned."""
-    standing: list[RouteChange] = []
+    changes: list[RouteChange] = []
     for change in routes.history(unit, newest.route_id):
         if change.restored_id is None:
-            standing.append(change)
-        while standing and change.restored_id not in (None, standing[-1].id):
-            standing.pop()
-    return standing
+            changes.append(change)
+        while changes and change.restored_id not in (None, changes[-1].id):
+            changes.pop()
+    return changes
 
 
 def list_routes(store: Store) -> list[RouteSummary]:
@@ -491,7 +491,7 @@ def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
     stage = find_stage(unit, change)
     if stage is None:
         return None
-    goes_on = stage.ramp.mode != experiments.FROZEN and stage.due_at is not None and stage.blocked is None
+    goes_on = stage.ramp.mode != experiments.FROZEN and stage.due_at is not None and stage.block_reason is None
     next_share, due_at = (stage.next_share, stage.due_at) if goes_on else (None, None)
     next_at = None if next_share is None or due_at is None else format_time(due_at)
     hold_us = stage.definition.get(experiment.HOLD)
@@ -516,6 +516,6 @@ def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
     steps, hold_us = definition.get(experiment.STEPS, ()), definition.get(experiment.HOLD)
     next_share = next((step for step in steps if step > share + experiment.MIN_ROOM), None)
     due_at = None if hold_us is None else max(ramp.created_at, ramp.phase_at) + hold_us
-    blocked = (settings.state(unit, BLOCKED, {"experiment": ramp.name}) or {}).get("why")
+    block_reason = (settings.state(unit, BLOCKED, {"experiment": ramp.name}) or {}).get("why")
     is_due = due_at is not None and due_at <= unit.now
-    return Stage(change, ramp, share, next_share, due_at, is_due, definition, blocked)
+    return Stage(change, ramp, share, next_share, due_at, is_due, definition, block_reason)

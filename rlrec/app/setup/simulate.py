@@ -122,8 +122,8 @@ def simulate(store: Store, request: Request) -> Result:
     figures = environments.figures(
         audience, np.array([[*world.slot_counts.values()]]), length=world.decisions / request.sessions,
         visits=request.sessions, reward=earned_reward, size=request.size,
-        visitors=None if world.crowd is None else world.crowd.present,
-        returned=0 if world.crowd is None else world.crowd.returned,
+        visitors=None if world.crowd is None else world.crowd.n_visitors,
+        returners=0 if world.crowd is None else world.crowd.n_returners,
     )  # fmt: skip
     version = versions[0] if experiment is None else None
     return {
@@ -355,7 +355,7 @@ class VisitWorld(SimulatedStore):
             if isinstance(audience, News):
                 self._publish(audience, period_start // period_us)
             self._arrive(np.arange(seats))
-            while len(occupied_seats := self.crowd.busy):
+            while len(occupied_seats := self.crowd.busy_seats):
                 self._serve_seats(occupied_seats)
             self.crowd.periods += 1
         self._remember_visitors(newest_at=self._newest_at)
@@ -488,10 +488,10 @@ def study(store: Store, request: Request) -> RunMeans:
     )  # fmt: skip
     reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())
     figures = environments.figures(
-        audience, totals.shown, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
+        audience, totals.shows, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
         reward=reward, size=request.size,
         visitors=None if totals.visitors is None else float(totals.visitors.mean()),
-        returned=0.0 if totals.returned is None else float(totals.returned.mean()),
+        returners=0.0 if totals.returners is None else float(totals.returners.mean()),
     )  # fmt: skip
     return {
         "environment": request.environment, "policy": name, "runs": request.runs, "sessions": request.sessions,

@@ -183,7 +183,7 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
         logged_draws.check(unit, findings=findings, sample=batch)
         dangling.check_requests(unit, ids, findings=findings)
     live_versions.check(unit, findings=findings)
-    for finding in newest.check(unit, stored_policies, on_its_clock=store.now is None, recent=NEWEST):
+    for finding in newest.check(unit, stored_policies, on_its_clock=store.now is None, limit=NEWEST):
         findings.add(finding.check, finding.severity, finding.subject, finding.detail)
     n_derived, n_sampled = propensities.check(unit, ids, findings=findings), len(run_starts(batch.slots["decision_id"]))
     detail = (
@@ -213,12 +213,12 @@ def _audit_policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogu
     seq = live_version[1].seq if live_version is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
     ruled_contexts = contents.contexts_with(unit, PAGE)
-    counts = ArmCounts(unit, findings, ruled=ruled_contexts)
+    counts = ArmCounts(unit, findings, ruled_ids=ruled_contexts)
     watches: list[beliefs.RebuiltBeliefs | Rounded | Outage | newest.RewardDrift | StarvingArms | Entropy | Examination]
     watches = [beliefs.RebuiltBeliefs(unit, versions, histories, names), Rounded(policy)]
     if live_version is not None:
         watches += [Outage(live_version[0], now=unit.now), newest.RewardDrift(unit, live_version[0], names)]
-        watches += [StarvingArms(unit, policy, active=active_names, ruled=ruled_contexts), Entropy(policy)]
+        watches += [StarvingArms(unit, policy, keys=active_names, ruled_ids=ruled_contexts), Entropy(policy)]
         watches += [Examination(live_version[0], lambda version: positions.fit_positions(unit, version))]
     # excluded decisions are checked like others, but do not count in how policies behave
     tests = filters.unexcluded_tests(unit)

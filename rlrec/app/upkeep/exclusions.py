@@ -52,7 +52,7 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
         exclusion = _find_exclusion(unit, name)
         units: list[UnitIds] | None = None
         if machines:
-            units = [*machine_sessions.find_machines(unit, included=exclusion and name)]
+            units = [*machine_sessions.find_machines(unit, ignored_names=exclusion and name)]
         elif "user" in pairs and "session" not in pairs:
             units = [(key, None) for key in filters.user_ids(unit, pairs["user"])]
         elif (ids := filters.select(unit, pairs).session_ids) is not None:

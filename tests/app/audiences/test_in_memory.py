@@ -225,9 +225,9 @@ def test_visits_are_played_to_their_end_in_every_run() -> None:
 def test_every_visit_is_of_a_new_visitor_or_of_one_who_comes_again() -> None:
     result = study(kinds.make("uniform", {}), simulate.make_audience("choc-kale", {}), runs=50, sessions=40, seed=1)
     assert result.visitors is not None
-    assert result.returned is not None
-    assert np.all((result.returned > 0) & (result.returned <= result.visitors) & (result.visitors < 40))
-    assert np.all(result.returned <= 40 - result.visitors)
+    assert result.returners is not None
+    assert np.all((result.returners > 0) & (result.returners <= result.visitors) & (result.visitors < 40))
+    assert np.all(result.returners <= 40 - result.visitors)
 
 
 def test_costs_are_learned_as_rewards_below_0() -> None:
@@ -245,4 +245,4 @@ def test_pages_of_a_shop_are_studied_in_memory() -> None:
     played = shops.play(Shop(), shops.uniform, positions=5, visitors=2_000)
     per_visit = played.clicks.sum() / played.visits.sum()
     assert abs(totals.reward.mean() / 20 - per_visit) < 4 * 2.0 * sqrt(1 / 4_000 + 1 / 4_000)
-    assert np.all(totals.shown.sum(axis=1) >= totals.decisions * 5)
+    assert np.all(totals.shows.sum(axis=1) >= totals.decisions * 5)

@@ -569,9 +569,9 @@ def test_silence_weighs_each_decision_by_what_was_due() -> None:
     def closed(n: int) -> float:
         return exp(lgamma(52) + lgamma(41 + n) - lgamma(41) - lgamma(52 + n))  # 10 of 50 before: Beta(11, 41)
 
-    assert overdue.silence_chance(np.full(80, 1.0), rewarded=10, decided=50) == pytest.approx(closed(80), rel=1e-6)
+    assert overdue.silence_chance(np.ones(80), n_rewarded=10, n_decisions=50) == pytest.approx(closed(80), rel=1e-6)
     half = sum(comb(80, n) / 2**80 * closed(n) for n in range(81))
-    assert overdue.silence_chance(np.full(80, 0.5), rewarded=10, decided=50) == pytest.approx(half, rel=1e-6)
+    assert overdue.silence_chance(np.full(80, 0.5), n_rewarded=10, n_decisions=50) == pytest.approx(half, rel=1e-6)
 
 
 def test_a_day_without_the_nightly_delivery_is_no_pause() -> None:
@@ -621,7 +621,7 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
     with closing(Store(sqlite_db)) as store, store.read() as unit:
         policy, hungry, result = policies.all_policies(unit)[0], [], Findings()
         for size in (2_000, 300):
-            fold = StarvingArms(unit, policy, active={1: "a1", 2: "a2"}, ruled=())
+            fold = StarvingArms(unit, policy, keys={1: "a1", 2: "a2"}, ruled_ids=())
             for batch in store_audit.ranges(unit, policy.id, size=size):
                 fold.take(batch)
             fold.finish(result)

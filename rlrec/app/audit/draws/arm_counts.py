@@ -63,11 +63,11 @@ class ArmCounts:
     1{shown}(1 - p)/p^2, and the logarithm of the wealth of each bet against the logger. Each decision counts at its
     first observed position."""
 
-    def __init__(self, unit: Unit, findings: Findings, *, ruled: Sequence[int]) -> None:
+    def __init__(self, unit: Unit, findings: Findings, *, ruled_ids: Sequence[int]) -> None:
         """Begin without counts.
 
-        ruled: the ids of the contexts with page rules, under which an eligible arm may have no chance."""
-        self.unit, self.findings, self.ruled = unit, findings, ruled
+        ruled_ids: the ids of the contexts with page rules, under which an eligible arm may have no chance."""
+        self.unit, self.findings, self.ruled_ids = unit, findings, ruled_ids
         self._totals = SumsByArm(COUNTS + betting.BETS)
 
     def take(self, batch: Batch) -> None:
@@ -81,7 +81,7 @@ class ArmCounts:
         p = np.where(position == 1, p, marginal)
         is_usable = ~np.isnan(p) & ~slots["rounded"][first_slots]
         rows, p = first_slots[is_usable], p[is_usable]
-        is_promised = (position[is_usable] == 1) & ~np.isin(slots["context_id"][rows], self.ruled)
+        is_promised = (position[is_usable] == 1) & ~np.isin(slots["context_id"][rows], self.ruled_ids)
         min_propensity = np.where(is_promised, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
         factors = betting.log_factors_not_shown(min_propensity)
         self._count(slots["eligible_id"][rows], factors)
@@ -165,9 +165,9 @@ def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]
     negative_log_share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)
     log_wealth = betting.log_wealth(totals.sums[COUNTS:]) - negative_log_share
     for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
-        n, shown, weight, variance = totals.sums[:COUNTS, column]
+        n, n_shown, weight, variance = totals.sums[:COUNTS, column]
         z = (weight - n) / np.sqrt(variance) if variance > 0 else 0.0
-        detail = f"shown {shown:.0f} times in {n:.0f} decisions"
+        detail = f"shown {n_shown:.0f} times in {n:.0f} decisions"
         detail += f", which the logged propensities weigh as {weight:.6g} (z {z:.1f})"
         chance = max(float(np.exp(-log_wealth[column])), 1e-300)
         reason = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
@@ -176,18 +176,18 @@ def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]
 
 class StarvingArms:
     """This check finds arms that the policy has not shown for long. For each arm, the check counts the decisions that
-    the policy itself drew, in which the arm was eligible, since the last decision that showed the arm. `active` has the
+    the policy itself drew, in which the arm was eligible, since the last decision that showed the arm. `keys` has the
     key of each arm that is not retired, by id."""
 
-    def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str], ruled: Sequence[int]) -> None:
+    def __init__(self, unit: Unit, policy: StoredPolicy, *, keys: Mapping[int, str], ruled_ids: Sequence[int]) -> None:
         """Begin without counts.
 
-        active: the key of each arm that is not retired, by id; ruled: the ids of the contexts with page rules, which
+        keys: the key of each arm that is not retired, by id; ruled_ids: the ids of the contexts with page rules, which
         guarantee no arm a chance."""
         self.unit = unit
         self.policy = policy
-        self.ruled = ruled
-        self.active = active
+        self.ruled_ids = ruled_ids
+        self.keys = keys
         # decisions; expected times shown under uniform choice; expected times shown under their smallest propensities
         self._since = SumsByArm(3)
         self._shown_at: dict[int, int] = {}
@@ -213,7 +213,7 @@ class StarvingArms:
         sets, set_index = np.unique(drawn_slots["eligible_id"][first_slots], return_inverse=True)
         n = len(first_slots)
         sorted_decisions = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, in order within each
-        is_ruled = np.isin(drawn_slots["context_id"], self.ruled)
+        is_ruled = np.isin(drawn_slots["context_id"], self.ruled_ids)
         min_propensity = np.where(is_ruled, 0.0, drawn_slots["min_propensity"])[first_slots]
         promised_shows = np.r_[0.0, min_propensity[sorted_decisions % n].cumsum()]
         for portion, arms, sizes in eligible_arms(self.unit, sets):
@@ -228,20 +228,20 @@ class StarvingArms:
             self._since.add(arms, counts)
 
     def finish(self, findings: Findings) -> None:
-        n_decisions, expected, promised_shows = self._since.sums
-        starving = np.flatnonzero((n_decisions >= MIN_DECISIONS) & (expected >= MIN_EXPECTED) & (promised_shows < 1))
-        starving = starving[np.isin(self._since.arms[starving], list(self.active))]
-        if len(starving):
-            longest_first = starving[np.argsort(-n_decisions[starving], kind="stable")]
+        n_decisions, mean_shows, promised_shows = self._since.sums
+        columns = np.flatnonzero((n_decisions >= MIN_DECISIONS) & (mean_shows >= MIN_EXPECTED) & (promised_shows < 1))
+        columns = columns[np.isin(self._since.arms[columns], list(self.keys))]
+        if len(columns):
+            longest_first = columns[np.argsort(-n_decisions[columns], kind="stable")]
             arms = ", ".join(map(self._describe, longest_first[:MAX_NAMED].tolist()))
-            ellipsis = ", ..." if len(starving) > MAX_NAMED else ""
-            detail = f"{quantity(len(starving), 'active arm')} not shown for long: {arms}{ellipsis}"
+            ellipsis = ", ..." if len(columns) > MAX_NAMED else ""
+            detail = f"{quantity(len(columns), 'active arm')} not shown for long: {arms}{ellipsis}"
             findings.warning(STARVING, f"policy {self.policy.name}", f"{detail}; a floor would keep them in the log")
 
     def _describe(self, column: int) -> str:
         arm = int(self._since.arms[column])
         last_shown = f"since {format_time(self._shown_at[arm])}" if arm in self._shown_at else "ever"
-        return f"{self.active[arm]} (in {self._since.sums[0, column]:,.0f} decisions, not {last_shown})"
+        return f"{self.keys[arm]} (in {self._since.sums[0, column]:,.0f} decisions, not {last_shown})"
 
 
 class Entropy:

@@ -37,9 +37,9 @@ class Examination:
         self._learns_by_position = "position" in kinds.parameters(version.policy.kind)
         # slots, position, reward, squares of both, their product
         self._sums = SumsByArm(6)
-        self._longest = 0
-        self._online = kinds.load(version.policy.kind).online
-        self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
+        self._n_positions = 0
+        self._is_online = kinds.load(version.policy.kind).online
+        self._weighed_kinds = {kind for kind, weight in version.reward.weights.items() if weight}
         self._page_events = self._slot_events = 0  # weighed events
 
     def take(self, batch: Batch) -> None:
@@ -49,23 +49,23 @@ class Examination:
         rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])
         position, reward = rows.slots["position"].astype(np.float64), rows.reward
         is_page = batch.events["position"] == 0
-        is_weighed = np.array([kind in self._weighed for kind in batch.events["kind"].tolist()], np.bool_)
+        is_weighed = np.array([kind in self._weighed_kinds for kind in batch.events["kind"].tolist()], np.bool_)
         is_weighed &= np.isin(batch.events["decision_id"], rows.slots["decision_id"])
         self._page_events += int(np.count_nonzero(is_weighed & is_page))
         self._slot_events += int(np.count_nonzero(is_weighed & ~is_page))
-        self._longest = max(self._longest, int(position.max(initial=0)))
+        self._n_positions = max(self._n_positions, int(position.max(initial=0)))
         terms = (np.ones(len(rows)), position, reward, position**2, reward**2, position * reward)
         self._sums.add(rows.slots["arm_id"], terms)
 
     def finish(self, findings: Findings) -> None:
         subject = f"policy {self.version.policy.name}"
-        if self._curve and self._longest > self._values:
-            detail = f"slates have up to {self._longest} positions, and curve {self._curve} ends at {self._values}"
+        if self._curve and self._n_positions > self._values:
+            detail = f"slates have up to {self._n_positions} positions, and curve {self._curve} ends at {self._values}"
             findings.warning(CHECK, subject, f"{detail}: slots below it teach nothing")
-        elif self._online and not self._curve and self._longest > 1 and self._examination_decreases():
+        elif self._is_online and not self._curve and self._n_positions > 1 and self._examination_decreases():
             self._warn_of_decrease(findings, subject)
 
-        if self._online and self._page_events and not self._slot_events:
+        if self._is_online and self._page_events and not self._slot_events:
             findings.warning(
                 CHECK, subject,
                 f"whatever reward {self.version.reward.name} weighs came for pages ({self._page_events:,} events), and "

@@ -42,7 +42,7 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
     extent = selected.extent(unit, selected.Selection()) if sample is None else _sample_extent(sample)
     cache, has_slot_sets = ContextCache(unit, encode=True), bool(imported_data.used_tables(unit, ["slot_set"]))
     totals: dict[tuple[str, int], Any] = {}
-    checked = None
+    checked_log = None
     batches = reader.batches(unit, selected.Selection(), columns=COLUMNS) if sample is None else [sample]
     for log in chain.from_iterable(
         batch.cut(reader.set_cells(unit, batch.slots["eligible_id"]), reader.MAX_CELLS) for batch in batches
@@ -53,26 +53,26 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
             sets = imported_data.slot_sets(unit, np.unique(slots["decision_id"]).tolist())
             slots[log_rows.SLOT_SET], _ = log_rows.slot_set_column(slots, sets)
         eligible = contents.eligible_arms(unit, set(slots["eligible_id"].tolist()))
-        logged = log_rows.LoggedBatch(
+        logged_batch = log_rows.LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts,
             eligible={key: np.array(members, np.int64) for key, members in eligible.items()},
         )  # fmt: skip
-        checked = CheckedLog(logged=logged, arms=catalogue, extent=extent)
+        checked_log = CheckedLog(logged=logged_batch, arms=catalogue, extent=extent)
         partials: dict[tuple[str, int], Any] = {}
         for policy_id in np.unique(slots["policy_id"]).tolist():
             rows = np.flatnonzero(slots["policy_id"] == policy_id)
-            policy_log = replace(checked, logged=replace(logged, log=logged.log.select_rows(rows)))
+            policy_log = replace(checked_log, logged=replace(logged_batch, log=logged_batch.log.select_rows(rows)))
             partials[SHOWN, policy_id] = WrongPropensities().sums(policy_log)
             partials[CLIPPED, policy_id] = ClippedPropensities().sums(policy_log)
-        partials[REPEATS, 0] = RepeatedRows().sums(checked)
+        partials[REPEATS, 0] = RepeatedRows().sums(checked_log)
         totals = add_each(totals, partials)
     for (check_name, policy_id), sums in sorted(totals.items(), key=lambda entry: ORDER.index(entry[0][0])):
         subject = f"policy {policy_names[policy_id]}" if policy_id else "store"
         # the other checks rely on the propensities
-        if checked is None or not sums.raises_alarm or findings.has_finding(SHOWN, subject if policy_id else ""):
+        if checked_log is None or not sums.raises_alarm or findings.has_finding(SHOWN, subject if policy_id else ""):
             continue
         if check_name == SHOWN:
-            findings.error(check_name, subject, _accusation(unit, sums, checked))
+            findings.error(check_name, subject, _accusation(unit, sums, checked_log))
         else:
             text = REASONS[_REASONS[check_name]].text.removesuffix(" (weak)")
             findings.warning(check_name, subject, f"{text}; {hint(_REASONS[check_name])}")
@@ -87,18 +87,18 @@ def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
     )  # fmt: skip
 
 
-def _accusation(unit: Unit, sums: PropensityBets, checked: CheckedLog) -> str:
+def _accusation(unit: Unit, sums: PropensityBets, checked_log: CheckedLog) -> str:
     """Return a sentence that names the arm that was shown too often. The arm may have been shown too often only in one
     kind of context. If the last batch has a context of this kind, the sentence quotes the context.
 
-    checked: the last batch."""
+    checked_log: the last batch."""
     arm_wealth, cell_wealth = (log_wealth(bets.log) for bets in (sums.arms, sums.cells))
-    keys = sorted(checked.arms.keys.values())
+    keys = sorted(checked_log.arms.keys.values())
     if arm_wealth.max() >= cell_wealth.max():
         return f"arm {keys[arm_wealth.argmax()]} was shown more often than its logged propensities allow"
     n_arms = min(len(keys), MAX_ARMS)
     cell, rank = divmod(int(cell_wealth.argmax()), n_arms)
-    contexts, slots = checked.logged.contexts, checked.logged.log.slots
+    contexts, slots = checked_log.logged.contexts, checked_log.logged.log.slots
     context, cells = context_cells(*contexts.entries, contexts=contexts.size, cells=len(cell_wealth) // n_arms)
     sentence = f"arm {keys[rank]} was shown more often in one kind of context than its logged propensities allow"
     rows = np.flatnonzero(np.isin(slots["context"], context[cells == cell]))

@@ -20,14 +20,14 @@ _MACHINE_SHARE = 1 / 3
 _MAX_NAMED, _MAX_IN_COMMAND = 5, 20  # names in a finding; in a command
 
 
-def find_machines(unit: Unit, *, included: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
+def find_machines(unit: Unit, *, ignored_names: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
     """Return the users and sessions that click like machines. Events count as clicks if the reward of any policy weighs
     them.
 
-    included: the names of exclusions whose decisions count nevertheless; selection: the decisions that count, or
+    ignored_names: the names of exclusions whose decisions count nevertheless; selection: the decisions that count, or
     None for all decisions except the excluded ones."""
     live_policies = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
-    selection = selection or Selection(without=filters.exclusion_tests(unit, ignored_names=included))
+    selection = selection or Selection(without=filters.exclusion_tests(unit, ignored_names=ignored_names))
     persons = set[int]()
     for event_kinds in {frozenset(policy.version.reward.weights) for policy in live_policies.values()}:
         person, slots, clicks = people.count_clicks(unit, selection, event_kinds)

@@ -143,24 +143,24 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     }  # fmt: skip
 
 
-def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, recent: int = RECENT) -> list[Finding]:
+def check(unit: Unit, policy_rows: Sequence[StoredPolicy], *, on_its_clock: bool, limit: int = RECENT) -> list[Finding]:
     """Return the findings on the newest decisions of these policies. Rewards are as the live version of each policy
     defines them.
 
     on_its_clock: whether the time of the unit is the time of the clock, so that decisions later than the clock are
-    wrong; recent: the number of newest decisions of each policy that are considered. Excluded decisions among them
+    wrong; limit: the number of newest decisions of each policy that are considered. Excluded decisions among them
     are passed over."""
     findings, arm_names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)
-    live_policies = policies.live(unit, [policy.name for policy in audited])
-    for policy in audited:
+    live_policies = policies.live(unit, [policy.name for policy in policy_rows])
+    for policy in policy_rows:
         with findings.report_unreadable("beliefs", f"policy {policy.name}"):
             check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
             tests = filters.unexcluded_tests(unit)
             version = live_policies[policy.name].version
             watchers = (Outage(version, now=unit.now), RewardDrift(unit, version, arm_names), Entropy(policy))
-            first_id = decisions.newest_id(unit, policy.id, recent)
+            first_id = decisions.newest_id(unit, policy.id, limit)
             for batch in audit.ranges(unit, policy.id, first=first_id, tests=tests):
                 for watcher in watchers:
                     watcher.take(batch)

@@ -94,7 +94,7 @@ class References:
     def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
         self.unit, self.findings, self.reads = unit, findings, reads
         self.keys: dict[int, str] = {}  # of the arms in the eligible sets that were read
-        self._sets: dict[int, Ids | None] = {}
+        self._eligible_sets: dict[int, Ids | None] = {}
         self._n_arms = 0
         self._contexts: dict[int, dict[str, object]] = {}
 
@@ -124,19 +124,19 @@ class References:
         `dangling` reports.
 
         key: the id of the set."""
-        if key not in self._sets:
+        if key not in self._eligible_sets:
             if self._n_arms > contents.MAX_ARMS:
-                self._sets.clear()
+                self._eligible_sets.clear()
                 self._n_arms = 0
             try:
                 ids = contents.eligible_arms(self.unit, [key])[key]
                 new_arms = set(ids).difference(self.keys)
                 self.keys |= arms.keys(self.unit, new_arms) if new_arms else {}
-                self._sets[key] = np.array(ids, np.int64) if new_arms <= self.keys.keys() else None
+                self._eligible_sets[key] = np.array(ids, np.int64) if new_arms <= self.keys.keys() else None
                 self._n_arms += len(ids)
             except UNREADABLE:
-                self._sets[key] = None
-        return self._sets[key]
+                self._eligible_sets[key] = None
+        return self._eligible_sets[key]
 
 
 class SlateGroup:
@@ -163,21 +163,21 @@ class SlateGroup:
             return 0
         try:
             with np.errstate(all="ignore"):
-                derived = derive_slates()
+                derived_slates = derive_slates()
         except UNREADABLE as error:
             findings.decision_error(CHECK, self.ids[0], f"it cannot be derived again: {error}")
             return 0
-        for row in np.flatnonzero(derived.is_redrawn).tolist():
+        for row in np.flatnonzero(derived_slates.is_redrawn).tolist():
             findings.decision_error(DRAWS, self.ids[row], f"its seed draws another slate from {source}")
         details: dict[int, list[str]] = {}
         for name in ("propensity", "marginal", "min_propensity", "score"):
-            stored, expected = getattr(self, name), getattr(derived, name)
+            values, new_values = getattr(self, name), getattr(derived_slates, name)
             # a marginal without a closed form and an infinite score are stored as NULL
-            is_wrong = ~is_close(stored, expected) & ~(np.isnan(stored) & (np.isnan(expected) | (expected <= 0)))
+            is_wrong = ~is_close(values, new_values) & ~(np.isnan(values) & (np.isnan(new_values) | (new_values <= 0)))
             for row, column in np.argwhere(is_wrong).tolist():
-                values = f"{stored[row, column]:.12g}, not {expected[row, column]:.12g}"
-                details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
-        log_joint = np.log(np.maximum(derived.propensity, slate_draws.SMALLEST)).sum(axis=1)
+                figures = f"{values[row, column]:.12g}, not {new_values[row, column]:.12g}"
+                details.setdefault(row, []).append(f"{name} at position {column + 1} is {figures}")
+        log_joint = np.log(np.maximum(derived_slates.propensity, slate_draws.SMALLEST)).sum(axis=1)
         for row in np.flatnonzero(~is_close(np.exp(self.log_propensity), np.exp(log_joint))).tolist():
             figures = f"{self.log_propensity[row]:.12g}, not {log_joint[row]:.12g}"
             details.setdefault(row, []).append(f"log_propensity is {figures}")
@@ -200,11 +200,11 @@ class DerivedSlates(Record, kw_only=False, eq=False):
     score: Array
 
 
-def is_close(stored: Array, derived: Array) -> Flags:
+def is_close(stored_values: Array, derived_values: Array) -> Flags:
     """Tell for each pair of a stored and a derived probability whether the two agree within the precision of
     doubles."""
-    distance = np.abs(stored - derived)
-    return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))
+    distance = np.abs(stored_values - derived_values)
+    return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived_values))
 
 
 def check_joint(batch: Batch, *, findings: Findings) -> None:
@@ -332,21 +332,21 @@ class VersionSlates:
         case, size = make_case(), group.arms.shape[1]
         arm_indices = np.searchsorted(case.arms, group.arms)
         draw = case.draw(size, seeds=group.seeds, decisions=group.ids)
-        redrawn: Flags = (draw.slates != arm_indices).any(axis=1)
+        is_redrawn: Flags = (draw.slates != arm_indices).any(axis=1)
         propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
         if case.rankers is not None:
             teams = self._stored_teams(group, size)
-            redrawn |= (np.asarray(draw.teams) != teams).any(axis=1)
+            is_redrawn |= (np.asarray(draw.teams) != teams).any(axis=1)
             propensity = TeamDraftSampler(case.rankers, size).conditionals(arm_indices, teams)
         else:
-            for rows, scores in _group_by_scores(case.scores, group, np.flatnonzero(redrawn)):
+            for rows, scores in _group_by_scores(case.scores, group, np.flatnonzero(is_redrawn)):
                 propensity[rows] = slate.conditionals(scores, arm_indices[rows], floor=case.floor)
                 marginal_table = slate.marginals(scores, size=size, floor=case.floor)
                 marginal[rows] = marginal_table[np.arange(size), arm_indices[rows]]
         if size > 1 or case.scores.samples or case.rankers is not None:
-            minimum[redrawn] = group.min_propensity[redrawn]
+            minimum[is_redrawn] = group.min_propensity[is_redrawn]
         score = case.noiseless_scores(arm_indices).astype(np.float64)
-        return DerivedSlates(redrawn, propensity, marginal, minimum, score)
+        return DerivedSlates(is_redrawn, propensity, marginal, minimum, score)
 
     def _stored_teams(self, group: SlateGroup, size: int) -> Index:
         """Return which of two rankers picked each slot, 0 or 1, (n, size). Where the stored teams of a slate cannot be
@@ -361,7 +361,7 @@ class VersionSlates:
                 self.findings.decision_error(CHECK, key, "it does not say which ranker picked each slot")
         return teams
 
-    def _check_states(self, slates: StoredSlates, serving: VersionDistribution, trained: TrainedModel) -> int:
+    def _check_states(self, slates: StoredSlates, serving: VersionDistribution, model: TrainedModel) -> int:
         """Check slates that were each drawn in a state of their own. The state is computed from the history of the
         visit that is stored with the decision. Return how many slates could be derived."""
         eligible_sets = map(self.references.eligible_arms, slates.per_decision("eligible_id").tolist())
@@ -376,12 +376,12 @@ class VersionSlates:
             ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
             contexts = [self.references.context_of(key) for key in ids.tolist()]
             codes = context_index.reshape(-1)
-            states = trained.states(trained.encode_contexts(contexts)[codes], histories, revision)
+            states = model.states(model.encode_contexts(contexts)[codes], histories, revision)
             eligible, keys = slates.per_decision("eligible_id"), self.references.keys
             arms_or_none = {key: self.references.eligible_arms(key) for key in np.unique(eligible).tolist()}
             arms_of_set = {key: arms for key, arms in arms_or_none.items() if arms is not None}
             page = page_codes(contexts)[codes]
-            for case in trained.request_cases(states, eligible, revision, contexts, codes, sets=arms_of_set, keys=keys):
+            for case in model.request_cases(states, eligible, revision, contexts, codes, sets=arms_of_set, keys=keys):
                 for members in rows_by_kind(size[case.rows], page[case.rows]):
                     length, first_row = int(size[case.rows[members[0]]]), int(case.rows[members[0]])
                     rows = slates.with_arms(case.rows[members], length, case.arms)
@@ -390,27 +390,27 @@ class VersionSlates:
                     layout = serving.layout(
                         int(eligible[first_row]), case.arms, context, keys=keys, revision=described_at
                     )
-                    derive_slates = partial(_derive_states, trained, group, score, case.arms, layout)
+                    derive_slates = partial(_derive_states, model, group, score, case.arms, layout)
                     n_derived += group.compare(derive_slates, source=source, findings=self.findings)
         return n_derived
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
         """Tell for each slate whether a possible history of its visit is stored, (n,), and return these histories. Add
         a finding for each slate without a possible history."""
-        stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
-        is_unpacked = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
-        histories = unpack(stored["history"][is_unpacked].tolist(), stored["step"][is_unpacked])
+        columns = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
+        is_unpacked = columns["recorded"] & match_steps(columns["history"].tolist(), columns["step"])
+        histories = unpack(columns["history"][is_unpacked].tolist(), columns["step"][is_unpacked])
         is_readable = is_unpacked.copy()
         is_readable[is_unpacked] = is_possible = _possible_histories(histories)
-        reasons = np.select([~stored["recorded"], ~is_unpacked], ["is missing", "cannot be unpacked"], "cannot be")
+        reasons = np.select([~columns["recorded"], ~is_unpacked], ["is missing", "cannot be unpacked"], "cannot be")
         for row in np.flatnonzero(~is_readable).tolist():
-            key, reason = int(stored["decision_id"][row]), reasons[row]
+            key, reason = int(columns["decision_id"][row]), reasons[row]
             self.findings.decision_error(CHECK, key, f"it cannot be derived again: what it knew of its visit {reason}")
         return is_readable, histories.take(is_possible)
 
 
 def _derive_states(
-    trained: TrainedModel, group: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
+    model: TrainedModel, group: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
 ) -> DerivedSlates:
     """Return the slates of a group, drawn and derived again. All slates of the group have the same eligible set and the
     same page rules.
@@ -418,11 +418,11 @@ def _derive_states(
     score: the scores by which each slate is drawn, (n, m); arms: the eligible arms, ascending, (m,); layout: the
     page rules, or None."""
     arm_indices = np.searchsorted(arms, group.arms)
-    draw = trained.draw(score, size=arm_indices.shape[1], seeds=group.seeds, decisions=group.ids, layout=layout)
-    logged = trained.log(score, arm_indices, layout=layout)
+    draw = model.draw(score, size=arm_indices.shape[1], seeds=group.seeds, decisions=group.ids, layout=layout)
+    figures = model.log(score, arm_indices, layout=layout)
     shown_scores = np.take_along_axis(score, arm_indices, axis=1)
-    redrawn = (draw.slates != arm_indices).any(axis=1)
-    return DerivedSlates(redrawn, logged.propensity, logged.marginal, logged.minimum, shown_scores)
+    is_redrawn = (draw.slates != arm_indices).any(axis=1)
+    return DerivedSlates(is_redrawn, figures.propensity, figures.marginal, figures.minimum, shown_scores)
 
 
 def _possible_histories(past: History) -> Flags:
@@ -455,16 +455,16 @@ def _compare_lists(
     case: the distribution; seeds, decisions: the seed and the id of each list's decision."""
     stored_lists = np.array([candidate_list.arms for candidate_list in lists])
     draws = case.slate_sampler(stored_lists.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
-    derived = case.list_conditionals(stored_lists, seeds=seeds, decisions=decisions)
-    for candidate_list, redrawn, conditionals in zip(lists, case.arms[draws.slates].tolist(), derived, strict=True):
+    chances = case.list_conditionals(stored_lists, seeds=seeds, decisions=decisions)
+    for candidate_list, new_arms, conditionals in zip(lists, case.arms[draws.slates].tolist(), chances, strict=True):
         decision, propensity = candidate_list.decision_id, np.array(candidate_list.propensities)
-        if candidate_list.arms != redrawn:
+        if candidate_list.arms != new_arms:
             findings.decision_error(DRAWS, decision, "its seed draws another list of candidates")
-        expected = np.maximum(conditionals, slate_draws.SMALLEST)
-        for row in np.flatnonzero(~is_close(propensity, expected)).tolist():
-            detail = f"candidate {row + 1} has propensity {propensity[row]:.12g}, not {expected[row]:.12g}"
+        derived_propensity = np.maximum(conditionals, slate_draws.SMALLEST)
+        for row in np.flatnonzero(~is_close(propensity, derived_propensity)).tolist():
+            detail = f"candidate {row + 1} has propensity {propensity[row]:.12g}, not {derived_propensity[row]:.12g}"
             findings.decision_error(CHECK, decision, detail)
-        log_propensity = np.log(expected).sum()
+        log_propensity = np.log(derived_propensity).sum()
         if not np.isclose(candidate_list.log_propensity, log_propensity, rtol=1e-6, atol=1e-9):
             figures = f"{candidate_list.log_propensity:.12g}, not {log_propensity:.12g}"
             detail = f"the log propensity of its candidates is {figures}"

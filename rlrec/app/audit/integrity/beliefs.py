@@ -132,14 +132,14 @@ def _change_sizes(chunk: Columns) -> dict[int, Array]:
 def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: _Reporter) -> None:
     """Report every key whose served sums differ from the sums after the newest delta."""
     rows = beliefs.rows(unit, version.id, oldest=beliefs.EARLIEST)
-    served: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
-    for key in sorted(served.keys() | history.newest_rows.keys()):
-        row, newest = served.get(key), history.newest_rows.get(key)
+    served_rows: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
+    for key in sorted(served_rows.keys() | history.newest_rows.keys()):
+        row, newest = served_rows.get(key), history.newest_rows.get(key)
         if row != newest:
-            expected = "no change made it" if newest is None else f"its changes add up to {sums_text(newest[1:4])}"
+            clause = "no change made it" if newest is None else f"its changes add up to {sums_text(newest[1:4])}"
             report(
                 key[1],
-                f"the belief is {'missing' if row is None else sums_text(row[1:4])}, but {expected}",
+                f"the belief is {'missing' if row is None else sums_text(row[1:4])}, but {clause}",
             )
         elif version.status == "frozen" and report.discount < 1 and row is not None and row[0] != version.ordinal:
             report(key[1], f"it faded until decision {row[0]}, but was frozen at decision {version.ordinal}")
@@ -231,30 +231,30 @@ class RebuiltBeliefs:
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         discount = forgetting.discount ** (extent.ordinal - root.ordinal)
         initial = {key: discount * numbers for key, numbers in history.initial_sums.items()}
-        expected = slot_statistics.add_totals(initial, self._total[extent])
-        pruned = slot_statistics.pruned_sums(self.unit, version, ordinal=extent.ordinal)
-        expected = slot_statistics.add_totals(expected, pruned)
-        expected = slot_statistics.without_zeros(expected, oldest=forgetting.oldest(extent.ordinal))
-        stored = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
+        log_sums = slot_statistics.add_totals(initial, self._total[extent])
+        pruned_sums = slot_statistics.pruned_sums(self.unit, version, ordinal=extent.ordinal)
+        log_sums = slot_statistics.add_totals(log_sums, pruned_sums)
+        log_sums = slot_statistics.without_zeros(log_sums, oldest=forgetting.oldest(extent.ordinal))
+        belief_sums = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
         if (budget := self._folds[extent].policy.parsed_budget) is not None and version.learning:
             spend = holdings.spend(self.unit, version, budget)
-            for sums in (history.initial_sums, pruned):
+            for sums in (history.initial_sums, pruned_sums):
                 spend = slot_statistics.add_totals(spend, {key: row for key, row in sums.items() if key[0] < 0})
-            expected |= spend
-            stored |= {row[:2]: np.array(row[3:6]) for row in beliefs.spend(self.unit, version.id)}
+            log_sums |= spend
+            belief_sums |= {row[:2]: np.array(row[3:6]) for row in beliefs.spend(self.unit, version.id)}
         change_sizes = slot_statistics.add_totals(history.change_sizes, self.histories[version.id].change_sizes)
-        keys = {arm: (bucket, arm) for bucket, arm in _differing_keys(stored, expected, change_sizes)}
+        keys = {arm: (bucket, arm) for bucket, arm in _differing_keys(belief_sums, log_sums, change_sizes)}
         for arm, key in keys.items():
-            belief_text, log_text = (sums_text(totals.get(key, NOTHING)) for totals in (stored, expected))
+            belief_text, log_text = (sums_text(totals.get(key, NOTHING)) for totals in (belief_sums, log_sums))
             report(arm, f"the belief holds {belief_text}, its slots and events give {log_text}")
 
 
-def _differing_keys(stored: Totals, expected: Totals, change_sizes: Mapping[int, Array]) -> Iterator[BeliefKey]:
+def _differing_keys(belief_sums: Totals, log_sums: Totals, change_sizes: Mapping[int, Array]) -> Iterator[BeliefKey]:
     """Yield the keys whose stored and expected sums differ by more than another order of addition explains.
 
     change_sizes: the summed absolute changes of each arm, by id."""
-    for key in sorted(stored.keys() | expected.keys()):
-        sums_pair = [sums for sums in (stored.get(key), expected.get(key)) if sums is not None]
+    for key in sorted(belief_sums.keys() | log_sums.keys()):
+        sums_pair = [sums for sums in (belief_sums.get(key), log_sums.get(key)) if sums is not None]
         if len({len(sums) for sums in sums_pair}) > 1:
             yield key
             continue

@@ -76,9 +76,9 @@ def repair(store: Store) -> Repair:
             )
         unit.now = block.clock
         other_times = decisions.put_back(unit, block)
-        repaired = Repair(decisions=block.decisions, seconds=block.distance_us / 1e6, other_times=other_times)
+        result = Repair(decisions=block.decisions, seconds=block.distance_us / 1e6, other_times=other_times)
         if block.decisions or other_times:
-            settings.add_run(unit, "doctor --repair-clock", repaired)
-        return repaired
+            settings.add_run(unit, "doctor --repair-clock", result)
+        return result
 
     return store.write(move_back)

@@ -126,16 +126,16 @@ def notice_successors(
 
     references: the references of the policies and versions to judge; options: as in `untaught_sentence`."""
     has_copies, untaught_versions = any(row.base_id is not None for row in policies.all_policies(unit)), {}
-    for reference, resolved in lookup.resolve(unit, references, built_in=references).items():
-        if isinstance(resolved, InputError):
+    for reference, result in lookup.resolve(unit, references, built_in=references).items():
+        if isinstance(result, InputError):
             continue
-        successors_text = successors_sentence(unit, resolved[0]) if has_copies else None
-        untaught_text = untaught_sentence(unit, *resolved, options)
+        successors_text = successors_sentence(unit, result[0]) if has_copies else None
+        untaught_text = untaught_sentence(unit, *result, options)
         if untaught_text is not None:
-            untaught_versions[resolved[0].reference] = successors_text or untaught_text
+            untaught_versions[result[0].reference] = successors_text or untaught_text
         elif successors_text is not None:
             store.notice(successors_text)
-        if reference == resolved[0].policy.name and (sentence := waiting_sentence(unit, resolved[0])) is not None:
+        if reference == result[0].policy.name and (sentence := waiting_sentence(unit, result[0])) is not None:
             store.notice(sentence)
     return untaught_versions
 

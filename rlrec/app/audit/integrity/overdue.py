@@ -39,7 +39,7 @@ class Outage:
         weighed_kinds = [kind for kind, weight in version.reward.weights.items() if weight]
         # all kinds together, then each that a caller sends
         self._kinds = [weighed_kinds, *([kind] for kind in weighed_kinds if kind != RETURN and len(weighed_kinds) > 1)]
-        self._rewarded, self._decided = np.zeros(len(self._kinds), np.int64), 0
+        self._n_rewarded, self._n_decisions = np.zeros(len(self._kinds), np.int64), 0
         # decision ids, when they were made; by kinds, when their events were received, and how many decisions had one
         self._batches: deque[tuple[Ids, Ids, Ids, Ids]] = deque()
 
@@ -54,20 +54,20 @@ class Outage:
             is_counted = in_window & np.isin(events["kind"], kinds)
             row = np.searchsorted(ids, events["decision_id"][is_counted])
             np.minimum.at(earliest, row, events["received_at"][is_counted])
-        rewarded = np.count_nonzero(received_at < NOT_RECEIVED, axis=1)
-        self._batches.append((ids, batch.slots["at"][is_live][first_slots], received_at, rewarded))
-        self._rewarded += rewarded
-        self._decided += len(ids)
+        n_rewarded = np.count_nonzero(received_at < NOT_RECEIVED, axis=1)
+        self._batches.append((ids, batch.slots["at"][is_live][first_slots], received_at, n_rewarded))
+        self._n_rewarded += n_rewarded
+        self._n_decisions += len(ids)
         while self._batches and self._has_surplus():
-            dropped_ids, *_, rewarded = self._batches.popleft()
-            self._rewarded, self._decided = self._rewarded - rewarded, self._decided - len(dropped_ids)
+            dropped_ids, *_, n_rewarded = self._batches.popleft()
+            self._n_rewarded, self._n_decisions = self._n_rewarded - n_rewarded, self._n_decisions - len(dropped_ids)
 
     def _has_surplus(self) -> bool:
         """Tell whether the oldest batch can be dropped, because the newer batches suffice. The batch of the last
         rewarded decision is never dropped."""
-        rewarded_left = self._rewarded - self._batches[0][-1]
-        suffices = (self._rewarded == 0) | (rewarded_left >= MIN_LEARNED_FROM)
-        return bool(suffices.all() or (rewarded_left[0] and self._decided > MAX_DECISIONS))
+        rewarded_left = self._n_rewarded - self._batches[0][-1]
+        suffices = (self._n_rewarded == 0) | (rewarded_left >= MIN_LEARNED_FROM)
+        return bool(suffices.all() or (rewarded_left[0] and self._n_decisions > MAX_DECISIONS))
 
     def finish(self, findings: Findings) -> None:
         if not self._batches:
@@ -97,7 +97,7 @@ class Outage:
         due = np.searchsorted(delays, self.now - at[last_rewarded + 1 :], side="right") / (len(delays) + 1)
         if due.sum() < MIN_SILENT or not has_paused(at, np.sort(received_at[is_received])):
             return None
-        if (chance := silence_chance(due, rewarded=len(delays), decided=len(mature_rows))) >= MAX_CHANCE:
+        if (chance := silence_chance(due, n_rewarded=len(delays), n_decisions=len(mature_rows))) >= MAX_CHANCE:
             return None
         return (
             f"the last {quantity(len(due), 'decision')}, since decision {ids[last_rewarded]} "
@@ -107,20 +107,20 @@ class Outage:
         )
 
 
-def has_paused(at: Ids, received: Ids) -> bool:
+def has_paused(at: Ids, received_at: Ids) -> bool:
     """Tell whether the decisions served since the last event was received are at least twice as many as in a usual
     pause between events. A usual pause is the smallest size such that nine in ten decisions were served in pauses with
     at most this many decisions. Where feedback arrives once a night, a day without events is therefore no outage.
 
-    at: the time of each decision, ascending, (n,); received: the time at which each event was received, ascending,
+    at: the time of each decision, ascending, (n,); received_at: the time at which each event was received, ascending,
     (m,)."""
-    pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
+    pauses = np.bincount(np.searchsorted(received_at, at, side="right"), minlength=len(received_at) + 1)
     earlier = np.sort(pauses[:-1])
     usual_pause = earlier[np.searchsorted(earlier.cumsum(), 0.9 * earlier.sum())] if earlier.any() else 0
     return bool(pauses[-1] >= 2 * usual_pause)
 
 
-def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
+def silence_chance(due: Array, *, n_rewarded: int, n_decisions: int) -> float:
     """Return the probability that none of n decisions has an event yet. Each decision has an event by now with a
     probability that is its element of `due` times the reward rate.
 
@@ -128,9 +128,9 @@ def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
     decisions. The integral runs over the logit of the rate, where the integrand has a single peak, between the peaks
     of its two factors.
 
-    due: the probability that an event has come by now, if one comes at all, (n,); rewarded: the number of earlier
-    decisions with an event; decided: the number of all earlier decisions."""
-    a, b = 1.0 + rewarded, 1.0 + decided - rewarded
+    due: the probability that an event has come by now, if one comes at all, (n,); n_rewarded: the number of earlier
+    decisions with an event; n_decisions: the number of all earlier decisions."""
+    a, b = 1.0 + n_rewarded, 1.0 + n_decisions - n_rewarded
     due_levels, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
     width = 12 / sqrt(min(a, b))
     logit = np.linspace(log(a / (b + due.sum())) - width, log(a / b) + width, 4_001)

@@ -63,17 +63,17 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
     steps = slots["step"][ends - 1] + 1
     bounds = zip(begins.tolist(), ends.tolist(), steps.tolist(), strict=True)
     bounds_by_visit = dict(zip(zip(sessions, numbers, strict=True), bounds, strict=True))
-    packed = open_sessions.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
+    slot_bytes = open_sessions.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
     names = [keys.get(arm, "") for arm in slots["arm_id"].tolist()]
     wrong_visits = []
-    for session, number, steps_of_visit, recent, remembered in audit.open_visits(unit, min(sessions), max(sessions)):
+    for session, number, steps_of_visit, recent_names, blob in audit.open_visits(unit, min(sessions), max(sessions)):
         begin, end, last_step = bounds_by_visit.get((session, number), (0, 0, None))
         if last_step != steps_of_visit:
             continue  # imported decisions are not compared
         first_slot = begin if end - begin <= REMEMBERED else end - REMEMBERED
-        last_slots = end - begin, packed[first_slot * SLOT_BYTES : end * SLOT_BYTES]
+        last_slots = end - begin, slot_bytes[first_slot * SLOT_BYTES : end * SLOT_BYTES]
         last_names = f"[{','.join(names[max(begin, end - RECENT) : end])}]"
-        if (open_sessions.from_bytes(remembered), recent) != (last_slots, last_names):
+        if (open_sessions.from_bytes(blob), recent_names) != (last_slots, last_names):
             wrong_visits.append((session, number))
     return wrong_visits
 
@@ -85,8 +85,8 @@ def wrong_histories(slots: Columns) -> list[int]:
     first_slots = run_starts(slots["decision_id"])
     visit_starts = run_starts(slots["session_id"], slots["visit"])
     visit_begins = visit_starts[np.searchsorted(visit_starts, first_slots, side="right") - 1]
-    recorded, step = slots["recorded"][first_slots], slots["step"][first_slots]
-    first_slots, visit_begins, step = first_slots[recorded], visit_begins[recorded], step[recorded]
+    is_recorded, step = slots["recorded"][first_slots], slots["step"][first_slots]
+    first_slots, visit_begins, step = first_slots[is_recorded], visit_begins[is_recorded], step[is_recorded]
     blobs = slots["history"][first_slots].tolist()
     is_sound = history.match_steps(blobs, step)
     sound_blobs = [blob if matches else b"" for blob, matches in zip(blobs, is_sound.tolist(), strict=True)]
@@ -112,9 +112,9 @@ def check_returns(unit: Unit, *, findings: Findings) -> None:
     decision. The check runs only if any reward weighs returns."""
     if not settings.get(unit).weighs_returns:
         return
-    for returned_to, at, repeated in returns.wrong_returns(unit, limit=MAX_FINDINGS):
-        subject, came_text = f"decision {returned_to}", f"its user came back at {format_time(at)}, and it has"
-        if repeated is None:
+    for decision, at, n_extra in returns.wrong_returns(unit, limit=MAX_FINDINGS):
+        subject, came_text = f"decision {decision}", f"its user came back at {format_time(at)}, and it has"
+        if n_extra is None:
             detail = f"{came_text} no event `return`, as where the user was named only after that visit"
             findings.warning(RETURNS, subject, detail)
         else:

@@ -206,7 +206,7 @@ def show_(
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). If they disagree (Welch's t on both standard errors, clustered by unit), do not trust
     estimates from this log. --log does not apply to the holdout and the check of the split."""
-    result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed, by=by, rival=rival)
+    result = app.compare.show(store, name, rewards=rewards, level=level, log=log, is_fixed=fixed, by=by, rival=rival)
     save_plot(plot, lambda: app.figures.comparison(result))
     app.compare.notice_machines(store, name)
     is_usual = log is None and level == DEFAULT_LEVEL and not fixed and rival is None and by is None
