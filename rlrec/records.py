@@ -53,10 +53,10 @@ class Sums:
         """Add like +, but write the result into the arrays of the left side. Nobody else may use these arrays."""
         return type(self)(**{name: _add(value, getattr(other, name), iadd) for name, value in vars(self).items()})
 
-    def closed(self) -> Self:
+    def close(self) -> Self:
         """Return the sums of a partition of the log when the partition is complete. No other partition may add to the
         same units."""
-        return type(self)(**{name: _closed(value) for name, value in vars(self).items()})
+        return type(self)(**{name: _close(value) for name, value in vars(self).items()})
 
 
 def _add(left: Any, right: Any, plus: Callable[[Any, Any], Any] = add) -> Any:
@@ -67,10 +67,10 @@ def _add(left: Any, right: Any, plus: Callable[[Any, Any], Any] = add) -> Any:
     return left | right if isinstance(left, bool | frozenset) else plus(left, right)
 
 
-def _closed(value: Any) -> Any:
+def _close(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _closed(entry) for key, entry in value.items()}
-    return value.closed() if isinstance(value, Sums) else value
+        return {key: _close(entry) for key, entry in value.items()}
+    return value.close() if isinstance(value, Sums) else value
 
 
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:

@@ -61,7 +61,7 @@ ASSUMPTIONS = {
 class EstimatorChoice(Record):
     """An EstimatorChoice holds the requested estimators by label and unit. Each unit is computed by a fold of its own.
 
-    labels: all labels, in the order of the request. named: the labels that the request names itself, not by a group;
+    labels: all labels, in the order of the request; named_labels: those that the request names itself, not by group;
     slates_named: whether the request names estimators per slate, or the group of these estimators, and not only
     `all`; answering: whether the request names no estimators, so that on pages the first estimator of ANSWERING with
     a sufficient estimate answers."""
@@ -70,7 +70,7 @@ class EstimatorChoice(Record):
     impressions: dict[str, ImpressionEstimator]
     sessions: dict[str, SessionEstimator]
     slates: dict[str, SlateEstimator]
-    named: frozenset[str]
+    named_labels: frozenset[str]
     slates_named: bool
     answering: bool = False
 
@@ -113,7 +113,7 @@ def parse(text: str) -> EstimatorChoice:
     return EstimatorChoice(
         labels=tuple(estimators),
         **by_unit,
-        named=frozenset(words) - GROUPS.keys(),
+        named_labels=frozenset(words) - GROUPS.keys(),
         slates_named=any(
             estimators[label].unit == "slate" for word in words if word != "all" for label in GROUPS.get(word, (word,))
         ),

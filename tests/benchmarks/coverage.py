@@ -55,8 +55,8 @@ class World:
         offset = model.offset(fold, once)
         return LogBatch(
             reward=reward, propensity=self.logger[context, arm], target=self.target[context, arm], cluster=cluster,
-            predicted=model.predicted(arm, fold=fold, offset=offset),
-            expected=model.expected(self.target, case=context, fold=fold, offset=offset),
+            predicted=model.predict(arm, fold=fold, offset=offset),
+            expected=model.predict_mean(self.target, case=context, fold=fold, offset=offset),
             largest=np.full(n, float((self.target / self.logger).max())), unsupported=np.zeros(n),
         )  # fmt: skip
 

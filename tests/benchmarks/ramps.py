@@ -97,7 +97,7 @@ def _mean(units: float, clicks: float) -> MetricValue:
     rate = clicks / units
     error = sqrt(rate * (1 - rate) / (units - 1)) if units > 1 else np.nan
     return MetricValue(
-        units=int(units), rewarded=int(clicks), numerator=clicks, denominator=units, value=rate, error=error
+        units=int(units), n_rewarded=int(clicks), numerator=clicks, denominator=units, value=rate, error=error
     )
 
 
@@ -105,6 +105,6 @@ def _visits(units: float, clicks: float, visits: float, squares: float, *, scale
     mean = visits / units
     error = sqrt(max(0.0, squares / units - mean**2) / (units - 1)) if units > 1 else np.nan
     return MetricValue(
-        units=int(units), rewarded=int(units), numerator=visits, denominator=units, value=scale * mean,
+        units=int(units), n_rewarded=int(units), numerator=visits, denominator=units, value=scale * mean,
         error=scale * error,
     )  # fmt: skip

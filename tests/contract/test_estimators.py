@@ -48,7 +48,7 @@ def complete(model: Array = WORTH) -> LogBatch:
 
 def unbiased(estimator: ImpressionEstimator) -> bool:
     """Whether it weighs all rows by their own weights, and divides by nothing random."""
-    return estimator.weighted and not estimator.biased and "weight" not in estimator.columns
+    return estimator.uses_weights and not estimator.is_biased and "weight" not in estimator.columns
 
 
 def total(estimator: ImpressionEstimator, batch: LogBatch) -> Array:
@@ -75,13 +75,13 @@ def test_exact_on_the_complete_log(label: str, estimator: ImpressionEstimator) -
     bias = float(estimator.distortion(batch).mean())
     assert len(batch) == 32
     assert abs(float(estimator.value(total(estimator, batch))) - TRUTH) <= bias + 1e-12
-    assert estimator.biased or bias == 0
+    assert estimator.is_biased or bias == 0
     assert bias > 0 or label not in OTHER.values()
 
 
 def test_a_wrong_model_misleads_only_who_trusts_it(estimator: ImpressionEstimator) -> None:
     batch = complete(model=1 - WORTH)
-    if not estimator.weighted:
+    if not estimator.uses_weights:
         assert float(estimator.value(total(estimator, batch))) != pytest.approx(TRUTH)
     elif not estimator.distortion(batch).any():
         assert float(estimator.value(total(estimator, batch))) == pytest.approx(TRUTH, abs=1e-12)
@@ -156,7 +156,7 @@ def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(estim
     batch = complete()
     holed = replace(batch, propensity=np.where(np.arange(32) < 8, np.nan, batch.propensity))
     weighable = batch.take(np.arange(32) >= 8)
-    used = total(estimator, weighable if estimator.weighted else batch)
+    used = total(estimator, weighable if estimator.uses_weights else batch)
     np.testing.assert_allclose(total(estimator, holed), used, rtol=1e-14)
 
 

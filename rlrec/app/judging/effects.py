@@ -109,7 +109,7 @@ def suggest(store: Store, request: Request) -> Suggestion:
         })  # fmt: skip
     if np.ptp(rates @ weights_now) > 0:
         answer["rank"] = _doubt((ranks * _ranks(reward_now)).sum(axis=1), joint_level)
-    answer["explained"] = _doubt(np.minimum(draws.predicted.var(axis=1) / draws.effects.var(axis=1), 1), request.level)
+    answer["explained"] = _doubt(np.minimum(draws.centres.var(axis=1) / draws.effects.var(axis=1), 1), request.level)
     if any(event["answer"] != "unknown" for event in answer["events"]):
         weights = {**now_weights, **{event["event"]: event["weight"] for event in answer["events"]}}
         answer["weights"] = {kind: float(f"{weight:.{DIGITS}g}") for kind, weight in weights.items()}

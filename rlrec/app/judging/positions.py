@@ -154,7 +154,7 @@ class _CurvePass:
             rows, immature = log_rows.usable_rows(batch.log, self.definition, now=self.evaluation.now)
             sums = _sums(rows, self.evaluation, self.definition, self.model) if len(rows) else None
             total += _PassSums(sums, immature)
-        return total.closed()
+        return total.close()
 
 
 def _estimate(
@@ -248,7 +248,7 @@ def _identification_error(reason: str, sums: _LogSums) -> CheckFailed:
 
 def _store(unit: Unit, request: Request, definition: Reward, estimation: _Estimation) -> CurveAnswer:
     comparison, curve = estimation.comparison, estimation.curve
-    prefers = [] if comparison.preferred in (None, request.model) else [f"prefers:{comparison.preferred}"]
+    prefers = [] if comparison.best_model in (None, request.model) else [f"prefers:{comparison.best_model}"]
     if comparison.log_likelihood and "pbm" not in comparison.log_likelihood:
         prefers.append("unchecked")
     rows = [
@@ -256,7 +256,7 @@ def _store(unit: Unit, request: Request, definition: Reward, estimation: _Estima
         for position in curve.positions
     ]
     report = {
-        "clusters": curve.clusters, "reasons": [*curve.reasons, *prefers], "preferred": comparison.preferred,
+        "clusters": curve.clusters, "reasons": [*curve.reasons, *prefers], "preferred": comparison.best_model,
         "log_likelihood": comparison.log_likelihood,
     }  # fmt: skip
     options = {"log": request.log, "reward": request.reward, "positions": request.positions, "model": request.model}

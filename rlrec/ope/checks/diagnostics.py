@@ -25,13 +25,13 @@ class Weights(Record, eq=False):
     """Weights holds diagnostics over rows. The diagnostics of two batches can be added, as `weights(batch_1) +
     weights(batch_2)`.
 
-    rows, left_out: number of rows that can be weighed, and of rows that cannot rewards, weighted_rewards: number of
-    rows whose reward, and whose weight x reward, is not 0 weight, not_default: sum of weights, and sum of the
-    weights of rows whose reward is not the default largest, bound: largest weight, and largest provable weight (inf
-    if any row has no bound) unsupported, n_unsupported: sum of the unsupported mass, and number of rows where this
-    mass is known reward_size: sum of |weight x reward| earned, counted: sum of the logged rewards, and number of
-    rows, where each row counts as often as its `count` top_weights, top_rewards: the largest 100,000 weights, and
-    the largest 100,000 values of |weight x reward|"""
+    rows, left_out: number of rows that can be weighed, and of rows that cannot; rewards, weighted_rewards: number of
+    rows whose reward, and whose weight x reward, is not 0; weight, not_default: sum of weights, and sum of the
+    weights of rows whose reward is not the default; largest, bound: largest weight, and largest provable weight (inf
+    if any row has no bound); unsupported_mass, n_unsupported: sum of the unsupported mass, and number of rows where
+    it is known; reward_size: sum of |weight x reward|; reward_sum, total_count: sum of the logged rewards, and number
+    of rows, where each row counts as often as its `count`; top_weights, top_rewards: the largest 100,000 weights, and
+    the largest 100,000 values of |weight x reward|."""
 
     rows: int
     left_out: int
@@ -41,11 +41,11 @@ class Weights(Record, eq=False):
     not_default: float
     largest: float
     bound: float
-    unsupported: float
+    unsupported_mass: float
     n_unsupported: float
     reward_size: float
-    earned: float
-    counted: float
+    reward_sum: float
+    total_count: float
     top_weights: Array
     top_rewards: Array
 
@@ -59,15 +59,15 @@ class Weights(Record, eq=False):
         pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
         return Weights(**{name: kinds.get(name, add)(*pair) for name, pair in pairs.items()})
 
-    def scaled(self, factor: float) -> Weights:
+    def scale(self, factor: float) -> Weights:
         """Return the diagnostics with rows that count `factor` times each. The numbers of rows do not change."""
         scaled_fields = [field.name for field in fields(self) if field.name not in _ROW_COUNTS]
         return replace(self, **{name: getattr(self, name) * factor for name in scaled_fields})
 
     @property
-    def served(self) -> float | None:
+    def logged_mean(self) -> float | None:
         """Return the mean of the logged rewards, or None without rows."""
-        return self.earned / self.counted if self.counted else None
+        return self.reward_sum / self.total_count if self.total_count else None
 
     @cached_property
     def top1_share(self) -> float | None:
@@ -118,9 +118,9 @@ def weight_diagnostics(
     return Weights(
         rows=len(weight), left_out=left_out, rewards=nonzero, weighted_rewards=nonzero, weight=float(weight.sum()),
         not_default=float(weight[not_default].sum()), largest=largest_weight, bound=float(bound.max(initial=0.0)),
-        unsupported=float(np.nansum(unsupported_mass)), n_unsupported=int((~np.isnan(unsupported_mass)).sum()),
-        reward_size=float(reward_size.sum()), earned=float(reward.sum()),
-        counted=float(len(weight) if count is None else count.sum()),
+        unsupported_mass=float(np.nansum(unsupported_mass)), n_unsupported=int((~np.isnan(unsupported_mass)).sum()),
+        reward_size=float(reward_size.sum()), reward_sum=float(reward.sum()),
+        total_count=float(len(weight) if count is None else count.sum()),
         top_weights=_largest_values(weight), top_rewards=_largest_values(reward_size[reward_size > 0]),
     )  # fmt: skip
 

@@ -44,17 +44,17 @@ def spread(exposure: Array) -> dict[str, float | None]:
 class RateSums(Sums):
     """RateSums holds sums of arms over groups of clusters. The sums of two batches can be added.
 
-    examined, reward (groups, a): the number of pulls, weighted by the examination of their positions, and the sum of
+    looks, reward (groups, a): the number of pulls, weighted by the examination of their positions, and the sum of
     the rewards; doubt: half the width of the interval of that examination, in logarithms, summed over pulls."""
 
-    examined: Array
+    looks: Array
     reward: Array
     doubt: Array
 
     @property
     def error(self) -> Array:
         """Return half the width of the interval for the examination of each arm's pulls, in logarithms, (a,)."""
-        pulls = self.examined.sum(axis=0)
+        pulls = self.looks.sum(axis=0)
         return np.divide(self.doubt.sum(axis=0), pulls, out=np.zeros(len(pulls)), where=pulls > 0)
 
     @classmethod
@@ -82,12 +82,12 @@ def rates(sums: RateSums, *, is_bounded: bool, level: float = 0.95) -> tuple[Arr
     interval for the exact interval.
 
     is_bounded: whether rewards are in [0, 1]."""
-    pulls, reward_sum = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
-    n_groups = (sums.examined > 0).sum(axis=0)
+    pulls, reward_sum = sums.looks.sum(axis=0), sums.reward.sum(axis=0)
+    n_groups = (sums.looks > 0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = reward_sum / pulls
         # variance of the ratio, from the groups with pulls of the arm
-        variance = np.square(sums.reward - rate * sums.examined).sum(axis=0) / pulls**2 * n_groups / (n_groups - 1)
+        variance = np.square(sums.reward - rate * sums.looks).sum(axis=0) / pulls**2 * n_groups / (n_groups - 1)
         if not is_bounded:
             freedom, row = np.unique(np.maximum(n_groups - 1, 1), return_inverse=True)
             t = np.array([t_quantile((1 + level) / 2, number) for number in freedom.tolist()])

@@ -254,16 +254,16 @@ class ClickSums(Sums):
     """ClickSums holds sums over batches, where pages are multiplied by their counts. The sums of two batches can be
     added.
 
-    slots, clicks (A, K): the slots and clicks of pages that are not held out, by arm and position; examined, clicked
-    (2, A, K): the slots that were certainly examined under cascade and under dcm, and the clicks on these slots.
+    slots, clicks (A, K): the slots and clicks of pages that are not held out, by arm and position; examined_slots,
+    examined_clicks (2, A, K): the slots that were surely examined under cascade and under dcm, and their clicks.
     test_pages: held-out pages, of which a share 1 / thinning is kept. looks: for the fitted model (none for pbm) and
     each cluster, the pages that reach each position, and the pages on which the position is examined. totals (2, K):
     slots of the log, and slots with a reward."""
 
     slots: Array
     clicks: Array
-    examined: Array
-    clicked: Array
+    examined_slots: Array
+    examined_clicks: Array
     test_pages: Pages
     thinning: int
     looks: Moments
@@ -376,7 +376,7 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
     looks = slots @ looking
     if model != "pbm":
         number = MODELS.index(model) - 1
-        examined_slots, clicks = sums.examined[number, :, :k], sums.clicked[number, :, :k]
+        examined_slots, clicks = sums.examined_slots[number, :, :k], sums.examined_clicks[number, :, :k]
         looks = examined_slots.sum(axis=1) + (slots - examined_slots) @ looking
     return (clicks.sum(axis=1) + clicks.sum() / max(looks.sum(), _LEAST_PROBABILITY)) / (looks + 1)
 
@@ -387,15 +387,15 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
 class ModelComparison(Record):
     """A ModelComparison compares models of examination.
 
-    log_likelihood: for each model, the mean logarithm of the likelihood per slot of the held-out pages; preferred:
+    log_likelihood: for each model, the mean logarithm of the likelihood per slot of the held-out pages; best_model:
     the model with the largest log_likelihood, if it exceeds that of `model` by more than two standard errors, else
-    `model` itself. preferred is None if there are no pages on which to compare models."""
+    `model` itself. best_model is None if there are no pages on which to compare models."""
 
     log_likelihood: dict[str, float]
-    preferred: str | None
+    best_model: str | None
 
 
-NO_COMPARISON = ModelComparison(log_likelihood={}, preferred=None)
+NO_COMPARISON = ModelComparison(log_likelihood={}, best_model=None)
 
 
 def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
@@ -429,7 +429,7 @@ def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelC
     _, cluster_index = distinct(test_pages.cluster)
     by_cluster = np.bincount(cluster_index, weights=likelihood_difference)
     is_clear = by_cluster.sum() > 2 * np.sqrt(np.square(by_cluster - by_cluster.mean()).sum())
-    return ModelComparison(log_likelihood=likelihood, preferred=best_model if is_clear else model)
+    return ModelComparison(log_likelihood=likelihood, best_model=best_model if is_clear else model)
 
 
 def _log_likelihood(test_pages: Pages, probability: Array) -> Array:

@@ -135,17 +135,17 @@ class ArrivalSums(Sums):
     the log.
 
     decisions (64, AGES + 1): the number of decisions, by block of clusters and class; the last class has the
-    complete decisions rewards (64, AGES + 1, AGES): the rewards of events, by block, class of the decision and class
-    of the event's age events (AGES + 1, AGES): the number of events, by class of the decision and class of the
-    event's age watched: how long the log goes on after the last decision, in windows"""
+    complete decisions; rewards (64, AGES + 1, AGES): the rewards of events, by block, class of the decision and class
+    of the event's age; events (AGES + 1, AGES): the number of events, by class of the decision and class of the
+    event's age; tail_length: how long the log goes on after the last decision, in windows."""
 
     decisions: Array
     rewards: Array
     events: Array
-    watched: float
+    tail_length: float
 
     def __add__(self, other: Self) -> Self:
-        return replace(super().__add__(other), watched=max(self.watched, other.watched))
+        return replace(super().__add__(other), tail_length=max(self.tail_length, other.tail_length))
 
     @classmethod
     def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:
@@ -180,7 +180,7 @@ class ArrivalSums(Sums):
         """Return the share of the reward that has not arrived yet, from sums over blocks."""
         edges = _AGE_RATIO ** np.arange(1.0 - AGES, 1.0)
         # the shortest and longest time that decisions of each class were watched
-        least_watched, longest_watched = np.r_[0.0, edges] + self.watched, np.r_[edges, np.inf] + self.watched
+        least_watched, longest_watched = np.r_[0.0, edges] + self.tail_length, np.r_[edges, np.inf] + self.tail_length
         links = np.ones(AGES)
         for age in range(1, AGES):
             was_watched = least_watched >= edges[age]

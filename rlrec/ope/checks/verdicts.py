@@ -34,7 +34,7 @@ class Diagnosis(Record):
     """A Diagnosis holds the figures behind a verdict; None where a figure has no meaning (the weights of dm) or does
     not exist.
 
-    weighted: whether the estimator uses weights
+    uses_weights: whether the estimator uses weights
     n, clusters, ess: rows used, their clusters, effective sample size over clusters
     nonzero: number of nonzero weighted rewards
     reward_share: weighted share of rows whose reward is not the default
@@ -45,7 +45,7 @@ class Diagnosis(Record):
     mean_weight_upper: the mean weight plus 3 standard errors
     short_horizon: whether the effective sample size is too small at a step that contributes to the return"""
 
-    weighted: bool
+    uses_weights: bool
     n: int
     clusters: int
     ess: float | None
@@ -72,24 +72,22 @@ class Diagnosis(Record):
 
 # For each reason, whether the figures of a diagnosis give it.
 _INSUFFICIENT: dict[str, Callable[[Diagnosis], bool]] = {
-    "no-rows": lambda figures: not figures.n,
-    "low-ess": lambda figures: figures.weighted and (figures.ess or 0.0) < LEAST_ESS,
-    "short-horizon": lambda figures: figures.short_horizon,
-    "few-rewards": lambda figures: (
-        figures.nonzero < LEAST_REWARDS
-        or (figures.weighted and _rewards(figures.ess, figures.reward_share) < FEWEST_EFFECTIVE_REWARDS)
+    "no-rows": lambda facts: not facts.n,
+    "low-ess": lambda facts: facts.uses_weights and (facts.ess or 0.0) < LEAST_ESS,
+    "short-horizon": lambda facts: facts.short_horizon,
+    "few-rewards": lambda facts: (
+        facts.nonzero < LEAST_REWARDS
+        or (facts.uses_weights and _rewards(facts.ess, facts.reward_share) < FEWEST_EFFECTIVE_REWARDS)
     ),
-    "heavy-tail": lambda figures: (figures.k_hat or 0.0) > 0.7,
-    "unsupported": lambda figures: (figures.unsupported or 0.0) > 0.01,
-    "mean-weight": lambda figures: (
-        figures.mean_weight_upper is not None and figures.mean_weight_upper < LEAST_MEAN_WEIGHT
-    ),
+    "heavy-tail": lambda facts: (facts.k_hat or 0.0) > 0.7,
+    "unsupported": lambda facts: (facts.unsupported or 0.0) > 0.01,
+    "mean-weight": lambda facts: facts.mean_weight_upper is not None and facts.mean_weight_upper < LEAST_MEAN_WEIGHT,
 }
 _WEAK: dict[str, Callable[[Diagnosis], bool]] = {
-    "low-ess": lambda figures: figures.weighted and _ess_cause(figures.ess, figures.clusters) is not None,
-    "few-rewards": lambda figures: figures.weighted and _rewards(figures.ess, figures.reward_share) < EFFECTIVE_REWARDS,
-    "one-cluster": lambda figures: (figures.cluster_share or 0.0) > 0.2,
-    "mean-weight": lambda figures: abs(figures.mean_weight_z or 0.0) > 3,
+    "low-ess": lambda facts: facts.uses_weights and _ess_cause(facts.ess, facts.clusters) is not None,
+    "few-rewards": lambda facts: facts.uses_weights and _rewards(facts.ess, facts.reward_share) < EFFECTIVE_REWARDS,
+    "one-cluster": lambda facts: (facts.cluster_share or 0.0) > 0.2,
+    "mean-weight": lambda facts: abs(facts.mean_weight_z or 0.0) > 3,
 }
 
 

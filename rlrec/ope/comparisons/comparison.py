@@ -117,12 +117,12 @@ def _reward_metric(number: int, name: str, denominator: str) -> Metric:
 class MetricValue(Record):
     """A MetricValue is the value of a metric of a group.
 
-    units: the number of units that count; rewarded: the number of units whose numerator is not 0; numerator,
+    units: the number of units that count; n_rewarded: the number of units whose numerator is not 0; numerator,
     denominator: the sums over units; value, error: the ratio of the two sums and its standard error (NaN for fewer
     than two units); least: a lower limit of the ratio, 0 if no unit has a numerator below 0."""
 
     units: int = 0
-    rewarded: int = 0
+    n_rewarded: int = 0
     numerator: float = 0.0
     denominator: float = 0.0
     value: float = np.nan
@@ -144,7 +144,7 @@ class MetricValue(Record):
         if not summary.blocks and error > 0:
             error = _jackknife(summary.units[:, :2], value)
         return cls(
-            units=units, rewarded=int(summary.present[0]), numerator=float(total[0]), denominator=float(total[1]),
+            units=units, n_rewarded=int(summary.present[0]), numerator=float(total[0]), denominator=float(total[1]),
             value=value, error=error, least=0.0 if summary.absolute[0] <= total[0] * (1 + ROUNDING) else -np.inf,
         )  # fmt: skip
 
@@ -336,7 +336,7 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
         value.value - baseline.value, error, welch_freedom, level, base=baseline.value, clusters=units,
         careful_error=float(np.sqrt(variance + _missing_variance(sides, variances))) if welch_freedom else 0.0,
         even_units=2 * fewest_units,
-        even_rewards=2 * fewest_units * sum(side.rewarded for side in sides) / max(1, units),
+        even_rewards=2 * fewest_units * sum(side.n_rewarded for side in sides) / max(1, units),
     )  # fmt: skip
 
 
@@ -354,7 +354,7 @@ def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Compar
     freedom = mean.units - 1 if mean.has_error else 0
     return _compare_by_t(
         mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
-        even_units=mean.units, even_rewards=float(mean.rewarded),
+        even_units=mean.units, even_rewards=float(mean.n_rewarded),
     )  # fmt: skip
 
 
@@ -520,7 +520,7 @@ def _contrast_columns(
 ) -> tuple[Array, Minus]:
     """Return the columns of both sides, and the difference of the two sides as a function of these columns."""
     if reference is None:
-        return np.column_stack([target.units, target.earned]), measure(target.estimator, Ratio())
+        return np.column_stack([target.units, target.logged_sums]), measure(target.estimator, Ratio())
     return np.column_stack([target.units, reference.units]), measure(target.estimator)
 
 

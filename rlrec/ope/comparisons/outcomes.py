@@ -88,11 +88,11 @@ def _align_columns(sums: UnitSums, unit: Ids) -> dict[str, Array]:
 class Outcomes(Record, eq=False):
     """An Outcomes object computes values and differences of metrics from sums over the whole log.
 
-    adjusted: whether to adjust for the pasts of units."""
+    is_adjusted: whether to adjust for the pasts of units."""
 
     sums: OutcomeSums
     level: float
-    adjusted: bool = False
+    is_adjusted: bool = False
 
     def value(self, group: int, metric: Metric) -> MetricValue:
         """Return the value of a metric of a group, without adjustment."""
@@ -107,9 +107,9 @@ class Outcomes(Record, eq=False):
         difference."""
         sides = self.value(group, metric), self.value(0, metric)
         raw_difference = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
-        result = self._adjust(group, metric, raw_difference) if self.adjusted else raw_difference
+        result = self._adjust(group, metric, raw_difference) if self.is_adjusted else raw_difference
         reasons = metric.reasons(*sides, has_bounds=result.p_value is not None)
-        lacks_past = self.adjusted and result.theta is None and not reasons
+        lacks_past = self.is_adjusted and result.theta is None and not reasons
         return replace(result, base=raw_difference.base).with_reasons(*(("no-past",) if lacks_past else reasons))
 
     def guard_margin(self, group: int, metric: Metric, least: float) -> Comparison:
@@ -173,7 +173,7 @@ class Outcomes(Record, eq=False):
     def adjusted_value(self, group: int, metric: Metric) -> MetricValue | None:
         """Return a metric of a group minus theta times its past. The result is None if there is no past to adjust
         for."""
-        theta = self._theta(metric) if self.adjusted else None
+        theta = self._theta(metric) if self.is_adjusted else None
         return None if theta is None else self._subtract_past(group, metric, theta)
 
     def _theta(self, metric: Metric) -> float | None:

@@ -31,7 +31,7 @@ class Dm(ImpressionEstimator):
     interval."""
 
     columns: ClassVar[tuple[str, ...]] = ("expected_reward", "all_rows")
-    weighted: ClassVar[bool] = False
+    uses_weights: ClassVar[bool] = False
     needs_model: ClassVar[bool] = True
     self_normalised: ClassVar[bool] = True
     intervals: ClassVar[tuple[str, ...]] = ()
@@ -243,12 +243,12 @@ class Model(Record, eq=False):
             offset += slopes[np.arange(len(fold)) if code is None else code, fold]
         return offset
 
-    def predicted(self, arm: Ids, *, fold: Ids, offset: Array) -> Array:
+    def predict(self, arm: Ids, *, fold: Ids, offset: Array) -> Array:
         """Return q of the arm shown, (n,)."""
         return np.clip(self.effects[fold, arm] + offset, *self.reward_range)
 
-    def expected(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
-        """Return the mean of q under the target, (n,). Values are clipped arm by arm, as in `predicted` (else dr would
+    def predict_mean(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
+        """Return the mean of q under the target, (n,). Values are clipped arm by arm, as in `predict` (else dr would
         be biased). If no value leaves the range, one product of arrays is enough.
 
         target (m, a): the target's probabilities in m distinct cases; case (n,): the index of each row's case."""
@@ -287,16 +287,16 @@ class RewardTable(Record, kw_only=False, eq=False):
         if self.values.ndim != 2 or not np.isfinite(self.values).all():
             raise InputError("a reward model needs one finite number per arm (and value)")
 
-    def predicted(self, arm: Ids, *, value: Ids) -> Array:
+    def predict(self, arm: Ids, *, value: Ids) -> Array:
         """Return q of the arm shown, (n,).
 
         value (n,): the index of the row of the table that applies."""
         return self.values[value, arm]
 
-    def expected(self, target: Array, *, case: Ids, value: Ids) -> Array:
+    def predict_mean(self, target: Array, *, case: Ids, value: Ids) -> Array:
         """Return the mean of q under the target, (n,).
 
-        target (m, a), case (n,): as in `Model.expected`; value (n,): the index of the row of the table that applies."""
+        target (m, a), case (n,): as in `Model.predict_mean`; value (n,): the index of the table's row."""
         return (target @ self.values.T)[case, value]
 
 
@@ -329,7 +329,7 @@ class SwitchDr(ChangedWeights, Dr):
     tau: the largest weight used, above 0. Source: SWITCH of Wang, Agarwal & Dudik 2017, in the form of Open Bandit
     Pipeline's documentation of estimators."""
 
-    unbiased: ClassVar[type[ImpressionEstimator]] = Dr
+    unbiased_type: ClassVar[type[ImpressionEstimator]] = Dr
     tau: float = 20.0
 
     def __post_init__(self) -> None:
@@ -347,7 +347,7 @@ class Dros(ChangedWeights, Dr):
     shrinkage: lambda, above 0; a weight of its square root is halved. Source: optimistic shrinkage of Su,
     Dimakopoulou, Krishnamurthy & Dudik 2020, in the form of Open Bandit Pipeline's documentation of estimators."""
 
-    unbiased: ClassVar[type[ImpressionEstimator]] = Dr
+    unbiased_type: ClassVar[type[ImpressionEstimator]] = Dr
     shrinkage: float = 400.0
 
     def __post_init__(self) -> None:

@@ -127,11 +127,11 @@ def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Arra
 class LineDraws(Record, kw_only=False, eq=False):
     """A LineDraws object holds n draws from a posterior.
 
-    slopes (n, p): the slopes of the line, per unit of each predictor; predicted, effects (n, k): the values on the
+    slopes (n, p): the slopes of the line, per unit of each predictor; centres, effects (n, k): the values on the
     line, and the effects, which deviate from the line."""
 
     slopes: Array
-    predicted: Array
+    centres: Array
     effects: Array
 
 

@@ -100,17 +100,17 @@ class Extreme(ImpressionEstimator):
     """Average weight used x reward, where the weight that was cut gets one reward: the smallest, or the largest,
     possible value, as the mean weight is 1. The weights used are bounded, so its own bounds are valid.
 
-    changed: the estimator that changes weights; reward: the smallest or the largest one."""
+    estimator: the estimator that changes weights; reward: the smallest or the largest one."""
 
-    changed: ChangedWeights
+    estimator: ChangedWeights
     reward: float = 0.0
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (f"rewards of {self.changed!r}", "rows", f"weights of {self.changed!r}")
+        return (f"rewards of {self.estimator!r}", "rows", f"weights of {self.estimator!r}")
 
     def terms(self, batch: LogBatch) -> Array:
-        used_weight = self.changed.weight_used(batch.weight)
+        used_weight = self.estimator.weight_used(batch.weight)
         return np.column_stack([used_weight * batch.reward, batch.usable, used_weight])
 
     def value(self, mean: Array) -> Array:
@@ -126,8 +126,8 @@ class Extreme(ImpressionEstimator):
 class ChangedWeights(ImpressionEstimator):
     """ChangedWeights is the base of the estimators that change weights on purpose."""
 
-    biased: ClassVar[bool] = True
-    unbiased: ClassVar[type[ImpressionEstimator]]  # the same estimator without the change
+    is_biased: ClassVar[bool] = True
+    unbiased_type: ClassVar[type[ImpressionEstimator]]  # the same estimator without the change
 
     @abstractmethod
     def weight_used(self, weight: Array) -> Array:
@@ -137,7 +137,7 @@ class ChangedWeights(ImpressionEstimator):
         return np.abs(batch.weight - self.weight_used(batch.weight))
 
     def enclosing_estimators(self, least: float = 0.0, largest: float = 0.0) -> tuple[ImpressionEstimator, ...]:
-        return (self.unbiased(), *(Extreme(changed=self, reward=reward) for reward in (least, largest)))
+        return (self.unbiased_type(), *(Extreme(estimator=self, reward=reward) for reward in (least, largest)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class ClippedIps(ChangedWeights):
 
     clip: the largest weight used, above 0."""
 
-    unbiased: ClassVar[type[ImpressionEstimator]] = Ips
+    unbiased_type: ClassVar[type[ImpressionEstimator]] = Ips
     clip: float = 20.0
 
     def __post_init__(self) -> None:

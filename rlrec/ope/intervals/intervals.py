@@ -299,7 +299,7 @@ def _lower(sums: WeightSums, fake_weight: float, reward: float, spread: float) -
         return -np.inf
     # sums of z, w z and z^2
     total = sums.wr - reward * sums.w
-    crossed = sums.w2r - reward * sums.w2
+    cross_sum = sums.w2r - reward * sums.w2
     squares = sums.w2r2 - 2 * reward * sums.w2r + reward**2 * sums.w2
     if np.isinf(fake_weight):
         budget, residual = (spread - 1 - 1 / n) / (n + 1), (squares - total**2 / n) / (n + 1)
@@ -310,7 +310,7 @@ def _lower(sums: WeightSums, fake_weight: float, reward: float, spread: float) -
     if w_spread <= _NOTHING * w**2:
         return np.inf
     # the budget after the constraint on w, and the residual variance of z
-    covariance = crossed / (n + 1) - w * z
+    covariance = cross_sum / (n + 1) - w * z
     budget = spread / (n + 1) - (1 - w) ** 2 / w_spread
     residual = squares / (n + 1) - z**2 - covariance**2 / w_spread
     return reward + z + (1 - w) * covariance / w_spread - _reach(residual, budget)

@@ -45,7 +45,7 @@ class ValueRange(Record, kw_only=False):
     def __add__(self, other: ValueRange) -> ValueRange:
         return ValueRange(min(self.least, other.least), max(self.largest, other.largest))
 
-    def scaled(self, factor: float) -> ValueRange:
+    def scale(self, factor: float) -> ValueRange:
         """Return the range of values that count `factor` times, which is the same range."""
         return self
 
@@ -197,14 +197,14 @@ class Estimator(Ratio, ABC):
     It therefore accepts means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
 
     unit: ClassVar[str]  # one row of the estimate: impression, slate or session
-    weighted: ClassVar[bool] = True  # uses importance weights; rows without a propensity are left out
+    uses_weights: ClassVar[bool] = True  # importance weights; rows without a propensity are left out
     needs_model: ClassVar[bool] = False  # uses a reward model; the batch must have `predicted` and `expected`
     self_normalised: ClassVar[bool] = False  # stays within the reward's range, at which bounds are cut
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # valid for it; () if none is
     weight_column: ClassVar[str] = "weight"  # the column of the weights that it sums, with mean 1
     widens_interval: ClassVar[bool] = False  # with large weights, its interval is at least that of Cressie and Read
     independent_slots: ClassVar[bool] = False  # assumes that the reward of a slot does not depend on the other slots
-    biased: ClassVar[bool] = (
+    is_biased: ClassVar[bool] = (
         False  # changes weights on purpose, by `distortion`; `enclosing_estimators` have its bounds
     )
     needs_all_rows: ClassVar[bool] = False  # has no estimate where some row cannot be weighed
@@ -229,7 +229,7 @@ class Estimator(Ratio, ABC):
         return ""
 
     def enclosing_estimators(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
-        """Return the estimators whose bounds enclose the estimate of this estimator, if it is `biased`. They are the
+        """Return the estimators whose bounds enclose the estimate of this estimator, if it is biased. They are the
         same estimator without the bias, with the smallest, and with the largest value that the log allows.
 
         least, largest: the smallest and the largest reward; the columns do not depend on them."""
@@ -247,7 +247,7 @@ class ImpressionEstimator(Estimator):
         return np.column_stack([batch.core[name] for name in self.columns])
 
     def distortion(self, batch: LogBatch) -> Array:
-        """Return |weight - weight used| of every row, (n,). The result is 0 for an estimator that is not `biased`."""
+        """Return |weight - weight used| of every row, (n,). The result is 0 for an estimator that is not biased."""
         return np.zeros(len(batch))
 
 

@@ -58,13 +58,13 @@ def unfitted_residuals(residual: Array, share: Array) -> Array:
 class Exposures(Record, kw_only=False, eq=False):
     """An Exposures object holds the looks of n rows (pages or visits) at k arms.
 
-    row, arm, look (m,): the row and the arm of each slot, and how much the slot is looked at. expected (u, k): the
-    expected looks in each of u draws; draw (n,): the draw of each row, negative if it is not known."""
+    row, arm, look (m,): the row and the arm of each slot, and how much the slot is looked at; expected_looks (u, k):
+    the expected looks in each of u draws; draw (n,): the draw of each row, negative if it is not known."""
 
     row: Ids
     arm: Ids
     look: Array
-    expected: Array
+    expected_looks: Array
     draw: Ids
 
     def __len__(self) -> int:
@@ -73,13 +73,13 @@ class Exposures(Record, kw_only=False, eq=False):
     @property
     def arms(self) -> int:
         """Return the number of arms."""
-        return self.expected.shape[1]
+        return self.expected_looks.shape[1]
 
     @property
     def expected_by_row(self) -> Array:
         """Return the expected looks of each row, (n, k). The result is NaN if the draw of the row is not known."""
         by_row = np.full((len(self), self.arms), np.nan)
-        by_row[self.draw >= 0] = self.expected[self.draw[self.draw >= 0]]
+        by_row[self.draw >= 0] = self.expected_looks[self.draw[self.draw >= 0]]
         return by_row
 
     @property
@@ -95,14 +95,14 @@ class Exposures(Record, kw_only=False, eq=False):
         number = np.full(len(self), -1, np.int64)
         number[rows] = np.arange(len(rows))
         row = number[self.row]
-        return Exposures(row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected, self.draw[rows])
+        return Exposures(row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected_looks, self.draw[rows])
 
     def totals(self, count: Array) -> tuple[Array, Array]:
         """Return the sum of the looks at each arm, and the sum of the expected looks, (k,) each.
 
         count (n,): the weight of each row."""
         looks = np.bincount(self.arm, weights=self.look * count[self.row], minlength=self.arms)
-        expected_looks = np.bincount(self.draw, weights=count, minlength=len(self.expected)) @ self.expected
+        expected_looks = np.bincount(self.draw, weights=count, minlength=len(self.expected_looks)) @ self.expected_looks
         return looks.astype(np.float64), expected_looks
 
     def merge_rows(self, group: Ids) -> Exposures:
@@ -119,7 +119,7 @@ class Exposures(Record, kw_only=False, eq=False):
         expected_looks = np.zeros((len(first_group), self.arms))
         for offset in range(int((end - begin).max())):
             groups_this_long = np.flatnonzero(begin + offset < end)
-            expected_looks[groups_this_long] += self.expected[self.draw[begin[groups_this_long] + offset]]
+            expected_looks[groups_this_long] += self.expected_looks[self.draw[begin[groups_this_long] + offset]]
         return Exposures(group[self.row], self.arm, self.look, expected_looks, draw.reshape(-1))
 
 
@@ -129,11 +129,11 @@ class ExposureRegression(Sums):
 
     square (b, d, d): sums of products of two columns. With more than 128 arms square has the shape (b, d, 4):
     products with the first 3 columns, and squares of exposures; the outcomes are then regressed on each arm
-    separately. crossed (b, d, o): products of columns and outcomes. looks (2, k): the looks at each arm, and the
+    separately. cross (b, d, o): products of columns and outcomes. looks (2, k): the looks at each arm, and the
     expected looks."""
 
     square: Array
-    crossed: Array
+    cross: Array
     looks: Array
 
     @classmethod
@@ -163,12 +163,12 @@ class ExposureRegression(Sums):
             for start, end in pairwise([*run_starts(block_of_row).tolist(), len(table)]):
                 products = table[start:end, :d].T @ table[start:end]
                 self.square[block_of_row[start]] += products[:, :d]
-                self.crossed[block_of_row[start]] += products[:, d:]
+                self.cross[block_of_row[start]] += products[:, d:]
 
     def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
         """Add rows for regressions on each arm separately. The exposure of an arm is the sum over slots that showed the
         arm, minus the sum over draws that expected the arm."""
-        blocks, k, expected_looks, cross = len(self.square), exposures.arms, exposures.expected, self.crossed
+        blocks, k, expected_looks, cross = len(self.square), exposures.arms, exposures.expected_looks, self.cross
 
         def by_block(number: Ids, weight: Array, width: int) -> Array:
             sums = np.bincount(number, weights=weight, minlength=blocks * width)
@@ -196,18 +196,18 @@ class ExposureRegression(Sums):
     def effects(self) -> Array:
         """Return the effect of each arm on each outcome, (k, o). The effect is 0 if the exposure of the arm never
         varied."""
-        return self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))[BASELINE_COLUMNS:]
+        return self._slopes(self.square.sum(axis=0), self.cross.sum(axis=0))[BASELINE_COLUMNS:]
 
     @cached_property
     def influences(self) -> Array:
         """Return the contribution of each block to the effects, (b, k, o), enlarged by `unfitted_residuals`."""
-        slopes = self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))
+        slopes = self._slopes(self.square.sum(axis=0), self.cross.sum(axis=0))
         if self._is_joint:
-            influence = np.asarray(self._inverse @ (self.crossed - self.square @ slopes))[:, BASELINE_COLUMNS:]
+            influence = np.asarray(self._inverse @ (self.cross - self.square @ slopes))[:, BASELINE_COLUMNS:]
             share = np.einsum("ij,bji->bi", self._inverse, self.square)[:, BASELINE_COLUMNS:]
         else:
             residual = (
-                self.crossed
+                self.cross
                 - self.square[..., :BASELINE_COLUMNS] @ slopes[:BASELINE_COLUMNS]
                 - self.square[..., BASELINE_COLUMNS:] * slopes
             )

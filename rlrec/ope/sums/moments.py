@@ -50,7 +50,7 @@ class BlockSums(Sums, kw_only=True):
     def __add__(self, other: Self) -> Self:
         return replace(super().__add__(other), largest=np.maximum(self.largest, other.largest))
 
-    def scaled(self, factor: Array) -> BlockSums:
+    def scale(self, factor: Array) -> BlockSums:
         """Return the sums with each column multiplied by a positive factor, (c,)."""
         return BlockSums(
             present=self.present, moment=self.moment * np.outer(factor, factor), largest=self.largest * factor,
@@ -85,11 +85,11 @@ class ClusterSummary(BlockSums, kw_only=True):
 class _Clusters(Record, kw_only=False, eq=False):
     """This record has the sums of each cluster (m, c), and the ascending digests of the clusters (m,).
 
-    staked: the index of the column STAKED_COLUMN, or None without this column."""
+    stake_index: the index of the column STAKED_COLUMN, or None without this column."""
 
     digests: Ids
     sums: Array
-    staked: int | None = None
+    stake_index: int | None = None
 
     def __add__(self, other: _Clusters) -> _Clusters:
         large, small = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
@@ -98,13 +98,13 @@ class _Clusters(Record, kw_only=False, eq=False):
         sums = large.sums.copy()
         sums[index[is_shared]] += small.sums[is_shared]
         if is_shared.all():
-            return _Clusters(large.digests, sums, self.staked)
+            return _Clusters(large.digests, sums, self.stake_index)
         # insert the others where their digests belong
         insert_at = np.searchsorted(large.digests, small.digests[~is_shared])
         digests = np.insert(large.digests, insert_at, small.digests[~is_shared])
-        return _Clusters(digests, np.insert(sums, insert_at, small.sums[~is_shared], axis=0), self.staked)
+        return _Clusters(digests, np.insert(sums, insert_at, small.sums[~is_shared], axis=0), self.stake_index)
 
-    def scaled(self, factor: Array) -> _Clusters:
+    def scale(self, factor: Array) -> _Clusters:
         return _Clusters(self.digests, self.sums * factor)
 
     def collapse(self) -> BlockSums:
@@ -117,8 +117,8 @@ class _Clusters(Record, kw_only=False, eq=False):
             moment = self.sums.T @ self.sums
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
         growth = NO_GROWTH
-        if self.staked is not None and not self.sums[:, self.staked].min(initial=0.0) < 0:
-            growth = np.array([np.log1p(stake * self.sums[:, self.staked]).sum() for stake in STAKES])
+        if self.stake_index is not None and not self.sums[:, self.stake_index].min(initial=0.0) < 0:
+            growth = np.array([np.log1p(stake * self.sums[:, self.stake_index]).sum() for stake in STAKES])
         return BlockSums(
             present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
             largest=absolute_sums.max(axis=0, initial=0.0), absolute=absolute_sums.sum(axis=0), growth=growth,
@@ -148,11 +148,11 @@ class Moments(Sums):
             self.columns, self.spans_batches, _collapse_blocks(self_clusters) + _collapse_blocks(other_clusters)
         )
 
-    def scaled(self, factor: Array) -> Moments:
+    def scale(self, factor: Array) -> Moments:
         """Return the sums with each column multiplied by a positive factor, (c,)."""
-        return Moments(self.columns, self.spans_batches, self._clusters.scaled(factor))
+        return Moments(self.columns, self.spans_batches, self._clusters.scale(factor))
 
-    def closed(self) -> Moments:
+    def close(self) -> Moments:
         """Return these sums in their final form. No later batch may have rows of the clusters."""
         return Moments(self.columns, False, _limit_clusters(self._clusters, spans_batches=False))
 
@@ -205,7 +205,7 @@ class Steps(Record, kw_only=False, eq=False):
         steps = Steps(self.columns, clusters.digests, clusters.sums, self_steps.blocks)
         return steps if steps.blocks or len(steps.digests) <= BLOCKS else steps._by_block()
 
-    def scaled(self, factor: float) -> Steps:
+    def scale(self, factor: float) -> Steps:
         """Return the sums multiplied by a factor."""
         return replace(self, sums=self.sums * factor)
 

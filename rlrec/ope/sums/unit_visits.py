@@ -25,7 +25,7 @@ class Visits(Record, eq=False):
     """Visits holds all visits of a set of persons, (v,) each.
 
     person, unit: the digests of the person and of the unit; started_at, ended_at: the times of the visit; is_over:
-    whether the visit has ended; recognised: whether the person would be recognised under another session key (None:
+    whether the visit has ended; is_recognised: whether the person would be recognised under another session key (None:
     all persons would); horizon: the time up to which another visit would be in the log (None: all times)."""
 
     person: Ids
@@ -33,7 +33,7 @@ class Visits(Record, eq=False):
     started_at: Ids
     ended_at: Ids
     is_over: Flags
-    recognised: Flags | None = None
+    is_recognised: Flags | None = None
     horizon: Ids | None = None
 
     @cached_property
@@ -127,7 +127,7 @@ class UnitSums(Record, eq=False):
         ids = {name: column[rows] for name, column in vars(self).items() if name != "columns"}
         return UnitSums(**ids, columns=take(self.columns, rows))
 
-    def regrouped(self, group: Ids) -> UnitSums:
+    def regroup(self, group: Ids) -> UnitSums:
         """Return the same sums with the units of one group in other groups.
 
         group: the number of the new group of each unit."""
@@ -168,7 +168,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
     )
     now_at = np.broadcast_to(now, visits.person.shape)[visit]
     is_over = visits.is_over[visit] & (visits.ended_at[visit] <= now_at)
-    is_recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
+    is_recognised = np.ones(n, np.bool_) if visits.is_recognised is None else visits.is_recognised[visit]
     columns = {
         "units": unit_weights,
         "recognised": np.where(add(is_recognised) > 0, unit_weights, 0.0),

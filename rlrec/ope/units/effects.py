@@ -146,7 +146,7 @@ class EffectFold(Fold):
         figures = {
             "largest": np.inf,
             "reward_size": 0.0,
-            "unsupported": float(unreached_change * n),
+            "unsupported_mass": float(unreached_change * n),
             "n_unsupported": n,
         }
         weights = replace(partial.weights["weight"], **figures)

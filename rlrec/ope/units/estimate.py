@@ -196,7 +196,7 @@ class EstimatorFold(Record, eq=False):
     column of weights that are 1 on average by_step (m, h) each: for the units, the sums whose quotient the estimator
     takes at each of h steps effective: the effective sample size, if it is not the effective sample size of weights;
     most_effective: an upper limit of the effective sample size; short_horizon: whether that limit is too small
-    reward_range: the range of the reward of one row, if it differs from the options; observed: the range of the
+    reward_range: the range of the reward of one row, if it differs from the options; observed_range: the range of the
     logged rewards of rows, if neither a reward nor a weight has a known bound; reasons: the reasons that do not
     follow from figures; facts: fields of the estimate that do not follow from sums; noun, basis: words of the
     estimand"""
@@ -205,7 +205,7 @@ class EstimatorFold(Record, eq=False):
     estimator: Estimator
     summary: ClusterSummary
     weights: Weights
-    distorted: float = 0.0
+    distortion: float = 0.0
     predictions: ValueRange | None = None
     weight_column: str = "weight"
     mean_column: str = "weight"
@@ -214,7 +214,7 @@ class EstimatorFold(Record, eq=False):
     most_effective: float = np.inf
     short_horizon: bool = False
     reward_range: Bounds | None = None
-    observed: ValueRange | None = None
+    observed_range: ValueRange | None = None
     reasons: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     noun: str = "reward"
@@ -232,7 +232,7 @@ class EstimatorFold(Record, eq=False):
         return np.column_stack([units, *self.by_step]) if self.by_step else units
 
     @cached_property
-    def earned(self) -> Array:
+    def logged_sums(self) -> Array:
         """Return the logged rewards, and the rows used, per cluster or block, (m, 2)."""
         return self.summary.units[:, [self.summary.columns["earned"], self.summary.columns["rows"]]]
 
@@ -242,29 +242,29 @@ class EstimatorFold(Record, eq=False):
         blocks are included, even empty blocks, since the number of clusters in a block is random."""
         if self.summary.blocks or self.by_step:
             return self.units
-        return self.units[self.earned[:, 1] > 0]
+        return self.units[self.logged_sums[:, 1] > 0]
 
     @cached_property
     def n(self) -> int:
         """Return the number of rows used."""
-        return self.weights.rows if self.estimator.weighted else self.weights.rows + self.weights.left_out
+        return self.weights.rows if self.estimator.uses_weights else self.weights.rows + self.weights.left_out
 
     @property
     def has_weights(self) -> bool:
         """Tell whether the estimator has weights, and these weights give information."""
         has_information = self.n > 0 and not (self.estimator.needs_all_rows and self.weights.left_out)
-        return self.estimator.weighted and has_information and bool(np.isfinite(self.weights.largest))
+        return self.estimator.uses_weights and has_information and bool(np.isfinite(self.weights.largest))
 
     @property
     def is_logged(self) -> bool:
         """Tell whether the target shows just what was logged, so that all weights are 1."""
-        largest, total, count = self.weights.largest, self.weights.weight, self.weights.counted
+        largest, total, count = self.weights.largest, self.weights.weight, self.weights.total_count
         return self.has_weights and largest <= 1 + ROUNDED_WEIGHT and total >= count * (1 - ROUNDED_WEIGHT)
 
     @cached_property
     def clusters(self) -> int:
         """Return the number of clusters with a used row."""
-        rows = "rows" if self.estimator.weighted else self.estimator.columns[1]
+        rows = "rows" if self.estimator.uses_weights else self.estimator.columns[1]
         return int(self.summary.present[self.summary.columns[rows]])
 
     @cached_property
@@ -287,7 +287,7 @@ class EstimatorFold(Record, eq=False):
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
             return figures
         # a ratio to the logged mean has no interval unless that mean surely is not 0
-        logged_mean = intervals.studentised_bootstrap(Ratio(), self.earned, seed=0, n_replicates=0)
+        logged_mean = intervals.studentised_bootstrap(Ratio(), self.logged_sums, seed=0, n_replicates=0)
         logged_bounds = (
             intervals.normal_bounds(logged_mean.value, logged_mean.error, options.level)
             if logged_mean.error
@@ -305,7 +305,7 @@ class EstimatorFold(Record, eq=False):
     @cached_property
     def relative(self) -> tuple[float, float]:
         """Return the lift and its error, or NaN if there is no lift or error."""
-        units = np.column_stack([self.units, self.earned])
+        units = np.column_stack([self.units, self.logged_sums])
         if not self.n or len(units) < 2:
             return np.nan, np.nan
         with np.errstate(all="ignore"):
@@ -333,10 +333,10 @@ class EstimatorFold(Record, eq=False):
         (The changed estimate may be biased, so its own error is not enough.)
 
         reward_range: the reward range of the options."""
-        if not self.distorted:
+        if not self.distortion:
             return [self]
         kinds = self.estimator.enclosing_estimators(*(self.reward_range or reward_range))
-        return [replace(self, estimator=kind, distorted=0.0) for kind in kinds]
+        return [replace(self, estimator=kind, distortion=0.0) for kind in kinds]
 
     def limits(self, reward_range: Bounds) -> Bounds:
         """Return the limits at which bounds are cut. For a mean of rewards the result has the limits of a row's reward.
@@ -345,7 +345,7 @@ class EstimatorFold(Record, eq=False):
         return (self.reward_range or reward_range) if self.estimator.self_normalised else ANY_REWARD
 
     @property
-    def unbiased(self) -> EstimatorFold:
+    def unbiased_fold(self) -> EstimatorFold:
         """Return the same estimator with unchanged weights."""
         return self.sides((0.0, 0.0))[0]
 
@@ -382,8 +382,8 @@ class EstimatorFold(Record, eq=False):
         total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
         bound = float(max(self.weights.bound * largest_sum[rows], largest_sum[weight]) / mbar)
-        if self.observed is not None:
-            (least, largest), bound = astuple(self.observed), float(largest_sum[weight] / mbar)
+        if self.observed_range is not None:
+            (least, largest), bound = astuple(self.observed_range), float(largest_sum[weight] / mbar)
         if self.predictions is not None and self.estimator.needs_model:
             value = self.value_and_error[0]
             least, largest = least - self.predictions.largest, largest - self.predictions.least
@@ -407,7 +407,7 @@ class EstimatorFold(Record, eq=False):
             level = 1 - (1 - level) / options.groups
         kinds = self.sides(options.reward_range)
         sides = [(side, side.bounds(replace(options, level=level), bootstrap)) for side in kinds]
-        if self.distorted:
+        if self.distortion:
             unbiased_side, (least_side, (low, _)), (largest_side, (_, high)) = sides
             sides = [unbiased_side, (least_side, (low, np.inf)), (largest_side, (-np.inf, high))]
         interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
@@ -418,14 +418,14 @@ class EstimatorFold(Record, eq=False):
         weights, diagnosis = self.weights, self.diagnosis
         if options.selected_rows:
             diagnosis = replace(diagnosis, mean_weight_z=None, mean_weight_upper=None)
-        is_doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
+        is_doubtful = self.estimator.is_biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
         extra_reasons = (
             *options.extra_reasons, *self.reasons, *bound_reasons,
             *(["clipping-bias"] if is_doubtful else []), *(["no-variation"] if self._is_constant else []),
-            *([self.estimator.lacking] if self.estimator.weighted and weights.left_out else []),
+            *([self.estimator.lacking] if self.estimator.uses_weights and weights.left_out else []),
         )  # fmt: skip
         verdict, reasons = verdicts.decide_verdict(diagnosis, extra=extra_reasons)
-        is_weighted = self.estimator.weighted and self.n > 0
+        is_weighted = self.estimator.uses_weights and self.n > 0
         serving_text = "greedy" if options.greedy else "as served"
         estimate = Estimate(
             estimator=self.label, estimand=f"mean {self.noun} per {self.estimator.unit}, {serving_text}, {self.basis}",
@@ -440,7 +440,7 @@ class EstimatorFold(Record, eq=False):
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z),
             left_out=self.weights.rows + self.weights.left_out - self.n,
             safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=options.groups > 1,
-            served=finite_or_none(weights.served), always_lower=self._always_lower(options.level),
+            served=finite_or_none(weights.logged_mean), always_lower=self._always_lower(options.level),
             **self._lift(sides, options), **self.facts,
         )  # fmt: skip
         if self.estimator.needs_all_rows and weights.left_out:  # there is no estimate
@@ -459,7 +459,7 @@ class EstimatorFold(Record, eq=False):
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """Return the figures from which the verdict follows."""
-        weights, is_weighted = self.weights, self.estimator.weighted
+        weights, is_weighted = self.weights, self.estimator.uses_weights
         summary, first_column, weight_index = self.summary, self.columns[0], self.summary.columns[self.weight_column]
         with np.errstate(all="ignore"):
             # (sum W)^2 / sum W^2 over clusters, with W the cluster's sum of weights; the largest share of one cluster
@@ -467,13 +467,13 @@ class EstimatorFold(Record, eq=False):
             ess = None if ess is None else min(ess, self.most_effective)
             cluster_share = finite_or_none(summary.largest[first_column] / summary.absolute[first_column])
         return Diagnosis(
-            weighted=is_weighted, n=self.n, clusters=self.clusters,
+            uses_weights=is_weighted, n=self.n, clusters=self.clusters,
             ess=(ess if self.effective is None else self.effective) if is_weighted else None,
             short_horizon=self.short_horizon and ess is not None,
             nonzero=weights.weighted_rewards if is_weighted else weights.rewards,
             reward_share=weights.not_default / weights.weight if is_weighted and weights.weight else None,
             k_hat=weights.k_hat if is_weighted else None,
-            unsupported=weights.unsupported / weights.n_unsupported if weights.n_unsupported else None,
+            unsupported=weights.unsupported_mass / weights.n_unsupported if weights.n_unsupported else None,
             cluster_share=cluster_share,
             mean_weight_z=self._mean_weight[1] if is_weighted else None,
             mean_weight_upper=self._mean_weight[2] if is_weighted else None,
@@ -494,15 +494,15 @@ class EstimatorFold(Record, eq=False):
     def _bias_bound(self, reward_range: Bounds) -> float | None:
         """Return mean |weight - weight used| x the largest error of a reward. That error is the width of the reward's
         range, or more if the predictions of a reward model leave that range."""
-        if not self.estimator.biased:
+        if not self.estimator.is_biased:
             return 0.0 if self.estimator.intervals else None
-        if not self.distorted:
+        if not self.distortion:
             return 0.0
         low, high = reward_range
         largest_error = high - low
         if self.predictions is not None and self.estimator.needs_model:
             largest_error = max(largest_error, high - self.predictions.least, self.predictions.largest - low)
-        return finite_or_none(self.distorted / self.weights.counted * largest_error)
+        return finite_or_none(self.distortion / self.weights.total_count * largest_error)
 
     @property
     def _is_constant(self) -> bool:
@@ -552,7 +552,7 @@ def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters
     return bool(abs(difference) > max(APART_ERRORS * float(error), NEGLIGIBLE_DEVIATION * abs(value or 0.0)))
 
 
-def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
+def widen_estimate(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
     """Return the estimate with the additional error of a simulation. All rows share this error, so it does not show
     between clusters.
 

@@ -77,16 +77,16 @@ class RowSums(Sums, kw_only=True):
     weights: Mapping[str, Weights]
     figures: Mapping[str, Any]
 
-    def scaled(self, factors: Mapping[str, float]) -> RowSums:
+    def scale(self, factors: Mapping[str, float]) -> RowSums:
         """Return the sums with rows multiplied by factors.
 
         factors: the factor of each column, by name, in order."""
         mean = float(np.mean([factor for name, factor in factors.items() if name.endswith("earned")]))
         return RowSums(
-            moments=self.moments.scaled(np.array(list(factors.values()))),
-            weights={name: weights.scaled(factors[name]) for name, weights in self.weights.items()},
+            moments=self.moments.scale(np.array(list(factors.values()))),
+            weights={name: weights.scale(factors[name]) for name, weights in self.weights.items()},
             figures={
-                name: figure * mean if isinstance(figure, np.ndarray) else figure.scaled(mean)
+                name: figure * mean if isinstance(figure, np.ndarray) else figure.scale(mean)
                 for name, figure in self.figures.items()
             },
         )
@@ -233,14 +233,14 @@ class ImpressionFold(Fold):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
         matrix = batch.with_counts(np.column_stack([terms[name] for name in self.columns]))
         kinds = self.estimators.values()
-        distortions = [batch.with_counts(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
+        distortions = [batch.with_counts(kind.distortion(batch)).sum() if kind.is_biased else 0.0 for kind in kinds]
         predictions = {} if batch.predicted is None else {"predictions": ValueRange.from_values(batch.predicted)}
-        figures = {"distorted": np.array(distortions), **predictions}
+        figures = {"distortion": np.array(distortions), **predictions}
         return self.sums(matrix, batch.cluster, {"weight": weights(batch)}, figures)
 
     def factors(self, factor: Array, /) -> dict[str, float]:
-        unweighted_columns = {name for kind in self.estimators.values() if not kind.weighted for name in kind.columns}
-        return super().factors(factor) | dict.fromkeys(unweighted_columns, 1.0)
+        plain_columns = {name for kind in self.estimators.values() if not kind.uses_weights for name in kind.columns}
+        return super().factors(factor) | dict.fromkeys(plain_columns, 1.0)
 
     def estimator_fold(
         self, partial: RowSums, label: str, estimator: ImpressionEstimator, summary: ClusterSummary, /
@@ -248,7 +248,7 @@ class ImpressionFold(Fold):
         curve, number = self.curve if estimator.needs_model else None, list(self.estimators).index(label)
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=partial.weights["weight"],
-            distorted=float(partial.figures["distorted"][number]),
+            distortion=float(partial.figures["distortion"][number]),
             predictions=partial.figures.get("predictions"), facts={} if curve is None else curve.facts,
             weight_column=estimator.weight_column, mean_column=estimator.weight_column,
             reasons=() if curve is None else ("position-model",),
@@ -346,9 +346,9 @@ def standings(
     """Return the standing of each target for one estimator, at the end of a fold over the same rows.
 
     is_question_by_target: whether a target is not compared with itself, which would widen other bounds for nothing."""
-    is_plain = [not fold.distorted and not fold.heaviness for fold in folds]
-    folds = [fold.unbiased for fold in folds]
-    is_present = [fold.earned[:, 1] > 0 for fold in folds]
+    is_plain = [not fold.distortion and not fold.heaviness for fold in folds]
+    folds = [fold.unbiased_fold for fold in folds]
+    is_present = [fold.logged_sums[:, 1] > 0 for fold in folds]
     can_draw = options.interval == "bootstrap-t" and all(
         np.array_equal(is_present[0], flags) for flags in is_present[1:]
     )
@@ -372,7 +372,7 @@ def standings(
 
 def _columns(fold: EstimatorFold) -> Array:
     """Return the columns of the estimator, followed by the columns of the log."""
-    return np.column_stack([fold.units, fold.earned])
+    return np.column_stack([fold.units, fold.logged_sums])
 
 
 def _stretch(lift: Studentised, joint_quantiles: Bounds, level: float) -> Bounds:
@@ -394,7 +394,7 @@ def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], l
         distance = np.stack([lift.values - lift.value if len(lift.t) else np.zeros(n_replicates) for lift in lifts])
         influence = np.stack([
             _columns(fold) @ Relative(fold.estimator, Ratio()).gradient(_columns(fold).sum(axis=0))
-            if len(lift.t) else np.zeros(len(fold.earned)) for fold, lift in zip(folds, lifts, strict=True)
+            if len(lift.t) else np.zeros(len(fold.logged_sums)) for fold, lift in zip(folds, lifts, strict=True)
         ])  # fmt: skip
     products = influence @ influence.T
     square = np.diag(products)

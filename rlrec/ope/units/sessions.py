@@ -34,7 +34,7 @@ class StepWeights(Sums):
     square: Array
     size: Array
 
-    def scaled(self, factor: float) -> StepWeights:
+    def scale(self, factor: float) -> StepWeights:
         """Return the sums with visits that count `factor` times."""
         return StepWeights(self.weight * factor, self.square * factor**2, self.size * factor)
 
@@ -44,7 +44,7 @@ class SessionFold(Fold):
 
     gamma: discount per step, in [0, 1]
     horizon: steps of the longest visit of the whole log, at least 1
-    supported: the smallest effective share of the visits at the steps that contribute the return
+    least_support: the smallest effective share of the visits at the steps that contribute the return
     Every cluster that spans batches takes at most 72 bytes; sums at every step, where an estimator needs them (wpdis,
     wdr), take 4,096 x 8 bytes per step and column. Figures: steps, sums at every step over clusters, where an estimator
     needs them; by_step; returns, the range of discounted returns of visits.
@@ -53,7 +53,7 @@ class SessionFold(Fold):
     core: ClassVar[tuple[str, ...]] = ("rows", "earned", "weight", "mean_weight")
     gamma: float
     horizon: int
-    supported: float = LEAST_SUPPORT
+    least_support: float = LEAST_SUPPORT
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:
@@ -129,7 +129,7 @@ class SessionFold(Fold):
         """Return the estimator at the end of the fold. The range of returns is then the range in the log, and the
         effective sample size is limited by the smallest effective sample size over the steps that contribute the
         return."""
-        support, by_step = Support.from_partial(partial, self.supported), list[Array]()
+        support, by_step = Support.from_partial(partial, self.least_support), list[Array]()
         if estimator.step_column is not None:
             step_sums: Steps = partial.figures["steps"]
             column = step_sums.columns.index(estimator.step_column)

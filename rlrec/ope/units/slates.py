@@ -137,7 +137,7 @@ class SlateEstimator(Estimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     widens_interval: ClassVar[bool] = True
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
-    tabled: ClassVar[bool] = False  # needs the probabilities of every position
+    needs_table: ClassVar[bool] = False  # needs the probabilities of every position
     additive: ClassVar[bool] = False  # assumes that what a page earns is a sum over its slots
     shape: PositionCurve | None = None  # the position curve that it assumes
 
@@ -250,7 +250,7 @@ class Pi(SlateEstimator):
 class Curved(SlateEstimator):
     """Curved is the base of the estimators that rest on a position curve."""
 
-    tabled: ClassVar[bool] = True
+    needs_table: ClassVar[bool] = True
     independent_slots: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-marginal"
     shape: PositionCurve
@@ -437,7 +437,7 @@ class SlateFold(Fold):
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
             weight_column=column, mean_column=column,
-            reward_range=(least, np.inf), observed=observed_range,
+            reward_range=(least, np.inf), observed_range=observed_range,
             reasons=tuple(reason for reason, holds in assumptions.items() if holds),
             facts={} if curve is None else curve.facts,
         )  # fmt: skip

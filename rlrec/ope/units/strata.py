@@ -60,7 +60,7 @@ def halves(cluster: Ids) -> Ids:
     return (hash_bits(cluster, salt=_SALT) & np.uint64(1)).astype(np.int64)
 
 
-P = TypeVar("P", bound=Any)  # sums that can be `scaled`, such as `RowSums`
+P = TypeVar("P", bound=Any)  # sums that can be multiplied, such as `RowSums`
 
 
 class Weighting(Record, kw_only=False, eq=False):
@@ -121,7 +121,7 @@ class Weighting(Record, kw_only=False, eq=False):
         """Return the weighted sum over the strata, in a fixed order."""
         strata = sorted(partials.items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
         weighed_sums = (
-            sums.scaled(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
+            sums.scale(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
             for stratum, sums in strata if stratum not in self.left_out
         )  # fmt: skip
         return reduce(add, weighed_sums)

@@ -16,7 +16,7 @@ from tests.ope import obd
 from tests.ope.cases import HAND, drawn, judged
 
 GOOD = Diagnosis(
-    weighted=True,
+    uses_weights=True,
     n=10_000,
     clusters=4000,
     ess=2000.0,
@@ -221,8 +221,8 @@ def test_a_reason_is_explained_by_the_cause_that_occurred() -> None:
 
 def test_what_served_is_the_mean_of_logged_rewards_as_often_as_rows_count() -> None:
     some, others = HAND.take(np.arange(2)), HAND.take(np.arange(2, len(HAND)))
-    assert (weights(some) + weights(others)).served == pytest.approx(HAND.reward[HAND.usable].mean())
-    heavier = weights(some).scaled(3.0) + weights(others)
+    assert (weights(some) + weights(others)).logged_mean == pytest.approx(HAND.reward[HAND.usable].mean())
+    heavier = weights(some).scale(3.0) + weights(others)
     counted = np.r_[np.repeat(some.reward[some.usable], 3), others.reward[others.usable]]
-    assert heavier.served == pytest.approx(counted.mean())
-    assert weights(HAND.take(np.arange(0))).served is None
+    assert heavier.logged_mean == pytest.approx(counted.mean())
+    assert weights(HAND.take(np.arange(0))).logged_mean is None

@@ -39,7 +39,7 @@ def test_sums_of_two_halves_are_those_of_both() -> None:
     parts = [sums(arm[rows], cluster[rows], reward[rows], arms=3) for rows in half]
     both, added = sums(arm, cluster, reward, arms=3), parts[0] + parts[1]
     np.testing.assert_allclose(added.reward, both.reward, rtol=1e-12)
-    np.testing.assert_allclose(added.examined, both.examined, rtol=1e-12)
+    np.testing.assert_allclose(added.looks, both.looks, rtol=1e-12)
 
 
 def test_an_examined_pull_counts_by_its_examination() -> None:

@@ -96,7 +96,7 @@ def test_the_log_prefers_the_model_that_made_it(model: str) -> None:
     sums = clicked(ranked(6, pages=20_000, model=model, share=0.4, noise=1.0))
     for fitted_by in ("pbm", "cascade", "dcm")[: 2 if model == "cascade" else 3]:
         compared = positions.compare_models(sums, CURVE if model == "pbm" else np.ones(5), model=fitted_by)
-        assert compared.preferred == model
+        assert compared.best_model == model
 
 
 def test_a_cascade_is_examined_down_to_the_first_click() -> None:
@@ -140,7 +140,7 @@ def test_sums_of_clicks_add_up() -> None:
     rows = ranked(8, pages=1_000, model="dcm")
     parts = [clicked(take(rows, np.flatnonzero(rows.page % 2 == piece)), "dcm") for piece in (1, 0)]
     both, together = parts[0] + parts[1], clicked(rows, "dcm")
-    assert np.array_equal(both.examined, together.examined)
+    assert np.array_equal(both.examined_slots, together.examined_slots)
     assert values(positions.model_curve(both, model="dcm")) == pytest.approx(
         values(positions.model_curve(together, model="dcm"))
     )

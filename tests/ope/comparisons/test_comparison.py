@@ -179,8 +179,8 @@ def rates(clicks: tuple[int, int], units: tuple[int, int]) -> comparison.Compari
     values = []
     for won, n in zip(clicks, units, strict=True):
         share = won / n
-        error = np.sqrt(share * (1 - share) / (n - 1))
-        values.append(MetricValue(units=n, rewarded=won, numerator=won, denominator=n, value=share, error=float(error)))
+        error = float(np.sqrt(share * (1 - share) / (n - 1)))
+        values.append(MetricValue(units=n, n_rewarded=won, numerator=won, denominator=n, value=share, error=error))
     return comparison.difference(values[1], values[0], level=0.95)
 
 

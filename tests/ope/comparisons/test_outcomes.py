@@ -167,7 +167,7 @@ def shop(rng: np.random.Generator, users: int = 240, *, more: float = 0.0) -> Sh
 def compare(log: Shop, *, adjusted: bool = False) -> Outcomes:
     past = unit_sums(log.visits, log.past, now=log.entry) if adjusted else None
     sums = outcomes.fold(unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past)
-    return Outcomes(sums=sums, level=0.95, adjusted=adjusted)
+    return Outcomes(sums=sums, level=0.95, is_adjusted=adjusted)
 
 
 def most(runs: int, level: float) -> float:
@@ -360,11 +360,11 @@ def test_batches_of_whole_persons_add_up(users: int) -> None:
     for number in (2, 0, 1):
         units = unit_sums(log.visits, log.decisions.take(piece[log.decisions.visit] == number), now=NOW)
         parts.append(outcomes.fold(units, [*METRICS.values()], past=past, overlap=True))
-    added = Outcomes(sums=reduce(add, parts), level=0.95, adjusted=True)
+    added = Outcomes(sums=reduce(add, parts), level=0.95, is_adjusted=True)
     every = outcomes.fold(
         unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past, overlap=True
     )  # fmt: skip
-    complete = Outcomes(sums=every, level=0.95, adjusted=True)
+    complete = Outcomes(sums=every, level=0.95, is_adjusted=True)
     for metric in METRICS.values():
         first, second = added.compare(1, metric), complete.compare(1, metric)
         for name in ("value", "lower", "upper", "p_value", "theta", "narrowed"):

@@ -94,11 +94,11 @@ def test_the_mean_under_the_target_uses_the_predictions_as_clipped(reward_range:
     offset = fitted.offset(fold, log["position"], context=log["context"])
     target = np.array([[0.7, 0.1, 0.1, 0.1], [0.0, 0.0, 0.5, 0.5]])
     case = np.arange(90) % 2
-    expected = fitted.expected(target, case=case, fold=fold, offset=offset)
+    expected = fitted.predict_mean(target, case=case, fold=fold, offset=offset)
     value = np.clip(fitted.effects[fold] + offset[:, None], *fitted.reward_range)
     np.testing.assert_allclose(expected, (target[case] * value).sum(axis=1), rtol=1e-12)
-    shown = fitted.predicted(log["arm"], fold=fold, offset=offset)
-    certain = fitted.expected(np.eye(ARMS), case=log["arm"], fold=fold, offset=offset)
+    shown = fitted.predict(log["arm"], fold=fold, offset=offset)
+    certain = fitted.predict_mean(np.eye(ARMS), case=log["arm"], fold=fold, offset=offset)
     np.testing.assert_allclose(shown, certain, rtol=1e-12)
 
 
@@ -113,8 +113,8 @@ def test_a_log_too_small_for_a_fold_predicts_nothing_wild() -> None:
 def test_a_table_is_looked_up_by_value_and_arm() -> None:
     table = RewardTable(np.array([[0.1, 0.2], [0.3, 0.4]]))
     value = np.array([0, 1, 1])
-    assert table.predicted(np.array([1, 0, 1]), value=value).tolist() == [0.2, 0.3, 0.4]
-    expected = table.expected(np.array([[0.5, 0.5]]), case=np.zeros(3, dtype=np.int64), value=value)
+    assert table.predict(np.array([1, 0, 1]), value=value).tolist() == [0.2, 0.3, 0.4]
+    expected = table.predict_mean(np.array([[0.5, 0.5]]), case=np.zeros(3, dtype=np.int64), value=value)
     assert expected.tolist() == pytest.approx([0.15, 0.35, 0.35])
 
 

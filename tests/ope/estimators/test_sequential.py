@@ -130,7 +130,7 @@ def test_the_share_of_effective_visits_that_is_wanted_can_be_waived(supported: f
     logs[:60] = 0
     batch = VisitBatch(start=np.arange(2001), reward=np.ones(2000), log_ratio=logs, cluster=np.arange(2000))
     fold = SessionFold(
-        estimators=ope.parse("wpdis").sessions, gamma=1.0, horizon=1, spans_batches=False, supported=supported
+        estimators=ope.parse("wpdis").sessions, gamma=1.0, horizon=1, spans_batches=False, least_support=supported
     )
     (estimate,) = fold.finish(fold.partial(batch), FinishOptions(interval="normal"))
     assert {"short-horizon"} & set(estimate.reasons) == reasons

@@ -59,7 +59,7 @@ def test_the_error_of_beta_ips_counts_that_of_the_baseline() -> None:
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, -2.5])
 def test_the_slope_of_a_bound_by_rewards_of_cut_weights_is_that_of_its_value(reward: float) -> None:
-    bound, mean = Extreme(changed=ClippedIps(clip=5.0), reward=reward), np.array([0.3, 0.8, 0.7])
+    bound, mean = Extreme(estimator=ClippedIps(clip=5.0), reward=reward), np.array([0.3, 0.8, 0.7])
     slopes = [(bound.value(mean + step) - bound.value(mean - step)) / 2e-6 for step in 1e-6 * np.eye(3)]
     assert bound.gradient(mean) == pytest.approx(slopes, rel=1e-6)
 

@@ -90,7 +90,7 @@ def test_the_bound_of_ips_is_that_of_its_clusters_in_any_order_and_in_blocks() -
     assert fold.finish(parts)[0].always_lower == pytest.approx(ips.always_lower, rel=1e-12)
     # where rewards are below 0, or loggers count more or less, nothing is said
     costs = replace(batch, reward=batch.reward - 0.5)
-    for sums in (fold.partial(costs), fold.partial(batch).scaled(dict.fromkeys(fold.columns, 0.5))):
+    for sums in (fold.partial(costs), fold.partial(batch).scale(dict.fromkeys(fold.columns, 0.5))):
         assert fold.finish(sums)[0].always_lower is None
 
 

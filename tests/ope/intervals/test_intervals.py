@@ -207,8 +207,8 @@ def heavy(seed: int, *, model: float | None = None) -> tuple[LogBatch, float]:
         fitted = ridge.finish(ridge.sums(reward, arm, position=once, cluster=cluster), reward_range=(0.0, 1.0))
         fold = ridge.fold(cluster)
         offset = fitted.offset(fold, once)
-        predicted = fitted.predicted(arm, fold=fold, offset=offset)
-        expected = fitted.expected(pi[None], case=once - 1, fold=fold, offset=offset)
+        predicted = fitted.predict(arm, fold=fold, offset=offset)
+        expected = fitted.predict_mean(pi[None], case=once - 1, fold=fold, offset=offset)
     batch = LogBatch(
         propensity=mu[arm], target=pi[arm], reward=reward, cluster=cluster, largest=np.full(200, 48.0),
         predicted=predicted, expected=expected,

@@ -144,7 +144,7 @@ def test_what_was_shown_and_what_was_expected_add_up_to_the_sums_of_rows(arms: i
     by_visit = np.add.reduceat(dense, np.searchsorted(visit, np.arange(visits)))
     together = exposures.merge_rows(visit)
     assert together.dense == pytest.approx(by_visit, abs=1e-12)
-    assert len(together.expected) < visits
+    assert len(together.expected_looks) < visits
     third = np.arange(0, visits, 3)
     for rows, plain in ((exposures, dense), (together.take(third), by_visit[third])):
         sums, direct = (ExposureRegression.zeros(arms, outcomes=1) for _ in range(2))
@@ -152,7 +152,7 @@ def test_what_was_shown_and_what_was_expected_add_up_to_the_sums_of_rows(arms: i
         people = np.arange(len(rows)) // 2
         add(sums, rows, outcome, factor=factor, people=people)
         add(direct, pages(plain), outcome, factor=factor, people=people)
-        assert sums.crossed == pytest.approx(direct.crossed, abs=1e-11)
+        assert sums.cross == pytest.approx(direct.cross, abs=1e-11)
         assert sums.square == pytest.approx(direct.square, abs=1e-11)
 
 

@@ -78,7 +78,7 @@ def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
     partition = batch.cluster % 2
     pieces = [fold.partial(each) for side in (0, 1) for each in parts(batch.take(partition == side), [30])]
     (first, second), (third, fourth) = pieces[:2], pieces[2:]
-    closed = (first + second).closed() + (third + fourth).closed()
+    closed = (first + second).close() + (third + fourth).close()
     np.testing.assert_allclose(numbers(fold, closed), numbers(fold, fold.partial(batch)), rtol=1e-11)
     assert len(closed.moments.summary().units) == min(BLOCKS, len(np.unique(batch.cluster)))
     with pytest.raises(ValueError, match="do not add up"):

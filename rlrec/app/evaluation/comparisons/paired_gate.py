@@ -346,7 +346,7 @@ class Gain(Record, kw_only=False, eq=False):
         if sides[0].reward is sessions.RETURN_REWARD:
             rows = ReturnUnit(**vars(rows), followed=sessions.followed_visits(unit))
         if supported_elsewhere and isinstance(rows, SessionUnit):
-            rows = replace(rows, fold=replace(rows.fold, supported=0.0))
+            rows = replace(rows, fold=replace(rows.fold, least_support=0.0))
         partials = passes.sum_log([rows, *check_rows], log_reader, engine)
         partial, failures = partials[rows], find_failures(partials[[rows, *check_rows][-1]].checks)
         estimates_by_group = fold.estimates(rows, partial, failures=failures, cluster=evaluation.cluster)

@@ -321,7 +321,7 @@ class StudyFigures(Record, eq=False):
         if not self.sums.strata:
             return self._figures(self.sums.outcomes, adjusted=adjusted)
         return PhasedOutcomes(
-            sums=self.sums.outcomes, level=self.level, adjusted=adjusted,
+            sums=self.sums.outcomes, level=self.level, is_adjusted=adjusted,
             strata={key: self._figures(sums, adjusted=adjusted) for key, sums in strata.items()},
             groups=len(self.groups.labels),
         )  # fmt: skip
@@ -605,7 +605,7 @@ class StudyFigures(Record, eq=False):
         return int(self.sums.counts[name][[*groups]].sum()) if name in self.sums.counts else 0
 
     def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
-        return Outcomes(sums=sums, level=self.level, adjusted=adjusted)
+        return Outcomes(sums=sums, level=self.level, is_adjusted=adjusted)
 
 
 def ageing_metrics(study: Study) -> list[Metric]:

@@ -195,7 +195,7 @@ class StudyFold:
         order = np.lexsort((units.entry, units.unit))
         first_rows = order[run_starts(units.unit[order])]
         if self.study.by == "users":
-            units = units.regrouped(returning.astype(np.int64))
+            units = units.regroup(returning.astype(np.int64))
         strata = dict[int, OutcomeSums]()
         if self.study.adjust and self.study.experiment is None:  # as if a unit were assigned when it came
             order, entry_at = np.argsort(units.unit), np.full(len(visits.unit), ABSENT)

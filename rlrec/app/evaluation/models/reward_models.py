@@ -197,11 +197,11 @@ class DenseValues(ModelValues):
 
         arm: the index of each row's arm, (n,); examination: as in `ModelValues`; columns: further columns that the
         model needs, (n,) each."""
-        super().__init__(model.predicted(arm, **columns), examination)
+        super().__init__(model.predict(arm, **columns), examination)
         self._model, self._columns = model, columns
 
     def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        return self._model.expected(shares, case=case, **take(self._columns, rows))
+        return self._model.predict_mean(shares, case=case, **take(self._columns, rows))
 
 
 def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
@@ -314,10 +314,10 @@ class DecisionRewards(Record, eq=False):
     table: DecisionTable
     arms: ArmTable
 
-    def predicted(self, arm: Ids, *, value: Ids) -> Array:
+    def predict(self, arm: Ids, *, value: Ids) -> Array:
         return self._means(lambda rows: arm[rows, None] == np.arange(len(self.arms)), value)
 
-    def expected(self, target: Array, *, case: Ids, value: Ids) -> Array:
+    def predict_mean(self, target: Array, *, case: Ids, value: Ids) -> Array:
         return self._means(lambda rows: target[case[rows]], value)
 
     def _means(self, shares_of: Callable[[Index], Any], decision: Ids) -> Array:
@@ -348,7 +348,7 @@ class TabledRewardModel(Record, eq=False):
         """Return one value of each row's arm, (n,). The value is the mean over all rows of the table or, in a table by
         decision, the value in the decision."""
         if isinstance(self.table, DecisionRewards):
-            return self.table.predicted(self.arms.index(rows.slots["arm_id"]), value=rows.slots["decision_id"])
+            return self.table.predict(self.arms.index(rows.slots["arm_id"]), value=rows.slots["decision_id"])
         return self.table.values.mean(axis=0)[self.arms.index(rows.slots["arm_id"])]
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
@@ -512,7 +512,7 @@ class ReturnModel(Record, kw_only=False, eq=False):
     def predicted(self, decisions: Decisions) -> Array:
         """Return the predicted return of each decision, given the slate shown, (n,)."""
         offset, fold = self._offset(decisions, decisions.memory_of_top())
-        return self.model.predicted(decisions.top, fold=fold, offset=offset)
+        return self.model.predict(decisions.top, fold=fold, offset=offset)
 
     def _offset(self, decisions: Decisions, memory: Array) -> tuple[Array, Ids]:
         fold = self.model.ridge.fold(decisions.clusters)

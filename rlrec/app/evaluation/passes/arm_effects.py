@@ -161,7 +161,7 @@ class EffectSums(Sums):
             rates=event_rates(self.events, self.looks, self.pages.is_varying), shares=shares,
         )  # fmt: skip
 
-    def closed(self) -> EffectSums:
+    def close(self) -> EffectSums:
         counts = np.array([*self.counts[:-1], len(self.people)])
         return replace(self, counts=counts, people=frozenset())
 
@@ -355,7 +355,7 @@ class EffectPass(Record, eq=False):
             if len(rows):
                 left_out += self._add_pages(groups_so_far, numbered_batch, rows, visits)
             names |= logged.contexts.names
-        return LogEffects({group: sums.closed() for group, sums in groups_so_far.items()}, left_out, names, bets)
+        return LogEffects({group: sums.close() for group, sums in groups_so_far.items()}, left_out, names, bets)
 
     def _add_pages(
         self, sums: dict[RowGroup, EffectSums], logged: LoggedBatch, rows: CompletePages, visits: PersonVisits
@@ -529,7 +529,7 @@ class EffectPass(Record, eq=False):
         return {
             "by": self.evaluation.request.by, "group": group.label, "pages": int(sums.counts[0]),
             "visits": int(sums.counts[1]), "persons": people,
-            "returned": min(float(sums.visits.crossed[:, 0, 0].sum() / weight), 1.0) if weight else None,
+            "returned": min(float(sums.visits.cross[:, 0, 0].sum() / weight), 1.0) if weight else None,
             "return_value": estimates.worth if estimates.has_returns else None,
             "prior_mean": total.prior_mean, "prior_sd": total.prior_sd,
             "arms": cast(list[ArmEffect], rows),

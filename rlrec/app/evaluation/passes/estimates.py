@@ -282,7 +282,7 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         hint = f"add one of {', '.join(needs_model)} to --estimator"
         raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
     fitting_names = [name for name, kind in (choice.sessions | choice.slates).items() if kind.needs_model]
-    if request.reward_model is not None and (conflicts := choice.named.intersection(fitting_names)):
+    if request.reward_model is not None and (conflicts := choice.named_labels.intersection(fitting_names)):
         hint = f"leave out {min(conflicts)}, or ask for it alone"
         raise InputError(f"--reward-model is given, and {min(conflicts)} fits a model of its own", hint=hint)
     if request.position is not None and not _needs_model(choice.impressions):
@@ -395,7 +395,7 @@ def _page_units(
     effects = {label: kind for label, kind in estimators.slates.items() if isinstance(kind, Effects)}
     weighed = {label: kind for label, kind in estimators.slates.items() if label not in effects}
     if weighed:
-        require_pairs = bool(PAIRED & estimators.named)
+        require_pairs = bool(PAIRED & estimators.named_labels)
         yield SlateUnit.prepare(unit, evaluation, weighed, require_pairs=require_pairs)
     request, n_arms = evaluation.request, len(evaluation.arms)
     refusals = {
@@ -409,7 +409,7 @@ def _page_units(
         effects = effects if events.any_of_pages(unit, kinds) else {}
     if effects and refusal is None:
         yield EffectUnit.prepare(evaluation, effects)
-    elif effects and estimators.named & effects.keys():
+    elif effects and estimators.named_labels & effects.keys():
         raise InputError(refusal or "", hint="leave out --by and --cluster row, or use sips, rips or iips")
 
 

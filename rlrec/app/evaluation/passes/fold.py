@@ -29,7 +29,7 @@ from rlrec.arrays import Flags, Ids, run_starts
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.dependence import VisitCarryOverSums, is_rejected
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
-from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, LoggerWeight, widened
+from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, LoggerWeight, widen_estimate
 from rlrec.ope.units.fold import Fold, ImpressionFold, RowSums, compare_targets
 from rlrec.ope.units.strata import Stratum, Weighting, by_logger, disagreeing_estimators, strata_left_out
 from rlrec.policy.beliefs.reward import bounds
@@ -107,12 +107,12 @@ class GroupPartial(Sums, kw_only=True, eq=True):
         number: the number of the part."""
         return self.replicas.get(number, self.sums)
 
-    def scaled(self, factors: Mapping[str, float]) -> GroupPartial:
-        """Return the sums with the rows multiplied by factors, as `RowSums.scaled` does.
+    def scale(self, factors: Mapping[str, float]) -> GroupPartial:
+        """Return the sums with the rows multiplied by factors, as `RowSums.scale` does.
 
         factors: the factor of each column of the sums, by name."""
-        replicas = {number: sums.scaled(factors) for number, sums in self.replicas.items()}
-        return replace(self, sums=self.sums.scaled(factors), replicas=replicas)
+        replicas = {number: sums.scale(factors) for number, sums in self.replicas.items()}
+        return replace(self, sums=self.sums.scale(factors), replicas=replicas)
 
 
 class LogPartial(Sums, kw_only=True, eq=True):
@@ -399,7 +399,7 @@ def _target_estimates(
             doubts += ["ruled-visits"] if is_cut and total.unknown > RULED_SHARE * (total.unknown + estimate.n) else []
             doubts += request.fit_doubts if kind.needs_model and kind.unit == "impression" and has_table else ()
             logger_weights: tuple[LoggerWeight, ...] = ()
-            if weighting.factors and kind.weighted:
+            if weighting.factors and kind.uses_weights:
                 index = list(fold.estimators).index(estimate.estimator)
                 logger_weights = tuple(
                     replace(logger_weight, is_target=weighting.loggers[logger_weight.version][index].is_logged)
@@ -424,7 +424,7 @@ def _with_replicas(
         return estimates
     replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
     return [
-        widened(estimate, replica_estimates, limits=estimator_fold.limits(options.reward_range))
+        widen_estimate(estimate, replica_estimates, limits=estimator_fold.limits(options.reward_range))
         for estimate, estimator_fold, *replica_estimates in zip(
             estimates, fold.estimator_folds(total.sums), *replicas, strict=True
         )

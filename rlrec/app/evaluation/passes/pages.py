@@ -132,7 +132,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         kinds = resolved_estimators.values()
         needs = Needs(
             positions=max(1, positions), joint=any(kind.joint for kind in kinds),
-            tabled=any(kind.tabled for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
+            tabled=any(kind.needs_table for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
             marginal=any(isinstance(kind, Iips) for kind in kinds),
         )  # fmt: skip
         fold = SlateFold(estimators=resolved_estimators, spans_batches=evaluation.spans_batches)
@@ -446,8 +446,8 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         assert logged.shares is not None
         return Exposures(
             row=np.repeat(np.arange(len(rows)), np.diff(rows.start)), arm=arms.ranks(slots["arm_id"]),
-            look=examination[slots["position"] - 1], expected=np.einsum("cka,k->ca", logged.shares, examination),
-            draw=slots[log_rows.DRAW][rows.begins],
+            look=examination[slots["position"] - 1], draw=slots[log_rows.DRAW][rows.begins],
+            expected_looks=np.einsum("cka,k->ca", logged.shares, examination),
         )  # fmt: skip
 
 

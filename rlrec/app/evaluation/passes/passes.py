@@ -201,7 +201,7 @@ class JointPass(Record):
             total = self.add(total, fold_batch(unit, logged))
             if total.refusals:
                 break
-        return total.closed() + LogPartial(visits=unit.visit_carry_over(reader))
+        return total.close() + LogPartial(visits=unit.visit_carry_over(reader))
 
     def add(self, sums: Any, added: Any) -> Any:
         """Return the total of two sums of one unit. Raise InputError if the total has more than 1,000 groups."""

@@ -356,7 +356,7 @@ def person_visits(
         person=person, unit=cluster_digests(columns, "session") if by_session else person,
         started_at=columns["started_at"],
         ended_at=np.where(has_ended, columns["ended_at"], lapsed_at), is_over=has_ended | (now > lapsed_at),
-        recognised=(columns["user_id"] != ABSENT) | (not any_user),
+        is_recognised=(columns["user_id"] != ABSENT) | (not any_user),
         horizon=np.where(columns["started_at"] <= import_end, import_end, FAR_FUTURE),
     )  # fmt: skip
 
