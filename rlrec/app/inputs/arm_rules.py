@@ -42,7 +42,7 @@ class PastRule(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Narrowed:
+class Narrowing:
     """This record holds the arms left to a request: `superset` without `lacking` and `past_arms`.
 
     excluded_counts: for each rule, how many arms the rule excluded of the arms that the rules before it had left.

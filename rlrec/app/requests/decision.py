@@ -15,7 +15,7 @@ from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.requests import session
-from rlrec.app.serving.draws import unsigned
+from rlrec.app.serving.draws import to_unsigned
 from rlrec.app.serving.requests import Answer
 from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
@@ -99,7 +99,7 @@ def show(store: Store, decision_id: int) -> Result:
         pairs = zip(record["slate"], decision.slots, strict=True)
         return cast(Result, record | {
             "kind": version.policy.kind, "params": dict(version.params), "belief_seq": decision.belief_seq,
-            "seed": None if decision.seed is None else unsigned(decision.seed), "eligible": len(replay.arms),
+            "seed": None if decision.seed is None else to_unsigned(decision.seed), "eligible": len(replay.arms),
             "catalogue": replay.catalogue, "floor": replay.floor(), **replay.rules(), **replay.left_out(unit),
             "slate": [{**entry, **replay.slot_fields(slot)} for entry, slot in pairs],
             "agrees": None if replay.case is None else all(row.check == DRAWS for row in findings.in_order()),
@@ -134,7 +134,7 @@ class DerivedDecision:
             self._derive(unit, self.serving, context)
 
     def _derive(self, unit: Unit, serving: VersionDistribution, context: Mapping[str, Any]) -> None:
-        decision, seed = self.decision, unsigned(self.decision.seed or 0)
+        decision, seed = self.decision, to_unsigned(self.decision.seed or 0)
         if serving.generator is not None:
             candidate_list = candidates.find_lists(unit, [decision.id]).get(decision.id)
             seed ^= 0 if candidate_list is None else RANKING_KEY  # the seed of the second stage

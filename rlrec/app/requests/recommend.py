@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.serving.cache import ServingCache
-from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
+from rlrec.app.serving.draws import DrawnSlate, draw, prepare, to_signed
 from rlrec.app.serving.open_sessions import HistoryReader, OpenSessions, turns
 from rlrec.app.serving.planned_requests import plan_group
 from rlrec.app.serving.requests import (
@@ -21,7 +21,7 @@ from rlrec.app.serving.requests import (
     DrawnAnswer,
     Duplicate,
     Outdated,
-    Planned,
+    Plan,
     PlannedRequest,
     Request,
     SharedDistribution,
@@ -78,7 +78,7 @@ class GroupPlan(NamedTuple):
     slates are to be drawn, by index; stored_answers: the answers to repeated requests, by decision; is_interned:
     whether all contexts and eligible sets are stored; policy_ids: the ids of the policies that will change."""
 
-    group: Sequence[Planned]
+    group: Sequence[Plan]
     requests: Mapping[int, PlannedRequest]
     stored_answers: Mapping[int, Answer]
     is_interned: bool
@@ -179,7 +179,7 @@ class RequestGroup:
             if not plan.is_interned:  # in the cache belongs only what was committed
                 cache.add(*store.write(partial(_intern, plan.requests, cache), repeatable=True))
             # before locks are taken, for which others would wait
-            prepare({request.shared for request in plan.requests.values()})
+            prepare({request.distribution for request in plan.requests.values()})
             if not plan.requests and not self.feedback:
                 return _order_answers(plan.group, {}, plan.stored_answers)
         try:
@@ -203,7 +203,7 @@ class RequestGroup:
         has_feedback = bool(self.feedback)
         group = plan_group(unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback)
         plans = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
-        distributions = {plan.shared for plan in plans.values()}
+        distributions = {plan.distribution for plan in plans.values()}
         _notice_ignored(self, unit, plans)
         duplicates = [plan for plan in group if isinstance(plan, Duplicate)] if len(plans) < len(group) else ()
         repeated_ids = {plan.decision_id for plan in duplicates if plan.decision_id is not None}
@@ -218,7 +218,7 @@ class RequestGroup:
         if any(new_contents) and not (self._is_planned_alone or self.dry_run):
             cache.add(*contents.find(unit, *new_contents))
             new_contents = cache.find_new(contexts, eligible_sets)
-        is_interned = self.dry_run or not (any(new_contents) or (cache.unnamed and cache.active in eligible_sets))
+        is_interned = self.dry_run or not (any(new_contents) or (cache.lacks_id and cache.active in eligible_sets))
         policy_ids = {source.version.policy.id for source in distributions}
         if self.feedback:
             from rlrec.app.requests.feedback import policies_of
@@ -248,7 +248,7 @@ class RequestGroup:
             if (
                 self._is_first and self._positions * len(self.cache.active) > MAX_QUICK_CELLS
             ):  # SQLite takes its lock after this
-                prepare({request.shared for request in plan.requests.values()})
+                prepare({request.distribution for request in plan.requests.values()})
             if not plan.is_interned:
                 self.cache.add(*_intern(plan.requests, self.cache, unit))
         ledger = Ledger(unit, plan.policy_ids)
@@ -274,7 +274,7 @@ class RequestGroup:
         if request_ids and not self._is_planned_alone and decisions.requests(unit, request_ids):
             raise Outdated
         answers: dict[int, DrawnAnswer | InputError] = {}
-        has_experiments = any(plan.shared.variants for plan in plans.values())
+        has_experiments = any(plan.distribution.variants for plan in plans.values())
         if has_experiments:
             from rlrec.app.serving import assignment
 
@@ -327,11 +327,11 @@ class RequestGroup:
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
         visit_rows, step, state, history, slates = self._serve(plans, ids, sessions)
         shared_columns = {
-            source: _decision_columns(source, ledger, self.cache) for source in {plan.shared for plan in plans}
+            source: _decision_columns(source, ledger, self.cache) for source in {plan.distribution for plan in plans}
         }
-        rows = [shared_columns[plan.shared].values() for plan in plans]
+        rows = [shared_columns[plan.distribution].values() for plan in plans]
         columns: dict[str, Sequence[Any]] = dict(
-            zip(shared_columns[plans[0].shared], zip(*rows, strict=True), strict=True)
+            zip(shared_columns[plans[0].distribution], zip(*rows, strict=True), strict=True)
         )
         catalogue_ids, has_lists = columns["eligible_id"], any(slate.candidates or slate.teams for slate in slates)
         if has_lists:
@@ -347,7 +347,7 @@ class RequestGroup:
             "request_key": [plan.request.request_id for plan in plans],
         }  # fmt: skip
         loading.write(unit, "decision", {name: loading.column(values) for name, values in columns.items()} | {
-            "id": ids, "session_id": [sessions.id[row] for row in visit_rows], "seed": Same(signed(self.seed)),
+            "id": ids, "session_id": [sessions.id[row] for row in visit_rows], "seed": Same(to_signed(self.seed)),
             "log_propensity": [slate.log_propensity for slate in slates], "at": Same(unit.now), "imported": Same(0),
         })  # fmt: skip
         slots = zip(*[slot for slate in slates for slot in slate.slots], strict=True)
@@ -356,7 +356,7 @@ class RequestGroup:
         loading.write(unit, "slot", slot_columns | {"decision_id": slot_ids})
         if has_lists:
             _store_lists(unit, ids, slates, catalogue_ids)
-        if routed_plans := {index: plan for index, plan in enumerate(plans) if plan.shared.route is not None}:
+        if routed_plans := {index: plan for index, plan in enumerate(plans) if plan.distribution.route is not None}:
             from rlrec.app.serving import shadows
 
             shadows.store(unit, routed_plans, ids, slates, step, history, self.cache.keys)
@@ -374,11 +374,11 @@ class RequestGroup:
         """Draw the slates of requests. Returns five lists with an item for each request: the row of its session; the
         step, the state and the packed history of its decision; and its slate. The requests of one session are served
         one after another, and each sees the decisions before it."""
-        stateless_plans = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
+        stateless_plans = {index: plan for index, plan in enumerate(plans) if not plan.distribution.stateful}
         slates = draw(stateless_plans, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
-        definitions = [plan.shared.version.reward for plan in plans]
-        reader = HistoryReader(sessions, [source.version.reward for source in {plan.shared for plan in plans}])
+        definitions = [plan.distribution.version.reward for plan in plans]
+        reader = HistoryReader(sessions, [source.version.reward for source in {plan.distribution for plan in plans}])
         states = dict[int, tuple[int, str, bytes]]()  # step, state and history
         for turn in turns(rows):
             turn_rows = [rows[index] for index in turn]
@@ -417,7 +417,8 @@ def _notice_ignored(group: RequestGroup, unit: Unit, plans: Mapping[int, Planned
     """Print notices, each once. They are about policies that were given a context but read none, listed arms that may
     not be shown now, rules of a page without an effect, and rules that name events which apparently nobody records."""
     store, cache = group.store, group.cache
-    for source in dict.fromkeys(plan.shared for plan in plans.values() if plan.request.context.keys() - STATEMENTS):
+    sources = (plan.distribution for plan in plans.values() if plan.request.context.keys() - STATEMENTS)
+    for source in dict.fromkeys(sources):
         name = source.version.policy.name
         if name not in cache.contextless_policies and all(field.startswith("@") for field in source.case.reads):
             cache.contextless_policies.add(name)
@@ -429,11 +430,11 @@ def _notice_ignored(group: RequestGroup, unit: Unit, plans: Mapping[int, Planned
 
         for status, names in arm_names.inactive_texts(unit, new_keys).items():
             store.notice(f"{status} arms are left out: {names}")
-    if not cache.has_resting and (resting_rules := [rule for plan in plans.values() for rule in plan.shared.resting]):
+    if not cache.has_resting and (texts := [rule for plan in plans.values() for rule in plan.distribution.resting]):
         cache.has_resting = True
-        store.notice(f"{resting_rules[0]} of the request has no effect: `not_after` or `not_shown` takes what it names")
+        store.notice(f"{texts[0]} of the request has no effect: `not_after` or `not_shown` takes what it names")
     if cache.narrows:
-        rules = [rule for plan in plans.values() if plan.narrowed for rule in plan.narrowed.past_rules]
+        rules = [rule for plan in plans.values() if plan.narrowing for rule in plan.narrowing.past_rules]
         kinds = {rule.kind for rule in rules if rule.kind is not None} - cache.kinds
         if kinds and len(cache.kinds) < MAX_KINDS:
             from rlrec.app.inputs import arm_rules
@@ -447,13 +448,13 @@ def _intern(
 ) -> tuple[dict[str, int], dict[Eligible, int]]:
     """Store the contexts and eligible sets of a group that have no ids yet, and return the ids by context and by
     eligible set."""
-    sets = {plan.shared.eligible for plan in plans.values()}
+    sets = {plan.distribution.eligible for plan in plans.values()}
     new_contexts, new_sets = cache.find_new({plan.context for plan in plans.values()}, sets)
-    if cache.unnamed and cache.active in sets.difference(new_sets):
+    if cache.lacks_id and cache.active in sets.difference(new_sets):
         new_sets.append(cache.active)
     context_ids = contents.contexts(unit, contents.by_digest(new_contexts))
     set_ids = contents.eligible_sets(unit, new_sets)
-    if cache.unnamed and (key := set_ids.get(cache.active)) is not None:
+    if cache.lacks_id and (key := set_ids.get(cache.active)) is not None:
         settings.set_catalogue(unit, revision=cache.revision, eligible_id=key, span=(cache.start, cache.end))
     return context_ids, set_ids
 
@@ -462,7 +463,7 @@ def _rules_hold(unit: Unit, plans: Iterable[PlannedRequest], sessions: OpenSessi
     """Tell whether the rules on persons still take away the same arms as when these requests were planned."""
     from rlrec.app.serving import narrowing
 
-    owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in plans]
+    owners = [(plan.narrowing, sessions.row[plan.request.session]) for plan in plans]
     pairs = [
         (rules, (sessions.user_id[row], sessions.id[row]))
         for rules, row in owners
@@ -538,7 +539,7 @@ def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate],
     """Return the fields of answers that follow from what was drawn. Answers with the same distribution and slate share
     one object."""
     at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
-    pairs = list(zip([plan.shared for plan in plans], slates, strict=True))
+    pairs = list(zip([plan.distribution for plan in plans], slates, strict=True))
     for source, slate in set(pairs):
         names = [
             source.experiment and source.experiment.name, source.variant and source.variant.label,
@@ -553,8 +554,8 @@ def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate],
 
 def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | None]:
     """Return the ordinal of each new decision; it is None where the policy does not forget."""
-    learners = {plan.shared.version.policy.id: plan.shared.serving.learner for plan in plans}
-    policy_ids = [plan.shared.version.policy.id for plan in plans]
+    learners = {plan.distribution.version.policy.id: plan.distribution.serving.learner for plan in plans}
+    policy_ids = [plan.distribution.version.policy.id for plan in plans]
     ordinals = {
         policy_id: iter(ledger.ordinals(policy_id, policy_ids.count(policy_id), forgetting=learner.forgetting))
         for policy_id, learner in learners.items()
@@ -577,7 +578,7 @@ def _decision_columns(source: SharedDistribution, ledger: Ledger, cache: Serving
 
 
 def _order_answers(
-    group: Sequence[Planned], draws: Mapping[int, DrawnAnswer | InputError], stored_answers: Mapping[int, Answer]
+    group: Sequence[Plan], draws: Mapping[int, DrawnAnswer | InputError], stored_answers: Mapping[int, Answer]
 ) -> list[Answered | None]:
     """Return the answers in the order of the group. A duplicate has the answer of the decision that it repeats; a
     request that waits has None."""

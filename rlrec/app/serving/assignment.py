@@ -48,7 +48,7 @@ def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, fl
     return experiment.variants[-1]
 
 
-class Assigned(NamedTuple):
+class Assignment(NamedTuple):
     """This record has the variants of a request. The last variant that has a policy serves the request. by: the kind of
     the request's unit, user or session; fallback: the policy that serves instead of a variant, where the experiment
     that the request names does not take the unit."""
@@ -83,7 +83,7 @@ class Assigner:
         self._by_route = {name: route.experiments for name, route in routes.items()}
         to_assign = [request for request in requests if self._experiment_names(request)]
         names = {name for request in to_assign for name in self._experiment_names(request)}
-        self._named = {request.experiment for request in to_assign if request.experiment is not None}
+        self._request_names = {request.experiment for request in to_assign if request.experiment is not None}
         self.experiments = experiments.by_name(unit, names, holdouts=True) if names else {}
         self._holdouts = [name for name, row in self.experiments.items() if lookup.is_holdout(row)]
         self._budget = iter(range(lookup.MAX_SUGGESTIONS))
@@ -140,14 +140,14 @@ class Assigner:
     def policies(self) -> set[str]:
         """Return the names of the policies of all variants, and of the fallbacks."""
         variants = {variant.policy for experiment in self.experiments.values() for variant in experiment.serving}
-        return variants | {fallback(self.experiments[name]) for name in self._named & self.experiments.keys()}
+        return variants | {fallback(self.experiments[name]) for name in self._request_names & self.experiments.keys()}
 
-    def choose(self, request: Request) -> Assigned | None:
+    def choose(self, request: Request) -> Assignment | None:
         """Return the variants of a request; None where the request takes part in no experiment. A unit in the holdout
         of any route takes part in no other experiment. Raises InputError where the request names an experiment that
         cannot serve it."""
         variants: list[tuple[Experiment, Variant]] = []
-        by, policy = "", None
+        by, fallback_policy = "", None
         for name in self._experiment_names(request):
             experiment, variant, by = self._variant(request, name)
             # the holdout of a route has the unit, or will have it once it reaches that route
@@ -158,10 +158,10 @@ class Assigner:
             if variant is not None:
                 variants.append((experiment, variant))
             elif request.experiment is not None:
-                policy = fallback(experiment)
+                fallback_policy = fallback(experiment)
             if variant in experiment.serving:
                 break
-        return Assigned(tuple(variants), by, policy) if variants or policy else None
+        return Assignment(tuple(variants), by, fallback_policy) if variants or fallback_policy else None
 
     def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
         """Return an experiment, the variant of a request in this experiment (None where the experiment does not take
@@ -212,12 +212,13 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
-def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
+def stopped_errors(unit: Unit, plans: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
     """Return, by index, the errors of requests whose experiment was stopped after the requests were planned. Raises
     Outdated where a route led to that experiment, since the route now serves something else, and where another phase
     has begun. reread: whether other transactions can have changed experiments since the plan."""
-    distributions = {plan.shared for plan in planned.values()}
-    planned_experiments = {experiment.name: experiment for shared in distributions for experiment, _ in shared.variants}
+    distributions = {plan.distribution for plan in plans.values()}
+    pairs = [(experiment, distribution) for distribution in distributions for experiment, _ in distribution.variants]
+    planned_experiments = {experiment.name: experiment for experiment, _ in pairs}
     stored_experiments = experiments.by_name(unit, {*planned_experiments}, lock=True) if reread else planned_experiments
     if any(
         stored_experiments[name].phase_at != experiment.phase_at for name, experiment in planned_experiments.items()
@@ -225,22 +226,23 @@ def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread:
         raise Outdated
     # the units belong to that phase
     unit.now = max([unit.now, *(experiment.phase_at for experiment in planned_experiments.values())])
-    by_name = {name: _stopped_error(now) for name, now in stored_experiments.items()}
-    if any(by_name[experiment.name] for shared in distributions if shared.route for experiment, _ in shared.variants):
+    errors = {name: _stopped_error(now) for name, now in stored_experiments.items()}
+    if any(distribution.route and errors[experiment.name] for experiment, distribution in pairs):
         raise Outdated
-    in_experiments = {index: plan.shared.experiment for index, plan in planned.items() if plan.shared.experiment}
-    return {index: error for index, experiment in in_experiments.items() if (error := by_name[experiment.name])}
+    by_index = {index: experiment for index, plan in plans.items() if (experiment := plan.distribution.experiment)}
+    return {index: error for index, experiment in by_index.items() if (error := errors[experiment.name])}
 
 
-def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions, *, verify: bool) -> None:
+def store(unit: Unit, plans: Mapping[int, PlannedRequest], open_sessions: OpenSessions, *, verify: bool) -> None:
     """Store the variants of all units that were drawn for. verify: whether to raise Outdated where a unit has another
     variant, because users were merged after the requests were planned."""
     assignments: dict[tuple[str, str], dict[int, int]] = {}
-    by_name = {experiment.name: experiment for plan in planned.values() for experiment, _ in plan.shared.variants}
-    for plan in planned.values():
-        row = opened.row[plan.request.session]
-        by, unit_id = ("user", opened.user_id[row]) if plan.shared.by == "user" else ("session", opened.id[row])
-        for experiment, variant in plan.shared.variants:
+    ids = {"user": open_sessions.user_id, "session": open_sessions.id}
+    by_name = {experiment.name: experiment for plan in plans.values() for experiment, _ in plan.distribution.variants}
+    for plan in plans.values():
+        by = plan.distribution.by or "session"
+        unit_id = ids[by][open_sessions.row[plan.request.session]]
+        for experiment, variant in plan.distribution.variants:
             if unit_id is not None:
                 assignments.setdefault((experiment.name, by), {})[unit_id] = variant.id
     for (name, by), variants in sorted(assignments.items()):

@@ -31,13 +31,13 @@ class ServingCache:
     empty cache.
 
     contexts, sets: the ids of stored contexts and eligible sets. keys: the key of each arm, by id. active: the arms
-    that may be served from `start` until `end`; unnamed: whether the eligible set of these arms has no id yet.
+    that may be served from `start` until `end`; lacks_id: whether the eligible set of these arms has no id yet.
     weighs_returns: whether any reward weighs the event `return`. contextless_policies: the policies that read no
     context and for which a notice said so; inactive: for each listed arm that may not be served, whether a notice
     was given; has_resting: whether a notice was given that a rule of a page had no effect. policies: references to
     versions, whose names cannot be routes.
 
-    groups, members: the ids and the keys of the arms in each group; narrowed: the arms of the catalogue that remain
+    groups, members: the ids and the keys of the arms in each group; narrowings: the arms of the catalogue that remain
     after lists and groups. narrows: whether any rule may take arms from a request. kinds: the kinds of events that such
     rules name and that were checked."""
 
@@ -49,14 +49,14 @@ class ServingCache:
         self.keys: dict[int, str] = StoredRows("arm")
         self._last: tuple[int, ...] = ()
         self.active: tuple[int, ...] = ()
-        self.unnamed = True
+        self.lacks_id = True
         self.weighs_returns = 0
         self.contextless_policies: set[str] = set()
         self.inactive: dict[str, bool] = {}
         self.has_resting = False
         self.groups: dict[str, frozenset[int]] = {}
         self.members: dict[str, list[str]] = {}
-        self.narrowed: dict[tuple[Any, ...], Any] = {}
+        self.narrowings: dict[tuple[Any, ...], Any] = {}
         self.start = self.end = 0
         self.narrows = False
         self.kinds: set[str] = set()
@@ -95,7 +95,7 @@ class ServingCache:
             self.sets.clear()
         self.weighs_returns, start, end = settings.weighs_returns, settings.catalogue_from, settings.catalogue_until
         set_id = settings.catalogue_id if start <= unit.now < end else None
-        self.unnamed = set_id is None
+        self.lacks_id = set_id is None
         if self.revision != settings.catalogue_revision or not self.start <= unit.now < self.end:
             if set_id is None:
                 self.active, self.start, self.end = arms.active(unit)
@@ -104,7 +104,7 @@ class ServingCache:
             self.revision = settings.catalogue_revision
             self.groups.clear()
             self.members.clear()
-            self.narrowed.clear()
+            self.narrowings.clear()
         if set_id is not None:
             self.sets[self.active] = set_id
         return self.active

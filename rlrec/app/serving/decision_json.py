@@ -19,19 +19,19 @@ from rlrec.times import format_time
 WITH_CANDIDATES = ("two-stage", "logged")  # kinds whose decisions may have a list of candidates
 
 
-def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
+def answers(unit: Unit, decisions: Mapping[int, Decision]) -> dict[int, Answer]:
     """Return the answers of decisions of the log, by id."""
-    versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
-    sessions_by_id = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
-    kinds = {number: versions[decision.version_id].policy.kind for number, decision in logged.items()}
+    versions = policies.by_id(unit, {decision.version_id for decision in decisions.values()})
+    sessions_by_id = sessions.by_id(unit, {decision.session_id for decision in decisions.values()})
+    kinds = {number: versions[decision.version_id].policy.kind for number, decision in decisions.items()}
     lists = candidates.find_lists(unit, [number for number, kind in kinds.items() if kind in WITH_CANDIDATES])
     teams = candidates.find_teams(unit, [number for number, kind in kinds.items() if kind == TEAM_DRAFT])
-    shown_arms = {slot.arm_id for decision in logged.values() for slot in decision.slots}
+    shown_arms = {slot.arm_id for decision in decisions.values() for slot in decision.slots}
     keys = arms.keys(unit, shown_arms.union(*(candidate_list.arms for candidate_list in lists.values())))
-    labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
-    by_route = routes.by_decision(unit, logged)
+    labels = experiments.labels(unit, {decision.variant_id for decision in decisions.values() if decision.variant_id})
+    by_route = routes.by_decision(unit, decisions)
     answers_by_id: dict[int, Answer] = {}
-    for number, decision in logged.items():
+    for number, decision in decisions.items():
         version, session = versions[decision.version_id], sessions_by_id[decision.session_id]
         experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
         log_propensity = decision.log_propensity
@@ -54,20 +54,20 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     return answers_by_id
 
 
-def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
+def states(unit: Unit, decisions: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
     """Return the state and, where it can be read, the history that each decision saw, by id."""
-    states = {number: parse(decision.state, f"state of decision {number}") for number, decision in logged.items()}
-    if not any(decision.history for decision in logged.values()):
+    states = {number: parse(decision.state, f"state of decision {number}") for number, decision in decisions.items()}
+    if not any(decision.history for decision in decisions.values()):
         return states
     import numpy as np
 
     from rlrec.policy.gradients import history
 
-    packed_histories = [decision.history or b"" for decision in logged.values()]
+    packed_histories = [decision.history or b"" for decision in decisions.values()]
     readable_histories = [blob if history.is_packed(blob) else b"" for blob in packed_histories]
     past_slots = history.unpack(readable_histories, np.zeros(len(readable_histories), np.int64))
     histories = history.to_json(past_slots, arms.keys(unit, set(past_slots.arm.tolist())))
-    return {number: states[number] | visit for number, visit in zip(logged, histories, strict=True)}
+    return {number: states[number] | visit for number, visit in zip(decisions, histories, strict=True)}
 
 
 # One slot of a slate.
@@ -82,7 +82,7 @@ EventJson = TypedDict("EventJson", {
 })  # fmt: skip
 
 
-def events(stored: Sequence[Event]) -> list[EventJson]:
+def events(rows: Sequence[Event]) -> list[EventJson]:
     """Return events in the order in which they were stored; `!censor` events have the names that `--censor` uses."""
     return [
         {
@@ -90,5 +90,5 @@ def events(stored: Sequence[Event]) -> list[EventJson]:
             "kind": event.kind if event.kind != CENSOR else "censor" if event.value == 1.0 else "uncensor",
             "value": event.value, "at": format_time(event.at), "key": event.key,
         }
-        for event in stored
+        for event in rows
     ]  # fmt: skip

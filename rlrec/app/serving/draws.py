@@ -38,17 +38,18 @@ class DrawnSlate:
     """A DrawnSlate holds a slate in the forms in which it is stored and answered. All requests that were shown the same
     single arm share one DrawnSlate.
 
-    slots: rows of Slot; recent: the last arms in the form of the session state, JSON; candidates: the list of
-    candidates that was ranked to make the slate, None where the policy has one stage; candidate_fields: the same
+    slots: rows of Slot; recent_arms: the last arms in the form of the session state, JSON; candidates: the list
+    of candidates that was ranked to make the slate, None where the policy has one stage; candidate_fields: the same
     list in the form of the answer; teams: which of two rankers picked each slot, None without rankers."""
 
     __slots__ = (
-        "answer", "arms", "candidate_fields", "candidates", "log_propensity", "propensity", "recent", "slots", "teams",
+        "answer", "arms", "candidate_fields", "candidates", "log_propensity", "propensity", "recent_arms", "slots",
+        "teams",
     )  # fmt: skip
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
         """Make a slate of arms. draws: for each position a tuple of propensity, marginal (NaN where it has no closed
-        form), min_propensity, score and rounded."""
+        form), min_propensity, score and is_rounded."""
         log_propensity = sum(log(slot[0]) for slot in draws)
         self.arms = arms
         self.log_propensity = (
@@ -58,11 +59,11 @@ class DrawnSlate:
         self.slots: list[Row] = []
         self.answer: list[Any] = []
         for position, (arm, slot) in enumerate(zip(arms, draws, strict=True), 1):
-            propensity, marginal, min_propensity, score, rounded = slot
+            propensity, marginal, min_propensity, score, is_rounded = slot
             marginal_or_none = marginal if marginal > 0 else None
-            self.slots.append((position, arm, propensity, marginal_or_none, min_propensity, score, 0, int(rounded)))
+            self.slots.append((position, arm, propensity, marginal_or_none, min_propensity, score, 0, int(is_rounded)))
             self.answer.append(slot_fields(position, keys[arm], propensity, marginal_or_none, score))
-        self.recent = f"[{','.join([json.dumps(keys[arm], ensure_ascii=False) for arm in arms[-RECENT:]])}]"
+        self.recent_arms = f"[{','.join([json.dumps(keys[arm], ensure_ascii=False) for arm in arms[-RECENT:]])}]"
         self.candidates: DrawnCandidates | None = None
         self.candidate_fields: dict[str, Any] = {}
         self.teams: str | None = None
@@ -70,83 +71,81 @@ class DrawnSlate:
 
 def prepare(distributions: Collection[SharedDistribution]) -> None:
     """Compute, before locks are taken, what draws from each of `distributions` will need."""
-    for shared in distributions:
-        if not shared.stateful and not shared.candidates and shared.case.rankers is None:
-            shared.case.slate_sampler(shared.size).prepare()
+    for distribution in distributions:
+        if not distribution.stateful and not distribution.candidates and distribution.case.rankers is None:
+            distribution.case.slate_sampler(distribution.size).prepare()
 
 
 def draw(
-    planned: Mapping[int, PlannedRequest], decision_ids: Sequence[int], seed: int, keys: Mapping[int, str], *,
+    plans: Mapping[int, PlannedRequest], decision_ids: Sequence[int], seed: int, keys: Mapping[int, str], *,
     histories: History | None = None,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
     """Draw the slates of requests, by index. seed: 64 bits; keys: the key of each arm, by id; histories: the history of
     each request, in order, for kinds whose distribution depends on the visit so far."""
     groups: dict[Any, list[int]] = defaultdict(list)
-    for row, plan in enumerate(planned.values()):
-        shared = plan.shared
-        group_key = shared.version.id, shared.eligible, shared.size, id(shared.case.layout)
-        groups[shared if histories is None else group_key].append(row)
-    indices, slates = list(planned), dict[int, DrawnSlate]()
+    for row, plan in enumerate(plans.values()):
+        distribution = plan.distribution
+        group_key = distribution.version.id, distribution.eligible, distribution.size, id(distribution.case.layout)
+        groups[distribution if histories is None else group_key].append(row)
+    indices, slates = list(plans), dict[int, DrawnSlate]()
     for rows in groups.values():
         group_indices = [indices[row] for row in rows]
-        ids, plans = (
+        ids, group_plans = (
             np.array([decision_ids[index] for index in group_indices], np.int64),
-            [planned[key] for key in group_indices],
+            [plans[key] for key in group_indices],
         )
         if histories is None:
-            drawn_slates = _draw_shared(plans[0].shared, ids, seed, keys)
+            drawn_slates = _draw_shared(group_plans[0].distribution, ids, seed, keys)
         else:
-            drawn_slates = _draw_each(plans, histories.take(np.array(rows)), ids, seed, keys)
+            drawn_slates = _draw_each(group_plans, histories.take(np.array(rows)), ids, seed, keys)
         slates.update(zip(group_indices, drawn_slates, strict=True))
     return slates
 
 
 def _draw_each(
-    planned: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
+    plans: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
     """Draw the slates of requests that share version, eligible set and length, where each request has its own
     scores."""
-    shared, trained_model = planned[0].shared, planned[0].shared.serving.trained_model
+    distribution, trained_model = plans[0].distribution, plans[0].distribution.serving.trained_model
     assert trained_model is not None
-    n, arms = len(planned), shared.case.arms
+    n, arms = len(plans), distribution.case.arms
     # the states of the visits, and the scores of all arms in them
-    contexts, revisions = [plan.request.context for plan in planned], np.full(n, shared.revision)
+    contexts, revisions = [plan.request.context for plan in plans], np.full(n, distribution.revision)
     state = trained_model.states(trained_model.encode_contexts(contexts), histories, revisions)
     score = trained_model.scores_at(state, arms, trained_model.at_requests(contexts, [arms] * n, revisions, keys=keys))
-    seeds, layout = np.full(n, seed, np.uint64), shared.case.layout
-    draws = trained_model.draw(score, size=shared.size, seeds=seeds, decisions=decision_ids, layout=layout)
+    seeds, layout = np.full(n, seed, np.uint64), distribution.case.layout
+    draws = trained_model.draw(score, size=distribution.size, seeds=seeds, decisions=decision_ids, layout=layout)
     return _make_slates(arms, draws, np.take_along_axis(score, draws.slates, axis=1), keys)
 
 
-def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys: Mapping[int, str]) -> list[DrawnSlate]:
-    case, seeds = shared.case, np.full(len(decision_ids), seed, np.uint64)
-    if shared.candidates:
-        return _draw_ranked(shared, seeds, decision_ids, keys)
-    draws = case.draw(shared.size, seeds=seeds, decisions=decision_ids)
+def _draw_shared(distribution: SharedDistribution, ids: Ids, seed: int, keys: Mapping[int, str]) -> list[DrawnSlate]:
+    case, seeds = distribution.case, np.full(len(ids), seed, np.uint64)
+    if distribution.candidates:
+        return _draw_ranked(distribution, seeds, ids, keys)
+    draws = case.draw(distribution.size, seeds=seeds, decisions=ids)
     scores = case.noiseless_scores(draws.slates)
-    if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples or draws.teams is not None:
+    if distribution.size > 1 or len(ids) == 1 or case.scores.samples or draws.teams is not None:
         return _make_slates(case.arms, draws, scores, keys)
     _, firsts, slate_index = np.unique(draws.slates[:, 0], return_index=True, return_inverse=True)
     slates = _make_slates(case.arms, draws, scores, keys, rows=firsts)
     return [slates[index] for index in slate_index.tolist()]
 
 
-def _draw_ranked(
-    shared: SharedDistribution, seeds: Words, decision_ids: Ids, keys: Mapping[int, str]
-) -> list[DrawnSlate]:
+def _draw_ranked(distribution: SharedDistribution, seeds: Words, ids: Ids, keys: Mapping[int, str]) -> list[DrawnSlate]:
     """Draw the slates of decisions whose lists of candidates have the same distribution."""
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
     slates: list[DrawnSlate] = []
-    lists = shared.case.slate_sampler(shared.candidates).draw(seeds=seeds, decisions=decision_ids, lists=True)
-    columns = shared.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)
+    lists = distribution.case.slate_sampler(distribution.candidates).draw(seeds=seeds, decisions=ids, lists=True)
+    columns = distribution.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)
     for row, (arms, propensities, log_propensity) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)
     ):
         candidates, decision = DrawnCandidates(arms, propensities, min(0.0, log_propensity)), slice(row, row + 1)
-        eligible = candidates.eligible
-        case = shared.serving.case(eligible, arm_array(eligible), shared.context, keys=keys, revision=shared.revision)
-        draws = case.draw(shared.size, seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
+        eligible, serving, revision = candidates.eligible, distribution.serving, distribution.revision
+        case = serving.case(eligible, arm_array(eligible), distribution.context, keys=keys, revision=revision)
+        draws = case.draw(distribution.size, seeds=ranking_seeds(seeds[decision]), decisions=ids[decision])
         slates += _make_slates(case.arms, draws, case.noiseless_scores(draws.slates), keys)
         slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(*candidates, keys)
     return slates
@@ -174,11 +173,11 @@ def _make_slates(
 
 
 @lru_cache(maxsize=10_000)
-def signed(bits: int) -> int:
+def to_signed(bits: int) -> int:
     """Return 64 bits as the signed integer of a BIGINT column."""
     return bits - 2**64 if bits >= 2**63 else bits
 
 
-def unsigned(stored: int) -> int:
+def to_unsigned(number: int) -> int:
     """Return the 64 bits of a signed number as an unsigned number."""
-    return stored % 2**64
+    return number % 2**64

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlrec.app.inputs.arm_names import ArmNames
-from rlrec.app.inputs.arm_rules import Narrowed, PastRule, policy_rules, request_rules
+from rlrec.app.inputs.arm_rules import Narrowing, PastRule, policy_rules, request_rules
 from rlrec.app.serving.cache import arm_array
 from rlrec.arrays import look_up
 from rlrec.errors import InputError
@@ -46,7 +46,7 @@ class Narrower:
         self._owners: dict[tuple[str | None, str], Owner] = {}
         self._persons: dict[str, str] = {}  # by session: its stored user
         self._past_arms: dict[PastRule, Mapping[Owner, frozenset[int]]] = {}
-        self._sets: dict[tuple[Any, ...], Narrowed] = {}
+        self._narrowings: dict[tuple[Any, ...], Narrowing] = {}
         self._lost_arms = lru_cache(maxsize=MAX_SETS)(
             _remaining_arms
         )  # of a full group, the same object for many persons
@@ -62,7 +62,7 @@ class Narrower:
         if request.arms is None:
             self.names.find(stated_names)
 
-    def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowed | None:
+    def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowing | None:
         """Return the arms that remain for a request; None where no rule applies. params: the parameters of the policy
         that serves the request. Raises InputError for a rule that cannot be parsed, and for unknown arms."""
         rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
@@ -75,64 +75,64 @@ class Narrower:
             (f"block of policy {policy}", defaults.blocked_names or None, False),
             ("block", rules.blocked_names or None, False),
         ]  # fmt: skip
-        narrowed = self._without_past(
+        narrowing = self._without_past(
             [(rule, names, is_allowed) for rule, names, is_allowed in steps if names is not None]
         )
         past_rules = (*defaults.past_rules, *rules.past_rules)
         if not past_rules:
-            return narrowed
+            return narrowing
         if not self._owners:
             self._read_owners()
         owner = self._owners[request.user, request.session]
-        excluded_counts, excluded_arms = [*narrowed.excluded_counts], frozenset[int]()
+        excluded_counts, excluded_arms = [*narrowing.excluded_counts], frozenset[int]()
         for rule in past_rules:
             if rule not in self._past_arms:
                 self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()), self.cache.groups)
-            lost_arms = self._lost_arms(narrowed, self._past_arms[rule][owner])
+            lost_arms = self._lost_arms(narrowing, self._past_arms[rule][owner])
             if excluded_arms:
                 lost_arms = lost_arms - excluded_arms
             excluded_arms = excluded_arms | lost_arms if excluded_arms else lost_arms
             excluded_counts.append((f"{rule.name} {rule.text}", len(lost_arms)))
-        cache_key = narrowed, past_rules, excluded_arms
-        if cache_key not in self._sets:
-            eligible = _eligible_set(narrowed.superset, narrowed.lacking | excluded_arms)
-            self._sets[cache_key] = replace(
-                narrowed,
+        cache_key = narrowing, past_rules, excluded_arms
+        if cache_key not in self._narrowings:
+            eligible = _eligible_set(narrowing.superset, narrowing.lacking | excluded_arms)
+            self._narrowings[cache_key] = replace(
+                narrowing,
                 eligible=eligible,
                 excluded_counts=tuple(excluded_counts),
                 past_rules=past_rules,
                 past_arms=excluded_arms,
             )
-        return self._sets[cache_key]
+        return self._narrowings[cache_key]
 
-    def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowed:
+    def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowing:
         """Return the arms of the catalogue that remain after lists and groups. steps: the name of each rule, its arms,
         and whether the rule keeps these arms or takes them away."""
         cache_key = tuple(steps)
-        if cache_key not in self.cache.narrowed:
+        if cache_key not in self.cache.narrowings:
             active = self.cache.active
-            narrowed = Narrowed(eligible=active, superset=active, total=len(active))
+            narrowing = Narrowing(eligible=active, superset=active, total=len(active))
             for rule, names, is_allowed in steps:
                 arm_names = self.names if self.names.has(names) else ArmNames(self.unit, names)
-                group = _remaining_arms(narrowed, arm_names.find(names, field="block" if rule == "block" else "arms"))
-                n_excluded = len(narrowed.superset) - len(narrowed.lacking) - len(group) if is_allowed else len(group)
+                group = _remaining_arms(narrowing, arm_names.find(names, field="block" if rule == "block" else "arms"))
+                n_excluded = len(narrowing.superset) - len(narrowing.lacking) - len(group) if is_allowed else len(group)
                 if not is_allowed:
-                    narrowed.lacking |= group
+                    narrowing.lacking |= group
                 elif n_excluded:
-                    narrowed.superset, narrowed.lacking = tuple(sorted(group)), frozenset()
-                narrowed.excluded_counts = (*narrowed.excluded_counts, (rule, n_excluded))
-            narrowed.eligible = _eligible_set(narrowed.superset, narrowed.lacking)
-            if len(self.cache.narrowed) >= MAX_SETS:
-                self.cache.narrowed.clear()
-            self.cache.narrowed[cache_key] = narrowed
-        return self.cache.narrowed[cache_key]
+                    narrowing.superset, narrowing.lacking = tuple(sorted(group)), frozenset()
+                narrowing.excluded_counts = (*narrowing.excluded_counts, (rule, n_excluded))
+            narrowing.eligible = _eligible_set(narrowing.superset, narrowing.lacking)
+            if len(self.cache.narrowings) >= MAX_SETS:
+                self.cache.narrowings.clear()
+            self.cache.narrowings[cache_key] = narrowing
+        return self.cache.narrowings[cache_key]
 
     def _read_owners(self) -> None:
         keys = {request.user for request in self.requests if request.user is not None}
         ids = sessions.user_ids(self.unit, {self._main_keys.get(key, key) for key in keys})
-        stored = sessions.find(self.unit, {request.session for request in self.requests})
+        stored_sessions = sessions.find(self.unit, {request.session for request in self.requests})
         for request in self.requests:
-            row = stored.get(request.session)
+            row = stored_sessions.get(request.session)
             user = None if request.user is None else self._main_keys.get(request.user, request.user)
             if row is not None and row.user is not None:
                 self._persons[request.session] = row.user
@@ -145,10 +145,10 @@ class Narrower:
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
 
 
-def _remaining_arms(narrowed: Narrowed, arms: frozenset[int]) -> frozenset[int]:
+def _remaining_arms(narrowing: Narrowing, arms: frozenset[int]) -> frozenset[int]:
     """Return the arms among `arms` that lists and groups leave to a request."""
     ids = np.fromiter(arms, np.int64, len(arms))
-    return frozenset(ids[look_up(arm_array(narrowed.superset), ids)[1]].tolist()) - narrowed.lacking
+    return frozenset(ids[look_up(arm_array(narrowing.superset), ids)[1]].tolist()) - narrowing.lacking
 
 
 def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligible:
@@ -185,13 +185,13 @@ def past_arms(
     return excluded_arms
 
 
-def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[str, frozenset[int]]) -> bool:
+def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowing, Owner]], groups: dict[str, frozenset[int]]) -> bool:
     """Tell whether the rules on persons in `pairs` take away the same arms as when the requests were planned. groups:
     the ids of the arms in each group, as in `ArmNames`."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
-    for narrowed, owner in pairs:
-        for rule in narrowed.past_rules:
+    for narrowing, owner in pairs:
+        for rule in narrowing.past_rules:
             by_rule[rule].add(owner)
-    excluded_arms = {rule: past_arms(unit, rule, owners, groups) for rule, owners in by_rule.items()}
-    sets = {(narrowed, tuple(excluded_arms[rule][owner] for rule in narrowed.past_rules)) for narrowed, owner in pairs}
-    return all(_remaining_arms(narrowed, frozenset().union(*arms)) == narrowed.past_arms for narrowed, arms in sets)
+    lost_arms = {rule: past_arms(unit, rule, owners, groups) for rule, owners in by_rule.items()}
+    sets = {(narrowing, tuple(lost_arms[rule][owner] for rule in narrowing.past_rules)) for narrowing, owner in pairs}
+    return all(_remaining_arms(narrowing, frozenset().union(*arms)) == narrowing.past_arms for narrowing, arms in sets)

@@ -48,10 +48,10 @@ def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[n
     return rows
 
 
-def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
+def unpack_slots(blobs: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
     """Unpack the recent slots of several visits from their bytes. Returns decision, position, step and arm of all
     slots, (n,) each, one visit after another."""
-    rows = np.frombuffer(b"".join(packed), _DTYPE)
+    rows = np.frombuffer(b"".join(blobs), _DTYPE)
     slot = rows["slot"]
     fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
     decision, position, step, arm = (field.astype(np.int64) for field in fields)
@@ -71,8 +71,8 @@ class OpenSessions:
     """This class holds the sessions of a group as columns, with one row for each session. The sessions are opened,
     locked, and advanced decision by decision.
 
-    row: the row of each session, by its key; number, started_at, last_at, steps, recent, ended_at: fields of the
-    newest visit; shown: the number of the visit's slots; recent_slots: the last of these slots, packed; new_users:
+    row: the row of each session, by its key; number, started_at, last_at, steps, recent_arms, ended_at: fields of the
+    newest visit; n_shown: the number of the visit's slots; recent_slots: the last of these slots, packed; new_users:
     the user that was newly set for a session, by the session's key."""
 
     def __init__(
@@ -104,32 +104,32 @@ class OpenSessions:
             )
             if created_meanwhile := new_sessions.keys() - ids.keys():
                 rows += sessions.with_newest_visit(unit, list(created_meanwhile))
-        self._stored, first_visit = len(rows), (1, 0, 0, 0, "[]", None, None)
+        self._n_stored, first_visit = len(rows), (1, 0, 0, 0, "[]", None, None)
         added_rows = [
             (key, session_id, user_ids.get(new_sessions[key]), new_sessions[key], *first_visit)
             for key, session_id in ids.items()
         ]
         columns = list(map(list[Any], zip(*rows, *added_rows, strict=True)))
         self.key, self.id, self.user_id, self.user, self.number, self.started_at, self.last_at = columns[:7]
-        self.steps, self.recent, self.ended_at, history = columns[7:]
+        self.steps, self.recent_arms, self.ended_at, history = columns[7:]
         self.row = {key: row for row, key in enumerate(self.key)}
-        self.shown, self.recent_slots = [0] * len(self.key), [b""] * len(self.key)
-        for row, packed in enumerate(history[: self._stored]):
-            if packed and self.ended_at[row] is None:
-                if (unpacked_history := from_bytes(packed)) is None:
+        self.n_shown, self.recent_slots = [0] * len(self.key), [b""] * len(self.key)
+        for row, blob in enumerate(history[: self._n_stored]):
+            if blob and self.ended_at[row] is None:
+                if (unpacked_history := from_bytes(blob)) is None:
                     hint = f"`rlrec session end {self.key[row]}` begins anew"
                     raise RlrecError(f"the history of session {self.key[row]!r} is damaged", hint=hint)
-                self.shown[row], self.recent_slots[row] = unpacked_history
+                self.n_shown[row], self.recent_slots[row] = unpacked_history
         self._restore_slots()
         self.new_users: dict[str, str] = {}
-        self._ended: list[Row] = []
-        self._moved: list[int] = []  # rows of sessions that got decisions
+        self._ended_visits: list[Row] = []
+        self._moved_rows: list[int] = []  # rows of sessions that got decisions
 
     def _restore_slots(self) -> None:
         """Read the recent slots of open visits that were stored by a release without histories."""
         visits = {
             self.id[row]: row
-            for row in range(self._stored)
+            for row in range(self._n_stored)
             if self.steps[row] and not self.recent_slots[row] and self._continues_visit(row)
         }
         if visits and (slots := decisions.slots_of_open_visits(self.unit, list(visits))):
@@ -163,67 +163,67 @@ class OpenSessions:
     def arrive(self, keys: Iterable[str]) -> list[int]:
         """Return the rows of sessions. Where a session's next decision begins a new visit, that visit is opened."""
         now, rows = self.unit.now, list(map(self.row.__getitem__, keys))
-        self.started_at[self._stored :] = self.last_at[self._stored :] = [now] * (len(self.key) - self._stored)
-        self._moved = list(dict.fromkeys(rows))
-        new_visits = [row for row in self._moved if row < self._stored and not self._continues_visit(row)]
+        self.started_at[self._n_stored :] = self.last_at[self._n_stored :] = [now] * (len(self.key) - self._n_stored)
+        self._moved_rows = list(dict.fromkeys(rows))
+        new_visits = [row for row in self._moved_rows if row < self._n_stored and not self._continues_visit(row)]
         lapsed_visits = [row for row in new_visits if self.number[row] and self.ended_at[row] is None]
         for row in lapsed_visits:
             self.ended_at[row] = self.last_at[row] + self.timeout_us
-            self.recent[row], self.shown[row], self.recent_slots[row] = "[]", 0, b""
-        self._ended += self._visits(lapsed_visits)
+            self.recent_arms[row], self.n_shown[row], self.recent_slots[row] = "[]", 0, b""
+        self._ended_visits += self._visits(lapsed_visits)
         for row in new_visits:
-            self.number[row], self.steps[row], self.recent[row] = (self.number[row] or 0) + 1, 0, "[]"
+            self.number[row], self.steps[row], self.recent_arms[row] = (self.number[row] or 0) + 1, 0, "[]"
             self.started_at[row] = self.last_at[row] = now
-            self.ended_at[row], self.shown[row], self.recent_slots[row] = None, 0, b""
+            self.ended_at[row], self.n_shown[row], self.recent_slots[row] = None, 0, b""
         return rows
 
     def states(self, rows: Iterable[int]) -> list[str]:
         """Return, for each session in `rows`, the session state that its next decision sees, as canonical JSON."""
-        now, last_at, recent, steps = self.unit.now, self.last_at, self.recent, self.steps
+        now, last_at, texts, steps = self.unit.now, self.last_at, self.recent_arms, self.steps
         return [
-            f'{{"gap_s":{canonical.number((now - last_at[row]) / 1e6)},"recent":{recent[row]},"step":{steps[row]}}}'
+            f'{{"gap_s":{canonical.number((now - last_at[row]) / 1e6)},"recent":{texts[row]},"step":{steps[row]}}}'
             if steps[row] else '{"step":0}'
             for row in rows
         ]  # fmt: skip
 
     def add_slates(self, rows: Sequence[int], decision_ids: Sequence[int], slates: Sequence[DrawnSlate]) -> None:
         """Advance distinct sessions, each by a decision that showed a slate."""
-        now, recent, steps, last_at = self.unit.now, self.recent, self.steps, self.last_at
+        now, texts, steps, last_at = self.unit.now, self.recent_arms, self.steps, self.last_at
         sizes, arms = [len(slate.arms) for slate in slates], [arm for slate in slates for arm in slate.arms]
         decision, step = (np.repeat(column, sizes) for column in (decision_ids, [steps[row] for row in rows]))
         position = np.arange(len(arms)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
         self._add_slots(np.repeat(rows, sizes).tolist(), decision, step, position, np.array(arms, np.int64))
         for row, slate in zip(rows, slates, strict=True):
-            recent[row] = slate.recent if recent[row] == "[]" else _append_texts(recent[row], slate.recent)
+            texts[row] = slate.recent_arms if texts[row] == "[]" else _append_texts(texts[row], slate.recent_arms)
             steps[row] += 1
             last_at[row] = max(last_at[row], now)
 
     def _add_slots(self, rows: Iterable[int], *slots: Ints) -> None:
         """Append slots, in the form that `pack` takes, to the recent slots of visits. rows: the row of each slot's
         session."""
-        packed = pack(*slots).tobytes()
-        for start, row in zip(range(0, len(packed), SLOT_BYTES), rows, strict=True):
-            self.recent_slots[row] = (self.recent_slots[row] + packed[start : start + SLOT_BYTES])[-MAX_BYTES:]
-            self.shown[row] += 1
+        blob = pack(*slots).tobytes()
+        for start, row in zip(range(0, len(blob), SLOT_BYTES), rows, strict=True):
+            self.recent_slots[row] = (self.recent_slots[row] + blob[start : start + SLOT_BYTES])[-MAX_BYTES:]
+            self.n_shown[row] += 1
 
     def store_visits(self) -> None:
         """Store all changed visits."""
-        sessions.put_visits(self.unit, [*self._ended, *self._visits(self._moved)])
+        sessions.put_visits(self.unit, [*self._ended_visits, *self._visits(self._moved_rows)])
 
     def _visits(self, rows: Sequence[int]) -> Iterator[Row]:
         """Yield the newest visits of sessions, as rows of sessions.Visit."""
-        columns = self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at
+        columns = self.id, self.number, self.started_at, self.last_at, self.steps, self.recent_arms, self.ended_at
         history = [
-            slots if SLOT_BYTES * (shown := self.shown[row]) == len(slots := self.recent_slots[row])
-            else shown.to_bytes(COUNT_BYTES, "little") + slots
+            slots if SLOT_BYTES * (n_shown := self.n_shown[row]) == len(slots := self.recent_slots[row])
+            else n_shown.to_bytes(COUNT_BYTES, "little") + slots
             for row in rows
         ]  # fmt: skip
         return zip(*([column[row] for row in rows] for column in columns), history, strict=True)
 
 
-def _append_texts(recent: str, slate: str) -> str:
+def _append_texts(text: str, slate_text: str) -> str:
     """Return the last RECENT arms of two lists, all as JSON."""
-    texts = f"{recent[:-1]},{slate[1:]}"
+    texts = f"{text[:-1]},{slate_text[1:]}"
     for _ in range(texts.count(SEPARATOR) + 1 - RECENT):
         texts = f"[{texts[texts.index(SEPARATOR) + 2 :]}"
     return texts
@@ -245,15 +245,15 @@ class HistoryReader:
     """This class reads the histories of the visits of a group, with the rewards that were received before the group
     began."""
 
-    def __init__(self, opened: OpenSessions, definitions: Collection[Reward]) -> None:
+    def __init__(self, open_sessions: OpenSessions, definitions: Collection[Reward]) -> None:
         """Read the events of the visits' recent slots. definitions: the reward definitions of the versions that will
         decide."""
-        self._opened, unit = opened, opened.unit
+        self._open_sessions, unit = open_sessions, open_sessions.unit
         self._events: list[AgedEvent] = []
         # an event's target is a slot (decision, position) or a slate (decision, None); targets are numbered in order
         self._targets: dict[tuple[int, int | None], int] = {}
         self._rewards: dict[int, list[float]] = {}
-        if recent_slots := list(filter(None, opened.recent_slots)):
+        if recent_slots := list(filter(None, open_sessions.recent_slots)):
             kinds = {kind for definition in definitions for kind in definition.weights}
             self._events = events.received_by(unit, unpack_slots(recent_slots)[0], kinds, time=unit.now)
         for event in self._events:
@@ -265,17 +265,17 @@ class HistoryReader:
     def histories(self, rows: Sequence[int], definitions: Sequence[Reward]) -> History:
         """Return the history that the next decision of each session sees. rows: the row of each session; definitions:
         for each session, the reward of the version that decides."""
-        n, opened = len(rows), self._opened
-        if not any(opened.steps[row] for row in rows):
+        n, open_sessions = len(rows), self._open_sessions
+        if not any(open_sessions.steps[row] for row in rows):
             return History.empty(n)
-        recent_slots = [opened.recent_slots[row] for row in rows]
+        recent_slots = [open_sessions.recent_slots[row] for row in rows]
         decision, position, slot_step, arm = unpack_slots(recent_slots)
         # which session each slot belongs to
         start = np.cumsum([0, *(len(slots) // SLOT_BYTES for slots in recent_slots)])
         row = np.repeat(np.arange(n), np.diff(start))
-        columns = (opened.steps, opened.last_at, opened.shown)
+        columns = (open_sessions.steps, open_sessions.last_at, open_sessions.n_shown)
         step, last_at, n_shown = (np.array([column[row] for row in rows], np.int64) for column in columns)
-        gap_us = opened.unit.now - last_at
+        gap_us = open_sessions.unit.now - last_at
         # the rewards of slots, and those of whole slates at their last slots
         slot_rewards, page_rewards = (
             np.array([definition.default for definition in definitions])[row],

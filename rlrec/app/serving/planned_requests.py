@@ -13,7 +13,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.serving.cache import ServingCache, arm_array
 from rlrec.app.serving.requests import (
     Duplicate,
-    Planned,
+    Plan,
     PlannedRequest,
     Request,
     ServingVersion,
@@ -31,8 +31,8 @@ from rlrec.store.log import contents, decisions, settings
 from rlrec.store.policies import arms, routes
 
 if TYPE_CHECKING:
-    from rlrec.app.inputs.arm_rules import Narrowed
-    from rlrec.app.serving.assignment import Assigned, Assigner
+    from rlrec.app.inputs.arm_rules import Narrowing
+    from rlrec.app.serving.assignment import Assigner, Assignment
     from rlrec.app.serving.narrowing import Narrower
 
 NARROWED = frozenset(NARROWING)
@@ -41,12 +41,12 @@ NARROWED = frozenset(NARROWING)
 def plan_group(
     unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache, *, waits: bool = False,
     has_feedback: bool = False,
-) -> list[Planned]:  # fmt: skip
+) -> list[Plan]:  # fmt: skip
     """Return each request with its distribution, or with the error that refuses it, in order. waits: whether a request
     may wait (its plan is then None) if its arms depend on what other requests of the group show, or on the feedback of
     the group, or if no memory is left for it."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
-    plans = list[Planned]()
+    plans = list[Plan]()
     for index, request in enumerate(requests):
         if isinstance(request, InputError):
             plans.append(request)
@@ -57,29 +57,29 @@ def plan_group(
     return plans
 
 
-def _defer_requests(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
+def _defer_requests(plans: Sequence[Plan], narrower: Narrower, *, has_feedback: bool) -> list[Plan]:
     """Return the plans, with None for requests that wait until the other requests of the group, and the group's
     feedback, are stored.
 
     A request waits where it has a rule that depends on what other requests show to its person or on what feedback
     reports, where an earlier request of its person waits, or where it names the user of a session for which such a
     rule was read without a user."""
-    planned, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
+    result, earlier_persons, waiting_persons, userless_sessions = list[Plan](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
-            person, past = narrower.person(plan.request), () if plan.narrowed is None else plan.narrowed.past_rules
+            person, past = narrower.person(plan.request), () if plan.narrowing is None else plan.narrowing.past_rules
             reads_feedback = has_feedback and any(rule.kind is not None for rule in past)
-            names_user = len(person) > 1 and plan.request.session in userless
+            names_user = len(person) > 1 and plan.request.session in userless_sessions
             if reads_feedback or names_user or person & (earlier_persons if past else waiting_persons):
                 plan = None
                 waiting_persons |= person
             elif past and len(person) == 1:
-                userless.add(plan.request.session)
+                userless_sessions.add(plan.request.session)
             earlier_persons |= person
-        elif isinstance(plan, Duplicate) and plan.earlier is not None and planned[plan.earlier] is None:
+        elif isinstance(plan, Duplicate) and plan.earlier is not None and result[plan.earlier] is None:
             plan = None
-        planned.append(plan)
-    return planned
+        result.append(plan)
+    return result
 
 
 class _Group:
@@ -118,9 +118,9 @@ class _Group:
             if request.block or request.not_after or request.not_shown is not None:
                 arm_keys.update(request.block or ())
                 cache.narrows = True
-        for resolved in self.versions.values():
-            if not isinstance(resolved, InputError):
-                cache.narrows |= not NARROWED.isdisjoint(resolved[0].policy.params)
+        for resolution in self.versions.values():
+            if not isinstance(resolution, InputError):
+                cache.narrows |= not NARROWED.isdisjoint(resolution[0].policy.params)
         self.ids = arms.ids(unit, arm_keys) if arm_keys else {}
         self.narrower: Narrower | None = None
         cache.narrows |= len(self.ids) < len(arm_keys)  # some names are groups, or unknown
@@ -129,9 +129,9 @@ class _Group:
 
             self.narrower = Narrower(unit, requests, cache, arm_keys, main_keys)
         request_ids = {request.request_id for request in requests if request.request_id is not None}
-        self.stored = decisions.requests(unit, request_ids) if request_ids else {}
+        self.stored_requests = decisions.requests(unit, request_ids) if request_ids else {}
         # by request id: digest and index of the first request that has it
-        self._planned: dict[str, tuple[bytes, int]] = {}
+        self._first_requests: dict[str, tuple[bytes, int]] = {}
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
         self.n_arms = 0  # in all of these
         self._versions: dict[tuple[str | None, tuple[Any, ...] | None], ServingVersion] = {}
@@ -140,7 +140,7 @@ class _Group:
     def _active(self) -> frozenset[int]:
         return frozenset(self.catalogue)
 
-    def plan(self, request: Request, index: int) -> Planned:
+    def plan(self, request: Request, index: int) -> Plan:
         """Return the planned request, a Duplicate, or an error."""
         request_id = request.request_id
         try:
@@ -151,13 +151,13 @@ class _Group:
             if request_id is None:
                 return self._planned_request(request, None)
             content = digest(request)
-            if request_id in self.stored:
-                return Duplicate(_same_content(request_id, content, self.stored[request_id]), None)
-            if request_id in self._planned:
-                return Duplicate(None, _same_content(request_id, content, self._planned[request_id]))
-            planned = self._planned_request(request, content)
-            self._planned[request_id] = content, index
-            return planned
+            if request_id in self.stored_requests:
+                return Duplicate(_same_content(request_id, content, self.stored_requests[request_id]), None)
+            if request_id in self._first_requests:
+                return Duplicate(None, _same_content(request_id, content, self._first_requests[request_id]))
+            plan = self._planned_request(request, content)
+            self._first_requests[request_id] = content, index
+            return plan
         except InputError as error:
             return error
 
@@ -168,46 +168,46 @@ class _Group:
         if (request.experiment is None) == (request.policy is None):
             hint = "--policy or --experiment"
             raise InputError("name a policy or an experiment, one of them", hint=hint, field="policy")
-        assigned = None if self.assigner is None else self.assigner.choose(request)
+        assignment = None if self.assigner is None else self.assigner.choose(request)
         arm_keys = None if request.arms is None else tuple(request.arms)
-        page, narrowed = request.context.get(PAGE), None
+        page, narrowing = request.context.get(PAGE), None
         if self.narrower is not None:
-            policy = self._serving_version(request, assigned).version.policy
-            narrowed = self.narrower.narrow(request, policy.name, policy.params)
-        target = request.policy, assigned and assigned.key
-        cache_key: tuple[Any, ...] = (*target, narrowed or arm_keys, request.size, page and repr(page))
-        shared = self._distributions.get(cache_key)
-        if shared is None or shared.case.reads or shared.case.layout is not None:
-            version = self._serving_version(request, assigned)
+            policy = self._serving_version(request, assignment).version.policy
+            narrowing = self.narrower.narrow(request, policy.name, policy.params)
+        target = request.policy, assignment and assignment.key
+        cache_key: tuple[Any, ...] = (*target, narrowing or arm_keys, request.size, page and repr(page))
+        distribution = self._distributions.get(cache_key)
+        if distribution is None or distribution.case.reads or distribution.case.layout is not None:
+            version = self._serving_version(request, assignment)
             version.serving.check(request.context)
             context_key = (*cache_key, version.serving.reading(request.context))
-            shared = self._distributions.get(context_key) or self._build_distribution(request, version, narrowed)
-            self._distributions[context_key] = self._distributions[cache_key] = shared
-        if assigned is not None and self.assigner is not None:
+            distribution = self._distributions.get(context_key) or self._build_distribution(request, version, narrowing)
+            self._distributions[context_key] = self._distributions[cache_key] = distribution
+        if assignment is not None and self.assigner is not None:
             self.assigner.remember_user(request)
-        context: Mapping[str, Any] = {**request.context, **shared.added} if shared.added else request.context
-        if narrowed is None and (request.arms is None or len(request.arms) == len(shared.eligible)):
-            return PlannedRequest(request, shared, self.cache.text(context), content)
+        context: Mapping[str, Any] = {**request.context, **distribution.added_fields}
+        if narrowing is None and (request.arms is None or len(request.arms) == len(distribution.eligible)):
+            return PlannedRequest(request, distribution, self.cache.text(context), content)
         words = narrowing_words(request)
         if request.arms is not None:
             words["arms"] = sorted(set(request.arms))
         context = {**context, LOGGED_RULES: words} if words else context
-        return PlannedRequest(request, shared, self.cache.text(context), content, narrowed)
+        return PlannedRequest(request, distribution, self.cache.text(context), content, narrowing)
 
-    def _serving_version(self, request: Request, assigned: Assigned | None) -> ServingVersion:
+    def _serving_version(self, request: Request, assignment: Assignment | None) -> ServingVersion:
         """Return the version that serves a request."""
         route = self.routes.get(request.policy or "")
         reference = request.policy if route is None else route.reference
-        variants, by, fallback = assigned or ((), None, None)
-        experiment, variant = (assigned and assigned.serving) or (None, None)
+        variants, by, fallback = assignment or ((), None, None)
+        experiment, variant = (assignment and assignment.serving) or (None, None)
         reference = fallback or reference if variant is None else variant.policy
         assert reference is not None
-        cache_key = request.policy, assigned and assigned.key
+        cache_key = request.policy, assignment and assignment.key
         if cache_key not in self._versions:
-            resolved = self.versions[reference]
-            if isinstance(resolved, InputError):
-                raise copy(resolved)
-            version, head = resolved
+            resolution = self.versions[reference]
+            if isinstance(resolution, InputError):
+                raise copy(resolution)
+            version, head = resolution
             serving = self.cache.serving(self.unit, version, head)
             request_target = request.policy, request.experiment
             contexts = [
@@ -222,9 +222,9 @@ class _Group:
             shadow = None if route is None else self.shadows.get(route.route_id)
             challenger = None
             if shadow is not None:
-                resolved = self.versions[shadow.reference]
-                assert not isinstance(resolved, InputError)
-                challenger = self.cache.serving(self.unit, *resolved)
+                resolution = self.versions[shadow.reference]
+                assert not isinstance(resolution, InputError)
+                challenger = self.cache.serving(self.unit, *resolution)
                 with suppress(InputError):  # in a context that it cannot read, the challenger gives no probability
                     challenger.encode_contexts(contexts)
             self._versions[cache_key] = ServingVersion(
@@ -244,9 +244,9 @@ class _Group:
         return {name: self.cache.members[name] for name in sorted(names & self.cache.members.keys())}
 
     def _build_distribution(
-        self, request: Request, version: ServingVersion, narrowed: Narrowed | None
+        self, request: Request, version: ServingVersion, narrowing: Narrowing | None
     ) -> SharedDistribution:
-        eligible, serving = self._eligible_arms(request, narrowed), version.serving
+        eligible, serving = self._eligible_arms(request, narrowing), version.serving
         # the superset, which many persons share
         superset = eligible.superset if isinstance(eligible, contents.NarrowedSet) else eligible
         added_fields: dict[str, Any] = {} if version.price is None else {PRICE: version.price}
@@ -258,7 +258,7 @@ class _Group:
         if PAGE in context:
             from rlrec.app.serving.statements import check_named_arms
 
-            resting_rules = check_named_arms(self.unit, request, superset, context.get(GROUPS, {}), narrowed)
+            resting_rules = check_named_arms(self.unit, request, superset, context.get(GROUPS, {}), narrowing)
         keys, revision = self.cache.complete_keys(self.unit, superset), self.settings.catalogue_revision
         arm_ids, n_candidates = arm_array(eligible), serving.learner.n_candidates
         if n_candidates > len(eligible):
@@ -267,25 +267,25 @@ class _Group:
             raise InputError(message, hint="add arms, or use a policy with fewer candidates", field=field)
         if n_candidates and request.size > n_candidates:
             raise InputError(f"k is {request.size}, but there are only {n_candidates} candidates", field="k")
-        distribution = serving.candidates if n_candidates else serving.case
-        case = distribution(eligible, arm_ids, context, keys=keys, revision=revision)
+        make_case = serving.candidates if n_candidates else serving.case
+        case = make_case(eligible, arm_ids, context, keys=keys, revision=revision)
         if case.layout is not None:
             case.layout.check(request.size)
         self.n_arms += len(eligible)
         return SharedDistribution(
             **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
-            added=added_fields, candidates=n_candidates, case=case, resting=resting_rules,
+            added_fields=added_fields, candidates=n_candidates, case=case, resting=resting_rules,
         )  # fmt: skip
 
-    def _eligible_arms(self, request: Request, narrowed: Narrowed | None) -> contents.Eligible:
+    def _eligible_arms(self, request: Request, narrowing: Narrowing | None) -> contents.Eligible:
         """Return the ids of the arms that a request may show, ascending. Raises InputError where there are too few
         arms."""
         hint = None
         if request.arms is not None and len(set(request.arms)) < len(request.arms):
             repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
             raise InputError(f"arm {repeated_arm!r} is listed twice", hint="list each arm once", field="arms")
-        if narrowed is not None:
-            eligible, hint = narrowed.eligible, narrowed.hint()
+        if narrowing is not None:
+            eligible, hint = narrowing.eligible, narrowing.hint()
         elif request.arms is None:
             eligible = self.catalogue
         else:

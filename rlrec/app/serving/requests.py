@@ -16,7 +16,7 @@ from rlrec.store.policies.routes import RouteChange
 
 if TYPE_CHECKING:
     from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
-    from rlrec.app.inputs.arm_rules import Narrowed
+    from rlrec.app.inputs.arm_rules import Narrowing
     from rlrec.store.log.contents import Eligible
     from rlrec.store.policies.experiments import Experiment, Variant
     from rlrec.store.policies.routes import Shadow
@@ -184,15 +184,15 @@ class SharedDistribution(ServingVersion):
     eligible set, length, and values of the context fields that the version reads.
 
     candidates: how many candidates are drawn from `case`, which the version then ranks; 0 where the policy has one
-    stage. context: the context of one of the requests; added: what the tool adds to each context. resting: the rules
-    of the page that have no effect."""
+    stage. context: the context of one of the requests; added_fields: what the tool adds to each context. resting: the
+    rules of the page that have no effect."""
 
     eligible: Eligible
     revision: int
     case: EligibleDistribution
     size: int
     context: Mapping[str, Any]
-    added: Mapping[str, Any]
+    added_fields: Mapping[str, Any]
     candidates: int
     resting: Sequence[str]
 
@@ -206,13 +206,13 @@ class SharedDistribution(ServingVersion):
 @dataclass(slots=True, eq=False)
 class PlannedRequest:
     """This record is a request with its distribution. context: the context as canonical JSON; digest: the digest of the
-    request, None without a request id; narrowed: the arms that rules leave, None where there are no rules."""
+    request, None without a request id; narrowing: the arms that rules leave, None where there are no rules."""
 
     request: Request
-    shared: SharedDistribution
+    distribution: SharedDistribution
     context: str
     digest: bytes | None
-    narrowed: Narrowed | None = None
+    narrowing: Narrowing | None = None
 
 
 class Duplicate(NamedTuple):
@@ -224,7 +224,7 @@ class Duplicate(NamedTuple):
 
 
 # None: planned once the others of its group are stored, since its arms depend on them.
-Planned = PlannedRequest | InputError | Duplicate | None
+Plan = PlannedRequest | InputError | Duplicate | None
 
 
 class Outdated(Exception):

@@ -32,54 +32,54 @@ ShadowReport = TypedDict("ShadowReport", {
 
 
 def store(
-    unit: Unit, planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
-    step: Sequence[int], packed: Sequence[bytes], keys: Mapping[int, str],
+    unit: Unit, plans: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
+    step: Sequence[int], blobs: Sequence[bytes], keys: Mapping[int, str],
 ) -> None:  # fmt: skip
-    """Store the route of each decision in `planned`, and the logarithm of the probability with which the challenger
-    would have shown the decision's slate, or None where this probability is not known exactly. ids, step, packed: the
+    """Store the route of each decision in `plans`, and the logarithm of the probability with which the challenger
+    would have shown the decision's slate, or None where this probability is not known exactly. ids, step, blobs: the
     decisions, steps and histories of the whole group; keys: the key of each arm, by id."""
-    by_route = [(ids[index], plan.shared.route.route_id) for index, plan in planned.items() if plan.shared.route]
+    by_route = [(ids[index], route.route_id) for index, plan in plans.items() if (route := plan.distribution.route)]
     routes.add_decisions(unit, by_route)
     groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)
-    for index, plan in planned.items():
-        if (challenger := plan.shared.challenger) is not None:
-            groups[plan.shared, challenger.reading(plan.request.context)].append(index)
+    for index, plan in plans.items():
+        if (challenger := plan.distribution.challenger) is not None:
+            groups[plan.distribution, challenger.reading(plan.request.context)].append(index)
     shadow_rows = list[Row]()
-    for (shared, _), group_indices in groups.items():
-        assert shared.shadow is not None
-        plans = [planned[index] for index in group_indices]
-        shown_indices = np.searchsorted(shared.case.arms, np.array([slates[index].arms for index in group_indices]))
-        steps = np.array([step[index] for index in group_indices], np.int64)
-        past_slots = history.unpack([packed[index] for index in group_indices], steps)
-        log_probabilities = _log_probabilities(plans, shown_indices, past_slots, keys)
-        values: list[float | None] = [None] * len(group_indices)
+    for (distribution, _), indices in groups.items():
+        assert distribution.shadow is not None
+        group_plans = [plans[index] for index in indices]
+        shown_arms = np.searchsorted(distribution.case.arms, np.array([slates[index].arms for index in indices]))
+        steps = np.array([step[index] for index in indices], np.int64)
+        past_slots = history.unpack([blobs[index] for index in indices], steps)
+        log_probabilities = _log_probabilities(group_plans, shown_arms, past_slots, keys)
+        values: list[float | None] = [None] * len(indices)
         if log_probabilities is not None:
             values = np.clip(log_probabilities, LEAST, 0.0).tolist()
-        shadow_rows += [(shared.shadow.id, ids[index], log) for index, log in zip(group_indices, values, strict=True)]
+        shadow_rows += [(distribution.shadow.id, ids[index], log) for index, log in zip(indices, values, strict=True)]
     routes.add_shadowed(unit, shadow_rows)
 
 
 def _log_probabilities(
-    plans: Sequence[PlannedRequest], shown: Any, histories: history.History, keys: Mapping[int, str]
+    plans: Sequence[PlannedRequest], slates: Any, histories: history.History, keys: Mapping[int, str]
 ) -> Array | None:
     """Return the logarithm of the challenger's probability of each slate, (n,); None where the probabilities are not
-    known exactly. shown: the slates (n, k) of arms of one eligible set."""
-    shared, challenger = plans[0].shared, plans[0].shared.challenger
+    known exactly. slates: the slates (n, k) of arms of one eligible set."""
+    distribution, challenger = plans[0].distribution, plans[0].distribution.challenger
     assert challenger is not None
     if challenger.generator is not None or challenger.rankers:
         return None
-    trained_model, context, arms = challenger.trained_model, plans[0].request.context, shared.case.arms
+    trained_model, context, arms = challenger.trained_model, plans[0].request.context, distribution.case.arms
     try:
         if trained_model is None:
             challenger.check(context)
-            case = challenger.case(shared.eligible, arms, context, keys=keys, revision=shared.revision)
-            return None if case.scores.samples else case.slate_sampler(shared.size).log_probabilities(shown)
+            case = challenger.case(distribution.eligible, arms, context, keys=keys, revision=distribution.revision)
+            return None if case.scores.samples else case.slate_sampler(distribution.size).log_probabilities(slates)
         contexts = trained_model.encode_contexts([plan.request.context for plan in plans])
     except InputError:  # the challenger cannot read this context; its failure must not stop the request
         return None
     # each slate was shown in its own session state
-    state = trained_model.states(contexts, histories, np.full(len(plans), shared.revision))
-    logged_draw = trained_model.log(trained_model.scores(state, arms, shared.revision), shown)
+    state = trained_model.states(contexts, histories, np.full(len(plans), distribution.revision))
+    logged_draw = trained_model.log(trained_model.scores(state, arms, distribution.revision), slates)
     with np.errstate(divide="ignore"):
         return np.where(logged_draw.rounded, -np.inf, np.log(logged_draw.propensity)).sum(axis=1)
 

@@ -17,7 +17,7 @@ from rlrec.store import Unit
 from rlrec.store.policies import arms
 
 if TYPE_CHECKING:
-    from rlrec.app.inputs.arm_rules import Narrowed
+    from rlrec.app.inputs.arm_rules import Narrowing
 
 
 def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
@@ -74,20 +74,20 @@ def _split_arms(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any
 def check_named_arms(
     unit: Unit,
     request: Request,
-    listed_arms: Sequence[int],
+    listed_ids: Sequence[int],
     groups: Mapping[str, Sequence[str]],
-    narrowed: Narrowed | None,
+    narrowing: Narrowing | None,
 ) -> list[str]:
     """Return the rules of a request's page that have no effect, since the past of the person takes away the arms that
     these rules name. Raises InputError where a rule names an arm that is not active, an arm that a list of the request
     or of its policy leaves out, or a group of only such arms.
 
-    listed_arms: the ids, ascending, of the arms that the request's list of arms leaves; groups: the keys of the
-    members of each group; narrowed: the arms that all lists leave, None without such rules."""
+    listed_ids: the ids, ascending, of the arms that the request's list of arms leaves; groups: the keys of the
+    members of each group; narrowing: the arms that all lists leave, None without such rules."""
     rules = parse(request.context[PAGE]).names
     members = {name: groups.get(name, (name,)) for name in rules}
     stored_ids = arms.ids(unit, {key for keys in members.values() for key in keys})
-    superset, lacking = (listed_arms, frozenset[int]()) if narrowed is None else (narrowed.superset, narrowed.lacking)
+    superset, lacking = (listed_ids, frozenset[int]()) if narrowing is None else (narrowing.superset, narrowing.lacking)
 
     def is_left(key: str) -> bool:
         arm = stored_ids.get(key, -1)
@@ -97,13 +97,13 @@ def check_named_arms(
     for name, rule in rules.items():
         if not any(map(is_left, members[name])):
             inactive = [f"{status}: {names}" for status, names in arm_names.inactive_texts(unit, members[name]).items()]
-            lists = "`arms`" if narrowed is None else narrowed.lists
+            lists = "`arms`" if narrowing is None else narrowing.lists
             hint = "; ".join(inactive) or f"left out by {lists}"
             if name not in {*stored_ids, *groups}:
                 hint = suggest(name, arms.keys_like(unit, name)) or "`rlrec arm list` shows all"
             subject = f"group {name!r}, of which no arm is" if name in groups else f"arm {name!r}, which is not"
             raise InputError(f"{rule} of the request names {subject} eligible", hint=hint, field="page")
-    past_arms = frozenset[int]() if narrowed is None else narrowed.past_arms
+    past_arms = frozenset[int]() if narrowing is None else narrowing.past_arms
     return [
         rule
         for name, rule in rules.items()

@@ -19,7 +19,7 @@ from rlrec.app.learning.ledger import Ledger
 from rlrec.app.requests import settle
 from rlrec.app.requests.feedback import FeedbackTransaction, Line, feedback_stream
 from rlrec.app.requests.recommend import Request, recommend_group
-from rlrec.app.serving.draws import unsigned
+from rlrec.app.serving.draws import to_unsigned
 from rlrec.errors import Conflict, InputError
 from rlrec.policy.slates import slate_draws
 from rlrec.records import Decision, Event
@@ -344,7 +344,7 @@ def redrawn(unit: Unit, decision: Decision) -> float:
     eligible = np.array(contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id])
     served = exact.load(unit, belief, seq=decision.belief_seq)
     case = served.case(0, eligible, {}, keys=arms.keys(unit, eligible.tolist()))
-    seeds = np.array([unsigned(decision.seed or 0)], np.uint64)
+    seeds = np.array([to_unsigned(decision.seed or 0)], np.uint64)
     answers = slate_draws.draw(
         case.scores, size=decision.size, floor=case.floor, seeds=seeds, decisions=np.array([decision.id])
     )

@@ -117,7 +117,7 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
     def observed(group: RequestGroup, plan: GroupPlan, unit: Unit) -> Any:
         for planned in plan.requests.values():
             computed.append(
-                bool({"_cumulative", "_shared_marginals"} & vars(planned.shared.case.samplers[size]).keys())
+                bool({"_cumulative", "_shared_marginals"} & vars(planned.distribution.case.samplers[size]).keys())
             )
         return write(group, plan, unit)
 
