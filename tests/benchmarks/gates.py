@@ -54,7 +54,7 @@ class Look:
     def at(cls, trained: Night, candidate: int = 1) -> Look:
         gain = trained.gain(nightly_alpha(candidate))
         return cls(
-            promising=trained.climbed.promising, gain=gain.value or 0.0,
+            promising=trained.climbed.is_promising, gain=gain.value or 0.0,
             passed=(gain.lower or 0.0) > 0 and gain.verdict != "insufficient",
             ratio=(gain.value or 0.0) / (gain.std_error or np.inf),
         )  # fmt: skip
@@ -222,7 +222,7 @@ def month(seed: int, *, nights: int = MONTH, visits: int = VISITS) -> tuple[bool
     for number in range(nights):
         with closing(climbed(EQUAL, start, visits=visits, seed=(seed + 1) * 1_000 + number)) as trained:
             passed |= Look.at(trained, number + 1).passed
-            if trained.climbed.promising:
+            if trained.climbed.is_promising:
                 looks += 1
                 promoted |= Look.at(trained, looks).promoted
     return promoted, passed

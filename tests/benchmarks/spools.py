@@ -151,10 +151,10 @@ def spooled(server: Server, log: Log, *, seed: int) -> Dataset:
             eligible_sets=[EligibleSet(Catalogue(server.features), np.arange(server.arms))],
             name=rng.integers(2**63, size=n).astype(np.uint64), split=split, cluster=rng.integers(2**63, size=n),
             stratum=np.zeros(n, np.int64),
-            length=log.length, eligible=ones - 1, size=ones, remembered=remembered, log_propensity=logged,
-            reward=reward, default=(reward == 0).astype(np.int64), ruled=ones - 1, lowest=log.lowest[inside], x=x,
-            shown=log.arms[inside], earned=reward, divided=reward, logged=logged, conditional=logged, arm=separate[0],
-            memory=separate[1],
+            length=log.length, eligible=ones - 1, size=ones, n_remembered=remembered, log_propensity=logged,
+            reward=reward, default=(reward == 0).astype(np.int64), is_ruled=ones - 1, lowest=log.lowest[inside], x=x,
+            shown_arm=log.arms[inside], slot_reward=reward, divided_reward=reward, log_marginal=logged,
+            log_conditional=logged, arm=separate[0], memory=separate[1],
         )
     )  # fmt: skip
     return spool

@@ -173,7 +173,7 @@ class _TrainingRun:
             self.report = writer.write(self.dataset, engine=self.engine, progress=self.lease.renew)
             record = self._make_record(unit, selection)
             self.maturity = None
-            mature_from = min(self.report.unused.mature_from, default=None)
+            mature_from = min(self.report.unused_visits.mature_from, default=None)
             if mature_from is not None or not self.report.visits:
                 wait_us = cutoff.timeout_us + cutoff.window_us
                 self.maturity = reward_log.maturity_sentence(unit, selection, wait_us=wait_us, mature_from=mature_from)
@@ -182,7 +182,7 @@ class _TrainingRun:
         n_new, min_new = self.report.new_visits, self.request.min_new
         if n_new < min_new:
             reason = f"nothing new: {quantity(n_new, 'session')} since the last training, and --min-new is {min_new:,}"
-            if waiting := self.report.unused.waiting:
+            if waiting := self.report.unused_visits.waiting:
                 wait = f"{waiting:,} more count once they have ended and their reward windows are over"
                 reason = "; ".join([reason, ", ".join(filter(None, (wait, self.maturity)))])
             return report.result(self.parent, self.live.number, n_new, None, seed=self.seed, why=reason)
@@ -192,12 +192,12 @@ class _TrainingRun:
         if self.policy.is_sparse:
             self.policy, start_parameters = self.policy.with_columns(self.dataset.columns, start_parameters)
         sizes = {TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}
-        self.dataset.arrange(sizes, weighed=self.policy.design.columns)
+        self.dataset.arrange(sizes, columns=self.policy.design.columns)
         self.lease.renew()
         self._check_dataset()
         if unused_sessions := self.report.unused_sessions:
             self.store.notice(f"sessions that are not used: {unused_sessions}")
-        if n_ruled := self.report.ruled:
+        if n_ruled := self.report.ruled_decisions:
             count = f"{n_ruled:,} of {quantity(self.report.decisions, 'page')} had caps, least shares or pins alone"
             self.store.notice(
                 f"{count}: what they earned teaches the pages before them, their own slates teach nothing"
@@ -236,12 +236,12 @@ class _TrainingRun:
         return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": sessions, "options": options}
 
     def _check_dataset(self) -> None:
-        name, dataset_report, unused_visits = self.parent.reward.name, self.report, self.report.unused
-        n_others = unused_visits.left_out - unused_visits.silent + dataset_report.unrecorded + unused_visits.waiting
-        if not dataset_report.visits and unused_visits.silent and not n_others:
+        name, dataset_report, visit_counts = self.parent.reward.name, self.report, self.report.unused_visits
+        n_others = visit_counts.left_out - visit_counts.silent + dataset_report.unrecorded_visits + visit_counts.waiting
+        if not dataset_report.visits and visit_counts.silent and not n_others:
             hint = "train on what `rlrec recommend` served, or on an import that says how likely each slate was"
             raise InputError(
-                f"of {quantity(unused_visits.silent, 'session')}, none has propensities for whole slates", hint=hint
+                f"of {quantity(visit_counts.silent, 'session')}, none has propensities for whole slates", hint=hint
             )
         if len(dataset_report.keep_probabilities) > 1:
             hint = "leave them out by --log, or sample users (`rlrec help scale`); a bandit can learn from them"
@@ -253,7 +253,7 @@ class _TrainingRun:
             if dataset_report.visits:
                 reason = f"of {quantity(dataset_report.visits, 'session')}, none is in the split that teaches"
             raise InputError(f"empty log to train on: {reason}", hint=self._way_out())
-        if dataset_report.ruled == dataset_report.decisions:
+        if dataset_report.ruled_decisions == dataset_report.decisions:
             hint = "pages with `most` or `least`, or pinned at every position, teach nothing: serve some without"
             raise InputError("empty log to train on: every page has rules of its request", hint=hint)
         if dataset_report.max_reward > LARGEST:
@@ -266,10 +266,10 @@ class _TrainingRun:
             raise InputError(f"no session has an event that reward {name} weighs", hint=hint)
 
     def _way_out(self) -> str:
-        if self.report.unused.waiting:
+        if self.report.unused_visits.waiting:
             hint = "a session counts once it has ended and its reward window is over"
             return "; ".join(filter(None, (hint, self.maturity)))
-        if self.report.unrecorded:
+        if self.report.unrecorded_visits:
             return "train on what `rlrec recommend` served, or on an import that says what its states were"
         if self.request.log or self.request.since is not None:
             return "widen --log or --since"
@@ -296,13 +296,13 @@ class _TrainingRun:
         if tune is not None and result.best_epoch is not None and result.best_epoch.supported:
             result = self._train_on_both(result, tune, factors)
         self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
-        if not result.supported:
+        if not result.is_supported:
             with self.log_store.read() as unit:
                 counts = version_counts(unit, self._select_log(unit))
                 [served_version] = policies.by_id(
                     unit, [max(counts, key=lambda version_id: counts[version_id])]
                 ).values()
-            self.tune = replace(self.tune, nearer=graduation.way_to_copy(served_version))
+            self.tune = replace(self.tune, hint=graduation.way_to_copy(served_version))
         return result
 
     def _train_on_both(self, result: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
@@ -312,7 +312,7 @@ class _TrainingRun:
         the gate."""
         start, rates = result.way
         n_batches, weighed_columns = len(self.dataset.splits[TRAIN]), self.policy.design.columns
-        union = self.dataset.union([TRAIN, TUNE], n_batches, weighed=weighed_columns)
+        union = self.dataset.union([TRAIN, TUNE], n_batches, columns=weighed_columns)
         with closing(union), closing(Trainer(union, self.policy, self.request, start, factors)) as trainer:
             parameters = trainer.follow(rates, progress=self.lease.renew)
         point, best_epoch, kl_stop = tune.point(parameters, z=ascent.Z), result.best_epoch, self.request.kl_stop
@@ -383,7 +383,7 @@ class _TrainingRun:
         served these visits and its value cannot be estimated from them. A look with the same figures as an earlier
         look counts as the earlier look: it has no new information, and spends no error. looks: the gate's earlier
         looks of this year."""
-        is_promising = self.request.promote != "if-better" or result.promising
+        is_promising = self.request.promote != "if-better" or result.is_promising
         if not self.report.gate_visits or not is_promising or (self.request.bold and result.is_bold):
             return None
         # whether the tuning visits show that the candidate is near the log. That depends on no reward, and they demand
@@ -451,7 +451,7 @@ class _TrainingRun:
         settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": is_promoted})
         reason = report.copy_reason(result, self.tune, parent=self.parent)
         if choice == "if-better":
-            reason = None if is_promoted else report.refusal_reason(gate, result, same_live=is_live, tune=self.tune)
+            reason = None if is_promoted else report.refusal_reason(gate, result, is_still_live=is_live, tune=self.tune)
         is_unjudged = result.is_bold or (gate is not None and gate["answer"] == "unknown")
         if self.request.bold and is_unjudged and not is_promoted:
             route_changes = routes.newest_changes(unit)
@@ -464,7 +464,7 @@ class _TrainingRun:
 
             passed_by = live_versions.describe_bypasses(unit, policy.name)
         return report.result(
-            self.parent, number, self.report.visits, gate, seed=self.seed, trained=result, promoted=is_promoted,
+            self.parent, number, self.report.visits, gate, seed=self.seed, ascent=result, promoted=is_promoted,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
             why=reason, passed_by=passed_by,
         )  # fmt: skip

@@ -123,14 +123,14 @@ class Epoch:
 class TrainingResult:
     """This record holds the parameters of the best epoch, and the learning curve.
 
-    best: the number of the best epoch, where 0 means the start; promising: whether the tuning visits show that the
+    best: the number of the best epoch, where 0 means the start; is_promising: whether the tuning visits show that the
     best epoch is better than the start; way: the parameters from which the ascent reached the best epoch, and the
     step size of each epoch since then."""
 
     parameters: Parameters
     best: int
     curve: list[Epoch]
-    promising: bool
+    is_promising: bool
     way: tuple[Parameters, Sequence[float]]
 
     @property
@@ -144,7 +144,7 @@ class TrainingResult:
         return self.best_epoch is not None and not self.best_epoch.supported
 
     @property
-    def supported(self) -> bool:
+    def is_supported(self) -> bool:
         """Tell whether a gate could judge at least one epoch."""
         return any(point.supported for point in self.curve)
 
@@ -171,13 +171,13 @@ class PageWeights:
         largest weight."""
         weight = np.exp(np.minimum(log_joint - rows.log_propensity, reinforce.MAX_LOG_WEIGHT))
         total, squares = float(weight.sum()), float((weight**2).sum())
-        slots = float(np.abs(rows.earned).sum())
-        pages = float(np.abs(rows.reward - np.add.reduceat(rows.earned, rows.first[:-1])).sum())
+        slots = float(np.abs(rows.slot_reward).sum())
+        pages = float(np.abs(rows.reward - np.add.reduceat(rows.slot_reward, rows.first[:-1])).sum())
         return cls(
             ess_share=total**2 / squares / len(weight) if squares else 0.0,
             clipped_share=float(np.maximum(weight - clip, 0.0).sum()) / total if total else 0.0,
             max_positions=int(rows.size.max(initial=0)), earned_by_slots=slots / (slots + pages) if slots else 0.0,
-            has_missing_propensities=bool(np.isnan(rows.conditional).any()),
+            has_missing_propensities=bool(np.isnan(rows.log_conditional).any()),
         )  # fmt: skip
 
     @property
@@ -185,22 +185,22 @@ class PageWeights:
         """Return "slot" or "slate", which `auto` stands for here. The reward of a slot does not depend on the slate
         above, so weights by slot have less noise, and are exact on the policy's own log. The reward of a page depends
         on the whole slate."""
-        hopeless = self.ess_share < MIN_ESS_SHARE or self.clipped_share > MAX_CLIPPED_SHARE
-        by_slot = self.earned_by_slots >= MIN_EARNED_BY_SLOTS or hopeless
+        is_hopeless = self.ess_share < MIN_ESS_SHARE or self.clipped_share > MAX_CLIPPED_SHARE
+        by_slot = self.earned_by_slots >= MIN_EARNED_BY_SLOTS or is_hopeless
         return SLOT if self.max_positions > 1 and by_slot and not self.has_missing_propensities else SLATE
 
     def sentence(self, weights: str) -> str:
         """Return a sentence that names the weights in use, and the reason for this choice."""
-        earned = f"slots earn {self.earned_by_slots:.0%} of the rewards, pages as a whole the rest"
-        shares = f"{earned}; weights of whole slates: {self.ess_share:.1%} effective, {self.clipped_share:.1%} clipped"
+        prefix = f"slots earn {self.earned_by_slots:.0%} of the rewards, pages as a whole the rest"
+        shares = f"{prefix}; weights of whole slates: {self.ess_share:.1%} effective, {self.clipped_share:.1%} clipped"
         return f"weights: by {weights} ({shares})"
 
 
 class Trainer:
     """A Trainer trains a policy once, on the training visits.
 
-    later: the factor, from 0 to 1, with which the rewards after a slot count for this slot if weights are by slot
-    (see `agreement`)."""
+    later_factor: the factor, from 0 to 1, with which the rewards after a slot count for this slot if weights are by
+    slot (see `agreement`)."""
 
     def __init__(
         self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters,
@@ -216,8 +216,8 @@ class Trainer:
         self._prepare_baseline(train)
         self._credit = 0.0, 1.0
         gradients = (self._sums(start, self.slates(rows)).gradient for rows in train.batches())
-        self.later = agreement(gradients) if options.objective.by_slot else 1.0
-        self._credit = 1.0, self.later
+        self.later_factor = agreement(gradients) if options.objective.by_slot else 1.0
+        self._credit = 1.0, self.later_factor
         self._file = ArrayFile()  # data that every epoch reads, computed once
         for rows in train.batches():
             self._file.add([pack_mask(slates) for slates in self.slates(rows)])
@@ -240,8 +240,8 @@ class Trainer:
                 draws = [[rng.choice((-1.0, 1.0), slate.gain.shape) for slate in slates] for _ in range(DRAWS)]
                 pairs = [(slate, [slate.gain, *signs]) for slate, *signs in zip(slates, *draws, strict=True)]
                 sums = reinforce.gradients(self.policy, parameters, pairs, self.options.objective, number=1 + DRAWS)
-                gradient, *signed = map(self._means.centred, sums)
-                squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in signed)
+                gradient, *samples = map(self._means.centred, sums)
+                squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in samples)
                 fisher = reduce(add_each, squares, fisher)
                 yield gradient
 
@@ -273,11 +273,11 @@ class Trainer:
         sums: returns.ValueSums | None = None
         if self.options.baseline in ("mean", "value"):
             for rows in train.batches():
-                gained = self._returns(rows)
-                total, count = total + float(gained.sum()), count + len(gained)
+                raw_gain = self._returns(rows)
+                total, count = total + float(raw_gain.sum()), count + len(raw_gain)
                 if self.options.baseline == "value":
-                    added = returns.value_sums(rows.x.astype(np.float64), gained, self._fold(rows))
-                    sums = added if sums is None else sums + added
+                    batch_sums = returns.value_sums(rows.x.astype(np.float64), raw_gain, self._fold(rows))
+                    sums = batch_sums if sums is None else sums + batch_sums
         self._mean = total / max(1, count)
         self.by_position = mean_by_position(train) if self.options.objective.by_slot else None
         self._value = None if sums is None else returns.fit(sums)
@@ -285,14 +285,14 @@ class Trainer:
     def slates(self, rows: VisitRows) -> Iterator[LoggedSlates]:
         """Yield the decisions of these visits in groups. Each decision has its gain (return minus baseline), which does
         not depend on the parameters."""
-        gained = self._returns(rows)
+        raw_gain = self._returns(rows)
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
         if self._factors is not None:
             scale = scale * np.repeat(self._factors[rows.stratum], rows.length)
-        gain = gained - self._baseline(rows, gained)
+        gain = raw_gain - self._baseline(rows, raw_gain)
         return group_slates(
-            rows, gain, gained, scale, slots=bool(self.options.top_k), by_position=self.by_position, credit=self._credit
+            rows, gain, raw_gain, scale, slots=self.options.top_k > 0, by_position=self.by_position, credit=self._credit
         )
 
     def _fold(self, rows: VisitRows) -> Ids:
@@ -302,15 +302,15 @@ class Trainer:
         return np.repeat(fold.astype(np.int64), rows.length)
 
     def _returns(self, rows: VisitRows) -> Array:
-        discounted = returns.discounted(rows.reward, rows.start, gamma=self.options.gamma)
-        return returns.shape_returns(discounted, rows.x @ self._potential) if self._potential.any() else discounted
+        raw_gain = returns.discounted(rows.reward, rows.start, gamma=self.options.gamma)
+        return returns.shape_returns(raw_gain, rows.x @ self._potential) if self._potential.any() else raw_gain
 
-    def _baseline(self, rows: VisitRows, gained: Array) -> Array:
+    def _baseline(self, rows: VisitRows, raw_gain: Array) -> Array:
         if self._value is not None:
             return returns.values(rows.x, self._fold(rows), self._value)
         if self.options.baseline == "rloo":
-            return returns.rloo(gained, returns.steps(rows.start))
-        return np.full(len(gained), self._mean)
+            return returns.rloo(raw_gain, returns.steps(rows.start))
+        return np.full(len(raw_gain), self._mean)
 
     def train(self, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None) -> TrainingResult:
         """Ascend from the start. Returns the best epoch and the learning curve.
@@ -322,27 +322,27 @@ class Trainer:
         tune: the value of parameters on the tuning visits, or None without tuning visits, where the last epoch is
         taken; progress: a function called with each epoch."""
         now, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
-        supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
-        best, best_parameters, curve = None, self.start, list[Epoch]()
+        is_supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
+        best_epoch, best_end, curve = None, self.start, list[Epoch]()
         has_pages = any(group.shown.shape[1] > 1 for group in self._file.read(0))
         way: tuple[Parameters, list[float]] = self.start, []
         best_way, gain, failures, is_saddle = way, 0.0, 0, options.weights == SLATE and has_pages
         for epoch in range(1, options.epochs + 1):
-            moved, point = self._epoch(epoch, now, rate, tune)
+            end, point = self._epoch(epoch, now, rate, tune)
             curve.append(point)
             if progress is not None:
                 progress(point)
             if point.kl is not None and options.kl_stop is not None and point.kl > options.kl_stop:
                 break
-            if tune is None or best is None or point.is_better(best, bold=bold):
-                best, best_parameters, best_way = point, moved, (way[0], [*way[1], rate])
-            elif epoch - best.epoch >= options.patience:
+            if tune is None or best_epoch is None or point.is_better(best_epoch, bold=bold):
+                best_epoch, best_end, best_way = point, end, (way[0], [*way[1], rate])
+            elif epoch - best_epoch.epoch >= options.patience:
                 break
             has_gained = point.gain is not None and point.gain > gain and point.counts(bold=bold)
-            if not supported or has_gained:
+            if not is_supported or has_gained:
                 way[1].append(rate)
                 rate = min(GROWTH * rate, max(rate, LARGEST_RATE)) if has_gained else rate
-                now, supported, gain, failures = moved, point.counts(bold=bold), point.gain or 0.0, 0
+                now, is_supported, gain, failures = end, point.counts(bold=bold), point.gain or 0.0, 0
                 continue
             rate, failures = rate / 2, failures + 1
             if failures <= RETRIES:
@@ -352,9 +352,9 @@ class Trainer:
             now, gain = self._leave_saddle(now, tune)
             self._set_steps(now)
             way, rate, failures, is_saddle = (now, []), options.lr, 0, False
-        promising = tune is None or (best is not None and best.supported and (best.lower or 0.0) > 0)
-        number = 0 if best is None else best.epoch
-        return TrainingResult(parameters=best_parameters, best=number, curve=curve, promising=promising, way=best_way)
+        is_promising = tune is None or bool(best_epoch and best_epoch.supported and (best_epoch.lower or 0.0) > 0)
+        number = 0 if best_epoch is None else best_epoch.epoch
+        return TrainingResult(parameters=best_end, best=number, curve=curve, is_promising=is_promising, way=best_way)
 
     def follow(self, rates: Iterable[float], *, progress: Callable[[], None]) -> Parameters:
         """Return the parameters after epochs with these step sizes.
@@ -377,7 +377,7 @@ class Trainer:
         direction = np.random.default_rng(0).normal(size=len(information)) * has_information
         for _ in range(POWER):
             direction = self._unit(direction)
-            ends = [self._shifted(now, size * direction) for size in (PROBE, -PROBE)]
+            ends = [self._shift_biases(now, size * direction) for size in (PROBE, -PROBE)]
             bend = np.zeros_like(direction)
             for slates in self._batches():
                 up, down = (self._sums(end, slates).gradient[BIAS] for end in ends)
@@ -385,7 +385,7 @@ class Trainer:
             bend = np.divide(bend, information, out=np.zeros_like(bend), where=has_information)
             # after enough iterations, no direction of downward curvature is left
             direction = direction + self._unit(bend)
-        sides = [self._shifted(now, size * self._unit(direction)) for size in (KICK, -KICK)]
+        sides = [self._shift_biases(now, size * self._unit(direction)) for size in (KICK, -KICK)]
         gains = [tune.point(side, z=Z)["gain"] or 0.0 for side in sides]
         return max(zip(sides, gains, strict=True), key=lambda side: side[1])
 
@@ -396,7 +396,7 @@ class Trainer:
         return change * np.sqrt(self._slots / size) if size else change
 
     @staticmethod
-    def _shifted(parameters: Parameters, change: Array) -> Parameters:
+    def _shift_biases(parameters: Parameters, change: Array) -> Parameters:
         return {**parameters, BIAS: parameters[BIAS] + change}
 
     def _epoch(self, number: int, now: Parameters, rate: float, tune: HoldoutValue | None) -> tuple[Parameters, Epoch]:
@@ -450,8 +450,8 @@ def unpack_mask(slates: LoggedSlates) -> LoggedSlates:
 
 
 def group_slates(
-    rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None,
-    credit: tuple[float, float] = (1.0, 1.0),
+    rows: VisitRows, gain: Array, raw_gain: Array, scale: Array, *, slots: bool = False,
+    by_position: Array | None = None, credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip
     """Yield groups of decisions in the form that the gradient takes.
 
@@ -459,22 +459,22 @@ def group_slates(
     slates. With `by_position`, the probability of each slot is conditional on the slots above it, and the return of
     a slot is its own reward plus the rewards of lower slots and of later slates.
 
-    gain: the return of each decision minus the baseline; raw: the return of each decision; scale: the weight of each
-    decision; by_position: the mean reward of each position, or None; credit: the factor of the slot's own reward, and
-    the factor of the rewards after it."""
+    gain: the return of each decision minus the baseline; raw_gain: the return of each decision; scale: the weight of
+    each decision; by_position: the mean reward of each position, or None; credit: the factor of the slot's own
+    reward, and the factor of the rewards after it."""
     for block in blocks(rows):
-        at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
-        logged, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]
+        at = rows.first[block.rows][:, None] + np.arange(block.slates.shape[1])
+        log_p, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw_gain[block.rows]
         if slots:
-            logged, added = rows.logged[at], rows.divided[at] - rows.reward[block.rows][:, None]
-            slot_gain, slot_raw = slot_gain[:, None] + added, slot_raw[:, None] + added
+            log_p, difference = rows.log_marginal[at], rows.divided_reward[at] - rows.reward[block.rows][:, None]
+            slot_gain, slot_raw = slot_gain[:, None] + difference, slot_raw[:, None] + difference
         elif by_position is not None:
-            logged, earned, mean = rows.conditional[at], rows.earned[at], by_position[: at.shape[1]]
-            slot_raw, itself = slot_raw[:, None] - _sums_above(earned), earned - mean
-            slot_gain = credit[0] * itself + credit[1] * (slot_gain[:, None] - _sums_above(itself) - itself)
+            log_p, slot_reward, mean = rows.log_conditional[at], rows.slot_reward[at], by_position[: at.shape[1]]
+            slot_raw, surplus = slot_raw[:, None] - _sums_above(slot_reward), slot_reward - mean
+            slot_gain = credit[0] * surplus + credit[1] * (slot_gain[:, None] - _sums_above(surplus) - surplus)
         yield LoggedSlates(
-            state=block.state, arms=block.arms, described=block.described, shown=block.shown, log_propensity=logged,
-            gain=slot_gain, raw=slot_raw, scale=scale[block.rows], eligible=block.eligible,
+            state=block.state, arms=block.arms, described=block.features, shown=block.slates, gain=slot_gain,
+            raw=slot_raw, log_propensity=log_p, scale=scale[block.rows], eligible=block.eligible,
         )  # fmt: skip
 
 
@@ -489,7 +489,7 @@ def mean_by_position(split: DatasetSplit) -> Array:
     for rows in split.batches():
         position = returns.steps(rows.first)
         n_positions = max(total.shape[1], int(position.max(initial=0)) + 1)
-        added = [np.bincount(position, weights, n_positions) for weights in (rows.earned, np.ones(len(position)))]
-        total = np.pad(total, ((0, 0), (0, n_positions - total.shape[1]))) + np.array(added)
+        sums = [np.bincount(position, terms, n_positions) for terms in (rows.slot_reward, np.ones(len(position)))]
+        total = np.pad(total, ((0, 0), (0, n_positions - total.shape[1]))) + np.array(sums)
     mean: Array = total[0] / np.maximum(total[1], 1)
     return mean

@@ -135,15 +135,15 @@ class VisitRows:
     For each visit, (s,): name, a digest of session and visit; split, the number of its split; cluster, a digest of the
     user or session; stratum, the index of its logger and half; length, the number of its decisions.
 
-    For each decision, (n,): eligible, the index of its eligible set; size, the number of its positions; remembered, the
-    number of arms that its state remembers; log_propensity, the logarithm of the probability of its slate; reward, the
-    reward of its slate; default, 1 where no event counted; ruled, 1 where the page had rules with which the policy is
-    not trained; lowest, the logarithm of the smallest probability that any slate could have had (NaN where this is not
-    known); x (n, d), the features of its state.
+    For each decision, (n,): eligible, the index of its eligible set; size, the number of its positions; n_remembered,
+    the number of arms that its state remembers; log_propensity, the logarithm of the probability of its slate; reward,
+    the reward of its slate; default, 1 where no event counted; is_ruled, 1 where the page had rules with which the
+    policy is not trained; lowest, the logarithm of the smallest probability that any slate could have had (NaN where
+    this is not known); x (n, d), the features of its state.
 
-    For each slot, (i,): shown, the index of its arm; earned, its reward; divided, its reward divided by the examination
-    of its position; logged, the logarithm of its propensity whatever the slots above show; conditional, the logarithm
-    of its propensity given the slots above.
+    For each slot, (i,): shown_arm, the index of its arm; slot_reward, its reward; divided_reward, its reward divided by
+    the examination of its position; log_marginal, the logarithm of its propensity whatever the slots above show;
+    log_conditional, the logarithm of its propensity given the slots above.
 
     For each remembered arm that is eligible, (e,): arm, the index of the arm; memory (e, 4), the features MEMORY of the
     arm."""
@@ -156,18 +156,18 @@ class VisitRows:
     length: Ids
     eligible: Ids
     size: Ids
-    remembered: Ids
+    n_remembered: Ids
     log_propensity: Array
     reward: Array
     default: Ids
-    ruled: Ids
+    is_ruled: Ids
     lowest: Array
     x: Array
-    shown: Ids
-    earned: Array
-    divided: Array
-    logged: Array
-    conditional: Array
+    shown_arm: Ids
+    slot_reward: Array
+    divided_reward: Array
+    log_marginal: Array
+    log_conditional: Array
     arm: Ids
     memory: Array
     words: Sparse | None = None
@@ -179,7 +179,7 @@ class VisitRows:
         """Return the selected visits, in the order of `visits`, with the eligible sets of their decisions."""
         decisions = piece_rows(self.start[visits], self.length[visits])
         slots = piece_rows(self.first[decisions], self.size[decisions])
-        arms = piece_rows(offsets(self.remembered)[decisions], self.remembered[decisions])
+        arms = piece_rows(offsets(self.n_remembered)[decisions], self.n_remembered[decisions])
         numbers, eligible = np.unique(self.eligible[decisions], return_inverse=True)
         sets = [self.eligible_sets[number] for number in numbers.tolist()]
         tables = ((VISIT, visits), (DECISION, decisions), (SLOT, slots), (ARM, arms))
@@ -216,14 +216,14 @@ class VisitRows:
 
     def state(self) -> State:
         """Return the states of the decisions as one record of arrays."""
-        row = np.repeat(np.arange(len(self.eligible)), self.remembered)
+        row = np.repeat(np.arange(len(self.eligible)), self.n_remembered)
         return State(self.x, row, self.arm, self.memory, self.words)
 
 
 # Columns and their stored types: features are of size about 1, and indices are small.
-DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
-            "ruled": "i1", "lowest": "f8", "x": "f4"}  # fmt: skip
-SLOT = {"shown": "i4", "earned": "f8", "divided": "f8", "logged": "f8", "conditional": "f8"}
+DECISION = {"size": "i4", "n_remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
+            "is_ruled": "i1", "lowest": "f8", "x": "f4"}  # fmt: skip
+SLOT = {"shown_arm": "i4", "slot_reward": "f8", "divided_reward": "f8", "log_marginal": "f8", "log_conditional": "f8"}
 ARM = {"arm": "i4", "memory": "f4"}
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
 SETS = ("catalogue", "count", "eligible_arms")  # for each eligible set of a portion; then the arms of all of them
@@ -256,9 +256,9 @@ class VisitFile(ArrayFile):
 
     def portion(self, number: int) -> VisitRows:
         """Return the visits of the portion with this number."""
-        stored, words = self.read(number)
+        arrays, words = self.read(number)
         columns: dict[str, Any] = {
-            name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in stored.items()
+            name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in arrays.items()
         }
         catalogue, count, arms = (columns.pop(name) for name in SETS)
         pieces, catalogues = np.split(arms, np.cumsum(count)[:-1]), list(self._catalogues.values())
@@ -334,20 +334,20 @@ class Dataset:
         count = sum(map(len, self._clusters[TRAIN]))
         return max(1, min(max_visits, -(-count // FOLDS)))
 
-    def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
+    def arrange(self, sizes: Mapping[int, int], *, columns: Ids | None = None) -> None:
         """Arrange the written visits into splits.
 
-        sizes: for each split to arrange, by number, the largest number of visits in a batch; weighed: see `union`."""
+        sizes: for each split to arrange, by number, the largest number of visits in a batch; columns: see `union`."""
         for number, max_visits in sizes.items():
             n_visits = sum(map(len, self._clusters[number]))
-            self.splits[number] = self.union([number], -(-n_visits // max_visits), weighed=weighed)
+            self.splits[number] = self.union([number], -(-n_visits // max_visits), columns=columns)
 
-    def union(self, numbers: Sequence[int], n_batches: int, *, weighed: Ids | None = None) -> DatasetSplit:
+    def union(self, numbers: Sequence[int], n_batches: int, *, columns: Ids | None = None) -> DatasetSplit:
         """Return the visits of several splits together, in n_batches batches.
 
-        numbers: the numbers of the splits; weighed: the columns of sparse contexts to keep, each renumbered to its
+        numbers: the numbers of the splits; columns: the columns of sparse contexts to keep, each renumbered to its
         index in this array."""
-        columns = np.empty(0, np.int64) if weighed is None else weighed
+        columns = np.empty(0, np.int64) if columns is None else columns
         clusters = np.concatenate([np.empty(0, np.int64), *chain(*(self._clusters[number] for number in numbers))])
         split = DatasetSplit(self._catalogues, clusters, self.strata)
         ends = [len(batch) for batch in np.array_split(np.arange(len(clusters)), n_batches)] if n_batches else []
@@ -379,23 +379,23 @@ class DecisionBlock:
     """This record holds n decisions that have m arms together.
 
     rows (n,): the index of each decision, ascending; arms (m,): the index of each arm among the trained arms,
-    ascending; described (m, p): the features of these arms; shown (n, k): the arm at each position, as an index into
+    ascending; features (m, p): the features of these arms; slates (n, k): the arm at each position, as an index into
     `arms`; state: the states of the decisions, where arms are also indexes into `arms`; eligible (n, m): whether
     each decision may show each arm, or None where all decisions may show all arms."""
 
     rows: Ids
     arms: Index
-    described: Array
+    features: Array
     state: State
-    shown: Ids
+    slates: Ids
     eligible: Flags | None
 
     def slice_rows(self, start: int, end: int) -> DecisionBlock:
         """Return the block of the decisions from index `start` up to but not including `end`."""
         rows = slice(start, end)
         return DecisionBlock(
-            rows=self.rows[rows], arms=self.arms, described=self.described, state=self.state.slice_rows(start, end),
-            shown=self.shown[rows], eligible=None if self.eligible is None else self.eligible[rows],
+            rows=self.rows[rows], arms=self.arms, features=self.features, state=self.state.slice_rows(start, end),
+            slates=self.slates[rows], eligible=None if self.eligible is None else self.eligible[rows],
         )  # fmt: skip
 
 
@@ -403,33 +403,33 @@ def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
     """Yield the decisions in blocks, in order of slate size and of the number of the eligible set. Decisions whose page
     had rules are left out."""
     # groups of decisions with the same size and eligible set
-    first, group_index = distinct(rows.size, rows.eligible, rows.ruled)
+    first, group_index = distinct(rows.size, rows.eligible, rows.is_ruled)
     sizes, counts = rows.size[first].tolist(), np.bincount(group_index).tolist()
     sets = [rows.eligible_sets[number] for number in rows.eligible[first].tolist()]
     # groups that may share a block
     by_kind = defaultdict[tuple[int, bytes], list[int]](list)
     for group, eligible in enumerate(sets):
-        if rows.ruled[first[group]]:
+        if rows.is_ruled[first[group]]:
             continue
         by_kind[sizes[group], eligible.catalogue.digest].append(group)
     state = rows.state()
     for groups in by_kind.values():
-        step = _sets_at_a_time([sets[group] for group in groups], [counts[group] for group in groups])
+        step = _choose_set_count([sets[group] for group in groups], [counts[group] for group in groups])
         for start in range(0, len(groups), step):
             members = groups[start : start + step]
             local = np.full(len(first), -1)
             local[members] = np.arange(len(members))
-            yield _block(rows, state, [sets[group] for group in members], local[group_index])
+            yield _make_block(rows, state, [sets[group] for group in members], local[group_index])
 
 
-def _sets_at_a_time(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int:
+def _choose_set_count(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int:
     """Return the number of eligible sets to process together. The union of more sets has more needless arms, but takes
     fewer calls. The size of the union is estimated as if the sets were random.
 
     counts: the number of decisions of each set."""
     if len(sets) == 1:
         return 1
-    sizes, n_arms, n = np.array([len(eligible.arms) for eligible in sets]), len(_union(sets)), sum(counts)
+    sizes, n_arms, n = np.array([len(eligible.arms) for eligible in sets]), len(_join_sets(sets)), sum(counts)
     inclusion = float(np.average(sizes, weights=counts)) / n_arms
     steps = np.unique(np.minimum(1 << np.arange(len(sets).bit_length() + 1), len(sets)))
     union = n_arms * -np.expm1(steps * np.log1p(-min(inclusion, 1 - 1e-9)))
@@ -438,24 +438,28 @@ def _sets_at_a_time(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int:
     return int(steps[np.argmin(cost)])
 
 
-def _union(sets: Sequence[EligibleSet]) -> Ids:
+def _join_sets(sets: Sequence[EligibleSet]) -> Ids:
     in_any = np.zeros(len(sets[0].catalogue.features), np.bool_)
     for eligible in sets:
         in_any[eligible.arms] = True
     return np.flatnonzero(in_any)
 
 
-def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Ids) -> DecisionBlock:
+def _make_block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Ids) -> DecisionBlock:
     """Return the block of the decisions that have one of these eligible sets.
 
     local (all rows,): the index of each decision's set in `sets`, or -1 where the set is not among them."""
     members = np.flatnonzero(local >= 0)
     if len(members) < len(local):
         state, local = state.take(members), local[members]
-    shown = rows.shown[rows.first[members][:, None] + np.arange(int(rows.size[members[0]]))]
+    slates = rows.shown_arm[rows.first[members][:, None] + np.arange(int(rows.size[members[0]]))]
     # the arms of the block, and their indices in it
     features = sets[0].catalogue.features
-    arms, index, eligible = sets[0].arms if len(sets) == 1 else _union(sets), np.zeros(len(features), np.int64), None
+    arms, index, eligible = (
+        sets[0].arms if len(sets) == 1 else _join_sets(sets),
+        np.zeros(len(features), np.int64),
+        None,
+    )
     index[arms] = np.arange(len(arms))
     if len(sets) > 1:  # the arms that each decision may show
         mask, lengths = np.zeros((len(sets), len(arms)), np.bool_), [len(eligible_set.arms) for eligible_set in sets]
@@ -463,6 +467,6 @@ def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Id
         mask[np.repeat(np.arange(len(sets)), lengths), members_of] = True
         eligible = mask[local]
     return DecisionBlock(
-        rows=members, arms=arms, described=features[arms], shown=index[shown], eligible=eligible,
+        rows=members, arms=arms, features=features[arms], slates=index[slates], eligible=eligible,
         state=State(state.x, state.row, index[state.arm], state.memory, state.words),
     )  # fmt: skip

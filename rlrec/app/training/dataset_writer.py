@@ -52,27 +52,27 @@ CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 class WriteReport(Sums, kw_only=True, eq=True):
     """This record tells which visits of a log went into a dataset, and why other visits did not.
 
-    unused: the counts of visits that are not over, incomplete, or without propensities; moved: the number of visits
-    of a session that later got a user of another split; unrecorded: the number of visits without stored states;
-    too_long: the number of visits too long to be evaluated.
+    unused_visits: the counts of visits that are not over, incomplete, or without propensities; moved_visits: the number
+    of visits of a session that later got a user of another split; unrecorded_visits: the number of visits without
+    stored states; long_visits: the number of visits too long to be evaluated.
 
-    visits, decisions, slots: the numbers of usable visits, of their decisions and of their slots; ruled: the number of
-    decisions whose pages have rules that keep them from teaching; gate_visits: the number of usable visits in the split
-    of the gate, which are not written; new_visits: the number of visits that were not usable before the time `since`;
-    rewarded_decisions: the number of decisions with an event that counts; max_reward: the largest absolute reward of a
-    slate; last_id: the id of the newest decision; keep_probabilities: the smallest and the largest probability with
-    which the log kept its decisions."""
+    visits, decisions, slots: the numbers of usable visits, of their decisions and of their slots; ruled_decisions:
+    the number of decisions whose pages have rules that keep them from teaching; gate_visits: the number of usable
+    visits in the split of the gate, which are not written; new_visits: the number of visits that were not usable
+    before the time `since`; rewarded_decisions: the number of decisions with an event that counts; max_reward: the
+    largest absolute reward of a slate; last_id: the id of the newest decision; keep_probabilities: the smallest and
+    the largest probability with which the log kept its decisions."""
 
-    unused: UnusedVisits = field(default_factory=UnusedVisits)
-    moved: int = 0
-    unrecorded: int = 0
-    too_long: int = 0
+    unused_visits: UnusedVisits = field(default_factory=UnusedVisits)
+    moved_visits: int = 0
+    unrecorded_visits: int = 0
+    long_visits: int = 0
     max_reward: float = 0.0
     last_id: int = 0
     visits: int = 0
     gate_visits: int = 0
     decisions: int = 0
-    ruled: int = 0
+    ruled_decisions: int = 0
     slots: int = 0
     new_visits: int = 0
     rewarded_decisions: int = 0
@@ -86,16 +86,16 @@ class WriteReport(Sums, kw_only=True, eq=True):
     def unused_sessions(self) -> str:
         """Return a text on the sessions that do not teach, with the number of sessions for each reason."""
         counts = (
-            (self.unused.waiting, "not over, or still within their reward windows"),
-            (self.unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
-            (self.unrecorded, "whose states at the time of their decisions are not recorded"),
-            (self.moved, "whose user came later and belongs to another split"),
-            (self.too_long, f"of more than {ended_visits.MAX_VISIT_DECISIONS:,} decisions"),
+            (self.unused_visits.waiting, "not over, or still within their reward windows"),
+            (self.unused_visits.left_out, "cut by the filter, with a censored slot, or without propensities"),
+            (self.unrecorded_visits, "whose states at the time of their decisions are not recorded"),
+            (self.moved_visits, "whose user came later and belongs to another split"),
+            (self.long_visits, f"of more than {ended_visits.MAX_VISIT_DECISIONS:,} decisions"),
         )
         return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
 
 
-Written = tuple[WriteReport, list[VisitRows]]  # the report on a part of the log, and its visits
+WriteResult = tuple[WriteReport, list[VisitRows]]  # the report on a part of the log, and its visits
 
 
 class DatasetWriter:
@@ -121,8 +121,8 @@ class DatasetWriter:
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
         # the number of loggers that can have weights, as in `evaluate`, for visits of this length
         horizon = min(max(1, self.evaluation.extent.steps), ended_visits.MAX_VISIT_DECISIONS)
-        self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
-        fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
+        self._spans_batches, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
+        fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spans_batches)
         self.max_loggers = fold.most_loggers
         self._ruled_contexts = np.array(contents.contexts_with(unit, PAGE), np.int64)
         self._context_ids: Ids = np.empty(0, np.int64)
@@ -140,28 +140,28 @@ class DatasetWriter:
             bounds = session_bounds(self.unit, selection)
             batches = reader.batches(self.unit, selection, columns=COLUMNS, visits=True, keys=True, bounds=bounds)
             log_reader = LogReader(self.unit, self.evaluation, progress=progress, rows=batches)
-            portions: Iterator[Written] = map(self._written, log_reader.batches(self.reading))
+            portions: Iterator[WriteResult] = map(self._read_batch, log_reader.batches(self.reading))
         else:
             portions = passes.results(LogReader(self.unit, self.evaluation, progress=progress), self, engine)
-        for written, pieces in portions:
+        for counts, pieces in portions:
             for rows in pieces:
                 dataset.add(rows)
-            report += written
+            report += counts
             progress()
         return report
 
-    def __call__(self, log_reader: LogReader, /) -> Written:
+    def __call__(self, log_reader: LogReader, /) -> WriteResult:
         """Return a report on the visits of a partition, and the usable visits."""
         report, rows = WriteReport(), list[VisitRows]()
-        for written, pieces in map(self._written, log_reader.batches(self.reading)):
-            report, rows = report + written, rows + pieces
+        for counts, pieces in map(self._read_batch, log_reader.batches(self.reading)):
+            report, rows = report + counts, rows + pieces
         return report, rows
 
-    def _written(self, batch: reader.Batch) -> Written:
+    def _read_batch(self, batch: reader.Batch) -> WriteResult:
         """Return a report on the visits of a batch, and the usable visits."""
-        visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
+        visits, counts = ended_visits.usable_visits(batch, self.reward, self.cutoff)
         keep = batch.slots["keep_probability"]
-        report = WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
+        report = WriteReport(unused_visits=counts, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
         if not len(visits):
             return report, []
         # which visits have states, a split that is still right, and an end
@@ -169,30 +169,30 @@ class DatasetWriter:
         assert keys is not None
         owner, _ = look_up(keys["session_id"], visits.slots["session_id"])
         visits = replace(visits, slots=visits.slots | {OWNER: owner})
-        recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
+        is_recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
         split_holds = owner_splits(self.salt, keys)[visits.per_visit(OWNER)] == visits.per_visit("split")
         is_short = np.diff(visits.start) <= ended_visits.MAX_VISIT_DECISIONS
-        is_usable = recorded & split_holds & is_short
+        is_usable = is_recorded & split_holds & is_short
         report += WriteReport(
-            unrecorded=int((~recorded).sum()),
-            moved=int((recorded & ~split_holds).sum()),
-            too_long=int((recorded & split_holds & ~is_short).sum()),
+            unrecorded_visits=int((~is_recorded).sum()),
+            moved_visits=int((is_recorded & ~split_holds).sum()),
+            long_visits=int((is_recorded & split_holds & ~is_short).sum()),
         )
-        visits = self._with_rules(visits.take(is_usable))
+        visits = self._mark_rules(visits.take(is_usable))
         if not len(visits):
             return report, []
         is_judged = visits.slots["decision_id"][visits.begins] >= self.judged_from
         split = visits.per_visit("split")
-        written = (split == TRAIN) | (split == TUNE) & is_judged
+        is_written = (split == TRAIN) | (split == TUNE) & is_judged
         report += WriteReport(
             visits=len(visits), decisions=int(visits.start[-1]), slots=int(visits.first[-1]),
-            ruled=int(visits.per_decision(RULED).sum()),
+            ruled_decisions=int(visits.per_decision(RULED).sum()),
             gate_visits=int(((split == GATE) & is_judged).sum()),
             new_visits=int((visits.mature_from > self.since).sum()),
             rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
             last_id=int(visits.slots["decision_id"].max()),
         )  # fmt: skip
-        return report, list(self._portions(visits.take(written), keys))
+        return report, list(self._portions(visits.take(is_written), keys))
 
     def _portions(self, visits: EndedVisits, keys: Columns) -> Iterator[VisitRows]:
         """Yield the rows of visits, in portions. The number of arms in the eligible sets of a portion is limited.
@@ -214,7 +214,7 @@ class DatasetWriter:
         pairs = zip(users, sessions, strict=True)
         names_of_clusters = [f"user/{user}" if user else f"session/{key}" for user, key in pairs]
         stratum = self.evaluation.loggers.stratum_codes(
-            slots | {"cluster": cluster_digests(slots, "user")}, visits.begins, spans_batches=self._spanning,
+            slots | {"cluster": cluster_digests(slots, "user")}, visits.begins, spans_batches=self._spans_batches,
             max_loggers=self.max_loggers,
         )  # fmt: skip
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
@@ -222,46 +222,46 @@ class DatasetWriter:
         is_free = ~slots[PINNED]
         slots = slots if is_free.all() else take(slots, is_free)
         # the states
-        encoded = self._encoded(visits.per_decision("context_id"))
-        state = self.model.states(encoded, visits.histories(), revision)
+        encoded_contexts = self._encode_contexts(visits.per_decision("context_id"))
+        state = self.model.states(encoded_contexts, visits.histories(), revision)
         # remembered arms that are eligible
-        sets, set_index = self._sets(eligible, revision, self._pinned_arms(visits))
-        remembered, n_arms = self._positions(state.arm), len(self.arms)
+        sets, set_index = self._find_sets(eligible, revision, self._pinned_arms(visits))
+        arm, n_arms = self._find_arms(state.arm), len(self.arms)
         codes = np.concatenate([eligible_set.arms + n_arms * number for number, eligible_set in enumerate(sets)])
-        code = set_index[state.row] * n_arms + remembered
+        code = set_index[state.row] * n_arms + arm
         in_set = np.flatnonzero(look_up(codes, code)[1])
-        in_set = in_set[order_by_row(state.row[in_set], remembered[in_set])]
+        in_set = in_set[order_by_row(state.row[in_set], arm[in_set])]
         # the propensity of a separate slot is its marginal or, where that is unknown, its conditional probability
         slot_probability = np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"])
-        earned, logged, divided = slots["reward"], np.log(slot_probability), slots["reward"]
+        slot_reward, log_marginal, divided_reward = slots["reward"], np.log(slot_probability), slots["reward"]
         if self.examination:
-            examined = np.append(self.examination, np.inf)[np.minimum(slots["position"] - 1, len(self.examination))]
-            divided = earned / examined
-            logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
+            examination = np.append(self.examination, np.inf)[np.minimum(slots["position"] - 1, len(self.examination))]
+            divided_reward = slot_reward / examination
+            log_marginal = np.where(np.isinf(examination), UNWEIGHED, log_marginal)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=np.array(contents.key_digests(names), np.int64).view(np.uint64),
             split=visits.per_visit("split"), cluster=np.array(contents.key_digests(names_of_clusters), np.int64),
             stratum=stratum, length=np.diff(visits.start),
             eligible=set_index, size=np.add.reduceat(is_free, first[:-1], dtype=np.int64),
-            remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
+            n_remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x.astype(np.float32),
-            ruled=visits.per_decision(RULED).astype(np.int64),
-            shown=self._positions(slots["arm_id"]), earned=earned, divided=divided, logged=logged,
-            conditional=np.log(slots["propensity"]), arm=remembered[in_set], memory=state.memory[in_set],
-            words=encoded if isinstance(encoded, Sparse) else None,
+            is_ruled=visits.per_decision(RULED).astype(np.int64), shown_arm=self._find_arms(slots["arm_id"]),
+            slot_reward=slot_reward, divided_reward=divided_reward, log_marginal=log_marginal,
+            log_conditional=np.log(slots["propensity"]), arm=arm[in_set], memory=state.memory[in_set],
+            words=encoded_contexts if isinstance(encoded_contexts, Sparse) else None,
         )  # fmt: skip
 
-    def _with_rules(self, visits: EndedVisits) -> EndedVisits:
+    def _mark_rules(self, visits: EndedVisits) -> EndedVisits:
         """Return the visits with two more columns of slots. RULED marks all slots of a page that has rules other than
         pins, or whose slots are all pinned. PINNED marks the slots of other pages that a pin of the request or of the
         policy fills."""
         if not len(visits):
             return visits
         context_id, position = visits.per_decision("context_id"), visits.slots["position"]
-        is_ruled = np.isin(context_id, self._ruled_contexts)
+        has_page = np.isin(context_id, self._ruled_contexts)
         has_even_floor = not isinstance(self.model.policy.exploration, tuple)
-        ids = np.unique(context_id[is_ruled])
+        ids = np.unique(context_id[has_page])
         pages = [parse(context.get(PAGE) or {}) for context in stored_contexts.distinct_contexts(self.unit, ids)[0]]
         policy_page = declared(self.model.policy.rules)
         pins = [{} if policy_page is None else policy_page.pin]
@@ -273,48 +273,48 @@ class DatasetWriter:
             for at, key in by_position.items():
                 if at < pinned_arms.shape[1]:
                     pinned_arms[row, at] = arm_ids.get(key, -1)
-        kind: Ids = np.where(is_ruled, np.searchsorted(ids, context_id) + 1, 0)
+        kind: Ids = np.where(has_page, np.searchsorted(ids, context_id) + 1, 0)
         decision = np.repeat(np.arange(len(kind)), np.diff(visits.first))
         is_pinned = pinned_arms[kind[decision], position] == visits.slots["arm_id"]
         has_others = np.array([False, *(bool(page.least) or not has_even_floor for page in pages)])[kind]
         # a cap of as many arms as the page has takes none away
         caps = np.array([np.inf, *(min(page.most.values(), default=np.inf) for page in pages)])[kind]
         has_others |= caps < visits.per_decision("size")
-        ruled = (has_others | np.logical_and.reduceat(is_pinned, visits.first[:-1]))[decision]
-        return replace(visits, slots=visits.slots | {PINNED: is_pinned & ~ruled, RULED: ruled})
+        is_ruled = (has_others | np.logical_and.reduceat(is_pinned, visits.first[:-1]))[decision]
+        return replace(visits, slots=visits.slots | {PINNED: is_pinned & ~is_ruled, RULED: is_ruled})
 
     def _pinned_arms(self, visits: EndedVisits) -> Ids:
         """Return the indexes of the arms that pins show in each decision, (n, p), where -1 fills rows with fewer than p
         pins."""
-        pinned, n = np.flatnonzero(visits.slots[PINNED]), len(visits.first) - 1
-        decision = np.searchsorted(visits.first, pinned, side="right") - 1
-        column = np.arange(len(pinned)) - offsets(np.bincount(decision, minlength=n))[decision]
+        pinned_rows, n = np.flatnonzero(visits.slots[PINNED]), len(visits.first) - 1
+        decision = np.searchsorted(visits.first, pinned_rows, side="right") - 1
+        column = np.arange(len(pinned_rows)) - offsets(np.bincount(decision, minlength=n))[decision]
         arms = np.full((n, int(column.max(initial=-1)) + 1), -1)
-        arms[decision, column] = self._positions(visits.slots["arm_id"][pinned])
+        arms[decision, column] = self._find_arms(visits.slots["arm_id"][pinned_rows])
         return arms
 
-    def _encoded(self, context_id: Ids) -> Encoded:
+    def _encode_contexts(self, context_id: Ids) -> Encoded:
         """Return the encoded context of each decision. Contexts of the previous portion are not read again.
 
         context_id: the id of each decision's context."""
         first, code = distinct(context_id)
         ids = context_id[first]
         index, is_cached = look_up(self._context_ids, ids)
-        new, cached, pieces = np.flatnonzero(~is_cached), np.flatnonzero(is_cached), list[Encoded]()
-        if len(new):
-            pieces.append(self.model.encode_contexts(stored_contexts.distinct_contexts(self.unit, ids[new])[0]))
-        if len(cached):
-            pieces.append(self._encoded_contexts[index[cached]])
+        new_rows, cached_rows, pieces = np.flatnonzero(~is_cached), np.flatnonzero(is_cached), list[Encoded]()
+        if len(new_rows):
+            pieces.append(self.model.encode_contexts(stored_contexts.distinct_contexts(self.unit, ids[new_rows])[0]))
+        if len(cached_rows):
+            pieces.append(self._encoded_contexts[index[cached_rows]])
         concatenate = Sparse.concatenate if isinstance(pieces[0], Sparse) else np.concatenate
-        order = np.argsort(np.concatenate([new, cached]))
+        order = np.argsort(np.concatenate([new_rows, cached_rows]))
         self._context_ids, self._encoded_contexts = ids, concatenate(pieces)[order]
         return self._encoded_contexts[code]
 
-    def _positions(self, ids: Ids) -> Ids:
+    def _find_arms(self, ids: Ids) -> Ids:
         """Return the index of each of these arms among the trained arms."""
         return self._order[look_up(self.arms[self._order], ids)[0]]
 
-    def _sets(self, eligible: Ids, revision: Ids, pinned_arms: Ids) -> tuple[list[EligibleSet], Ids]:
+    def _find_sets(self, eligible: Ids, revision: Ids, pinned_arms: Ids) -> tuple[list[EligibleSet], Ids]:
         """Return the distinct eligible sets of decisions, and the index of each decision's set, (n,). A set has the
         features that its arms had at the time, and lacks the pinned arms of its decisions.
 
@@ -327,9 +327,9 @@ class DatasetWriter:
             [first, eligible[first], epoch[first], revision[first]]
         ).tolist():
             if number not in self._catalogues:
-                described = Catalogue(self.model.arm_features.encode(self.arms, at))
-                equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == described.digest)
-                self._catalogues[number] = next(equal, described)
-            arms = np.setdiff1d(self._positions(np.array(members[set_id], np.int64)), pinned_arms[row])
+                catalogue = Catalogue(self.model.arm_features.encode(self.arms, at))
+                duplicates = (earlier for earlier in self._catalogues.values() if earlier.digest == catalogue.digest)
+                self._catalogues[number] = next(duplicates, catalogue)
+            arms = np.setdiff1d(self._find_arms(np.array(members[set_id], np.int64)), pinned_arms[row])
             sets.append(EligibleSet(self._catalogues[number], arms))
         return sets, index

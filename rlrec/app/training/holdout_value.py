@@ -58,7 +58,7 @@ def _decisions(rows: VisitRows) -> Decisions:
     """Return the decisions of these visits in the form that the model of returns takes."""
     state = rows.state()
     return Decisions(
-        start=rows.start, cluster=rows.cluster, top=rows.shown[rows.first[:-1]], x=rows.x, row=state.row,
+        start=rows.start, cluster=rows.cluster, top=rows.shown_arm[rows.first[:-1]], x=rows.x, row=state.row,
         arm=state.arm, memory=state.memory,
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ def _logged_slots(rows: VisitRows) -> Array:
     """Return the logarithm of the logged probability of each slot, given the slots above, (i,). Where this probability
     is not known, the result is an equal part of the logarithm for the slate."""
     parts = np.repeat(rows.log_propensity / rows.size, rows.size)
-    return np.where(np.isnan(rows.conditional), parts, rows.conditional)
+    return np.where(np.isnan(rows.log_conditional), parts, rows.log_conditional)
 
 
 class HoldoutValue:
@@ -125,8 +125,8 @@ class HoldoutValue:
         estimate = self._estimate(partial)
         ess = estimate.ess
         if self.by_position is None:
-            paired = self.difference(partial, alpha=0.025, replicates=GAIN_REPLICATES)
-            gain, error = paired.value, paired.std_error
+            comparison = self.difference(partial, alpha=0.025, replicates=GAIN_REPLICATES)
+            gain, error = comparison.value, comparison.std_error
         else:
             gain, error = self.slot_gain(parameters)
             ess = min(ess or 0.0, self.expected_ess(parameters))
@@ -147,24 +147,24 @@ class HoldoutValue:
             log_slots, stratum = self._log_slots(rows, self.reference), np.repeat(rows.stratum, rows.length)
             log_ratio = np.add.reduceat(log_slots, rows.first[:-1]) - rows.log_propensity
             if by_slot:
-                log_ratio, stratum = log_slots - rows.conditional, np.repeat(stratum, rows.size)
+                log_ratio, stratum = log_slots - rows.log_conditional, np.repeat(stratum, rows.size)
             weight = np.exp(np.minimum(log_ratio, reinforce.MAX_LOG_WEIGHT))
             columns = np.ones(len(weight)), weight, weight**2, np.minimum(weight, clip) ** 2
             sums += [np.bincount(stratum, column, len(strata)) for column in columns]
         by_logger = {logger: sums[:, [s.logger == logger for s in strata]].sum(axis=1) for logger, _ in strata}
-        unsupported = frozenset(
+        unsupported_loggers = frozenset(
             logger for logger, (n, weight, squares, _) in by_logger.items()
             if n and weight / n + 3 * np.sqrt(max(squares / n - (weight / n) ** 2, 0.0) / n) < LEAST_MEAN_WEIGHT
         )  # fmt: skip
         spread = {
-            stratum: WeightSpread(*(np.array([column]) for column in (n, weight, clipped, n)))
-            for stratum, (n, weight, _, clipped) in zip(strata, sums.T, strict=True) if n
+            stratum: WeightSpread(*(np.array([column]) for column in (n, weight, clipped_squares, n)))
+            for stratum, (n, weight, _, clipped_squares) in zip(strata, sums.T, strict=True) if n
         }  # fmt: skip
         sizes = {
             logger: (weight**2 / squares, int(n)) for logger, (n, weight, squares, _) in by_logger.items()
-            if squares and logger not in unsupported
+            if squares and logger not in unsupported_loggers
         }  # fmt: skip
-        absent = unsupported | negligible_loggers(sizes) if sizes else frozenset()
+        absent = unsupported_loggers | negligible_loggers(sizes) if sizes else frozenset()
         factors = stratum_factors(spread, frozenset(stratum for stratum in spread if stratum.logger in absent))
         return np.array([factors[stratum][0] if stratum in factors else 0.0 for stratum in strata])
 
@@ -198,14 +198,14 @@ class HoldoutValue:
         strata = self.split.strata
         partials: ByStratum = {}
         for rows in self.split.batches(self.max_visits):
-            decisions, log_slots, is_ruled = _decisions(rows), _logged_slots(rows), rows.ruled > 0
-            predicted = self.values.predicted(decisions)
-            expected = self.values.expected(decisions, self._distributions(rows, parameters, log_slots))
-            expected[is_ruled] = predicted[is_ruled]
+            decisions, log_slots, is_ruled = _decisions(rows), _logged_slots(rows), rows.is_ruled > 0
+            predictions = self.values.predicted(decisions)
+            expectations = self.values.expected(decisions, self._distributions(rows, parameters, log_slots))
+            expectations[is_ruled] = predictions[is_ruled]
             log_ratio = np.add.reduceat(log_slots, rows.first[:-1]) - rows.log_propensity
             batch = VisitBatch(
                 start=rows.start, reward=rows.reward, log_ratio=log_ratio, cluster=rows.cluster,
-                predicted=predicted, expected=expected, largest=-rows.lowest,
+                predicted=predictions, expected=expectations, largest=-rows.lowest,
                 default=rows.default > 0,
             )  # fmt: skip
             for number, visits in group_members(rows.stratum, len(strata)):
@@ -217,14 +217,14 @@ class HoldoutValue:
         """Yield the distributions of slates under the parameters, in portions of the decisions. The logarithm of the
         probability of each shown slot, given the slots above, is written into log_slots, (i,)."""
         for block in self._portions(rows):
-            score, at, shown = self._score(parameters, block), block.rows, block.shown
+            score, at, slates = self._score(parameters, block), block.rows, block.slates
             probability = plackett_luce.probabilities(score, block.eligible, **self._exploration)
-            if shown.shape[1] == 1:
+            if slates.shape[1] == 1:
                 with np.errstate(divide="ignore"):
-                    log_shown = np.log(probability[np.arange(len(at)), shown[:, 0]])[:, None]
+                    log_shown = np.log(probability[np.arange(len(at)), slates[:, 0]])[:, None]
             else:
-                log_shown = plackett_luce.log_conditionals(score, shown, block.eligible, **self._exploration)
-            log_slots[rows.first[at][:, None] + np.arange(shown.shape[1])] = log_shown
+                log_shown = plackett_luce.log_conditionals(score, slates, block.eligible, **self._exploration)
+            log_slots[rows.first[at][:, None] + np.arange(slates.shape[1])] = log_shown
             cases = np.arange(len(at))
             yield TargetSlates(rows=at, log_slate=log_shown.sum(axis=1), arms=block.arms, share=probability, case=cases)
 
@@ -247,8 +247,8 @@ class HoldoutValue:
         values = []
         for rows in self.split.batches(self.max_visits):
             mean = self.by_position[np.minimum(returns.steps(rows.first), len(self.by_position) - 1)]
-            log_ratio = self._log_slots(rows, parameters) - rows.conditional
-            weighed_gain = np.exp(np.minimum(log_ratio, reinforce.MAX_LOG_WEIGHT)) * (rows.earned - mean)
+            log_ratio = self._log_slots(rows, parameters) - rows.log_conditional
+            weighed_gain = np.exp(np.minimum(log_ratio, reinforce.MAX_LOG_WEIGHT)) * (rows.slot_reward - mean)
             values.append(np.add.reduceat(weighed_gain, rows.first[rows.start[:-1]]))
         return np.concatenate(values)
 
@@ -261,7 +261,7 @@ class HoldoutValue:
             growth = np.zeros(len(rows.eligible))
             for block in self._portions(rows):
                 scores = self._score(parameters, block), self._score(self.reference, block)
-                divergences = plackett_luce.chi_squares(*scores, block.shown, block.eligible, **self._exploration)
+                divergences = plackett_luce.chi_squares(*scores, block.slates, block.eligible, **self._exploration)
                 growth[block.rows] = np.log1p(divergences).sum(axis=1)
             visit_growth = np.add.reduceat(growth, rows.start[:-1])
             visits += len(visit_growth)
@@ -281,11 +281,11 @@ class HoldoutValue:
         for block in self._portions(next(self.split.batches())):
             scores = self._score(parameters, block), self._score(self.reference, block)
             first = plackett_luce.probabilities(scores[0], block.eligible, **self._exploration)
-            kl = plackett_luce.divergences(*scores, block.shown, block.eligible, **self._exploration)
+            kl = plackett_luce.divergences(*scores, block.slates, block.eligible, **self._exploration)
             entropy = -(first * np.log(np.maximum(first, 1e-30))).sum()
             sums += [len(block.rows), float(entropy), float(kl.sum())]
         return float(sums[1] / max(1.0, sums[0])), float(sums[2] / max(1.0, sums[0]))
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:
         arm_parameters = {name: parameters[name][block.arms] for name in ARM_PARAMETERS}
-        return score_states(self.policy.arm_weights({**parameters, **arm_parameters}, block.described), block.state)
+        return score_states(self.policy.arm_weights({**parameters, **arm_parameters}, block.features), block.state)

@@ -31,14 +31,14 @@ class TrainingLease:
     def __init__(self, store: Store, policy: StoredPolicy, *, exclusive: bool = True) -> None:
         self.store, self.policy, self.exclusive = store, policy, exclusive
         self.token = f"{_machine()}/{os.getpid()}/{_start_ticks(os.getpid())}/{uuid4().hex}"
-        self._renewed, self._can_renew = monotonic(), True
+        self._renewed_at, self._can_renew = monotonic(), True
 
     def __enter__(self) -> Self:
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        holding = self.store.write(lambda unit: self._take(unit, holder)) if self.exclusive else None
-        if holding is not None:
+        lease = self.store.write(lambda unit: self._take_lease(unit, holder)) if self.exclusive else None
+        if lease is not None:
             raise StoreBusy(
-                f"policy {self.policy.name} is being trained by {holding.holder} since {format_time(holding.taken_at)}",
+                f"policy {self.policy.name} is being trained by {lease.holder} since {format_time(lease.taken_at)}",
                 hint=f"a retry is safe; a lease without a sign of life ends after {LEASE_S} s",
             )
         return self
@@ -47,19 +47,19 @@ class TrainingLease:
         if self.exclusive:
             self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
-    def _take(self, unit: Unit, holder: str) -> leases.Lease | None:
-        current = leases.current(unit, self.policy.id)
-        if current is not None and _is_dead(current.token):
-            leases.release(unit, self.policy.id, token=current.token)
+    def _take_lease(self, unit: Unit, holder: str) -> leases.Lease | None:
+        lease = leases.current(unit, self.policy.id)
+        if lease is not None and _is_dead(lease.token):
+            leases.release(unit, self.policy.id, token=lease.token)
         now, self._can_renew = unit.clock(), leases.can_renew(unit)
         until = now + (LEASE_S if self._can_renew else UNRENEWED_S) * SECOND
         return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=until)
 
     def renew(self) -> None:
         """Renew the lease, unless this lease was renewed recently."""
-        if self.exclusive and self._can_renew and monotonic() - self._renewed > RENEWAL_S:
+        if self.exclusive and self._can_renew and monotonic() - self._renewed_at > RENEWAL_S:
             self.store.write(self.check)
-            self._renewed = monotonic()
+            self._renewed_at = monotonic()
 
     def check(self, unit: Unit) -> None:
         """Renew the lease. Raises StoreBusy where the lease is lost, since another process may have trained
@@ -74,8 +74,8 @@ class TrainingLease:
 
 
 def _is_dead(token: str) -> bool:
-    machine, pid, started, _ = token.split("/") if token.count("/") == 3 else ("", "0", "", "")
-    return bool(machine) and machine == _machine() and _start_ticks(int(pid)) != started
+    machine, pid, start_ticks, _ = token.split("/") if token.count("/") == 3 else ("", "0", "", "")
+    return bool(machine) and machine == _machine() and _start_ticks(int(pid)) != start_ticks
 
 
 def _machine() -> str:

@@ -31,15 +31,15 @@ SLOTS, CELLS = 50_000, 20_000_000  # slots, and scores, that are fitted at most
 
 
 def copy_log(
-    unit: Unit, initial: InitialBelief, typed: Mapping[str, Any], reward: Reward, from_log: str
+    unit: Unit, belief: InitialBelief, options: Mapping[str, Any], reward: Reward, from_log: str
 ) -> InitialBelief:
     """Return the belief of a trained policy with weights fitted to a log, so that the policy serves as similarly to the
     log as possible. The weights are fitted to the training visits. The KL divergence that remains is measured on the
     visits that choose epochs.
 
-    initial: the belief without weights, which is returned where no visit of the log is usable; typed: the parameters
+    belief: the belief without weights, which is returned where no visit of the log is usable; options: the parameters
     of the policy; from_log: the filter of the log."""
-    draft = replace(designs.make_draft(graduation.KIND, typed, reward), parameters=initial.parameters)
+    draft = replace(designs.make_draft(graduation.KIND, options, reward), parameters=belief.parameters)
     reader, selection = TrainedModel(unit, draft, weights=()), filters.selection(unit, from_log)
     cutoff = Cutoff.compute(unit, reward)
     with closing(Dataset()) as dataset:
@@ -48,27 +48,27 @@ def copy_log(
         policy, start = reader.policy, reader.policy.zero_parameters(len(writer.arms))
         if policy.is_sparse:
             policy, start = policy.with_columns(dataset.columns, start)
-        dataset.arrange({TRAIN: VISITS, TUNE: VISITS}, weighed=policy.design.columns)
+        dataset.arrange({TRAIN: VISITS, TUNE: VISITS}, columns=policy.design.columns)
         n_slots = min(SLOTS, max(1, CELLS // max(1, len(writer.arms))))
-        taught, measured = (
-            _slates(dataset.splits[split], max_visits=max(1, n_slots * report.visits // max(1, report.slots)))
+        train_slates, tune_slates = (
+            _read_slates(dataset.splits[split], max_visits=max(1, n_slots * report.visits // max(1, report.slots)))
             for split in (TRAIN, TUNE)
         )
-    if not taught:
-        return initial
-    fitted = imitation.fit(policy, start, taught, contextual=True)
-    weights, shared = policy.pack(fitted, writer.arms)
+    if not train_slates:
+        return belief
+    parameters = imitation.fit(policy, start, train_slates, contextual=True)
+    weights, shared_weights = policy.pack(parameters, writer.arms)
     record = lineage.make_record(
         unit, from_log, selection, last_id=report.last_id, window_us=reward.window_us, slots=report.slots
     )
-    kl = imitation.divergence(policy, fitted, measured or taught)
+    kl = imitation.divergence(policy, parameters, tune_slates or train_slates)
     return replace(
-        initial, weights=weights, parameters={**initial.parameters, **policy.design.to_json(), "shared": shared},
+        belief, weights=weights, parameters={**belief.parameters, **policy.design.to_json(), "shared": shared_weights},
         record={**record, "splits": [TRAIN, TUNE], "kl": kl},
     )  # fmt: skip
 
 
-def _slates(split: DatasetSplit, *, max_visits: int) -> list[LoggedSlates]:
+def _read_slates(split: DatasetSplit, *, max_visits: int) -> list[LoggedSlates]:
     """Return the slates of a split's visits in groups. Each slate has weight 1, and the logged probability of every
     slot given the slots above."""
     result = list[LoggedSlates]()

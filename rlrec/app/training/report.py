@@ -43,21 +43,21 @@ class Result(RunFigures, GateReport):
 
 def result(
     parent: Version, version: int, sessions: int, gate: GateReport | None, *, seed: int,
-    trained: TrainingResult | None = None, **figures: Any,
+    ascent: TrainingResult | None = None, **figures: Any,
 ) -> Result:  # fmt: skip
     """Return the result of a training run.
 
     parent: the version from which the run started; version: the number of the new version; sessions: the number of
-    sessions; gate: the test of the gate, or None without a test; trained: the result of the ascent, or None where
+    sessions; gate: the test of the gate, or None without a test; ascent: the result of the ascent, or None where
     the log had no new visits; figures: further fields of `Result`."""
-    best = None if trained is None else trained.best_epoch
+    best = None if ascent is None else ascent.best_epoch
     gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
     fields = {
         **(gate or NO_LOOK), "policy": parent.policy.name, "version": version, "parent": parent.number,
         "sessions": sessions, "promoted": False, "reasons": gate["reasons"] if gate else [],
         "gate_sessions": gate and gate["sessions"],
-        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "trained": trained is not None,
-        "epochs": 0 if trained is None else len(trained.curve), "best_epoch": None if trained is None else trained.best,
+        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "trained": ascent is not None,
+        "epochs": 0 if ascent is None else len(ascent.curve), "best_epoch": None if ascent is None else ascent.best,
         "seed": seed, "passed_by": [], **figures,
     }  # fmt: skip
     return cast(Result, {name: fields.get(name) for name in Result.__annotations__ if name != "at"})
@@ -68,14 +68,14 @@ class TuneSplit:
     """This record describes the tuning visits.
 
     clusters: the number of users, and of sessions without a user; wanted_ess: the number of clusters that must be
-    effective; nearer: a text on how a policy could start closer to these visits, or "" where it could not."""
+    effective; hint: a text on how a policy could start closer to these visits, or "" where it could not."""
 
     clusters: int = 0
     wanted_ess: float | None = None
-    nearer: str = ""
+    hint: str = ""
 
 
-def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
+def no_step_reason(ascent: TrainingResult, tune: TuneSplit) -> str:
     """Return the sentence that says that the log supports no step, and how to log instead."""
     wanted_ess = tune.wanted_ess or 0.0
     if tune.clusters < wanted_ess:
@@ -83,8 +83,8 @@ def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
             f"the log supports no step: the tune split has {quantity(tune.clusters, 'user')}, or sessions without "
             f"one, where {wanted_ess:.0f} are wanted; collect sessions of more users"
         )
-    ess = max((point.ess or 0.0 for point in trained.curve), default=0.0)
-    collect = f"collect more sessions, or start from {tune.nearer}" if tune.nearer else "or collect more sessions"
+    ess = max((point.ess or 0.0 for point in ascent.curve), default=0.0)
+    collect = f"collect more sessions, or start from {tune.hint}" if tune.hint else "or collect more sessions"
     return (
         f"the log supports no step: of {quantity(tune.clusters, 'user')} of the tune split, or sessions without "
         f"one, {ess:.0f} are effective, where {wanted_ess:.0f} are wanted; log with a larger floor, train on the log "
@@ -92,12 +92,12 @@ def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
     )
 
 
-def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route: str | None) -> str:
+def bold_reason(ascent: TrainingResult, tune: TuneSplit, reference: str, route: str | None) -> str:
     """Return the sentence on a version that no gate could judge.
 
     reference: the reference of this version; route: a route on which the version could be ramped, or None where no
     such route exists."""
-    best = trained.best_epoch
+    best = ascent.best_epoch
     if best is None or not best.counts(bold=True):
         effective = f"{0.0 if best is None else best.ess or 0.0:.1g} of {tune.clusters:,} users of the tune split"
         return (
@@ -109,29 +109,29 @@ def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route:
     return f"bold: this log cannot judge it; try it on 5 % of users: {create}{ramp}"
 
 
-def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
+def copy_reason(ascent: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
     """Return the reason why the new version is no better than its parent on the tuning visits, or None where the new
     version is better."""
-    best, reasons = trained.best_epoch, list[str]()
+    best, reasons = ascent.best_epoch, list[str]()
     if best is None:
         reasons.append(f"the new version is a copy of version {parent.number}: the first epoch went too far")
     elif best.supported and (best.gain or 0.0) < 0:
         reasons.append(f"every epoch earned less than version {parent.number} on the tune split; the best one is kept")
-    if not trained.supported:
-        reasons.append(no_step_reason(trained, tune))
+    if not ascent.is_supported:
+        reasons.append(no_step_reason(ascent, tune))
     return "; ".join(reasons) or None
 
 
-def refusal_reason(gate: GateReport | None, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
+def refusal_reason(gate: GateReport | None, ascent: TrainingResult, *, is_still_live: bool, tune: TuneSplit) -> str:
     """Return the reason why a candidate was not promoted.
 
-    same_live: whether the version that the candidate was compared with is still live."""
-    if not same_live:
+    is_still_live: whether the version that the candidate was compared with is still live."""
+    if not is_still_live:
         return "another version went live meanwhile"
     if gate is None:
-        if trained.promising:
+        if ascent.is_promising:
             return "no session of the gate split has ended"
-        if not trained.supported:
-            return no_step_reason(trained, tune)
+        if not ascent.is_supported:
+            return no_step_reason(ascent, tune)
         return "nothing on the tune split says that it is better"
     return paired_gate.refusal_sentence(gate) or "the gate did not let it pass"

@@ -211,7 +211,7 @@ def test_pages_with_rules_count_as_they_were_served() -> None:
                 split.longest = taught.longest
                 for rows in pieces:
                     ruled = np.isin(returns.steps(rows.start), steps)
-                    split.write(replace(rows, ruled=ruled.astype(np.int64)))
+                    split.write(replace(rows, is_ruled=ruled.astype(np.int64)))
                     ratio = np.where(ruled, 0.0, plain.log_slates(rows, other) - rows.log_propensity)
                     ratios.append(np.add.reduceat(ratio, rows.start[:-1]))
                 point = HoldoutValue(split, KIND, start, gamma=1.0, values=values).point(other, z=1.0)

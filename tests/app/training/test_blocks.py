@@ -38,12 +38,12 @@ def rows(eligible_sets: list[EligibleSet], rng: np.random.Generator, *, n: int =
     return VisitRows(
         eligible_sets=eligible_sets, name=np.ones(1, np.uint64), split=np.zeros(1, np.int64),
         cluster=np.ones(1, np.int64), stratum=np.zeros(1, np.int64),
-        length=np.array([n]), eligible=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n),
-        reward=rng.normal(size=n), default=np.zeros(n, np.int64), ruled=np.zeros(n, np.int64), lowest=-ones,
-        shown=shown,
+        length=np.array([n]), eligible=case, size=size, n_remembered=np.full(n, 2),
+        log_propensity=-rng.uniform(1, 3, n), reward=rng.normal(size=n), default=np.zeros(n, np.int64),
+        is_ruled=np.zeros(n, np.int64), lowest=-ones, shown_arm=shown,
         x=rng.normal(size=(n, len(KIND.names))),
-        earned=rng.normal(size=len(shown)), divided=rng.normal(size=len(shown)),
-        logged=-rng.uniform(1, 3, len(shown)), conditional=-rng.uniform(1, 3, len(shown)),
+        slot_reward=rng.normal(size=len(shown)), divided_reward=rng.normal(size=len(shown)),
+        log_marginal=-rng.uniform(1, 3, len(shown)), log_conditional=-rng.uniform(1, 3, len(shown)),
         arm=np.concatenate([np.sort(two) for two in picked]), memory=rng.normal(size=(2 * n, 4)),
     )  # fmt: skip
 
@@ -59,10 +59,10 @@ def gradient(decision_rows: VisitRows, *, slots: bool = False) -> GradientSums:
 
 def test_decisions_with_page_rules_stand_in_no_block() -> None:
     rng = np.random.default_rng(4)
-    decision_rows = replace(rows(cases(3, rng), rng), ruled=rng.integers(0, 2, 60))
+    decision_rows = replace(rows(cases(3, rng), rng), is_ruled=rng.integers(0, 2, 60))
     result = np.concatenate([block.rows for block in blocks(decision_rows)])
-    assert sorted(result.tolist()) == np.flatnonzero(decision_rows.ruled == 0).tolist()
-    assert not list(blocks(replace(decision_rows, ruled=np.ones(60, np.int64))))
+    assert sorted(result.tolist()) == np.flatnonzero(decision_rows.is_ruled == 0).tolist()
+    assert not list(blocks(replace(decision_rows, is_ruled=np.ones(60, np.int64))))
 
 
 @pytest.mark.parametrize("number", [1, 3, 40])
@@ -84,8 +84,8 @@ def test_every_decision_stands_in_one_block_with_its_own_arms(
             )
             selected = slice(None) if block.eligible is None else block.eligible[index]
             assert block.arms[selected].tolist() == case.arms.tolist()
-            assert (block.described == case.catalogue.features[0]).all()
-            assert block.arms[block.shown[index]].tolist() == decision_rows.shown[slots].tolist()
+            assert (block.features == case.catalogue.features[0]).all()
+            assert block.arms[block.slates[index]].tolist() == decision_rows.shown_arm[slots].tolist()
             arms = block.state.arm[block.state.row == index]
             assert block.arms[arms].tolist() == decision_rows.arm[2 * row : 2 * row + 2].tolist()
 
@@ -102,13 +102,13 @@ def test_sets_of_many_arms_are_worked_out_some_at_a_time(arms: int, together: in
     rng = np.random.default_rng(6)
     item = Catalogue(np.ones((arms, 1)))
     eligible_sets = [EligibleSet(item, np.sort(rng.choice(arms, 50, replace=False))) for _ in range(2_000)]
-    assert blocking._sets_at_a_time(eligible_sets, [2] * 2_000) == together
+    assert blocking._choose_set_count(eligible_sets, [2] * 2_000) == together
 
 
 def test_a_mask_is_small_whatever_the_calls_cost() -> None:
     item = Catalogue(np.ones((10_000, 1)))
     eligible_sets = [EligibleSet(item, np.arange(number, number + 5_000)) for number in range(1_000)]
-    together = blocking._sets_at_a_time(eligible_sets, [5] * 1_000)
+    together = blocking._choose_set_count(eligible_sets, [5] * 1_000)
     assert 1 < together * 5 * 5_999 <= blocking.MASK
 
 

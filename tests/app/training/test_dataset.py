@@ -40,10 +40,11 @@ def rows(n: int, *, seed: int = 1, width: int = 3) -> VisitRows:
         eligible_sets=cases(rng), name=rng.integers(0, 2**63, n).astype(np.uint64) * np.uint64(2),
         split=rng.integers(0, 3, n), stratum=np.zeros(n, np.int64),
         cluster=rng.integers(-(2**60), 2**60, n), length=length, eligible=rng.integers(0, 4, decisions), size=size,
-        remembered=remembered, log_propensity=rng.normal(size=decisions), reward=rng.normal(size=decisions),
-        default=rng.integers(0, 2, decisions), ruled=rng.integers(0, 2, decisions), lowest=rng.normal(size=decisions),
-        x=rng.integers(-9, 9, (decisions, width)) / 4, shown=rng.integers(0, 9, slots), earned=rng.normal(size=slots),
-        divided=rng.normal(size=slots), logged=rng.normal(size=slots), conditional=rng.normal(size=slots),
+        n_remembered=remembered, log_propensity=rng.normal(size=decisions), reward=rng.normal(size=decisions),
+        default=rng.integers(0, 2, decisions), is_ruled=rng.integers(0, 2, decisions),
+        lowest=rng.normal(size=decisions), x=rng.integers(-9, 9, (decisions, width)) / 4,
+        shown_arm=rng.integers(0, 9, slots), slot_reward=rng.normal(size=slots), divided_reward=rng.normal(size=slots),
+        log_marginal=rng.normal(size=slots), log_conditional=rng.normal(size=slots),
         arm=rng.integers(0, 9, arms), memory=rng.integers(-9, 9, (arms, 4)) / 4,
     )  # fmt: skip
 
@@ -52,7 +53,7 @@ def visit(result: VisitRows, index: int) -> list[object]:
     """Everything that is known of one visit."""
     selected = slice(result.start[index], result.start[index + 1])
     slots = slice(result.first[selected.start], result.first[selected.stop])
-    ends = np.r_[0, np.cumsum(result.remembered)]
+    ends = np.r_[0, np.cumsum(result.n_remembered)]
     arms = slice(ends[selected.start], ends[selected.stop])
     flat: list[object] = [int(getattr(result, name)[index]) for name in spooling.VISIT]
     flat += [named(result.eligible_sets[number]) for number in result.eligible[selected].tolist()]
@@ -104,7 +105,7 @@ def test_words_that_are_weighed_are_read(spool: Dataset) -> None:
     teaching = np.repeat(written.split == 0, written.length)
     assert spool.columns.tolist() == np.flatnonzero(dense[teaching].any(axis=0)).tolist()
     weighed = np.array([3, 7, 20])
-    spool.arrange({0: 5}, weighed=weighed)
+    spool.arrange({0: 5}, columns=weighed)
     by_name = {name: dense[a:b] for name, a, b in zip(written.name, written.start, written.start[1:], strict=False)}
     for batch in spool.splits[0].batches():
         assert batch.words is not None

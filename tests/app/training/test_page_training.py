@@ -217,7 +217,9 @@ def test_a_page_with_pins_teaches_as_a_page_of_its_other_positions(
         model, cutoff = TrainedModel(unit, version), Cutoff.compute(unit, version.reward)
         writer = DatasetWriter(unit, Selection(), model, version.reward, cutoff, seed=1)
         report = writer.write(dataset, engine=None, progress=lambda: None)
-        assert report.ruled == sum(page is None or len(page[1]) == 3 for visit in pages.values() for _, page in visit)
+        assert report.ruled_decisions == sum(
+            page is None or len(page[1]) == 3 for visit in pages.values() for _, page in visit
+        )
         dataset.arrange({TRAIN: 1_000})
         [rows] = dataset.splits[TRAIN].batches()
         start, policy = model.parameters_of(writer.arms), model.policy
