@@ -184,12 +184,12 @@ class Namespace:
         return sorted({*super().__dir__(), *self._methods})
 
 
-def line_signature(line_type: Any, signature: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
+def line_signature(line_type: Any, signature: inspect.Signature, positional_names: Sequence[str]) -> inspect.Signature:
     """Return the signature of the method for a command that reads a stream of lines. It has a parameter for each field
     of one line, and a parameter for each option of the command that is useful for a single line.
 
-    line_type: the type of a line; signature: the signature of the command; positional: the names of the parameters
-    that may be given without a name."""
+    line_type: the type of a line; signature: the signature of the command; positional_names: the names of the
+    parameters that may be given without a name."""
     from msgspec.structs import fields
 
     parameters = {name: parameter for name, parameter in signature.parameters.items() if name not in STREAM_OPTIONS}
@@ -203,7 +203,7 @@ def line_signature(line_type: Any, signature: inspect.Signature, positional: Seq
             annotation = get_args(parameters[name].annotation)[0]
             parameters[name] = parameters[name].replace(default=inspect.Parameter.empty, annotation=annotation)
     positional_parameters = [
-        parameters.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in positional
+        parameters.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in positional_names
     ]
     return inspect.Signature([*positional_parameters, *parameters.values()])
 

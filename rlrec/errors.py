@@ -81,8 +81,8 @@ def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
     if len(names) > MAX_NAMES:
         names = [name for name in names if name.startswith(word[: len(word) // 2])][:MAX_NAMES]
     matching_names = [name for name in names if word in name.replace(".", "_").split("_")]
-    nearest = matching_names[:3] or get_close_matches(word, names, n=3, cutoff=cutoff)
-    return f"did you mean {' or '.join(nearest)}?" if nearest else None
+    nearest_names = matching_names[:3] or get_close_matches(word, names, n=3, cutoff=cutoff)
+    return f"did you mean {' or '.join(nearest_names)}?" if nearest_names else None
 
 
 def quantity(number: int | str, noun: str) -> str:

@@ -160,8 +160,8 @@ class Claim(NamedTuple):
             reasons = "; ".join(f"{group and f'{group}: '}{', '.join(names)}" for group, names in self.groups.items())
             return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
-        arriving = "nobody new comes" if self.days == inf else f"{time_text(self.days or 0.0)} of this traffic"
-        time = "" if self.days is None else f" ({arriving})"
+        pace_text = "nobody new comes" if self.days == inf else f"{time_text(self.days or 0.0)} of this traffic"
+        time = "" if self.days is None else f" ({pace_text})"
         condition = f", if the difference is {self._signed_figure(self.value)} as estimated" if self.value else ""
         odds = f"about a 50 % chance of an answer after {more}{time}{condition}"
         if (self.days or 0.0) > LONGEST_WAIT:
@@ -234,15 +234,15 @@ def difference_sentence(
     come only once."""
     name, reward = row.get("group", row.get("variant")), by_reward_name(row["reward"] if by_reward else None)
     if TOO_EARLY & {*row["reasons"]}:
-        enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
+        needs = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
         question = f"whether it is better or worse than {row['against']}{reward}, {_basis(row, unit)}"
         start, shortage = "too early to say", (row.get("shortage") or 0) / row.get("share", 1.0)
         days = _days_until(row, shortage, newest_per_day)
         if shortage and days is not None and unit != "decision":
             start = "this traffic cannot tell in reasonable time" if days > LONGEST_WAIT else start
             time = "nobody new comes" if days == inf else f"{time_text(days)} of this traffic"
-            enough += f"; about {quantity(approximate(round(shortage)), f'more {NOUNS.get(unit, unit)}')}, {time}"
-        return f"{name}: {start} {question} (nothing is said before {enough})"
+            needs += f"; about {quantity(approximate(round(shortage)), f'more {NOUNS.get(unit, unit)}')}, {time}"
+        return f"{name}: {start} {question} (nothing is said before {needs})"
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
         claim_text = f"{name} earned {difference_direction(row)} than {row['against']} so far"
         so_far = _difference_text({**row, "lower": None, "upper": None})
@@ -609,8 +609,8 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
         rank = f"rank {bait['rank_now']} of {len(arms)}"
         return f"{bait['arm']} earns much now ({rank}) and costs in the long run ({_effect_text(bait)})"
     if harmful_arms:
-        worst = harmful_arms[-1]
-        return f"{worst['arm']} costs in the long run, against the average of this log ({_effect_text(worst)})"
+        worst_arm = harmful_arms[-1]
+        return f"{worst_arm['arm']} costs in the long run, against the average of this log ({_effect_text(worst_arm)})"
     if sure_arms:
         return f"{sure_arms[0]['arm']} adds in the long run to the average of this log ({_effect_text(sure_arms[0])})"
     finding = f"with all {len(arms)} arms looked at together, none surely adds"

@@ -95,11 +95,11 @@ def date(day: int) -> str:
     return format_time(day * DAY_US)[:10]
 
 
-def middle(first: int, last: int) -> str:
+def middle(first_at: int, last_at: int) -> str:
     """Return the text of the time in the middle between two times. If this time is on a later day than the first time,
     the text is only its date."""
-    text = format_time((first + last) // 2)
-    return text[:10] if text[:10] != format_time(first)[:10] else f"{text[:19]}Z"
+    text = format_time((first_at + last_at) // 2)
+    return text[:10] if text[:10] != format_time(first_at)[:10] else f"{text[:19]}Z"
 
 
 def parse_local(text: str) -> int:

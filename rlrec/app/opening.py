@@ -37,13 +37,13 @@ def _refuse_unrelated(replica: Store, db: str) -> None:
     """Raise InputError if both stores can be read, and neither is a replica or a copy of the other."""
     from rlrec.store.log import settings
 
-    with closing(Store(db, notice=lambda _: None)) as primary:
+    with closing(Store(db, notice=lambda _: None)) as primary_store:
         salt = None
-        with suppress(RlrecError), primary.read() as unit:  # a replica can be read while its primary is down
+        with suppress(RlrecError), primary_store.read() as unit:  # a replica can be read while its primary is down
             salt = settings.get(unit).salt
         with replica.read() as unit:
             if salt not in (None, settings.get(unit).salt):
-                message = f"--read-db is {replica.address}, which is no replica of {primary.address}"
+                message = f"--read-db is {replica.address}, which is no replica of {primary_store.address}"
                 raise InputError(message, hint="name a replica of the store of --db")
 
 
@@ -62,10 +62,10 @@ def note(
 
     waits = store.waits._replace(lock=min(NOTE_WAIT_US, store.waits.lock or NOTE_WAIT_US), reconnect=0)
     db = store.url.render_as_string(hide_password=False) if "://" in store.address else store.address
-    with suppress(RlrecError), closing(Store(db, now=store.now, notice=lambda _: None, waits=waits)) as noting:
+    with suppress(RlrecError), closing(Store(db, now=store.now, notice=lambda _: None, waits=waits)) as note_store:
         try:
-            refuse_far_ahead(noting)
-            noting.write(record, repeatable=True)
+            refuse_far_ahead(note_store)
+            note_store.write(record, repeatable=True)
         except StoreBusy:
             store.notice(f"others keep the store locked: `rlrec status` will not know of this {noun}")
 

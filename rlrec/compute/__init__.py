@@ -32,10 +32,10 @@ Runner = Callable[[bytes, Any], Any]
 class Engine(Protocol):
     """An Engine processes the partitions of a log.
 
-    mixed: whether some of the processors compute with other instructions than the processor of this process, so that
+    is_mixed: whether some of the processors compute with other instructions than the processor of this process, so that
     results may differ in the last bits."""
 
-    mixed: bool
+    is_mixed: bool
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Yield pairs of the number of a partition and the result of the task on this partition, in any order. Raise

@@ -46,7 +46,7 @@ class Cluster:
             import distributed
         except ImportError:
             raise InputError("--engine dask needs Dask", hint="pip install 'rlrec[cluster]'") from None
-        self.mixed, self._runner, self._fingerprint = False, runner, fingerprint()
+        self.is_mixed, self._runner, self._fingerprint = False, runner, fingerprint()
         self._cluster: Any = None
         self._workers, self._recount_at = jobs, 0.0
         with dask.config.set(_QUIET_SETTINGS):
@@ -96,7 +96,7 @@ class Cluster:
             except (Exception, distributed.CancelledError) as error:
                 cause = " ".join(str(error).split())[:300]
                 raise RlrecError(f"a worker failed: {type(error).__name__}: {cause}") from error
-            self.mixed |= is_mixed(answer.fingerprint, self._fingerprint)
+            self.is_mixed |= is_mixed(answer.fingerprint, self._fingerprint)
             future.release()
             result = unpack(answer.message)
             if isinstance(result, RlrecError):

@@ -30,11 +30,11 @@ class _PartitionWork(NamedTuple):
 class Processes:
     """A Processes object is an engine that uses `jobs` processes. The processes are started with the first task."""
 
-    mixed = False  # all have the same processor
+    is_mixed = False  # all have the same processor
 
     def __init__(self, jobs: int, runner: Runner) -> None:
         self._jobs, self._runner = jobs, runner
-        self._idle: list[_Process] = []
+        self._idle_processes: list[_Process] = []
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Yield the number and the result of each partition, as `Engine.map` says. If a process ends before it has
@@ -44,14 +44,14 @@ class Processes:
         work_by_process: dict[_Process, _PartitionWork] = {}
         deaths_by_partition: Counter[int] = Counter()
         # the processes load their modules while the first partition is read
-        self._idle += [_Process(self._runner) for _ in range(len(self._idle), self._jobs)]
+        self._idle_processes += [_Process(self._runner) for _ in range(len(self._idle_processes), self._jobs)]
         with DefaultSelector() as selector:
             try:
                 while True:
                     while len(work_by_process) < self._jobs and (
                         work := work_to_retry.pop() if work_to_retry else next(new_work, None)
                     ):
-                        process = self._idle.pop() if self._idle else _Process(self._runner)
+                        process = self._idle_processes.pop() if self._idle_processes else _Process(self._runner)
                         work_by_process[process] = work
                         selector.register(process.answers, EVENT_READ, process)
                         process.send(work.message)
@@ -68,7 +68,7 @@ class Processes:
                                 raise deadly_partition_error(work.number)
                             work_to_retry.append(work)
                             continue
-                        self._idle.append(process)
+                        self._idle_processes.append(process)
                         answer = unpack(message)
                         if isinstance(answer, RlrecError):
                             raise answer
@@ -79,8 +79,8 @@ class Processes:
 
     def close(self) -> None:
         """End the processes of this engine."""
-        while self._idle:
-            self._idle.pop().close()
+        while self._idle_processes:
+            self._idle_processes.pop().close()
 
 
 class _Process:

@@ -101,7 +101,7 @@ def _drawing(figure: Figure, key: str) -> Markup:
     return Markup(svg.figure(figure.drawing, key=key, title=figure.title, description=figure.description))
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     """Return a value; in a text, characters that change the writing direction or that markup does not allow are
     replaced."""
     return svg.UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
@@ -110,7 +110,7 @@ def _plain(value: Any) -> Any:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, finalize=_plain,
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, finalize=_plain_value,
         trim_blocks=True, lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
     style = (FOLDER / "style.css").read_text() + svg.STYLE

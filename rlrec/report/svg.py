@@ -197,10 +197,10 @@ def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None
     if not estimates:
         return []
     half_widths = sorted((upper - lower) / 2 for _, lower, upper in values if lower is not None and upper is not None)
-    farthest = 3 * max(
+    margin = 3 * max(
         max(estimates) - min(estimates), half_widths[len(half_widths) // 2] if half_widths else abs(max(estimates))
     )
-    low, high = min(estimates) - farthest, max(estimates) + farthest
+    low, high = min(estimates) - margin, max(estimates) + margin
     bounds = [bound for _, *row_bounds in values for bound in row_bounds if bound is not None]
     return [*estimates, *(min(max(bound, low), high) for bound in bounds)]
 
@@ -208,10 +208,10 @@ def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None
 # -- pieces --
 
 
-def _element(name: str, css_class: str, inner: str | None = None, **attributes: object) -> str:
+def _element(name: str, css_class: str, content: str | None = None, **attributes: object) -> str:
     attribute_text = "".join(f' {key.rstrip("_").replace("_", "-")}="{value}"' for key, value in attributes.items())
     start = f'<{name} class="{css_class}"{attribute_text}' if css_class else f"<{name}{attribute_text}"
-    return f"{start}/>" if inner is None else f"{start}>{inner}</{name}>"
+    return f"{start}/>" if content is None else f"{start}>{content}</{name}>"
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", css_class: str = "", letters: float = 60) -> str:
@@ -383,12 +383,12 @@ def _draw_vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit:
     return [*marks, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", css_class="soft")]
 
 
-def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: str = "") -> str:
+def figure(drawing: Drawing, *, key: str, title: str, description: str, attributes: str = "") -> str:
     """Return an <svg> element of a drawing, with a title and a description for screen readers.
 
-    key: a text that no other figure of the same page has; extra: further attributes of the element."""
+    key: a text that no other figure of the same page has; attributes: further attributes of the element."""
     return (
-        f'<svg{extra} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
+        f'<svg{attributes} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
         f'aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'
         f'<desc id="{key}-d">{escape(description)}</desc>{drawing.marks}</svg>'
     )
@@ -401,6 +401,6 @@ def document(drawing: Drawing, *, title: str, description: str) -> str:
     heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))
     paper = _element("rect", "paper", width=WIDTH, height=drawing.height + heading_height)
     marks = f'<style>{STYLE}</style>{paper}{heading}<g transform="translate(0 {heading_height})">{drawing.marks}</g>'
-    extra = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
+    attributes = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
     framed_drawing = Drawing(drawing.height + heading_height, marks)
-    return figure(framed_drawing, key="plot", title=title, description=description, extra=extra) + "\n"
+    return figure(framed_drawing, key="plot", title=title, description=description, attributes=attributes) + "\n"

@@ -23,14 +23,14 @@ SMALLEST_GAIN = 1e-13  # gain of a round below which the search for the best sha
 class Chain(Record, eq=False):
     """A Chain has all n states that a visit can reach, in order of steps. A visit begins in state 0.
 
-    states (n, arms + 2): the satiation of each item, the boredom, and the step (from 0) of each state. following (n,
-    arms): the state to which each item leads, or -1 if the visit ends. expected (n, arms): the mean reward of each
+    states (n, arms + 2): the satiation of each item, the boredom, and the step (from 0) of each state. next_states (n,
+    arms): the state to which each item leads, or -1 if the visit ends. mean_rewards (n, arms): the mean reward of each
     item. leaves (n, arms): whether the guest is bored after the item and leaves. starts (steps + 1,): the first
     state of each step and, as last entry, n."""
 
     states: Index
-    following: Index
-    expected: Array
+    next_states: Index
+    mean_rewards: Array
     leaves: Flags
     starts: Index
 
@@ -75,16 +75,16 @@ class Barista(Visitors):
             is_continued = ~leaves & (step + 1 < self.cap)
             next_states, state_index = np.unique(following_states[is_continued], axis=0, return_inverse=True)
             first_state += len(layer_states)
-            following = np.full(leaves.shape, -1, np.intp)
-            following[is_continued] = first_state + state_index.reshape(-1)
-            layers.append((np.column_stack([layer_states, np.full(len(layer_states), step)]), following, leaves))
+            next_state = np.full(leaves.shape, -1, np.intp)
+            next_state[is_continued] = first_state + state_index.reshape(-1)
+            layers.append((np.column_stack([layer_states, np.full(len(layer_states), step)]), next_state, leaves))
             layer_states = next_states
             if not len(layer_states):
                 break
-        states, following, leaves = (np.concatenate(columns) for columns in zip(*layers, strict=True))
+        states, next_state, leaves = (np.concatenate(columns) for columns in zip(*layers, strict=True))
         freshness = np.maximum(0.0, 1 - self.fade * states[:, : self.arms])
         return Chain(
-            states=states, following=following, expected=self._fresh_rates * freshness, leaves=leaves,
+            states=states, next_states=next_state, mean_rewards=self._fresh_rates * freshness, leaves=leaves,
             starts=np.cumsum([0, *(len(layer_states[0]) for layer_states in layers)]),
         )  # fmt: skip
 
@@ -137,10 +137,10 @@ class Barista(Visitors):
         state_values: the policy, as a function that turns the values of items in the states of a step, (states,
         arms), into the values of these states, (states,)."""
         chain = self.chain
-        # following -1 is the last value, 0
-        values, item_values = np.zeros(len(chain.states) + 1), chain.expected.copy()
+        # next_state -1 is the last value, 0
+        values, item_values = np.zeros(len(chain.states) + 1), chain.mean_rewards.copy()
         for layer in reversed(chain.layers()):
-            item_values[layer] += values[chain.following[layer]]
+            item_values[layer] += values[chain.next_states[layer]]
             values[layer] = state_values(item_values[layer], layer)
         return values[:-1], item_values
 
@@ -152,12 +152,12 @@ class Barista(Visitors):
         p_reached[0] = 1
         for layer in chain.layers():
             flow = p_reached[layer, None] * probabilities[layer]
-            p_reached += np.bincount(chain.following[layer].ravel() % (n + 1), flow.ravel(), n + 1)
+            p_reached += np.bincount(chain.next_states[layer].ravel() % (n + 1), flow.ravel(), n + 1)
         return p_reached[:-1]
 
     # -- guests --
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
-        mean_reward, leaves = self.chain.expected[self._state, actions], self.chain.leaves[self._state, actions]
-        self._state = self.chain.following[self._state, actions]
+        mean_reward, leaves = self.chain.mean_rewards[self._state, actions], self.chain.leaves[self._state, actions]
+        self._state = self.chain.next_states[self._state, actions]
         return (self._rng.random(len(actions)) < mean_reward).astype(np.float64), mean_reward, leaves

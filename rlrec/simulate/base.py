@@ -53,10 +53,10 @@ class Audience(ABC):
         return {}
 
     @abstractmethod
-    def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
+    def reset(self, runs: int, rng: np.random.Generator, *, first_time: int | None = None) -> Array:
         """Begin new runs, and return the first observation of each run, (runs, features).
 
-        first: None if every run is a world of its own that begins at time 0. If a number is given, the runs are
+        first_time: None if every run is a world of its own that begins at time 0. If a number is given, the runs are
         visitors who come to one world one after the other, and the number is the time of the first visitor. Time
         counts decisions."""
 
@@ -88,14 +88,14 @@ class World(Audience):
 
     def observations(self) -> Array:
         """Return the observations of the present visitors, (runs, features)."""
-        return self._nothing
+        return self._no_features
 
-    def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
+    def reset(self, runs: int, rng: np.random.Generator, *, first_time: int | None = None) -> Array:
         self._rng = rng
-        self._time = np.zeros(1, np.int64) if first is None else np.arange(first, first + runs)
-        self._stride = 1 if first is None else runs
+        self._time = np.zeros(1, np.int64) if first_time is None else np.arange(first_time, first_time + runs)
+        self._stride = 1 if first_time is None else runs
         self._runs = runs
-        self._nothing = np.empty((runs, 0))
+        self._no_features = np.empty((runs, 0))
         self._not_ended = np.zeros(runs, np.bool_)
         return self.observations()
 
@@ -192,12 +192,12 @@ class Visitors(Audience):
         (arms,)."""
         raise NotImplementedError
 
-    def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
-        self._rng, self._nothing = rng, np.empty((runs, 0))
+    def reset(self, runs: int, rng: np.random.Generator, *, first_time: int | None = None) -> Array:
+        self._rng, self._no_features = rng, np.empty((runs, 0))
         self._steps = np.zeros(runs, np.int64)  # decisions of the visit so far
         self._forget_visitors(runs)
-        self.admit(np.arange(runs), (first or 0) + np.arange(runs))
-        return self._nothing
+        self.admit(np.arange(runs), (first_time or 0) + np.arange(runs))
+        return self._no_features
 
     def admit(self, seats: Index, visitors: Index) -> None:
         """Begin visits in these seats. visitors: the number of the visitor in each seat; a number that was used before
@@ -219,7 +219,7 @@ class Visitors(Audience):
         is_ended = has_left | is_cut_off
         return_delay = self._end_visits(is_ended)
         self._steps[is_ended] = 0
-        return self._nothing, reward, has_left, is_cut_off, {"expected": mean_reward, "again": return_delay}
+        return self._no_features, reward, has_left, is_cut_off, {"expected": mean_reward, "again": return_delay}
 
     def _forget_visitors(self, runs: int) -> None:
         """Forget all visitors."""

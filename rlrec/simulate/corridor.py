@@ -33,11 +33,11 @@ class Corridor(Visitors):
     event = "reward"
     lowest = -1.0
 
-    def value(self, right: float) -> float:
+    def value(self, p_right: float) -> float:
         """Return the mean reward of a visit without a cap, under the policy that goes right with probability p =
         `right`, which is above 0 and below 1. The value is v0 of the equations v0 = -1 + p v1 + (1-p) v0, v1 = -1 + p
         v0 + (1-p) v2, v2 = -1 + (1-p) v1."""
-        return (2 * right - 4) / (right * (1 - right))
+        return (2 * p_right - 4) / (p_right * (1 - p_right))
 
     def optimum(self, positions: int = 1) -> float:
         """Return the mean reward of a visit under the best policy that cannot tell the squares apart. It is -(6 + 4
@@ -45,8 +45,8 @@ class Corridor(Visitors):
         return self.context_free()[0]
 
     def context_free(self) -> tuple[float, Array]:
-        right = 2 - sqrt(2)
-        return self.value(right), np.array([1 - right, right])
+        p_right = 2 - sqrt(2)
+        return self.value(p_right), np.array([1 - p_right, p_right])
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         # the state is the square

@@ -54,7 +54,7 @@ class News(Shop):
         self.is_bait: Flags = np.diff(np.arange(self.arms + 1) * self.bait // self.arms) > 0
         peak = np.where(self.is_bait, self.lure, self.rate)
         self.attraction = peak * (1 + self.hype)  # the highest possible
-        self._peak, self._lowest = peak, np.where(self.is_bait, LOWEST_LURE, LOWEST_HONEST)
+        self._peak, self._least_share = peak, np.where(self.is_bait, LOWEST_LURE, LOWEST_HONEST)
         self._numbers = np.full(self.arms, -1)  # the number of each arm's article
         self.publish(self.a_day)
 
@@ -73,7 +73,7 @@ class News(Shop):
         self.clicks[arms[is_new]] = 0
         published_in = -(-(numbers + 1) * self.a_day // self.arms) - 1
         age_in_days = (period - published_in) / self.a_day
-        quality = self._peak * (self._lowest + (1 - self._lowest) * (self._numbers * GOLDEN_RATIO % 1))
+        quality = self._peak * (self._least_share + (1 - self._least_share) * (self._numbers * GOLDEN_RATIO % 1))
         self._attraction_without_hype = np.empty(self.arms)
         self._attraction_without_hype[arms] = quality[arms] * (1 - self.fading * age_in_days)
         articles = zip(numbers.tolist(), arms.tolist(), strict=True)

@@ -162,7 +162,7 @@ class Shop(Regulars):
         value of each trust at the end of the visit."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
         values_if_ended = np.zeros((self.levels + 1, 1)) if end_values is None else end_values[:, None]
-        values = np.broadcast_to(values_if_ended, (self.levels + 1, self._following.shape[1]))
+        values = np.broadcast_to(values_if_ended, (self.levels + 1, self._next_states.shape[1]))
         clicks = self.attraction[arms, None] * self._freshness[self._looks[category]]
         p_trust_moves = np.where(self.is_bait[arms], 1.0, self.purchase)  # probability that a click moves the trust
         reward_of_click = weights.get("click", 0.0) + np.where(
@@ -176,7 +176,7 @@ class Shop(Regulars):
                 values = self.stay * values + (1 - self.stay) * values_if_ended
             for p_examined in examination(positions, self.power)[::-1]:
                 # for each arm that is examined, the trust stays, or moves by a level
-                next_values = values.take(self._following, axis=1)
+                next_values = values.take(self._next_states, axis=1)
                 arm_values, moved_values = next_values[:, category], next_values[trust, category]
                 arm_values *= p_stays
                 arm_values += expected_reward
@@ -191,7 +191,7 @@ class Shop(Regulars):
         return np.indices((FULL_SATIATION + 1,) * self.categories).reshape(self.categories, -1)
 
     @cached_property
-    def _following(self) -> Index:
+    def _next_states(self) -> Index:
         """Return the state of satiation to which each state leads when a category is examined, (categories, n)."""
         next_looks = np.minimum(
             self._looks[:, None] + np.eye(self.categories, dtype=np.intp)[:, :, None], FULL_SATIATION
@@ -220,21 +220,21 @@ class Shop(Regulars):
         self.looks[seats] = 0
 
     def step(self, actions: Index) -> Step:
-        following, reward, has_left, is_cut_off, info = super().step(actions)
-        return following, reward, has_left, is_cut_off, info | {"purchase": self._purchases}
+        observation, reward, has_left, is_cut_off, info = super().step(actions)
+        return observation, reward, has_left, is_cut_off, info | {"purchase": self._purchases}
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         pages = actions.reshape(len(actions), -1)
-        random = self._rng.random((3, *pages.shape))
+        draws = self._rng.random((3, *pages.shape))
         p_examined, rows = examination(pages.shape[1], self.power), np.arange(len(pages))
         mean_clicks, clicks, purchases = np.zeros((3, *pages.shape))
         trust = self.traits
-        is_examined = random[0] < p_examined
+        is_examined = draws[0] < p_examined
         for position, items in enumerate(pages.T):
             category, is_bait = self._category[items], self.is_bait[items]
             attraction = self.attraction_of(items) * self._freshness[self.looks[rows, category]]
-            is_clicked = is_examined[:, position] & (random[1, :, position] < attraction)
-            is_bought = is_clicked & ~is_bait & (random[2, :, position] < self.purchase)
+            is_clicked = is_examined[:, position] & (draws[1, :, position] < attraction)
+            is_bought = is_clicked & ~is_bait & (draws[2, :, position] < self.purchase)
             trust = np.clip(trust + is_bought - (is_clicked & is_bait), 0, self.levels)
             self.looks[rows, category] = np.minimum(
                 self.looks[rows, category] + is_examined[:, position], FULL_SATIATION

@@ -16,7 +16,7 @@ def state(bar: Barista, items: Index) -> Index:
     """The state after these items of a visit, (h,), or -1 where it has ended. items: (h, t)."""
     state = np.zeros(len(items), np.intp)
     for item in items.T:
-        state = np.where(state >= 0, bar.chain.following[state, item], -1)
+        state = np.where(state >= 0, bar.chain.next_states[state, item], -1)
     return state
 
 
@@ -39,8 +39,8 @@ def value_of(bar: Barista, policy: Histories) -> float:
     total = 0.0
     while len(state):
         shares = reached[:, None] * policy(items)
-        total += float((shares * bar.chain.expected[state]).sum())
-        following = bar.chain.following[state]
+        total += float((shares * bar.chain.mean_rewards[state]).sum())
+        following = bar.chain.next_states[state]
         row, item = np.nonzero((following >= 0) & (shares > 0))
         items = np.column_stack([items[row], item])
         state, reached = following[row, item], shares[row, item]

@@ -37,7 +37,7 @@ def test_the_optimum_is_the_best_of_all_sequences() -> None:
 
 def test_the_best_context_free_policy_earns_less_than_80_percent_and_so_does_the_greedy_one() -> None:
     bar = Barista()
-    best = np.eye(bar.arms)[bar.chain.expected.argmax(axis=1)]
+    best = np.eye(bar.arms)[bar.chain.mean_rewards.argmax(axis=1)]
     assert bar.optimum() == pytest.approx(6.12)
     assert 0.6 < bar.context_free()[0] / bar.optimum() < 0.8
     assert bars.value(bar, best) / bar.optimum() < 0.7
@@ -84,7 +84,7 @@ def test_guests_tip_and_stay_as_the_chain_says() -> None:
         _, reward, terminated, truncated, _ = bar.step(rng.integers(4, size=guests))
         earned, length = earned + reward * there, length + there
         there &= ~(terminated | truncated)
-    uniform = np.full(bar.chain.expected.shape, 0.25)
+    uniform = np.full(bar.chain.mean_rewards.shape, 0.25)
     for result, exact in ((earned, bars.value(bar, uniform)), (length, bars.length(bar, uniform))):
         assert abs(result.mean() - exact) < 4 * result.std() / guests**0.5
 

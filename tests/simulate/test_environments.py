@@ -80,7 +80,7 @@ def test_slow_change_swings_each_arm_around_its_rate() -> None:
 
 def test_visitors_of_one_world_come_one_after_another() -> None:
     audience = Drift(rates=(0.5, 0.4), jumps=((1, 0.9, 2, 4),))
-    audience.reset(3, np.random.default_rng(1), first=1)
+    audience.reset(3, np.random.default_rng(1), first_time=1)
     result = [audience.step(np.array([1, 1, 1]))[4]["expected"].tolist() for _ in range(2)]
     assert result == [[0.4, 0.9, 0.9], [0.4, 0.4, 0.4]]
 

@@ -139,27 +139,27 @@ class Crowd:
     of their first visits. Visitors of an earlier run have the first numbers.
 
     visitor, visit: the number of the visitor and of the visit in every seat, (seats,), where the visitor is
-    NO_VISITOR in a free seat; visits: the number of visits of each visitor so far; left: the number of visits still
-    to begin; n_earlier: the number of visitors of an earlier run; n_new: the number of new visitors so far; periods:
-    the number of periods that are over.
+    NO_VISITOR in a free seat; visits: the number of visits of each visitor so far; visits_left: the number of visits
+    still to begin; n_earlier: the number of visitors of an earlier run; n_new: the number of new visitors so far;
+    periods: the number of periods that are over.
 
     daily: the number of new visitors per day, spread over the `a_day` periods of a day. Time then counts days, and
     visitors come again after the number of days that the audience says. If daily is 0, time counts decisions, and a
     visitor comes again after `absence` decisions."""
 
     def __init__(
-        self, *, seats: int, visits: int, absence: float, daily: int, a_day: int, earlier: Sequence[Returning] = (),
+        self, *, seats: int, visits: int, absence: float, daily: int, a_day: int, returners: Sequence[Returning] = (),
         n_new: int = 0,
     ) -> None:  # fmt: skip
         self.visitor: Index = np.full(seats, NO_VISITOR)
         self.visit: Index = np.full(seats, NO_VISITOR)
-        self.visits = [0] * len(earlier)
-        self.left, self.daily, self.a_day, self.n_new, self._absence = visits, daily, a_day, n_new, absence
+        self.visits = [0] * len(returners)
+        self.visits_left, self.daily, self.a_day, self.n_new, self._absence = visits, daily, a_day, n_new, absence
         self.periods = 0
-        self.n_earlier = self._departures = len(earlier)
+        self.n_earlier = self._departures = len(returners)
         self._n_visits = 0
         # a heap: time, order of leaving, visitor
-        self._returns_due = [(visitor.delay, number, number) for number, visitor in enumerate(earlier)]
+        self._returns_due = [(visitor.delay, number, number) for number, visitor in enumerate(returners)]
         heapq.heapify(self._returns_due)
 
     @property
@@ -178,20 +178,20 @@ class Crowd:
         first visit."""
         return sum(visits + (number < self.n_earlier) > 1 for number, visits in enumerate(self.visits) if visits)
 
-    def due(self, now: float) -> list[tuple[int, float]]:
+    def due_visitors(self, now: float) -> list[tuple[int, float]]:
         """Return the number of each visitor who is to come again, with the time from now until then."""
         return [(visitor, time - now) for time, _, visitor in sorted(self._returns_due)]
 
     def arrive(self, now: float) -> None:
         """Begin visits in free seats. Visitors who are due to come again take seats before new visitors."""
-        for seat in np.flatnonzero(self.visitor == NO_VISITOR)[: self.left].tolist():
+        for seat in np.flatnonzero(self.visitor == NO_VISITOR)[: self.visits_left].tolist():
             visitor = self._next(now)
             if visitor == NO_VISITOR:
                 break
             self.visitor[seat] = visitor
             self.visit[seat] = self._n_visits
             self._n_visits += 1
-            self.left -= 1
+            self.visits_left -= 1
 
     def _next(self, now: float) -> int:
         if self._returns_due and self._returns_due[0][0] <= now:

@@ -88,7 +88,7 @@ class _Arrivals:
     def __init__(self, audience: Visitors, runs: int) -> None:
         self.audience, self.count, self.returners = audience, np.ones(runs), np.zeros(runs)
         self._earlier_visits = np.zeros(runs, np.int64)  # of the present visitor
-        self._newest = runs
+        self._n_visitors = runs
 
     def follow(self, has_ended: Flags, goes_on: Flags, *, comes_again: Flags) -> None:
         """Admit and count the next visitors after visits that ended.
@@ -99,8 +99,8 @@ class _Arrivals:
         self.count += goes_on & ~comes_again
         self._earlier_visits = np.where(has_ended & ~comes_again, 0, self._earlier_visits + has_ended)
         new_runs = np.flatnonzero(has_ended & ~comes_again)
-        self.audience.admit(new_runs, np.arange(self._newest, self._newest + len(new_runs)))
-        self._newest += len(new_runs)
+        self.audience.admit(new_runs, np.arange(self._n_visitors, self._n_visitors + len(new_runs)))
+        self._n_visitors += len(new_runs)
 
 
 class Runs:
@@ -170,7 +170,7 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
         if position:
             values = np.array(scores.noise(shape, rng) if scores.samples else values)
             values[row, slates[:, :position]] = -np.inf
-        arms = _best(values, rng)
+        arms = _best_arms(values, rng)
         if floor:
             is_explored = rng.random(runs) < floor
             uniform = rng.random(shape) if position else rng.integers(m, size=runs)
@@ -185,20 +185,20 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
 def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
     """Return the probability with which the policy chose the arm of each run, (runs,)."""
     assert isinstance(scores, ExactScores)  # kinds that need a propensity have no other scores
-    best = scores.best_of_each()
-    p_best: Array = best[np.arange(len(arms)), arms] if best.ndim > 1 else best[arms]
-    return floor / best.shape[-1] + (1 - floor) * p_best
+    best_chances = scores.best_of_each()
+    p_best: Array = best_chances[np.arange(len(arms)), arms] if best_chances.ndim > 1 else best_chances[arms]
+    return floor / best_chances.shape[-1] + (1 - floor) * p_best
 
 
-def _best(values: Array, rng: np.random.Generator) -> Index:
+def _best_arms(values: Array, rng: np.random.Generator) -> Index:
     """Return the index of the largest value in each row. If several values are the largest, one of them is drawn at
     random."""
-    best = values.argmax(axis=1)
-    equal = values == values.max(axis=1, keepdims=True)
-    if np.count_nonzero(equal) > len(best):
-        tied_rows = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
-        best[tied_rows] = np.where(equal[tied_rows], rng.random((len(tied_rows), values.shape[1])), -1.0).argmax(axis=1)
-    return best
+    arms = values.argmax(axis=1)
+    is_top = values == values.max(axis=1, keepdims=True)
+    if np.count_nonzero(is_top) > len(arms):
+        ties = np.flatnonzero(np.count_nonzero(is_top, axis=1) > 1)
+        arms[ties] = np.where(is_top[ties], rng.random((len(ties), values.shape[1])), -1.0).argmax(axis=1)
+    return arms
 
 
 class RunBeliefs:
@@ -281,17 +281,17 @@ class ForgettingSums:
         self.now = np.zeros(shape)
         buckets = forgetting.bucket(int(forgetting.window)) + 2 if forgetting.window else 0
         self._buckets = np.zeros((buckets, *shape))
-        self._oldest = self._ordinal = 0
+        self._oldest_bucket = self._ordinal = 0
 
     def advance(self, ordinal: int) -> None:
         """Fade the sums by one step. The ordinal of the newest decision is then `ordinal`."""
         self._ordinal = ordinal
         if self.forgetting.discount < 1:
             self.now *= self.forgetting.discount
-        oldest = self.forgetting.oldest(ordinal)
-        if oldest > self._oldest:
-            self._buckets[self._oldest % len(self._buckets)] = 0
-            self._oldest = oldest
+        oldest_bucket = self.forgetting.oldest(ordinal)
+        if oldest_bucket > self._oldest_bucket:
+            self._buckets[self._oldest_bucket % len(self._buckets)] = 0
+            self._oldest_bucket = oldest_bucket
             self.now = self._buckets.sum(axis=0)
 
     def add(self, cells: Index, values: Array, ordinal: int) -> None:
@@ -302,7 +302,7 @@ class ForgettingSums:
             values = values * self.forgetting.discount ** (self._ordinal - ordinal)
         if self.forgetting.window:
             bucket = self.forgetting.bucket(ordinal)
-            if bucket < self._oldest:
+            if bucket < self._oldest_bucket:
                 return
             self._buckets[bucket % len(self._buckets)][cells] += values
         self.now[cells] += values

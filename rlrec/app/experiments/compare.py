@@ -87,7 +87,7 @@ def show(
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit, {row.policy_id for row in lookup.experiment(unit, name).variants}):
         experiment = lookup.experiment(unit, name)
-        serving = versions_of(unit, experiment)
+        versions = versions_of(unit, experiment)
         definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
         experiment = lookup.compared_with(experiment, rival)
         study = replace(unit_outcomes.experiment_study(unit, experiment, definitions), segment=by)
@@ -96,7 +96,7 @@ def show(
             if log or by:
                 hint = f"leave out {'--log' if log else '--by'}"
                 raise InputError("an interleaved experiment is compared on its whole log", hint=hint)
-            return _interleaved(unit, experiment, rankers, definitions[0], level=level, times=times, is_fixed=is_fixed)
+            return _show_teams(unit, experiment, rankers, definitions[0], level=level, times=times, is_fixed=is_fixed)
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         figures = unit_outcomes.collect(unit, study, level=level, is_fixed=is_fixed)
@@ -108,8 +108,8 @@ def show(
         route = lookup.route_of_holdout(unit, experiment)
         changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
         led_to = [*dict.fromkeys(change.policy for change in changes)][::-1]
-        newest = decisions.newest_requests(unit, experiment.variants[0].policy_id, limit=1)
-        bodies = contents.context_bodies(unit, [row[1] for row in newest]).values()
+        requests = decisions.newest_requests(unit, experiment.variants[0].policy_id, limit=1)
+        bodies = contents.context_bodies(unit, [row[1] for row in requests]).values()
         entries = [entry for body in bodies for entry in parse(body, "body of a context").items()]
         fields = [name for name, value in entries if isinstance(value, str | bool) and not name.startswith("@")]
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
@@ -148,12 +148,12 @@ def show(
     per_unit_values = {row["group"]: row["value"] for row in rows if (row["metric"], row["reward"]) == metric_key}
     variants = [
         {
-            "variant": variant.label, "policy": serving[variant.id].policy.name,
+            "variant": variant.label, "policy": versions[variant.id].policy.name,
             "weight": shares[variant.id], "units": unit_counts.get(variant.id, 0),
             "sessions": figures.count("sessions", number),
             **_earnings(figures.outcomes.value(number, reward_per_decision), level),
             **({"reward_per_unit": per_unit_values[variant.label]} if len(phases) > 1 else {}),
-            "learns": serving[variant.id].status == "learning" and lineage.learns(serving[variant.id]),
+            "learns": versions[variant.id].status == "learning" and lineage.learns(versions[variant.id]),
         }
         for number, variant in enumerate(experiment.variants)
     ]  # fmt: skip
@@ -226,7 +226,7 @@ def _result(
     split: tuple[float, float], times: tuple[int, int], *, intervals: list[SequenceRow], is_fixed: bool, since: int,
     **answer: Any,
 ) -> VariantComparison:  # fmt: skip
-    first, last = (format_time(at) if at else None for at in times)
+    first_at, last_at = (format_time(at) if at else None for at in times)
     sequence: SequenceAnswer = {
         "fixed": is_fixed, "best_n": declared.expected_units(experiment), "tests": len(intervals),
         "since": format_time(since) if since else None, "intervals": intervals,
@@ -238,12 +238,12 @@ def _result(
         "metric": [], "sequence": sequence, "phases": [],
         "created_at": format_time(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else format_time(experiment.stopped_at), **answer,
-        "first_at": first, "last_at": last,
+        "first_at": first_at, "last_at": last_at,
     }  # fmt: skip
     return cast(VariantComparison, result)
 
 
-def _interleaved(
+def _show_teams(
     unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float,
     times: tuple[int, int], is_fixed: bool,
 ) -> VariantComparison:  # fmt: skip

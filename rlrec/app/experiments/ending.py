@@ -116,8 +116,8 @@ def _remedy(experiment: experiments.Experiment, changes: Sequence[routes.RouteCh
     from which the first variant was copied, else the first route.
 
     reference: the reference of the version that went live."""
-    first = experiment.variants[0].policy.partition("@")[0]
-    change = next((change for change in changes if change.policy == first), changes[0])
+    policy_name = experiment.variants[0].policy.partition("@")[0]
+    change = next((change for change in changes if change.policy == policy_name), changes[0])
     return f"`rlrec route set {change.route} --to {lookup.split_reference(reference)[0]}` lets {change.route} serve it"
 
 

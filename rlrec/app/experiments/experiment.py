@@ -143,10 +143,10 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
         if fork.source is None or not kinds.load(fork.source.policy.kind).takes_scores:
             continue
         label = fork.variant.label
-        first = labels.setdefault(canonical.text(fork.source.policy.params), label)
-        if first != label:
+        twin = labels.setdefault(canonical.text(fork.source.policy.params), label)
+        if twin != label:
             store.notice(
-                f"variants {first} and {label} rank by the scores of a request, with the same parameters: they differ "
+                f"variants {twin} and {label} rank by the scores of a request, with the same parameters: they differ "
                 "only if requests bring the scores of the ranker of their variant; policies with --param score=NAME "
                 'rank by those of one name, {"scores": {"NAME": 1.7}}'
             )
@@ -319,8 +319,8 @@ def list_experiments(store: Store) -> list[ExperimentSummary]:
 
 
 def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
-    serving, shares = versions_of(unit, experiment), shares_of(experiment)
-    rows = [(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
+    versions, shares = versions_of(unit, experiment), shares_of(experiment)
+    rows = [(variant.label, versions[variant.id], shares[variant.id]) for variant in experiment.variants]
     references = interleaved.ranker_names(experiment)
     if references:
         rows = [(team, lookup.version(unit, name)[0], 0.5) for team, name in zip(TEAMS, references, strict=True)]
@@ -386,11 +386,11 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
             new_weights[holdout.LABEL] = holdout.holdout_weight(held_share, list(weights.values()))
         shares, total = shares_of(experiment), sum(new_weights.values())
         changes = {row.label: new_weights[row.label] / total - shares[row.id] for row in experiment.variants}
-        last = experiment.variants[-1].label
+        last_label = experiment.variants[-1].label
         is_ramp = "route" in experiment.declaration
-        if is_ramp and changes[last] < -MIN_ROOM:
-            hint = f"give {last} a larger share; `rlrec experiment stop {name}` ends the ramp"
-            raise InputError(f"experiment {name} is a ramp, and {last} gives back none of its units", hint=hint)
+        if is_ramp and changes[last_label] < -MIN_ROOM:
+            hint = f"give {last_label} a larger share; `rlrec experiment stop {name}` ends the ramp"
+            raise InputError(f"experiment {name} is a ramp, and {last_label} gives back none of its units", hint=hint)
         is_new = experiment.mode == experiments.FROZEN or any(abs(change) > MIN_ROOM for change in changes.values())
         if is_new:
             experiments.begin_phase(unit, experiment.id, new_weights, moves=is_ramp)

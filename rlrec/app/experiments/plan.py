@@ -233,13 +233,13 @@ class NewUnits(Record, eq=False):
         """Return these counts with the population of a log that begins earlier, at `since`. The earlier part of the log
         shows which units are newcomers."""
         _, last_at = selected.times(unit, selection)
-        half = max(1, round(self.days * DAY_US / 2))
-        stretches = -(-(last_at - half - since) // half)
+        half_us = max(1, round(self.days * DAY_US / 2))
+        stretches = -(-(last_at - half_us - since) // half_us)
         earlier_log = replace(selection, since=since)
-        begins = last_at - half - stretches * half
-        arrivals = people.arrivals(unit, earlier_log, since=begins, length=half, by_session=self.by_session)
+        begin_at = last_at - half_us - stretches * half_us
+        arrivals = people.arrivals(unit, earlier_log, since=begin_at, length=half_us, by_session=self.by_session)
         newcomers = sum(count for stretch, count in arrivals.items() if stretch >= stretches)
-        return replace(self, population=float(sum(arrivals.values())), newcomers=newcomers * DAY_US / half)
+        return replace(self, population=float(sum(arrivals.values())), newcomers=newcomers * DAY_US / half_us)
 
     @property
     def pace(self) -> float:
@@ -261,8 +261,8 @@ class NewUnits(Record, eq=False):
         number, units come at the pace of the second half. Beyond the population, they come at the pace of newcomers."""
         if units <= self.counts[-1]:
             return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
-        near = max(self.counts[-1], min(units, self.population))  # those who came before come again first
-        waits = [(near - self.counts[-1], self.pace), (units - near, self.newcomers)]
+        limit = max(self.counts[-1], min(units, self.population))  # those who came before come again first
+        waits = [(limit - self.counts[-1], self.pace), (units - limit, self.newcomers)]
         if any(wait and not pace for wait, pace in waits):
             return None
         return float(self.days + sum(wait / pace for wait, pace in waits if wait))
@@ -276,9 +276,9 @@ def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> N
     since, window_us = first_at if name else last_at - min(WINDOW_US, (last_at - first_at) // 2), rewards[0].window_us
     if metric.reward is not None and last_at and since + window_us > unit.now:
         window, traffic = (time_text(us / DAY_US) for us in (window_us, last_at - since))
-        longer = f"the window of reward {rewards[0].name} ({window}) is longer than the newest traffic ({traffic})"
+        clause = f"the window of reward {rewards[0].name} ({window}) is longer than the newest traffic ({traffic})"
         raise InputError(
-            f"{longer}, no reward of which is certain yet", hint="plan later, or give the --rate of an event"
+            f"{clause}, no reward of which is certain yet", hint="plan later, or give the --rate of an event"
         )
 
 

@@ -94,8 +94,8 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
             reference = _take_back(unit, stage, command)
             text = f"{stage.ramp.name} was rolled back at {100 * stage.share:.12g} %: {'; '.join(losses)}"
             is_retired = stage.change.number is not None and reference != stage.change.reference
-            because = f", since {stage.change.reference} is retired" if is_retired else ""
-            return _answer(name, stage, "rolled-back", f"{text}; route {name} serves {reference}{because}")
+            clause = f", since {stage.change.reference} is retired" if is_retired else ""
+            return _answer(name, stage, "rolled-back", f"{text}; route {name} serves {reference}{clause}")
         share = stage.next_share or 1.0
         experiments.begin_phase(unit, stage.ramp.id, {CURRENT: 1 - share, CANDIDATE: share}, moves=True)
         settings.add_run(unit, command, {"experiment": stage.ramp.name, "share": share})
@@ -111,13 +111,13 @@ def _take_back(unit: Unit, stage: Stage, command: str) -> str:
     """Roll back a ramp, and return the reference that the ramp's route serves from now on. What the variant `current`
     has learned becomes the next version of its policy, if the route follows this policy and no other version went live
     meanwhile."""
-    current = lookup.version(unit, stage.ramp.variants[0].policy)[0]
-    heads, learners = ending.lock(unit, current)
+    current_version = lookup.version(unit, stage.ramp.variants[0].policy)[0]
+    heads, learners = ending.lock(unit, current_version)
     head = heads.get(stage.change.policy_id)
     reference = route.roll_back(unit, stage.change.route, command=command, or_live=True)["reference"]
-    if stage.change.number is not None or head is None or head.live_id != current.parent_id:
+    if stage.change.number is not None or head is None or head.live_id != current_version.parent_id:
         return reference
-    return ending.make_live(unit, current, heads, learners).reference
+    return ending.make_live(unit, current_version, heads, learners).reference
 
 
 def _answer(name: str, stage: Stage | None, did: str, sentence: str) -> RampAnswer:

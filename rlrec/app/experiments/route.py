@@ -143,9 +143,9 @@ def create(store: Store, request: Request) -> RouteSummary:
         settings.lock_removals(unit, removals) if forks else settings.lock(unit)
         stored_route = routes.by_name(unit, [request.name]).get(request.name)
         if stored_route is not None:
-            first = routes.history(unit, stored_route.route_id)[0]
-            if first.command != command:
-                message = f"route {request.name!r} already exists, and was created by `{first.command}`"
+            first_change = routes.history(unit, stored_route.route_id)[0]
+            if first_change.command != command:
+                message = f"route {request.name!r} already exists, and was created by `{first_change.command}`"
                 raise Conflict(message, hint=f"`rlrec route set {request.name} --to {request.to}` changes it")
             return {**summary(unit, stored_route), "created": False}
         if policies.by_name(unit, request.name) is not None:
@@ -164,10 +164,10 @@ def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
     is not live."""
     with store.read() as unit:
         version, _ = lookup.version(unit, answer["reference"])
-        newest = policies.versions(unit, [version.policy.id])[-1]
-    if answer["live"] and newest.number > version.number and "rebuilt_from" in newest.learned_from:
-        serving = f"route {answer['route']} serves {version.reference}, not {newest.reference}, which was rebuilt later"
-        store.notice(f"{serving}: `rlrec policy promote {newest.reference}` lets that serve")
+        rebuild = policies.versions(unit, [version.policy.id])[-1]
+    if answer["live"] and rebuild.number > version.number and "rebuilt_from" in rebuild.learned_from:
+        clause = f"route {answer['route']} serves {version.reference}, not {rebuild.reference}, which was rebuilt later"
+        store.notice(f"{clause}: `rlrec policy promote {rebuild.reference}` lets that serve")
     return answer
 
 
@@ -224,17 +224,17 @@ def set_holdout(store: Store, request: Request) -> RouteSummary:
 
     def work(unit: Unit) -> RouteSummary:
         settings.lock_removals(unit, removals)
-        current = lookup.route(unit, request.name, lock=True)
-        _refuse_ramp(current)
-        is_new = current.holdout is None
+        route = lookup.route(unit, request.name, lock=True)
+        _refuse_ramp(route)
+        is_new = route.holdout is None
         if is_new:
             _start_holdout(unit, request, forks)
             settings.add_run(unit, f"route set {request.command}", {"holdout": request.holdout})
         else:
-            old_holdout = lookup.experiment(unit, str(current.holdout))
+            old_holdout = lookup.experiment(unit, str(route.holdout))
             if not _holdout(request, old_holdout.name).defines(old_holdout):
                 hint = f"a holdout never changes: `rlrec experiment stop {old_holdout.name}` ends it for good"
-                raise Conflict(f"route {current.route} has another holdout, {old_holdout.name}", hint=hint)
+                raise Conflict(f"route {route.route} has another holdout, {old_holdout.name}", hint=hint)
         return {**summary(unit, lookup.route(unit, request.name)), "set": True, "changed": is_new}
 
     return store.write(work)
@@ -273,46 +273,46 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         return set_holdout(store, request)
     to, command = request.to, f"route {'ramp' if request.steps else 'set'} {request.command}"
     with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
-        current = lookup.route(unit, request.name)
-        _refuse_ramp(current)
+        route = lookup.route(unit, request.name)
+        _refuse_ramp(route)
         version, _ = servable(unit, to)
-        if request.steps and version.id == lookup.version(unit, current.reference)[0].id:
+        if request.steps and version.id == lookup.version(unit, route.reference)[0].id:
             hint = "`--to` names the policy to compare it with"
             raise InputError(f"route {request.name} serves {to} already", hint=hint)
-        looks = routes.looks(unit, current.route_id, since=unit.now - YEAR_US)
-        options = request.gate and replace(request.gate, candidate=to, current=current.reference)
-        gate, earlier_id = (None, None) if options is None else _look(unit, current, options, looks)
+        looks = routes.looks(unit, route.route_id, since=unit.now - YEAR_US)
+        options = request.gate and replace(request.gate, candidate=to, current=route.reference)
+        gate, earlier_id = (None, None) if options is None else _look(unit, route, options, looks)
         reward_name = version.reward.name if options is None or options.reward is None else options.reward
         if gate is not None and gate["reward"] != reward_name:
-            basis = f"judged by reward {gate['reward']}, which {current.reference} learns"
+            basis = f"judged by reward {gate['reward']}, which {route.reference} learns"
             store.notice(f"{basis}; --reward {reward_name} judges by what {to} learns")
-        ramp = None if request.share is None else _ramp(unit, current, request, to, request.share)
+        ramp = None if request.share is None else _ramp(unit, route, request, to, request.share)
         removals = settings.get(unit).removals
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
 
     def work(unit: Unit) -> RouteSummary:
         if ramp is not None:
             settings.lock_removals(unit, removals)
-        now = lookup.route(unit, request.name, lock=True)
-        _refuse_ramp(now)
-        is_unchanged = now.id == current.id and looks == routes.looks(unit, now.route_id, since=unit.now - YEAR_US)
+        state = lookup.route(unit, request.name, lock=True)
+        _refuse_ramp(state)
+        is_unchanged = state.id == route.id and looks == routes.looks(unit, state.route_id, since=unit.now - YEAR_US)
         if not is_unchanged and (ramp is not None or gate is not None):
             raise StoreBusy(f"route {request.name} was changed meanwhile", hint="look at it, and try again")
         version, _ = servable(unit, to)
         has_passed, look_id = gate is None or gate["passed"], earlier_id
         if gate is not None and earlier_id is None:
             look_id = routes.add_look(
-                unit, now.route_id, policy_id=version.policy.id, version_id=version.id, report=gate
+                unit, state.route_id, policy_id=version.policy.id, version_id=version.id, report=gate
             )
-        is_changed = has_passed and (ramp is not None or now.reference != to)
+        is_changed = has_passed and (ramp is not None or state.reference != to)
         if is_changed and ramp is not None:
-            _start(unit, current, ramp, forks, command=command, look_id=look_id)
+            _start(unit, route, ramp, forks, command=command, look_id=look_id)
         elif is_changed:
-            _change(unit, now.route_id, version, to, command=command, look_id=look_id)
-        newest = lookup.route(unit, request.name)
-        answer: RouteSummary = {**summary(unit, newest), "set": has_passed, "changed": is_changed}
+            _change(unit, state.route_id, version, to, command=command, look_id=look_id)
+        new_route = lookup.route(unit, request.name)
+        answer: RouteSummary = {**summary(unit, new_route), "set": has_passed, "changed": is_changed}
         if request.steps:
-            answer["ramp"] = ramp_state(unit, newest)
+            answer["ramp"] = ramp_state(unit, new_route)
         if gate is not None:
             from rlrec.app.evaluation.comparisons import paired_gate
 
@@ -326,7 +326,7 @@ def set_route(store: Store, request: Request) -> RouteSummary:
     return _with_notice(store, store.write(work))
 
 
-def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateLook]) -> tuple[RouteGate, int | None]:
+def _look(unit: Unit, route: RouteChange, options: GateOptions, looks: list[GateLook]) -> tuple[RouteGate, int | None]:
     """Run the gate's test of what a route is to serve. Returns the result and None. If the gate ran the same test
     before, returns the earlier result and its id instead, since testing the same rows again shows nothing new and
     spends no error. Raises InputError where the route serves the candidate already.
@@ -334,34 +334,34 @@ def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateL
     live: the newest change of the route; looks: the tests by the route's gate in the last year."""
     from rlrec.app.evaluation.comparisons import paired_gate
 
-    if live.reference == options.candidate:
-        raise InputError(f"route {live.route} serves {live.reference} already: there is nothing to compare it with")
-    reports = [parse(look.report, f"look {look.id} of the gate of route {live.route}") for look in looks]
+    if route.reference == options.candidate:
+        raise InputError(f"route {route.route} serves {route.reference} already: there is nothing to compare it with")
+    reports = [parse(look.report, f"look {look.id} of the gate of route {route.route}") for look in looks]
     gate = paired_gate.judge_candidate(unit, options, earlier_tests=reports)
     version, _ = servable(unit, options.candidate)
-    for look, earlier in zip(looks, reports, strict=True):
-        if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):
-            return cast("RouteGate", {**gate, **earlier}), look.id
+    for look, report in zip(looks, reports, strict=True):
+        if look.version_id == version.id and paired_gate.is_repeated(gate, report):
+            return cast("RouteGate", {**gate, **report}), look.id
     return gate, None
 
 
-def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: float) -> experiment.Request:
+def _ramp(unit: Unit, route: RouteChange, request: Request, to: str, share: float) -> experiment.Request:
     """Return the request for an experiment in which a part of a route's users gets another version.
 
     to: the reference of this version; share: the part of the users."""
-    first = routes.count_ramps(unit, current.route_id) + 1
-    name = _free_name(unit, current.route, (f"ramp-{n}" for n in count(first)))
-    specs = ((CURRENT, current.reference, 1 - share), (CANDIDATE, to, share))
+    first_number = routes.count_ramps(unit, route.route_id) + 1
+    name = _free_name(unit, route.route, (f"ramp-{n}" for n in count(first_number)))
+    specs = ((CURRENT, route.reference, 1 - share), (CANDIDATE, to, share))
     variants = []
     for label, reference, weight in specs:
         version, head = lookup.version(unit, reference)
         # a learning version is named by its policy where it is live
         policy = version.policy.name if version.learning and head.live_id == version.id else reference
         variants.append(experiment.VariantSpec(label=label, policy=policy, weight=weight))
-    ramp = experiment.Request(name=name, variants=variants, route=current.route, metrics=request.metrics)
+    ramp = experiment.Request(name=name, variants=variants, route=route.route, metrics=request.metrics)
     if not request.steps:
         return ramp
-    reward = lookup.version(unit, current.reference)[0].reward
+    reward = lookup.version(unit, route.reference)[0].reward
     users = declared.expected_size(unit, "user") * request.hold_us / declared.TRAFFIC_US
     return replace(
         ramp, steps=request.steps, hold_us=request.hold_us, guards=request.guards,
@@ -371,7 +371,7 @@ def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: fl
 
 
 def _start(
-    unit: Unit, current: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
+    unit: Unit, route: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
     look_id: int | None,
 ) -> None:  # fmt: skip
     """Start a ramp. The ramp serves the route's users while it runs.
@@ -381,17 +381,17 @@ def _start(
     if experiment_id is None:
         raise StoreBusy(f"experiment {ramp.name} was created meanwhile", hint="a retry is safe")
     routes.change(
-        unit, current.route_id, policy_id=current.policy_id, version_id=current.version_id, command=command,
+        unit, route.route_id, policy_id=route.policy_id, version_id=route.version_id, command=command,
         experiment_id=experiment_id, look_id=look_id,
     )  # fmt: skip
     settings.add_run(unit, command, {"experiment": ramp.name})
 
 
-def _refuse_ramp(current: RouteChange) -> None:
-    if current.running:
-        ramp, rollback = current.experiment, f"`rlrec route rollback {current.route}`"
+def _refuse_ramp(route: RouteChange) -> None:
+    if route.running:
+        ramp, rollback = route.experiment, f"`rlrec route rollback {route.route}`"
         hint = f"`rlrec experiment stop {ramp} --promote LABEL`, or {rollback}"
-        raise InputError(f"route {current.route} has a ramp that runs, {ramp}", hint=hint)
+        raise InputError(f"route {route.route} has a ramp that runs, {ramp}", hint=hint)
 
 
 def rollback(store: Store, name: str) -> RouteSummary:
@@ -405,38 +405,38 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
     """Roll back a route within a transaction, as `rollback` does, and return the state of the route.
 
     or_live: whether the route follows the live version of the earlier policy if the earlier version is retired."""
-    newest = lookup.route(unit, name, lock=True)
-    policies.lock(unit, [newest.policy_id])
-    last, changes = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
-    for earlier, current in reversed([*pairwise(changes)]):  # skips changes that changed nothing
-        is_promotion = last is not None and last.at == current.at and current.command.startswith("experiment stop ")
-        if newest.running or is_promotion or earlier.reference != newest.reference:
+    route = lookup.route(unit, name, lock=True)
+    policies.lock(unit, [route.policy_id])
+    last, changes = policies.last_promotion(unit, route.policy_id), _standing_changes(unit, route)
+    for older_change, change in reversed([*pairwise(changes)]):  # skips changes that changed nothing
+        is_promotion = last is not None and last.at == change.at and change.command.startswith("experiment stop ")
+        if route.running or is_promotion or older_change.reference != route.reference:
             break
     else:
-        undo = f"`rlrec policy rollback {newest.policy}` undoes a promotion"
-        hint = None if last is None or newest.number else undo
+        undo = f"`rlrec policy rollback {route.policy}` undoes a promotion"
+        hint = None if last is None or route.number else undo
         raise CheckFailed(f"route {name} has no change to roll back", hint=hint)
     if is_promotion:
-        versions.roll_back(unit, newest.policy)
-    if newest.running and newest.experiment_id is not None:
-        experiments.stop(unit, newest.experiment_id)
-    reference = earlier.reference
+        versions.roll_back(unit, route.policy)
+    if route.running and route.experiment_id is not None:
+        experiments.stop(unit, route.experiment_id)
+    reference = older_change.reference
     version, _ = lookup.version(unit, reference)
     if version.status == "retired" and or_live:
         reference = version.policy.name
         version, _ = lookup.version(unit, reference)
     elif version.status == "retired":
         hint = f"`rlrec route set {name} --to POLICY` chooses another"
-        raise CheckFailed(f"{earlier.reference}, which {name} served before, is retired", hint=hint)
-    _change(unit, newest.route_id, version, reference, command=command, restored_id=earlier.id)
+        raise CheckFailed(f"{older_change.reference}, which {name} served before, is retired", hint=hint)
+    _change(unit, route.route_id, version, reference, command=command, restored_id=older_change.id)
     return summary(unit, lookup.route(unit, name))
 
 
-def _standing_changes(unit: Unit, newest: RouteChange) -> list[RouteChange]:
+def _standing_changes(unit: Unit, route: RouteChange) -> list[RouteChange]:
     """Return the changes of a route that no rollback undid, oldest first. A rollback undoes all changes after the
     change to which it returned."""
     changes: list[RouteChange] = []
-    for change in routes.history(unit, newest.route_id):
+    for change in routes.history(unit, route.route_id):
         if change.restored_id is None:
             changes.append(change)
         while changes and change.restored_id not in (None, changes[-1].id):
@@ -455,8 +455,8 @@ def show(store: Store, name: str) -> RouteSummary:
     from rlrec.app.serving import shadows as serving_shadows
 
     with store.read() as unit:
-        newest, last_at = lookup.route(unit, name), decisions.newest(unit)
-        if last_at is not None and last_at < newest.at - DAY_US:
+        route, last_at = lookup.route(unit, name), decisions.newest(unit)
+        if last_at is not None and last_at < route.at - DAY_US:
             clock = "times are those of the clock when the route was set"
             store.notice(f"{clock}; the newest decision is of {format_time(last_at)}")
         history = [
@@ -466,21 +466,21 @@ def show(store: Store, name: str) -> RouteSummary:
                 "gate": None if change.gate is None else parse(change.gate, f"the gate of a change of route {name}"),
                 "reference": change.reference,
             }
-            for change in reversed(routes.history(unit, newest.route_id))
+            for change in reversed(routes.history(unit, route.route_id))
         ]  # fmt: skip
-        reports = [serving_shadows.report(unit, name, shadow) for shadow in routes.shadows(unit, newest.route_id)]
-        return {**summary(unit, newest), "history": history, "shadows": reports, "ramp": ramp_state(unit, newest)}
+        reports = [serving_shadows.report(unit, name, shadow) for shadow in routes.shadows(unit, route.route_id)]
+        return {**summary(unit, route), "history": history, "shadows": reports, "ramp": ramp_state(unit, route)}
 
 
-def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
+def summary(unit: Unit, route: RouteChange) -> RouteSummary:
     """Return the state of a route, from its newest change."""
-    version, _ = lookup.version(unit, newest.reference)
+    version, _ = lookup.version(unit, route.reference)
     state: RouteSummary = {
-        "route": newest.route, "policy": version.policy.name, "version": version.number,
-        "experiment": newest.experiment if newest.running else None, "since": format_time(newest.at),
-        "live": newest.number is None, "reference": newest.reference,
+        "route": route.route, "policy": version.policy.name, "version": version.number,
+        "experiment": route.experiment if route.running else None, "since": format_time(route.at),
+        "live": route.number is None, "reference": route.reference,
     }  # fmt: skip
-    return state if newest.holdout is None else {**state, "holdout": newest.holdout}
+    return state if route.holdout is None else {**state, "holdout": route.holdout}
 
 
 # -- the state of a ramp --

@@ -249,7 +249,7 @@ class SimulatedStore:
         for start in range(0, self.request.sessions, self.request.group):
             end = min(start + self.request.group, self.request.sessions)
             sessions = [self._session_key(number) for number in range(start, end)]
-            observations = self.audience.reset(len(sessions), self.rng, first=start * self.steps)
+            observations = self.audience.reset(len(sessions), self.rng, first_time=start * self.steps)
             for _ in range(self.steps):
                 observations = self._serve(sessions, observations)
             self.store.progress("sessions", end, end / self.request.sessions)
@@ -346,10 +346,10 @@ class VisitWorld(SimulatedStore):
         self._visitor_keys = [visitor.key for visitor in returning_visitors]
         self.crowd = Crowd(
             seats=seats, visits=sessions, absence=audience.away, daily=audience.daily, a_day=audience.a_day,
-            earlier=returning_visitors, n_new=n_new,
+            returners=returning_visitors, n_new=n_new,
         )  # fmt: skip
         self._anonymous = np.zeros(seats, np.bool_)
-        while self.crowd.left:
+        while self.crowd.visits_left:
             period_start = started_at + self.crowd.periods * period_us
             self._let_time_pass(max(0, period_start - self._clock))
             if isinstance(audience, News):
@@ -434,7 +434,7 @@ class VisitWorld(SimulatedStore):
             return
         crowd = self.crowd
         period = crowd.periods - 1  # the period in which the next run begins
-        due_visitors = crowd.due(period / crowd.a_day if crowd.daily else self.decisions)
+        due_visitors = crowd.due_visitors(period / crowd.a_day if crowd.daily else self.decisions)
         traits = self.audience.traits_of(np.array([visitor for visitor, _ in due_visitors], np.intp) - NO_VISITOR)
         state = {
             "at": newest_at, "new": crowd.n_new - crowd.daily * period // crowd.a_day, "clicks": self.audience.memory(),

@@ -213,7 +213,7 @@ def test_visits_are_played_to_their_end_in_every_run() -> None:
     """False-alarm rate 6e-5 each: four standard errors of 200 runs of 50 visits."""
     bar = Barista()
     result = study(kinds.make("uniform", {}), bar, runs=200, sessions=50, seed=1)
-    uniform = np.full(bar.chain.expected.shape, 1 / bar.arms)
+    uniform = np.full(bar.chain.mean_rewards.shape, 1 / bar.arms)
     for values, exact in ((result.reward, bars.value(bar, uniform)), (result.decisions, bars.length(bar, uniform))):
         assert abs(values.mean() / 50 - exact) < 4 * values.std(ddof=1) / 50 / sqrt(200)
     assert np.allclose(result.optimum, 50 * 6.12)

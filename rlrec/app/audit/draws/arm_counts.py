@@ -108,11 +108,11 @@ class ArmCounts:
         eligible_ids: the eligible set of each slot; arms: the arm of each slot; decisions: the decision of each
         slot."""
         distinct_sets = np.unique(eligible_ids)
-        for portion, eligible, sizes in eligible_arms(self.unit, distinct_sets):
+        for portion, set_arms, sizes in eligible_arms(self.unit, distinct_sets):
             set_ids = distinct_sets[portion]
             portion_slots = np.flatnonzero(np.isin(eligible_ids, set_ids))
-            stride = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
-            eligible_codes = np.repeat(np.arange(len(set_ids)), sizes) * stride + eligible
+            stride = int(max(set_arms.max(initial=0), arms.max(initial=0))) + 1
+            eligible_codes = np.repeat(np.arange(len(set_ids)), sizes) * stride + set_arms
             shown_codes = np.searchsorted(set_ids, eligible_ids[portion_slots]) * stride + arms[portion_slots]
             for decision in np.unique(decisions[portion_slots[~np.isin(shown_codes, eligible_codes)]]).tolist():
                 self.findings.decision_error("dangling", decision, "an arm was shown that was not eligible")

@@ -79,11 +79,11 @@ class Examination:
         subject: the subject of the finding."""
         policy, reward, earnings = self.version.policy, self.version.reward.name, "below position 1 earn less than"
         log, remark = "OTHER", " on the log of a policy with marginals and no pin, say `uniform` (its own cannot tell)"
-        if lower := self._fit_curve(self.version)[1:]:
-            share = sum(row.examination * row.slots for row in lower) / sum(row.slots for row in lower)
+        if lower_rows := self._fit_curve(self.version)[1:]:
+            share = sum(row.examination * row.slots for row in lower_rows) / sum(row.slots for row in lower_rows)
             if share >= MAX_SHARE:
                 return
-            earnings = f"at positions 2 to {lower[-1].position} earn {share:.0%} of"
+            earnings = f"at positions 2 to {lower_rows[-1].position} earn {share:.0%} of"
             log, remark = policy.name, ""
         options = f"--log policy={log}{'' if reward == DEFAULT_REWARD else f' --reward {reward}'}"
         findings.warning(

@@ -52,10 +52,10 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
         if has_slot_sets:
             sets = imported_data.slot_sets(unit, np.unique(slots["decision_id"]).tolist())
             slots[log_rows.SLOT_SET], _ = log_rows.slot_set_column(slots, sets)
-        eligible = contents.eligible_arms(unit, set(slots["eligible_id"].tolist()))
+        arms_by_set = contents.eligible_arms(unit, set(slots["eligible_id"].tolist()))
         logged_batch = log_rows.LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts,
-            eligible={key: np.array(members, np.int64) for key, members in eligible.items()},
+            eligible={key: np.array(members, np.int64) for key, members in arms_by_set.items()},
         )  # fmt: skip
         checked_log = CheckedLog(logged=logged_batch, arms=catalogue, extent=extent)
         partials: dict[tuple[str, int], Any] = {}

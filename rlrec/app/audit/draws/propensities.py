@@ -91,8 +91,8 @@ class References:
     """This cache holds the contexts and eligible sets that decisions refer to. `reads` has the names of the context
     fields that the policy reads."""
 
-    def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
-        self.unit, self.findings, self.reads = unit, findings, reads
+    def __init__(self, unit: Unit, findings: Findings, *, field_names: Sequence[str]) -> None:
+        self.unit, self.findings, self.field_names = unit, findings, field_names
         self.keys: dict[int, str] = {}  # of the arms in the eligible sets that were read
         self._eligible_sets: dict[int, Ids | None] = {}
         self._n_arms = 0
@@ -103,14 +103,14 @@ class References:
         a finding, and counts as empty."""
         for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
             has_page = PAGE in body or GROUPS in body  # whichever fields the policy reads
-            if not self.reads and not has_page:
+            if not self.field_names and not has_page:
                 continue
             try:
                 context = json.loads(body)
-                names = context if self.reads == EVERYTHING else self.reads
+                names = context if self.field_names == EVERYTHING else self.field_names
                 self._contexts[key] = {name: value_of(context, name) for name in names}
                 # otherwise the context holds them already
-                if self.reads != EVERYTHING and not context.keys().isdisjoint((PAGE, GROUPS)):
+                if self.field_names != EVERYTHING and not context.keys().isdisjoint((PAGE, GROUPS)):
                     stated_fields = {name: value_of(context, name) for name in PAGE_FIELDS}
                     self._contexts[key] |= {name: value for name, value in stated_fields.items() if value is not None}
             except UNREADABLE:
@@ -218,8 +218,8 @@ def check_joint(batch: Batch, *, findings: Findings) -> None:
     stored_log = slots["log_propensity"][first_slots]
     with np.errstate(invalid="ignore"):
         is_wrong = np.abs(log_product - stored_log) > ABSOLUTE * (1 + np.abs(log_product))
-        smallest = slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
-        is_below = slots["propensity"] < smallest
+        least_propensity = slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
+        is_below = slots["propensity"] < least_propensity
     for row in np.flatnonzero(is_wrong).tolist():
         detail = f"log_propensity is {stored_log[row]:.12g}, its slots' propensities give {log_product[row]:.12g}"
         findings.decision_error(CHECK, ids[first_slots[row]], detail)
@@ -250,50 +250,50 @@ class VersionSlates:
 
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
-        self.references = References(unit, findings, reads=designs.policy_of(version).reads)
+        self.references = References(unit, findings, field_names=designs.policy_of(version).reads)
 
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
         seq, ordinal = (slates.per_decision(name)[order] for name in ("belief_seq", "belief_ordinal"))
         self.references.read_contexts(slates.per_decision("context_id"))
         n_derived = 0
-        for rows, serving in past_beliefs.moments(self.unit, self.version, seq, ordinal):
+        for rows, distribution in past_beliefs.moments(self.unit, self.version, seq, ordinal):
             end = int(rows[-1]) + 1
             self.unit.progress("slates drawn again", end, end / len(order))
-            if serving.trained_model is None:
-                n_derived += self._check_moment(slates, order[rows], serving)
+            if distribution.trained_model is None:
+                n_derived += self._check_moment(slates, order[rows], distribution)
                 continue
             for start in range(0, len(rows), STATES):
                 portion = slates.take(order[rows[start : start + STATES]])
-                n_derived += self._check_states(portion, serving, serving.trained_model)
+                n_derived += self._check_states(portion, distribution, distribution.trained_model)
         return n_derived
 
-    def _check_moment(self, slates: StoredSlates, rows: Index, serving: VersionDistribution) -> int:
+    def _check_moment(self, slates: StoredSlates, rows: Index, distribution: VersionDistribution) -> int:
         """Check the slates that were drawn from one belief, and return how many slates could be derived. Slates that
         share a distribution are checked together.
 
         rows: the indices of the slates; serving: the distribution by the belief."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
-        for row, eligible, revision, context, size in fields:
-            reading, epoch = serving.reading(self.references.context_of(context)), serving.epoch(revision)
-            groups.setdefault((eligible, epoch, reading, size), []).append(row)
-        if serving.generator is not None:
-            self._check_lists(slates, rows, serving)
+        for row, set_id, revision, context, size in fields:
+            reading, epoch = distribution.reading(self.references.context_of(context)), distribution.epoch(revision)
+            groups.setdefault((set_id, epoch, reading, size), []).append(row)
+        if distribution.generator is not None:
+            self._check_lists(slates, rows, distribution)
         n_derived, source = 0, f"the belief of {self.version.reference}"
-        for (eligible, _, _, size), members in groups.items():
-            if (arms := self.references.eligible_arms(eligible)) is None:
+        for (set_id, _, _, size), members in groups.items():
+            if (arms := self.references.eligible_arms(set_id)) is None:
                 continue
             revision = int(slates.per_decision("catalogue_revision")[members[0]])
             context = self.references.context_of(int(slates.per_decision("context_id")[members[0]]))
-            make_case = partial(serving.case, eligible, arms, context, keys=self.references.keys, revision=revision)
+            make_case = partial(distribution.case, set_id, arms, context, keys=self.references.keys, revision=revision)
             group = SlateGroup(slates, slates.with_arms(np.array(members), size, arms), size)
-            if serving.generator is not None:
+            if distribution.generator is not None:
                 group.seeds = ranking_seeds(group.seeds)
             n_derived += group.compare(partial(self._derive, group, make_case), source=source, findings=self.findings)
         return n_derived
 
-    def _check_lists(self, slates: StoredSlates, rows: Index, serving: VersionDistribution) -> None:
+    def _check_lists(self, slates: StoredSlates, rows: Index, distribution: VersionDistribution) -> None:
         """Add a finding for every stored list of candidates that differs from the list that the belief of the decision
         gives.
 
@@ -301,14 +301,14 @@ class VersionSlates:
         lists = candidates.find_lists(self.unit, slates.per_decision("decision_id")[rows].tolist())
         groups: dict[tuple[int, int, str], list[int]] = {}
         fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")
-        for row, decision, eligible, revision, context in fields:
-            candidate_list, arms = lists.get(decision), self.references.eligible_arms(eligible)
+        for row, decision, set_id, revision, context in fields:
+            candidate_list, arms = lists.get(decision), self.references.eligible_arms(set_id)
             if candidate_list is None or candidate_list.catalogue_id is None:
                 self.findings.decision_error(CHECK, decision, "its list of candidates is not stored")
             elif arms is not None and sorted(candidate_list.arms) != arms.tolist():
                 self.findings.decision_error(CHECK, decision, "its candidates are not its eligible arms")
             else:
-                reading = serving.reading(self.references.context_of(context))
+                reading = distribution.reading(self.references.context_of(context))
                 groups.setdefault((candidate_list.catalogue_id, revision, reading), []).append(row)
         for (catalogue, revision, _), group in groups.items():
             if (arms := self.references.eligible_arms(catalogue)) is None:
@@ -318,7 +318,7 @@ class VersionSlates:
             try:
                 with np.errstate(all="ignore"):
                     keys = self.references.keys
-                    case = serving.candidates(catalogue, arms, context, keys=keys, revision=revision)
+                    case = distribution.candidates(catalogue, arms, context, keys=keys, revision=revision)
                     group_lists = [lists[key] for key in ids.tolist()]
                     _compare_lists(case, group_lists, seeds.view(np.uint64), ids, self.findings)
             except UNREADABLE as error:
@@ -361,7 +361,7 @@ class VersionSlates:
                 self.findings.decision_error(CHECK, key, "it does not say which ranker picked each slot")
         return teams
 
-    def _check_states(self, slates: StoredSlates, serving: VersionDistribution, model: TrainedModel) -> int:
+    def _check_states(self, slates: StoredSlates, distribution: VersionDistribution, model: TrainedModel) -> int:
         """Check slates that were each drawn in a state of their own. The state is computed from the history of the
         visit that is stored with the decision. Return how many slates could be derived."""
         eligible_sets = map(self.references.eligible_arms, slates.per_decision("eligible_id").tolist())
@@ -377,18 +377,18 @@ class VersionSlates:
             contexts = [self.references.context_of(key) for key in ids.tolist()]
             codes = context_index.reshape(-1)
             states = model.states(model.encode_contexts(contexts)[codes], histories, revision)
-            eligible, keys = slates.per_decision("eligible_id"), self.references.keys
-            arms_or_none = {key: self.references.eligible_arms(key) for key in np.unique(eligible).tolist()}
+            set_ids, keys = slates.per_decision("eligible_id"), self.references.keys
+            arms_or_none = {key: self.references.eligible_arms(key) for key in np.unique(set_ids).tolist()}
             arms_of_set = {key: arms for key, arms in arms_or_none.items() if arms is not None}
             page = page_codes(contexts)[codes]
-            for case in model.request_cases(states, eligible, revision, contexts, codes, sets=arms_of_set, keys=keys):
+            for case in model.request_cases(states, set_ids, revision, contexts, codes, sets=arms_of_set, keys=keys):
                 for members in rows_by_kind(size[case.rows], page[case.rows]):
                     length, first_row = int(size[case.rows[members[0]]]), int(case.rows[members[0]])
                     rows = slates.with_arms(case.rows[members], length, case.arms)
                     group, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
                     context, described_at = contexts[codes[first_row]], int(revision[first_row])
-                    layout = serving.layout(
-                        int(eligible[first_row]), case.arms, context, keys=keys, revision=described_at
+                    layout = distribution.layout(
+                        int(set_ids[first_row]), case.arms, context, keys=keys, revision=described_at
                     )
                     derive_slates = partial(_derive_states, model, group, score, case.arms, layout)
                     n_derived += group.compare(derive_slates, source=source, findings=self.findings)

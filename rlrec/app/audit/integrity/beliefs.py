@@ -88,8 +88,8 @@ def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> N
     new_sums, change = _sum_columns(chunk, ""), _sum_columns(chunk, "d_")
     old_sums, previous_ordinal = np.r_[np.zeros((1, len(SUMS))), new_sums[:-1]], np.r_[0, ordinal[:-1]]
     old_sums[first_rows], previous_ordinal[first_rows] = 0.0, ordinal[first_rows]
-    if (newest := history.newest_rows.get((int(bucket[0]), int(arm[0])))) is not None:
-        old_sums[0], previous_ordinal[0] = newest[1:4], newest[0]
+    if (last_row := history.newest_rows.get((int(bucket[0]), int(arm[0])))) is not None:
+        old_sums[0], previous_ordinal[0] = last_row[1:4], last_row[0]
     old_sums = old_sums * (report.discount ** (ordinal - previous_ordinal))[:, None]
     # the sums expected after it
     magnitude = 1 + np.maximum(np.abs(old_sums), np.abs(change))
@@ -134,9 +134,9 @@ def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: 
     rows = beliefs.rows(unit, version.id, oldest=beliefs.EARLIEST)
     served_rows: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
     for key in sorted(served_rows.keys() | history.newest_rows.keys()):
-        row, newest = served_rows.get(key), history.newest_rows.get(key)
-        if row != newest:
-            clause = "no change made it" if newest is None else f"its changes add up to {sums_text(newest[1:4])}"
+        row, last_row = served_rows.get(key), history.newest_rows.get(key)
+        if row != last_row:
+            clause = "no change made it" if last_row is None else f"its changes add up to {sums_text(last_row[1:4])}"
             report(
                 key[1],
                 f"the belief is {'missing' if row is None else sums_text(row[1:4])}, but {clause}",
@@ -165,7 +165,7 @@ class RebuiltBeliefs:
         self.unit, self.versions, self.histories, self.names = unit, versions, histories, names
         self._provenance: dict[int, tuple[Version, holdings.Extent]] = {}  # by the id of a version
         self._folds: dict[holdings.Extent, BeliefFold] = {}
-        self._unreadable: dict[holdings.Extent, str] = {}  # the reasons
+        self._read_errors: dict[holdings.Extent, str] = {}  # the reasons
         by_id = {version.id: version for version in versions}
         for version in versions:
             provenance = holdings.provenance(version, by_id, policies.ordinal(unit, version.policy.id))
@@ -174,7 +174,7 @@ class RebuiltBeliefs:
                 try:
                     self._folds[extent] = BeliefFold(unit, root, ordinal=extent.ordinal)
                 except UNREADABLE as error:
-                    self._unreadable[extent] = str(error)
+                    self._read_errors[extent] = str(error)
         self._total: dict[holdings.Extent, Totals] = {extent: {} for _, extent in self._provenance.values()}
         self._wrongly_censored: list[tuple[int, int]] = []  # decision and position
 
@@ -191,7 +191,7 @@ class RebuiltBeliefs:
         first_id, last_id = int(batch.slots["decision_id"].min()), int(batch.slots["decision_id"].max())
         seq = int(batch.events["seq"].max(initial=0))
         for extent, total in self._total.items():
-            if extent in self._unreadable or (extent.last is not None and first_id > extent.last):
+            if extent in self._read_errors or (extent.last is not None and first_id > extent.last):
                 continue
             fold, shared_key = self._folds[extent], (extent.distinct, extent.reward_id, extent.ordinal)
             try:
@@ -205,7 +205,7 @@ class RebuiltBeliefs:
                     change = complete_sums[shared_key] = holdings.sums(fold, batch, None)
                 self._total[extent] = slot_statistics.add_totals(total, change)
             except UNREADABLE as error:
-                self._unreadable[extent] = str(error)
+                self._read_errors[extent] = str(error)
 
     def finish(self, findings: Findings) -> None:
         for decision_id, position in self._wrongly_censored:
@@ -214,7 +214,7 @@ class RebuiltBeliefs:
         for version in self.versions:
             if version.id not in self._provenance:
                 continue
-            reason = self._unreadable.get(self._provenance[version.id][1])
+            reason = self._read_errors.get(self._provenance[version.id][1])
             try:
                 if reason is None:
                     self._compare(version, findings)
@@ -230,8 +230,8 @@ class RebuiltBeliefs:
         report, (root, extent) = _Reporter(version, findings, self.names, SLOTS), self._provenance[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         discount = forgetting.discount ** (extent.ordinal - root.ordinal)
-        initial = {key: discount * numbers for key, numbers in history.initial_sums.items()}
-        log_sums = slot_statistics.add_totals(initial, self._total[extent])
+        initial_sums = {key: discount * numbers for key, numbers in history.initial_sums.items()}
+        log_sums = slot_statistics.add_totals(initial_sums, self._total[extent])
         pruned_sums = slot_statistics.pruned_sums(self.unit, version, ordinal=extent.ordinal)
         log_sums = slot_statistics.add_totals(log_sums, pruned_sums)
         log_sums = slot_statistics.without_zeros(log_sums, oldest=forgetting.oldest(extent.ordinal))

@@ -53,9 +53,9 @@ def refuse_far_ahead(store: Store) -> None:
     if store.now is None:
         return
     with store.read() as unit:
-        newest = decisions.newest(unit)
-        store.refuse_far_ahead(unit, newest)
-        if newest is None and store.now > unit.clock() + DAY_US:
+        newest_at = decisions.newest(unit)
+        store.refuse_far_ahead(unit, newest_at)
+        if newest_at is None and store.now > unit.clock() + DAY_US:
             now = format_time(store.now)
             store.notice(f"the first decision lies far ahead of the database's clock: the store's time is {now}")
 

@@ -31,7 +31,7 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     names = {row.name for row in policies.all_policies(unit)}
     live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
     changes = routes.newest_changes(unit)
-    serving = set[int]()  # policies that a route or an experiment serves
+    serving_ids = set[int]()  # policies that a route or an experiment serves
     for change in changes:
         version = live[live[change.policy_id].policy.base_id or change.policy_id]
         is_stale = change.number is not None and change.command.startswith("experiment stop ")
@@ -45,12 +45,12 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
             remedy = f"`{command}` lets it follow {version.reference}"
             detail = f"serves {change.reference}, whichever version is live: {remedy}"
             findings.add(CHECK, "warning" if is_stale else "info", f"route {change.route}", detail)
-        serving.add(version.policy.id)
+        serving_ids.add(version.policy.id)
     holdouts = {change.holdout for change in changes}
     live_since = activity.live_times(unit)  # holdouts keep what they serve
     for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.serving if experiment.status == "running"]
-        serving |= {version.policy.base_id or 0 for version in versions}
+        serving_ids |= {version.policy.base_id or 0 for version in versions}
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
             version, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
             is_older = version.id not in {copy.parent_id for copy in copies} and experiment.name not in holdouts
@@ -64,19 +64,19 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
                 served_text = " and ".join(references)
                 detail = f"serves {served_text}, and nobody there gets {version.reference}, which is live"
                 findings.add(CHECK, "info", f"experiment {experiment.name}", f"{detail}: {remedy}")
-        serving |= {version.policy.id for version in versions}
+        serving_ids |= {version.policy.id for version in versions}
     for version in live.values():
         params, subject = version.policy.params, f"policy {version.policy.name}"
         if policy not in (None, version.policy.name) or params.keys().isdisjoint(COMMON_PARAMETERS):
             continue
-        if version.policy.id in serving or activity.count_served_since(unit, version.policy.id, unit.now - DAY_US):
+        if version.policy.id in serving_ids or activity.count_served_since(unit, version.policy.id, unit.now - DAY_US):
             if not arm_rules.allowed_arms(unit, params):
                 detail = "no arm is left by its `arms` and `block`, and requests are refused: see `rlrec arm list`"
                 findings.add(CHECK, "warning", subject, detail)
             for text in arm_rules.idle_page_rules(unit, params):
                 findings.add(CHECK, "info", subject, f"{text} has no effect: no arm that it names can be shown now")
     first_change = next(iter([*(change for change in changes if not change.running), *changes]), None)
-    for version in (live[policy_id] for policy_id in sorted(live_since.keys() - serving)):
+    for version in (live[policy_id] for policy_id in sorted(live_since.keys() - serving_ids)):
         is_checked = policy in (None, version.policy.name) and version.policy.base_id is None
         if first_change and is_checked and not activity.count_served_since(unit, version.policy.id, unit.now - DAY_US):
             command = f"rlrec route set {first_change.route} --to {version.policy.name} --share 20%"
@@ -112,9 +112,9 @@ def waiting_version(unit: Unit, live: Version) -> Version | None:
     None.
 
     live: the live version of the policy."""
-    newest = policies.versions(unit, [live.policy.id])[-1]
-    has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
-    return newest if newest.number > live.number and has_learned and newest.status != "retired" else None
+    version = policies.versions(unit, [live.policy.id])[-1]
+    has_learned = version.policy.kind == "gradient" or "rebuilt_from" in version.learned_from
+    return version if version.number > live.number and has_learned and version.status != "retired" else None
 
 
 def notice_successors(
@@ -143,9 +143,9 @@ def notice_successors(
 def waiting_sentence(unit: Unit, live: Version) -> str | None:
     """Return a sentence on the newer version of a policy that waits while the live version is judged. Return None where
     no version waits."""
-    if (newest := waiting_version(unit, live)) is None:
+    if (waiting := waiting_version(unit, live)) is None:
         return None
-    return f"{live.reference} is judged, which is live; {newest.reference} is newer, and waits: name it to judge that"
+    return f"{live.reference} is judged, which is live; {waiting.reference} is newer, and waits: name it to judge that"
 
 
 def untaught_sentence(unit: Unit, version: Version, head: Head, options: Mapping[str, str] = {}) -> str | None:

@@ -50,10 +50,10 @@ class Outage:
             return
         in_window = (events["age_us"] <= self.version.reward.window_us) & np.isin(events["decision_id"], ids)
         received_at = np.full((len(self._kinds), len(ids)), NOT_RECEIVED)
-        for earliest, kinds in zip(received_at, self._kinds, strict=True):
+        for first_at, kinds in zip(received_at, self._kinds, strict=True):
             is_counted = in_window & np.isin(events["kind"], kinds)
             row = np.searchsorted(ids, events["decision_id"][is_counted])
-            np.minimum.at(earliest, row, events["received_at"][is_counted])
+            np.minimum.at(first_at, row, events["received_at"][is_counted])
         n_rewarded = np.count_nonzero(received_at < NOT_RECEIVED, axis=1)
         self._batches.append((ids, batch.slots["at"][is_live][first_slots], received_at, n_rewarded))
         self._n_rewarded += n_rewarded
@@ -66,8 +66,8 @@ class Outage:
         """Tell whether the oldest batch can be dropped, because the newer batches suffice. The batch of the last
         rewarded decision is never dropped."""
         rewarded_left = self._n_rewarded - self._batches[0][-1]
-        suffices = (self._n_rewarded == 0) | (rewarded_left >= MIN_LEARNED_FROM)
-        return bool(suffices.all() or (rewarded_left[0] and self._n_decisions > MAX_DECISIONS))
+        is_sufficient = (self._n_rewarded == 0) | (rewarded_left >= MIN_LEARNED_FROM)
+        return bool(is_sufficient.all() or (rewarded_left[0] and self._n_decisions > MAX_DECISIONS))
 
     def finish(self, findings: Findings) -> None:
         if not self._batches:
@@ -75,8 +75,8 @@ class Outage:
         columns = list(zip(*self._batches, strict=True))[:3]
         ids, at, received_at = (np.concatenate(column, axis=-1) for column in columns)
         reward, subject = self.version.reward.name, f"policy {self.version.policy.name}"
-        for kinds, earliest in zip(self._kinds, received_at, strict=True):
-            if (silence := self._silence(ids, at, earliest)) is not None:
+        for kinds, first_at in zip(self._kinds, received_at, strict=True):
+            if (silence := self._silence(ids, at, first_at)) is not None:
                 if kinds is self._kinds[0]:
                     findings.warning(OUTAGE, subject, f"no event that reward {reward} weighs came to {silence}")
                     return
@@ -94,16 +94,16 @@ class Outage:
         last_rewarded = int(np.flatnonzero(is_received)[-1])
         mature_rows = np.flatnonzero(self.now - at[: last_rewarded + 1] > self.version.reward.window_us)
         delays = np.sort((received_at - at)[mature_rows[is_received[mature_rows]]])
-        due = np.searchsorted(delays, self.now - at[last_rewarded + 1 :], side="right") / (len(delays) + 1)
-        if due.sum() < MIN_SILENT or not has_paused(at, np.sort(received_at[is_received])):
+        due_chance = np.searchsorted(delays, self.now - at[last_rewarded + 1 :], side="right") / (len(delays) + 1)
+        if due_chance.sum() < MIN_SILENT or not has_paused(at, np.sort(received_at[is_received])):
             return None
-        if (chance := silence_chance(due, n_rewarded=len(delays), n_decisions=len(mature_rows))) >= MAX_CHANCE:
+        if (chance := silence_chance(due_chance, n_rewarded=len(delays), n_decisions=len(mature_rows))) >= MAX_CHANCE:
             return None
         return (
-            f"the last {quantity(len(due), 'decision')}, since decision {ids[last_rewarded]} "
+            f"the last {quantity(len(due_chance), 'decision')}, since decision {ids[last_rewarded]} "
             f"of {format_time(int(at[last_rewarded]))}; "
             f"{len(delays)} of {len(mature_rows)} before had one, "
-            f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}"
+            f"{due_chance.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}"
         )
 
 
@@ -115,12 +115,12 @@ def has_paused(at: Ids, received_at: Ids) -> bool:
     at: the time of each decision, ascending, (n,); received_at: the time at which each event was received, ascending,
     (m,)."""
     pauses = np.bincount(np.searchsorted(received_at, at, side="right"), minlength=len(received_at) + 1)
-    earlier = np.sort(pauses[:-1])
-    usual_pause = earlier[np.searchsorted(earlier.cumsum(), 0.9 * earlier.sum())] if earlier.any() else 0
+    sizes = np.sort(pauses[:-1])
+    usual_pause = sizes[np.searchsorted(sizes.cumsum(), 0.9 * sizes.sum())] if sizes.any() else 0
     return bool(pauses[-1] >= 2 * usual_pause)
 
 
-def silence_chance(due: Array, *, n_rewarded: int, n_decisions: int) -> float:
+def silence_chance(due_chance: Array, *, n_rewarded: int, n_decisions: int) -> float:
     """Return the probability that none of n decisions has an event yet. Each decision has an event by now with a
     probability that is its element of `due` times the reward rate.
 
@@ -131,9 +131,9 @@ def silence_chance(due: Array, *, n_rewarded: int, n_decisions: int) -> float:
     due: the probability that an event has come by now, if one comes at all, (n,); n_rewarded: the number of earlier
     decisions with an event; n_decisions: the number of all earlier decisions."""
     a, b = 1.0 + n_rewarded, 1.0 + n_decisions - n_rewarded
-    due_levels, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
+    due_levels, count = np.unique(np.floor(due_chance * 256) / 256, return_counts=True)
     width = 12 / sqrt(min(a, b))
-    logit = np.linspace(log(a / (b + due.sum())) - width, log(a / b) + width, 4_001)
+    logit = np.linspace(log(a / (b + due_chance.sum())) - width, log(a / b) + width, 4_001)
     rate = 1 / (1 + np.exp(-logit))
     exponent = a * np.log(rate) + b * np.log1p(-rate) + count @ np.log1p(-due_levels[:, None] * rate)
     exponent -= lgamma(a) + lgamma(b) - lgamma(a + b)

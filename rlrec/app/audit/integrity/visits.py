@@ -55,13 +55,13 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
     from the visit's last slots.
 
     slots: the slots, in the order of the visits; keys: the key of each arm as JSON, by id."""
-    begins = run_starts(slots["session_id"], slots["visit"])
-    if not len(begins):
+    starts = run_starts(slots["session_id"], slots["visit"])
+    if not len(starts):
         return []
-    sessions, numbers = slots["session_id"][begins].tolist(), slots["visit"][begins].tolist()
-    ends = np.append(begins[1:], len(slots["visit"]))
+    sessions, numbers = slots["session_id"][starts].tolist(), slots["visit"][starts].tolist()
+    ends = np.append(starts[1:], len(slots["visit"]))
     steps = slots["step"][ends - 1] + 1
-    bounds = zip(begins.tolist(), ends.tolist(), steps.tolist(), strict=True)
+    bounds = zip(starts.tolist(), ends.tolist(), steps.tolist(), strict=True)
     bounds_by_visit = dict(zip(zip(sessions, numbers, strict=True), bounds, strict=True))
     slot_bytes = open_sessions.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
     names = [keys.get(arm, "") for arm in slots["arm_id"].tolist()]

@@ -343,7 +343,7 @@ def answer(
         evaluation, estimators, by_unit, differing, new_arms, inclusion=inclusion, extent=evaluation.extent,
         days=_covered_days(unit, evaluation), has_later_drift=has_later_drift,
     )  # fmt: skip
-    if engine is not None and engine.mixed:
+    if engine is not None and engine.is_mixed:
         return [replace(row, estimate=replace(row.estimate, reasons=(*row.estimate.reasons, MIXED))) for row in rows]
     return rows
 

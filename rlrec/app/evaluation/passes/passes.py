@@ -157,7 +157,7 @@ class Workers(Record):
             engine = Processes(self.jobs, runner)
         with closing(engine):
             yield engine
-        if engine.mixed and not has_reasons:
+        if engine.is_mixed and not has_reasons:
             store.notice(f"{MIXED}: {REASONS[MIXED].text}")
 
 
