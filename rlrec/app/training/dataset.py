@@ -455,18 +455,14 @@ def _make_block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], loca
     slates = rows.shown_arm[rows.first[members][:, None] + np.arange(int(rows.size[members[0]]))]
     # the arms of the block, and their indices in it
     features = sets[0].catalogue.features
-    arms, index, eligible = (
-        sets[0].arms if len(sets) == 1 else _join_sets(sets),
-        np.zeros(len(features), np.int64),
-        None,
-    )
+    arms, index, flags = sets[0].arms if len(sets) == 1 else _join_sets(sets), np.zeros(len(features), np.int64), None
     index[arms] = np.arange(len(arms))
     if len(sets) > 1:  # the arms that each decision may show
         mask, lengths = np.zeros((len(sets), len(arms)), np.bool_), [len(eligible_set.arms) for eligible_set in sets]
         members_of = index[np.concatenate([eligible_set.arms for eligible_set in sets])]
         mask[np.repeat(np.arange(len(sets)), lengths), members_of] = True
-        eligible = mask[local]
+        flags = mask[local]
     return DecisionBlock(
-        rows=members, arms=arms, features=features[arms], slates=index[slates], eligible=eligible,
+        rows=members, arms=arms, features=features[arms], slates=index[slates], eligible=flags,
         state=State(state.x, state.row, index[state.arm], state.memory, state.words),
     )  # fmt: skip
