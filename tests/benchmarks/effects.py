@@ -163,9 +163,9 @@ def sums_of(slates: Ids, draw: Ids, expected: Array, rng: np.random.Generator) -
     )
     block = block_numbers(digests)
     by_block = [
-        np.bincount(block, weights=column, minlength=len(sums.returned)) for column in (returned, returned * followed)
+        np.bincount(block, weights=column, minlength=len(sums.returns)) for column in (returned, returned * followed)
     ]
-    return replace(sums, returned=by_block[0], followed=by_block[1])
+    return replace(sums, returns=by_block[0], gains=by_block[1])
 
 
 # -- logs in stores --

@@ -131,7 +131,7 @@ def estimates(log: tuple[Ids, Ids, Array], logger: Array, target: Array, *, seed
     batch = VisitBatch(
         start=start, reward=reward, cluster=cluster, log_ratio=of_target - log_probability(logger, slates),
         largest=np.full(n, size * np.log(len(logger))), unsupported=np.zeros(n),
-        predicted=model.predicted(decisions), expected=model.expected(decisions, [everywhere]),
+        predicted=model.predict(decisions), expected=model.predict_mean(decisions, [everywhere]),
     )  # fmt: skip
     fold = SessionFold(estimators=ESTIMATORS, gamma=1.0, horizon=int(length.max()), spans_batches=False)
     return fold.finish(fold.partial(batch))

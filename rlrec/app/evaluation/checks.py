@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
     from rlrec.store.log.selected import LogExtent
 
-SAMPLED = 200_000  # decisions that the expensive checks read, about
+SAMPLE_SIZE = 200_000  # decisions that the expensive checks read, about
 CONTEXT_CELLS, ARMS, PAIRS = 256, 4_096, 1 << 14  # most contexts, arms within them, and pairs of both
-_SETS = 512  # eligible sets at a time
+_MAX_SETS = 512  # eligible sets at a time
 _PERSONS_SALT, _SAMPLE_SALT, _REPEATS_SALT = 11, 12, 13
 MAX_DECISIONS = 200_000  # decisions whose events are read, about
 
@@ -39,7 +39,7 @@ MAX_DECISIONS = 200_000  # decisions whose events are read, about
 class CheckedLog(Record, eq=False):
     """This record has a batch of the log for the checks, the arms of the store, and the extent of the log."""
 
-    logged: LoggedBatch
+    batch: LoggedBatch
     arms: ArmTable
     extent: LogExtent
 
@@ -47,7 +47,7 @@ class CheckedLog(Record, eq=False):
     def top_slots(self) -> tuple[Index, Array]:
         """Return the slots at position 1 that were drawn among the eligible arms, and the propensities of these slots,
         (n,) each."""
-        slots = self.logged.log.slots
+        slots = self.batch.log.slots
         top = run_starts(slots["decision_id"])
         p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
         is_usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
@@ -57,15 +57,15 @@ class CheckedLog(Record, eq=False):
 
     @cached_property
     def in_sample(self) -> Flags:
-        """Tell for each slot of `top_slots` whether the slot is in the sample (see `sampled`), (n,)."""
-        return self.sampled(self.logged.log.slots["session_digest"][self.top_slots[0]])
+        """Tell for each slot of `top_slots` whether the slot is in the sample (see `is_sampled`), (n,)."""
+        return self.is_sampled(self.batch.log.slots["session_digest"][self.top_slots[0]])
 
-    def sampled(self, digest: Ids) -> Flags:
-        """Tell for each row whether the row is in a sample of about SAMPLED decisions of the log, (n,). Rows with equal
-        digests are sampled together.
+    def is_sampled(self, digest: Ids) -> Flags:
+        """Tell for each row whether the row is in a sample of about SAMPLE_SIZE decisions of the log, (n,). Rows with
+        equal digests are sampled together.
 
         digest: the digest of each row, (n,)."""
-        return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLED / max(self.extent.decisions, 1)
+        return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLE_SIZE / max(self.extent.decisions, 1)
 
 
 class CheckedRows(CheckedLog, eq=False):
@@ -102,7 +102,7 @@ class Check(ABC):
         return True
 
     @abstractmethod
-    def sums(self, checked: CheckedRows) -> Any:
+    def sums(self, data: CheckedRows) -> Any:
         """Return the sums of a batch, or None where the batch has no data for the check. The sums of several batches
         can be added."""
 
@@ -134,22 +134,22 @@ class WrongPropensities(Check):
     reason = "wrong-propensities"
     encodes = True
 
-    def sums(self, checked: CheckedLog) -> PropensityBets:
-        top, p = checked.top_slots
-        slots, arms, contexts = checked.logged.log.slots, checked.arms, checked.logged.contexts
+    def sums(self, data: CheckedLog) -> PropensityBets:
+        top, p = data.top_slots
+        slots, arms, contexts = data.batch.log.slots, data.arms, data.batch.contexts
         rank = arms.ranks(slots["arm_id"][top])
         first_rows, set_index = distinct(slots["eligible_id"][top])
-        members = [arms.ranks(checked.logged.eligible[key]) for key in slots["eligible_id"][top[first_rows]].tolist()]
+        members = [arms.ranks(data.batch.eligible[key]) for key in slots["eligible_id"][top[first_rows]].tolist()]
         eligible = _eligible_in(np.zeros(len(top), np.int64), set_index, members, cells=1, arms=len(arms))
         arm_bets = bet_sums(p, rank, eligible=eligible)
         # a sample of the rows; each row counts in every cell of its context
         n_arms = min(len(arms), ARMS)
         cells = max(2, min(CONTEXT_CELLS, PAIRS // max(n_arms, 1)))
-        sampled = np.flatnonzero(checked.in_sample)
+        sample_rows = np.flatnonzero(data.in_sample)
         context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=cells)
-        start, context_code = offsets(np.bincount(context, minlength=contexts.size)), slots["context"][top[sampled]]
+        start, context_code = offsets(np.bincount(context, minlength=contexts.size)), slots["context"][top[sample_rows]]
         length = np.diff(start)[context_code]
-        row, cell = np.repeat(sampled, length), cell[piece_rows(start[context_code], length)]
+        row, cell = np.repeat(sample_rows, length), cell[piece_rows(start[context_code], length)]
         eligible = _eligible_in(cell, set_index[row], members, cells=cells, arms=n_arms)
         has_cell = rank[row] < n_arms
         row, cell = row[has_cell], cell[has_cell]
@@ -161,13 +161,13 @@ class ClippedPropensities(Check):
 
     reason = "clipped-propensities"
 
-    def sums(self, checked: CheckedLog) -> ClippingSums:
-        top, p = checked.top_slots
-        slots = checked.logged.log.slots
-        top, p = top[checked.in_sample], p[checked.in_sample]
-        arms = arms_of_sets(slots["eligible_id"][top], checked.logged.eligible)
+    def sums(self, data: CheckedLog) -> ClippingSums:
+        top, p = data.top_slots
+        slots = data.batch.log.slots
+        top, p = top[data.in_sample], p[data.in_sample]
+        arms = arms_of_sets(slots["eligible_id"][top], data.batch.eligible)
         # under rules of a page, some eligible arms have probability 0
-        has_rules = checked.logged.contexts.have_rules[slots["context"][top]]
+        has_rules = data.batch.contexts.have_rules[slots["context"][top]]
         return ClippingSums.from_rows(p, arms, least=np.where(has_rules, 0.0, slots["min_propensity"][top]))
 
 
@@ -177,21 +177,21 @@ class RepeatedRows(Check):
     reason = "repeated-rows"
     encodes = True
 
-    def sums(self, checked: CheckedLog) -> RepeatSums:
-        log, contexts = checked.logged.log, checked.logged.contexts
+    def sums(self, data: CheckedLog) -> RepeatSums:
+        log, contexts = data.batch.log, data.batch.contexts
         digest = context_digests(*contexts.entries, contexts=contexts.size)
         # sessions are sampled by their first decisions, so that copies of a session are sampled together
         begins = run_starts(log.slots["session_id"])
         start_digest = digest[log.slots["context"][begins]] + log.slots["at"][begins]
-        is_sampled = np.repeat(checked.sampled(start_digest), np.diff(begins, append=len(log)))
+        is_sampled = np.repeat(data.is_sampled(start_digest), np.diff(begins, append=len(log)))
         log = log.select_rows(np.flatnonzero(is_sampled))
-        checked, slots = replace(checked, logged=replace(checked.logged, log=log)), log.slots
+        data, slots = replace(data, batch=replace(data.batch, log=log)), log.slots
         moment_bits = hash_bits(digest[slots["context"]] + slots["at"], salt=_REPEATS_SALT)
-        (top, p), rank = checked.top_slots, checked.arms.ranks(slots["arm_id"])
+        (top, p), rank = data.top_slots, data.arms.ranks(slots["arm_id"])
         order = hash_bits(decision_digests(slots)[top], salt=_REPEATS_SALT)
         # a digest of all that a session has, without its keys
-        shown = rank * 1_000_003 + slots["position"] * 1_009 + slots["step"]
-        row_bits = hash_bits(moment_bits.view(np.int64) + shown, salt=_REPEATS_SALT)
+        row_code = rank * 1_000_003 + slots["position"] * 1_009 + slots["step"]
+        row_bits = hash_bits(moment_bits.view(np.int64) + row_code, salt=_REPEATS_SALT)
         first_rows, session = distinct(slots["session_id"])
         session_bits = np.zeros(len(first_rows), np.uint64)
         np.add.at(session_bits, session, row_bits)
@@ -209,9 +209,9 @@ def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: in
     cell: the cell of each row, (n,); set_index: the eligible set of each row, (n,); members: the ranks of the arms
     of each eligible set; cells: the number of cells."""
     n_rows = np.zeros((cells, arms))
-    for start in range(0, len(members), _SETS):
-        portion = members[start : start + _SETS]
-        rows = (set_index >= start) & (set_index < start + _SETS)
+    for start in range(0, len(members), _MAX_SETS):
+        portion = members[start : start + _MAX_SETS]
+        rows = (set_index >= start) & (set_index < start + _MAX_SETS)
         code = cell[rows] * len(portion) + set_index[rows] - start
         counts = np.bincount(code, minlength=cells * len(portion)).reshape(cells, len(portion))
         is_eligible = np.zeros((len(portion), arms))
@@ -250,8 +250,8 @@ class LogDrift(Check):
     def is_possible(self, extent: LogExtent) -> bool:
         return extent.last_at > extent.first_at
 
-    def sums(self, checked: CheckedRows) -> DriftSums | None:
-        slots, extent = checked.rows.slots, checked.extent
+    def sums(self, data: CheckedRows) -> DriftSums | None:
+        slots, extent = data.rows.slots, data.extent
         propensity = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])
         is_first = (slots["position"] == 1) & (slots["step"] == 0) & ~slots["subsampled"] & (propensity > 0)
         at, keep_probability, arm, cluster = (
@@ -259,9 +259,9 @@ class LogDrift(Check):
         )
         length = extent.last_at - extent.first_at + 1
         return DriftSums.from_rows(
-            checked.rows.reward[is_first], propensity=propensity[is_first] * keep_probability,
-            arm=checked.arms.ranks(arm),
-            arms=len(checked.arms), cluster=cluster,
+            data.rows.reward[is_first], propensity=propensity[is_first] * keep_probability,
+            arm=data.arms.ranks(arm),
+            arms=len(data.arms), cluster=cluster,
             period=np.clip((at - extent.first_at) * PERIODS // length, 0, PERIODS - 1),
         )  # fmt: skip
 
@@ -272,18 +272,18 @@ class YoungRewards(Check):
 
     reason = "young-rewards"
 
-    def sums(self, checked: CheckedRows) -> ArrivalSums | None:
-        slots, log, definition = checked.rows.slots, checked.logged.log, checked.reward
+    def sums(self, data: CheckedRows) -> ArrivalSums | None:
+        slots, log, definition = data.rows.slots, data.batch.log, data.reward
         if not slots["imported"].any():
             return None
         decisions, first_rows = np.unique(slots["decision_id"], return_index=True)
         # of a long log, a sample of persons
-        share = np.uint64(max(1, -(-checked.extent.decisions // MAX_DECISIONS)))
+        share = np.uint64(max(1, -(-data.extent.decisions // MAX_DECISIONS)))
         is_used = hash_bits(slots["cluster"][first_rows], salt=_PERSONS_SALT) % share == 0
         decisions, first_rows = decisions[is_used], first_rows[is_used]
         events = take(log.events, look_up(decisions, log.events["decision_id"])[1])
         events, reward = reward_log.event_rewards(replace(log, events=events), definition)
-        windows_left = np.maximum(checked.extent.last_at - slots["at"][first_rows], 0) / max(1, definition.window_us)
+        windows_left = np.maximum(data.extent.last_at - slots["at"][first_rows], 0) / max(1, definition.window_us)
         distance = np.where(slots["imported"][first_rows], windows_left, np.inf)
         return ArrivalSums.from_rows(
             distance, cluster=slots["cluster"][first_rows], decision=np.searchsorted(decisions, events["decision_id"]),
@@ -297,15 +297,15 @@ class NoUsers(Check):
 
     reason = "no-users"
 
-    def sums(self, checked: CheckedRows) -> Ids | None:
+    def sums(self, data: CheckedRows) -> Ids | None:
         """Return two numbers, (2,): how many slots have a user, and how many slots have no user and may belong to
         people who come back. Return None where the request or an experiment stated that each session is another
         person."""
-        if checked.people == "stated":
+        if data.people == "stated":
             return None
-        slots = checked.rows.slots
-        has_user = slots["user_id"] != ABSENT if checked.cluster == "user" else np.zeros(len(checked.rows), np.bool_)
-        is_unclear = ~has_user & (slots["imported"] | (checked.people is None))
+        slots = data.rows.slots
+        has_user = slots["user_id"] != ABSENT if data.cluster == "user" else np.zeros(len(data.rows), np.bool_)
+        is_unclear = ~has_user & (slots["imported"] | (data.people is None))
         return np.array([has_user.sum(), is_unclear.sum()])
 
     def fails(self, sums: Ids) -> bool:
@@ -319,10 +319,10 @@ class MachineSessions(Check):
 
     reason = "machine-sessions"
 
-    def sums(self, checked: CheckedRows) -> SessionSums:
+    def sums(self, data: CheckedRows) -> SessionSums:
         # sessions of one user are not independent, so they count as one
-        _, person = distinct(checked.rows.slots["cluster" if checked.cluster == "user" else "session_id"])
-        slots, clicks = (np.bincount(person, weights=weights) for weights in (None, ~checked.rows.default))
+        _, person = distinct(data.rows.slots["cluster" if data.cluster == "user" else "session_id"])
+        slots, clicks = (np.bincount(person, weights=weights) for weights in (None, ~data.rows.default))
         return SessionSums.from_sessions(slots.astype(np.int64), clicks.astype(np.int64))
 
 
@@ -335,11 +335,11 @@ class CarryOver(Check):
     def concerns(self, estimator: Estimator) -> bool:
         return not estimator.sees_visits
 
-    def sums(self, checked: CheckedRows) -> dependence.CellSums | None:
-        rows, slots = checked.rows, checked.rows.slots
+    def sums(self, data: CheckedRows) -> dependence.CellSums | None:
+        rows, slots = data.rows, data.rows.slots
         if not slots["step"].any() or slots["subsampled"].any():
             return None
-        cell, cells = _cells(checked)
+        cell, cells = _cells(data)
         return dependence.carry_over_sums(
             rows.reward, cell=cell, cells=cells, step=slots["step"], repeats=slots["repeats"], length=slots["length"],
             cluster=slots["cluster"],
@@ -361,16 +361,16 @@ class DependentSlots(Check):
     def concerns(self, estimator: Estimator) -> bool:
         return estimator.independent_slots
 
-    def sums(self, checked: CheckedRows) -> dependence.CellSums | None:
-        if checked.model is None:
+    def sums(self, data: CheckedRows) -> dependence.CellSums | None:
+        if data.model is None:
             return None
-        rows, slots = checked.rows, checked.rows.slots
-        cell, cells = _cells(checked)
+        rows, slots = data.rows, data.rows.slots
+        cell, cells = _cells(data)
         # only slots that have a marginal, whatever the slate above them, which no request had laid out
-        has_rules = checked.logged.contexts.have_rules[slots["context"]]
+        has_rules = data.batch.contexts.have_rules[slots["context"]]
         cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"] | has_rules, -1, cell)
         return dependence.slots_above_sums(
-            rows.reward, attraction=checked.model.attraction(rows), cell=cell, cells=cells,
+            rows.reward, attraction=data.model.attraction(rows), cell=cell, cells=cells,
             decision=slots["decision_id"], position=slots["position"], cluster=slots["cluster"],
         )  # fmt: skip
 
@@ -378,10 +378,10 @@ class DependentSlots(Check):
         return dependence.is_rejected(dependence.slots_above_p_value(sums))
 
 
-def _cells(checked: CheckedRows) -> tuple[Ids, int]:
+def _cells(data: CheckedRows) -> tuple[Ids, int]:
     """Return the cell of each slot, (n,), and the number of cells. A cell is a pair of an arm and a position. Only the
     first arms, in order of key, have cells, and the cell of any other slot is -1."""
-    slots, arms, positions = checked.rows.slots, checked.arms, checked.extent.positions
+    slots, arms, positions = data.rows.slots, data.arms, data.extent.positions
     rank = arms.ranks(slots["arm_id"])
     n_arms = min(len(arms), max(1, dependence.CELLS // positions))
     has_cell = (rank < n_arms) & (slots["position"] <= positions)
@@ -397,7 +397,7 @@ Failures = Mapping[int, Sequence[Check]]
 
 
 def find_failures(sums: Mapping[tuple[int, str], Any]) -> dict[int, list[Check]]:
-    """Return the failed checks of each group of targets, by the number of the group in `Evaluation.shared`.
+    """Return the failed checks of each group of targets, by the number of the group in `Evaluation.shared_rows`.
 
     sums: the summed data of each check, by the number of the group and the reason of the check."""
     failures: dict[int, list[Check]] = {}

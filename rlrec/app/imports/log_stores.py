@@ -54,6 +54,6 @@ def reading(
         opened(store, log) as (log_store, selected),
         log_store.read() as unit,
         bulk.alongside(unit),
-        workers.opened(log_store, unit.now) as engine,
+        workers.open_engine(log_store, unit.now) as engine,
     ):
         yield unit, selected, engine

@@ -161,7 +161,7 @@ class ArmEffects:
     @cached_property
     def posterior(self) -> ShrunkEffects:
         """Return the posterior of the long-run effect of each arm, shrunk towards the mean of all arms."""
-        return self.raw.long_run(self.raw.shrunk())
+        return self.raw.long_run(self.raw.shrink_effects())
 
     def gain(self, exposures: Array, *, has_learned: bool) -> tuple[float, float]:
         """Return the reward that a candidate adds to a page of the log, and the standard error of this reward.

@@ -58,7 +58,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
             claim = f"{policy.name} paces what it spends ({policy.params['budget']})"
             store.notice(f"{claim}; what does not may earn more by spending more: a --reward of costs tells")
         try:
-            with workers.opened(log_store, unit.now, has_reasons=True) as engine, TemporaryDirectory() as folder:
+            with workers.open_engine(log_store, unit.now, has_reasons=True) as engine, TemporaryDirectory() as folder:
                 request = replace(request, log=log)
                 table_options = request.reward_model, request.temperature, request.fitted_on
                 if request.sources or any(option is not None for option in table_options):

@@ -126,7 +126,7 @@ def exploration(store: Store, request: Request) -> Result:
         if not total.cost.summary().present[3]:
             if total.waiting:
                 waiting = f"{quantity(total.waiting, 'impression')} of {comparison.name}"
-                raise comparison.evaluation.shared[0].immature_log(waiting)
+                raise comparison.evaluation.shared_rows[0].immature_log(waiting)
             message = f"no impression of {comparison.name} has a probability to compare"
             raise EmptyLog(message, hint=f"{WITHOUT_MARGINALS} have none by position")
         return comparison.answer(total)
@@ -223,8 +223,8 @@ class FloorComparison:
 
         greedy_weight: the weight of each row for the policy without exploration."""
         sums = np.zeros((len(self.evaluation.targets), 4))
-        for number, scorer in (member for group in self.evaluation.shared for member in group.members):
-            weight = scorer.log_batch(rows=rows, logged=batch, values=None).weight
+        for number, scorer in (member for group in self.evaluation.shared_rows for member in group.members):
+            weight = scorer.log_batch(rows=rows, batch=batch, values=None).weight
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 squares = np.where(weight > 0, weight**2 / greedy_weight, 0.0)
             sums[number] = weight.sum(), (weight**2).sum(), weight.sum(), squares.sum()

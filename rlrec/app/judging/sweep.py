@@ -128,7 +128,7 @@ def sweep(
     Raises InputError for unknown names and impossible values, CheckFailed for a log too short to teach and evaluate."""
     if (request.log or "").startswith(PREFIX):
         raise InputError("a sweep learns from the log of a store", hint="`rlrec import-log` brings it into one")
-    with store.read() as unit, bulk.alongside(unit), workers.opened(store, unit.now) as engine:
+    with store.read() as unit, bulk.alongside(unit), workers.open_engine(store, unit.now) as engine:
         reward = lookup.reward(unit, request.reward)
         selection = filters.selection(unit, request.log)
         candidates = candidates_of(unit, request, reward, selection)

@@ -109,7 +109,7 @@ def train(
     with (
         TrainingLease(store, parent.policy, exclusive=not request.dry_run) as lease,
         log_stores.opened(store, request.log) as (log_store, log),
-        workers.opened(log_store, now) as engine,
+        workers.open_engine(log_store, now) as engine,
         closing(Dataset()) as dataset,
     ):
         run = _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log, engine)

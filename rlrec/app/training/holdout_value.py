@@ -199,8 +199,8 @@ class HoldoutValue:
         partials: ByStratum = {}
         for rows in self.split.batches(self.max_visits):
             decisions, log_slots, is_ruled = _decisions(rows), _logged_slots(rows), rows.is_ruled > 0
-            predictions = self.values.predicted(decisions)
-            expectations = self.values.expected(decisions, self._distributions(rows, parameters, log_slots))
+            predictions = self.values.predict(decisions)
+            expectations = self.values.predict_mean(decisions, self._distributions(rows, parameters, log_slots))
             expectations[is_ruled] = predictions[is_ruled]
             log_ratio = np.add.reduceat(log_slots, rows.first[:-1]) - rows.log_propensity
             batch = VisitBatch(

@@ -62,7 +62,7 @@ def test_batches_add_up_to_the_log(batches: int) -> None:
 def test_a_long_log_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     world = worlds.rule_by_segment("impressions", 6, decisions=3_000)
     all_cells = CHECK.sums(worlds.checked_rows(world)).cells
-    monkeypatch.setattr("rlrec.app.evaluation.checks.SAMPLED", 1_000)
+    monkeypatch.setattr("rlrec.app.evaluation.checks.SAMPLE_SIZE", 1_000)
     cells = CHECK.sums(worlds.checked_rows(world)).cells
     assert 0.2 < cells.log[0].min() / all_cells.log[0].min() < 0.5
     assert propensities_are_wrong(cells)

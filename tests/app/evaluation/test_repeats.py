@@ -50,5 +50,5 @@ def test_batches_add_up_to_the_log() -> None:
 
 def test_a_long_log_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies stay together in a tenth of it."""
-    monkeypatch.setattr("rlrec.app.evaluation.checks.SAMPLED", 300)
+    monkeypatch.setattr("rlrec.app.evaluation.checks.SAMPLE_SIZE", 300)
     assert worlds.fails(CHECK, worlds.twice("visits", 3, decisions=1_500, resolution=1))

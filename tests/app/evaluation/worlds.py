@@ -107,12 +107,12 @@ def checked_rows(world: World, *, cluster: str = "user", **flags: Any) -> Checke
     log = Batch(slots=slots, events=events)
     contexts = ContextTable({}, frozenset(), features.sparse(world.contexts))
     arms = ArmTable({arm + 1: f"a{arm:05}" for arm in range(world.arms)})
-    logged = LoggedBatch(log=log, contexts=contexts, eligible={1: arms.ids})
+    batch = LoggedBatch(log=log, contexts=contexts, eligible={1: arms.ids})
     rows, _ = log_rows.usable_rows(log, CLICK, now=NOW)
     options: dict[str, Any] = {
         "cluster": cluster, "reward": CLICK, "model": None, "extent": extent_of(world), **flags
     }  # fmt: skip
-    return CheckedRows(logged=logged, arms=arms, rows=rows, **options)
+    return CheckedRows(batch=batch, arms=arms, rows=rows, **options)
 
 
 def extent_of(world: World) -> LogExtent:

@@ -42,9 +42,9 @@ def table_of(db: str, name: str, *, scores: bool = False, by_position: bool = Fa
         evaluation, (impressions, *_), reader = estimates.prepare(
             unit, Request(targets=[name]), ope.parse("ips"), Selection()
         )
-        ((_, scorer),) = evaluation.shared[0].members
-        for logged in reader.read(impressions.judged_on):
-            rows, _ = impressions.usable_rows(logged, evaluation.shared[0].reward)
+        ((_, scorer),) = evaluation.shared_rows[0].members
+        for logged in reader.read(impressions.judge_reading):
+            rows, _ = impressions.usable_rows(logged, evaluation.shared_rows[0].reward)
             top = rows.take(rows.slots["position"] == 1)
             for case_rows in scorer.case_rows(top, logged):
                 if isinstance(case_rows, CaseRows):

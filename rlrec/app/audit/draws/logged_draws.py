@@ -57,11 +57,11 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
             log=replace(log, slots=slots), contexts=contexts,
             eligible={key: np.array(members, np.int64) for key, members in arms_by_set.items()},
         )  # fmt: skip
-        checked_log = CheckedLog(logged=logged_batch, arms=catalogue, extent=extent)
+        checked_log = CheckedLog(batch=logged_batch, arms=catalogue, extent=extent)
         partials: dict[tuple[str, int], Any] = {}
         for policy_id in np.unique(slots["policy_id"]).tolist():
             rows = np.flatnonzero(slots["policy_id"] == policy_id)
-            policy_log = replace(checked_log, logged=replace(logged_batch, log=logged_batch.log.select_rows(rows)))
+            policy_log = replace(checked_log, batch=replace(logged_batch, log=logged_batch.log.select_rows(rows)))
             partials[SHOWN, policy_id] = WrongPropensities().sums(policy_log)
             partials[CLIPPED, policy_id] = ClippedPropensities().sums(policy_log)
         partials[REPEATS, 0] = RepeatedRows().sums(checked_log)
@@ -98,7 +98,7 @@ def _accusation(unit: Unit, sums: PropensityBets, checked_log: CheckedLog) -> st
         return f"arm {keys[arm_wealth.argmax()]} was shown more often than its logged propensities allow"
     n_arms = min(len(keys), MAX_ARMS)
     cell, rank = divmod(int(cell_wealth.argmax()), n_arms)
-    contexts, slots = checked_log.logged.contexts, checked_log.logged.log.slots
+    contexts, slots = checked_log.batch.contexts, checked_log.batch.log.slots
     context, cells = context_cells(*contexts.entries, contexts=contexts.size, cells=len(cell_wealth) // n_arms)
     sentence = f"arm {keys[rank]} was shown more often in one kind of context than its logged propensities allow"
     rows = np.flatnonzero(np.isin(slots["context"], context[cells == cell]))

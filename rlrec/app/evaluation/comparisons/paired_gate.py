@@ -65,7 +65,7 @@ class GateOptions(Record):
     guards: Sequence[Guard] = ()
 
     @property
-    def judging(self) -> dict[str, Any]:
+    def gain_options(self) -> dict[str, Any]:
         """Return those options that `Gain.estimate` takes, as keyword arguments."""
         return {"gamma": self.gamma, "log": self.log, "cluster": self.cluster}
 
@@ -163,14 +163,14 @@ def _find_pair(
     extent = selected.extent(unit, selection)
     versions = " less ".join(lookup.version(unit, side)[0].reference for side in (options.candidate, options.current))
     measure = f"{reward.name} by {candidate.estimator}, gamma {options.gamma:g}, cluster {candidate.cluster}"
-    compared = f"{versions}: {measure}, log {options.log or filters.ALL} from {format_time(extent.first_at)}"
+    pair_text = f"{versions}: {measure}, log {options.log or filters.ALL} from {format_time(extent.first_at)}"
     pairs: list[Pair | None] = [test.get("pair") for test in earlier_tests]
-    if same_pairs := [pair for pair in pairs if pair and pair["compared"] == compared]:
+    if same_pairs := [pair for pair in pairs if pair and pair["compared"] == pair_text]:
         return same_pairs[-1] | {"looks": len(same_pairs) + 1}
     number = 1 + pairs.count(None) + len({pair["compared"] for pair in pairs if pair})
     n_nights = max(extent.span_us / DAY_US, 1.0)
     best_n = round(max(BEST_NIGHTS / n_nights, 1.0) * candidate.clusters)
-    return {"number": number, "compared": compared, "best_n": best_n, "looks": 1}
+    return {"number": number, "compared": pair_text, "best_n": best_n, "looks": 1}
 
 
 def judge_gain(
@@ -183,19 +183,19 @@ def judge_gain(
     this year; alpha: the probability of error; level: the probability of error at this test, or None for alpha;
     supported_elsewhere: whether other visits have shown that the candidate shows nearly what the log shows."""
     level = alpha if level is None else level
-    compared = gain.judge(Minus, level)
+    gap = gain.judge(Minus, level)
     visits_report = None if visits is None else _visits_report(visits, level, supported_elsewhere)
     # whole visits cover the effect on later states, which slots leave out
-    answer_text, needed = (compared if visits is None else compared.without_group("state")).answer
-    passed = answer_text == "better" and (visits_report is None or visits_report["passed"])
-    base, difference = compared.base, compared.value  # of the same rows, which weigh alike for both
+    answer_text, n_needed = (gap if visits is None else gap.without_group("state")).answer
+    has_passed = answer_text == "better" and (visits_report is None or visits_report["passed"])
+    base, difference = gap.base, gap.value  # of the same rows, which weigh alike for both
     return {
         "estimator": gain.estimates[0].estimator, "candidate": candidate, "alpha": alpha,
         "value": None if base is None or difference is None else base + difference, "live_value": base,
-        "estimate": difference, "std_error": compared.std_error, "lower": compared.lower, "upper": compared.upper,
-        "ess": compared.ess, "verdict": compared.verdict, "reasons": [*compared.reasons],
-        "answer": "unknown" if answer_text == "better" and not passed else answer_text, "needed": needed,
-        "visits": visits_report, "passed": passed,
+        "estimate": difference, "std_error": gap.std_error, "lower": gap.lower, "upper": gap.upper,
+        "ess": gap.ess, "verdict": gap.verdict, "reasons": [*gap.reasons],
+        "answer": "unknown" if answer_text == "better" and not has_passed else answer_text, "needed": n_needed,
+        "visits": visits_report, "passed": has_passed,
     }  # fmt: skip
 
 
@@ -239,12 +239,12 @@ def _estimate_gains(unit: Unit, options: GateOptions, selection: Selection, rewa
     """Return the gain that decides, and the gain by whole visits. The second gain is None where slots do not decide."""
     if selected.extent(unit, selection).positions < 2:
         return _estimate_gain(unit, options, selection, reward), None
-    return page_gains(unit, _gate_targets(unit, options, reward), selection, **options.judging)
+    return page_gains(unit, _gate_targets(unit, options, reward), selection, **options.gain_options)
 
 
 def _gate_targets(unit: Unit, options: GateOptions, reward: Reward) -> list[Target]:
-    resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
-    return [replace(side, reward=reward) for side in resolved]
+    sides = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
+    return [replace(side, reward=reward) for side in sides]
 
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
@@ -275,11 +275,11 @@ def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> Vis
 
     visits: the gain by whole visits; supported_elsewhere: whether other visits have shown that the candidate is
     close to the log."""
-    compared, n = visits.judge(Minus, alpha), visits.estimates[0].n
-    ess, upper = compared.ess or 0.0, compared.upper
+    gap, n = visits.judge(Minus, alpha), visits.estimates[0].n
+    ess, upper = gap.ess or 0.0, gap.upper
     return {
-        "estimator": BY_VISIT, "n": n, "estimate": compared.value, "lower": compared.lower, "upper": upper,
-        "ess": compared.ess, "verdict": compared.verdict, "reasons": [*compared.reasons],
+        "estimator": BY_VISIT, "n": n, "estimate": gap.value, "lower": gap.lower, "upper": upper,
+        "ess": gap.ess, "verdict": gap.verdict, "reasons": [*gap.reasons],
         "passed": (supported_elsewhere or ess >= _least_visits(n)) and (upper is None or upper >= 0),
     }  # fmt: skip
 
@@ -289,20 +289,20 @@ def _estimate_gain(unit: Unit, options: GateOptions, selection: Selection, rewar
     rewards do not carry over from earlier parts of a visit. Otherwise return the gain by visits."""
     sides = _gate_targets(unit, options, reward)
     if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
-        gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.judging)
+        gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.gain_options)
         if not gain.carries_over:
             return gain
-    judging = options.judging | ({"gamma": 1.0} if reward is sessions.RETURN_REWARD else {})
-    return Gain.estimate(BY_VISIT, unit, sides, selection, **judging)
+    gain_options = options.gain_options | ({"gamma": 1.0} if reward is sessions.RETURN_REWARD else {})
+    return Gain.estimate(BY_VISIT, unit, sides, selection, **gain_options)
 
 
 def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
-    compared = gain.judge(Relative, alpha)
-    lower = compared.lower
+    gap = gain.judge(Relative, alpha)
+    lower = gap.lower
     return {
-        "guard": guard.name, "least": guard.least, "estimator": gain.estimates[0].estimator, "value": compared.value,
-        "lower": lower, "verdict": compared.verdict, "reasons": [*compared.reasons],
-        "passed": lower is not None and lower > guard.least and compared.is_reliable,
+        "guard": guard.name, "least": guard.least, "estimator": gain.estimates[0].estimator, "value": gap.value,
+        "lower": lower, "verdict": gap.verdict, "reasons": [*gap.reasons],
+        "passed": lower is not None and lower > guard.least and gap.is_reliable,
     }  # fmt: skip
 
 
@@ -313,8 +313,8 @@ class Gain(Record, kw_only=False, eq=False):
     Without a second side, the log stands for the live version. `in_sample` tells whether the candidate has learned
     from any of the rows. (The live version may have learned from its own log, which favours the live version and
     makes the gate stricter.) `has_missing_propensities` tells whether rows without propensities were left out.
-    `carries_over` tells whether the rewards of impressions depend on the earlier part of the visit. `rare` is
-    LOST_SHARE times the largest reward that one event has brought. Where a side has simulated pages, `simulated` has
+    `carries_over` tells whether the rewards of impressions depend on the earlier part of the visit. `loss` is
+    LOST_SHARE times the largest reward that one event has brought. Where a side has simulated pages, `replicas` has
     both sides for each part of these pages."""
 
     sides: Sequence[EstimatorFold]
@@ -322,8 +322,8 @@ class Gain(Record, kw_only=False, eq=False):
     in_sample: bool
     has_missing_propensities: bool
     carries_over: bool
-    rare: float = 0.0
-    simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = ()
+    loss: float = 0.0
+    replicas: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = ()
 
     @classmethod
     def estimate(
@@ -340,11 +340,11 @@ class Gain(Record, kw_only=False, eq=False):
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log, cluster=cluster)
         estimator_choice = estimates.estimators(request)
         evaluation, (rows, *check_rows), log_reader = estimates.prepare(
-            unit, request, estimator_choice, selection, paired=sides
+            unit, request, estimator_choice, selection, sides=sides
         )
         log_reader.progress = progress
         if sides[0].reward is sessions.RETURN_REWARD:
-            rows = ReturnUnit(**vars(rows), followed=sessions.followed_visits(unit))
+            rows = ReturnUnit(**vars(rows), followed_visits=sessions.followed_visits(unit))
         if supported_elsewhere and isinstance(rows, SessionUnit):
             rows = replace(rows, fold=replace(rows.fold, least_support=0.0))
         partials = passes.sum_log([rows, *check_rows], log_reader, engine)
@@ -364,16 +364,16 @@ class Gain(Record, kw_only=False, eq=False):
             sides=estimator_folds, estimates=[estimate_of[0], estimate_of[1]], in_sample="in-sample" in sums[0].reasons,
             has_missing_propensities=any(counts.silent for counts in partial.counts.values())
             or any(side.weights.left_out for side in estimator_folds),
-            carries_over=any(check.reason == "carry-over" for failed in failures.values() for check in failed),
-            rare=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
-            simulated=list(zip(candidate, reference, strict=True)),
+            carries_over=any(check.reason == "carry-over" for checks in failures.values() for check in checks),
+            loss=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
+            replicas=list(zip(candidate, reference, strict=True)),
         )  # fmt: skip
 
     @property
     def over_served(self) -> Gain:
         """Return the gain of the candidate over the log itself, whose reward needs no weights."""
-        simulated = [(candidate, None) for candidate, _ in self.simulated]
-        return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
+        replicas = [(candidate, None) for candidate, _ in self.replicas]
+        return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], replicas=replicas)
 
     def judge(self, measure: type[Minus], alpha: float) -> Comparison:
         """Return the difference between the two sides, with the verdict and the reasons of both. The difference is
@@ -384,7 +384,7 @@ class Gain(Record, kw_only=False, eq=False):
             reasons = (*(["in-sample"] if self.in_sample else []), "no-propensity")
             return Comparison(verdict=INSUFFICIENT, reasons=reasons)
         candidate, reference = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
-        result = compare(candidate, reference, measure=measure, alpha=alpha, replicas=self.simulated, reward=self.rare)
+        result = compare(candidate, reference, measure=measure, alpha=alpha, replicas=self.replicas, reward=self.loss)
         serving_reasons = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
         return replace(
             result, verdict=worst_verdict((result.verdict, *(side.verdict for side in self.estimates))),

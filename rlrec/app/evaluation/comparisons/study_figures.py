@@ -93,7 +93,7 @@ class Groups(Record):
     apart: frozenset[int] = frozenset()
 
     @property
-    def shared(self) -> bool:
+    def may_overlap(self) -> bool:
         """Tell whether a unit can be in several groups."""
         return self.column == "version_id" or self.column in PERIODS
 

@@ -234,9 +234,9 @@ class StudyFold:
                 for number in range(study_figures.QUARTERS)
             }
         return StudySums(
-            outcomes=outcomes.fold(units, self.metrics, past=past_sums, overlap=self.groups.shared), quarters=quarters,
+            outcomes=outcomes.fold(units, self.metrics, past=past_sums, overlap=self.groups.may_overlap),
             segments={} if self._contexts is None else self._segments(self._contexts, columns, visits, units),
-            strata=strata,
+            quarters=quarters, strata=strata,
             counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
             new=int((~returning[first_rows]).sum()), returning=int(returning[first_rows].sum()),
             anonymous=int(anonymous[first_rows].sum()),

@@ -117,33 +117,33 @@ class SparseModel(Record, kw_only=False, eq=False):
 class ModelValues(ABC):
     """This object has the values that a model predicts for the n rows of a batch.
 
-    `predicted` (n,) is the value of the arm shown in each row. `examination` (n,) is the examination of the position
+    `predictions` (n,) is the value of the arm shown in each row. `examination` (n,) is the examination of the position
     of each row, or None. Examination is the probability that a slot is looked at, relative to position 1. With
     `examination`, the model predicts the value of an arm that is looked at."""
 
-    def __init__(self, predicted: Array, examination: Array | None) -> None:
-        self.predicted: Array = predicted if examination is None else examination * predicted
+    def __init__(self, predictions: Array, examination: Array | None) -> None:
+        self.predictions: Array = predictions if examination is None else examination * predictions
         self._examination = examination
 
-    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+    def means(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         """Return the mean value of each given row when the arm is drawn with given probabilities.
 
         shares: the probability of each arm, for each case, (m, arms); case: the case of each row; rows: the indices
         of the rows in the batch."""
-        mean = self.mean(shares, case=case, rows=rows)
+        mean = self.look_means(shares, case=case, rows=rows)
         return mean if self._examination is None else self._examination[rows] * mean
 
     @abstractmethod
-    def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Return the same mean value as `expected`, but for arms that are looked at with certainty. The arguments are
-        as in `expected`."""
+    def look_means(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+        """Return the same mean value as `means`, but for arms that are looked at with certainty. The arguments are as
+        in `means`."""
 
 
 class SparseValues(ModelValues):
     """This object has the values of a `SparseModel` for the rows of a batch."""
 
     def __init__(
-        self, fitted: SparseModel, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, rank: Ids, fold: Ids,
+        self, model: SparseModel, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, rank: Ids, fold: Ids,
         offset: Array, examination: Array | None,
     ) -> None:  # fmt: skip
         """Predict the value of the arm shown in each row.
@@ -151,14 +151,14 @@ class SparseValues(ModelValues):
         arm: the number of each row's arm in `moments`, (n,); rank: the number in `moments` of each arm of the
         evaluation, (a,); fold: the fold of each row, (n,); offset: the part of each row's value that is the same for
         all arms, (n,); examination: as in `ModelValues`."""
-        self._fitted, self._x, self._code = fitted, contexts.sparse, rows.slots["context"]
+        self._model, self._x, self._code = model, contexts.sparse, rows.slots["context"]
         self._rank, self._fold, self._offset = rank, fold, offset
-        predicted = np.empty(len(rows))
+        predictions = np.empty(len(rows))
         for portion, values in self._values(np.arange(len(rows))):
-            predicted[portion] = values[np.arange(len(portion)), arm[portion]]
-        super().__init__(predicted, examination)
+            predictions[portion] = values[np.arange(len(portion)), arm[portion]]
+        super().__init__(predictions, examination)
 
-    def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+    def look_means(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         mean = np.empty(len(rows))
         for portion, values in self._values(rows):
             mean[portion] = np.einsum("na,na->n", values[:, self._rank], shares[case[portion]])
@@ -167,14 +167,14 @@ class SparseValues(ModelValues):
     def _values(self, rows: Ids) -> Iterator[tuple[Ids, Array]]:
         """Yield portions of the given rows. Each portion has the indices of its p rows within `rows`, and the clipped
         value of every arm in each of them, (p, a)."""
-        model = self._fitted.model
+        model = self._model.model
         for fold in np.unique(self._fold[rows]).tolist():
             fold_rows = np.flatnonzero(self._fold[rows] == fold)
             context_features = self._x[self._code[rows[fold_rows]]]
             columns = np.unique(context_features.column).astype(np.int64)
             context_features, weights = (
                 context_features.select_columns(columns),
-                self._fitted.column_weights(columns, fold),
+                self._model.column_weights(columns, fold),
             )
             step = max(1, SPARSE_CELLS // weights.shape[1])
             for start in range(0, len(fold_rows), step):
@@ -200,7 +200,7 @@ class DenseValues(ModelValues):
         super().__init__(model.predict(arm, **columns), examination)
         self._model, self._columns = model, columns
 
-    def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+    def look_means(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         return self._model.predict_mean(shares, case=case, **take(self._columns, rows))
 
 
@@ -257,7 +257,7 @@ class RewardModelFit(Record, eq=False):
     def context(self, rows: ImpressionRows, contexts: ContextTable) -> dict[str, Any]:
         """Return the dense context features of the ridge regression, as keyword arguments. The result is empty where
         the regression leaves out the context."""
-        return {} if self.columns else {"context": contexts.encoded, "code": rows.slots["context"]}
+        return {} if self.columns else {"context": contexts.hashed_features, "code": rows.slots["context"]}
 
     def position(self, rows: ImpressionRows) -> Ids:
         return np.minimum(rows.slots["position"], self.ridge.positions)
@@ -292,13 +292,13 @@ class FittedRewardModel(Record, kw_only=False, eq=False):
         fold = self.fit.ridge.fold(rows.slots["cluster"])
         position = self.fit.position(rows)
         offset = self.model.offset(fold, position, **self.fit.context(rows, contexts))
-        arm, examined = self.fit.arms.index(rows.slots["arm_id"]), row_examination(rows, self.fit.examination)
+        arm, examination = self.fit.arms.index(rows.slots["arm_id"]), row_examination(rows, self.fit.examination)
         if self.sparse is not None:
             rank = self.fit.arms.rank
             return SparseValues(
-                self.sparse, contexts, rows, arm=rank[arm], rank=rank, fold=fold, offset=offset, examination=examined
+                self.sparse, contexts, rows, arm=rank[arm], rank=rank, fold=fold, offset=offset, examination=examination
             )
-        return DenseValues(self.model, arm, examination=examined, fold=fold, offset=offset)
+        return DenseValues(self.model, arm, examination=examination, fold=fold, offset=offset)
 
     def attraction(self, rows: ImpressionRows) -> Array:
         """Return the effect of each row's arm alone, without the effects of position and context, (n,)."""
@@ -341,8 +341,8 @@ class TabledRewardModel(Record, eq=False):
     examination: tuple[float, ...] = ()
 
     def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
-        arm, examined = self.arms.index(rows.slots["arm_id"]), row_examination(rows, self.examination)
-        return DenseValues(self.table, arm, examination=examined, value=self._value(rows, contexts))
+        arm, examination = self.arms.index(rows.slots["arm_id"]), row_examination(rows, self.examination)
+        return DenseValues(self.table, arm, examination=examination, value=self._value(rows, contexts))
 
     def attraction(self, rows: ImpressionRows) -> Array:
         """Return one value of each row's arm, (n,). The value is the mean over all rows of the table or, in a table by
@@ -489,10 +489,10 @@ class ReturnSums(Record, kw_only=False, eq=False):
         reward: the reward of each slate, (n,); gamma: the discount of each further decision of a visit; arms: the
         number of arms."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
-        discounted = returns.discounted(reward, decisions.start, gamma=gamma)
+        visit_returns = returns.discounted(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
         sums = ridge.sums(
-            discounted, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context
+            visit_returns, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context
         )
         return cls(ridge, sums)
 
@@ -509,7 +509,7 @@ class ReturnModel(Record, kw_only=False, eq=False):
 
     model: Model
 
-    def predicted(self, decisions: Decisions) -> Array:
+    def predict(self, decisions: Decisions) -> Array:
         """Return the predicted return of each decision, given the slate shown, (n,)."""
         offset, fold = self._offset(decisions, decisions.memory_of_top())
         return self.model.predict(decisions.top, fold=fold, offset=offset)
@@ -518,7 +518,7 @@ class ReturnModel(Record, kw_only=False, eq=False):
         fold = self.model.ridge.fold(decisions.clusters)
         return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, memory])), fold
 
-    def expected(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
+    def predict_mean(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
         """Return the predicted return of each decision, averaged over the arms that a target shows at position 1, (n,).
 
         slates: the target's probabilities, in portions of the decisions."""

@@ -107,7 +107,7 @@ class EffectSums(Sums):
     """This record has the sums of a part of the log, with b blocks of clusters and k arms in order of their keys.
 
     `pages` has the regression of the reward of the page and of the later reward, and `visits` has the regression of
-    coming back. `returned` (b,) is the number of visits after which the person came back, and `followed` (b,) is the
+    coming back. `returns` (b,) is the number of visits after which the person came back, and `gains` (b,) is the
     reward of the later visits, including further returns. `counts` has four numbers: pages, visits, visits of
     persons with a key, and persons. `people` has the digest of each person until the partition has been read.
     `events` has, for each kind of event, the sums of the values and of the squared values at the slots of each arm,
@@ -115,8 +115,8 @@ class EffectSums(Sums):
 
     pages: ExposureRegression
     visits: ExposureRegression
-    returned: Array
-    followed: Array
+    returns: Array
+    gains: Array
     counts: Ids
     people: frozenset[int]
     events: Mapping[str, Array]
@@ -130,7 +130,7 @@ class EffectSums(Sums):
         blocks = np.zeros(count_blocks(arms))
         return cls(
             pages=ExposureRegression.zeros(arms, outcomes=outcomes), visits=ExposureRegression.zeros(arms, outcomes=1),
-            returned=blocks, followed=blocks, counts=np.zeros(4, np.int64), people=frozenset(), events={}, products={},
+            returns=blocks, gains=blocks, counts=np.zeros(4, np.int64), people=frozenset(), events={}, products={},
         )  # fmt: skip
 
     @property
@@ -142,9 +142,9 @@ class EffectSums(Sums):
         """Estimate the effect of showing each arm, in place of what the log shows on average.
 
         return_weight: the reward of a return itself."""
-        returns = float(self.returned.sum())
-        followed = float(self.followed.sum()) / returns if returns else 0.0
-        return_value = return_weight + followed
+        n_returns = float(self.returns.sum())
+        mean_gain = float(self.gains.sum()) / n_returns if n_returns else 0.0
+        return_value = return_weight + mean_gain
         effect = np.hstack([self.pages.effects, self.visits.effects])  # (k, 3): now, later, returning
         influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
         variances = np.column_stack([self.pages.variances, self.pages.variances, self.visits.variances])
@@ -155,9 +155,9 @@ class EffectSums(Sums):
         effect = (effect - (shares * effect).sum(axis=0)) * usable
         influence = (influence - np.einsum("ao,bao->bo", shares, influence)[:, None]) * usable
         return EffectEstimates(
-            effect=effect, influence=influence, variances=variances, worth=return_value, has_returns=returns > 0,
-            worth_influence=(self.followed - followed * self.returned) / max(returns, 1.0),
-            usable=usable, columns=self.pages.n_regressed,
+            effect=effect, influence=influence, variances=variances, worth=return_value, has_returns=n_returns > 0,
+            worth_influence=(self.gains - mean_gain * self.returns) / max(n_returns, 1.0),
+            is_usable=usable, columns=self.pages.n_regressed,
             rates=event_rates(self.events, self.looks, self.pages.is_varying), shares=shares,
         )  # fmt: skip
 
@@ -183,7 +183,7 @@ class EffectEstimates(Record, eq=False):
 
     `variances` (k, 3) is the variance of each effect that follows from the exposures alone, with a noise of 1.
     `worth` is the value of a return, and `worth_influence` (b,) has the influence of each block on this value.
-    `has_returns` tells whether anybody came back. `usable` (k, 3) tells which effects can be estimated, and all
+    `has_returns` tells whether anybody came back. `is_usable` (k, 3) tells which effects can be estimated, and all
     other effects are 0. `columns` is the number of regressors in the regression of pages. `rates` has the rate of
     each kind of event at the slots of each arm. `shares` (k, 3) is each arm's fraction of the looks that the log
     gives on average, counting only the arms whose effects can be estimated."""
@@ -194,7 +194,7 @@ class EffectEstimates(Record, eq=False):
     worth: float
     worth_influence: Array
     has_returns: bool
-    usable: Flags
+    is_usable: Flags
     columns: int
     rates: Mapping[str, Array]
     shares: Array
@@ -203,25 +203,25 @@ class EffectEstimates(Record, eq=False):
     def varies(self) -> Flags:
         """Tell for each arm whether its long-run effect can be estimated, (k,). The long-run effect is the sum of the
         three effects, where a return counts at its value."""
-        return self.usable[:, 0] & (self.usable[:, 2] | (not self.has_returns))
+        return self.is_usable[:, 0] & (self.is_usable[:, 2] | (not self.has_returns))
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
         """Return the posteriors of the three kinds of effects, in the order of `effect`. The posteriors are shrunk
         towards the effects that the events at the slots predict."""
-        return self.shrunk(columns_of(self.rates, len(self.effect)))
+        return self.shrink_effects(columns_of(self.rates, len(self.effect)))
 
-    def shrunk(self, predictors: Array | None = None) -> list[ShrunkEffects]:
+    def shrink_effects(self, predictors: Array | None = None) -> list[ShrunkEffects]:
         """Return the posteriors of the three kinds of effects, compared with what the log shows on average. With
         `predictors` (k, p), the posteriors are shrunk towards linear functions of the predictors. Otherwise the
         posteriors are shrunk towards the mean of all arms."""
         return [
             shrink(*outcome, usable, predictors).against(share)
-            for outcome, usable, share in zip(self.pooled, self.usable.T, self.shares.T, strict=True)
+            for outcome, usable, share in zip(self.pooled_effects, self.is_usable.T, self.shares.T, strict=True)
         ]
 
     @property
-    def pooled(self) -> Iterator[tuple[Array, Array]]:
+    def pooled_effects(self) -> Iterator[tuple[Array, Array]]:
         """Iterate over the three kinds of effects. Yield the effect of each arm, (k,), and the standard errors of the
         effects, (k,). The errors follow from the exposures and from one level of noise for all arms.
 
@@ -229,7 +229,7 @@ class EffectEstimates(Record, eq=False):
         both the effect and such an error are small, so weights from such errors would be biased."""
         errors = std_errors(self.influence, columns=self.columns)
         for effect, error, variance, usable in zip(
-            self.effect.T, errors.T, self.variances.T, self.usable.T, strict=True
+            self.effect.T, errors.T, self.variances.T, self.is_usable.T, strict=True
         ):
             has_error = usable & (error > 0)
             noise = np.square(error[has_error]) / variance[has_error]
@@ -244,10 +244,10 @@ class EffectEstimates(Record, eq=False):
     @property
     def arm_totals(self) -> tuple[Array, Array]:
         """Return the long-run effect of each arm, (k,), and the standard errors of these effects, (k,). An error is at
-        least as large as the error by `pooled`, since an error from the rows of the arm alone is far too small where
-        the arm has few looks."""
+        least as large as the error by `pooled_effects`, since an error from the rows of the arm alone is far too small
+        where the arm has few looks."""
         effect, error = self.total(now=1.0)
-        now_errors, later_errors, return_errors = (np.nan_to_num(errors) for _, errors in self.pooled)
+        now_errors, later_errors, return_errors = (np.nan_to_num(errors) for _, errors in self.pooled_effects)
         return effect, np.maximum(error, np.hypot(np.hypot(now_errors, later_errors), self.worth * return_errors))
 
     def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
@@ -313,7 +313,7 @@ class EffectPass(Record, eq=False):
 
     @property
     def reading(self) -> Reading:
-        reading = self.pages.fitted_on if self.return_shares is None else self.pages.judged_on
+        reading = self.pages.fit_reading if self.return_shares is None else self.pages.judge_reading
         return Reading(columns={*reading.columns, *PERSON_VISIT_COLUMNS})
 
     def __call__(self, reader: LogReader, /) -> FitSums | LogEffects | None:
@@ -323,47 +323,47 @@ class EffectPass(Record, eq=False):
             return None
         if self.return_shares is not None:
             return self._effects(reader, visits)
-        watched_time, return_gap = self._watched(visits)[visits.has_user], visits.gap[visits.has_user] / self.horizon_us
+        watched_time, gap = self._watched_times(visits)[visits.has_user], visits.gap[visits.has_user] / self.horizon_us
         overlap = None if self.examination else add_up(self._overlaps(reader))
-        return FitSums(overlap, ReturnTimes.from_visits(watched_time=watched_time, gap=return_gap))
+        return FitSums(overlap, ReturnTimes.from_visits(watched_time=watched_time, gap=gap))
 
-    def _watched(self, visits: PersonVisits) -> Array:
+    def _watched_times(self, visits: PersonVisits) -> Array:
         """Return the time after each visit in which the log would have shown a return, as a multiple of the horizon,
         (v,)."""
         return np.maximum(self.evaluation.extent.last_at - visits.last_at, 0) / self.horizon_us
 
     def _overlaps(self, reader: LogReader) -> Iterator[OverlapSums]:
-        for logged in reader.read(self.pages.fitted_on):
-            rows, _ = self.pages.usable_rows(logged, self.reward)
+        for batch in reader.read(self.pages.fit_reading):
+            rows, _ = self.pages.usable_rows(batch, self.reward)
             if len(rows):
-                yield self.pages.model_sums(logged, rows)
+                yield self.pages.model_sums(batch, rows)
 
     def _effects(self, reader: LogReader, visits: PersonVisits) -> LogEffects:
         n_visits, groups_so_far, names = 0, dict[RowGroup, EffectSums](), frozenset[str]()  # visits before the batch
         left_out, bets, evaluation = 0, None, self.evaluation
-        for logged in reader.read(self.pages.judged_on):
-            checked = CheckedLog(logged=logged, arms=evaluation.arms, extent=evaluation.extent)
-            bets = add_up((bets, WrongPropensities().sums(checked)))
-            slots = logged.log.slots
+        for batch in reader.read(self.pages.judge_reading):
+            data = CheckedLog(batch=batch, arms=evaluation.arms, extent=evaluation.extent)
+            bets = add_up((bets, WrongPropensities().sums(data)))
+            slots = batch.log.slots
             starts = run_starts(slots["session_id"], slots["visit"])
             visit = n_visits + np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(slots["visit"])]))
             n_visits += len(starts)
-            by_kind = reward_log.event_sums(logged.log, max_kinds=MAX_KINDS)
+            by_kind = reward_log.event_sums(batch.log, max_kinds=MAX_KINDS)
             values = {_EVENT + kind: column for kind, column in by_kind.items() if kind != RETURN}
-            numbered_batch = replace(logged, log=replace(logged.log, slots={**slots, **values, "visit_number": visit}))
+            numbered_batch = replace(batch, log=replace(batch.log, slots={**slots, **values, "visit_number": visit}))
             rows, _ = self.pages.usable_rows(numbered_batch, self.reward)
             if len(rows):
                 left_out += self._add_pages(groups_so_far, numbered_batch, rows, visits)
-            names |= logged.contexts.names
+            names |= batch.contexts.names
         return LogEffects({group: sums.close() for group, sums in groups_so_far.items()}, left_out, names, bets)
 
     def _add_pages(
-        self, sums: dict[RowGroup, EffectSums], logged: LoggedBatch, rows: CompletePages, visits: PersonVisits
+        self, sums: dict[RowGroup, EffectSums], batch: LoggedBatch, rows: CompletePages, visits: PersonVisits
     ) -> int:
         """Add the pages of a batch to the sums by group. Return the number of pages that were left out because the
         probabilities of the draw are not known."""
         assert self.examination is not None
-        exposures = self.pages.exposures(logged, rows, np.array(self.examination))
+        exposures = self.pages.exposures(batch, rows, np.array(self.examination))
         now = rows.left[rows.begins]
         outcomes = np.column_stack([now, remaining_rewards(rows, now) - now])
         drawn_pages = np.flatnonzero(exposures.draw >= 0)
@@ -376,8 +376,8 @@ class EffectPass(Record, eq=False):
             outcomes[drawn_pages],
         )
         members_of: dict[RowGroup, Ids | None] = {OVERALL: None}
-        for number, members in groups.group_members(pages["group"], len(logged.groups)):
-            members_of[logged.groups[number]] = members
+        for number, members in groups.group_members(pages["group"], len(batch.groups)):
+            members_of[batch.groups[number]] = members
         for group, members in members_of.items():
             if group not in sums:
                 if sums and 2 * len(sums) * sums[OVERALL].pages.square.nbytes > MAX_BYTES:
@@ -440,22 +440,22 @@ class EffectPass(Record, eq=False):
         exposures = exposures.merge_rows(np.repeat(np.arange(len(first_pages)), number_of_pages)).take(
             np.flatnonzero(is_usable)
         )
-        returned = visits.gap[index] <= self.horizon_us
+        has_return = visits.gap[index] <= self.horizon_us
         # the probability that a return has come by now, by the age of the visit
         arrival_share = np.interp(
-            self._watched(visits)[index], np.linspace(0, 1, len(self.return_shares)), self.return_shares
+            self._watched_times(visits)[index], np.linspace(0, 1, len(self.return_shares)), self.return_shares
         )
         number, factor, cluster = visits.number[index], arrival_share * root_weight, visits.cluster[index]
         baseline = np.column_stack([np.ones(len(index)), np.log(number), number == 1])
         sums.visits.add_rows(
-            baseline * factor[:, None], exposures, (returned * root_weight)[:, None], factor=factor, cluster=cluster
+            baseline * factor[:, None], exposures, (has_return * root_weight)[:, None], factor=factor, cluster=cluster
         )
-        weight = np.where(returned, np.square(root_weight), 0.0)
-        gain, blocks = visits.later_reward[index] + self.return_weight * visits.returns_after[index], len(sums.returned)
+        weight = np.where(has_return, np.square(root_weight), 0.0)
+        gain, blocks = visits.later_reward[index] + self.return_weight * visits.returns_after[index], len(sums.returns)
         block = block_numbers(cluster, blocks=blocks)
         return replace(
-            sums, returned=sums.returned + np.bincount(block, weights=weight, minlength=blocks),
-            followed=sums.followed + np.bincount(block, weights=weight * gain, minlength=blocks),
+            sums, returns=sums.returns + np.bincount(block, weights=weight, minlength=blocks),
+            gains=sums.gains + np.bincount(block, weights=weight * gain, minlength=blocks),
             counts=sums.counts + np.array([len(visit), len(first_pages), len(index), 0]),
             people=sums.people | frozenset(visits.cluster[visit[first_pages]].tolist()),
             events=add_each(sums.events, events), products=add_each(sums.products, products),
@@ -473,14 +473,14 @@ class EffectPass(Record, eq=False):
 
         overall: the sums of the whole log; cells: the sums of each cell."""
         estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
-        usable, events = np.array([cell.usable for cell in estimates]), dict[str, Array]()
+        usable, events = np.array([cell.is_usable for cell in estimates]), dict[str, Array]()
         # kinds that the slots of a cell have more or less often than the whole log has
         for kind, sums in overall.events.items():
             usual_rate = sums[:, 0] / np.maximum(overall.looks, 1e-300)
             tables = np.array([cell.events.get(kind, np.zeros_like(sums)) for cell in cells])
             events[kind] = np.column_stack([(tables[..., 0] - looks * usual_rate).ravel(), tables[..., 1].ravel()])
         rates = columns_of(event_rates(events, looks.ravel(), usable[..., 0].ravel()), looks.size)
-        outcomes = zip(self.estimate(overall).posteriors, *(cell.pooled for cell in estimates), strict=True)
+        outcomes = zip(self.estimate(overall).posteriors, *(cell.pooled_effects for cell in estimates), strict=True)
         by_outcome: list[list[ShrunkEffects]] = []
         for number, (posterior, *by_cell) in enumerate(outcomes):
             effect, error = (np.array(columns) for columns in zip(*by_cell, strict=True))
@@ -503,7 +503,7 @@ class EffectPass(Record, eq=False):
         sums: the sums of the group; level: the level of the intervals; posteriors: the posteriors of the three kinds
         of effects in the group, which by default follow from the sums of the group alone."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
-        effect, usable = estimates.effect, estimates.usable
+        effect, usable = estimates.effect, estimates.is_usable
         long_run, error = estimates.arm_totals
         posteriors = posteriors or estimates.posteriors
         total = estimates.long_run(posteriors)
@@ -552,22 +552,22 @@ def sum_log(
     too few data."""
     effect_pass = EffectPass.resolve(unit, request)
     evaluation = effect_pass.evaluation
-    ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
-    fit_pass = replace(effect_pass, evaluation=ungrouped)
+    fit_evaluation = replace(evaluation, request=replace(evaluation.request, by=None))
+    fit_pass = replace(effect_pass, evaluation=fit_evaluation)
     # the log is read once and serves both passes
     reader, judge_pass = LogReader(unit, evaluation), replace(effect_pass, return_shares=())
-    stored = reader.partitions(Reading.union([fit_pass.reading, judge_pass.reading]), times=2)
-    fitted = add_up(passes.results(LogReader(unit, ungrouped), fit_pass, engine, stored))
-    if fitted is None:
+    parts = reader.partitions(Reading.union([fit_pass.reading, judge_pass.reading]), times=2)
+    fit_sums = add_up(passes.results(LogReader(unit, fit_evaluation), fit_pass, engine, parts))
+    if fit_sums is None:
         raise effect_pass.evaluation.nothing_selected("page")
     examination = effect_pass.examination
     if examination is None:
-        curve = None if fitted.overlap is None else effect_pass.pages.fitted(fitted.overlap, effect_pass.reward)
+        curve = None if fit_sums.overlap is None else effect_pass.pages.fit_model(fit_sums.overlap, effect_pass.reward)
         examination = tuple(extend_curve(curve, effect_pass.pages.positions).tolist())
     effect_pass = replace(
-        effect_pass, examination=examination, return_shares=tuple(fitted.return_times.shares.tolist())
+        effect_pass, examination=examination, return_shares=tuple(fit_sums.return_times.shares.tolist())
     )
-    partials: Iterator[Any] = filter(None, passes.results(reader, effect_pass, engine, stored))
+    partials: Iterator[Any] = filter(None, passes.results(reader, effect_pass, engine, parts))
     total: LogEffects = reduce(iadd, partials)
     page_groups = [name for name in groups.FIELDS if name not in FINEST]
     groups.check_field(request.by, total.names, groups=page_groups)
@@ -600,8 +600,8 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
         effect_pass.figures(sums, cell, request.level, posterior)
         for (cell, sums), posterior in zip(cells.items(), posteriors, strict=True)
     ]
-    retired = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None} if unit.folder is None else set()
-    for row in (row for group in (in_all, *in_cells) for row in group["arms"] if row["arm"] in retired):
+    old_keys = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None} if unit.folder is None else set()
+    for row in (row for group in (in_all, *in_cells) for row in group["arms"] if row["arm"] in old_keys):
         row["retired"] = True
     return {
         "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND,
@@ -624,8 +624,8 @@ def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
     name_parts = [names[key].partition("@") for key in policy_ids.tolist()]
     surfaces = [f"experiment={name.partition('/')[0]}" if name else f"policy={base}" for base, _, name in name_parts]
     by_surface = {surface: rows[np.array(surfaces)[policy] == surface, 1:] for surface in surfaces}
-    users = {surface: np.unique(shown[:, 1]) for surface, shown in by_surface.items()}
-    starts, ends = ({surface: end(shown[:, 0]) for surface, shown in by_surface.items()} for end in (np.min, np.max))
+    users = {surface: np.unique(table[:, 1]) for surface, table in by_surface.items()}
+    starts, ends = ({surface: end(table[:, 0]) for surface, table in by_surface.items()} for end in (np.min, np.max))
     pairs = [
         {first, other_surface}
         for first, other_surface in combinations(by_surface, 2)

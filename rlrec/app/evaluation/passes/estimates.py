@@ -128,9 +128,9 @@ class EstimateRow(Record):
     def is_as_served(self) -> tuple[bool, bool]:
         """Return two flags. The first flag tells whether the bounds of the lift over the log are zero. The second flag
         tells whether, besides, the estimated value is equal to the mean reward of the log."""
-        value, served = self.estimate.value, self.estimate.served
+        value, log_mean = self.estimate.value, self.estimate.served
         is_logged = all(bound is not None and abs(bound) <= LOG_PRECISION for bound in self.estimate.lift_bounds)
-        has_value = value is not None and served is not None and abs(value - served) <= rounding(served)
+        has_value = value is not None and log_mean is not None and abs(value - log_mean) <= rounding(log_mean)
         return is_logged, is_logged and has_value
 
     def plan(self, lift: float) -> dict[str, Any]:
@@ -139,20 +139,20 @@ class EstimateRow(Record):
         Both are None where no longer log of this kind can show the lift."""
         value, bounds = self.estimate.lift, self.estimate.lift_bounds
         reach_factor = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf((1 + self.estimate.level) / 2)
-        expected = [
+        new_bounds = [
             None if value is None or bound is None else lift + reach_factor * (bound - value) for bound in bounds
         ]
-        answer, needed = self._judge(None if value is None else lift, *expected, scale=0.0)
-        needed = needed if answer == "unknown" else 0
-        return {"lift": lift, "power": POWER, "needed": needed, "needed_days": self._days(needed)}
+        answer, n_needed = self._judge(None if value is None else lift, *new_bounds, scale=0.0)
+        n_needed = n_needed if answer == "unknown" else 0
+        return {"lift": lift, "power": POWER, "needed": n_needed, "needed_days": self._days(n_needed)}
 
     def plan_sentence(self, lift: float) -> str:
         """Return a sentence that says how much longer the log must be to show a lift."""
-        needed, days = (self.plan(lift)[name] for name in ("needed", "needed_days"))
+        n_needed, days = (self.plan(lift)[name] for name in ("needed", "needed_days"))
         goal = f"a lift of {percent(lift)} % of {self.name}, if it is there, with a chance of {100 * POWER:g} %"
-        if not needed:
-            return f"this log {'cannot tell' if needed is None else 'is long enough to tell'} {goal}"
-        more = quantity(approximate(needed), f"more {NOUNS[self.estimate.cluster]}")
+        if not n_needed:
+            return f"this log {'cannot tell' if n_needed is None else 'is long enough to tell'} {goal}"
+        more = quantity(approximate(n_needed), f"more {NOUNS[self.estimate.cluster]}")
         return f"{more}{'' if days is None else f' ({time_text(days)} of this traffic)'} tell {goal}"
 
     def _judge(self, lift: float | None, lower: float | None, upper: float | None, *, scale: float) -> Answer:
@@ -170,7 +170,7 @@ class EstimateRow(Record):
     def claim(self) -> Claim:
         """Return the answer in the form from which a sentence is made. The figures of an insufficient estimate are left
         out."""
-        estimate, (answer, needed) = self.estimate, self.answer
+        estimate, (answer, n_needed) = self.estimate, self.answer
         claim_fields: dict[str, Any] = {}
         if (estimate.verdict != "insufficient" or answer == "same") and not self.target_loggers:
             claim_fields = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
@@ -190,8 +190,8 @@ class EstimateRow(Record):
             f"{'on little data' if LITTLE_DATA & {*weak_reasons} else 'weak'} ({', '.join(weak_reasons)})"
         ] * bool(weak_reasons)
         return Claim(
-            name=self.name, rival=logger if is_alone else self._rival, answer=answer, **claim_fields, needed=needed,
-            days=self._days(needed), cluster=estimate.cluster,
+            name=self.name, rival=logger if is_alone else self._rival, answer=answer, **claim_fields, needed=n_needed,
+            days=self._days(n_needed), cluster=estimate.cluster,
             groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
             is_logger=logger == self.name, has_other_loggers=is_alone,
@@ -208,8 +208,8 @@ class EstimateRow(Record):
     def has_served(self) -> bool:
         """Tell whether the target itself served a part of the log."""
         estimate = self.estimate
-        logged = {logger.version for logger in estimate.logger_weights}
-        return self.name in logged or (estimate.log or "").endswith(f"loggers={self.name}")
+        versions = {logger.version for logger in estimate.logger_weights}
+        return self.name in versions or (estimate.log or "").endswith(f"loggers={self.name}")
 
     @property
     def _rival(self) -> str:
@@ -235,11 +235,11 @@ class EstimateRow(Record):
         n_slots = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
         return log(max(self.estimate.max_weight or 1.0, 1.0)) <= n_slots * log(max(self.arms, 1) / FLOOR)
 
-    def _days(self, needed: int | None) -> float | None:
+    def _days(self, n_clusters: int | None) -> float | None:
         """Return the number of days in which the traffic of the log brings this many clusters. The result is None if
         the number is unknown."""
         clusters = self.estimate.clusters
-        return needed * self.days / clusters if needed is not None and self.days and clusters else None
+        return n_clusters * self.days / clusters if n_clusters is not None and self.days and clusters else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -247,8 +247,8 @@ class EstimateRow(Record):
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
         row |= {name: row.pop(name) for name in LIFT}  # moved to the end
-        answer, needed = self.answer
-        row |= {"answer": answer, "needed": needed, "needed_days": self._days(needed)}
+        answer, n_needed = self.answer
+        row |= {"answer": answer, "needed": n_needed, "needed_days": self._days(n_needed)}
         row["reason_groups"] = in_groups(self.estimate.reasons)
         smallest = self.inclusion.smallest if self.inclusion.decisions else None
         further_fields = {"smallest_inclusion": smallest, "origin": self.origin, "new_arms": len(self.new_arms) or None}
@@ -324,7 +324,7 @@ def answer(
     partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
-    without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
+    without_users = evaluation.cluster == "user" and not any(partial.has_users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
     checks = reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]())
     present_checks = with_present(unit, evaluation, checks)
@@ -336,8 +336,8 @@ def answer(
         if rows.fold.estimators
     ]
     inclusion = add_up(partial.inclusion for partial in partials)
-    offered = add_up(partial.offered for partial in partials)
-    new_arms = [_new_arms(unit, evaluation, target, offered) for target in evaluation.targets]
+    is_offered = add_up(partial.is_offered for partial in partials)
+    new_arms = [_new_arms(unit, evaluation, target, is_offered) for target in evaluation.targets]
     differing = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
         evaluation, estimators, by_unit, differing, new_arms, inclusion=inclusion, extent=evaluation.extent,
@@ -350,13 +350,13 @@ def answer(
 
 def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
-    paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
+    sides: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
     """Return the resolved request, the units of rows that the estimators use, and the reader of the selected log.
     Checks run on impressions, whatever the rows of the affected estimators are.
 
     paired, candidates: as in `Evaluation.resolve`."""
-    evaluation = Evaluation.resolve(unit, request, selection, paired=paired, candidates=candidates)
+    evaluation = Evaluation.resolve(unit, request, selection, sides=sides, candidates=candidates)
     if ope.CRAM in estimators.impressions:
         from rlrec.app.evaluation.targets import learning_targets
 
@@ -393,10 +393,10 @@ def _page_units(
     from rlrec.ope.units.effects import MOST_ARMS, Effects
 
     effects = {label: kind for label, kind in estimators.slates.items() if isinstance(kind, Effects)}
-    weighed = {label: kind for label, kind in estimators.slates.items() if label not in effects}
-    if weighed:
+    weighted_kinds = {label: kind for label, kind in estimators.slates.items() if label not in effects}
+    if weighted_kinds:
         require_pairs = bool(PAIRED & estimators.named_labels)
-        yield SlateUnit.prepare(unit, evaluation, weighed, require_pairs=require_pairs)
+        yield SlateUnit.prepare(unit, evaluation, weighted_kinds, require_pairs=require_pairs)
     request, n_arms = evaluation.request, len(evaluation.arms)
     refusals = {
         f"{n_arms:,} arms are more than the {MOST_ARMS} whose effects can be told": n_arms > MOST_ARMS,
@@ -466,13 +466,13 @@ def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
     return [days[end] for end in ends]
 
 
-def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags | None) -> list[str]:
+def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, is_offered: Flags | None) -> list[str]:
     """Return the keys of the arms that a target may show today and that no decision of the log could show.
 
-    offered: a flag for each arm that any decision of the log could show, as in `LogPartial`."""
-    if target.serving is None or offered is None:
+    is_offered: a flag for each arm that any decision of the log could show, as in `LogPartial`."""
+    if target.serving is None or is_offered is None:
         return []
-    offered_ids = {*evaluation.arms.ids[offered].tolist()}
+    offered_ids = {*evaluation.arms.ids[is_offered].tolist()}
     allowed_ids = allowed_arms(unit, target.serving.version.policy.params)
     return [evaluation.arms.keys[arm] for arm in allowed_ids if arm not in offered_ids]
 
@@ -532,7 +532,7 @@ def _drifts(sums: CheckSums) -> bool:
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
     """Return the sums of the checks. The returned sums of the check for drift also cover the newest decisions of the
     store that came after the log."""
-    numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
+    numbers = {rows.reward.id: number for number, rows in enumerate(evaluation.shared_rows) if rows.policy_id is None}
     targets = [target for target in evaluation.targets if target.is_weighed]
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
         return sums
@@ -553,9 +553,9 @@ def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
     if not any(selected.times(unit, later_selection)):
         return {}
     extent = selected.extent(unit, later_selection)
-    newest_evaluation = replace(evaluation, selection=later_selection, extent=extent).newest(unit, PRESENT_DECISIONS)
-    present_sums = _sum_impressions(unit, newest_evaluation, {}, [LogDrift()])[1].checks
-    return {(newest_evaluation.shared[index].reward.id, reason): sums for (index, reason), sums in present_sums.items()}
+    evaluation = replace(evaluation, selection=later_selection, extent=extent).newest(unit, PRESENT_DECISIONS)
+    present_sums = _sum_impressions(unit, evaluation, {}, [LogDrift()])[1].checks
+    return {(evaluation.shared_rows[index].reward.id, reason): sums for (index, reason), sums in present_sums.items()}
 
 
 def _sum_impressions(

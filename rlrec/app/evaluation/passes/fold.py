@@ -65,21 +65,21 @@ M = TypeVar("M")
 class RowCounts(UnusedVisits, eq=True):
     """This record counts the rows of a log. The rows are impressions, pages or visits.
 
-    `used` counts the rows that enter estimates. `other_policy` counts the usable rows of other policies, which say
-    nothing about the policy of an imported log. `selected` counts all rows, and `waiting` counts the rows that are
-    not mature yet. `size` is the sum of |reward|. `unseen` is the part of `size` that events of whole pages have
-    earned, which the rows lack."""
+    `n_used` counts the rows that enter estimates. `other_policy` counts the usable rows of other policies, which say
+    nothing about the policy of an imported log. `n_selected` counts all rows, and `waiting` counts the rows that are
+    not mature yet. `size` is the sum of |reward|. `unseen_size` is the part of `size` that events of whole pages
+    have earned, which the rows lack."""
 
-    used: int = 0
+    n_used: int = 0
     other_policy: int = 0
-    selected: int = 0
+    n_selected: int = 0
     size: float = 0.0
-    unseen: float = 0.0
+    unseen_size: float = 0.0
 
     @property
     def reward_seen(self) -> float:
         """Return the fraction of the logged |reward| that the rows contain, in [0, 1]."""
-        return 1 - self.unseen / self.size if self.unseen else 1.0
+        return 1 - self.unseen_size / self.size if self.unseen_size else 1.0
 
 
 class GroupPartial(Sums, kw_only=True, eq=True):
@@ -119,20 +119,20 @@ class LogPartial(Sums, kw_only=True, eq=True):
     """This record has the sums of a part of the log. Two such records can be added.
 
     `groups` has the sums of each target, by the number of the target, by group and by stratum. `counts` has the
-    counts of rows, by number in `Evaluation.shared`. `refusals` has a message for each batch whose pages cannot be
-    used. `names` has the fields of the contexts. `users` tells whether any used row has a user. `inclusion` tells
-    how likely the arms that were shown were to enter their lists of candidates. `offered` (a,) tells for each arm,
+    counts of rows, by number in `Evaluation.shared_rows`. `refusals` has a message for each batch whose pages cannot be
+    used. `names` has the fields of the contexts. `has_users` tells whether any used row has a user. `inclusion` tells
+    how likely the arms that were shown were to enter their lists of candidates. `is_offered` (a,) tells for each arm,
     by `ArmTable.index`, whether any decision could show the arm. `checks` has the sums of each check, by number in
-    `Evaluation.shared` and by reason. `visits` has the sums of the test whether rewards depend on earlier visits of
-    the person, by the id of the reward."""
+    `Evaluation.shared_rows` and by reason. `visits` has the sums of the test whether rewards depend on earlier visits
+    of the person, by the id of the reward."""
 
     groups: Mapping[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
     refusals: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
-    users: bool = False
+    has_users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
-    offered: Flags | None = None
+    is_offered: Flags | None = None
     checks: Mapping[tuple[int, str], Any] = field(default_factory=dict)
     visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
 
@@ -146,7 +146,7 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
     is given with the request, or fitted. `checks` has the checks that run on the rows. `logging_states` tells
     whether targets are evaluated in the states that the logger caused. `simulates` tells whether weights may be
     ratios of marginals, which are simulated for targets without a closed form. `noun` is the name of a row, and
-    `censored` says in words why censored rows cannot be used."""
+    `censored_text` says in words why censored rows cannot be used."""
 
     evaluation: Evaluation
     fold: Fold
@@ -155,7 +155,7 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
     logging_states: ClassVar[bool] = True
     simulates: ClassVar[bool] = True
     noun: ClassVar[str] = "impression"
-    censored: ClassVar[str] = "is censored"
+    censored_text: ClassVar[str] = "is censored"
 
     @property
     def needs_model(self) -> bool:
@@ -163,38 +163,38 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
         return any(estimator.needs_model for estimator in self.fold.estimators.values())
 
     @property
-    def is_fitted(self) -> bool:
+    def needs_fit(self) -> bool:
         """Tell whether models must be fitted to the log."""
         return self.needs_model and not self.models
 
     @property
     @abstractmethod
-    def fitted_on(self) -> Reading:
+    def fit_reading(self) -> Reading:
         """Return which part of the log is read when models are fitted."""
 
     @property
     @abstractmethod
-    def judged_on(self) -> Reading:
+    def judge_reading(self) -> Reading:
         """Return which part of the log is read when targets are evaluated."""
 
     @abstractmethod
-    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
+    def usable_rows(self, batch: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
         """Return the rows of a batch that can be used, and the counts of usable and other rows."""
 
     @abstractmethod
-    def model_sums(self, logged: LoggedBatch, rows: R) -> Any:
+    def model_sums(self, batch: LoggedBatch, rows: R) -> Any:
         """Return the sums of these rows from which a model is fitted."""
 
     @abstractmethod
-    def fitted(self, sums: Any, reward: Reward) -> M:
+    def fit_model(self, sums: Any, reward: Reward) -> M:
         """Return the model that is fitted to these sums."""
 
-    def refusal(self, logged: LoggedBatch) -> str | None:
+    def refusal(self, batch: LoggedBatch) -> str | None:
         """Return a message that says why the pages of a batch cannot be used. Return None where the pages can be
         used."""
         return None
 
-    def check_sums(self, logged: LoggedBatch, rows: R, reward: Reward, model: M | None) -> Mapping[str, Any]:
+    def check_sums(self, batch: LoggedBatch, rows: R, reward: Reward, model: M | None) -> Mapping[str, Any]:
         """Return the sums of each check over these rows, by the reason of the check."""
         return {}
 
@@ -204,83 +204,83 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
         return {}
 
     @abstractmethod
-    def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
+    def batch_of(self, batch: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
         """Return a function that takes the scorer of a target, and returns these rows as a batch for the estimators."""
 
-    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+    def empty_log(self, shared_rows: SharedRows, counts: RowCounts) -> EmptyLog:
         """Return the error for a log without usable rows. The error says why no row can be used."""
         if counts.waiting:
-            return shared.immature_log(quantity(counts.waiting, self.noun))
+            return shared_rows.immature_log(quantity(counts.waiting, self.noun))
         if counts.other_policy:
-            name = shared.members[0][1].target.name
+            name = shared_rows.members[0][1].target.name
             return EmptyLog(f"no {self.noun} of policy {name!r} is selected", hint="widen --log")
-        if counts.selected:
-            message = f"of {quantity(counts.selected, self.noun)} selected, each {self.censored}"
+        if counts.n_selected:
+            message = f"of {quantity(counts.n_selected, self.noun)} selected, each {self.censored_text}"
             return EmptyLog(message, hint="widen --log, or --uncensor")
         return self.evaluation.nothing_selected(self.noun)
 
 
-def fold_batch(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
+def fold_batch(unit: RowUnit[R, M], batch: LoggedBatch) -> LogPartial:
     """Return the sums of one batch of the log."""
-    if (refusal := unit.refusal(logged)) is not None:
+    if (refusal := unit.refusal(batch)) is not None:
         return LogPartial(refusals=(refusal,))
     partials: dict[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = {}
     counts: dict[int, RowCounts] = {}
     checks: dict[tuple[int, str], Any] = {}
-    evaluation, users = unit.evaluation, False
-    for number, shared in enumerate(evaluation.shared):
-        usable_slots, row_counts = unit.usable_rows(logged, shared.reward)
+    evaluation, has_users = unit.evaluation, False
+    for number, shared_rows in enumerate(evaluation.shared_rows):
+        usable_slots, row_counts = unit.usable_rows(batch, shared_rows.reward)
         rows = usable_slots
-        if shared.policy_id is not None and len(usable_slots):
-            rows = usable_slots.take(~any_slot(usable_slots, usable_slots.slots["policy_id"] != shared.policy_id))
-        counts[number] = replace(row_counts, used=len(rows), other_policy=len(usable_slots) - len(rows))
+        if shared_rows.policy_id is not None and len(usable_slots):
+            rows = usable_slots.take(~any_slot(usable_slots, usable_slots.slots["policy_id"] != shared_rows.policy_id))
+        counts[number] = replace(row_counts, n_used=len(rows), other_policy=len(usable_slots) - len(rows))
         if len(rows):
-            model = unit.models.get(shared.reward.id)
-            users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
-            check_sums = unit.check_sums(logged, rows, shared.reward, model)
+            model = unit.models.get(shared_rows.reward.id)
+            has_users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
+            check_sums = unit.check_sums(batch, rows, shared_rows.reward, model)
             checks |= {(number, reason): sums for reason, sums in check_sums.items()}
             if unit.fold.estimators:
-                partials |= _target_partials(unit, shared, logged, rows, model)
-    offered = np.isin(evaluation.arms.ids, np.concatenate([np.empty(0, np.int64), *logged.eligible.values()]))
+                partials |= _target_partials(unit, shared_rows, batch, rows, model)
+    is_offered = np.isin(evaluation.arms.ids, np.concatenate([np.empty(0, np.int64), *batch.eligible.values()]))
     return LogPartial(
-        groups=partials, counts=counts, names=logged.contexts.names, users=users,
-        inclusion=logged.lists.inclusion, offered=offered, checks=checks,
+        groups=partials, counts=counts, names=batch.contexts.names, has_users=has_users,
+        inclusion=batch.lists.inclusion, is_offered=is_offered, checks=checks,
     )  # fmt: skip
 
 
 def _target_partials(
-    unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
+    unit: RowUnit[R, M], shared_rows: SharedRows, batch: LoggedBatch, rows: R, model: M | None
 ) -> dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]]:  # fmt: skip
     """Return the sums of these rows for each target, by the number of the target, by group and by stratum."""
     partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
     evaluation = unit.evaluation
-    batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
+    batch_of, slots = unit.batch_of(batch, rows, model), rows.slots
     max_loggers = unit.fold.most_loggers
     strata = evaluation.loggers.strata(max_loggers)
     stratum_codes = evaluation.loggers.stratum_codes(
         slots, rows.begins, spans_batches=evaluation.spans_batches, max_loggers=max_loggers
     )
     codes = slots["group"][rows.begins] * len(strata) + stratum_codes
-    members = list(groups.group_members(codes, len(logged.groups) * len(strata)))
-    has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
+    members = list(groups.group_members(codes, len(batch.groups) * len(strata)))
+    has_list, is_estimated = any_slot(rows, batch.lists.has_list(slots)), any_slot(rows, slots["estimated"])
     gaps: dict[int, dict[str, Flags]] = {}  # slots for which a target has no probability, by reason
-    for number, scorer in shared.members:
+    for number, scorer in shared_rows.members:
         gap_by_reason = {
-            scorer.target.lacking: scorer.unanswerable(slots, logged), "page-rules": scorer.refused(slots, logged),
+            scorer.target.gap_reason: scorer.has_gap(slots, batch), "page-rules": scorer.refuses_page(slots, batch),
         }  # fmt: skip
         gaps[number] = {reason: flags for reason, flags in gap_by_reason.items() if flags.any()}
-    if evaluation.paired:
+    if evaluation.is_paired:
         common_gap: dict[str, Flags] = {}
         for reason, flags in chain.from_iterable(target_gap.items() for target_gap in gaps.values()):
             common_gap[reason] = common_gap[reason] | flags if reason in common_gap else flags
         gaps = dict.fromkeys(gaps, common_gap)
-    for number, scorer in shared.members:
-        scorer.describe(logged)
-        target, batch = scorer.target, batch_of(scorer)
+    for number, scorer in shared_rows.members:
+        scorer.describe(batch)
+        target = scorer.target
         is_hidden = np.logical_or.reduce(list(gaps[number].values())) if gaps[number] else None
-        batches = [batch, *map(batch_of, scorer.replicas(slots, logged, marginals=unit.simulates))]
+        batches = [batch_of(scorer), *map(batch_of, scorer.replicas(slots, batch, marginals=unit.simulates))]
         is_taught, is_unknown = any_slot(rows, target.taught_by(slots)), np.zeros(len(rows), np.bool_)
-        reasons = {"estimated-propensity": estimated}
+        reasons = {"estimated-propensity": is_estimated}
         if is_hidden is not None:
             is_unknown = any_slot(rows, is_hidden)
             reasons["sampled-rows"] = any_slot(rows, is_hidden & slots["subsampled"])
@@ -292,15 +292,15 @@ def _target_partials(
             reasons["unnarrowed"] = any_slot(rows, slots["policy_id"] != target.policy_id)
         for code, group_rows in members:
             group, stratum = divmod(code, len(strata))
-            selected = slice(None) if group_rows is None else group_rows
-            judged_rows = group_rows if is_hidden is None else np.arange(len(rows))[selected][~is_unknown[selected]]
+            index = slice(None) if group_rows is None else group_rows
+            judged_rows = group_rows if is_hidden is None else np.arange(len(rows))[index][~is_unknown[index]]
             sums, *replica_sums = (
                 unit.fold.partial(side if judged_rows is None else side.take(judged_rows)) for side in batches
             )
-            by_stratum = partials.setdefault(number, {}).setdefault(logged.groups[group], {})
+            by_stratum = partials.setdefault(number, {}).setdefault(batch.groups[group], {})
             by_stratum[strata[stratum]] = GroupPartial(
-                sums=sums, replicas=dict(enumerate(replica_sums)), unknown=int(is_unknown[selected].sum()),
-                reasons=frozenset(reason for reason, flags in reasons.items() if flags[selected].any()),
+                sums=sums, replicas=dict(enumerate(replica_sums)), unknown=int(is_unknown[index].sum()),
+                reasons=frozenset(reason for reason, flags in reasons.items() if flags[index].any()),
             )  # fmt: skip
     return partials
 
@@ -317,42 +317,42 @@ def estimates(
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
     """Return the estimates of every target and group, by the number of the target and the group.
 
-    failures: the failed checks, by number in `Evaluation.shared`; cluster: the name of the randomised unit."""
-    evaluation, estimated = unit.evaluation, dict[tuple[int, RowGroup], list[Estimate]]()
+    failures: the failed checks, by number in `Evaluation.shared_rows`; cluster: the name of the randomised unit."""
+    evaluation, results = unit.evaluation, dict[tuple[int, RowGroup], list[Estimate]]()
     request = evaluation.request
-    for shared_number, shared in enumerate(evaluation.shared):
+    for shared_number, shared_rows in enumerate(evaluation.shared_rows):
         options = FinishOptions(
             interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
-            reward_range=bounds(shared.reward) or ANY_REWARD, seed=request.seed, selected_rows=request.by == "arm",
+            reward_range=bounds(shared_rows.reward) or ANY_REWARD, seed=request.seed, selected_rows=request.by == "arm",
         )  # fmt: skip
         rival_sums: dict[RowGroup, dict[int, RowSums]] = {}
-        for number, scorer in shared.members:
+        for number, scorer in shared_rows.members:
             target_sums, rows = _target_estimates(
                 unit, partial, number, scorer, options,
-                counts=partial.counts[shared_number], visit_sums=partial.visits.get(shared.reward.id),
-                failed=failures.get(shared_number, ()),
+                counts=partial.counts[shared_number], visit_sums=partial.visits.get(shared_rows.reward.id),
+                failed_checks=failures.get(shared_number, ()),
             )  # fmt: skip
             for group, sums in target_sums.items():
                 rival_sums.setdefault(group, {})[number] = sums
-                estimated[number, group] = rows[group]
+                results[number, group] = rows[group]
         for group, sums_by_target in rival_sums.items():
             if len(sums_by_target) < 2:
                 continue
             estimator_folds = [unit.fold.estimator_folds(sums) for sums in sums_by_target.values()]
-            compared = compare_targets(
-                [estimated[number, group] for number in sums_by_target], estimator_folds, options
+            compared_rows = compare_targets(
+                [results[number, group] for number in sums_by_target], estimator_folds, options
             )
-            estimated |= {(number, group): rows for number, rows in zip(sums_by_target, compared, strict=True)}
-    return estimated
+            results |= {(number, group): rows for number, rows in zip(sums_by_target, compared_rows, strict=True)}
+    return results
 
 
 def _target_estimates(
     unit: RowUnit[R, M], partial: LogPartial, number: int, scorer: Scorer, options: FinishOptions, *,
-    counts: RowCounts, visit_sums: VisitCarryOverSums | None, failed: Collection[Check],
+    counts: RowCounts, visit_sums: VisitCarryOverSums | None, failed_checks: Collection[Check],
 ) -> tuple[dict[RowGroup, RowSums], dict[RowGroup, list[Estimate]]]:  # fmt: skip
     """Return the sums of one target over all loggers, by group, and the estimates of the target, by group.
 
-    number: the number of the target; failed: the failed checks."""
+    number: the number of the target; failed_checks: the failed checks."""
     evaluation, fold, request = unit.evaluation, unit.fold, unit.evaluation.request
     has_table = not isinstance(request.reward_model, str | None)  # whose file is by arm
     target, is_weighed = scorer.target, scorer.target.is_weighed
@@ -360,29 +360,29 @@ def _target_estimates(
     totals = over_loggers(partial, number, weightings)
     group_partials = [group for strata in partial.groups[number].values() for group in strata.values()]
     n_unknown = sum(group.unknown for group in group_partials if "page-rules" not in group.reasons)
-    if target.takes_scores and n_unknown == counts.used and not evaluation.paired:
+    if target.takes_scores and n_unknown == counts.n_used and not evaluation.is_paired:
         field = target.reads[0].removeprefix("@arms.")
         message = f"in every row of the log some arm has no {field}, by which {target.name} ranks"
         raise InputError(message, hint=f"{target.name} is judged on requests that bring it for each arm")
     n_left_out = counts.left_out + counts.other_policy
-    are_censored = unit.noun == "page" and counts.left_out > RULED_SHARE * (counts.left_out + counts.used)
+    are_censored = unit.noun == "page" and counts.left_out > RULED_SHARE * (counts.left_out + counts.n_used)
     log_reasons = {
         "no-propensity": n_left_out > 0 and not are_censored,
         "censored-pages": are_censored,
         "sampled-rows": counts.sampled > 0,
         "carry-over": is_weighed and visit_sums is not None and is_rejected(visit_sums.p_value()),
         "logging-states": unit.logging_states and target.stateful,
-        "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.paired,  # for a gate, visits cover this
+        "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.is_paired,  # for a gate, visits cover this
     }
     reasons = tuple(reason for reason, holds in log_reasons.items() if holds)
     reasons += tuple(request.fit_doubts) if target.table else ()
-    finished = [
+    arguments = [
         (total.sums, replace(options, extra_reasons=(*reasons, *sorted(total.reasons)))) for total in totals.values()
     ]
     if request.by == "position":
-        by_group = fold.finish_together(finished)
+        by_group = fold.finish_together(arguments)
     else:
-        by_group = [fold.finish(sums, group_options) for sums, group_options in finished]
+        by_group = [fold.finish(sums, group_options) for sums, group_options in arguments]
     estimates: dict[RowGroup, list[Estimate]] = {}
     for (group, total), group_estimates in zip(totals.items(), by_group, strict=True):
         weighting = weightings[group]
@@ -393,7 +393,7 @@ def _target_estimates(
         estimates[group] = []
         wider_estimates = _with_replicas(fold, total, group_estimates, options)
         for kind, estimate in zip(fold.estimators.values(), wider_estimates, strict=True):
-            doubts = [check.reason for check in failed if is_weighed and check.concerns(kind)]
+            doubts = [check.reason for check in failed_checks if is_weighed and check.concerns(kind)]
             doubts += ["unlike-loggers"] if estimate.estimator in unlike_labels else []
             is_cut = kind.unit == "session" and "page-rules" in total.reasons
             doubts += ["ruled-visits"] if is_cut and total.unknown > RULED_SHARE * (total.unknown + estimate.n) else []
@@ -500,29 +500,31 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
         )  # fmt: skip
 
     @property
-    def fitted_on(self) -> Reading:
+    def fit_reading(self) -> Reading:
         return Reading(columns=log_rows.FITTED, targets=False)
 
     @property
-    def judged_on(self) -> Reading:
+    def judge_reading(self) -> Reading:
         return Reading(columns=self.evaluation.judged_columns)
 
-    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
-        rows, n_immature = log_rows.usable_rows(logged.log, reward, now=self.evaluation.now)
-        counts = RowCounts(selected=len(logged.log), waiting=n_immature)
-        events = logged.log.events
+    def usable_rows(self, batch: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
+        rows, n_immature = log_rows.usable_rows(batch.log, reward, now=self.evaluation.now)
+        counts = RowCounts(n_selected=len(batch.log), waiting=n_immature)
+        events = batch.log.events
         if not len(rows) or reward.weights.keys().isdisjoint(events["kind"][events["position"] == 0].tolist()):
             return rows, counts
         first_slots = run_starts(rows.slots["decision_id"])
-        page_reward = reward_log.page_events(logged.log, reward, rows.slots["decision_id"][first_slots])
-        keep_probability = rows.slots["keep_probability"]
-        unseen = float(np.abs(page_reward / keep_probability[first_slots]).sum())
-        return rows, replace(counts, size=float(np.abs(rows.reward / keep_probability).sum()) + unseen, unseen=unseen)
+        page_reward = reward_log.page_events(batch.log, reward, rows.slots["decision_id"][first_slots])
+        keep = rows.slots["keep_probability"]
+        unseen_size = float(np.abs(page_reward / keep[first_slots]).sum())
+        return rows, replace(
+            counts, size=float(np.abs(rows.reward / keep).sum()) + unseen_size, unseen_size=unseen_size
+        )
 
-    def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RewardModelSums:
-        return self.fit.sums(rows, logged.contexts)
+    def model_sums(self, batch: LoggedBatch, rows: ImpressionRows) -> RewardModelSums:
+        return self.fit.sums(rows, batch.contexts)
 
-    def fitted(self, sums: RewardModelSums, reward: Reward) -> RewardModel:
+    def fit_model(self, sums: RewardModelSums, reward: Reward) -> RewardModel:
         return self.fit.finish(sums, reward)
 
     @property
@@ -531,18 +533,18 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
         return any(check.needs_model for check in self.checks) or super().needs_model
 
     def check_sums(
-        self, logged: LoggedBatch, rows: ImpressionRows, reward: Reward, model: RewardModel | None
+        self, batch: LoggedBatch, rows: ImpressionRows, reward: Reward, model: RewardModel | None
     ) -> Mapping[str, Any]:
         evaluation = self.evaluation
-        checked = CheckedRows(
-            logged=logged, arms=evaluation.arms, extent=evaluation.extent, cluster=evaluation.cluster,
+        data = CheckedRows(
+            batch=batch, arms=evaluation.arms, extent=evaluation.extent, cluster=evaluation.cluster,
             rows=rows, reward=reward, model=model, people=evaluation.people,
         )  # fmt: skip
-        sums = ((check.reason, check.sums(checked)) for check in self.checks)
+        sums = ((check.reason, check.sums(data)) for check in self.checks)
         return {reason: check_sums for reason, check_sums in sums if check_sums is not None}
 
     def batch_of(
-        self, logged: LoggedBatch, rows: ImpressionRows, model: RewardModel | None
+        self, batch: LoggedBatch, rows: ImpressionRows, model: RewardModel | None
     ) -> Callable[[Scorer], LogBatch]:
-        values = model.rows(rows, logged.contexts) if model is not None and super().needs_model else None
-        return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
+        values = model.rows(rows, batch.contexts) if model is not None and super().needs_model else None
+        return lambda scorer: scorer.log_batch(rows=rows, batch=batch, values=values)

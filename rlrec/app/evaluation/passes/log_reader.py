@@ -100,7 +100,7 @@ class LogReader:
         for batch in self.batches(reading):
             if reading.targets:
                 for log, eligible in self._portions(batch, reading):
-                    yield self._logged(log, eligible, reading)
+                    yield self._add_data(log, eligible, reading)
                 continue
             contexts, context = self.contexts.table(batch.slots["context_id"], batch.contexts)
             cluster = log_rows.cluster_digests(batch.slots, self.evaluation.cluster)
@@ -150,7 +150,7 @@ class LogReader:
             sets = portion.slots["eligible_id"]
             yield portion, self._eligible_sets({*sets[distinct(sets)[0]].tolist()})
 
-    def _logged(self, log: Batch, eligible: Mapping[int, Ids], reading: Reading) -> LoggedBatch:
+    def _add_data(self, log: Batch, eligible: Mapping[int, Ids], reading: Reading) -> LoggedBatch:
         """Return the batch with the data that probabilities of targets need.
 
         log: the batch; eligible: the arms of each eligible set, by the id of the set."""
@@ -283,8 +283,8 @@ class LogReader:
         """Return the arms of each eligible set, by the id of the set. The arms of a set that occurred in the previous
         batch are not read again."""
         unread_sets = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
-        cached = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
-        self._eligible = StoredRows("eligible_set", cached)
+        cached_sets = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
+        self._eligible = StoredRows("eligible_set", cached_sets)
         self._eligible |= {key: np.array(arms, np.int64) for key, arms in unread_sets.items()}
         for key in unread_sets:
             self.evaluation.arms.check(self._eligible[key])

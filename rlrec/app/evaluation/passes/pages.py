@@ -84,25 +84,25 @@ class PageUnit(RowUnit[CompletePages, M], eq=False):
     """The rows of a PageUnit are complete pages."""
 
     noun: ClassVar[str] = "page"
-    censored: ClassVar[str] = "has a censored slot"
+    censored_text: ClassVar[str] = "has a censored slot"
 
-    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
-        pages = _complete_pages(logged.log, reward)
+    def usable_rows(self, batch: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
+        pages = _complete_pages(batch.log, reward)
         first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
         is_mature = reward_log.is_mature(first_slots, reward, now=self.evaluation.now)
         is_censored = any_slot(pages, pages.slots["censored"])
         counts = RowCounts(
-            selected=len(pages), waiting=int((~is_mature).sum()), left_out=int((is_mature & is_censored).sum())
+            n_selected=len(pages), waiting=int((~is_mature).sum()), left_out=int((is_mature & is_censored).sum())
         )
         return pages.take(is_mature & ~is_censored), counts
 
-    def refusal(self, logged: LoggedBatch) -> str | None:
-        slots, missing = logged.log.slots, _incomplete_slots(logged.log.slots)
+    def refusal(self, batch: LoggedBatch) -> str | None:
+        slots, missing = batch.log.slots, _incomplete_slots(batch.log.slots)
         if not len(missing):
             return None
         decision, size = slots["decision_id"][missing[0]], slots["size"][missing[0]]
-        shown = f"{np.count_nonzero(slots['decision_id'] == decision)} of {size} positions"
-        return f"decision {decision} shows {shown}: slate estimators need complete pages"
+        counts = f"{np.count_nonzero(slots['decision_id'] == decision)} of {size} positions"
+        return f"decision {decision} shows {counts}: slate estimators need complete pages"
 
 
 class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
@@ -132,7 +132,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         kinds = resolved_estimators.values()
         needs = Needs(
             positions=max(1, positions), joint=any(kind.joint for kind in kinds),
-            tabled=any(kind.needs_table for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
+            table=any(kind.needs_table for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
             marginal=any(isinstance(kind, Iips) for kind in kinds),
         )  # fmt: skip
         fold = SlateFold(estimators=resolved_estimators, spans_batches=evaluation.spans_batches)
@@ -140,45 +140,45 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         return cls(evaluation=evaluation, fold=fold, fit=fit, needs=needs, require_pairs=require_pairs)
 
     @property
-    def fitted_on(self) -> Reading:
+    def fit_reading(self) -> Reading:
         return Reading(columns=(*log_rows.FITTED, "size"), targets=False)
 
     @property
-    def judged_on(self) -> Reading:
-        marginals = self.needs.positions if self.needs.tabled else 0
+    def judge_reading(self) -> Reading:
+        marginals = self.needs.positions if self.needs.table else 0
         columns = self.evaluation.judged_columns
         return Reading(columns=columns, marginals=marginals or None, pairs=self.needs.additive)
 
-    def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> reward_models.RewardModelSums:
-        return self.fit.sums(replace(rows.impressions, reward=rows.left), logged.contexts)
+    def model_sums(self, batch: LoggedBatch, rows: CompletePages) -> reward_models.RewardModelSums:
+        return self.fit.sums(replace(rows.impressions, reward=rows.left), batch.contexts)
 
-    def fitted(self, sums: reward_models.RewardModelSums, reward: Reward) -> reward_models.FittedRewardModel:
+    def fit_model(self, sums: reward_models.RewardModelSums, reward: Reward) -> reward_models.FittedRewardModel:
         return self.fit.finish(sums, None)
 
     def batch_of(
-        self, logged: LoggedBatch, rows: CompletePages, model: reward_models.FittedRewardModel | None
+        self, batch: LoggedBatch, rows: CompletePages, model: reward_models.FittedRewardModel | None
     ) -> Callable[[Scorer], SlateBatch]:
         impressions, slots = rows.impressions, rows.slots
-        values = None if model is None else model.rows(impressions, logged.contexts)
+        values = None if model is None else model.rows(impressions, batch.contexts)
         needs = replace(self.needs, joint=self.needs.joint or bool((rows.page != 0).any()))
         if self.require_pairs and needs.additive:
             _require_pairs(slots)
-        predicted, count = None if values is None else values.predicted, reward_log.sampling_counts(slots)
+        predictions, count = None if values is None else values.predictions, reward_log.sampling_counts(slots)
         shared_columns: dict[str, Any] = {
             "start": rows.start, "reward": impressions.reward, "page": rows.page, "default": impressions.default,
-            "cluster": slots["cluster"][rows.begins], "predicted": predicted,
+            "cluster": slots["cluster"][rows.begins], "predicted": predictions,
             "count": None if count is None else count[rows.begins],
         }  # fmt: skip
 
-        def batch(scorer: Scorer) -> SlateBatch:
+        def make_batch(scorer: Scorer) -> SlateBatch:
             """Return the pages as a batch for the estimators per slate, weighted for the target of a scorer."""
             if not scorer.target.is_weighed:
                 return _on_policy_batch(shared_columns, slots, needs)
-            columns = slate_columns(scorer, impressions, logged, needs=needs, values=values)
-            slate_batch, list_ratio = SlateBatch(**shared_columns | columns), scorer.list_ratio(slots, logged)
+            columns = slate_columns(scorer, impressions, batch, needs=needs, values=values)
+            slate_batch, list_ratio = SlateBatch(**shared_columns | columns), scorer.list_ratio(slots, batch)
             return slate_batch if list_ratio is None else _reweigh_by_lists(slate_batch, list_ratio, rows.begins)
 
-        return batch
+        return make_batch
 
 
 def _reweigh_by_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
@@ -237,15 +237,15 @@ def _incomplete_slots(slots: Columns) -> Ids:
 
 def _complete_pages(batch: reader.Batch, definition: Reward) -> CompletePages:
     """Return the complete pages of a batch, with the rewards of the pages."""
-    rewarded, missing = reward_log.with_rewards(batch, definition), _incomplete_slots(batch.slots)
+    rows, missing = reward_log.with_rewards(batch, definition), _incomplete_slots(batch.slots)
     if len(missing):
-        rewarded = rewarded.take(~np.isin(batch.slots["decision_id"], batch.slots["decision_id"][missing]))
-    slots = rewarded.slots
+        rows = rows.take(~np.isin(batch.slots["decision_id"], batch.slots["decision_id"][missing]))
+    slots = rows.slots
     first_slots = run_starts(slots["decision_id"])
     size = np.diff(np.r_[first_slots, len(slots["decision_id"])])
     # all slots of a page are in one cluster, whatever the unit
     slots = {**slots, "cluster": np.repeat(slots["cluster"][first_slots], size)}
-    impressions = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
+    impressions = ImpressionRows(slots=slots, reward=rows.reward, default=rows.default, shown_arms=slots["arm_id"])
     page = reward_log.page_events(batch, definition, slots["decision_id"][first_slots])
     return CompletePages(impressions=impressions, start=offsets(size), page=page)
 
@@ -256,31 +256,31 @@ def _complete_pages(batch: reader.Batch, definition: Reward) -> CompletePages:
 class Needs(Record):
     """This record says which data about a target the estimators need.
 
-    `joint` stands for the target's probability of all slots down to each slot. `tabled` stands for the probabilities
+    `joint` stands for the target's probability of all slots down to each slot. `table` stands for the probabilities
     of the shown arm at every position. `additive` stands for the weights of the estimator `pi`. `marginal` stands
     for the probability of each arm at the position where the arm was shown. `positions` is the length of the longest
     page."""
 
     positions: int
     joint: bool
-    tabled: bool
+    table: bool
     additive: bool
     marginal: bool
 
 
 def slate_columns(
-    scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: reward_models.ModelValues | None
+    scorer: Scorer, rows: ImpressionRows, batch: LoggedBatch, *, needs: Needs, values: reward_models.ModelValues | None
 ) -> dict[str, Array | None]:
     """Return those columns of a `SlateBatch` that depend on the target. An unknown value is NaN.
 
     rows: the slots of complete pages; needs: the data that estimators need; values: None, or the values of a model
     that predicts the reward of a page from each slot down to the end."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
-    steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
+    steps, additive, means = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
     is_simulated = (
-        isinstance(scorer, StateScorer) and scorer.samples > 0 and (needs.marginal or needs.tabled or needs.additive)
+        isinstance(scorer, StateScorer) and scorer.samples > 0 and (needs.marginal or needs.table or needs.additive)
     )
-    table = np.full((n, needs.positions), np.nan) if needs.tabled or needs.additive or is_simulated else None
+    table = np.full((n, needs.positions), np.nan) if needs.table or needs.additive or is_simulated else None
 
     def write_rows(case_rows: CaseRows | StateCaseRows) -> None:
         if isinstance(case_rows, StateCaseRows):
@@ -291,26 +291,26 @@ def slate_columns(
                 table[case_rows.indices] = case_rows.at_positions(needs.positions, runs=runs, seed=scorer.seed)
         else:
             if values is not None and not case_rows.samples:
-                case_rows.write_steps_and_values(steps, expected, scorer.arms.ids, values)
+                case_rows.write_steps_and_means(steps, means, scorer.arms.ids, values)
             elif needs.joint:
                 case_rows.write_steps(steps)
             if table is not None and not case_rows.second_pass:
                 table[case_rows.indices] = case_rows.at_positions(needs.positions)
                 if needs.additive and not case_rows.per_decision_samples:
-                    _fill_additive(case_rows, additive, logged)
+                    _fill_additive(case_rows, additive, batch)
         if values is not None and (isinstance(case_rows, StateCaseRows) or case_rows.per_decision_samples):
-            case_rows.fill_expected(expected, scorer.arms.ids, values)
+            case_rows.fill_means(means, scorer.arms.ids, values)
 
-    probabilities = scorer.probabilities(rows, logged, None, on_rows=write_rows, joint=needs.joint)
-    marginal = np.where(probabilities.prefixed, np.nan, np.minimum(probabilities.target, 1.0))
-    greatest = np.where(probabilities.prefixed, np.nan, probabilities.greatest)
+    probabilities = scorer.probabilities(rows, batch, None, on_rows=write_rows, joint=needs.joint)
+    marginal = np.where(probabilities.is_prefix, np.nan, np.minimum(probabilities.target, 1.0))
+    greatest = np.where(probabilities.is_prefix, np.nan, probabilities.greatest)
     if table is not None and is_simulated:
         marginal = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
     if table is not None and needs.additive:
-        is_uniform, arms = rows.slots[PAIRS] == UNIFORM, arms_of_sets(rows.slots["eligible_id"], logged.eligible)
-        shown = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
+        is_uniform, arms = rows.slots[PAIRS] == UNIFORM, arms_of_sets(rows.slots["eligible_id"], batch.eligible)
+        shown_share = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
         sums, size = table.sum(axis=1), rows.slots["size"]
-        additive[is_uniform] = pseudo_inverse.uniform_weights(shown, sums, size=size, arms=arms)[is_uniform]
+        additive[is_uniform] = pseudo_inverse.uniform_weights(shown_share, sums, size=size, arms=arms)[is_uniform]
         is_alone = rows.slots["size"] == 1
         additive[is_alone] = probabilities.target[is_alone] / rows.slots["propensity"][is_alone]
     has_sets = slot_set_flags(rows.slots)
@@ -323,35 +323,35 @@ def slate_columns(
     return {
         "log_ratio": log_ratio, "marginal_ratio": marginal / slots["marginal"],
         "largest": -np.log(np.where(slots["min_propensity"] > 0, slots["min_propensity"], np.nan)),
-        "largest_marginal": greatest / slots["smallest"], "unsupported": probabilities.unsupported,
-        "target_at": table if needs.tabled else None, "logged_at": slots.get(log_rows.MARGINALS),
-        "additive": additive if needs.additive else None, "expected": None if values is None else expected,
+        "largest_marginal": greatest / slots["smallest"], "unsupported": probabilities.support_gap,
+        "target_at": table if needs.table else None, "logged_at": slots.get(log_rows.MARGINALS),
+        "additive": additive if needs.additive else None, "expected": None if values is None else means,
     }  # fmt: skip
 
 
-def target_exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, examination: Array) -> Array:
+def target_exposures(scorer: Scorer, rows: ImpressionRows, batch: LoggedBatch, *, examination: Array) -> Array:
     """Return how often each arm is expected to be examined on a page of the target, (n, arms), with arms in order of
     key. The result is NaN where the target's probabilities have no closed form.
 
     rows: the first slot of each page; examination: the examination of each position."""
-    expected = np.full((len(rows), len(scorer.arms)), np.nan)
+    exposure = np.full((len(rows), len(scorer.arms)), np.nan)
 
-    for case_rows in scorer.case_rows(rows, logged):
+    for case_rows in scorer.case_rows(rows, batch):
         if not isinstance(case_rows, CaseRows) or case_rows.per_decision_samples or case_rows.samples:
             continue
         by_case = np.zeros((len(case_rows.blocks), len(scorer.arms)))
         for case, block in enumerate(case_rows.blocks):
             rank = scorer.arms.ranks(block.arms)
             by_case[case, rank] = examination[: len(block.shares)] @ block.shares
-        expected[case_rows.indices] = by_case[case_rows.case]
-    list_ratio, has_sets = scorer.list_ratio(rows.slots, logged), slot_set_flags(rows.slots)
+        exposure[case_rows.indices] = by_case[case_rows.case]
+    list_ratio, has_sets = scorer.list_ratio(rows.slots, batch), slot_set_flags(rows.slots)
     for is_other in (None if list_ratio is None else list_ratio != 0, has_sets):
         if is_other is not None:
-            expected[is_other] = np.nan
-    return expected
+            exposure[is_other] = np.nan
+    return exposure
 
 
-def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
+def _fill_additive(case_rows: CaseRows, additive: Array, batch: LoggedBatch) -> None:
     """Write the part that each slot adds to the page's weight in the estimator `pi`, for pages whose logger has a list
     of all slates with their probabilities.
 
@@ -362,18 +362,18 @@ def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) ->
     for case, number in np.unique(np.column_stack([case_rows.case, pairs])[has_pairs], axis=0).tolist():
         group = has_pairs[(case_rows.case[has_pairs] == case) & (pairs[has_pairs] == number)]
         block, first_slot = case_rows.blocks[case], case_rows.indices[group[0]]
-        eligible = logged.eligible[int(slots["eligible_id"][first_slot])]
+        eligible = batch.eligible[int(slots["eligible_id"][first_slot])]
         shares = np.zeros((len(block.shares), len(eligible)))
-        shares[:, columns_of(block.arms, first_slot, slots, logged)] = block.shares
+        shares[:, columns_of(block.arms, first_slot, slots, batch)] = block.shares
         slates = pseudo_inverse.slates(*shares.shape)
-        coefficients = pseudo_inverse.coefficients(slates, logged.pairs[number], shares)
+        coefficients = pseudo_inverse.coefficients(slates, batch.pairs[number], shares)
         shown_index = np.searchsorted(eligible, case_rows.arm[group])
         additive[case_rows.indices[group]] = coefficients[case_rows.position[group] - 1, shown_index]
 
 
 # -- effects of arms: pages as they were drawn, compared with their expectation --
 
-_LOCATED = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision",
+_COLUMNS = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision",
             "propensity", "marginal")  # fmt: skip
 
 
@@ -398,56 +398,56 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         return self.positions > 1
 
     @property
-    def fitted_on(self) -> Reading:
-        return Reading(columns=_LOCATED, support=False, marginals=self.positions)
+    def fit_reading(self) -> Reading:
+        return Reading(columns=_COLUMNS, support=False, marginals=self.positions)
 
     @property
-    def judged_on(self) -> Reading:
+    def judge_reading(self) -> Reading:
         return Reading(columns={*self.evaluation.judged_columns, "seed"}, marginals=0, shares=self.positions)
 
-    def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> OverlapSums:
-        rewarded = (~rows.impressions.default).astype(np.float64)
-        located = position_rows(rows.slots, rewarded, self.evaluation.arms)
-        return overlap_sums(located, spans_batches=False)  # its error is not needed
+    def model_sums(self, batch: LoggedBatch, rows: CompletePages) -> OverlapSums:
+        clicks = (~rows.impressions.default).astype(np.float64)
+        slots = position_rows(rows.slots, clicks, self.evaluation.arms)
+        return overlap_sums(slots, spans_batches=False)  # its error is not needed
 
-    def fitted(self, sums: OverlapSums, reward: Reward) -> PositionCurve:
+    def fit_model(self, sums: OverlapSums, reward: Reward) -> PositionCurve:
         return PositionCurve(examination=tuple(row.examination for row in chained_curve(sums).positions))
 
     def batch_of(
-        self, logged: LoggedBatch, rows: CompletePages, model: PositionCurve | None
+        self, batch: LoggedBatch, rows: CompletePages, model: PositionCurve | None
     ) -> Callable[[Scorer], EffectBatch]:
         slots, begins, examination = rows.slots, rows.begins, extend_curve(model, self.positions)
-        exposures = self.exposures(logged, rows, examination)
-        expected = exposures.expected_by_row
+        exposures = self.exposures(batch, rows, examination)
+        expectation = exposures.expected_by_row
         reward, count = rows.left[begins], reward_log.sampling_counts(slots)
         shared_columns: dict[str, Any] = {
             "reward": reward, "remaining": remaining_rewards(rows, reward),
-            "exposure": exposures.dense, "expectation": expected,
+            "exposure": exposures.dense, "expectation": expectation,
             "looks": np.add.reduceat(examination[slots["position"] - 1], begins), "cluster": slots["cluster"][begins],
             "count": None if count is None else count[begins],
         }  # fmt: skip
         first_slots = rows.impressions.at(begins)
 
-        def batch(scorer: Scorer) -> EffectBatch:
+        def make_batch(scorer: Scorer) -> EffectBatch:
             """Return the pages as a batch for the regression, with the change of the expected exposures under the
             target of a scorer."""
             if not scorer.target.is_weighed:  # what it showed is a sample of its own distribution
-                return EffectBatch(**shared_columns, change=np.zeros(expected.shape))
-            target_exposure = target_exposures(scorer, first_slots, logged, examination=examination)
-            return EffectBatch(**shared_columns, change=target_exposure - expected)
+                return EffectBatch(**shared_columns, change=np.zeros(expectation.shape))
+            target_exposure = target_exposures(scorer, first_slots, batch, examination=examination)
+            return EffectBatch(**shared_columns, change=target_exposure - expectation)
 
-        return batch
+        return make_batch
 
-    def exposures(self, logged: LoggedBatch, rows: CompletePages, examination: Array) -> Exposures:
+    def exposures(self, batch: LoggedBatch, rows: CompletePages, examination: Array) -> Exposures:
         """Return the looks at each arm on each page, and the expected looks before the draw.
 
         examination: the examination of each position."""
         slots, arms = rows.slots, self.evaluation.arms
-        assert logged.shares is not None
+        assert batch.shares is not None
         return Exposures(
             row=np.repeat(np.arange(len(rows)), np.diff(rows.start)), arm=arms.ranks(slots["arm_id"]),
             look=examination[slots["position"] - 1], draw=slots[log_rows.DRAW][rows.begins],
-            expected_looks=np.einsum("cka,k->ca", logged.shares, examination),
+            expected_looks=np.einsum("cka,k->ca", batch.shares, examination),
         )  # fmt: skip
 
 

@@ -57,10 +57,10 @@ class Pass(Protocol[R_co]):
 Parts = Iterator[Iterable[Batch]]
 
 
-def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None) -> Iterator[R_co]:
+def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, parts: Parts | None = None) -> Iterator[R_co]:
     """Yield the result of each partition, in order.
 
-    work: the pass; engine: the engine that does the work, or None to work in this process; stored: partitions that
+    work: the pass; engine: the engine that does the work, or None to work in this process; parts: partitions that
     were read for several passes, or None to read the partitions here."""
     packed_pass, number = pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
@@ -69,7 +69,7 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: 
     if folder and engine is not None:  # each worker reads the files of its partitions
         partitions = (Partition(index, None, log) for index, log in enumerate(folder.split(number)))
     else:
-        partition_batches = islice(stored or reader.partitions(work.reading), number)
+        partition_batches = islice(parts or reader.partitions(work.reading), number)
         logs = folder.split(number) if folder else repeat(None)
         partitions = (
             Partition(index, rows if engine is None else list(rows), log)
@@ -130,7 +130,7 @@ class Workers(Record):
     scheduler: str | None = None
 
     @contextmanager
-    def opened(self, store: Store, now: int, *, has_reasons: bool = False) -> Iterator[Engine | None]:
+    def open_engine(self, store: Store, now: int, *, has_reasons: bool = False) -> Iterator[Engine | None]:
         """Open the engine and yield the engine, or yield None to work in this process. Raise InputError for an unknown
         engine.
 
@@ -182,7 +182,7 @@ class JointPass(Record):
     @property
     def reading(self) -> Reading:
         """Return the union of the readings of all units."""
-        return Reading.union(unit.fitted_on if self.is_fit else unit.judged_on for unit in self.units)
+        return Reading.union(unit.fit_reading if self.is_fit else unit.judge_reading for unit in self.units)
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
         work = self._fit if self.is_fit else self._judge
@@ -190,24 +190,24 @@ class JointPass(Record):
 
     def _fit(self, unit: AnyUnit, reader: LogReader) -> Mapping[int, Any]:
         total: Mapping[int, Any] = {}
-        for logged in reader.read(unit.fitted_on):
-            rows_of = {key: unit.usable_rows(logged, reward)[0] for key, reward in self.evaluation.rewards.items()}
-            total = add_each(total, {key: unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)})
+        for batch in reader.read(unit.fit_reading):
+            rows_of = {key: unit.usable_rows(batch, reward)[0] for key, reward in self.evaluation.rewards.items()}
+            total = add_each(total, {key: unit.model_sums(batch, rows) for key, rows in rows_of.items() if len(rows)})
         return total
 
     def _judge(self, unit: AnyUnit, reader: LogReader) -> LogPartial:
         total = LogPartial()
-        for logged in reader.read(unit.judged_on):
-            total = self.add(total, fold_batch(unit, logged))
+        for batch in reader.read(unit.judge_reading):
+            total = self.add(total, fold_batch(unit, batch))
             if total.refusals:
                 break
         return total.close() + LogPartial(visits=unit.visit_carry_over(reader))
 
-    def add(self, sums: Any, added: Any) -> Any:
+    def add(self, sums: Any, addend: Any) -> Any:
         """Return the total of two sums of one unit. Raise InputError if the total has more than 1,000 groups."""
         if self.is_fit:
-            return add_each(sums, added)
-        total: LogPartial = sums + added
+            return add_each(sums, addend)
+        total: LogPartial = sums + addend
         if len({group for by_group in total.groups.values() for group in by_group}) > groups.MAX_GROUPS:
             raise groups.too_many_groups(self.evaluation.request.by)
         return total
@@ -220,47 +220,47 @@ def sum_log(
 
     engine: the engine that works on the partitions of the log, or None to work in this process; require_pages:
     whether to raise InputError where a unit cannot use the pages of the log. Otherwise the result lacks this unit."""
-    stored_parts, readings = None, [unit.judged_on for unit in units]
+    parts, readings = None, [unit.judge_reading for unit in units]
     # the log is read once and serves both passes
-    if fitted_readings := [unit.fitted_on for unit in units if unit.is_fitted]:
-        stored_parts = reader.partitions(Reading.union([*readings, *fitted_readings]), times=2)
-    fitted_units = with_models(units, reader, engine, stored_parts)
+    if fitted_readings := [unit.fit_reading for unit in units if unit.needs_fit]:
+        parts = reader.partitions(Reading.union([*readings, *fitted_readings]), times=2)
+    fitted_units = with_models(units, reader, engine, parts)
     judge_pass = JointPass(evaluation=reader.evaluation, units=fitted_units, is_fit=False)
-    partials = dict(zip(units, _sum_partitions(judge_pass, LogPartial(), reader, engine, stored_parts), strict=True))
+    partials = dict(zip(units, _sum_partitions(judge_pass, LogPartial(), reader, engine, parts), strict=True))
     for unit, partial in list(partials.items()):
         if partial.refusals:
             if require_pages:
                 raise InputError(partial.refusals[0], hint=WITHOUT_PAGES)
             del partials[unit]
             continue
-        for number, shared in enumerate(reader.evaluation.shared):
-            if not (counts := partial.counts.get(number, RowCounts())).used:
-                raise unit.empty_log(shared, counts)
+        for number, shared_rows in enumerate(reader.evaluation.shared_rows):
+            if not (counts := partial.counts.get(number, RowCounts())).n_used:
+                raise unit.empty_log(shared_rows, counts)
     return partials
 
 
 def with_models(
-    units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, stored_parts: Parts | None = None
+    units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, parts: Parts | None = None
 ) -> list[AnyUnit]:  # fmt: skip
     """Return the units with the models that the units need. The models are fitted in a pass over the log.
 
-    stored_parts: the argument `stored` of `results`."""
-    rewards, fitted_units = reader.evaluation.rewards, [unit for unit in units if unit.is_fitted]
+    parts: the argument `parts` of `results`."""
+    rewards, fitted_units = reader.evaluation.rewards, [unit for unit in units if unit.needs_fit]
     fit_pass = JointPass(evaluation=reader.evaluation, units=fitted_units, is_fit=True)
     models = {
-        unit: {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
-        for unit, sums in zip(fitted_units, _sum_partitions(fit_pass, {}, reader, engine, stored_parts), strict=True)
+        unit: {key: unit.fit_model(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
+        for unit, sums in zip(fitted_units, _sum_partitions(fit_pass, {}, reader, engine, parts), strict=True)
     }
     return [replace(unit, models=models.get(unit, unit.models)) for unit in units]
 
 
 def _sum_partitions(
-    joint_pass: JointPass, initial: Any, reader: LogReader, engine: Engine | None, stored_parts: Parts | None
+    joint_pass: JointPass, initial: Any, reader: LogReader, engine: Engine | None, parts: Parts | None
 ) -> list[Any]:
     """Return the sums of each unit over the log.
 
-    initial: the sums of an empty log; stored_parts: the argument `stored` of `results`."""
+    initial: the sums of an empty log; parts: the argument `parts` of `results`."""
     sums = [initial] * len(joint_pass.units)
-    for partition_sums in results(reader, joint_pass, engine, stored_parts) if joint_pass.units else ():
-        sums = [joint_pass.add(total, added) for total, added in zip(sums, partition_sums, strict=True)]
+    for partition_sums in results(reader, joint_pass, engine, parts) if joint_pass.units else ():
+        sums = [joint_pass.add(total, addend) for total, addend in zip(sums, partition_sums, strict=True)]
     return sums

@@ -96,7 +96,7 @@ class Evaluation(Record, eq=False):
 
     `cluster` is the randomised unit, a member of `log_rows.CLUSTERS`. `spans_batches` tells whether a cluster may
     have rows in several batches. `now` is the time by which rows must be mature. `encode` tells whether features of
-    contexts are needed. `loggers` has the loggers that may get weights. `paired` tells whether targets are compared
+    contexts are needed. `loggers` has the loggers that may get weights. `is_paired` tells whether targets are compared
     with each other. Then all targets are evaluated on the same rows, which are the rows for which every target has a
     probability, without visits that are too long. `people` tells how it is known that each session without a user is
     another person: `stated` by the request or by an experiment by session, `simulated` where decisions are not
@@ -112,22 +112,22 @@ class Evaluation(Record, eq=False):
     now: int
     encode: bool = False
     loggers: LoggingVersions = field(default_factory=LoggingVersions)
-    paired: bool = False
+    is_paired: bool = False
     people: str | None = None
     side_tables: frozenset[str] = frozenset()
 
     @classmethod
     def resolve(
         cls, unit: Unit, request: Request, selection: Selection | None = None, *,
-        paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
+        sides: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
     ) -> Evaluation:  # fmt: skip
         """Look up the log, the targets and the reward that a request names, and return the evaluation. Raise InputError
         for an unknown target or reward.
 
-        selection: the selected log, or None for the log of the request; paired: targets to compare, in place of the
+        selection: the selected log, or None for the log of the request; sides: targets to compare, in place of the
         targets that the request names; candidates: targets beside the named targets."""
         selection = filters.selection(unit, request.log) if selection is None else selection
-        named_targets = paired or targets.resolve(
+        named_targets = sides or targets.resolve(
             unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection,
             tables=request.tables,
         )  # fmt: skip
@@ -139,7 +139,7 @@ class Evaluation(Record, eq=False):
             request=request, selection=selection, extent=extent, targets=all_targets,
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)}),
             cluster="user" if spans_batches else "session" if by_user else str(request.cluster),
-            spans_batches=spans_batches, now=unit.now, paired=paired is not None,
+            spans_batches=spans_batches, now=unit.now, is_paired=sides is not None,
             people=_people(unit, request, selection),
             side_tables=imported_data.used_tables(unit, SIDE_TABLES),
             loggers=LoggingVersions()
@@ -177,15 +177,15 @@ class Evaluation(Record, eq=False):
     @property
     def rewards(self) -> dict[int, Reward]:
         """Return the reward definitions of the targets, by the id of the reward."""
-        return {shared.reward.id: shared.reward for shared in self.shared}
+        return {shared_rows.reward.id: shared_rows.reward for shared_rows in self.shared_rows}
 
     @cached_property
-    def shared(self) -> Sequence[SharedRows]:
+    def shared_rows(self) -> Sequence[SharedRows]:
         """Return the targets in groups. The targets of a group are evaluated on the same rows with the same reward."""
-        shared: dict[tuple[int, int | None], SharedRows] = {}
+        shared_rows: dict[tuple[int, int | None], SharedRows] = {}
         for number, target in enumerate(self.targets):
             policy_id = target.policy_id if target.serving is None else None
-            rows = shared.setdefault(
+            rows = shared_rows.setdefault(
                 (target.reward.id, policy_id), SharedRows(reward=target.reward, policy_id=policy_id)
             )
             options: dict[str, Any] = {"samples": self.request.target_samples, "seed": self.request.seed}
@@ -206,18 +206,18 @@ class Evaluation(Record, eq=False):
 
                 scorer = ListScorer(target, self.arms, **options, list_scorer=scorer)
             rows.members.append((number, scorer))
-        return list(shared.values())
+        return list(shared_rows.values())
 
     @cached_property
     def judged_columns(self) -> list[str]:
         """Return the columns of the log that the evaluation of targets per impression needs."""
         needed_for = {
-            (*log_rows.SAMPLED, "seed"): any(target.sampled or target.table for target in self.targets),
+            (*log_rows.SAMPLED, "seed"): any(target.is_sampled or target.table for target in self.targets),
             log_rows.STATES: any(target.stateful for target in self.targets),
             ("variant_id",): self.request.by == "variant",
         }
-        needed = [name for names, is_needed in needed_for.items() if is_needed for name in names]
-        return list(dict.fromkeys([*log_rows.JUDGED, *needed, *self.lesson_columns]))
+        further_columns = [name for names, is_needed in needed_for.items() if is_needed for name in names]
+        return list(dict.fromkeys([*log_rows.JUDGED, *further_columns, *self.lesson_columns]))
 
     @property
     def lesson_columns(self) -> list[str]:
@@ -230,8 +230,8 @@ class Evaluation(Record, eq=False):
         left_out: the references of the loggers to leave out, where None stands for all loggers without weights of
         their own; max_loggers: the number of loggers that may get weights."""
         names = list(self.loggers.names.values())
-        unnamed = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
-        taken_names = [name for name in names if name not in left_out and name not in unnamed]
+        unnamed_loggers = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
+        taken_names = [name for name in names if name not in left_out and name not in unnamed_loggers]
         return filters.with_loggers(self.request.log, taken_names) if taken_names else self.request.log
 
     def nothing_selected(self, rows: str) -> EmptyLog:

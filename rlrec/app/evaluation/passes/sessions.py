@@ -41,11 +41,11 @@ from rlrec.times import DAY_US
 
 class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
     """The rows of a SessionUnit are ended visits. `cutoffs` tells which visits are old enough, by the id of the reward.
-    `returned` tells whether any person has several visits."""
+    `has_returns` tells whether any person has several visits."""
 
     fold: SessionFold
     cutoffs: Mapping[int, Cutoff]
-    returned: bool
+    has_returns: bool
     logging_states: ClassVar[bool] = False
     simulates: ClassVar[bool] = False
     noun: ClassVar[str] = "session"
@@ -55,7 +55,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         """Return the unit for these estimators. Raise InputError for a session that is too long, unless targets are
         compared with each other."""
         horizon = evaluation.extent.steps
-        if horizon > ended_visits.MAX_VISIT_DECISIONS and not evaluation.paired:
+        if horizon > ended_visits.MAX_VISIT_DECISIONS and not evaluation.is_paired:
             limit, hint = f"{ended_visits.MAX_VISIT_DECISIONS:,}", "estimate per impression, or leave it out by --log"
             raise InputError(
                 f"a session of {horizon:,} decisions is longer than the {limit} that can be judged", hint=hint
@@ -64,28 +64,28 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         gamma, spans_batches = evaluation.request.gamma, evaluation.spans_batches
         fold = SessionFold(estimators=estimators, gamma=gamma, horizon=horizon, spans_batches=spans_batches)
         cutoffs = {key: Cutoff.compute(unit, reward) for key, reward in evaluation.rewards.items()}
-        return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs, returned=people.any_returned(unit))
+        return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs, has_returns=people.any_returned(unit))
 
     @property
-    def fitted_on(self) -> Reading:
+    def fit_reading(self) -> Reading:
         return Reading(columns=ended_visits.VISIT_COLUMNS, visits=True, targets=False)
 
     @property
-    def judged_on(self) -> Reading:
+    def judge_reading(self) -> Reading:
         columns = (*ended_visits.VISIT_COLUMNS, *self.evaluation.lesson_columns)
         return Reading(columns=columns, visits=True, support=False)
 
-    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
-        visits, unused = ended_visits.usable_visits(logged.log, reward, self.cutoffs[reward.id])
+    def usable_rows(self, batch: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
+        visits, unused_counts = ended_visits.usable_visits(batch.log, reward, self.cutoffs[reward.id])
         is_endless = np.diff(visits.start) > self.fold.horizon
-        counts = RowCounts(*astuple(unused)) + RowCounts(left_out=int(is_endless.sum()))
+        counts = RowCounts(*astuple(unused_counts)) + RowCounts(left_out=int(is_endless.sum()))
         return visits.take(~is_endless), counts
 
-    def model_sums(self, logged: LoggedBatch, rows: EndedVisits) -> ReturnSums:
-        decisions = self._decisions(rows, logged.contexts)
+    def model_sums(self, batch: LoggedBatch, rows: EndedVisits) -> ReturnSums:
+        decisions = self._decisions(rows, batch.contexts)
         return ReturnSums.from_decisions(decisions, rows.reward, gamma=self.fold.gamma, arms=len(self.evaluation.arms))
 
-    def fitted(self, sums: ReturnSums, reward: Reward) -> ReturnModel:
+    def fit_model(self, sums: ReturnSums, reward: Reward) -> ReturnModel:
         return sums.finish()
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
@@ -94,51 +94,51 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         came back."""
         evaluation = self.evaluation
         max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
-        if not self.returned or reader.number >= max_partitions:
+        if not self.has_returns or reader.number >= max_partitions:
             return {}
         ruled_ids, batches = ruled_policies(reader.unit), list[Batch]()
-        for logged in reader.clone().read(_READING):
-            slots = logged.log.slots
-            has_rules = logged.contexts.have_rules[slots["context"]] | np.isin(slots["policy_id"], ruled_ids)
-            batches.append(replace(logged.log, slots=slots | {"has_rules": has_rules}))
+        for batch in reader.clone().read(_READING):
+            slots = batch.log.slots
+            has_rules = batch.contexts.have_rules[slots["context"]] | np.isin(slots["policy_id"], ruled_ids)
+            batches.append(replace(batch.log, slots=slots | {"has_rules": has_rules}))
         return (
             _carry_over_sums(reader.unit, Batch.concatenate(batches), evaluation.rewards, evaluation) if batches else {}
         )
 
     def batch_of(
-        self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
+        self, batch: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
     ) -> Callable[[Scorer], VisitBatch]:
         if log_rows.slot_set_flags(rows.slots) is not None:
             hint = "judge slates, by --estimator sips,iips, or slots, by ips,snips"
             raise InputError("whole visits cannot be judged where slots have sets of arms of their own", hint=hint)
         count = reward_log.sampling_counts(rows.slots)
-        decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest_slots(rows)
+        decisions, slates = self._decisions(rows, batch.contexts) if model else None, lowest_slots(rows)
 
-        def batch(scorer: Scorer) -> VisitBatch:
+        def make_batch(scorer: Scorer) -> VisitBatch:
             """Return the visits as a batch for the estimators per session, weighted for the target of a scorer."""
-            predicted = None if model is None or decisions is None else model.predicted(decisions)
+            predictions = None if model is None or decisions is None else model.predict(decisions)
             log_slate, smallest = np.full(len(rows.reward), -np.inf), rows.lowest
-            unsupported, expected = np.where(np.isnan(smallest), np.nan, 0.0), None
+            support_gap, means = np.where(np.isnan(smallest), np.nan, 0.0), None
             if not scorer.target.is_weighed:  # what it showed is a sample of its own distribution
-                log_slate, expected = rows.per_decision("log_propensity"), predicted
-                smallest = unsupported = np.zeros(len(smallest))
+                log_slate, means = rows.per_decision("log_propensity"), predictions
+                smallest = support_gap = np.zeros(len(smallest))
             else:
-                target_slates = _write_log_slates(scorer.slates(slates, logged, shares=model is not None), log_slate)
+                target_slates = _write_log_slates(scorer.slates(slates, batch, shares=model is not None), log_slate)
                 if model is not None and decisions is not None:
-                    expected = model.expected(decisions, target_slates)
+                    means = model.predict_mean(decisions, target_slates)
                 deque(target_slates, maxlen=0)  # runs the generator to its end
-                ratio = scorer.list_ratio(slates.slots, logged)
+                ratio = scorer.list_ratio(slates.slots, batch)
                 if ratio is not None:  # lists of candidates are drawn before their slates
                     log_slate += ratio
-                    expected = None if expected is None else expected * np.exp(ratio)
+                    means = None if means is None else means * np.exp(ratio)
             return VisitBatch(
                 start=rows.start, reward=rows.reward, log_ratio=log_slate - rows.per_decision("log_propensity"),
-                cluster=rows.per_visit("cluster"), predicted=predicted, expected=expected, largest=-smallest,
-                unsupported=unsupported, default=rows.default,
+                cluster=rows.per_visit("cluster"), predicted=predictions, expected=means, largest=-smallest,
+                unsupported=support_gap, default=rows.default,
                 count=None if count is None else count[rows.begins],
             )  # fmt: skip
 
-        return batch
+        return make_batch
 
     def _decisions(self, rows: EndedVisits, contexts: ContextTable) -> Decisions:
         """Return the decisions in the form that the model of returns uses, with the features of every arm that the
@@ -147,16 +147,16 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         row, arm, memory = arm_memory(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
             start=rows.start, cluster=rows.per_visit("cluster"), top=arms.ranks(rows.per_decision("arm_id")),
-            x=contexts.encoded[rows.per_decision("context")], row=row, arm=arms.ranks(arm), memory=memory,
+            x=contexts.hashed_features[rows.per_decision("context")], row=row, arm=arms.ranks(arm), memory=memory,
         )  # fmt: skip
 
-    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
-        cutoff = self.cutoffs[shared.reward.id]
+    def empty_log(self, shared_rows: SharedRows, counts: RowCounts) -> EmptyLog:
+        cutoff = self.cutoffs[shared_rows.reward.id]
         if counts.waiting > counts.left_out:
             idle, window = cutoff.timeout_us / 60e6, cutoff.window_us / 60e6
             message = f"of {quantity(counts.waiting, 'session')} selected, none is over, or the reward windows are not"
             end_text = f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision"
-            hint = f"{end_text}; the window of reward {shared.reward.name} is {window:g} minutes"
+            hint = f"{end_text}; the window of reward {shared_rows.reward.name} is {window:g} minutes"
             return EmptyLog(message, hint=hint, wait_us=cutoff.timeout_us + cutoff.window_us)
         selected_text = f"of {quantity(counts.left_out, 'session')} selected, none"
         if counts.silent and not counts.other_policy:
@@ -165,7 +165,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         if counts.left_out and not counts.other_policy:
             message = f"{selected_text} is whole: --log cuts them, or a slot is censored"
             return EmptyLog(message, hint="widen --log, or --uncensor")
-        return super().empty_log(shared, counts)
+        return super().empty_log(shared_rows, counts)
 
 
 def lowest_slots(visits: EndedVisits) -> ImpressionRows:
@@ -176,7 +176,7 @@ def lowest_slots(visits: EndedVisits) -> ImpressionRows:
         "marginal": np.full(n, np.nan), "size": np.ones(n, np.int64), "start": visits.first[:-1],
         "depth": np.diff(visits.first) - 1, "complete": np.ones(n, np.bool_), "prefix": np.ones(n),
     }  # fmt: skip
-    return ImpressionRows(slots=slots, reward=visits.reward, default=visits.default, shown=visits.slots["arm_id"])
+    return ImpressionRows(slots=slots, reward=visits.reward, default=visits.default, shown_arms=visits.slots["arm_id"])
 
 
 def _write_log_slates(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:
@@ -215,17 +215,17 @@ def _visit_code(session: Ids, number: Ids) -> Ids:
 
 class ReturnUnit(SessionUnit, eq=False):
     """The rows of a ReturnUnit are ended visits. The reward of a visit is 1 if the user came back within the window,
-    and otherwise 0. `followed` has the codes of the visits after which the user came back."""
+    and otherwise 0. `followed_visits` has the codes of the visits after which the user came back."""
 
-    followed: Ids
+    followed_visits: Ids
 
-    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
-        visits, counts = super().usable_rows(logged, reward)
-        code = _visit_code(visits.per_visit("session_id"), visits.per_visit("visit"))
-        returned: Flags = np.isin(code, self.followed)
-        earned = np.zeros(len(visits.reward))
-        earned[visits.start[1:] - 1] = returned
-        return replace(visits, reward=earned, default=earned == 0), counts
+    def usable_rows(self, batch: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
+        visits, counts = super().usable_rows(batch, reward)
+        codes = _visit_code(visits.per_visit("session_id"), visits.per_visit("visit"))
+        has_return: Flags = np.isin(codes, self.followed_visits)
+        gains = np.zeros(len(visits.reward))
+        gains[visits.start[1:] - 1] = has_return
+        return replace(visits, reward=gains, default=gains == 0), counts
 
 
 # -- carry-over between visits, from the log: the slates of a visit, and the reward of the person's next visit --
@@ -250,8 +250,8 @@ def _carry_over_sums(
     the selected decisions of the persons of a partition."""
     slots, visits, arms = batch.slots, batch.visits, evaluation.arms
     assert visits is not None
-    session_row, selected = look_up(slots["session_id"], visits["session_id"])
-    visits, session_row = take(visits, selected), session_row[selected]
+    session_row, has_session = look_up(slots["session_id"], visits["session_id"])
+    visits, session_row = take(visits, has_session), session_row[has_session]
     visits = visits | {name: slots[name][session_row] for name in CLUSTERS["user"]}
     first_slots = run_starts(slots["decision_id"])
     visit = visit_indices(visits, slots["session_id"], slots["visit"])
@@ -261,15 +261,15 @@ def _carry_over_sums(
     is_served = np.bincount(visit, minlength=len(person)) > 0
     sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, max_kinds=KINDS)
     for key, definition in rewards.items():
-        rewarded = reward_log.with_rewards(batch, definition)
+        rows = reward_log.with_rewards(batch, definition)
         is_counted = reward_log.is_mature(slots, definition, now=evaluation.now) & ~slots["censored"]
         # the return of every visit, over its mature decisions
-        pages = reward_log.with_page_rewards(batch, rewarded, definition)
-        earned = pages.reward * (is_counted[first_slots] & ~pages.slots["censored"])
+        pages = reward_log.with_page_rewards(batch, rows, definition)
+        gains = pages.reward * (is_counted[first_slots] & ~pages.slots["censored"])
         sums_by_reward[key] = visit_carry_over_sums(
             draws, person=person, is_counted=is_served, next_visit=next_visit,
-            returns=np.bincount(visit[first_slots], weights=earned, minlength=len(person)).astype(np.float64),
-            visit=visit[is_counted], arm=rank[is_counted], reward=rewarded.reward[is_counted],
+            returns=np.bincount(visit[first_slots], weights=gains, minlength=len(person)).astype(np.float64),
+            visit=visit[is_counted], arm=rank[is_counted], reward=rows.reward[is_counted],
             events={kind: values[is_counted] for kind, values in by_kind.items() if kind != RETURN},
         )  # fmt: skip
     return sums_by_reward

@@ -38,7 +38,7 @@ class ContextTable:
         self.size, self.values, self.names, self._features = len(features), values, names, features
 
     @cached_property
-    def encoded(self) -> Array:
+    def hashed_features(self) -> Array:
         """Return the features of every context, hashed into `features.WIDTH` columns, (m, width)."""
         row, column, value = self.entries
         return features.add_up(self.size, features.WIDTH, row, column % features.WIDTH, value)
@@ -141,17 +141,17 @@ class ContextCache:
         if texts is None or needed_fields > self.fields:
             texts = reader.PendingContexts(self.unit, missing_ids).texts()
         new_values, new_features = self._read(missing_ids, texts.select(missing_ids), needed_fields)
-        gathered = Sparse.empty(len(ids))
+        table_features = Sparse.empty(len(ids))
         if self.encode:
-            gathered = self._features.gather(ids, missing_ids, new_features)
+            table_features = self._features.gather(ids, missing_ids, new_features)
         keys, values = ids.tolist(), dict[str, list[Any]]()
         for field, fresh_values in new_values.items():
-            cached = self._values[field]
-            values[field] = [fresh_values[key] if key in fresh_values else cached[key] for key in keys]
+            cached_values = self._values[field]
+            values[field] = [fresh_values[key] if key in fresh_values else cached_values[key] for key in keys]
             # new values are cached while there is room; whole contexts are too large
             if field != ENTIRE and sum(map(len, self._values.values())) + len(fresh_values) <= CACHED_VALUES:
-                cached.update(fresh_values)
-        return ContextTable(values, frozenset(self._names), gathered), code
+                cached_values.update(fresh_values)
+        return ContextTable(values, frozenset(self._names), table_features), code
 
     def _missing(self, ids: Ids, fields: Collection[str]) -> Ids:
         is_cached = self._features.has(ids) if self.encode else np.ones(len(ids), np.bool_)
@@ -170,17 +170,17 @@ class ContextCache:
         values: dict[str, dict[int, Any]] = {field: {} for field in fields}
         portions = [Sparse.empty(0)]
         for start in range(0, len(ids), PORTION):
-            decoded = stored_contexts.decode_contexts(ids[start : start + PORTION], texts[start : start + PORTION])
+            contexts = stored_contexts.decode_contexts(ids[start : start + PORTION], texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
-            names = set[str]().union(*decoded, _inner_names(decoded[:SUGGESTED])) if fields else set()
+            names = set[str]().union(*contexts, _inner_names(contexts[:SUGGESTED])) if fields else set()
             for field in fields:
-                field_values = decoded if field == ENTIRE else [value_of(context, field) for context in decoded]
+                field_values = contexts if field == ENTIRE else [value_of(context, field) for context in contexts]
                 values[field].update(zip(keys, field_values, strict=True))
                 if "." in field and any(value is not None for value in field_values):
                     names.add(field)
             self._names |= names if len(self._names) < NAMES else names & {*fields}
             if self.encode:
-                portions.append(features.sparse(decoded, self.columns))
+                portions.append(features.sparse(contexts, self.columns))
         return values, Sparse.concatenate(portions)
 
 
@@ -201,9 +201,9 @@ class _FeatureCache:
         ids: the ids of the contexts, ascending; new_ids: the ids of the contexts that are not cached; new_features:
         the features of the contexts that are not cached."""
         is_new = look_up(new_ids, ids)[1]
-        cached = self._features[self._rows[look_up(self._ids, ids[~is_new])[0]]]
+        old_features = self._features[self._rows[look_up(self._ids, ids[~is_new])[0]]]
         order = np.argsort(np.r_[np.flatnonzero(is_new), np.flatnonzero(~is_new)])
-        features = Sparse.concatenate([new_features, cached])
+        features = Sparse.concatenate([new_features, old_features])
         if not self.has(new_ids).any():
             bytes_of_each = new_features.size / max(1, len(new_ids))
             n_cached = int(max(0, FEATURE_BYTES - self._features.size) / max(1.0, bytes_of_each))

@@ -166,10 +166,10 @@ def smallest_inclusion(
             )  # fmt: skip
             group = rows[members]
             shown_index = np.searchsorted(arms, slots["arm_id"][group])
-            included = distribution.slate_sampler(size).marginals.sum(axis=0)[shown_index]
-            if not np.isnan(included).any():  # correlated scores have no closed form
+            probability = distribution.slate_sampler(size).marginals.sum(axis=0)[shown_index]
+            if not np.isnan(probability).any():  # correlated scores have no closed form
                 decisions = len(np.unique(slots["decision_id"][group]))
-                total += Inclusion(float(min(1.0, included.min())), decisions)
+                total += Inclusion(float(min(1.0, probability.min())), decisions)
     return total
 
 
@@ -259,11 +259,11 @@ class LoggedBatch(Record, eq=False):
 
 
 class ImpressionRows(reward_log.RewardedSlots, eq=False):
-    """This record has the mature, uncensored impressions of a batch. `slots` has the columns of `LoggedBatch`. `shown`
-    has the arm of every impression of the batch, including the impressions that were left out, since the column `start`
-    counts all impressions."""
+    """This record has the mature, uncensored impressions of a batch. `slots` has the columns of `LoggedBatch`.
+    `shown_arms` has the arm of every impression of the batch, including the impressions that were left out, since the
+    column `start` counts all impressions."""
 
-    shown: Ids
+    shown_arms: Ids
 
     @property
     def begins(self) -> Ids:
@@ -375,9 +375,9 @@ def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[Impressi
     """Return the rows of a batch that count in estimates of a reward, and the number of rows that are not mature yet.
 
     definition: the definition of the reward."""
-    rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
+    rewards, slots = reward_log.with_rewards(batch, definition), batch.slots
     is_mature = reward_log.is_mature(slots, definition, now=now)
-    rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
+    rows = ImpressionRows(slots=slots, reward=rewards.reward, default=rewards.default, shown_arms=slots["arm_id"])
     return rows.take(is_mature & ~slots["censored"]), int((~is_mature).sum())
 
 

@@ -111,12 +111,12 @@ class Loggers:
         for rows in rows_by_kind(columns["version_id"]):
             version_id = int(columns["version_id"][rows[0]])
             policy = self.policy(version_id)
-            needed = {
+            needs = {
                 "belief_seq": lineage.depends_on_belief(policy),
                 "belief_ordinal": policy.forgetting.forgets,
                 "catalogue_revision": policy.contextual or PAGE in contexts.values,
             }
-            for name in (name for name, is_needed in needed.items() if not is_needed):
+            for name in (name for name, is_needed in needs.items() if not is_needed):
                 columns[name][rows] = 0
             codes, values_read[version_id] = contexts.reading(policy.reads)
             reading[rows] = codes[slots["context"][unknown_rows[rows]]]
@@ -184,8 +184,8 @@ def least_propensities(size: int, m: int, *, floor: Floor) -> Array:
     vector.
 
     size: the number of positions; m: the number of arms."""
-    probability, unranked = slate.placement_probabilities(size, m, floor=floor)
-    return np.minimum([probability[index, : index + 1].min() for index in range(size)], unranked)
+    probability, unranked_share = slate.placement_probabilities(size, m, floor=floor)
+    return np.minimum([probability[index, : index + 1].min() for index in range(size)], unranked_share)
 
 
 class LoggingVersions(Record, eq=False):

@@ -46,7 +46,7 @@ class Block(Record, kw_only=False, eq=False):
     draw: Draw | None = None
     n_conditional: int = 0
 
-    def simulated(self, replica: int | None) -> Block:
+    def take_replica(self, replica: int | None) -> Block:
         """Return the same case with simulated shares, for shares that have no closed form.
 
         replica: the number of the replica whose shares to return, or None for the mean of all replicas. A replica is
@@ -67,25 +67,25 @@ class Block(Record, kw_only=False, eq=False):
 
     @property
     def cells(self) -> int:
-        simulated = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
+        simulated_cells = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
         scores = getattr(self.scores, "scores", self.scores)  # the scores under rules
-        return OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + simulated
+        return OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + simulated_cells
 
 
 class TargetProbabilities(Record, kw_only=False, eq=False):
     """This record has a target's probabilities on the n rows of a batch. Each array has the shape (n,).
 
-    `target` is the probability of the arm shown at its position. In a row that is `prefixed`, `target` is the
+    `target` is the probability of the arm shown at its position. In a row with `is_prefix`, `target` is the
     probability of the slate down to the row, and the logger's probability in the weight is of the same kind.
-    `greatest` is the largest probability of any arm. `unsupported` is the probability of the arms that the logger
-    could not show. `expected` is the mean of the reward model under the target. Where `expected` is a mean given the
+    `greatest` is the largest probability of any arm. `support_gap` is the probability of the arms that the logger
+    could not show. `means` is the mean of the reward model under the target. Where `means` is a mean given the
     slate above, `above` is the weight of the slate above, and otherwise 1."""
 
-    prefixed: Flags
+    is_prefix: Flags
     target: Array
     greatest: Array
-    unsupported: Array
-    expected: Array
+    support_gap: Array
+    means: Array
     above: Array
 
 
@@ -106,7 +106,7 @@ def decision_block(
     row: the lowest row of the decision; share_cache: the shares of decisions computed before."""
     slots, decision = rows.slots, replace(block, draw=draw)
     start = int(slots["start"][row])
-    order, length = possible_slates(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
+    order, length = possible_slates(block.arms, rows.shown_arms[None, start : start + int(slots["depth"][row])])
     slate_above = order[0, : length[0]] if slots["complete"][row] else order[0, :0]
     decision_name, n_conditional = (block.name, draw, slate_above.tobytes()), len(slate_above) + 1
     if decision_name not in share_cache:
@@ -137,8 +137,8 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
     for members in rows_by_kind(lowest_case, n_above):
         block, depth = blocks[int(lowest_case[members[0]])], int(n_above[members[0]])
         assert isinstance(block.scores, RuledScores)
-        shown = rows.shown[rows.slots["start"][lowest_rows[members]][:, None] + np.arange(depth)]
-        slates, _ = possible_slates(block.arms, shown)
+        shown_arms = rows.shown_arms[rows.slots["start"][lowest_rows[members]][:, None] + np.arange(depth)]
+        slates, _ = possible_slates(block.arms, shown_arms)
         distinct_slates, slate_number = (
             distinct(*slates.T) if depth else (np.zeros(1, np.intp), np.zeros(len(members), np.intp))
         )
@@ -173,8 +173,8 @@ def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[I
     slates, (n, k); case: the case of each slate, (n,)."""
     case = np.zeros(len(slates), np.intp) if case is None else case
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
-    keys, shown = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
-    (index, exists), sorted_slates = look_up(keys, shown), np.sort(slates, axis=1)
+    keys, shown_keys = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
+    (index, exists), sorted_slates = look_up(keys, shown_keys), np.sort(slates, axis=1)
     is_possible = exists.all(axis=1) & (sorted_slates[:, 1:] != sorted_slates[:, :-1]).all(axis=1)
     return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), is_possible
 
@@ -192,20 +192,20 @@ def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tup
     row_case = None if case is None else np.repeat(case[impossible], k)
     _, is_eligible = arm_indices(arms, slates[impossible].reshape(-1, 1), case=row_case)
     length[impossible] = (~is_eligible.reshape(-1, k)).argmax(axis=1)  # 0 where an arm occurs twice
-    shown, is_shown = order[impossible], np.arange(k) < length[impossible, None]
+    indices, is_shown = order[impossible], np.arange(k) < length[impossible, None]
     # fill the positions below with the first arms that do not stand above
-    is_used = (np.where(is_shown, shown, -1)[:, :, None] == np.arange(k)).any(axis=1)
+    is_used = (np.where(is_shown, indices, -1)[:, :, None] == np.arange(k)).any(axis=1)
     arms_by_use = np.argsort(is_used, axis=1, kind="stable")
     rank = np.maximum(np.arange(k) - length[impossible, None], 0)
-    order[impossible] = np.where(is_shown, shown, np.take_along_axis(arms_by_use, rank, axis=1))
+    order[impossible] = np.where(is_shown, indices, np.take_along_axis(arms_by_use, rank, axis=1))
     return order, length
 
 
-def columns_of(arms: Ids, row: int, slots: Columns, logged: LoggedBatch) -> Index:
+def columns_of(arms: Ids, row: int, slots: Columns, batch: LoggedBatch) -> Index:
     """Return the index of each given arm among all eligible arms of a row, (m,).
 
     arms: the arms that a target may show, ascending."""
-    return np.searchsorted(logged.eligible[int(slots["eligible_id"][row])], arms)
+    return np.searchsorted(batch.eligible[int(slots["eligible_id"][row])], arms)
 
 
 class CaseRows:
@@ -259,15 +259,15 @@ class CaseRows:
         probabilities: the arrays of the batch, to which this method writes."""
         is_alone = self.rows.slots["alone"]
         probabilities.target[self.indices], probabilities.greatest[self.indices] = self.target, self.greatest
-        probabilities.unsupported[self.indices] = complement(self.target) * is_alone[self.indices]
+        probabilities.support_gap[self.indices] = complement(self.target) * is_alone[self.indices]
         if self.per_decision_samples:
-            probabilities.prefixed[self.indices] |= self.position > 1
-        by_prefix = probabilities.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
+            probabilities.is_prefix[self.indices] |= self.position > 1
+        by_prefix = probabilities.is_prefix[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
         slots = self.rows.slots
         for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.has_above)):
             rows = self.indices[group]
             probabilities.target[rows] = steps.prod(axis=1)
-            probabilities.unsupported[rows] = complement(steps[:, -1]) * is_alone[rows]
+            probabilities.support_gap[rows] = complement(steps[:, -1]) * is_alone[rows]
             if self.per_decision_samples:  # their shares are given the slots above
                 logged_above = slots["prefix"][rows] / slots["propensity"][rows]
                 probabilities.above[rows] = steps[:, :-1].prod(axis=1) / logged_above
@@ -326,8 +326,8 @@ class CaseRows:
             group = lowest[kind_number == number]
             used_cases, case = np.unique(self.case[group], return_inverse=True)
             blocks = [self.blocks[block_number] for block_number in used_cases.tolist()]
-            shown = self.rows.shown[start[group][:, None] + np.arange(size)]
-            yield group, blocks, case, *possible_slates(np.array([block.arms for block in blocks]), shown, case=case)
+            slates = self.rows.shown_arms[start[group][:, None] + np.arange(size)]
+            yield group, blocks, case, *possible_slates(np.array([block.arms for block in blocks]), slates, case=case)
 
     def write_steps(self, steps: Array) -> None:
         """Write the target's probability of the arm of each slot, given the slots above.
@@ -343,11 +343,11 @@ class CaseRows:
         for group, conditionals in self.conditionals(lowest[self.has_above[lowest]]):
             steps[self.indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
 
-    def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
+    def write_steps_and_means(self, steps: Array, means: Array, arms: Ids, values: ModelValues) -> None:
         """Write the target's probability of the arm of each slot, given the slots above, and the mean of the reward
         model under the target at each slot.
 
-        steps, expected: the arrays to write to; arms: the ids of the arms of the catalogue; values: the values of
+        steps, means: the arrays to write to; arms: the ids of the arms of the catalogue; values: the values of
         the model."""
         lowest = self._lowest
         size = self.rows.slots["size"][self.indices[lowest]]
@@ -359,7 +359,7 @@ class CaseRows:
                 steps[row] = np.where(position < length[rows], probability[prefix, order[rows, position]], 0.0)
                 shares = np.zeros((len(probability), len(arms)))
                 shares[np.arange(len(shares))[:, None], columns[case[rows[run_starts(prefix)]]]] = probability
-                expected[row] = values.expected(shares, case=prefix, rows=row)
+                means[row] = values.means(shares, case=prefix, rows=row)
 
     @property
     def _lowest(self) -> Index:
@@ -383,34 +383,34 @@ class CaseRows:
             shares[row, arms.index(block.arms)] = block.shares[0]
         return arms.rank, shares
 
-    def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
+    def fill_means(self, means: Array, arms: Ids, values: ModelValues) -> None:
         """Write the mean of the reward model under the target, at the position of each row.
 
-        expected: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
+        means: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
         first_rows, pair = distinct(self.case, self.position)
         shares = np.zeros((len(first_rows), len(arms)))
         for row, (case, position) in enumerate(zip(self.case[first_rows], self.position[first_rows], strict=True)):
             block = self.blocks[case]
             if position <= len(block.shares):
                 shares[row, np.searchsorted(arms, block.arms)] = block.shares[position - 1]
-        expected[self.indices] = values.expected(shares, case=pair, rows=self.indices)
+        means[self.indices] = values.means(shares, case=pair, rows=self.indices)
 
-    def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
+    def write_support_gap(self, support_gap: Array, batch: LoggedBatch) -> None:
         """Write the target's probability of the arms that had probability 0 under the logger. This method covers only
         the rows where the logger's belief is needed to tell which arms had probability 0.
 
-        unsupported: the array to write to."""
+        support_gap: the array to write to."""
         slots = self.rows.slots
         unknown_rows = np.flatnonzero(slots["unknown_support"][self.indices] & self.inside)
         logger_case = slots["logger_case"][self.indices[unknown_rows]]
         for number in np.unique(logger_case).tolist():
             group = unknown_rows[logger_case == number]
-            zeros = logged.zeros[number]
+            zeros = batch.zeros[number]
             if zeros is None:
-                unsupported[self.indices[group]] = np.nan
+                support_gap[self.indices[group]] = np.nan
                 continue
             for case in np.unique(self.case[group]).tolist():  # the target may depend on more than the logger
                 rows, block = group[self.case[group] == case], self.blocks[case]
-                arm_columns = columns_of(block.arms, self.indices[rows[0]], slots, logged)
+                arm_columns = columns_of(block.arms, self.indices[rows[0]], slots, batch)
                 zero_mass = (block.shares * zeros[:, arm_columns]).sum(axis=1)
-                unsupported[self.indices[rows]] = np.minimum(zero_mass[self.position[rows] - 1], 1.0)
+                support_gap[self.indices[rows]] = np.minimum(zero_mass[self.position[rows] - 1], 1.0)

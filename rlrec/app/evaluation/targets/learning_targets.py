@@ -62,19 +62,19 @@ class LearningScorer(Scorer):
 
     target: LearningTarget
     scorers: dict[int, Scorer] = field(default_factory=dict)  # by moment, for one batch
-    logged: LoggedBatch | None = None
+    batch: LoggedBatch | None = None
 
-    def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        numbers = [scorer.replica for scorer in super().replicas(slots, logged, marginals=marginals)]
+    def replicas(self, slots: Columns, batch: LoggedBatch, *, marginals: bool) -> list[Scorer]:
+        numbers = [scorer.replica for scorer in super().replicas(slots, batch, marginals=marginals)]
         by_moment = [{key: replace(scorer, replica=n) for key, scorer in self.scorers.items()} for n in numbers]
         return [replace(self, replica=n, scorers=scorers) for n, scorers in zip(numbers, by_moment, strict=True)]
 
     def case_rows(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
+        self, rows: ImpressionRows, batch: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
     ) -> Iterator[Any]:  # fmt: skip
-        if self.logged is not logged:
-            self.logged, self.scorers = logged, {}
+        if self.batch is not batch:
+            self.batch, self.scorers = batch, {}
         subset = np.arange(len(rows)) if subset is None else subset
         moment = np.searchsorted(self.target.begins, rows.slots["at"][subset], side="right") - 1
         for number, make in enumerate(self.target.moments):
@@ -85,8 +85,8 @@ class LearningScorer(Scorer):
                 )
                 self.scorers[number] = Scorer(target, self.arms, self.samples, self.seed, self.replica)
             if len(members):
-                yield from self.scorers[number].case_rows(rows, logged, models=models, joint=joint, subset=members)
-        if not self.target.sampled:  # simulated pages are used again by the replicas
+                yield from self.scorers[number].case_rows(rows, batch, models=models, joint=joint, subset=members)
+        if not self.target.is_sampled:  # simulated pages are used again by the replicas
             self.scorers.clear()
 
 
@@ -116,17 +116,17 @@ class CramScorer(Scorer):
 
     target: CrammedTarget
 
-    def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: Any) -> LogBatch:
+    def log_batch(self, rows: ImpressionRows, batch: LoggedBatch, values: Any) -> LogBatch:
         def weights(step: Target) -> Array:
             # kept for one batch only, since there are many
             scorer = Scorer(step, self.arms, self.samples, self.seed)
-            scorer.describe(logged)
-            return scorer.log_batch(rows, logged, None).weight
+            scorer.describe(batch)
+            return scorer.log_batch(rows, batch, None).weight
 
         target, at = self.target, rows.slots["at"]
         later = (at >= begin for begin in target.begins)
-        crammed = crammed_weights(map(weights, target.steps), later, target.counts)
-        return replace(super().log_batch(rows, logged, values), crammed=crammed)
+        cram_weights = crammed_weights(map(weights, target.steps), later, target.counts)
+        return replace(super().log_batch(rows, batch, values), crammed=cram_weights)
 
 
 def scorer_type(target: Target) -> type[Scorer]:

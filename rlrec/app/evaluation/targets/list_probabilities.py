@@ -34,7 +34,7 @@ class ListBlock(Block, kw_only=False, eq=False):
     weight: Array = field(kw_only=True)
     replicas: Array = field(kw_only=True)
 
-    def simulated(self, replica: int | None) -> ListBlock:
+    def take_replica(self, replica: int | None) -> ListBlock:
         if replica is None:
             return self
         shares = self.replicas[replica]
@@ -54,42 +54,42 @@ class ListScorer(Scorer):
 
     list_scorer: Scorer = field(kw_only=True)
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        return ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
+    def has_gap(self, slots: Columns, batch: LoggedBatch) -> Flags:
+        return ~(batch.lists.weighable(slots) | self._can_draw_list(slots, batch))
 
-    def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+    def _can_draw_list(self, slots: Columns, batch: LoggedBatch) -> Flags:
         """Tell for each row whether the row has no list, and the target's first stage could draw a list that fills the
         slate, (n,)."""
-        arms = arms_of_sets(slots["eligible_id"], logged.eligible)
+        arms = arms_of_sets(slots["eligible_id"], batch.eligible)
         length = self.serving.learner.n_candidates
-        return ~logged.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
+        return ~batch.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
 
-    def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        replicas: list[Scorer] = self.list_scorer.replicas(slots, logged, marginals=marginals)
-        if not replicas and not self._drawable(slots, logged).any():
+    def replicas(self, slots: Columns, batch: LoggedBatch, *, marginals: bool) -> list[Scorer]:
+        replicas: list[Scorer] = self.list_scorer.replicas(slots, batch, marginals=marginals)
+        if not replicas and not self._can_draw_list(slots, batch).any():
             return []
         scorers = replicas or [self.list_scorer] * REPLICAS
         return [replace(self, replica=number, list_scorer=scorer) for number, scorer in enumerate(scorers)]
 
-    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **options: Any) -> Iterator[CaseRows]:
-        has_list = np.flatnonzero(logged.lists.has_list(rows.slots))
-        yield from self.list_scorer.case_rows(rows, logged, **options | {"subset": has_list})
+    def case_rows(self, rows: ImpressionRows, batch: LoggedBatch, **options: Any) -> Iterator[CaseRows]:
+        has_list = np.flatnonzero(batch.lists.has_list(rows.slots))
+        yield from self.list_scorer.case_rows(rows, batch, **options | {"subset": has_list})
         deepest = rows.slots["depth"] < self.serving.learner.n_candidates
-        drawable = np.flatnonzero(self._drawable(rows.slots, logged) & deepest)
-        yield from super().case_rows(rows, logged, **options | {"subset": drawable})
+        drawable = np.flatnonzero(self._can_draw_list(rows.slots, batch) & deepest)
+        yield from super().case_rows(rows, batch, **options | {"subset": drawable})
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))
 
-    def _worked_blocks(
+    def _compute_blocks(
         self,
-        scored: Mapping[CaseName, Scores],
+        case_scores: Mapping[CaseName, Scores],
         size: int,
-        logged: LoggedBatch,
+        batch: LoggedBatch,
         context_by_name: Mapping[str, Mapping[str, Any]],
     ) -> Iterator[Block]:
-        for (eligible, revision, _, context), scores in scored.items():
-            arms = logged.eligible[eligible]
+        for (eligible, revision, _, context), scores in case_scores.items():
+            arms = batch.eligible[eligible]
             mixture = self._mixture(scores, eligible, arms, revision, context_by_name[context], name=context)
             replicas = mixture.marginals(size)
             shares = replicas.mean(axis=0)
@@ -120,8 +120,8 @@ class ListScorer(Scorer):
         # the second stage given each list
         if isinstance(scores, Correlated):
             weight = (draw_numbers % REPLICAS == np.arange(REPLICAS)[:, None]) * (REPLICAS / len(draw_numbers))
-            ranked = SampledLists(scores, lists, seed=int(ranking_seeds(np.array([seed]))[0]))
-            return ListMixture(len(arms), lists, weight, ranked, serving.policy.exploration)
+            sampled_lists = SampledLists(scores, lists, seed=int(ranking_seeds(np.array([seed]))[0]))
+            return ListMixture(len(arms), lists, weight, sampled_lists, serving.policy.exploration)
         lists, weight = list_mixture.distinct_lists(lists, draw_numbers % REPLICAS, REPLICAS)
         if not serving.policy.compares_arms:
             return ListMixture(
@@ -136,7 +136,7 @@ class ListScorer(Scorer):
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
     ) -> Iterator[CaseRows]:
-        yield ListCaseRows([block.simulated(self.replica) for block in blocks], case, indices, rows)
+        yield ListCaseRows([block.take_replica(self.replica) for block in blocks], case, indices, rows)
 
 
 class ListCaseRows(CaseRows):

@@ -79,9 +79,9 @@ class LoggerMarginals:
             table[case.rows, :size] = case.marginals[:, index].T
             table[case.rows, size:] = 0.0
         is_unknown = np.isnan(slots["marginal"]) & (slots["position"] == 1)
-        logged = np.where(is_unknown, slots["propensity"], slots["marginal"])
-        shown_arms = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
-        table[shown_arms, slots["position"][shown_arms] - 1] = logged[shown_arms]
+        marginal = np.where(is_unknown, slots["propensity"], slots["marginal"])
+        rows = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(marginal))
+        table[rows, slots["position"][rows] - 1] = marginal[rows]
         return table
 
     def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
@@ -101,7 +101,7 @@ class LoggerMarginals:
         case_number[np.repeat(is_uniform, np.diff(np.r_[start, len(case_number)]))] = UNIFORM
         if (case_number == UNIFORM).all():
             return case_number, slate_probabilities
-        for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max()), scored=True):
+        for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max()), needs_scores=True):
             size, m = case.marginals.shape
             is_listed = pseudo_inverse.can_list(size, m) and len(slate_probabilities) < MAX_LISTED_CASES
             if case.scores is None:
@@ -114,7 +114,7 @@ class LoggerMarginals:
 
     def cases(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int,
-        per_decision_samples: bool = False, scored: bool = False,
+        per_decision_samples: bool = False, needs_scores: bool = False,
     ) -> Iterator[LoggerCase]:  # fmt: skip
         """Yield the rows grouped by the distribution that the pages were drawn from, one case at a time.
 
@@ -124,13 +124,13 @@ class LoggerMarginals:
 
         slots, contexts, eligible: as in `tabulate`; positions: the largest number of positions of a case;
         per_decision_samples: whether a page of one slot that was drawn from correlated scores is a case of its own, by
-        the samples that the decision drew (the slots then have the column `seed`); scored: whether cases with cached
-        marginals have scores, too."""
+        the samples that the decision drew (the slots then have the column `seed`); needs_scores: whether cases with
+        cached marginals have scores, too."""
         for version, rows in self.by_version(slots, ~slots["imported"]):
-            arguments = slots, contexts, eligible, positions, per_decision_samples, scored
+            arguments = slots, contexts, eligible, positions, per_decision_samples, needs_scores
             moments = self.moments(version, slots, rows)
             cases = (self._belief_cases(serving, belief_rows, *arguments) for belief_rows, serving in moments)
-            yield from self._worked_out(chain.from_iterable(cases))
+            yield from self._compute_marginals(chain.from_iterable(cases))
         if not self.greedy:
             yield from _uniform(slots, eligible, positions)
 
@@ -153,7 +153,7 @@ class LoggerMarginals:
 
     def _belief_cases(
         self, serving: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
-        eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool, scored: bool,
+        eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool, needs_scores: bool,
     ) -> Iterator[LoggerCase]:  # fmt: skip
         """Yield the cases of rows that were drawn from one belief. The cases lack marginals where the kind reads
         contexts or first draws a list of candidates.
@@ -176,7 +176,7 @@ class LoggerMarginals:
                 names = np.column_stack([slots[words][first_rows] for words in DRAW]).tolist()
                 draws = [(self.greedy, case_options["revision"], k, *words) for words in names]
                 tables = [self.loggers.unit.marginals.get(draw, np.empty((0, len(arms)))) for draw in draws]
-                if not scored and all(map(len, tables)):
+                if not needs_scores and all(map(len, tables)):
                     for context_rows, marginals, draw in zip(portion, tables, draws, strict=True):
                         yield LoggerCase(group[context_rows], arms, k, None, 0.0, marginals, draw)
                     continue
@@ -200,7 +200,7 @@ class LoggerMarginals:
                             marginals = slate.marginals(scores.decision_scores(*words), size=1, floor=floor)
                             yield LoggerCase(np.array([row]), arms, k, scores, floor, marginals, (*draw, *words))
 
-    def _worked_out(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
+    def _compute_marginals(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
         """Yield the same cases in the same order, with their marginals."""
         tables = self.loggers.unit.marginals
         while portion := list(islice(cases, CASES_AT_A_TIME)):
@@ -222,16 +222,16 @@ class LoggerMarginals:
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
     """Yield the cases of those imported versions whose probabilities in this batch all are the probabilities of uniform
     slates."""
-    imported = np.flatnonzero(slots["imported"])
-    if not len(imported):
+    import_rows = np.flatnonzero(slots["imported"])
+    if not len(import_rows):
         return
-    arms = arms_of_sets(slots["eligible_id"][imported], eligible)
-    first_rows, version_index = distinct(slots["version_id"][imported])
-    marginal, propensity = slots["marginal"][imported], slots["propensity"][imported]
-    n_left = np.maximum(arms - slots["position"][imported] + 1, 1)
+    arms = arms_of_sets(slots["eligible_id"][import_rows], eligible)
+    first_rows, version_index = distinct(slots["version_id"][import_rows])
+    marginal, propensity = slots["marginal"][import_rows], slots["propensity"][import_rows]
+    n_left = np.maximum(arms - slots["position"][import_rows] + 1, 1)
     relative = np.where(np.isnan(marginal), propensity * n_left, marginal * arms)
     n_other = np.bincount(version_index, weights=~(np.abs(relative - 1) <= _AGREEING), minlength=len(first_rows))
-    rows = imported[n_other[version_index] == 0]
+    rows = import_rows[n_other[version_index] == 0]
     size = np.minimum(slots["size"][rows], positions)
     for group_rows in rows_by_kind(slots["eligible_id"][rows], size):
         group, k = rows[group_rows], int(size[group_rows[0]])

@@ -65,10 +65,10 @@ class Scorer:
     _blocks: dict[CaseName, Block] = field(default_factory=dict)
     _cells: int = 0
     _refusals: dict[tuple[object, ...], bool] = field(default_factory=dict)
-    _narrowed: dict[int, Ids] = field(default_factory=dict)
-    _drawn: dict[DecisionName, Array] = field(default_factory=dict)
+    _narrow_sets: dict[int, Ids] = field(default_factory=dict)
+    _drawn_shares: dict[DecisionName, Array] = field(default_factory=dict)
 
-    def describe(self, logged: LoggedBatch) -> None:
+    def describe(self, batch: LoggedBatch) -> None:
         """Load the features of arms that hold for single decisions of a batch."""
         serving = self.target.serving
         for arm_features in (
@@ -76,58 +76,58 @@ class Scorer:
             serving and serving.trained_model and serving.trained_model.arm_features,
         ):
             if arm_features:
-                arm_features.logged_features = logged.features
+                arm_features.logged_features = batch.features
 
-    def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
+    def log_batch(self, rows: ImpressionRows, batch: LoggedBatch, values: ModelValues | None) -> LogBatch:
         """Return the rows as a batch for the estimators per impression.
 
         A weight is the target's marginal at the position shown, divided by the logger's marginal. Where one of the
         two marginals is unknown, the weight is the ratio of the probabilities of the slate down to the row."""
-        slots, predicted = rows.slots, None if values is None else values.predicted
+        slots, predictions = rows.slots, None if values is None else values.predictions
         shared_columns: dict[str, Any] = {
-            "reward": rows.reward, "cluster": slots["cluster"], "predicted": predicted, "default": rows.default,
+            "reward": rows.reward, "cluster": slots["cluster"], "predicted": predictions, "default": rows.default,
             "count": reward_log.sampling_counts(slots),
         }  # fmt: skip
         if not self.target.is_weighed:  # what it showed is a sample of its own distribution
             ones, zeros = np.ones(len(rows)), np.zeros(len(rows))
             return LogBatch(
-                **shared_columns, propensity=ones, target=ones, expected=predicted, largest=ones, unsupported=zeros
+                **shared_columns, propensity=ones, target=ones, expected=predictions, largest=ones, unsupported=zeros
             )
-        probabilities = self.probabilities(rows, logged, values)
+        probabilities = self.probabilities(rows, batch, values)
         smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
-        batch = LogBatch(
-            **shared_columns, propensity=np.where(probabilities.prefixed, slots["prefix"], slots["marginal"]),
-            target=np.minimum(probabilities.target, 1.0), unsupported=probabilities.unsupported,
-            expected=None if values is None else probabilities.above * probabilities.expected,
-            largest=probabilities.greatest / np.where(probabilities.prefixed, smallest_prefix, slots["smallest"]),
+        log_batch = LogBatch(
+            **shared_columns, propensity=np.where(probabilities.is_prefix, slots["prefix"], slots["marginal"]),
+            target=np.minimum(probabilities.target, 1.0), unsupported=probabilities.support_gap,
+            expected=None if values is None else probabilities.above * probabilities.means,
+            largest=probabilities.greatest / np.where(probabilities.is_prefix, smallest_prefix, slots["smallest"]),
         )  # fmt: skip
-        ratio = self.list_ratio(slots, logged)
-        return batch if ratio is None else _reweigh_by_lists(batch, ratio)
+        ratio = self.list_ratio(slots, batch)
+        return log_batch if ratio is None else _reweigh_by_lists(log_batch, ratio)
 
-    def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
+    def replicas(self, slots: Columns, batch: LoggedBatch, *, marginals: bool) -> list[Scorer]:
         """Return a scorer for each part of the target's simulated pages. Decisions with equal contexts share simulated
         pages. The list is empty where no row has a simulated probability.
 
         marginals: whether weights may be ratios of marginals."""
         # arms with one shared posterior have no closed form below position 1
-        shares_scores = self.target.sampled and getattr(self.serving.policy, "model", "") in ("shared", "hybrid")
-        if not marginals or not shares_scores or not (self._simulated(slots) & ~self._has_rules(slots, logged)).any():
+        shares_scores = self.target.is_sampled and getattr(self.serving.policy, "model", "") in ("shared", "hybrid")
+        if not marginals or not shares_scores or not (self._is_simulated(slots) & ~self._has_rules(slots, batch)).any():
             return []
         return [replace(self, replica=number) for number in range(REPLICAS)]
 
-    def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
+    def list_ratio(self, slots: Columns, batch: LoggedBatch) -> Array | None:
         """Return for each row the logarithm of the target's probability of the list of candidates divided by the
         logger's, (n,). The result is None where all values are 0."""
         if self.target.serving is None:
             return None
-        return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
+        return batch.lists.log_ratio(self.serving, slots, batch.contexts, keys=self.arms.keys)
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+    def has_gap(self, slots: Columns, batch: LoggedBatch) -> Flags:
         """Tell for each row whether the target has no probability, since the list or the state that the target reads is
         unknown, (n,)."""
-        return ~logged.lists.weighable(slots) & self.target.draws_candidates
+        return ~batch.lists.weighable(slots) & self.target.draws_candidates
 
-    def eligible_sets(self, slots: Columns, logged: LoggedBatch) -> Ids:
+    def eligible_sets(self, slots: Columns, batch: LoggedBatch) -> Ids:
         """Return the number of the eligible set of each row, (n,). `arms_of` takes these numbers. Where another policy
         decided, the set has only the arms that the target may show."""
         numbers: Ids = slots["eligible_id"]
@@ -135,44 +135,44 @@ class Scorer:
             return numbers
         is_narrowed = slots["policy_id"] != self.target.policy_id
         for number in np.unique(numbers[is_narrowed]).tolist():
-            if number + NARROWED not in self._narrowed:
-                remaining_arms = self.target.arm_lists.keep_allowed(logged.eligible[number].tolist())
-                self._narrowed[number + NARROWED] = np.array(remaining_arms, np.int64)
+            if number + NARROWED not in self._narrow_sets:
+                remaining_arms = self.target.arm_lists.keep_allowed(batch.eligible[number].tolist())
+                self._narrow_sets[number + NARROWED] = np.array(remaining_arms, np.int64)
         return np.where(is_narrowed, numbers + NARROWED, numbers)
 
-    def arms_of(self, number: int, logged: LoggedBatch) -> Ids:
+    def arms_of(self, number: int, batch: LoggedBatch) -> Ids:
         """Return the arms of an eligible set, ascending.
 
         number: the number of the set, as `eligible_sets` returns it."""
-        return self._narrowed[number] if number in self._narrowed else logged.eligible[number]
+        return self._narrow_sets[number] if number in self._narrow_sets else batch.eligible[number]
 
-    def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
+    def refuses_page(self, slots: Columns, batch: LoggedBatch) -> Flags:
         """Tell for each row whether the target cannot make the page, (n,). This is so for three reasons. The target's
         rules and the rules of the request contradict each other, or leave too few arms. Or the target's lists of
         allowed arms leave out arms that a rule of the request names."""
-        is_refused, serving = self._short_of_arms(slots, logged), self.target.serving
+        is_refused, serving = self._short_of_arms(slots, batch), self.target.serving
         if serving is None or not self.target.is_weighed:
             return is_refused
-        has_rules = self._has_rules(slots, logged)
+        has_rules = self._has_rules(slots, batch)
         if not has_rules.any():
             return is_refused
-        codes, contexts = logged.contexts.reading(self.target.reads)
+        codes, contexts = batch.contexts.reading(self.target.reads)
         revision = slots["catalogue_revision"] * serving.reads_catalogue(contexts)
         size = np.maximum(slots["size"], slots.get("depth", 0) + 1)  # a row that stands for its slate has no other size
-        sets, has_rules = self.eligible_sets(slots, logged), has_rules & ~is_refused
+        sets, has_rules = self.eligible_sets(slots, batch), has_rules & ~is_refused
         columns = np.column_stack([sets, revision, size, codes[slots["context"]]])[has_rules]
         first_rows, case = distinct(*columns.T)
         refusals = [
-            self._refuses(numbers, contexts[context], logged) for *numbers, context in columns[first_rows].tolist()
+            self._refuses(numbers, contexts[context], batch) for *numbers, context in columns[first_rows].tolist()
         ]
         is_refused[has_rules] = np.array(refusals, np.bool_)[case]
         return is_refused
 
-    def _has_rules(self, slots: Columns, logged: LoggedBatch) -> Flags:
+    def _has_rules(self, slots: Columns, batch: LoggedBatch) -> Flags:
         """Tell for each row whether the request or the target has rules for the page, (n,)."""
-        return logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
+        return batch.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
 
-    def _short_of_arms(self, slots: Columns, logged: LoggedBatch) -> Flags:
+    def _short_of_arms(self, slots: Columns, batch: LoggedBatch) -> Flags:
         """Tell for each row whether another policy served the page and the page has more positions than the target has
         arms to show, (n,)."""
         if self.target.arm_lists is None or self.target.draws_candidates:
@@ -181,11 +181,11 @@ class Scorer:
         if has_sets is not None:
             slots = {**slots, "eligible_id": np.where(has_sets, slots[log_rows.SLOT_SET], slots["eligible_id"])}
             size = np.where(has_sets, 1, size)
-        numbers, row_set = np.unique(self.eligible_sets(slots, logged), return_inverse=True)
-        n_arms = np.array([len(self.arms_of(number, logged)) for number in numbers.tolist()])
+        numbers, row_set = np.unique(self.eligible_sets(slots, batch), return_inverse=True)
+        n_arms = np.array([len(self.arms_of(number, batch)) for number in numbers.tolist()])
         return n_arms[row_set] < size
 
-    def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], logged: LoggedBatch) -> bool:
+    def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], batch: LoggedBatch) -> bool:
         """Tell whether the target cannot make a page in a context.
 
         numbers: the number of the eligible set, the revision of the catalogue, and the size of the page."""
@@ -193,24 +193,24 @@ class Scorer:
         if refusal_key not in self._refusals:
             if len(self._refusals) > MAX_REFUSALS:
                 self._refusals.clear()
-            arms = self.arms_of(eligible, logged)
+            arms = self.arms_of(eligible, batch)
             try:
                 layout = self.serving.layout(eligible, arms, context, keys=self.arms.keys, revision=revision)
                 if layout is not None:
                     layout.check(min(size, len(arms)))
-                self._refusals[refusal_key] = self._leaves_out_named(eligible, context, logged)
+                self._refusals[refusal_key] = self._leaves_out_named(eligible, context, batch)
             except InputError:
                 self._refusals[refusal_key] = True
         return self._refusals[refusal_key]
 
-    def _leaves_out_named(self, number: int, context: Mapping[str, Any], logged: LoggedBatch) -> bool:
+    def _leaves_out_named(self, number: int, context: Mapping[str, Any], batch: LoggedBatch) -> bool:
         """Tell whether the target's lists of allowed arms leave out arms that a rule of the request names. A target
         that serves refuses such a request.
 
         number: the number of the eligible set."""
-        if number not in self._narrowed:
+        if number not in self._narrow_sets:
             return False
-        sets, groups = (self._narrowed[number], logged.eligible[number - NARROWED]), context.get(GROUPS, {})
+        sets, groups = (self._narrow_sets[number], batch.eligible[number - NARROWED]), context.get(GROUPS, {})
         keys, all_keys = ({self.arms.keys[arm] for arm in arms.tolist()} for arms in sets)
         pages = [page for page in self.serving.page_rules(context) if page.is_request]
         return any(page.texts(keys, groups) != page.texts(all_keys, groups) for page in pages)
@@ -221,7 +221,7 @@ class Scorer:
         return self.target.serving
 
     def probabilities(
-        self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None, *,
+        self, rows: ImpressionRows, batch: LoggedBatch, values: ModelValues | None, *,
         on_rows: Callable[[Any], None] | None = None,
         joint: bool = False,
     ) -> TargetProbabilities:  # fmt: skip
@@ -230,50 +230,50 @@ class Scorer:
         values: the values of a reward model, or None; on_rows: a function that receives each portion of the rows
         after the portion was computed; joint: whether `on_rows` receives rows with simulated marginals a second
         time, with the samples of each decision (`second_pass`)."""
-        target, greatest, unsupported, expected = (np.zeros(len(rows)) for _ in range(4))
-        prefixed, above = self._prefixed(rows.slots), np.ones(len(rows))
-        probabilities = TargetProbabilities(prefixed, target, greatest, unsupported, expected, above)
+        target, greatest, support_gap, means = (np.zeros(len(rows)) for _ in range(4))
+        is_prefix, above = self._needs_prefix(rows.slots), np.ones(len(rows))
+        probabilities = TargetProbabilities(is_prefix, target, greatest, support_gap, means, above)
         has_sets = log_rows.slot_set_flags(rows.slots)
         logged_slots = rows.slots
         rows = log_rows.as_decisions(rows)
-        for case_rows in self.case_rows(rows, logged, models=values is not None, joint=joint):
+        for case_rows in self.case_rows(rows, batch, models=values is not None, joint=joint):
             if case_rows.second_pass:
                 assert on_rows is not None
                 on_rows(case_rows)
                 continue
             case_rows.weigh(probabilities)
             if values is not None and len(case_rows.indices):
-                case_rows.fill_expected(probabilities.expected, self.arms.ids, values)
-            case_rows.weigh_unsupported(probabilities.unsupported, logged)
+                case_rows.fill_means(probabilities.means, self.arms.ids, values)
+            case_rows.write_support_gap(probabilities.support_gap, batch)
             if on_rows is not None and len(case_rows.indices):
                 on_rows(case_rows)
         # the unsupported share, where the row itself tells
         is_full, is_alone, is_unknown = (rows.slots[name] for name in ("full", "alone", "unknown_support"))
-        probabilities.unsupported[~(is_full | is_alone | is_unknown)] = np.nan
+        probabilities.support_gap[~(is_full | is_alone | is_unknown)] = np.nan
         if has_sets is not None:
-            prefixed = has_sets & probabilities.prefixed
+            is_prefix = has_sets & probabilities.is_prefix
             products = log_rows.down_to_rows(logged_slots, has_sets, probabilities.target)
-            probabilities.target[prefixed] = products[prefixed]
+            probabilities.target[is_prefix] = products[is_prefix]
         return probabilities
 
-    def _prefixed(self, slots: Columns) -> Flags:
+    def _needs_prefix(self, slots: Columns) -> Flags:
         """Tell for each row whether the row is weighted by the slate down to the row, (n,). These are the rows without
         a marginal."""
         return np.isnan(slots["marginal"])
 
-    def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
+    def slates(self, rows: ImpressionRows, batch: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         """Yield the target's probabilities of slates, in portions.
 
         rows: the lowest slot of each slate; shares: whether the probabilities of all arms at position 1 are needed."""
         from rlrec.app.evaluation.models.reward_models import TargetSlates
 
-        for case_rows in self.case_rows(rows, logged):
+        for case_rows in self.case_rows(rows, batch):
             arms, share = case_rows.shares(self.arms) if shares else (self.arms.rank, np.empty((0, len(self.arms))))
             log_slate, case = case_rows.log_slates(), case_rows.case
             yield TargetSlates(rows=case_rows.indices, log_slate=log_slate, arms=arms, share=share, case=case)
 
     def case_rows(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
+        self, rows: ImpressionRows, batch: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
     ) -> Iterator[Any]:  # fmt: skip
         """Yield the rows with the target's probabilities, grouped by case, in portions.
@@ -281,14 +281,14 @@ class Scorer:
         models: whether values of a reward model are needed; joint: as in `probabilities`; subset: the indices of the
         rows to yield, or None for all rows."""
         subset = np.arange(len(rows)) if subset is None else subset
-        subset = subset[~self.refused(rows.slots, logged)[subset]]
+        subset = subset[~self.refuses_page(rows.slots, batch)[subset]]
         if not len(subset):
             return
-        codes, contexts = logged.contexts.reading(self.target.reads)
+        codes, contexts = batch.contexts.reading(self.target.reads)
         slots = rows.slots
         # the revision matters where the target reads features of arms
         revision = slots["catalogue_revision"] * self.serving.reads_catalogue(contexts)
-        sets = self.eligible_sets(slots, logged)
+        sets = self.eligible_sets(slots, batch)
         columns = {"set": sets, "revision": revision, "size": slots["size"], "context": codes[slots["context"]]}
         if len(subset) < len(rows):
             columns = take(columns, subset)
@@ -299,7 +299,7 @@ class Scorer:
         step = self._cases_at_a_time(cases, models=models)
         for start in range(0, len(cases), step):
             end = min(start + step, len(cases))
-            blocks = self._blocks_of(cases[start:end], contexts, logged)
+            blocks = self._blocks_of(cases[start:end], contexts, batch)
             portion = order[ends[start] : ends[end]]
             yield from self._case_rows(blocks, case[portion] - start, subset[portion], rows, joint=joint)
 
@@ -307,7 +307,7 @@ class Scorer:
         max_slots = int(cases[:, 2].max(initial=1)) if models else 1
         return min(CASES, max(1, CELLS // (max_slots * max(1, len(self.arms)))))
 
-    def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
+    def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], batch: LoggedBatch) -> list[Block]:
         """Return the block of each of these cases.
 
         cases: the eligible set, the revision, the size of the page and the index of the context of each case, (c,
@@ -322,52 +322,52 @@ class Scorer:
             if name not in self._blocks:
                 missing_cases.setdefault(name[:2], {})[name] = context
         # by number of arms, positions, and whether rules apply
-        scored: dict[tuple[int, int, bool], dict[CaseName, Scores]] = {}
+        scores_by_shape: dict[tuple[int, int, bool], dict[CaseName, Scores]] = {}
         for (eligible, revision), new_cases in missing_cases.items():
-            arms = self.arms_of(eligible, logged)
+            arms = self.arms_of(eligible, batch)
             contexts_read = [contexts[context] for context in new_cases.values()]
             set_scores = self.serving.scores(eligible, arms, contexts_read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new_cases, set_scores, strict=True):
                 shape = len(arms), min(name[2], len(arms)), scores.is_ruled
-                scored.setdefault(shape, {})[name] = scores
+                scores_by_shape.setdefault(shape, {})[name] = scores
         read_by_name = {
             name[3]: contexts[context] for new_cases in missing_cases.values() for name, context in new_cases.items()
         }
-        for (_, size, _), scores_by_name in scored.items():
-            blocks = self._worked_blocks(scores_by_name, size, logged, read_by_name)
+        for (_, size, _), scores_by_name in scores_by_shape.items():
+            blocks = self._compute_blocks(scores_by_name, size, batch, read_by_name)
             for name, block in zip(scores_by_name, blocks, strict=True):
                 self._blocks[name] = block
                 self._cells += block.cells
         return [self._blocks[name] for name in names]
 
-    def _worked_blocks(
+    def _compute_blocks(
         self,
-        scored: Mapping[CaseName, Scores],
+        case_scores: Mapping[CaseName, Scores],
         size: int,
-        logged: LoggedBatch,
+        batch: LoggedBatch,
         context_by_name: Mapping[str, Mapping[str, Any]],
     ) -> Iterator[Block]:
         """Yield the block of each of these cases, which have the same number of arms.
 
-        scored: the scores of each case; size: the number of positions; context_by_name: each context, by its name."""
-        floor, first_scores = self.serving.policy.exploration, next(iter(scored.values()))
+        case_scores: the scores of each case; size: the number of positions; context_by_name: each context, by name."""
+        floor, first_scores = self.serving.policy.exploration, next(iter(case_scores.values()))
         if first_scores.is_ruled:  # marginals where these have a closed form, else conditionals for each slate above
-            for name, scores in scored.items():
+            for name, scores in case_scores.items():
                 marginals, greatest = np.empty((size, 0)), np.ones(size)
                 if cast("RuledScores", scores).layout.is_closed and not scores.samples:
                     marginals = slate.marginals(scores, size=size, floor=0.0)
                     greatest = marginals.max(axis=1)
-                yield Block(self.arms_of(name[0], logged), scores, 0.0, marginals, greatest, name=name)
+                yield Block(self.arms_of(name[0], batch), scores, 0.0, marginals, greatest, name=name)
             return
         if first_scores.samples:
-            for name, scores in scored.items():
-                arms = self.arms_of(name[0], logged)
+            for name, scores in case_scores.items():
+                arms = self.arms_of(name[0], batch)
                 simulate = self._simulate(cast("Correlated", scores), arms, size, name[3]) if self.samples else None
                 yield Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate, name)
             return
-        shares = slate.marginals_each(list(scored.values()), size=size, floor=floor)
-        for ((eligible, *_), scores), marginals in zip(scored.items(), shares, strict=True):
-            yield Block(self.arms_of(eligible, logged), scores, floor, marginals, marginals.max(axis=1))
+        shares = slate.marginals_each(list(case_scores.values()), size=size, floor=floor)
+        for ((eligible, *_), scores), marginals in zip(case_scores.items(), shares, strict=True):
+            yield Block(self.arms_of(eligible, batch), scores, floor, marginals, marginals.max(axis=1))
 
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
@@ -391,11 +391,11 @@ class Scorer:
                     used_cases, case_index = np.unique(case[group], return_inverse=True)
                     yield CaseRows([blocks[number] for number in used_cases.tolist()], case_index, indices[group], rows)
             return
-        is_simulated = self._simulated(rows.slots)[indices] & ~is_open
+        is_simulated = self._is_simulated(rows.slots)[indices] & ~is_open
         if is_simulated.any():
             first_rows, case_index = distinct(case[is_simulated])
             simulated_blocks = [
-                blocks[number].simulated(self.replica) for number in case[is_simulated][first_rows].tolist()
+                blocks[number].take_replica(self.replica) for number in case[is_simulated][first_rows].tolist()
             ]
             yield CaseRows(simulated_blocks, case_index, indices[is_simulated], rows)
         for group in (is_open, ~is_open & ~is_simulated):
@@ -404,7 +404,7 @@ class Scorer:
         if joint and is_simulated.any():
             yield from self._drawn_rows(blocks, case[is_simulated], indices[is_simulated], rows, second_pass=True)
 
-    def _simulated(self, slots: Columns) -> Flags:
+    def _is_simulated(self, slots: Columns) -> Flags:
         """Tell for each row whether the target's marginals on its page are simulated, (n,). This is so on pages of
         several slots for which all marginals of the logger are known."""
         if not self.samples:
@@ -431,11 +431,11 @@ class Scorer:
             lowest = first_rows[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
             decision_blocks = [
-                decision_block(blocks[number], rows, row, (int(seeds[row]), int(numbers[row])), self._drawn)
+                decision_block(blocks[number], rows, row, (int(seeds[row]), int(numbers[row])), self._drawn_shares)
                 for number, row in cases
             ]
-            if len(self._drawn) * (OVERHEAD + decision_blocks[0].shares.size) > MAX_CACHED:
-                self._drawn.clear()
+            if len(self._drawn_shares) * (OVERHEAD + decision_blocks[0].shares.size) > MAX_CACHED:
+                self._drawn_shares.clear()
             portion_rows = (decision >= start) & (decision < start + step)
             block_of = decision[portion_rows] - start
             options = {"per_decision_samples": True, "second_pass": second_pass}
@@ -450,11 +450,11 @@ class Scorer:
 
         def simulate() -> Array:
             rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
-            ranked = subset(scores, order)
+            ordered_scores = subset(scores, order)
             shares, runs = np.empty((REPLICAS, size, len(arms))), -(-self.samples // REPLICAS)
             for replica_shares in shares:
                 replica_shares[:, order] = slate.simulated_marginals(
-                    ranked, size=size, floor=self.serving.policy.exploration, runs=runs, rng=rng
+                    ordered_scores, size=size, floor=self.serving.policy.exploration, runs=runs, rng=rng
                 )
             return shares
 
@@ -466,20 +466,20 @@ class RequestScorer(Scorer):
     """A RequestScorer computes the probabilities of a target that ranks by the scores that requests state. A row has no
     probability where any eligible arm lacks a score."""
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        return ~self._scored(slots, logged)
+    def has_gap(self, slots: Columns, batch: LoggedBatch) -> Flags:
+        return ~self._has_scores(slots, batch)
 
-    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **options: Any) -> Iterator[CaseRows]:
-        scored_rows = np.flatnonzero(self._scored(rows.slots, logged))
-        yield from super().case_rows(rows, logged, **options | {"subset": scored_rows})
+    def case_rows(self, rows: ImpressionRows, batch: LoggedBatch, **options: Any) -> Iterator[CaseRows]:
+        scored_rows = np.flatnonzero(self._has_scores(rows.slots, batch))
+        yield from super().case_rows(rows, batch, **options | {"subset": scored_rows})
 
-    def _scored(self, slots: Columns, logged: LoggedBatch) -> Flags:
+    def _has_scores(self, slots: Columns, batch: LoggedBatch) -> Flags:
         """Tell for each row whether its request states a score for every eligible arm, (n,)."""
-        codes, contexts = logged.contexts.reading(self.target.reads)
-        columns = self.eligible_sets(slots, logged), codes[slots["context"]]
+        codes, contexts = batch.contexts.reading(self.target.reads)
+        columns = self.eligible_sets(slots, batch), codes[slots["context"]]
         first_rows, case = distinct(*columns)
         sets, numbers = (column[first_rows].tolist() for column in columns)
-        keys = {number: {*map(self.arms.keys.__getitem__, self.arms_of(number, logged).tolist())} for number in {*sets}}
+        keys = {number: {*map(self.arms.keys.__getitem__, self.arms_of(number, batch).tolist())} for number in {*sets}}
         name = cast("Scored", self.serving.policy).score_name
         scores = [by_arm(contexts[number], name) or {} for number in numbers]
         has_all = [keys[number] <= by_key.keys() for number, by_key in zip(sets, scores, strict=True)]

@@ -36,34 +36,34 @@ if TYPE_CHECKING:
 class StateScorer(Scorer):
     """A StateScorer computes the probabilities of a target that reads session state."""
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+    def has_gap(self, slots: Columns, batch: LoggedBatch) -> Flags:
         return ~np.asarray(slots["recorded"], np.bool_)
 
-    def _prefixed(self, slots: Columns) -> Flags:
+    def _needs_prefix(self, slots: Columns) -> Flags:
         """Tell for each row whether the row is weighted by the slate down to the row, (n,). This is so for all rows
         below position 1, since a softmax has no closed marginal there."""
-        return super()._prefixed(slots) | (slots["position"] > 1)
+        return super()._needs_prefix(slots) | (slots["position"] > 1)
 
-    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
-        trained = self.serving.trained_model
-        assert trained is not None
+    def case_rows(self, rows: ImpressionRows, batch: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
+        model = self.serving.trained_model
+        assert model is not None
         # decisions grouped by their eligible arms
         starts = run_starts(rows.slots["decision_id"])
         counts, slots = np.diff(np.r_[starts, len(rows)]), take(rows.slots, starts)
-        codes, contexts = logged.contexts.reading(self.target.reads)
+        codes, contexts = batch.contexts.reading(self.target.reads)
         histories = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
         context_code = codes[slots["context"]]
-        state = trained.states(trained.encode_contexts(contexts)[context_code], histories, revision)
-        draw_options = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
-        numbers = self.eligible_sets(slots, logged)
-        sets = {number: self.arms_of(number, logged) for number in np.unique(numbers).tolist()}
+        state = model.states(model.encode_contexts(contexts)[context_code], histories, revision)
+        draw_options = {"temperature": model.policy.temperature, "floor": model.policy.exploration}
+        numbers = self.eligible_sets(slots, batch)
+        sets = {number: self.arms_of(number, batch) for number in np.unique(numbers).tolist()}
         # rows with no arm that the target may show are refused, so any arms will do
-        sets |= {number: logged.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)}
-        has_rules = self._has_rules(slots, logged)
+        sets |= {number: batch.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)}
+        has_rules = self._has_rules(slots, batch)
         page = page_codes(contexts)[context_code] if has_rules.any() else np.zeros(len(context_code), np.intp)
-        is_refused = self.refused(slots, logged) if has_rules.any() else has_rules
-        for group in trained.request_cases(
+        is_refused = self.refuses_page(slots, batch) if has_rules.any() else has_rules
+        for group in model.request_cases(
             state, numbers, revision, contexts, context_code, sets=sets, keys=self.arms.keys
         ):
             for members in rows_by_kind(page[group.rows]):
@@ -90,21 +90,21 @@ class TableScorer(StateScorer):
 
     table: DecisionTable = field(kw_only=True)
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+    def has_gap(self, slots: Columns, batch: LoggedBatch) -> Flags:
         """Tell for each row whether the table gives no probability, (n,). Probabilities at each position do not give
         the probability of a slot together with the slots above. A table needs no recorded state."""
         # rows of whole visits have no depth
         is_joint = np.isnan(slots["marginal"]) & (slots["depth"] > 0) if "depth" in slots else slots["size"] > 1
-        return Scorer.unanswerable(self, slots, logged) | (is_joint & (self.table.column == MARGINAL))
+        return Scorer.has_gap(self, slots, batch) | (is_joint & (self.table.column == MARGINAL))
 
-    def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        is_ruled = np.isin(slots["policy_id"], [*self.target.ruled_ids]) | logged.contexts.have_rules[slots["context"]]
+    def refuses_page(self, slots: Columns, batch: LoggedBatch) -> Flags:
+        is_ruled = np.isin(slots["policy_id"], [*self.target.ruled_ids]) | batch.contexts.have_rules[slots["context"]]
         return is_ruled & (self.table.column == SCORE)
 
-    def _prefixed(self, slots: Columns) -> Flags:
-        return super()._prefixed(slots) if self.table.column == SCORE else Scorer._prefixed(self, slots)
+    def _needs_prefix(self, slots: Columns) -> Flags:
+        return super()._needs_prefix(slots) if self.table.column == SCORE else Scorer._needs_prefix(self, slots)
 
-    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[Any]:
+    def case_rows(self, rows: ImpressionRows, batch: LoggedBatch, **_: Any) -> Iterator[Any]:
         starts, table = run_starts(rows.slots["decision_id"]), self.table
         counts, slots = np.diff(starts, append=len(rows)), take(rows.slots, starts)
         has_several = (counts > 1) | (slots["depth"] > 0)
@@ -115,7 +115,7 @@ class TableScorer(StateScorer):
         lowest = np.maximum.reduceat(rows.slots["position"], starts)
         size = np.maximum(slots["size"], lowest) if table.column == MARGINAL else np.ones_like(starts)
         for members in rows_by_kind(slots["eligible_id"], size):
-            arms, k = logged.eligible[int(slots["eligible_id"][members[0]])], int(size[members[0]])
+            arms, k = batch.eligible[int(slots["eligible_id"][members[0]])], int(size[members[0]])
             for portion in np.array_split(members, 1 + len(members) * k * len(self.arms) // CELLS):
                 values = table.values(slots["decision_id"][portion], arms, keys=self.arms.keys, k=k)
                 if table.column == MARGINAL:
@@ -143,9 +143,9 @@ class PositionCaseRows(CaseRows):
     def log_slates(self) -> Array:
         return np.nan_to_num(super().log_slates(), nan=-np.inf)
 
-    def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
+    def write_steps_and_means(self, steps: Array, means: Array, arms: Ids, values: ModelValues) -> None:
         self.write_steps(steps)
-        self.fill_expected(expected, arms, values)
+        self.fill_means(means, arms, values)
 
 
 class StateCaseRows:
@@ -156,9 +156,9 @@ class StateCaseRows:
     second_pass: ClassVar[bool] = False
 
     def __init__(
-        self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, served: dict[str, Any]
+        self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, options: dict[str, Any]
     ) -> None:
-        self.arms, self.score, self.rows, self.served = group.arms, group.score, rows, served
+        self.arms, self.score, self.rows, self.options = group.arms, group.score, rows, options
         self.indices = piece_rows(starts, counts)
         self.decision = self.case = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
@@ -174,7 +174,7 @@ class StateCaseRows:
         probabilities.target[self.indices] = np.where(is_possible, self.probability[self.decision, index[:, 0]], 0.0)
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
         indices, lower_rows, is_alone = self.indices, self.indices[deep], slots["alone"]
-        probabilities.unsupported[indices] = complement(probabilities.target[indices]) * is_alone[indices]
+        probabilities.support_gap[indices] = complement(probabilities.target[indices]) * is_alone[indices]
         probabilities.target[lower_rows] = np.exp(self.log_slates(deep))
         probability_above = np.exp(self.log_slates(deep, with_row=False))
         conditional = np.divide(
@@ -183,7 +183,7 @@ class StateCaseRows:
             out=np.ones(len(lower_rows)),
             where=probability_above > 0,
         )
-        probabilities.unsupported[lower_rows] = complement(conditional) * is_alone[lower_rows]
+        probabilities.support_gap[lower_rows] = complement(conditional) * is_alone[lower_rows]
         probabilities.above[lower_rows] = (
             probability_above * slots["propensity"][lower_rows] / slots["prefix"][lower_rows]
         )
@@ -191,7 +191,7 @@ class StateCaseRows:
     @cached_property
     def probability(self) -> Array:
         """Return the probability of each arm at position 1 in each decision, (d, m)."""
-        return plackett_luce.probabilities(self.score, None, **self.served)
+        return plackett_luce.probabilities(self.score, None, **self.options)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
         """Return the rank of each arm, (m,), and the probability of each arm at position 1 in each decision, (d, m)."""
@@ -258,19 +258,19 @@ class StateCaseRows:
 
         rows: the indices of rows, one of each slate; size: the number of arms from the top."""
         start = self.rows.slots["start"][self.indices[rows]]
-        return arm_indices(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
+        return arm_indices(self.arms, self.rows.shown_arms[start[:, None] + np.arange(size)])
 
-    def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
+    def fill_means(self, means: Array, arms: Ids, values: ModelValues) -> None:
         """Write the mean of the reward model under the target in each row, given the slate above as it was shown.
 
-        expected: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
+        means: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
         arm_columns, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
         for start in range(0, len(self.indices), step):
             portion = np.arange(start, min(start + step, len(self.indices)))
             shares = np.zeros((len(portion), len(arms)))
             shares[:, arm_columns] = self.below_slate(portion)
             rows = self.indices[portion]
-            expected[rows] = values.expected(shares, case=np.arange(len(portion)), rows=rows)
+            means[rows] = values.means(shares, case=np.arange(len(portion)), rows=rows)
 
     def below_slate(self, rows: Ids) -> Array:
         """Return the probability of each arm at the position of each given row, given the slate above, (g, m). Where
@@ -289,7 +289,7 @@ class StateCaseRows:
         """Return the logarithm of the probability of each slot of a slate, given the slots above, (n, k).
 
         score: the score of each arm, (n, m); slates: the indices of the arms of each slate, (n, k)."""
-        return plackett_luce.log_conditionals(score, slates, **self.served)
+        return plackett_luce.log_conditionals(score, slates, **self.options)
 
     def _next_arms(self, score: Array, slates: Ids) -> Array:
         """Return the probability of each arm at the position below each slate, (n, m).
@@ -297,34 +297,34 @@ class StateCaseRows:
         score: the score of each arm, (n, m); slates: the indices of the arms of each slate."""
         is_left = np.ones(score.shape, np.bool_)
         np.put_along_axis(is_left, slates, False, axis=1)
-        return plackett_luce.probabilities(score, is_left, **self.served, position=slates.shape[1] + 1)
+        return plackett_luce.probabilities(score, is_left, **self.options, position=slates.shape[1] + 1)
 
-    def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
+    def write_support_gap(self, support_gap: Array, batch: LoggedBatch) -> None:
         """Write the target's probability of the arms that had probability 0 under the logger, for rows at position 1.
         At lower positions this probability is not known, and NaN is written.
 
-        unsupported: the array to write to."""
+        support_gap: the array to write to."""
         slots = self.rows.slots
         is_unknown = slots["unknown_support"][self.indices]
-        unsupported[self.indices[is_unknown]] = np.nan
+        support_gap[self.indices[is_unknown]] = np.nan
         top_rows = np.flatnonzero(is_unknown & (self.position == 1))
         logger_case = slots["logger_case"][self.indices[top_rows]]
         for number in np.unique(logger_case).tolist():
-            zeros = logged.zeros[number]
+            zeros = batch.zeros[number]
             if zeros is not None:
                 rows = top_rows[logger_case == number]
-                arm_columns = columns_of(self.arms, self.indices[rows[0]], slots, logged)
-                unsupported[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0, arm_columns]
+                arm_columns = columns_of(self.arms, self.indices[rows[0]], slots, batch)
+                support_gap[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0, arm_columns]
 
 
 class RuledStateCaseRows(StateCaseRows):
     """A RuledStateCaseRows object has rows as a `StateCaseRows` object has, for pages with equal rules."""
 
     def __init__(
-        self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, served: dict[str, Any],
+        self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, options: dict[str, Any],
         layout: PageLayout,
     ) -> None:  # fmt: skip
-        super().__init__(group, rows, starts, counts, served)
+        super().__init__(group, rows, starts, counts, options)
         self.layout = layout
 
     @cached_property
@@ -332,7 +332,7 @@ class RuledStateCaseRows(StateCaseRows):
         return self._next_arms(self.score, np.empty((len(self.score), 0), np.intp))
 
     def _log_conditionals(self, score: Array, slates: Ids) -> Array:
-        return rules.log_conditionals(score, self.layout, slates, **self.served)
+        return rules.log_conditionals(score, self.layout, slates, **self.options)
 
     def _next_arms(self, score: Array, slates: Ids) -> Array:
-        return rules.next_arms(score, self.layout, slates, **self.served)
+        return rules.next_arms(score, self.layout, slates, **self.options)

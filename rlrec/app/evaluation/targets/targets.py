@@ -107,7 +107,7 @@ class Target(Record, eq=False):
         return rows
 
     @property
-    def sampled(self) -> bool:
+    def is_sampled(self) -> bool:
         """Tell whether the target's probabilities may be computed from posterior samples that are drawn for each
         decision."""
         return self.serving is not None and any(
@@ -143,7 +143,7 @@ class Target(Record, eq=False):
         return self.serving is not None and self.serving.policy.takes_scores
 
     @property
-    def lacking(self) -> str:
+    def gap_reason(self) -> str:
         """Return the reason that estimates report for rows where the target has no probability."""
         table = "no-state" if self.table is None else "no-propensity"
         return "no-candidates" if self.draws_candidates else "no-scores" if self.takes_scores else table
@@ -202,8 +202,8 @@ def _shared_reward(unit: Unit, policy_rewards: Sequence[Reward], selection: Sele
 
     policy_rewards: the rewards of the policies among the targets."""
     if not policy_rewards and selection is not None:
-        served = selected.version_counts(unit, selection)
-        policy_rewards = [version.reward for version in policies.by_id(unit, served).values()]
+        counts = selected.version_counts(unit, selection)
+        policy_rewards = [version.reward for version in policies.by_id(unit, counts).values()]
     rewards = {reward.id: reward for reward in policy_rewards}
     return next(iter(rewards.values())) if len(rewards) == 1 else lookup.reward(unit, "default")
 

@@ -43,7 +43,7 @@ def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: st
     assert plain.lower is not None
     assert plain.std_error < (widened.std_error or 0)
     assert (widened.lower or 0) < plain.lower
-    assert not gain(sqlite_db, "u", "v").simulated
+    assert not gain(sqlite_db, "u", "v").replicas
 
 
 def test_a_gate_answers_as_evaluate_does_with_the_same_reasons(sqlite_db: str, tmp_path: Path) -> None:

@@ -45,21 +45,23 @@ def test_a_target_that_shows_what_was_shown_is_worth_what_that_is_worth() -> Non
     decisions, reward = visits()
     values = ReturnSums.from_decisions(decisions, reward, gamma=0.9, arms=ARMS).finish()
     certain = np.eye(ARMS)[decisions.top]
-    assert values.expected(decisions, shown(decisions, certain)) == pytest.approx(values.predicted(decisions))
+    assert values.predict_mean(decisions, shown(decisions, certain)) == pytest.approx(values.predict(decisions))
 
 
 def test_the_mean_is_that_over_all_arms_that_could_be_shown() -> None:
     decisions, reward = visits()
     values = ReturnSums.from_decisions(decisions, reward, gamma=0.9, arms=ARMS).finish()
     share = np.random.default_rng(2).dirichlet(np.ones(ARMS), len(decisions.top))
-    each = [values.expected(decisions, shown(decisions, np.eye(ARMS)[[arm] * len(share)])) for arm in range(ARMS)]
-    assert values.expected(decisions, shown(decisions, share)) == pytest.approx((share * np.array(each).T).sum(axis=1))
+    each = [values.predict_mean(decisions, shown(decisions, np.eye(ARMS)[[arm] * len(share)])) for arm in range(ARMS)]
+    assert values.predict_mean(decisions, shown(decisions, share)) == pytest.approx(
+        (share * np.array(each).T).sum(axis=1)
+    )
 
 
 def test_it_finds_what_an_arm_earns_and_what_memory_takes_off() -> None:
     decisions, reward = visits(number=2_000, longest=1)
     values = ReturnSums.from_decisions(decisions, reward, gamma=1.0, arms=ARMS).finish()
-    assert np.abs(values.predicted(decisions) - reward).mean() < 0.12
+    assert np.abs(values.predict(decisions) - reward).mean() < 0.12
 
 
 @pytest.mark.slow
@@ -71,5 +73,5 @@ def test_fits_add_up_and_late_steps_share_one() -> None:
     again = ReturnSums.from_decisions(other, more, gamma=0.9, arms=ARMS) + ReturnSums.from_decisions(
         item, gained, gamma=0.9, arms=ARMS
     )
-    assert both.finish().predicted(other) == pytest.approx(again.finish().predicted(other))
+    assert both.finish().predict(other) == pytest.approx(again.finish().predict(other))
     assert other.steps.max() == STEPS

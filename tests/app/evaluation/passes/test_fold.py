@@ -51,7 +51,7 @@ def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Calla
         patch.setattr(partitions, "BATCH", 40)
         _, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
         (of_rows,) = passes.with_models([of_rows], log)
-        batches = list(log.read(of_rows.judged_on))
+        batches = list(log.read(of_rows.judge_reading))
     partials = [fold.fold_batch(of_rows, batch) for batch in batches]
 
     def finish(complete: LogPartial) -> list[Estimate]:
@@ -112,7 +112,7 @@ def test_folding_twice_gives_the_same(slates: str) -> None:
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         _, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
         (of_rows,) = passes.with_models([of_rows], log)
-        (batch,) = log.read(of_rows.judged_on)
+        (batch,) = log.read(of_rows.judge_reading)
     once, again = (fold.fold_batch(of_rows, batch) for _ in range(2))
     first, second = (fold.estimates(of_rows, partial, failures={}, cluster="user") for partial in (once, again))
     assert first == second
@@ -136,4 +136,4 @@ def test_batches_are_cut_where_eligible_sets_are_large(
     options = Request(targets=["uniform"], estimators=unit)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as opened:
         _, (of_rows, *_), log = estimates.prepare(opened, options, estimates.estimators(options), Selection())
-        assert [len(batch.eligible) for batch in log.read(of_rows.judged_on)] == [1, 1, 1]
+        assert [len(batch.eligible) for batch in log.read(of_rows.judge_reading)] == [1, 1, 1]

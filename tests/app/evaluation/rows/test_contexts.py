@@ -48,7 +48,7 @@ def test_features_and_fields_are_those_of_the_text_however_much_is_kept(
             more = ["n"] if number % 4 == 3 else []
             result, code = cache.table(ids, read(unit, cache, ids), fields=more)
             selected = [BODIES[key - 1] for key in ids.tolist()]
-            np.testing.assert_allclose(result.encoded[code], features.encode(selected), rtol=1e-12)
+            np.testing.assert_allclose(result.hashed_features[code], features.encode(selected), rtol=1e-12)
             for field in ["device", *more]:
                 assert [result.values[field][index] for index in code] == [body.get(field) for body in selected]
         assert result.names == {"n", "device", "tags"}
