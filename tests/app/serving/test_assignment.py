@@ -86,7 +86,6 @@ def test_a_unit_belongs_to_its_phase_where_the_clock_stands_still(at: Clocked) -
 # -- units that an experiment does not take --
 
 
-@ON_BOTH
 def test_a_clock_before_the_phase_is_told_that_decisions_have_its_time(at: Clocked) -> None:
     split(at(0))
     begin(at(9), {"a": 1, "b": 9})
@@ -97,7 +96,6 @@ def test_a_clock_before_the_phase_is_told_that_decisions_have_its_time(at: Clock
     assert findings(at(10)) == []
 
 
-@ON_BOTH
 def test_a_frozen_experiment_takes_no_unit_and_serves_those_that_it_has(at: Clocked) -> None:
     split(at(0))
     before = served(at(1), 0, 40)
@@ -112,7 +110,6 @@ def test_a_frozen_experiment_takes_no_unit_and_serves_those_that_it_has(at: Cloc
     assert findings(at(7)) == []
 
 
-@ON_BOTH
 def test_a_unit_that_was_planned_before_a_phase_is_planned_anew(at: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
     split(at(0))
     waiting = [at(1)]
@@ -131,11 +128,11 @@ def test_a_unit_that_was_planned_before_a_phase_is_planned_anew(at: Clocked, mon
 
 @ON_BOTH
 @pytest.mark.slow
-def test_a_frozen_experiment_takes_no_unit_of_eight_processes(at: Clocked, db: str) -> None:
+def test_a_frozen_experiment_takes_no_unit_of_many_processes(at: Clocked, db: str) -> None:
     split(at(0))
-    held, *drawn = together(draws_new_users, db, [(number, 15) for number in range(9)])
+    held, *drawn = together(draws_new_users, db, [(number, 15) for number in range(5)])
     variants = {key: label for users in drawn for key, label in users.items()}
-    assert 20 <= len(held) < len(variants) == 120
+    assert 10 <= len(held) < len(variants) == 60
     assert {key for key, label in variants.items() if label is not None} == set(held)
     with closing(Store(db)) as store:
         assert users_of_experiment(store) == set(held)
@@ -171,7 +168,6 @@ def test_two_experiments_of_a_layer_share_no_unit_and_a_third_gets_what_is_left(
     assert findings(at(3)) == []
 
 
-@ON_BOTH
 def test_what_a_stopped_experiment_had_of_its_layer_is_free(at: Clocked) -> None:
     split(at(0), layer="page", layer_share=0.3)
     split(at(0), layer="page", layer_share=0.3, name="second")
@@ -204,7 +200,6 @@ def test_users_of_two_experiments_of_a_layer_who_are_merged_stay_in_the_first(at
     assert findings(at(5)) == []
 
 
-@ON_BOTH
 def test_the_holdout_of_a_route_stays_out_of_experiments_that_are_named(at: Clocked) -> None:
     split(at(0))
     route.create(at(0), route.Request(name="home", to="ts", holdout=0.3))
