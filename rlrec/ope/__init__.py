@@ -86,7 +86,7 @@ class EstimatorChoice(Record):
         """Return the choice with an additional estimator that assumes less. The estimators that assume independent
         slots are checked against it. If the additional estimator was not requested, it has no label and no row."""
         kinds = self.slates.values()
-        if not any(kind.independent_slots for kind in kinds) or any(kind.joint for kind in kinds):
+        if not any(kind.independent_slots for kind in kinds) or any(kind.needs_joint for kind in kinds):
             return self
         return replace(self, slates={**self.slates, COMPANION: cast("SlateEstimator", estimator(COMPANION))})
 

@@ -223,7 +223,7 @@ def _by_position(sums: _LogSums, size: int) -> _Estimation:
         return _Estimation(curve=replace(curve, reasons=(*curve.reasons, *interval_reason)), method="em")
     reasons = list(curve.reasons)
     if len(curve.positions) > 1:
-        reasons += ["no-propensity"] if sums.overlap.unknown else []
+        reasons += ["no-propensity"] if sums.overlap.n_unknown else []
         reasons += ["partial-pages"] if sums.partial else []
     return _Estimation(curve=replace(curve, reasons=tuple(reasons)), method="overlap")
 

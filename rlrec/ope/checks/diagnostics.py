@@ -89,7 +89,7 @@ def weights(batch: LogBatch) -> Weights:
     """Return the diagnostics of one batch."""
     diagnostics = weight_diagnostics(
         batch, batch.weight, weighted_reward=batch.core["weighted_reward"], reward=batch.reward,
-        not_default=batch.not_default, rows=batch.usable,
+        not_default=batch.not_default, rows=batch.is_usable,
         bound=np.full(len(batch), np.inf) if batch.largest is None else batch.largest,
     )  # fmt: skip
     return replace(diagnostics, rewards=int(np.count_nonzero(batch.reward)))

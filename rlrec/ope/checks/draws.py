@@ -153,14 +153,14 @@ class ClippingSums(Sums):
     """ClippingSums holds the sums over decisions that a test of clipped propensities needs.
 
     log (shares,): logarithm of the wealth of bets on "less"; moments (4,): sums of 1, of 1 / p, of its square, and
-    of the number of eligible arms; sizes: the numbers of eligible arms that occur; smallest: counts of the smallest
-    propensities. moments, sizes and smallest are over the decisions in which every arm had, or may have had, a
+    of the number of eligible arms; sizes: the numbers of eligible arms that occur; smallest_values: counts of the
+    smallest propensities. moments, sizes and smallest are over the decisions in which every arm had, or may have had, a
     positive probability."""
 
     log: Array
     moments: Array
     sizes: frozenset[int]
-    smallest: FirstCounts
+    smallest_values: FirstCounts
 
     @classmethod
     def from_rows(cls, p: Array, arms: Ids, *, least: Array) -> ClippingSums:
@@ -175,8 +175,8 @@ class ClippingSums(Sums):
         is_open = ~(least == 0)
         inverse, number = 1 / p[is_open], arms[is_open].astype(np.float64)
         moments = np.array([is_open.sum(), inverse.sum(), (inverse**2).sum(), number.sum()], np.float64)
-        smallest = FirstCounts.count_rows(p[is_open], N_SMALLEST_VALUES)
-        return cls(log_wealth_by_bet, moments, frozenset(np.unique(arms[is_open]).tolist()), smallest)
+        smallest_values = FirstCounts.count_rows(p[is_open], N_SMALLEST_VALUES)
+        return cls(log_wealth_by_bet, moments, frozenset(np.unique(arms[is_open]).tolist()), smallest_values)
 
     @property
     def raises_alarm(self) -> bool:
@@ -184,12 +184,12 @@ class ClippingSums(Sums):
         if float(log_wealth(np.append(self.log, 0.0)[:, None])[0]) > -np.log(CUT_ALPHA):
             return True
         n, inverse_total, squares, arms_total = self.moments.tolist()
-        if n < 2 or self.smallest.count[0] < max(LEAST_ROWS, LEAST_SHARE * n):
+        if n < 2 or self.smallest_values.count[0] < max(LEAST_ROWS, LEAST_SHARE * n):
             return False
-        mean, least = inverse_total / n, self.smallest.value[0]
+        mean, least = inverse_total / n, self.smallest_values.value[0]
         error = np.sqrt(max(squares / n - mean**2, 0.0) / n)
         if arms_total / n - mean < max(_ALARM_ERRORS * error, LEAST_LOSS * arms_total / n):
             return False
-        is_close = (self.smallest.value > least * (1 + _ROUNDED)) & (self.smallest.value <= 2 * least)
+        is_close = (self.smallest_values.value > least * (1 + _ROUNDED)) & (self.smallest_values.value <= 2 * least)
         is_integer = len(self.sizes) > 1 or abs(mean - round(mean)) <= _ALARM_ERRORS * error
         return bool(is_close.sum() >= LEAST_CLOSE_VALUES or not is_integer)

@@ -99,16 +99,16 @@ class LogRatio(Record):
 class OverlapSums(Sums):
     """OverlapSums holds sums over batches. The sums of two batches can be added.
 
-    moments: for each cluster, the weighted rewards of each pair of neighbours. effective (K - 1, 2, 2, 2): for every
+    moments: for each cluster, the weighted rewards of each pair of neighbours. weight_sums (K - 1, 2, 2, 2): for every
     pair, for its upper and lower side, and over all slots and over slots with a reward: the sum of the weights, and
     the sum of their squares. slots, rewards (K,): the slots that could be compared, and those with a reward;
-    unknown: the number of slots whose marginals at their own and a neighbouring position are not known."""
+    n_unknown: the number of slots whose marginals at their own and a neighbouring position are not known."""
 
     moments: Moments
-    effective: Array
+    weight_sums: Array
     slots: Ids
     rewards: Ids
-    unknown: int
+    n_unknown: int
 
 
 def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
@@ -118,7 +118,7 @@ def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
 
     spans_batches: whether a cluster may have rows in another batch."""
     n, size = rows.marginals.shape
-    terms, effective = np.zeros((n, 1 + 2 * (size - 1))), np.zeros((size - 1, 2, 2, 2))
+    terms, weight_sums = np.zeros((n, 1 + 2 * (size - 1))), np.zeros((size - 1, 2, 2, 2))
     terms[:, 0] = 1.0
     is_rewarded = rows.reward != 0
     is_comparable = np.zeros(n, np.bool_)
@@ -134,11 +134,11 @@ def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
             terms[rows_at_side, 1 + 2 * pair + side] = weight * rows.reward[rows_at_side]
             is_comparable[rows_at_side] |= ~np.isnan(p_slot + p_neighbour)
             for number, weights in enumerate((weight, weight[is_rewarded[rows_at_side]])):
-                effective[pair, side, number] = weights.sum(), np.square(weights).sum()
+                weight_sums[pair, side, number] = weights.sum(), np.square(weights).sum()
     names = ("rows", *(f"{side}:{pair}" for pair in range(1, size) for side in ("upper", "lower")))
     return OverlapSums(
         moments(terms, rows.cluster, columns=names, spans_batches=spans_batches),
-        effective,
+        weight_sums,
         *count_slots(rows, size, is_comparable),
         int(np.count_nonzero(~is_comparable & (rows.position <= size))),
     )
@@ -157,8 +157,8 @@ def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
     """Return the curve as the product of the ratios of neighbours from position 1 down, with intervals over clusters by
     the delta method on the logarithm. The curve ends above the first position that lacks overlap or rewards."""
     summary = sums.moments.summary()
-    pair_sums = zip(sums.effective, summary.total[1:].reshape(-1, 2), strict=True)
-    lacking_reasons = [_lacking_reason(pair, effective, totals) for pair, (effective, totals) in enumerate(pair_sums)]
+    pair_sums = zip(sums.weight_sums, summary.total[1:].reshape(-1, 2), strict=True)
+    lacking_reasons = [_lacking_reason(pair, *sums_of_pair) for pair, sums_of_pair in enumerate(pair_sums)]
     length = 1 + sum(1 for _ in takewhile(lambda reason: reason is None, lacking_reasons))
     clusters = int(summary.present[0])
     log_examination, error = np.zeros(length), np.zeros(length)
@@ -192,11 +192,11 @@ def examined_positions(value: Array, lower: Array, upper: Array, rewards: Ids, s
     return [ExaminedPosition(position=k, **dict(zip(names, row, strict=True))) for k, row in enumerate(rows, 1)]
 
 
-def _lacking_reason(pair: int, effective: Array, totals: Array) -> str | None:
+def _lacking_reason(pair: int, weight_sums: Array, totals: Array) -> str | None:
     """Return the reason why the lower of two neighbouring positions cannot be compared with the upper position.
 
     pair: the number of the pair of neighbours, from 0."""
-    weight, squares = effective[..., 0], effective[..., 1]
+    weight, squares = weight_sums[..., 0], weight_sums[..., 1]
     number = np.divide(np.square(weight), squares, out=np.zeros_like(weight), where=squares > 0)
     if number[:, 0].min() < FEWEST:
         return f"no-overlap:{pair + 2}"
@@ -343,41 +343,41 @@ def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
     is_last_click = test_pages.click & (tail_clicks == 1)
     clicks, clicks_before_last = count @ test_pages.click, count @ (test_pages.click & (tail_clicks > 1))
     may_be_examined = is_shown & (tail_clicks == 0) & (tail_clicks[:, :1] > 0)
-    going_on, looking = np.full(size, 0.5), np.full(size, 0.5)
+    p_going_on, p_examined = np.full(size, 0.5), np.full(size, 0.5)
     for _ in range(_MAX_PAGE_ROUNDS):
         # E: below the last click, nothing attracted or nobody looked
-        attraction = _attraction(sums, "dcm", looking)
+        attraction = _attraction(sums, "dcm", p_examined)
         p_missed = np.where(is_shown, 1 - attraction[test_pages.arm], 1.0)
         p_nothing_below = np.cumprod(p_missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(p_missed, _LEAST_PROBABILITY)
         p_looked_on = (
-            np.where(is_last_click, going_on * p_nothing_below / (1 - going_on + going_on * p_nothing_below), 0.0)
+            np.where(is_last_click, p_going_on * p_nothing_below / (1 - p_going_on + p_going_on * p_nothing_below), 0.0)
             * count[:, None]
         )
         # M: means; those of rare positions are shrunk towards the mean of all
         mean_going_on = (clicks_before_last.sum() + p_looked_on.sum()) / max(clicks.sum(), 1)
-        previous_going_on, going_on = (
-            going_on,
+        previous_going_on, p_going_on = (
+            p_going_on,
             (clicks_before_last + p_looked_on.sum(axis=0) + mean_going_on) / (clicks + 1),
         )
         looks_below = np.where(may_be_examined, p_looked_on.sum(axis=1)[:, None], 0.0).sum(axis=0)
-        looking = looks_below / np.maximum(count @ may_be_examined, 1)
-        if np.abs(going_on - previous_going_on).max() < _PAGE_TOLERANCE:
+        p_examined = looks_below / np.maximum(count @ may_be_examined, 1)
+        if np.abs(p_going_on - previous_going_on).max() < _PAGE_TOLERANCE:
             break
-    return going_on, looking
+    return p_going_on, p_examined
 
 
-def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
+def _attraction(sums: ClickSums, model: str, p_examined: Array) -> Array:
     """Return the attraction of each arm, (A,), shrunk by one slot to the mean of all arms.
 
-    looking (k,): under pbm the examination of each position; under cascade and dcm the examination of slots that may
+    p_examined (k,): under pbm the examination of each position; under cascade and dcm the examination of slots that may
     have been examined."""
-    k = len(looking)
+    k = len(p_examined)
     slots, clicks = sums.slots[:, :k], sums.clicks[:, :k]
-    looks = slots @ looking
+    looks = slots @ p_examined
     if model != "pbm":
         number = MODELS.index(model) - 1
         examined_slots, clicks = sums.examined_slots[number, :, :k], sums.examined_clicks[number, :, :k]
-        looks = examined_slots.sum(axis=1) + (slots - examined_slots) @ looking
+        looks = examined_slots.sum(axis=1) + (slots - examined_slots) @ p_examined
     return (clicks.sum(axis=1) + clicks.sum() / max(looks.sum(), _LEAST_PROBABILITY)) / (looks + 1)
 
 
@@ -409,12 +409,12 @@ def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelC
     if not test_pages.click.any() or not sums.clicks.any():
         return NO_COMPARISON
     no_looking = np.zeros(k)
-    going_on, looking = (column[:k] for column in _looking_on(sums))
+    p_going_on, p_examined = (column[:k] for column in _looking_on(sums))
     probability = {
         "cascade": _click_probabilities(
             test_pages, _attraction(sums, "cascade", no_looking)[test_pages.arm], no_looking
         ),
-        "dcm": _click_probabilities(test_pages, _attraction(sums, "dcm", looking)[test_pages.arm], going_on),
+        "dcm": _click_probabilities(test_pages, _attraction(sums, "dcm", p_examined)[test_pages.arm], p_going_on),
     }
     if len(examination) > 1:
         probability = {"pbm": _attraction(sums, "pbm", examination)[test_pages.arm] * examination, **probability}

@@ -58,12 +58,12 @@ class DriftSums(Sums):
         table = block_sums(columns, block_numbers(cluster), cell, cells=PERIODS * width)
         return cls(table.reshape(4, BLOCKS, PERIODS, width))
 
-    def followed_by(self, later: DriftSums) -> DriftSums:
+    def followed_by(self, other: DriftSums) -> DriftSums:
         """Return the sums of both logs, joined. The later log becomes the last period, and the first two periods of
         this log become the first period."""
         first_period, last_period = (
             self.table[:, :, :2].sum(axis=2, keepdims=True),
-            later.table.sum(axis=2, keepdims=True),
+            other.table.sum(axis=2, keepdims=True),
         )
         return DriftSums(np.concatenate([first_period, self.table[:, :, 2:], last_period], axis=2))
 

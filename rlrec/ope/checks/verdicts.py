@@ -91,22 +91,22 @@ _WEAK: dict[str, Callable[[Diagnosis], bool]] = {
 }
 
 
-def decide_verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
+def decide_verdict(diagnosis: Diagnosis, *, extra_reasons: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """Return the verdict (`ok`, `weak` or `insufficient`) and all reasons, worst first.
 
-    extra: names of REASONS that only the caller or the interval knows; each of these reasons limits the verdict to
-    the best verdict that the reason allows."""
+    extra_reasons: names of REASONS that only the caller or the interval knows; each of these limits the verdict to the
+    best verdict that it allows."""
     insufficient_reasons, weak_reasons = (
         {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
     if "no-rows" in insufficient_reasons:  # which is the cause of whatever else is missing
-        insufficient_reasons, weak_reasons, extra = (
+        insufficient_reasons, weak_reasons, extra_reasons = (
             {"no-rows"},
             set(),
-            tuple(name for name in extra if name != "few-rewards"),
+            tuple(name for name in extra_reasons if name != "few-rewards"),
         )
     best_verdict = "insufficient" if insufficient_reasons else "weak" if weak_reasons else "ok"
-    return lower_verdict(best_verdict, (*insufficient_reasons, *weak_reasons, *extra))
+    return lower_verdict(best_verdict, (*insufficient_reasons, *weak_reasons, *extra_reasons))
 
 
 def lower_verdict(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:

@@ -58,7 +58,7 @@ class Metric(Record):
     per_unit: bool = False
 
     @property
-    def lacking(self) -> str | None:
+    def sampling_column(self) -> str | None:
         """Return the column that shows whether rows that the log dropped may be missing. The result is None if no row
         can be missing."""
         return None if self.denominator.startswith("mature_decisions") else SAMPLED_FLAGS["visits" in self.denominator]
@@ -507,7 +507,7 @@ def compare(
         *(["rare-rewards"] if is_doubtful else []),
         *([] if has_bounds else ["few-rewards"]),
     )
-    fold_verdicts = [verdicts.decide_verdict(fold.diagnosis, extra=extra_reasons) for fold in folds]
+    fold_verdicts = [verdicts.decide_verdict(fold.diagnosis, extra_reasons=extra_reasons) for fold in folds]
     return Comparison.from_figures(
         value=sample.value, base=contrast.base(units.sum(axis=0)), std_error=error, lower=low, upper=high, ess=ess,
         clusters=target.clusters, verdict=worst_verdict(verdict for verdict, _ in fold_verdicts),

@@ -318,7 +318,7 @@ class Dr(ImpressionEstimator):
     def terms(self, batch: LogBatch) -> Array:
         prediction, expectation = predictions_of(batch, self.name)
         robust = expectation + self.weight_used(batch.weight) * (batch.reward - prediction)
-        return np.column_stack([np.where(batch.usable, robust, 0.0), batch.usable])
+        return np.column_stack([np.where(batch.is_usable, robust, 0.0), batch.is_usable])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,8 +372,8 @@ class Sndr(ImpressionEstimator):
 
     def terms(self, batch: LogBatch) -> Array:
         prediction, expectation = predictions_of(batch, self.name)
-        expectation, error = np.where(batch.usable, expectation, 0.0), batch.weight * (batch.reward - prediction)
-        return np.column_stack([expectation + error, batch.usable, expectation, error, batch.weight])
+        expectation, error = np.where(batch.is_usable, expectation, 0.0), batch.weight * (batch.reward - prediction)
+        return np.column_stack([expectation + error, batch.is_usable, expectation, error, batch.weight])
 
     def value(self, mean: Array) -> Array:
         _, rows, expectation, error, weight = np.moveaxis(mean, -1, 0)

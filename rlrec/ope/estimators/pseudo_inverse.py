@@ -16,15 +16,15 @@ MAX_LISTED_SLATES = 5_000  # most ordered slates that are listed for one logger
 SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest one; smaller ones count as 0
 
 
-def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids) -> Array:
+def uniform_weights(at_position: Array, in_slate: Array, *, size: Ids, arms: Ids) -> Array:
     """Return the weights of slates, slot by slot, (n,). The logger must have drawn uniformly among all ordered slates
     without repeats.
 
-    at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the
+    at_position, in_slate: the target's probability of the slot's arm at its position, and at any position of the
     slate. size: the number of slots of the slate; arms: the number of eligible arms."""
     remaining_arms = np.maximum(arms - size, 1)
     constant = 1 / size - (arms - 1) / remaining_arms
-    weight = constant + (arms - 1) * at_position + (arms - 1) / remaining_arms * anywhere
+    weight = constant + (arms - 1) * at_position + (arms - 1) / remaining_arms * in_slate
     return np.where(arms == size, (2 - arms) / size + (arms - 1) * at_position, weight)
 
 

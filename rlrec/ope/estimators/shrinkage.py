@@ -28,7 +28,7 @@ class ShrunkEffects(Record, kw_only=False, eq=False):
     prior_mean: float
     prior_sd: float
 
-    def against(self, share: Array) -> ShrunkEffects:
+    def centre(self, share: Array) -> ShrunkEffects:
         """Return these effects minus their mean weighted by shares (k,), which sum to 1. The mean is shifted by errors
         that all arms have in common (where arms come and go), and by errors that grow with effects. Such errors cancel
         in the differences."""
@@ -38,7 +38,7 @@ class ShrunkEffects(Record, kw_only=False, eq=False):
         return ShrunkEffects(np.where(np.abs(mean) > rounding_error, mean, 0.0), self.sd, prior_mean, self.prior_sd)
 
 
-def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
+def shrink(effect: Array, error: Array, is_usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
     """Return the posteriors of effects (k,) with standard errors (k,), normal around a common mean or, with predictors
     (k, p), around a line in these. Effects that are not usable get the prior that the others imply.
 
@@ -48,12 +48,12 @@ def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None 
     information get slopes near 0. Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17,
     5.20 and 5.21; section 5.7 for the half-Cauchy prior, section 15.3 for slopes."""
     zeros = np.zeros(len(effect))
-    usable = usable & (error > 0)  # which excludes NaN
-    if not usable.any():
+    is_usable = is_usable & (error > 0)  # which excludes NaN
+    if not is_usable.any():
         return ShrunkEffects(zeros, zeros, 0.0, 0.0)
-    y, s = effect[usable], error[usable]
+    y, s = effect[is_usable], error[is_usable]
     scale = float(np.sqrt(np.median(s) ** 2 + y.var()))
-    z = _standardize_predictors(zeros[:, None] if predictors is None else predictors, usable)
+    z = _standardize_predictors(zeros[:, None] if predictors is None else predictors, is_usable)
     spread = np.linspace(0, _WIDEST_SPREAD, _SPREADS_OF_LINES if z.shape[1] else _SPREADS) * scale
     variance = np.square(spread)[:, None] + np.square(s)
     lines = [_around_lines(y, s, np.ones((len(y), 1)), variance, np.inf)]
@@ -74,23 +74,23 @@ def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None 
     arm_variance = arm_variance + np.tile(np.square(spread), len(lines))
     prior_sd = float(np.sqrt(weight @ (arm_variance + np.square(average_arm)) - prior_mean**2))
     posterior = ShrunkEffects(zeros + prior_mean, zeros + prior_sd, prior_mean, prior_sd)
-    posterior.mean[usable] = mean
-    posterior.sd[usable] = np.sqrt(np.maximum(weight @ (variances + np.square(means)) - np.square(mean), 0.0))
+    posterior.mean[is_usable] = mean
+    posterior.sd[is_usable] = np.sqrt(np.maximum(weight @ (variances + np.square(means)) - np.square(mean), 0.0))
     return posterior
 
 
 def shrink_cells(
-    overall: ShrunkEffects, effect: Array, error: Array, usable: Flags, predictors: Array
+    arm_effects: ShrunkEffects, effect: Array, error: Array, is_usable: Flags, predictors: Array
 ) -> list[ShrunkEffects]:
     """Return the posteriors in each of c cells, normal around the arm's posterior over all cells. An arm that was never
     shown has the prior over all cells.
 
-    effect, error, usable (c, k): the effect of each arm in each cell, its standard error, and whether it is usable;
+    effect, error, is_usable (c, k): the effect of each arm in each cell, its standard error, and whether it is usable;
     predictors (c k, p): the predictors of the difference between a cell and all cells."""
-    difference = shrink((effect - overall.mean).ravel(), error.ravel(), usable.ravel(), predictors)
-    mean = overall.mean + difference.mean.reshape(effect.shape)
-    sd = np.hypot(overall.sd, difference.sd.reshape(effect.shape))
-    return [ShrunkEffects(*cell, overall.prior_mean, overall.prior_sd) for cell in zip(mean, sd, strict=True)]
+    difference = shrink((effect - arm_effects.mean).ravel(), error.ravel(), is_usable.ravel(), predictors)
+    mean = arm_effects.mean + difference.mean.reshape(effect.shape)
+    sd = np.hypot(arm_effects.sd, difference.sd.reshape(effect.shape))
+    return [ShrunkEffects(*cell, arm_effects.prior_mean, arm_effects.prior_sd) for cell in zip(mean, sd, strict=True)]
 
 
 def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: float) -> tuple[Array, ...]:
@@ -169,16 +169,16 @@ def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rn
     return LineDraws(lines[:, 1:] / predictor_sd, line_values, effects)
 
 
-def _standardize_predictors(predictors: Array, usable: Flags) -> Array:
+def _standardize_predictors(predictors: Array, is_usable: Flags) -> Array:
     """Return the predictors of the usable effects with mean 0 and spread 1, (n, p), without the predictors that do not
     vary."""
-    deviations = predictors[usable] - predictors[usable].mean(axis=0)
+    deviations = predictors[is_usable] - predictors[is_usable].mean(axis=0)
     spread = deviations.std(axis=0)
-    is_varying = spread > 1e-9 * np.abs(predictors[usable]).max(initial=0.0, axis=0)
+    is_varying = spread > 1e-9 * np.abs(predictors[is_usable]).max(initial=0.0, axis=0)
     return np.asarray(deviations[:, is_varying] / spread[is_varying])
 
 
-def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dict[str, Array]:
+def event_rates(events: Mapping[str, Array], looks: Array, is_usable: Flags) -> dict[str, Array]:
     """Return the rates per look of the kinds of events that differ most between arms, (k,), shrunk towards the mean of
     all arms.
 
@@ -186,7 +186,7 @@ def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dic
     at each arm, (k,).
 
     Source: DerSimonian and Laird 1986, for the variance between arms."""
-    is_shown = usable & (looks > 0)
+    is_shown = is_usable & (looks > 0)
     look_total = float(looks[is_shown].sum())
     rates = dict[str, tuple[float, Array]]()
     for kind, sums in events.items():

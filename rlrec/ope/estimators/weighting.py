@@ -46,9 +46,9 @@ class BetaIps(Reweighing):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows", "weight", "baseline_reward", "baseline_weight")
 
     def terms(self, batch: LogBatch) -> Array:
-        weight, reward, squarable = batch.weight, batch.reward, np.minimum(batch.weight, _HEAVIEST)
-        squares = squarable * (squarable - 1) * batch.usable
-        return np.column_stack([weight * reward, batch.usable, weight, squares * reward, squares])
+        weight, reward, capped_weight = batch.weight, batch.reward, np.minimum(batch.weight, _HEAVIEST)
+        squares = capped_weight * (capped_weight - 1) * batch.is_usable
+        return np.column_stack([weight * reward, batch.is_usable, weight, squares * reward, squares])
 
     def value(self, mean: Array) -> Array:
         rewards, rows, weight = np.moveaxis(mean[..., :3], -1, 0)
@@ -82,14 +82,14 @@ class Cram(ImpressionEstimator):
         return np.column_stack([weight * batch.reward, weight])
 
 
-def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: Iterable[float]) -> Array:
+def crammed_weights(weights: Iterable[Array], later_flags: Iterable[Flags], counts: Iterable[float]) -> Array:
     """Return the weights of `Cram`, (n,). The weight of a row is the sum, over the steps before the row, of the change
     of the target's weight at the step, multiplied by the count of the step.
 
-    weights, later (n,): after each step, the target's weights, and which rows came later; counts: for each step, the
-    ratio of all rows to the rows that came later."""
+    weights, later_flags (n,): after each step, the target's weights, and which rows came later; counts: for each
+    step, the ratio of all rows to the rows that came later."""
     previous_weight, crammed_sum = np.zeros(()), np.zeros(())
-    for weight, is_later, count in zip(weights, later, counts, strict=True):
+    for weight, is_later, count in zip(weights, later_flags, counts, strict=True):
         crammed_sum = crammed_sum + np.where(is_later, count * (weight - previous_weight), 0.0)
         previous_weight = weight
     return crammed_sum
@@ -111,7 +111,7 @@ class Extreme(ImpressionEstimator):
 
     def terms(self, batch: LogBatch) -> Array:
         used_weight = self.estimator.weight_used(batch.weight)
-        return np.column_stack([used_weight * batch.reward, batch.usable, used_weight])
+        return np.column_stack([used_weight * batch.reward, batch.is_usable, used_weight])
 
     def value(self, mean: Array) -> Array:
         rewards, rows, weight = np.moveaxis(mean, -1, 0)
@@ -161,4 +161,4 @@ class ClippedIps(ChangedWeights):
         return np.minimum(weight, self.clip)
 
     def terms(self, batch: LogBatch) -> Array:
-        return np.column_stack([self.weight_used(batch.weight) * batch.reward, batch.usable])
+        return np.column_stack([self.weight_used(batch.weight) * batch.reward, batch.is_usable])

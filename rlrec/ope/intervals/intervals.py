@@ -162,7 +162,7 @@ def studentised_bootstraps(
         for draws in _usual_draws(seed, m) if n_replicates == REPLICATES else _draws(seed, n_replicates, m):
             counts = draws.astype(np.float64)
             for index in indices:
-                (estimator, units), (value, _, negligible) = samples[index], sample_figures[index]
+                (estimator, units), (value, _, threshold) = samples[index], sample_figures[index]
                 with np.errstate(all="ignore"):
                     # totals of the replicates
                     total = counts @ units
@@ -170,7 +170,7 @@ def studentised_bootstraps(
                     influence = estimator.gradient(total) @ units.T
                     np.square(influence, out=influence)
                     errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
-                    errors = np.where(errors > negligible, errors, 0.0 * errors)
+                    errors = np.where(errors > threshold, errors, 0.0 * errors)
                     values[index].append(estimator.value(total))
                     t[index].append(_studentise(values[index][-1] - value, errors, scale=abs(value)))
     return [
@@ -187,8 +187,8 @@ def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]
         value, gradient = float(estimator.value(total)), estimator.gradient(total)
         scale = np.sqrt(m / (m - 1)) if m > 1 else np.nan
         error = scale * np.linalg.norm(units @ gradient)
-        negligible = _NOTHING * scale * np.linalg.norm(np.abs(units) @ np.abs(gradient))
-        return value, float(error if error > negligible else 0.0 * error), float(negligible)
+        threshold = _NOTHING * scale * np.linalg.norm(np.abs(units) @ np.abs(gradient))
+        return value, float(error if error > threshold else 0.0 * error), float(threshold)
 
 
 def bounding_rank(level: float, n_replicates: int) -> int:

@@ -72,20 +72,20 @@ def _beta(left: float, right: float, a: float, b: float) -> float:
     if x > (a + 1) / (a + b + 2):
         return 1 - _beta(right, left, b, a)
     front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) - a * log1p(right / left) - b * log1p(left / right)) / a
-    c, d = 1.0, 1 / _nonzero(1 - (a + b) * x / (a + 1))
+    c, d = 1.0, 1 / _avoid_zero(1 - (a + b) * x / (a + 1))
     fraction = d
     for m in range(1, _TERMS):
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         for term in (even, odd):
-            d = 1 / _nonzero(1 + term * d)
-            c = _nonzero(1 + term / c)
+            d = 1 / _avoid_zero(1 + term * d)
+            c = _avoid_zero(1 + term / c)
             fraction *= c * d
         if abs(c * d - 1) < _CLOSE:
             break
     return front * fraction
 
 
-def _nonzero(value: float) -> float:
+def _avoid_zero(value: float) -> float:
     """Return the value, or the smallest allowed divisor where the value is nearly 0."""
     return value if abs(value) > _TINY else _TINY

@@ -137,7 +137,7 @@ class LogBatch(RewardColumns, eq=False):
         require("target", self.target, ~(self.target > 1 + ROUNDING), "at most 1")
 
     @cached_property
-    def usable(self) -> Flags:
+    def is_usable(self) -> Flags:
         """Tell which rows can be weighed, (n,)."""
         return ~(np.isnan(self.propensity) | np.isnan(self.target))
 
@@ -146,7 +146,7 @@ class LogBatch(RewardColumns, eq=False):
         """Return the importance weight target / propensity, (n,), or 0 if the row cannot be weighed."""
         weight = np.zeros(len(self))
         with np.errstate(over="ignore"):
-            np.divide(self.target, self.propensity, out=weight, where=self.usable)
+            np.divide(self.target, self.propensity, out=weight, where=self.is_usable)
         return np.minimum(weight, _HEAVIEST)
 
     @cached_property
@@ -154,7 +154,7 @@ class LogBatch(RewardColumns, eq=False):
         """Return the columns that diagnostics, lifts and Cressie-Read need whatever estimators are requested. The
         columns are the rows that can be weighed, their rewards, their weights, and the products of rewards and
         weights."""
-        rows = self.usable.astype(np.float64)
+        rows = self.is_usable.astype(np.float64)
         columns = (rows, rows * self.reward, self.weight, self.weight * self.reward)
         return dict(zip(CORE_COLUMNS, columns, strict=True))
 
@@ -209,7 +209,7 @@ class Estimator(Ratio, ABC):
     )
     needs_all_rows: ClassVar[bool] = False  # has no estimate where some row cannot be weighed
     sees_visits: ClassVar[bool] = False  # counts what a page changes later in its visit
-    lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed are left out
+    lack_reason: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed are left out
 
     @property
     def name(self) -> str:

@@ -92,17 +92,17 @@ class _Clusters(Record, kw_only=False, eq=False):
     stake_index: int | None = None
 
     def __add__(self, other: _Clusters) -> _Clusters:
-        large, small = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
-        index, is_shared = look_up(large.digests, small.digests)
+        base, addend = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
+        index, is_shared = look_up(base.digests, addend.digests)
         # add the sums of clusters on both sides
-        sums = large.sums.copy()
-        sums[index[is_shared]] += small.sums[is_shared]
+        sums = base.sums.copy()
+        sums[index[is_shared]] += addend.sums[is_shared]
         if is_shared.all():
-            return _Clusters(large.digests, sums, self.stake_index)
+            return _Clusters(base.digests, sums, self.stake_index)
         # insert the others where their digests belong
-        insert_at = np.searchsorted(large.digests, small.digests[~is_shared])
-        digests = np.insert(large.digests, insert_at, small.digests[~is_shared])
-        return _Clusters(digests, np.insert(sums, insert_at, small.sums[~is_shared], axis=0), self.stake_index)
+        insert_at = np.searchsorted(base.digests, addend.digests[~is_shared])
+        digests = np.insert(base.digests, insert_at, addend.digests[~is_shared])
+        return _Clusters(digests, np.insert(sums, insert_at, addend.sums[~is_shared], axis=0), self.stake_index)
 
     def scale(self, factor: Array) -> _Clusters:
         return _Clusters(self.digests, self.sums * factor)

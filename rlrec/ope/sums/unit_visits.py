@@ -82,7 +82,7 @@ class Visits(Record, eq=False):
 class ServedDecisions(Record, eq=False):
     """ServedDecisions holds the decisions of visits, (d,) each.
 
-    visit: index of the visit; group: number of the group, from 0; at: time of the decision; rewards, mature (r, d):
+    visit: index of the visit; group: number of the group, from 0; at: time of the decision; rewards, is_mature (r, d):
     for each reward definition, the reward and whether it counts; keep: the probability that the log kept the
     decision (None: 1); day: number of the day (None: days in UTC)."""
 
@@ -90,7 +90,7 @@ class ServedDecisions(Record, eq=False):
     group: Ids
     at: Ids
     rewards: Array
-    mature: Flags
+    is_mature: Flags
     keep: Array | None = None
     day: Ids | None = None
 
@@ -98,7 +98,7 @@ class ServedDecisions(Record, eq=False):
     def empty(cls, rewards: int) -> ServedDecisions:
         """Return an object without decisions. `rewards` is the number of reward definitions."""
         ids, no_rewards = np.empty(0, np.int64), np.empty((rewards, 0))
-        return cls(visit=ids, group=ids, at=ids, rewards=no_rewards, mature=no_rewards > 0)
+        return cls(visit=ids, group=ids, at=ids, rewards=no_rewards, is_mature=no_rewards > 0)
 
     def take(self, rows: Flags) -> ServedDecisions:
         columns = {name: column for name, column in vars(self).items() if column is not None}
@@ -194,10 +194,10 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
             f"returned_{days}d": add(has_returned * stay_weights),
         }
     # rewards of mature decisions
-    for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):
-        mature_count = _sums(stay, mature * count, n)
+    for number, (reward, is_mature) in enumerate(zip(decisions.rewards, decisions.is_mature, strict=True)):
+        mature_count = _sums(stay, is_mature * count, n)
         columns |= {
-            f"reward_{number}": add(_sums(stay, np.where(mature, reward * count, 0.0), n)),
+            f"reward_{number}": add(_sums(stay, np.where(is_mature, reward * count, 0.0), n)),
             f"mature_decisions_{number}": add(mature_count),
             f"mature_visits_{number}": add((mature_count > 0) * stay_weights),
         }

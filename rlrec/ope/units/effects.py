@@ -37,9 +37,9 @@ class Effects(Estimator):
 
     unit: ClassVar[str] = "slate"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
-    lacking: ClassVar[str] = "no-marginal"
+    lack_reason: ClassVar[str] = "no-marginal"
     sees_visits: ClassVar[bool] = True
-    joint: ClassVar[bool] = False
+    needs_joint: ClassVar[bool] = False
     independent_slots: ClassVar[bool] = True
 
 
@@ -59,7 +59,7 @@ class EffectBatch(RewardColumns, eq=False):
     looks: Array
 
     @cached_property
-    def usable(self) -> Flags:
+    def is_usable(self) -> Flags:
         """Tell which pages have known distributions, (s,)."""
         return ~np.isnan(self.exposure.sum(axis=1) + self.change.sum(axis=1))
 
@@ -85,10 +85,10 @@ class EffectFold(Fold):
 
     def partial(self, batch: EffectBatch, /) -> RowSums:
         weights = weight_diagnostics(
-            batch, np.ones(len(batch)), weighted_reward=batch.reward, reward=batch.reward, rows=batch.usable,
+            batch, np.ones(len(batch)), weighted_reward=batch.reward, reward=batch.reward, rows=batch.is_usable,
             not_default=batch.not_default, bound=np.full(len(batch), np.inf),
         )  # fmt: skip
-        batch = batch.take(batch.usable)
+        batch = batch.take(batch.is_usable)
         count = np.ones(len(batch)) if batch.count is None else batch.count
         block = block_numbers(batch.cluster, blocks=self.blocks)
         columns = np.column_stack([np.ones(len(batch)), batch.reward, batch.remaining, batch.looks]) * count[:, None]
@@ -155,6 +155,6 @@ class EffectFold(Fold):
         effective_looks = max(n / (1 + change_variance / n), (np.abs(change).sum() / 2) ** 2 / change_variance)
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=weights,
-            effective=min(float(clusters), effective_looks),
+            ess=min(float(clusters), effective_looks),
             reward_range=ANY_REWARD, reasons=("first-order",), basis="to first order",
         )  # fmt: skip

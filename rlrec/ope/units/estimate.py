@@ -191,11 +191,11 @@ class EstimatorFold(Record, eq=False):
     """An EstimatorFold is one estimator at the end of a fold, with its columns of the sums and the estimate that
     follows from them.
 
-    distorted: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a
-    model weight_column: the column of the weights from which the effective sample size is computed; mean_column: the
-    column of weights that are 1 on average by_step (m, h) each: for the units, the sums whose quotient the estimator
-    takes at each of h steps effective: the effective sample size, if it is not the effective sample size of weights;
-    most_effective: an upper limit of the effective sample size; short_horizon: whether that limit is too small
+    distortion: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a
+    model; weight_column: the column of the weights from which the effective sample size is computed; mean_column: the
+    column of weights that are 1 on average; by_step (m, h) each: for the units, the sums whose quotient the estimator
+    takes at each of h steps; ess: the effective sample size, if it is not the effective sample size of weights;
+    max_ess: an upper limit of the effective sample size; short_horizon: whether that limit is too small;
     reward_range: the range of the reward of one row, if it differs from the options; observed_range: the range of the
     logged rewards of rows, if neither a reward nor a weight has a known bound; reasons: the reasons that do not
     follow from figures; facts: fields of the estimate that do not follow from sums; noun, basis: words of the
@@ -210,8 +210,8 @@ class EstimatorFold(Record, eq=False):
     weight_column: str = "weight"
     mean_column: str = "weight"
     by_step: Sequence[Array] = ()
-    effective: float | None = None
-    most_effective: float = np.inf
+    ess: float | None = None
+    max_ess: float = np.inf
     short_horizon: bool = False
     reward_range: Bounds | None = None
     observed_range: ValueRange | None = None
@@ -282,7 +282,7 @@ class EstimatorFold(Record, eq=False):
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
         """Return the fields of the lift, which is the estimate's excess over the logged mean, as a share of the logged
         mean. The lift is 0 for a target that shows what was logged, or whose sums are the sums of the log."""
-        lift, lift_error = self.relative
+        lift, lift_error = self.lift
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
             return figures
@@ -295,7 +295,7 @@ class EstimatorFold(Record, eq=False):
         )
         if logged_bounds[0] <= 0 <= logged_bounds[1]:
             return figures
-        low, high = _inside([side.lift_bounds(bounds) for side, bounds in sides], lift)
+        low, high = _common_bounds([side.lift_bounds(bounds) for side, bounds in sides], lift)
         if self.limits(options.reward_range)[0] >= 0:
             low = max(low, -1.0)
         return figures | {
@@ -303,7 +303,7 @@ class EstimatorFold(Record, eq=False):
         }  # fmt: skip
 
     @cached_property
-    def relative(self) -> tuple[float, float]:
+    def lift(self) -> tuple[float, float]:
         """Return the lift and its error, or NaN if there is no lift or error."""
         units = np.column_stack([self.units, self.logged_sums])
         if not self.n or len(units) < 2:
@@ -316,7 +316,7 @@ class EstimatorFold(Record, eq=False):
     def lift_bounds(self, bounds: Bounds) -> Bounds:
         """Return the bounds of the lift. They are as many errors away from the lift as the bounds of the value are from
         the value."""
-        (value, error), (lift, lift_error) = self.value_and_error, self.relative
+        (value, error), (lift, lift_error) = self.value_and_error, self.lift
         if not lift_error:
             return lift, lift
         low, high = (
@@ -410,7 +410,7 @@ class EstimatorFold(Record, eq=False):
         if self.distortion:
             unbiased_side, (least_side, (low, _)), (largest_side, (_, high)) = sides
             sides = [unbiased_side, (least_side, (low, np.inf)), (largest_side, (-np.inf, high))]
-        interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
+        interval = _common_bounds([bounds for _, bounds in sides], self.value_and_error[0])
         lower, upper, bound_reasons = _report(interval, self, options)
         lower, upper = (lower, upper) if np.isfinite(self.value_and_error[0]) else (None, None)
         bound_reasons = [] if self._is_constant else bound_reasons
@@ -422,9 +422,9 @@ class EstimatorFold(Record, eq=False):
         extra_reasons = (
             *options.extra_reasons, *self.reasons, *bound_reasons,
             *(["clipping-bias"] if is_doubtful else []), *(["no-variation"] if self._is_constant else []),
-            *([self.estimator.lacking] if self.estimator.uses_weights and weights.left_out else []),
+            *([self.estimator.lack_reason] if self.estimator.uses_weights and weights.left_out else []),
         )  # fmt: skip
-        verdict, reasons = verdicts.decide_verdict(diagnosis, extra=extra_reasons)
+        verdict, reasons = verdicts.decide_verdict(diagnosis, extra_reasons=extra_reasons)
         is_weighted = self.estimator.uses_weights and self.n > 0
         serving_text = "greedy" if options.greedy else "as served"
         estimate = Estimate(
@@ -464,11 +464,11 @@ class EstimatorFold(Record, eq=False):
         with np.errstate(all="ignore"):
             # (sum W)^2 / sum W^2 over clusters, with W the cluster's sum of weights; the largest share of one cluster
             ess = finite_or_none(summary.total[weight_index] ** 2 / summary.moment[weight_index, weight_index])
-            ess = None if ess is None else min(ess, self.most_effective)
+            ess = None if ess is None else min(ess, self.max_ess)
             cluster_share = finite_or_none(summary.largest[first_column] / summary.absolute[first_column])
         return Diagnosis(
             uses_weights=is_weighted, n=self.n, clusters=self.clusters,
-            ess=(ess if self.effective is None else self.effective) if is_weighted else None,
+            ess=(ess if self.ess is None else self.ess) if is_weighted else None,
             short_horizon=self.short_horizon and ess is not None,
             nonzero=weights.weighted_rewards if is_weighted else weights.rewards,
             reward_share=weights.not_default / weights.weight if is_weighted and weights.weight else None,
@@ -514,7 +514,7 @@ class EstimatorFold(Record, eq=False):
 Sides = Sequence[tuple[EstimatorFold, Bounds]]
 
 
-def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
+def _common_bounds(sides: Sequence[Bounds], value: float) -> Bounds:
     """Return the bounds that all given bounds have in common, widened where necessary so that they include the value. A
     single pair of bounds is returned unchanged."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)

@@ -385,7 +385,7 @@ def _stretch(lift: Studentised, joint_quantiles: Bounds, level: float) -> Bounds
 
 def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], level: float) -> list[bool | None]:
     """Tell whether each target may be the best target. A lift without error is the same in every replicate."""
-    value = np.array([lift.value if len(lift.t) else fold.relative[0] for fold, lift in zip(folds, lifts, strict=True)])
+    value = np.array([lift.value if len(lift.t) else fold.lift[0] for fold, lift in zip(folds, lifts, strict=True)])
     is_finite, n_replicates = np.isfinite(value), max(len(lift.t) for lift in lifts)
     rank = int((n_replicates + 1) * (1 - level) + _NOTHING)
     if not rank:

@@ -141,8 +141,8 @@ class SessionFold(Fold):
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, by_step=by_step,
             weight_column=estimator.weight_column,
-            weights=partial.weights[estimator.weight_column], most_effective=support.smallest,
-            short_horizon=support.smallest < support.least, reward_range=astuple(partial.figures["returns"]),
+            weights=partial.weights[estimator.weight_column], max_ess=support.smallest_ess,
+            short_horizon=support.smallest_ess < support.least, reward_range=astuple(partial.figures["returns"]),
             facts=facts, noun="return", basis=f"gamma {self.gamma:.12g}",
         )  # fmt: skip
 
@@ -178,14 +178,14 @@ class Support(Record, kw_only=False, eq=False):
         return self._steps(self.size)
 
     @property
-    def smallest(self) -> float:
+    def smallest_ess(self) -> float:
         """Return the smallest ESS over the steps that contribute the return, which limits an estimate of the return."""
         return float(self.ess[: self.steps].min())
 
     def gamma(self, gamma: float) -> float | None:
         """Return the largest discount, to two digits, with which all steps that contribute 90 % of the return are
         supported. The result is None if the discount `gamma` is small enough, or if no discount is."""
-        if self.smallest >= self.least or not gamma:
+        if self.smallest_ess >= self.least or not gamma:
             return None
         t = np.arange(len(self.size))
         reward = np.divide(self.size, gamma**t, out=np.zeros(len(t)), where=self.size > 0)
@@ -259,23 +259,23 @@ class DrRl(SessionEstimator):
 
 class ByStep(SessionEstimator):
     """ByStep is the base of estimators that divide, at every step, one sum over visits by another sum over visits. With
-    `leading`, such an estimator adds a mean over visits."""
+    `adds_mean`, such an estimator adds a mean over visits."""
 
     weight_column: ClassVar[str] = "mean_weight"
 
     @property
-    def leading(self) -> bool:
+    def adds_mean(self) -> bool:
         return len(self.columns) == 3
 
     def value(self, mean: Array) -> Array:
         numerator, denominator = self._steps(mean)
         value = (numerator / denominator).sum(axis=-1)
-        return value + mean[..., 2] / mean[..., 1] if self.leading else value
+        return value + mean[..., 2] / mean[..., 1] if self.adds_mean else value
 
     def gradient(self, mean: Array) -> Array:
         numerator, denominator = self._steps(mean)
         gradient = np.zeros_like(mean)
-        if self.leading:
+        if self.adds_mean:
             gradient[..., 1], gradient[..., 2] = -mean[..., 2] / mean[..., 1] ** 2, 1 / mean[..., 1]
         d, steps = len(self.columns), numerator.shape[-1]
         gradient[..., d : d + steps] = 1 / denominator

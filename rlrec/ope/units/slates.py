@@ -136,9 +136,9 @@ class SlateEstimator(Estimator):
     unit: ClassVar[str] = "slate"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     widens_interval: ClassVar[bool] = True
-    joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
+    needs_joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     needs_table: ClassVar[bool] = False  # needs the probabilities of every position
-    additive: ClassVar[bool] = False  # assumes that what a page earns is a sum over its slots
+    is_additive: ClassVar[bool] = False  # assumes that what a page earns is a sum over its slots
     shape: PositionCurve | None = None  # the position curve that it assumes
 
     @property
@@ -175,7 +175,7 @@ class Sips(SlateEstimator):
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateStandardIPS)."""
 
-    joint: ClassVar[bool] = True
+    needs_joint: ClassVar[bool] = True
     weighing: ClassVar[str] = "sips"
 
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -188,7 +188,7 @@ class Rips(SlateEstimator):
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateRewardInteractionIPS, after McInerney et al. 2020)."""
 
-    joint: ClassVar[bool] = True
+    needs_joint: ClassVar[bool] = True
     weighing: ClassVar[str] = "rips"
 
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -215,7 +215,7 @@ class Iips(SlateEstimator):
 
     weighing: ClassVar[str] = "iips"
     independent_slots: ClassVar[bool] = True
-    lacking: ClassVar[str] = "no-marginal"
+    lack_reason: ClassVar[str] = "no-marginal"
 
     def weigh(self, course: SlateCourse) -> Weighing:
         ratio = course.batch.marginal_ratio
@@ -235,15 +235,15 @@ class Pi(SlateEstimator):
     weighing: ClassVar[str] = "pi"
     widens_interval: ClassVar[bool] = False  # weights below 0 have no such interval
     independent_slots: ClassVar[bool] = True
-    additive: ClassVar[bool] = True
-    lacking: ClassVar[str] = "no-pairs"
+    is_additive: ClassVar[bool] = True
+    lack_reason: ClassVar[str] = "no-pairs"
     needs_all_rows: ClassVar[bool] = True
 
     def weigh(self, course: SlateCourse) -> Weighing:
-        additive = course.batch.additive
-        if additive is None:
+        slot_weights = course.batch.additive
+        if slot_weights is None:
             raise InputError("pi needs the logger's probabilities of pairs of slots", hint="use rips or iips")
-        weight = course.sum(additive)
+        weight = course.sum(slot_weights)
         return Weighing(weight, weight * course.page_reward, np.full(len(weight), np.inf))
 
 
@@ -252,7 +252,7 @@ class Curved(SlateEstimator):
 
     needs_table: ClassVar[bool] = True
     independent_slots: ClassVar[bool] = True
-    lacking: ClassVar[str] = "no-marginal"
+    lack_reason: ClassVar[str] = "no-marginal"
     shape: PositionCurve
 
 
@@ -378,7 +378,7 @@ class SlateFold(Fold):
     logged sums of |page events| and |rewards|; rewards, the range of the rewards of pages."""
 
     @cached_property
-    def robust(self) -> frozenset[str]:
+    def robust_prefixes(self) -> frozenset[str]:
         """Return the prefixes of the weightings for which some estimator also corrects a model."""
         return frozenset(estimator.prefix for estimator in self.estimators.values() if estimator.needs_model)
 
@@ -387,7 +387,7 @@ class SlateFold(Fold):
         return tuple(
             prefix + column
             for prefix in self.weighings
-            for column in (*CORE_COLUMNS, "of_slate", *(["robust"] if prefix in self.robust else []))
+            for column in (*CORE_COLUMNS, "of_slate", *(["robust"] if prefix in self.robust_prefixes else []))
         )
 
     def partial(self, batch: SlateBatch, /) -> RowSums:
@@ -400,7 +400,7 @@ class SlateFold(Fold):
             is_weighed = ~np.isnan(weighing.weight + weighing.weighted_reward)
             slate_ratio = np.where(np.isnan(course.weight), weighing.weight, course.weight)
             columns = [course.page_reward, weighing.weight, weighing.weighted_reward, slate_ratio]
-            columns += [course.robust_return] if prefix in self.robust else []
+            columns += [course.robust_return] if prefix in self.robust_prefixes else []
             finite_columns = (np.where(is_weighed, np.clip(column, -HEAVIEST, HEAVIEST), 0.0) for column in columns)
             terms += [is_weighed.astype(np.float64), *finite_columns]
             bounds = {"weight": (weighing.weight, weighing.bound), "of_slate": (slate_ratio, course.bound)}
@@ -430,7 +430,7 @@ class SlateFold(Fold):
         column = "of_slate" if page_event_size > _PAGE_EVENT_SHARE * reward_size else "weight"
         curve = estimator.shape
         assumptions = {
-            "independent-slots": estimator.independent_slots, "sum-of-slots": estimator.additive,
+            "independent-slots": estimator.independent_slots, "sum-of-slots": estimator.is_additive,
             "position-model": curve is not None,
             "no-curve": curve is not None and curve.name is None,
         }  # fmt: skip
@@ -450,7 +450,7 @@ class SlateFold(Fold):
         kinds, summary = list(self.estimators.values()), partial.moments.summary()
         reliable_estimators = [
             kind for kind, estimate in zip(kinds, estimates, strict=True)
-            if kind.joint and estimate.verdict != "insufficient" and "mean-weight" not in estimate.reasons
+            if kind.needs_joint and estimate.verdict != "insufficient" and "mean-weight" not in estimate.reasons
         ]  # fmt: skip
         reference = max(reliable_estimators, key=lambda kind: (kind.needs_model, kind.weighing == "rips"), default=None)
         rows = []

@@ -163,7 +163,7 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
     """Return the loggers that surely could not show MATERIAL_SHARE of what a target shows, and the loggers that add
     next to nothing. Of the loggers that could not show it, those that show most of it count if the other loggers add
     next to nothing to them."""
-    unsupported_loggers, negligible = set[str | None](), list[set[str | None]]()
+    unsupported_loggers, negligible_sets = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed_loggers = {
             logger: {
@@ -184,8 +184,8 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
         if supporters and all(_ess(size) <= NEGLIGIBLE_SHARE * _ess(all_sizes[label]) for label, size in sizes.items()):
             supporters, sizes = candidates, all_sizes
         unsupported_loggers |= weighed_loggers.keys() - supporters.keys()
-        negligible += map(negligible_loggers, sizes.values())
-    return frozenset(unsupported_loggers | (set.intersection(*negligible) if negligible else set()))
+        negligible_sets += map(negligible_loggers, sizes.values())
+    return frozenset(unsupported_loggers | (set.intersection(*negligible_sets) if negligible_sets else set()))
 
 
 def _sizes(

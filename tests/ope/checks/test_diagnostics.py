@@ -78,12 +78,12 @@ def test_a_limit_itself_is_allowed(changed: dict[str, float]) -> None:
 
 
 def test_what_the_caller_knows_is_added() -> None:
-    assert decide_verdict(GOOD, extra=("in-sample",)) == ("weak", ("in-sample",))
-    assert decide_verdict(GOOD, extra=("logging-states", "no-propensity")) == (
+    assert decide_verdict(GOOD, extra_reasons=("in-sample",)) == ("weak", ("in-sample",))
+    assert decide_verdict(GOOD, extra_reasons=("logging-states", "no-propensity")) == (
         "ok",
         ("no-propensity", "logging-states"),
     )
-    assert decide_verdict(replace(GOOD, ess=3.0), extra=("in-sample",)) == (
+    assert decide_verdict(replace(GOOD, ess=3.0), extra_reasons=("in-sample",)) == (
         "insufficient",
         ("low-ess", "few-rewards", "in-sample"),
     )
@@ -221,8 +221,8 @@ def test_a_reason_is_explained_by_the_cause_that_occurred() -> None:
 
 def test_what_served_is_the_mean_of_logged_rewards_as_often_as_rows_count() -> None:
     some, others = HAND.take(np.arange(2)), HAND.take(np.arange(2, len(HAND)))
-    assert (weights(some) + weights(others)).logged_mean == pytest.approx(HAND.reward[HAND.usable].mean())
+    assert (weights(some) + weights(others)).logged_mean == pytest.approx(HAND.reward[HAND.is_usable].mean())
     heavier = weights(some).scale(3.0) + weights(others)
-    counted = np.r_[np.repeat(some.reward[some.usable], 3), others.reward[others.usable]]
+    counted = np.r_[np.repeat(some.reward[some.is_usable], 3), others.reward[others.is_usable]]
     assert heavier.logged_mean == pytest.approx(counted.mean())
     assert weights(HAND.take(np.arange(0))).logged_mean is None

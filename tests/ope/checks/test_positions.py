@@ -79,7 +79,7 @@ def test_unknown_marginals_are_counted_and_change_nothing() -> None:
     rows = ranked(5, pages=2_000)
     hidden = np.where((rows.page < 500)[:, None], np.nan, rows.marginals)
     some = positions.overlap_sums(PositionRows(**{**vars(rows), "marginals": hidden}), spans_batches=True)
-    assert some.unknown == 2_500
+    assert some.n_unknown == 2_500
     assert values(positions.chained_curve(some)) == pytest.approx(values(fitted(take(rows, rows.page >= 500))))
 
 

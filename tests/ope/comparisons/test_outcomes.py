@@ -38,7 +38,7 @@ def decision_each(of: Visits, group: Ids | None = None, reward: Array | None = N
     n = len(of.person)
     return ServedDecisions(
         visit=np.arange(n), group=np.zeros(n, np.int64) if group is None else group, at=of.started_at,
-        rewards=np.array([np.ones(n) if reward is None else reward]), mature=np.ones((1, n), np.bool_),
+        rewards=np.array([np.ones(n) if reward is None else reward]), is_mature=np.ones((1, n), np.bool_),
     )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_days_decisions_and_minutes_of_visits_that_are_over() -> None:
     at = np.array([0, HOUR, round(3.98 * DAY), 4 * DAY + 60_000_000])
     decisions = ServedDecisions(
         visit=np.array([0, 0, 1, 1]), group=np.zeros(4, np.int64), at=at, rewards=np.array([[1.0, 2, 4, 8]]),
-        mature=np.array([[True, True, True, False]]),
+        is_mature=np.array([[True, True, True, False]]),
     )  # fmt: skip
     columns = {name: column.tolist() for name, column in unit_sums(of, decisions, now=4 * DAY).columns.items()}
     assert [columns[name] for name in ("visits", "active_days", "visits_over", "decisions", "minutes")] == [
@@ -117,7 +117,7 @@ def test_units_that_may_lack_decisions_are_counted() -> None:
     visit = np.array([0, 1, 2, 2, 3])
     decisions = ServedDecisions(
         visit=visit, group=np.zeros(5, np.int64), at=of.started_at[visit], rewards=np.ones((1, 5)),
-        mature=np.ones((1, 5), np.bool_), keep=np.array([0.5, 0.5, 0.5, 0.5, 0.25]),
+        is_mature=np.ones((1, 5), np.bool_), keep=np.array([0.5, 0.5, 0.5, 0.5, 0.25]),
     )  # fmt: skip
     columns = {name: column.tolist() for name, column in unit_sums(of, decisions, now=NOW).columns.items()}
     assert [columns[name] for name in SAMPLED_FLAGS] == [[1, 1, 0], [0, 1, 0]]
@@ -157,7 +157,7 @@ def shop(rng: np.random.Generator, users: int = 240, *, more: float = 0.0) -> Sh
     when = at[visit] + minute * 60_000_000
     reward = (rng.random(len(visit)) < 0.1 + 0.5 * liking[user[visit]]).astype(np.float64)
     every = ServedDecisions(
-        visit=visit, group=assigned[user[visit]], at=when, rewards=reward[None], mature=(when < NOW - DAY)[None]
+        visit=visit, group=assigned[user[visit]], at=when, rewards=reward[None], is_mature=(when < NOW - DAY)[None]
     )
     served = at[visit] >= first[user[visit]]
     past = replace(every.take(~served), group=np.zeros(int((~served).sum()), np.int64))

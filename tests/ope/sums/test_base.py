@@ -23,7 +23,7 @@ def test_weight_is_target_over_propensity() -> None:
 def test_rows_without_propensity_or_target_weigh_nothing() -> None:
     batch = built(propensity=[np.nan, 0.25], target=[0.1, np.nan])
     assert batch.weight.tolist() == [0.0, 0.0]
-    assert not batch.usable.any()
+    assert not batch.is_usable.any()
 
 
 @pytest.mark.parametrize(

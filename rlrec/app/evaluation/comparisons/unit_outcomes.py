@@ -210,7 +210,7 @@ class StudyFold:
                 for number in np.unique(stratum).tolist()
             }
         anonymous = units.columns["recognised"] == 0
-        mature = decisions.mature[0]
+        mature = decisions.is_mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         session_group = decisions.group[mature][rows]
         flags = {"anonymous": anonymous, **{name: units.columns[name] > 0 for name in SAMPLED_FLAGS}}
@@ -293,7 +293,7 @@ class StudyFold:
         decisions = ServedDecisions(
             visit=visit,
             group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
-            at=slots["at"], rewards=np.array([page.reward for page in pages]), mature=mature,
+            at=slots["at"], rewards=np.array([page.reward for page in pages]), is_mature=mature,
             keep=slots["keep_probability"], day=day_numbers(slots["at"]),
         )  # fmt: skip
         return decisions.take(is_counted), take(slots, is_counted), int(is_left_out.sum())

@@ -216,7 +216,7 @@ class EffectEstimates(Record, eq=False):
         `predictors` (k, p), the posteriors are shrunk towards linear functions of the predictors. Otherwise the
         posteriors are shrunk towards the mean of all arms."""
         return [
-            shrink(*outcome, usable, predictors).against(share)
+            shrink(*outcome, usable, predictors).centre(share)
             for outcome, usable, share in zip(self.pooled_effects, self.is_usable.T, self.shares.T, strict=True)
         ]
 

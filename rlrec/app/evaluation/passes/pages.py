@@ -131,7 +131,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         positions = evaluation.extent.positions
         kinds = resolved_estimators.values()
         needs = Needs(
-            positions=max(1, positions), joint=any(kind.joint for kind in kinds),
+            positions=max(1, positions), joint=any(kind.needs_joint for kind in kinds),
             table=any(kind.needs_table for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
             marginal=any(isinstance(kind, Iips) for kind in kinds),
         )  # fmt: skip
