@@ -130,8 +130,8 @@ class LogColumns:
 
         at: the time at which each decision was served."""
         slots, events, n = self.slots, self.events, len(self.events.row)
-        event_row, served_at = np.array(events.row, np.int64), picked(at, events.row)
-        event_at = np.array(filled(events.at, served_at), np.int64)
+        event_row, served_at = np.array(events.row, np.int64), pick_values(at, events.row)
+        event_at = np.array(fill_column(events.at, served_at), np.int64)
         positions = [position or 0 for position in values(events.position, n)]
         return Batch(
             slots={
@@ -151,16 +151,16 @@ class LogColumns:
         if all(keep):
             return self
         index = list(accumulate(keep, initial=0))
-        selected = _select(self, keep, skipped=("eligible_sets", "slots", "events"))
-        return replace(selected, slots=_cut(self.slots, keep, index), events=_cut(self.events, keep, index))
+        selection = _select(self, keep, omissions=("eligible_sets", "slots", "events"))
+        return replace(selection, slots=_cut(self.slots, keep, index), events=_cut(self.events, keep, index))
 
     def with_events(self, events_to_add: Iterable[tuple[int, tuple[Any, ...]]]) -> LogColumns:
         """Return these decisions with further events. Each element of `events_to_add` has the index of a decision, and
         the other values of an event in the order of `LoggedEvents`."""
         n, names = len(self.events.row), [field.name for field in fields(self.events)]
-        logged = list(zip(*(values(getattr(self.events, name), n) for name in names), strict=True))
-        events = sorted(logged + [(row, *event) for row, event in events_to_add], key=itemgetter(0))
-        return replace(self, events=LoggedEvents(**transposed(names, events)))
+        rows = list(zip(*(values(getattr(self.events, name), n) for name in names), strict=True))
+        events = sorted(rows + [(row, *event) for row, event in events_to_add], key=itemgetter(0))
+        return replace(self, events=LoggedEvents(**transpose_rows(names, events)))
 
     def in_sessions(self) -> LogColumns:
         """Return the decisions, each with a session. A decision without a session gets a new session that no other
@@ -186,19 +186,19 @@ def _cut(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
     """Return the slots or events of the decisions that are kept.
 
     keep: whether each decision is kept; index: the new index of each decision."""
-    selected = _select(columns, list(map(keep.__getitem__, columns.row)))
-    return replace(selected, row=list(map(index.__getitem__, selected.row)))
+    selection = _select(columns, list(map(keep.__getitem__, columns.row)))
+    return replace(selection, row=list(map(index.__getitem__, selection.row)))
 
 
-def _select(columns: R, keep: Sequence[bool], *, skipped: Sequence[str] = ()) -> R:
+def _select(columns: R, keep: Sequence[bool], *, omissions: Sequence[str] = ()) -> R:
     entries = {field.name: getattr(columns, field.name) for field in fields(cast(Any, columns))}
-    lists = {name: column for name, column in entries.items() if name not in skipped and not isinstance(column, Same)}
+    lists = {name: column for name, column in entries.items() if name not in omissions and not isinstance(column, Same)}
     return cast(
         R, replace(cast(Any, columns), **{name: list(compress(column, keep)) for name, column in lists.items()})
     )
 
 
-def picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:
+def pick_values(column: Any, order: Sequence[Any]) -> Sequence[Any]:
     """Return the values of a column at the indexes in `order`. If `order` is the range of all indexes of the column,
     the result is the column itself."""
     return column if order == range(len(column)) else list(map(column.__getitem__, order))
@@ -209,7 +209,7 @@ def values(column: Column, count: int) -> Sequence[Any]:
     return [column.value] * count if isinstance(column, Same) else column
 
 
-def filled(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
+def fill_column(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
     """Return the value of each row, or the row's default where the line states no value."""
     if column == NULL:
         return defaults
@@ -222,14 +222,14 @@ def distinct(column: Column) -> set[Any]:
     return ({column.value} if isinstance(column, Same) else set(column)) - {None}
 
 
-def mapped(column: Column, mapping: Mapping[Any, Any] | Sequence[Any]) -> Column:
+def map_column(column: Column, mapping: Mapping[Any, Any] | Sequence[Any]) -> Column:
     """Return a column with each value replaced by the entry of `mapping` for this value."""
     if isinstance(column, Same):
         return Same(mapping[column.value])
     return list(map(mapping.__getitem__, column))
 
 
-def transposed(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+def transpose_rows(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
     """Return the columns of rows, by the name of each column. A column in which no row has a value becomes NULL."""
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     return {

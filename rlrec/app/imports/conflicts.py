@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, picked, values
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, pick_values, values
 from rlrec.arrays import Ids
 from rlrec.errors import Conflict
 from rlrec.store import Unit
@@ -26,58 +26,58 @@ NameValues = dict[tuple[str, str], str | bytes]  # by kind and name, the line or
 
 
 def find(
-    unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed: Ids | None, earlier: NameValues
+    unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed_hashes: Ids | None, meanings: NameValues
 ) -> dict[int, Conflict]:  # fmt: skip
     """Return the conflict of each row that must be refused, by the index of the row. A row is refused if a different
     line, in the store or in an earlier row, has the same request id or feedback key, or if the session of the row has
     another user. Equal lines, as in files that overlap, do not conflict. A refused row has no effect, so later rows may
     use its names again.
 
-    users: the user of each session in the store; disputed: hashes of the names that have different meanings anywhere
-    in the import, or None to look for such names in these rows alone; earlier: the meanings of disputed names in
-    earlier rows, to which this call adds the meanings in these rows."""
+    users: the user of each session in the store; disputed_hashes: hashes of the names that have different meanings
+    anywhere in the import, or None to look for such names in these rows alone; meanings: the meanings of disputed names
+    in earlier rows, to which this call adds the meanings in these rows."""
     requests = decisions.requests(unit, distinct(rows.request_id))
     keys, _ = events.keys_and_kinds(unit, distinct(rows.events.key))
-    owned = {session: user for session, user in users.items() if user is not None}
-    stored = _stored_names(list(requests), list(keys), owned)
-    if disputed is None or any(entry.names for entry in stored):
-        hashes = LineNames.join([LineNames.read(rows), *map(LineNames.hashed, stored)]).disputed_hashes()
-        disputed = hashes if disputed is None else np.union1d(disputed, hashes)
-    if not len(disputed):
+    session_users = {session: user for session, user in users.items() if user is not None}
+    entries = _stored_names(list(requests), list(keys), session_users)
+    if disputed_hashes is None or any(entry.names for entry in entries):
+        hashes = LineNames.join([LineNames.read(rows), *map(LineNames.hash_names, entries)]).disputed_hashes()
+        disputed_hashes = hashes if disputed_hashes is None else np.union1d(disputed_hashes, hashes)
+    if not len(disputed_hashes):
         return {}
     values_in_store: NameValues = {
-        (entry.kind, name): value for entry in stored for name, value in zip(entry.names, entry.values, strict=True)
+        (entry.kind, name): value for entry in entries for name, value in zip(entry.names, entry.values, strict=True)
     }
-    named = defaultdict[int, NameValues](dict)
+    values_by_row = defaultdict[int, NameValues](dict)
     for kind, names, owners, stands_for in _names_by_kind(rows):
-        for index in np.flatnonzero(np.isin(_hashes(names) ^ hash(kind), disputed)).tolist():
-            named[owners[index]][kind, names[index]] = stands_for[index]
-    refused: dict[int, Conflict] = {}
-    for row in sorted(named):
-        for name, value in named[row].items():
-            first = values_in_store.get(name, earlier.get(name, value))
+        for index in np.flatnonzero(np.isin(_hashes(names) ^ hash(kind), disputed_hashes)).tolist():
+            values_by_row[owners[index]][kind, names[index]] = stands_for[index]
+    conflicts: dict[int, Conflict] = {}
+    for row in sorted(values_by_row):
+        for name, value in values_by_row[row].items():
+            first = values_in_store.get(name, meanings.get(name, value))
             if first != value:
-                refused[row] = _conflict(*name, value, first)
+                conflicts[row] = _conflict(*name, value, first)
                 break
         else:
-            earlier |= named[row]
-    return refused
+            meanings |= values_by_row[row]
+    return conflicts
 
 
 def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
     """Return the rows, where each user that was merged into another user is replaced by the key of the main user."""
-    merged = main_keys(unit, distinct(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
-    if not merged:
+    main_users = main_keys(unit, distinct(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
+    if not main_users:
         return rows
-    return replace(rows, user=[merged.get(user, user) for user in values(rows.user, len(rows))])
+    return replace(rows, user=[main_users.get(user, user) for user in values(rows.user, len(rows))])
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
     """Return the stored user of each session, by the key of the session, for the stored sessions that a row with a user
     names. The value is None for a stored session without a user."""
     pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
-    stored = loading.stored_sessions(unit, {session for session, user in pairs if user is not None})
-    return {key: session.user for key, session in sessions.find(unit, stored).items()}
+    stored_keys = loading.stored_sessions(unit, {session for session, user in pairs if user is not None})
+    return {key: session.user for key, session in sessions.find(unit, stored_keys).items()}
 
 
 def _conflict(kind: str, name: str, value: str | bytes, first: str | bytes) -> Conflict:
@@ -104,7 +104,7 @@ def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
     all_rows, event_rows = range(len(rows)), rows.events.row
     entries = (
         ("request", rows.request_id, all_rows, rows.digest),
-        ("key", rows.events.key, event_rows, picked(rows.digest, event_rows)),
+        ("key", rows.events.key, event_rows, pick_values(rows.digest, event_rows)),
         ("session", rows.session or NULL, all_rows, rows.user),
     )
     for kind, names, row, stands_for in entries:
@@ -120,17 +120,17 @@ def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
 
 class LineNames(NamedTuple):
     """This record holds the names in lines as hashes, (n,). `name` has the hash of each name, and `pair` has the hash
-    of the name together with its meaning. In the result of `hashed` no pair occurs twice."""
+    of the name together with its meaning. In the result of `hash_names` no pair occurs twice."""
 
     name: Ids
     pair: Ids
 
     @classmethod
     def read(cls, rows: LogColumns) -> LineNames:
-        return cls.join(map(cls.hashed, _names_by_kind(rows)))
+        return cls.join(map(cls.hash_names, _names_by_kind(rows)))
 
     @classmethod
-    def hashed(cls, named_values: _NamesOfKind) -> LineNames:
+    def hash_names(cls, named_values: _NamesOfKind) -> LineNames:
         name = _hashes(named_values.names) ^ hash(named_values.kind)
         pair, index = np.unique(name * MIXED + _hashes(named_values.values), return_index=True)
         return cls(name[index], pair)
@@ -151,8 +151,8 @@ class LineNames(NamedTuple):
 
 def _count_changes(hashes: Ids) -> int:
     """Return the number of distinct hashes minus 1."""
-    ordered = np.sort(hashes)
-    return int(np.count_nonzero(ordered[1:] != ordered[:-1]))
+    sorted_hashes = np.sort(hashes)
+    return int(np.count_nonzero(sorted_hashes[1:] != sorted_hashes[:-1]))
 
 
 def _hashes(column: Sequence[str | bytes]) -> Ids:
@@ -162,7 +162,7 @@ def _hashes(column: Sequence[str | bytes]) -> Ids:
 def names_of_store(unit: Unit) -> LineNames | None:
     """Return the names in the store, or None where the store has too many names to read."""
     few_names = loading.few_names(unit)
-    return None if few_names is None else LineNames.join(map(LineNames.hashed, _stored_names(*few_names)))
+    return None if few_names is None else LineNames.join(map(LineNames.hash_names, _stored_names(*few_names)))
 
 
 def _stored_names(requests: Sequence[str], keys: Sequence[str], users: Mapping[str, str]) -> list[_NamesOfKind]:

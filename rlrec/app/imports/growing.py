@@ -96,12 +96,12 @@ class LineCounts:
         self._prefixes = np.empty(0, np.int64)
 
     def add(self, digests: Iterable[bytes]) -> None:
-        added = np.frombuffer(b"".join(digest[:8] for digest in digests), np.int64)
-        self._prefixes = np.sort(np.concatenate([self._prefixes, added]), kind="stable")
+        prefixes = np.frombuffer(b"".join(digest[:8] for digest in digests), np.int64)
+        self._prefixes = np.sort(np.concatenate([self._prefixes, prefixes]), kind="stable")
 
     def count(self, digests: Sequence[bytes]) -> dict[bytes, int]:
-        wanted = np.frombuffer(b"".join(digest[:8] for digest in digests), np.int64)
-        low, high = (np.searchsorted(self._prefixes, wanted, side) for side in ("left", "right"))
+        prefixes = np.frombuffer(b"".join(digest[:8] for digest in digests), np.int64)
+        low, high = (np.searchsorted(self._prefixes, prefixes, side) for side in ("left", "right"))
         return dict(zip(digests, (high - low).tolist(), strict=True))
 
 
@@ -199,10 +199,10 @@ class GrowingFile:
         `self.path`."""
         with suppress(FileNotFoundError):
             paths = glob(f"{escape(os.path.realpath(self.path))}[.-][0-9]*")
-            later = sorted(
-                (modified, path) for path in paths if (modified := os.stat(path).st_mtime_ns) > status.st_mtime_ns
+            entries = sorted(
+                (mtime, path) for path in paths if (mtime := os.stat(path).st_mtime_ns) > status.st_mtime_ns
             )
-            for _, path in later:
+            for _, path in entries:
                 if path[-1].isdigit():
                     return path
                 if path.endswith(PACKED):

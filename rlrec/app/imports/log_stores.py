@@ -16,7 +16,7 @@ PREFIX = "parquet:"  # of a --log that is a folder
 
 
 @contextmanager
-def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
+def open_log(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
     """Yield the store to read a log from, and the filter of the log.
 
     log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`, where DIR may be a URL."""
@@ -27,7 +27,7 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
     from rlrec.app.imports.parquet_files import Manifest
     from rlrec.store.log.folder import FolderLog
 
-    folder, _, selected = log.removeprefix(PREFIX).partition(",")
+    folder, _, log_filter = log.removeprefix(PREFIX).partition(",")
     url = store.url.render_as_string(hide_password=False)
     with closing(Store(url, now=store.now, notice=store.notice, waits=store.waits)) as log_store:
         with store.read() as unit:
@@ -39,7 +39,7 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
             manifest.check(unit, folder)
         with closing(FolderLog(folder, manifest.files)) as log_store.folder:
             log_store.progress = store.progress
-            yield log_store, selected or None
+            yield log_store, log_filter or None
 
 
 @contextmanager
@@ -49,11 +49,11 @@ def reading(
     """Yield three things: one snapshot of the store to read a log from, the filter of the log, and the engine to
     compute with.
 
-    log: a filter as in `opened`."""
+    log: a filter as in `open_log`."""
     with (
-        opened(store, log) as (log_store, selected),
+        open_log(store, log) as (log_store, log_filter),
         log_store.read() as unit,
         bulk.alongside(unit),
         workers.open_engine(log_store, unit.now) as engine,
     ):
-        yield unit, selected, engine
+        yield unit, log_filter, engine

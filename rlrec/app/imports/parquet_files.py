@@ -70,9 +70,9 @@ class Manifest(Record):
         cannot be read."""
         try:
             with opened_file(folder, MANIFEST) as file:
-                stored = json.load(file)
-            _check_entries(stored, folder)
-            return cls(**{name: stored[name] for name in ("store", "forgotten", "files", "decisions")})
+                entries = json.load(file)
+            _check_entries(entries, folder)
+            return cls(**{name: entries[name] for name in ("store", "forgotten", "files", "decisions")})
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
@@ -101,17 +101,17 @@ class Manifest(Record):
             file.write(text.encode())
 
 
-def _check_entries(stored: Any, folder: str) -> None:
+def _check_entries(entries: Any, folder: str) -> None:
     """Raise ValueError unless a manifest has the entries that an export writes, and names only files that an export can
     have written."""
     for name, kind in (("format", int), ("store", str), ("forgotten", int), ("files", dict), ("decisions", int)):
-        entry = stored.get(name) if isinstance(stored, dict) else None
+        entry = entries.get(name) if isinstance(entries, dict) else None
         if type(entry) is not kind:
             raise ValueError(f"{name} is {json.dumps(entry)[:80]}")
         if name == "format" and entry not in (1, FORMAT_VERSION):  # format 1 had folders by day
             raise CheckFailed(f"{folder} was written by a newer rlrec", hint="install that one")
     for name in DATASETS:
-        paths = stored["files"].get(name)
+        paths = entries["files"].get(name)
         if not isinstance(paths, list):
             raise ValueError(f"files.{name} is {json.dumps(paths)[:80]}")
         folders = r"(day=\d{4}-\d\d-\d\d/bucket=\d\d|share=\d\d-of-\d\d)"
@@ -168,7 +168,7 @@ def schemas(pa: Any) -> dict[str, Any]:
     }
 
 
-class Written(Record):
+class ExportCounts(Record):
     """This record holds the number of files in a folder, the number of all decisions in the folder, and the number of
     new decisions."""
 
@@ -177,7 +177,7 @@ class Written(Record):
     new: int
 
 
-def export(store: Store, folder: str, *, log: str | None = None) -> Written:
+def export(store: Store, folder: str, *, log: str | None = None) -> ExportCounts:
     """Append to a folder the selected decisions, events and visits that the folder lacks, from one snapshot of the
     store.
 
@@ -189,20 +189,20 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
     pa, folder = load_pyarrow(), folder.removeprefix("file://")
     with store.read() as unit:
         selection = filters.selection(unit, log)
-    with ExitStack() as opened:
-        drafts = opened.enter_context(_drafts(folder))
-        unit = opened.enter_context(store.read())
-        stored = Manifest.read(folder)
-        if stored is None and _is_filled(folder):
+    with ExitStack() as stack:
+        drafts = stack.enter_context(_drafts(folder))
+        unit = stack.enter_context(store.read())
+        old_manifest = Manifest.read(folder)
+        if old_manifest is None and _is_filled(folder):
             raise InputError(f"{folder} is not empty, and is not a log", hint="name a new folder")
-        manifest = stored or Manifest(
+        manifest = old_manifest or Manifest(
             store=mark(unit), forgotten=removals.count_forgotten(unit), files={name: [] for name in DATASETS}
         )
         manifest.check(unit, folder)
         writer = _FileWriter(pa, folder, manifest, drafts)
-        opened.callback(writer.close)
+        stack.callback(writer.close)
         try:
-            if stored is None:
+            if old_manifest is None:
                 manifest.write(folder)
             new = _write_new(unit, writer, FolderLog(folder, manifest.files), selection)
             manifest = replace(manifest, files=writer.finish(), decisions=manifest.decisions + new)
@@ -210,7 +210,7 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
             writer.remove_merged()
         except OSError as error:
             raise RlrecError(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from error
-    return Written(files=sum(map(len, manifest.files.values())), decisions=manifest.decisions, new=new)
+    return ExportCounts(files=sum(map(len, manifest.files.values())), decisions=manifest.decisions, new=new)
 
 
 def _is_filled(folder: str) -> bool:
@@ -229,16 +229,16 @@ def _drafts(folder: str) -> Iterator[str]:
         with TemporaryDirectory() as temporary:
             yield temporary
         return
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         with suppress(OSError):  # reported when something is written, unless the file system merely has no locks
             os.makedirs(folder, exist_ok=True)
-            opened.callback(os.close, lock := os.open(folder, os.O_RDONLY))
+            stack.callback(os.close, lock := os.open(folder, os.O_RDONLY))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StoreBusy(f"another export writes to {folder}", hint="repeat the command later") from None
             _remove_unnamed(folder)
-            opened.callback(_remove_unnamed, folder)
+            stack.callback(_remove_unnamed, folder)
         yield folder
 
 
@@ -257,22 +257,22 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selec
     """Write the rows that the folder lacks, and return the number of new decisions.
 
     log: the log that the folder holds already."""
-    stored, sessions = log.numbers("decisions", "decision_id", "session_id")
-    writer.begin(selected.extent(unit, selection).decisions - len(stored), log)
+    stored_ids, sessions = log.numbers("decisions", "decision_id", "session_id")
+    writer.begin(selected.extent(unit, selection).decisions - len(stored_ids), log)
     new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
     low, last, session = 0, decisions.peek(unit), log_tables.column_names(t.decision).index("session_id")
     count = 0
     while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
         low = ids[-1]
-        lacking = np.array(ids)[~np.isin(ids, stored)]
-        if len(lacking):
-            rows = log_tables.find_rows(unit, t.decision, "id", lacking.tolist())
+        lacking_ids = np.array(ids)[~np.isin(ids, stored_ids)]
+        if len(lacking_ids):
+            rows = log_tables.find_rows(unit, t.decision, "id", lacking_ids.tolist())
             writer.add("decisions", _decision_buckets(unit, rows), _decision_rows(unit, rows))
-            new_ids.append(lacking)
+            new_ids.append(lacking_ids)
             new_sessions.append(np.unique([row[session] for row in rows]))
-            count += len(lacking)
+            count += len(lacking_ids)
         unit.progress("decisions", count, low / max(last, 1))
-    _write_events(unit, writer, log, np.union1d(stored, np.concatenate(new_ids)))
+    _write_events(unit, writer, log, np.union1d(stored_ids, np.concatenate(new_ids)))
     _write_visits(unit, writer, log, np.unique(np.concatenate(new_sessions)))
     return count
 
@@ -288,27 +288,27 @@ def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids:
         keys = keys[np.isin(keys[:, 0], decision_ids)]
         keys = keys[keys[:, 1] > last[np.searchsorted(decision_ids, keys[:, 0])]]
         if len(keys):
-            new_ids, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
+            new_ids, lacking_keys = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
             owners = log_tables.find_rows(unit, t.decision, "id", new_ids)
             buckets = dict(zip(new_ids, _decision_buckets(unit, owners), strict=True))
-            stored = log_tables.find_rows(unit, t.event, "decision_id", new_ids)
-            rows = [row for row in stored if (row[0], row[1]) in lacking]
+            events = log_tables.find_rows(unit, t.event, "decision_id", new_ids)
+            rows = [row for row in events if (row[0], row[1]) in lacking_keys]
             writer.add("events", [buckets[row[0]] for row in rows], rows)
 
 
 def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids) -> None:
     """Write each visit of these sessions whose newest row in the folder is out of date."""
     names = [field.name for field in writer.schemas["visits"]]
-    compared = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
-    stored = np.stack(log.numbers("visits", *(names[index] for index in compared)))
-    stored = stored[:, np.argsort(stored[0], kind="stable")]
+    columns = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
+    visits = np.stack(log.numbers("visits", *(names[index] for index in columns)))
+    visits = visits[:, np.argsort(visits[0], kind="stable")]
     for portion in log_tables.visits(unit):  # in order of sessions
-        session = [portion[0][0], portion[-1][0]] if portion else [0, -1]
-        near_rows = slice(np.searchsorted(stored[0], session[0]), np.searchsorted(stored[0], session[1], side="right"))
-        exported = set(map(tuple, stored[:, near_rows].T.tolist()))
-        owned = set(sessions[slice(*np.searchsorted(sessions, [session[0], session[1] + 1]))].tolist())
-        states = (tuple(ABSENT if row[index] is None else row[index] for index in compared) for row in portion)
-        rows = [row for row, state in zip(portion, states, strict=True) if row[0] in owned and state not in exported]
+        ends = [portion[0][0], portion[-1][0]] if portion else [0, -1]
+        near_rows = slice(np.searchsorted(visits[0], ends[0]), np.searchsorted(visits[0], ends[1], side="right"))
+        old_states = set(map(tuple, visits[:, near_rows].T.tolist()))
+        ids = set(sessions[slice(*np.searchsorted(sessions, [ends[0], ends[1] + 1]))].tolist())
+        states = (tuple(ABSENT if row[index] is None else row[index] for index in columns) for row in portion)
+        rows = [row for row, state in zip(portion, states, strict=True) if row[0] in ids and state not in old_states]
         if rows:
             user_digest, digest = names.index("user_digest"), names.index("session_digest")
             writer.add("visits", [_bucket(row[user_digest], row[digest]) for row in rows], rows)
@@ -385,7 +385,7 @@ class _FileWriter:
         self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables by dataset
         self._spools: dict[tuple[str, int], _Spool] = {}  # by dataset and share
         self._number = self._export = 1 + max(map(file_number, chain(*manifest.files.values())), default=0)
-        self._merged = FolderLog(folder, {name: [] for name in DATASETS})
+        self._merged_log = FolderLog(folder, {name: [] for name in DATASETS})
 
     def begin(self, decisions: int, log: FolderLog) -> None:
         """Choose the number of shares, and the older files to merge with the new files. From the last export backwards,
@@ -394,11 +394,11 @@ class _FileWriter:
 
         decisions: the number of new decisions; log: the log of the folder."""
         first = self._number
-        for number, exported in reversed(log.sizes()) if decisions > 0 else ():
-            if exported > min(decisions, partitions.BUCKETS * partitions.BATCH):
+        for number, size in reversed(log.sizes()) if decisions > 0 else ():
+            if size > min(decisions, partitions.BUCKETS * partitions.BATCH):
                 break
-            first, decisions = number, decisions + exported
-        self._merged, self._shares = log.since(first), partitions.count_partitions(decisions)
+            first, decisions = number, decisions + size
+        self._merged_log, self._shares = log.since(first), partitions.count_partitions(decisions)
 
     def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
         """Write rows of a dataset.
@@ -438,7 +438,7 @@ class _FileWriter:
             self._write(dataset)
         drafts: dict[str, str] = {}
         for dataset, share in product(DATASETS, range(self._shares)):
-            if (dataset, share) in self._spools or self._merged.files[dataset]:
+            if (dataset, share) in self._spools or self._merged_log.files[dataset]:
                 directory = f"{dataset}/share={share:02d}-of-{self._shares:02d}"
                 os.makedirs(os.path.join(self._drafts, directory), exist_ok=True)
                 name, draft = f"part-{self._number:06d}", f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
@@ -447,17 +447,17 @@ class _FileWriter:
                     self._number += 1
         for draft, name in drafts.items():
             self._publish(os.path.join(self._drafts, draft), name)
-        merged = {*chain(*self._merged.files.values())}
+        merged_paths = {*chain(*self._merged_log.files.values())}
         return {
-            dataset: [path for path in [*paths, *drafts.values()] if path.startswith(dataset) and path not in merged]
-            for dataset, paths in self._manifest.files.items()
+            name: [path for path in [*paths, *drafts.values()] if path.startswith(name) and path not in merged_paths]
+            for name, paths in self._manifest.files.items()
         }
 
     def _write_file(self, path: str, dataset: str, share: int) -> int:
         """Write the rows of a share to a Parquet file, beginning with the rows of merged files. Returns the number of
         rows."""
         schema, spool = self.schemas[dataset], self._spools.get((dataset, share))
-        batches: Iterator[Any] = self._merged.batches(dataset, schema.names, share=share, shares=self._shares)
+        batches: Iterator[Any] = self._merged_log.batches(dataset, schema.names, share=share, shares=self._shares)
         if spool is not None:
             spool.stream.close()
             spool.file.seek(0)
@@ -494,13 +494,13 @@ class _FileWriter:
     def remove_merged(self) -> None:
         """Remove the merged files from a remote store. In a local folder `_remove_unnamed` removes the merged files,
         because no manifest names them."""
-        paths = [*chain(*self._merged.files.values())]
+        paths = [*chain(*self._merged_log.files.values())]
         if paths and self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):
                 files.rm([f"{root}/{path}" for path in paths])
 
     def close(self) -> None:
         """Close the spools and the merged files."""
-        self._merged.close()
+        self._merged_log.close()
         for spool in self._spools.values():
             spool.file.close()

@@ -25,26 +25,26 @@ def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
     the eligible arms with probabilities proportional to the weights.
 
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
-    offered, times_shown = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
+    offers, times_shown = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
     for rows in groups:
         sets = values(rows.eligible, len(rows))
         # each counts for the decisions that the log dropped, too
         stands_for = [1 / (keep or 1.0) for keep in values(rows.keep_probability, len(rows))]
         for row, arm in zip(rows.slots.row, rows.slots.arm, strict=True):
-            offered[rows.eligible_sets[sets[row]]] += stands_for[row]
+            offers[rows.eligible_sets[sets[row]]] += stands_for[row]
             times_shown[arm] += stands_for[row]
-    arms = sorted(set().union(*offered)) if offered else []
+    arms = sorted(set().union(*offers)) if offers else []
     index = {arm: number for number, arm in enumerate(arms)}
-    members = [np.array([index[arm] for arm in members], np.int64) for members in offered]
-    counts = np.array(list(offered.values()), np.float64)
+    members = [np.array([index[arm] for arm in members], np.int64) for members in offers]
+    counts = np.array(list(offers.values()), np.float64)
     weights = np.full(len(arms), 1 / max(len(arms), 1))
     shown_counts = np.array([times_shown[arm] for arm in arms], np.float64)
     for _ in range(STEPS):
-        expected = np.zeros(len(arms))
+        denominators = np.zeros(len(arms))
         for index_of_set, count in zip(members, counts, strict=True):
             if (total := weights[index_of_set].sum()) > 0:
-                expected[index_of_set] += count / total
-        new_weights = np.divide(shown_counts, expected, out=np.zeros(len(arms)), where=expected > 0)
+                denominators[index_of_set] += count / total
+        new_weights = np.divide(shown_counts, denominators, out=np.zeros(len(arms)), where=denominators > 0)
         new_weights /= new_weights.sum()
         if np.allclose(new_weights, weights, rtol=TOLERANCE, atol=0):
             break
@@ -60,7 +60,7 @@ def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
     A slot below a position that the log does not show gets the marginal of its arm instead of a propensity."""
     slots, n = rows.slots, len(rows.slots.row)
     propensity, marginal = list(values(slots.propensity, n)), list(values(slots.marginal, n))
-    logs, estimated = list(values(rows.log_propensity, len(rows))), list(values(rows.estimated, len(rows)))
+    logs, flags = list(values(rows.log_propensity, len(rows))), list(values(rows.estimated, len(rows)))
     positions, sets = values(slots.position, n), values(rows.eligible, len(rows))
     sizes, members = values(rows.size, len(rows)), values(rows.slot_sets, len(rows))
 
@@ -72,19 +72,19 @@ def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
         indexes = [index for index, _ in row_slots]
         if any(propensity[index] is not None or marginal[index] is not None for index in indexes):
             continue
-        estimated[row], shown, total_log = 1, list[str](), 0.0
+        flags[row], shown_arms, total_log = 1, list[str](), 0.0
         arms = rows.eligible_sets[sets[row]]
         for number, index in enumerate(indexes):
             slot_arms = arms if members[row] is None else members[row][number]
-            left = total(slot_arms) - sum(weights[arm] for arm in shown if arm in slot_arms)
+            left = total(slot_arms) - sum(weights[arm] for arm in shown_arms if arm in slot_arms)
             arm = slots.arm[index]
             if positions[index] == number + 1:
                 propensity[index] = min(1.0, weights[arm] / left)
                 total_log += log(propensity[index])
             else:
                 marginal[index] = min(1.0, weights[arm] / total(slot_arms))
-            shown.append(arm)
+            shown_arms.append(arm)
         if len(indexes) == sizes[row] and propensity[indexes[-1]] is not None:
             logs[row] = min(0.0, total_log)
-    changed = replace(slots, propensity=propensity, marginal=marginal)
-    return replace(rows, slots=changed, log_propensity=logs, estimated=estimated)
+    new_slots = replace(slots, propensity=propensity, marginal=marginal)
+    return replace(rows, slots=new_slots, log_propensity=logs, estimated=flags)

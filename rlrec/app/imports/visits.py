@@ -47,60 +47,60 @@ class VisitMoves(Record, kw_only=False):
 
 
 def assign(
-    unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], *, stored: Collection[int],
+    unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], *, stored_ids: Collection[int],
     settings: StoreSettings, moves: VisitMoves,
 ) -> tuple[Column, Column, frozenset[int]]:  # fmt: skip
     """Store the visits of these rows. Returns the visit and the step of each row, and the indexes of the rows whose
     visit had begun before these rows.
 
-    session_ids: the session of each row; at: the time of each row; stored: the ids of the sessions that the store
-    had before."""
+    session_ids: the session of each row; at: the time of each row; stored_ids: the ids of the sessions that the
+    store had before."""
     n = len(rows)
-    (visit, step), grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
-    stated, unordered_rows = [values(column, n) for column in (rows.visit, rows.step)], np.arange(n)
-    if (is_silent := (rows.visit, rows.step) == (NULL, NULL)) or not any(None in column for column in stated):
-        newest = sessions.newest_visits(unit, stored) if stored else ()
-        numbers_of_lines = None if is_silent else np.array(stated, np.int64)
+    (visit, step), is_grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
+    stated_columns, unordered_rows = [values(column, n) for column in (rows.visit, rows.step)], np.arange(n)
+    if (is_silent := (rows.visit, rows.step) == (NULL, NULL)) or not any(None in column for column in stated_columns):
+        newest = sessions.newest_visits(unit, stored_ids) if stored_ids else ()
+        numbers_of_lines = None if is_silent else np.array(stated_columns, np.int64)
         timeout_us = settings.session_timeout_us
-        visit, step, grown, is_assigned, new, extended = in_order(
-            session_ids, at, newest, stated=numbers_of_lines, timeout_us=timeout_us
+        visit, step, is_grown, is_assigned, new_visits, extended_visits = in_order(
+            session_ids, at, newest, numbers=numbers_of_lines, timeout_us=timeout_us
         )
-        if len(new["number"]):
-            columns = {name: column.tolist() for name, column in new.items()}
+        if len(new_visits["number"]):
+            columns = {name: column.tolist() for name, column in new_visits.items()}
             loading.write(unit, "visit", {**columns, "recent": Same("[]")})
-        sessions.extend_visits(unit, {name: column.tolist() for name, column in extended.items()})
+        sessions.extend_visits(unit, {name: column.tolist() for name, column in extended_visits.items()})
         unordered_rows = np.flatnonzero(~is_assigned)
     if len(unordered_rows):
         row_sessions = [session_ids[row] for row in unordered_rows.tolist()]
-        numbers = VisitNumbers(unit, set(row_sessions).intersection(stored), settings, moves)
-        row_values = list(zip(session_ids, *stated, at, strict=True))
+        numbers = VisitNumbers(unit, set(row_sessions).intersection(stored_ids), settings, moves)
+        row_values = list(zip(session_ids, *stated_columns, at, strict=True))
         visit[unordered_rows], step[unordered_rows] = np.transpose(
             [numbers.assign(*row_values[row]) for row in unordered_rows.tolist()]
         )
-        grown[unordered_rows] = np.fromiter(map(set(stored).__contains__, row_sessions), np.bool_, len(row_sessions))
+        is_grown[unordered_rows] = np.isin(row_sessions, list(stored_ids))
         numbers.write()
     visits, steps = (Same(int(ids[0])) if (ids == ids[0]).all() else ids.tolist() for ids in (visit, step))
-    return visits, steps, frozenset(np.flatnonzero(grown).tolist())
+    return visits, steps, frozenset(np.flatnonzero(is_grown).tolist())
 
 
 class OrderedVisits(NamedTuple):
     """This record holds the visit and the step of each row, (n,).
 
-    grown: for each row, whether its visit had begun before these rows; assigned: for each row, whether its session
-    could be treated together with all others; new, extended: the columns of new visits and of extended visits, in
-    order of session and number."""
+    is_grown: for each row, whether its visit had begun before these rows; is_assigned: for each row, whether its
+    session could be treated together with all others; new_visits, extended_visits: the columns of new visits and of
+    extended visits, in order of session and number."""
 
     visit: Ids
     step: Ids
-    grown: Flags
-    assigned: Flags
-    new: Columns
-    extended: Columns
+    is_grown: Flags
+    is_assigned: Flags
+    new_visits: Columns
+    extended_visits: Columns
 
 
 def in_order(
     session_ids: Sequence[int], at: Sequence[int], newest: Sequence[NewestVisit], *, timeout_us: int,
-    stated: Ids | None = None,
+    numbers: Ids | None = None,
 ) -> OrderedVisits:  # fmt: skip
     """Return the visits of rows for all sessions at once. The visits are those that `VisitNumbers` assigns.
 
@@ -109,43 +109,43 @@ def in_order(
     has it already, or if two rows have the same step.
 
     session_ids: the session of each row; at: the time of each row; newest: the newest visit of each session that has a
-    visit; stated: the visit and step of each line, (2, n), or None where lines state no visits."""
+    visit; numbers: the visit and step of each line, (2, n), or None where lines state no visits."""
     session, time, n = np.array(session_ids, np.int64), np.array(at, np.int64), len(at)
-    order = np.argsort(session, kind="stable") if stated is None else np.lexsort((stated[1], stated[0], session))
+    order = np.argsort(session, kind="stable") if numbers is None else np.lexsort((numbers[1], numbers[0], session))
     session, time = session[order], time[order]
-    first = run_starts(session)
-    run = np.repeat(np.arange(len(first)), np.diff(first, append=n))
+    first_rows = run_starts(session)
+    run = np.repeat(np.arange(len(first_rows)), np.diff(first_rows, append=n))
     # the newest visit of each session, zeros without one
     newest_rows = np.array([(0,) * len(NewestVisit._fields), *sorted(newest)], np.int64)
-    index, has = look_up(newest_rows[:, 0], session[first])
-    _, number, newest_at, steps, is_live = np.where(has, newest_rows[index].T, 0)
+    index, has_visit = look_up(newest_rows[:, 0], session[first_rows])
+    _, number, newest_at, steps, is_live = np.where(has_visit, newest_rows[index].T, 0)
     # the beginnings of visits, and the rows of each
-    if stated is None:
+    if numbers is None:
         gap = np.diff(time, prepend=0)
-        gap[first] = np.where(has, time[first] - newest_at, timeout_us + 1)
-        begins, cannot = gap > timeout_us, (gap < 0) | (is_live != 0)[run]
+        gap[first_rows] = np.where(has_visit, time[first_rows] - newest_at, timeout_us + 1)
+        begins, is_left_out = gap > timeout_us, (gap < 0) | (is_live != 0)[run]
         count = np.cumsum(begins)
-        visit = number[run] + count - (count - begins)[first][run]
+        visit = number[run] + count - (count - begins)[first_rows][run]
         start = run_starts(run, visit)
         step = numbers_in_runs(start, n) + np.repeat(
             np.where(begins[start], 0, steps[run[start]]), np.diff(start, append=n)
         )
     else:
-        visit, step = stated[:, order]
+        visit, step = numbers[:, order]
         start, begins = run_starts(run, visit), np.ones(n, np.bool_)
-        cannot = has[run] | (np.diff(step, prepend=-1) == 0)
-        cannot[start] = has[run[start]]
-    assigned, is_new = ~np.logical_or.reduceat(cannot, first), begins[start]
+        is_left_out = has_visit[run] | (np.diff(step, prepend=-1) == 0)
+        is_left_out[start] = has_visit[run[start]]
+    is_assigned, is_new = ~np.logical_or.reduceat(is_left_out, first_rows), begins[start]
     last_at = np.maximum.reduceat(time, start)
     columns = {
         "session_id": session[start], "number": visit[start], "started_at": np.minimum.reduceat(time, start),
         "last_at": last_at, "ended_at": last_at, "steps": np.maximum.reduceat(step, start) + 1,
     }  # fmt: skip
-    back, is_assigned = np.argsort(order), assigned[run[start]]
+    inverse, visit_mask = np.argsort(order), is_assigned[run[start]]
     return OrderedVisits(
-        visit=visit[back], step=step[back], grown=np.repeat(~is_new, np.diff(start, append=n))[back],
-        assigned=assigned[run][back], new=take(columns, is_assigned & is_new),
-        extended=take(columns, is_assigned & ~is_new),
+        visit=visit[inverse], step=step[inverse], is_grown=np.repeat(~is_new, np.diff(start, append=n))[inverse],
+        is_assigned=is_assigned[run][inverse], new_visits=take(columns, visit_mask & is_new),
+        extended_visits=take(columns, visit_mask & ~is_new),
     )  # fmt: skip
 
 
@@ -153,21 +153,21 @@ class VisitNumbers:
     """A VisitNumbers object assigns imported decisions to visits of their sessions, one decision after another. These
     visits are ended, so that a live request opens a new visit."""
 
-    def __init__(self, unit: Unit, stored: Collection[int], settings: StoreSettings, moves: VisitMoves) -> None:
+    def __init__(self, unit: Unit, stored_ids: Collection[int], settings: StoreSettings, moves: VisitMoves) -> None:
         """Read the visits and steps of the stored sessions.
 
-        stored: the ids of the sessions that the store has already."""
+        stored_ids: the ids of the sessions that the store has already."""
         self.unit = unit
         self.timeout_us = settings.session_timeout_us
         self.moves = moves
-        self.visits = sessions.numbered_visits(unit, stored) if stored else defaultdict(dict)
+        self.visits = sessions.numbered_visits(unit, stored_ids) if stored_ids else defaultdict(dict)
         self.steps: dict[tuple[int, int], set[int]] = defaultdict(set)
-        self.live: set[tuple[int, int]] = set()
-        for session, visit, step, imported in sessions.steps(unit, stored) if stored else ():
+        self.live_visits: set[tuple[int, int]] = set()
+        for session, visit, step, is_imported in sessions.steps(unit, stored_ids) if stored_ids else ():
             self.steps[session, visit].add(step)
-            if not imported:
-                self.live.add((session, visit))
-        self.changed: dict[tuple[int, int], Visit] = {}
+            if not is_imported:
+                self.live_visits.add((session, visit))
+        self.changed_visits: dict[tuple[int, int], Visit] = {}
 
     def assign(self, session: int, visit: int | None, step: int | None, at: int) -> tuple[int, int]:
         """Return the visit and the step of the session's next decision.
@@ -202,14 +202,14 @@ class VisitNumbers:
         return number
 
     def _is_free(self, session: int, number: int, step: int | None) -> bool:
-        return (session, number) not in self.live and step not in self.steps[session, number]
+        return (session, number) not in self.live_visits and step not in self.steps[session, number]
 
     def _put(self, visit: Visit) -> None:
         self.visits[visit.session_id][visit.number] = visit
-        self.changed[visit.session_id, visit.number] = visit
+        self.changed_visits[visit.session_id, visit.number] = visit
 
     def write(self) -> None:
-        sessions.put_visits(self.unit, [visit for _, visit in sorted(self.changed.items())])
+        sessions.put_visits(self.unit, [visit for _, visit in sorted(self.changed_visits.items())])
 
 
 # -- states and histories --
@@ -217,7 +217,7 @@ class VisitNumbers:
 
 def derive_states(
     unit: Unit, rows: LogColumns, definitions: Mapping[str, Reward], *, arm_ids: Mapping[str, int],
-    session_id: Sequence[int], visit: Column, step: Column, at: Sequence[int], grown: Set[int],
+    session_id: Sequence[int], visit: Column, step: Column, at: Sequence[int], grown_rows: Set[int],
 ) -> tuple[Column, Column]:  # fmt: skip
     """Return the state and the history of each row, in two columns.
 
@@ -225,55 +225,55 @@ def derive_states(
     visit. Where the log dropped lines or the visit lacks steps, nothing is derived, because it is unknown what was
     shown before.
 
-    definitions: the reward of each policy, which tells what slots had earned by the time of the decision; grown: the
-    indexes of the rows whose visit had begun before these rows."""
+    definitions: the reward of each policy, which tells what slots had earned by the time of the decision; grown_rows:
+    the indexes of the rows whose visit had begun before these rows."""
     n, names = len(rows), values(rows.policy, len(rows))
     if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
         return Same(FIRST_STATE), Same(b"")
-    shown, keep, steps = values(rows.history, n), values(rows.keep_probability, n), values(step, n)
-    stated = iter(pack([past for past in shown if past is not None], arm_ids))
+    pasts, keep, steps = values(rows.history, n), values(rows.keep_probability, n), values(step, n)
+    packs = iter(pack([past for past in pasts if past is not None], arm_ids))
     states: list[str] = list(values(rows.state, n))
-    histories: list[bytes | None] = [past and next(stated) for past in shown]
-    unknown = [row for row in range(n) if states[row] == EMPTY.value and histories[row] is None and keep[row] is None]
-    for row in unknown:
+    histories: list[bytes | None] = [past and next(packs) for past in pasts]
+    blanks = [row for row in range(n) if states[row] == EMPTY.value and histories[row] is None and keep[row] is None]
+    for row in blanks:
         if not steps[row]:
             states[row], histories[row] = FIRST_STATE, b""
-    if later := [row for row in unknown if steps[row]]:
+    if later := [row for row in blanks if steps[row]]:
         columns = {"session_id": session_id, "visit": values(visit, n), "step": steps, "at": at}
-        begun = {(session_id[row], columns["visit"][row]) for row in later if row in grown}
-        batch = _batch(unit, rows, columns, sorted(begun), arm_ids)
+        begun_visits = {(session_id[row], columns["visit"][row]) for row in later if row in grown_rows}
+        batch = _batch(unit, rows, columns, sorted(begun_visits), arm_ids)
         keys = arms.keys(unit, set(batch.slots["arm_id"].tolist()))
-        for name, definition in definitions.items():
-            for state, history, row in _derived(batch, [row for row in later if names[row] == name], definition, keys):
+        for name, reward in definitions.items():
+            for state, history, row in _find_states(batch, [row for row in later if names[row] == name], reward, keys):
                 states[row], histories[row] = state, history
     return states, histories
 
 
 def _batch(
-    unit: Unit, rows: LogColumns, columns: Mapping[str, Sequence[int]], begun: Sequence[tuple[int, int]],
+    unit: Unit, rows: LogColumns, columns: Mapping[str, Sequence[int]], begun_visits: Sequence[tuple[int, int]],
     arm_ids: Mapping[str, int],
 ) -> Batch:  # fmt: skip
     """Return the slots and events of rows and of stored visits, in order of session, visit, step and position. A row
     has its index as the id of its decision, and the decisions of stored visits have negative ids.
 
-    columns: the session, visit, step and time of each row; begun: the session and number of each stored visit."""
+    columns: the session, visit, step and time of each row; begun_visits: the session and number of stored visits."""
     batch = rows.batch(columns["at"])
     row = batch.slots["decision_id"]
     slots = [batch.slots | {name: np.array(column, np.int64)[row] for name, column in columns.items()}]
     slots[0]["arm_id"] = np.array(list(map(arm_ids.__getitem__, rows.slots.arm)), np.int64)
     events = [batch.events]
-    for portion in slices(begun, VISITS):
-        inside = [f"(d.session_id, d.visit) IN (VALUES {', '.join(map(str, portion))})"]
-        stored = reader.read_decisions(unit, inside, slots=READ)
-        slots.append(stored.slots | {"decision_id": -stored.slots["decision_id"]})
-        events.append(stored.events | {"decision_id": -stored.events["decision_id"]})
-    joined = {name: np.concatenate([piece[name] for piece in slots]) for name in READ}
-    order = np.lexsort([joined[name] for name in ("position", "step", "visit", "session_id")])
+    for portion in slices(begun_visits, VISITS):
+        conditions = [f"(d.session_id, d.visit) IN (VALUES {', '.join(map(str, portion))})"]
+        stored_batch = reader.read_decisions(unit, conditions, slots=READ)
+        slots.append(stored_batch.slots | {"decision_id": -stored_batch.slots["decision_id"]})
+        events.append(stored_batch.events | {"decision_id": -stored_batch.events["decision_id"]})
+    slot_columns = {name: np.concatenate([piece[name] for piece in slots]) for name in READ}
+    order = np.lexsort([slot_columns[name] for name in ("position", "step", "visit", "session_id")])
     columns_of_events = {name: np.concatenate([piece[name] for piece in events]) for name in reader.EVENT_COLUMNS}
-    return Batch(slots=take(joined, order), events=columns_of_events)
+    return Batch(slots=take(slot_columns, order), events=columns_of_events)
 
 
-def _derived(
+def _find_states(
     batch: Batch, rows: Sequence[int], definition: Reward, keys: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes, int]]:
     """Return the state, the history and the index of each of these rows whose visit has every step.
@@ -302,21 +302,21 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
     slots, at = batch.slots, batch.slots["at"][first]
     # the number of slots before each decision, and the last of them
     first_slot, since = first[picks], first[begin[picks]]
-    shown = first_slot - since
-    count = np.minimum(shown, REMEMBERED)
+    n_shown = first_slot - since
+    count = np.minimum(n_shown, REMEMBERED)
     entries, row = piece_rows(first_slot - count, count), np.repeat(np.arange(len(picks)), count)
     # their rewards by all events; where some events came after the decision, by those before it
     by_slot, by_page = _rewards(batch, definition, first)
-    earned, reward = by_slot[entries], _sums_before(by_slot + by_page, first[np.unique(begin)])[first_slot]
+    gains, reward = by_slot[entries], _sums_before(by_slot + by_page, first[np.unique(begin)])[first_slot]
     start = offsets(count)
     for index in _with_late_events(batch, picks, first, begin).tolist():
         low, high = int(since[index]), int(first_slot[index])
         by_slot, by_page = _rewards(_until(batch, low, high, int(at[picks[index]])), definition)
         reward[index] = by_slot.sum() + by_page.sum()
-        earned[start[index] : start[index + 1]] = by_slot[len(by_slot) - count[index] :]
+        gains[start[index] : start[index + 1]] = by_slot[len(by_slot) - count[index] :]
     step = slots["step"][first[picks]]
     ago, gap_us = step[row] - slots["step"][entries], np.maximum(at[picks] - at[picks - 1], 0)
-    return History(step, gap_us / 1e6, shown, reward, start, slots["arm_id"][entries], ago, earned)
+    return History(step, gap_us / 1e6, n_shown, reward, start, slots["arm_id"][entries], ago, gains)
 
 
 def _sums_before(values: Array, starts: Ids) -> Array:
@@ -365,8 +365,8 @@ def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
     """Return the slots from index `low` up to but not including `high`, and the events of these slots up to a time."""
     slots, events = take(batch.slots, slice(low, high)), batch.events
     inside = np.flatnonzero(np.isin(events["decision_id"], slots["decision_id"]))
-    served = dict(zip(slots["decision_id"].tolist(), slots["at"].tolist(), strict=True))
-    at = np.array([served[number] for number in events["decision_id"][inside].tolist()], np.int64)
+    served_at = dict(zip(slots["decision_id"].tolist(), slots["at"].tolist(), strict=True))
+    at = np.array([served_at[number] for number in events["decision_id"][inside].tolist()], np.int64)
     return Batch(slots=slots, events=take(events, inside[at + events["age_us"][inside] <= time]))
 
 
@@ -377,8 +377,8 @@ def _states(past: History, keys: Mapping[int, str]) -> list[str]:
     texts = {arm: json.dumps(key, ensure_ascii=False) for arm, key in keys.items()}
     names = [texts[arm] for arm in past.arm.tolist()]
     bounds = zip(past.start[:-1].tolist(), past.start[1:].tolist(), strict=True)
-    recent = [",".join(names[max(low, high - RECENT) : high]) for low, high in bounds]
+    recent_arms = [",".join(names[max(low, high - RECENT) : high]) for low, high in bounds]
     gaps, index = np.unique(past.gap_s, return_inverse=True)
     gap = list(map(list(map(canonical.number, gaps.tolist())).__getitem__, index.tolist()))
-    rows = zip(gap, recent, past.step.tolist(), strict=True)
+    rows = zip(gap, recent_arms, past.step.tolist(), strict=True)
     return [f'{{"gap_s":{seconds},"recent":[{arms}],"step":{step}}}' for seconds, arms, step in rows]

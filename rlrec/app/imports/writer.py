@@ -16,7 +16,7 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.imports import conflicts, visits
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, filled, mapped, picked, values
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, fill_column, map_column, pick_values, values
 from rlrec.app.imports.layouts.base import RefusedLine, drop_rows
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.log import reward_log
@@ -38,19 +38,19 @@ MIN_DECISIONS = 100  # decisions from which on equal rewards suggest that the ot
 class AlteredRewards(Record, kw_only=False):
     """This record counts the rewards of a log that the definition of a reward alters.
 
-    clipped: the number of decisions with a reward outside the range of the definition; ignored: the number of
+    n_clipped: the number of decisions with a reward outside the range of the definition; n_ignored: the number of
     decisions with a reward that the definition ignores; decisions: the number of all decisions; kinds: the kinds of
     events that the definition does not weigh; rewards: up to two distinct rewards of slots, before clipping."""
 
-    clipped: int = 0
-    ignored: int = 0
+    n_clipped: int = 0
+    n_ignored: int = 0
     decisions: int = 0
     kinds: frozenset[str] = frozenset()
     rewards: frozenset[float] = frozenset()
     definition: Reward | None = None
 
     def __add__(self, other: AlteredRewards) -> AlteredRewards:
-        counts = self.clipped + other.clipped, self.ignored + other.ignored, self.decisions + other.decisions
+        counts = self.n_clipped + other.n_clipped, self.n_ignored + other.n_ignored, self.decisions + other.decisions
         texts = self.kinds | other.kinds, self.rewards | other.rewards
         return AlteredRewards(*counts, *texts, self.definition or other.definition)
 
@@ -62,17 +62,17 @@ class AlteredRewards(Record, kw_only=False):
         if self.definition is None:
             return lines
         name, low, high = self.definition.name, self.definition.clip_low, self.definition.clip_high
-        if self.clipped:
+        if self.n_clipped:
             span = f"{-np.inf if low is None else low:g} to {np.inf if high is None else high:g}"
-            subject = f"rewards of {quantity(self.clipped, 'decision')}"
+            subject = f"rewards of {quantity(self.n_clipped, 'decision')}"
             lines.append(f"{subject}: {name!r} clips them to {span}; {_way_out(['reward'])}")
-        if self.ignored:
+        if self.n_ignored:
             kinds = sorted(self.kinds)[:5]
-            weighed = f" (it does not weigh {', '.join(kinds)})" if kinds else ""
-            subject = f"events or rewards of {quantity(self.ignored, 'decision')}"
+            remark = f" (it does not weigh {', '.join(kinds)})" if kinds else ""
+            subject = f"events or rewards of {quantity(self.n_ignored, 'decision')}"
             counting = next((reward.name for reward in rewards if not self.kinds.isdisjoint(reward.weights)), None)
             way_out = _way_out(kinds) if counting is None else f"`evaluate --reward {counting}` counts some"
-            lines.append(f"{subject}: {name!r} ignores them{weighed}; {way_out}")
+            lines.append(f"{subject}: {name!r} ignores them{remark}; {way_out}")
         if self.decisions >= MIN_DECISIONS and len(self.rewards) == 1 and self.definition.default not in self.rewards:
             lines.append(
                 f"each of {quantity(self.decisions, 'decision')} earned {max(self.rewards):g}: a log of decisions with "
@@ -87,7 +87,7 @@ def _way_out(kinds: Sequence[str]) -> str:
     return f"`rlrec reward define NAME {terms}` counts them{weights}, and `evaluate --reward NAME` judges by that"
 
 
-def find_altered(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
+def find_alterations(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
     """Return the rewards of these decisions that a definition alters.
 
     served_at: the time at which each decision was served."""
@@ -97,22 +97,22 @@ def find_altered(definition: Reward, rows: LogColumns, served_at: Sequence[int])
     batch = rows.batch(served_at)
     slot_row, event_row, kinds = batch.slots["decision_id"], batch.events["decision_id"], batch.events["kind"]
     # slots whose reward is clipped
-    clipped, ignored = np.zeros((2, n), np.bool_)
+    is_clipped, is_ignored = np.zeros((2, n), np.bool_)
     reward = reward_log.with_rewards(batch, definition).reward
-    unclipped = reward_log.with_rewards(batch, definition._replace(clip_low=None, clip_high=None)).reward
-    clipped[slot_row[reward != unclipped]] = True
+    raw_reward = reward_log.with_rewards(batch, definition._replace(clip_low=None, clip_high=None)).reward
+    is_clipped[slot_row[reward != raw_reward]] = True
     # events without weight, and stated rewards that differ from the sum over events
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     is_weighed &= batch.events["age_us"] <= definition.window_us
-    ignored[event_row[(kinds != events.CENSOR) & ~is_weighed]] = True
+    is_ignored[event_row[(kinds != events.CENSOR) & ~is_weighed]] = True
     if rows.reward != NULL:
         worth = np.bincount(slot_row, reward, n) + reward_log.page_events(batch, definition, np.arange(n))
         stated_reward = np.array(values(rows.reward, n), np.float64)  # NaN: none
-        ignored |= np.abs(stated_reward - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
-    unweighed = distinct(rows.events.kind) - definition.weights.keys() - {events.CENSOR}
+        is_ignored |= np.abs(stated_reward - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
+    unweighed_kinds = distinct(rows.events.kind) - definition.weights.keys() - {events.CENSOR}
     return AlteredRewards(
-        clipped=int(clipped.sum()), ignored=int((ignored & ~clipped).sum()), decisions=n, kinds=frozenset(unweighed),
-        rewards=frozenset(np.unique(unclipped)[:2].tolist()), definition=definition,
+        n_clipped=int(is_clipped.sum()), n_ignored=int((is_ignored & ~is_clipped).sum()), decisions=n,
+        kinds=frozenset(unweighed_kinds), rewards=frozenset(np.unique(raw_reward)[:2].tolist()), definition=definition,
     )  # fmt: skip
 
 
@@ -123,16 +123,16 @@ KIND = "logged"  # the kind of policies that own imported decisions
 class ImportCounts(Sums, eq=True):
     """This record counts the decisions of an import.
 
-    accepted: the number of stored decisions; duplicates: the number of decisions that the store had already;
-    estimated: the number of stored decisions with estimated propensities; altered: the rewards that definitions
-    alter; changed: the number of stored decisions for which the store already had a decision of the same policy,
-    session and time."""
+    n_accepted: the number of stored decisions; duplicates: the number of decisions that the store had already;
+    n_estimated: the number of stored decisions with estimated propensities; altered_rewards: the rewards that
+    definitions alter; n_changed: the number of stored decisions for which the store already had a decision of the same
+    policy, session and time."""
 
-    accepted: int = 0
+    n_accepted: int = 0
     duplicates: int = 0
-    estimated: int = 0
-    altered: AlteredRewards = field(default_factory=AlteredRewards)
-    changed: int = 0
+    n_estimated: int = 0
+    altered_rewards: AlteredRewards = field(default_factory=AlteredRewards)
+    n_changed: int = 0
 
 
 class ImportState(Record, kw_only=False):
@@ -218,32 +218,32 @@ class GroupWriter:
             lines = {number: None if state.follows else loading.few_lines(unit, number) for number in self.ids.values()}
             state = replace(state, lines=lines, contexts={})
         self.state = state
-        self.refused: list[RefusedLine] = []
+        self.refusals: list[RefusedLine] = []
 
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
         """Store the new rows. Returns the state of the import after this group, and the lines that are refused."""
         with_main_users = conflicts.with_main_users(self.unit, group.rows)
         if with_main_users is not group.rows:
             group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
-        new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refused)
+        new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refusals)
         for name in distinct(rows.policy) & self.ids.keys():  # no row is left of a refused name
             few_lines, number = self.state.lines[self.ids[name]], self.ids[name]
             stored_lines = loading.stored_lines(self.unit, number, rows.digest) if few_lines is None else few_lines
             new = new.without_lines(name, stored_lines)
         duplicates = len(rows) - len(new)
-        is_complete = new is group.rows
-        keys = loading.stored_sessions(self.unit, group.sessions if is_complete else set(new.session))
-        stored = sessions.find(self.unit, keys, lock=True) if keys else {}
-        users = {key: session.user for key, session in stored.items()}
-        disputed = np.empty(0, np.int64) if self.state.agree else None
-        new = drop_rows(new, conflicts.find(self.unit, new, users, disputed=disputed, earlier={}), self.refused)
+        is_intact = new is group.rows
+        keys = loading.stored_sessions(self.unit, group.sessions if is_intact else set(new.session))
+        old_sessions = sessions.find(self.unit, keys, lock=True) if keys else {}
+        users = {key: session.user for key, session in old_sessions.items()}
+        hashes = np.empty(0, np.int64) if self.state.agree else None
+        new = drop_rows(new, conflicts.find(self.unit, new, users, disputed_hashes=hashes, meanings={}), self.refusals)
         if len(new):
-            is_complete = new is group.rows
-            self._store(group if is_complete else PreparedRows.prepare(new, salt=self.settings.split_salt), stored)
+            is_intact = new is group.rows
+            self._store(group if is_intact else PreparedRows.prepare(new, salt=self.settings.split_salt), old_sessions)
         counts = ImportCounts(len(new), duplicates, values(new.estimated, len(new)).count(1))
         marks = loading.marks(self.unit, self.ids.values())
         state = replace(self.state, counts=self.state.counts + counts, marks=marks)
-        return state, self.refused
+        return state, self.refusals
 
     def _owner_errors(self, rows: LogColumns) -> dict[int, InputError]:
         """Return an error for each row whose policy cannot own an imported log, by the index of the row."""
@@ -257,42 +257,42 @@ class GroupWriter:
 
     # -- rows of tables --
 
-    def _store(self, group: PreparedRows, stored: dict[str, sessions.Session]) -> None:
+    def _store(self, group: PreparedRows, old_sessions: dict[str, sessions.Session]) -> None:
         """Insert decisions and everything that belongs to them. The rows of a table with a unique key are inserted in
         the order of this key.
 
-        stored: the sessions that the store has already, by key."""
+        old_sessions: the sessions that the store has already, by key."""
         unit, rows, n = self.unit, group.rows, len(group.rows)
         if self.state.run is None:
             run = settings.add_run(unit, "import-log", self.state.options)
             self.state = replace(self.state, run=run)
-        at = filled(rows.at, [unit.now] * n)
+        at = fill_column(rows.at, [unit.now] * n)
         arm_ids = self._arm_ids(rows)
         contexts = self._context_ids(group.contexts)
-        session_ids = self._session_ids(group, stored)
-        visit, step, grown = visits.assign(
-            unit, rows, session_ids, at, stored={session.id for session in stored.values()}, settings=self.settings,
-            moves=self.state.moves,
-        )  # fmt: skip
+        session_ids = self._session_ids(group, old_sessions)
+        old_ids = {session.id for session in old_sessions.values()}
+        visit, step, grown_rows = visits.assign(
+            unit, rows, session_ids, at, stored_ids=old_ids, settings=self.settings, moves=self.state.moves
+        )
         names = values(rows.policy, n)
         owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
         states, histories = visits.derive_states(
             unit, rows, {name: owner.reward for name, owner in owners.items()}, arm_ids=arm_ids,
-            session_id=session_ids, visit=visit, step=step, at=at, grown=grown,
+            session_id=session_ids, visit=visit, step=step, at=at, grown_rows=grown_rows,
         )  # fmt: skip
-        seq = mapped(
+        seq = map_column(
             rows.policy, {name: policies.raise_seq(unit, self.policy_heads[self.ids[name]]) for name in owners}
         )
-        policy_id = mapped(rows.policy, self.ids)
-        if stored and rows.at != NULL:
-            moments = decisions.moments(unit, [session.id for session in stored.values()], but_of_run=self.state.run)
+        policy_id = map_column(rows.policy, self.ids)
+        if old_sessions and rows.at != NULL:
+            moments = decisions.moments(unit, old_ids, but_of_run=self.state.run)
             n_changed = sum(map(moments.__contains__, zip(values(policy_id, n), session_ids, at, strict=True)))
-            self.state = replace(self.state, counts=self.state.counts + ImportCounts(changed=n_changed))
+            self.state = replace(self.state, counts=self.state.counts + ImportCounts(n_changed=n_changed))
         ids = decisions.reserve(unit, n)
         self._write("decision", {
             "id": ids, "policy_id": policy_id, "seq": seq,
-            "version_id": mapped(rows.policy, {name: owner.id for name, owner in owners.items()}),
-            "session_id": session_ids, "visit": visit, "step": step, "context_id": mapped(rows.context, contexts),
+            "version_id": map_column(rows.policy, {name: owner.id for name, owner in owners.items()}),
+            "session_id": session_ids, "visit": visit, "step": step, "context_id": map_column(rows.context, contexts),
             "state": states, "eligible_id": self._eligible_ids(rows, arm_ids), "size": rows.size, "at": at,
             "log_propensity": rows.log_propensity, "seed": rows.seed, "request_key": rows.request_id,
             "history": histories,
@@ -302,20 +302,20 @@ class GroupWriter:
         })  # fmt: skip
         slots = rows.slots
         self._write("slot", {
-            "decision_id": picked(ids, slots.row), "position": slots.position, "arm_id": mapped(slots.arm, arm_ids),
-            **{field.name: getattr(slots, field.name) for field in SLOT[3:]},
+            "decision_id": pick_values(ids, slots.row), "position": slots.position,
+            "arm_id": map_column(slots.arm, arm_ids), **{field.name: getattr(slots, field.name) for field in SLOT[3:]},
         })  # fmt: skip
         self._candidates(rows, ids, arm_ids)
         self._action_data(rows, ids, arm_ids)
         self._write("import_line", {
-            "policy_id": policy_id if isinstance(policy_id, Same) else picked(policy_id, group.order),
-            "digest": picked(rows.digest, group.order), "decision_id": picked(ids, group.order),
+            "policy_id": policy_id if isinstance(policy_id, Same) else pick_values(policy_id, group.order),
+            "digest": pick_values(rows.digest, group.order), "decision_id": pick_values(ids, group.order),
         })  # fmt: skip
         self._events(rows, ids, at, seq)
         for name, owner in owners.items():
             is_of_owner = [name == other for other in names]
-            altered = find_altered(owner.reward, rows.select(is_of_owner), list(compress(at, is_of_owner)))
-            self.state = replace(self.state, counts=self.state.counts + ImportCounts(altered=altered))
+            altered_rewards = find_alterations(owner.reward, rows.select(is_of_owner), list(compress(at, is_of_owner)))
+            self.state = replace(self.state, counts=self.state.counts + ImportCounts(altered_rewards=altered_rewards))
 
     def _write(self, table: str, columns: Mapping[str, Column]) -> None:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
@@ -338,7 +338,7 @@ class GroupWriter:
         """Store the lists of candidates, for the decisions that have a list.
 
         ids: the id of each row's decision."""
-        numbers, lists = _present(rows.candidates, ids)
+        numbers, lists = _find_values(rows.candidates, ids)
         if not numbers:
             return
         sets = {entry.catalogue: tuple(sorted(map(arm_ids.__getitem__, entry.catalogue or ()))) for entry in lists}
@@ -354,29 +354,29 @@ class GroupWriter:
         decisions that have such data.
 
         ids: the id of each row's decision."""
-        numbers, bodies = _present(rows.action_features, ids)
+        numbers, bodies = _find_values(rows.action_features, ids)
         if numbers:
             contexts = contents.contexts(self.unit, contents.by_digest(set(bodies)))
             self._write("decision_features", {
                 "decision_id": numbers, "context_id": [contexts[body] for body in bodies],
             })  # fmt: skip
-        numbers, sets = _present(rows.slot_sets, ids)
+        numbers, sets = _find_values(rows.slot_sets, ids)
         if numbers:
             texts = [json.dumps([sorted(map(arm_ids.__getitem__, arms)) for arms in entries]) for entries in sets]
             self._write("slot_set", {"decision_id": numbers, "arms": texts})
-        numbers, supports = _present(rows.support, ids)
+        numbers, supports = _find_values(rows.support, ids)
         if numbers:
-            ordered = ([p for _, p in sorted((arm_ids[arm], p) for arm, p in entry.items())] for entry in supports)
-            packed = [np.array(entries, "<f8").tobytes() for entries in ordered]
-            self._write("logged_support", {"decision_id": numbers, "probabilities": packed})
+            p_lists = ([p for _, p in sorted((arm_ids[arm], p) for arm, p in entry.items())] for entry in supports)
+            blobs = [np.array(entries, "<f8").tobytes() for entries in p_lists]
+            self._write("logged_support", {"decision_id": numbers, "probabilities": blobs})
 
-    def _context_ids(self, named: Mapping[bytes, str]) -> Mapping[str, int]:
+    def _context_ids(self, bodies: Mapping[bytes, str]) -> Mapping[str, int]:
         """Return the ids of contexts, by the JSON of the context. The ids from earlier groups are remembered.
 
-        named: the JSON of each context, by digest."""
-        earlier = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
-        new = {digest: body for digest, body in named.items() if body not in earlier} if earlier else named
-        ids = {**earlier, **contents.contexts(self.unit, new)}
+        bodies: the JSON of each context, by digest."""
+        earlier_ids = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
+        new = {digest: body for digest, body in bodies.items() if body not in earlier_ids} if earlier_ids else bodies
+        ids = {**earlier_ids, **contents.contexts(self.unit, new)}
         self.state = replace(self.state, contexts=ids)
         return ids
 
@@ -386,37 +386,37 @@ class GroupWriter:
             for index in distinct(rows.eligible)
         }
         ids = contents.eligible_sets(self.unit, set(sets.values()))
-        return mapped(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
+        return map_column(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
 
     def _events(self, rows: LogColumns, ids: Sequence[int], served_at: Sequence[int], seq: Column) -> None:
         """Store the events, numbered from 1 within their decision, and the feedback keys of the events that have one.
 
         ids: the id of each row's decision; served_at: the time of each row's decision; seq: the change number of
         each row."""
-        if not (logged := rows.events).row:
+        if not (record := rows.events).row:
             return
-        event_rows = np.array(logged.row, np.int64)
+        event_rows = np.array(record.row, np.int64)
         number = numbers_in_runs(run_starts(event_rows), len(event_rows)) + 1
-        decision_id, at = picked(ids, logged.row), filled(logged.at, picked(served_at, logged.row))
+        decision_id, at = pick_values(ids, record.row), fill_column(record.at, pick_values(served_at, record.row))
         self._write("event", {
-            "decision_id": decision_id, "number": number.tolist(), "position": logged.position, "kind": logged.kind,
-            "value": logged.value, "at": at, "received_at": Same(self.unit.now),
-            "seq": seq if isinstance(seq, Same) else picked(seq, logged.row), "key": logged.key,
+            "decision_id": decision_id, "number": number.tolist(), "position": record.position, "kind": record.kind,
+            "value": record.value, "at": at, "received_at": Same(self.unit.now),
+            "seq": seq if isinstance(seq, Same) else pick_values(seq, record.row), "key": record.key,
         })  # fmt: skip
-        if logged.key != NULL:
-            columns = (logged.key, logged.position, logged.at, logged.kind, logged.value)
+        if record.key != NULL:
+            columns = (record.key, record.position, record.at, record.kind, record.value)
             entries = zip(decision_id, *(values(column, len(at)) for column in columns), strict=True)
             events.add_keys(self.unit, _feedback_keys(entries))
 
     # -- sessions --
 
-    def _session_ids(self, group: PreparedRows, stored: Mapping[str, sessions.Session]) -> Sequence[int]:
+    def _session_ids(self, group: PreparedRows, old_sessions: Mapping[str, sessions.Session]) -> Sequence[int]:
         """Return the id of each row's session. New sessions are stored in order of their keys, and a stored session
         without a user gets the first user that these rows name for it."""
         user_ids = sessions.intern_users(self.unit, group.users.keys(), group.users)
         keys, digests, split, user = group.sessions, group.digests, group.splits, group.user
-        if stored:
-            is_new = [key not in stored for key in keys]
+        if old_sessions:
+            is_new = [key not in old_sessions for key in keys]
             keys, user = list(compress(keys, is_new)), list(compress(user, is_new))
             digests, split = list(compress(digests, is_new)), list(compress(split, is_new))
         new_ids = self.unit.reserve("session", len(keys)) if keys else ()
@@ -427,13 +427,13 @@ class GroupWriter:
                     "user_id": [user_ids.get(name or "") for name in user] if user_ids else NULL,
                     "created_at": Same(self.unit.now),
                 })  # fmt: skip
-        if not stored:
-            return picked(new_ids, group.session)
-        ids = dict(zip(keys, new_ids, strict=True)) | {key: session.id for key, session in stored.items()}
-        named = {key: user for key, user in zip(group.sessions, group.user, strict=True) if user is not None}
-        firsts = [key for key in named.keys() & stored.keys() if stored[key].user is None]
-        sessions.set_user(self.unit, {ids[key]: user_ids[named[key]] for key in firsts})
-        return picked(ids, group.rows.session)
+        if not old_sessions:
+            return pick_values(new_ids, group.session)
+        ids = dict(zip(keys, new_ids, strict=True)) | {key: session.id for key, session in old_sessions.items()}
+        users = {key: user for key, user in zip(group.sessions, group.user, strict=True) if user is not None}
+        userless_keys = [key for key in users.keys() & old_sessions.keys() if old_sessions[key].user is None]
+        sessions.set_user(self.unit, {ids[key]: user_ids[users[key]] for key in userless_keys})
+        return pick_values(ids, group.rows.session)
 
 
 def _users(rows: LogColumns) -> dict[str, str]:
@@ -443,7 +443,7 @@ def _users(rows: LogColumns) -> dict[str, str]:
     return {} if rows.user == NULL else {key: user for key, user in reversed(entries) if user is not None}
 
 
-def _present(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequence[Any]]:
+def _find_values(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequence[Any]]:
     """Return two lists: the ids of the decisions that have a value in the column, and these values."""
     entries = (
         [] if isinstance(column, Same) else [pair for pair in zip(ids, column, strict=True) if pair[1] is not None]

@@ -47,7 +47,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
     Raises InputError for unknown names, an interval that an estimator cannot give, and an empty log."""
     estimators = estimates.estimators(request)
     options = {name: value for name in ("log", "reward", "cluster") if (value := getattr(request, name)) is not None}
-    with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
+    with log_stores.open_log(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
         untaught = live_versions.notice_successors(store, unit, request.targets, options)
         paced_policies = {policy.name: policy for policy in policies.all_policies(unit) if policy.params.get("budget")}

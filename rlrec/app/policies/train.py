@@ -108,7 +108,7 @@ def train(
     seed = seed_or_random(request.seed, bits=63)
     with (
         TrainingLease(store, parent.policy, exclusive=not request.dry_run) as lease,
-        log_stores.opened(store, request.log) as (log_store, log),
+        log_stores.open_log(store, request.log) as (log_store, log),
         workers.open_engine(log_store, now) as engine,
         closing(Dataset()) as dataset,
     ):

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from rlrec.app.imports import conflicts, layouts, propensities, writer
 from rlrec.app.imports.background import BackgroundItems
-from rlrec.app.imports.columns import LogColumns, distinct, filled, values
+from rlrec.app.imports.columns import LogColumns, distinct, fill_column, values
 from rlrec.app.imports.growing import GrowingFile, Portion, Position, Stream
 from rlrec.app.imports.layouts.base import Layout, LineSums, Observation, RefusedLine, Source
 from rlrec.app.imports.visits import VisitMoves
@@ -172,9 +172,9 @@ class Import(Record, kw_only=False):
                     new_rows = new_rows.without_lines(name, lines[name])
                     if len(self.files) > 1:
                         lines[name].update(new_rows.digest)
-                    at = filled(new_rows.at, [unit.now] * len(new_rows))
+                    at = fill_column(new_rows.at, [unit.now] * len(new_rows))
                     reward = lookup.reward(unit, "default") if owner is None else owner.reward
-                    altered_rewards = writer.find_altered(reward, new_rows, at)
+                    altered_rewards = writer.find_alterations(reward, new_rows, at)
                     n_estimated = values(new_rows.estimated, len(new_rows)).count(1)
                     counts += ImportCounts(
                         len(new_rows), len(policy_rows) - len(new_rows), n_estimated, altered_rewards
@@ -200,7 +200,7 @@ class Import(Record, kw_only=False):
         names = conflicts.LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
         del file_names  # frees 16 bytes per name, which `names` holds, too
-        disputed_hashes, earlier_values = names.disputed_hashes(), conflicts.NameValues()
+        hashes, meanings = names.disputed_hashes(), conflicts.NameValues()
         for file, count in zip(self.files, counts, strict=True):
             self.bad_lines.reading(file.source.name)
             owners = {}
@@ -210,7 +210,7 @@ class Import(Record, kw_only=False):
                 except InputError as error:
                     error.line = line
                     self.bad_lines.refuse(error, b"")
-            may_contradict = count and (store_names is None or len(disputed_hashes))
+            may_contradict = count and (store_names is None or len(hashes))
             for rows in file.groups() if may_contradict else ():
                 for name, owner in owners.items():
                     if owner is not None:
@@ -218,7 +218,7 @@ class Import(Record, kw_only=False):
                         rows = rows.without_lines(name, stored_lines)
                 rows = conflicts.with_main_users(unit, rows)
                 users = conflicts.users_of_sessions(unit, rows)
-                conflicts_by_row = conflicts.find(unit, rows, users, disputed=disputed_hashes, earlier=earlier_values)
+                conflicts_by_row = conflicts.find(unit, rows, users, disputed_hashes=hashes, meanings=meanings)
                 for row, conflict in list(conflicts_by_row.items())[:1]:
                     conflict.line = rows.number[row]
                     self.bad_lines.refuse(conflict, b"")
@@ -241,14 +241,14 @@ class Import(Record, kw_only=False):
                     n_rejected += len(bad_lines)
                     for error, text in bad_lines:
                         if not self.bad_lines.quarantine:
-                            stored_lines = quantity(state.counts.accepted, "line")
+                            stored_lines = quantity(state.counts.n_accepted, "line")
                             error.hint = f"stored: {stored_lines}; the same command goes on after them"
                         self.bad_lines.refuse(error, text)
         _credit_returns(self.store)
         return self._summary(state.counts, n_rejected, run=state.run)
 
     def _summary(self, counts: ImportCounts, n_rejected: int, *, run: int | None = None) -> ImportSummary:
-        lines = sum((file.sums for file in self.files), LineSums(rejected=n_rejected))
+        lines = sum((file.sums for file in self.files), LineSums(n_rejected=n_rejected))
         return summarise_import(self.store, self.request, counts, lines, run=run)
 
 
@@ -257,20 +257,20 @@ def summarise_import(
 ) -> ImportSummary:  # fmt: skip
     """Return the answer to an import, store the answer in the row of the run, if there is a run, and print notices for
     the user."""
-    altered_rewards, n_without_propensity, kind = counts.altered, lines.without_propensity, request.propensity
+    altered_rewards, n_without_propensity, kind = counts.altered_rewards, lines.without_propensity, request.propensity
     with store.read() as unit:
         rewards = policies.rewards(unit)
     for line in chain(altered_rewards.notices(rewards), _notice_lines(kind, counts, lines)):
         store.notice(line)
     summary = ImportSummary(
-        accepted=counts.accepted, duplicates=counts.duplicates + lines.duplicates, rejected=lines.rejected,
-        clipped=altered_rewards.clipped, ignored=altered_rewards.ignored, skipped=lines.skipped,
-        clipped_share=altered_rewards.clipped / max(counts.accepted, 1), ignored_kinds=sorted(altered_rewards.kinds),
-        without_propensity=n_without_propensity if kind is None else 0,
+        accepted=counts.n_accepted, duplicates=counts.duplicates + lines.duplicates, rejected=lines.n_rejected,
+        clipped=altered_rewards.n_clipped, ignored=altered_rewards.n_ignored, skipped=lines.n_skipped,
+        clipped_share=altered_rewards.n_clipped / max(counts.n_accepted, 1),
+        ignored_kinds=sorted(altered_rewards.kinds), without_propensity=n_without_propensity if kind is None else 0,
     )  # fmt: skip
     if run is not None:
         store.write(partial(settings.end_run, run_id=run, result=asdict(summary)), repeatable=True)
-    if counts.accepted and not request.check:
+    if counts.n_accepted and not request.check:
         store.analyse()
     return summary
 
@@ -293,13 +293,13 @@ def _notice_lines(kind: str | None, counts: ImportCounts, lines: LineSums) -> It
             f"{quantity(lines.copies, 'decision')} with session, time and all else of an earlier one in the file: "
             "each counts once more; `awk '!n[$0]++' FILE` drops such lines, and a `request_id` would tell"
         )
-    if counts.changed:
+    if counts.n_changed:
         yield (
-            f"{quantity(counts.changed, 'decision')} with policy, session and time of one that was stored before: a "
+            f"{quantity(counts.n_changed, 'decision')} with policy, session and time of one that was stored before: a "
             "corrected line is another decision, and replaces none; import a corrected file into a new store"
         )
-    if counts.estimated and kind is not None:
-        yield f"{quantity(counts.estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
+    if counts.n_estimated and kind is not None:
+        yield f"{quantity(counts.n_estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
     if lines.without_propensity and kind is not None and counts.duplicates:
         yield (
             f"{quantity(counts.duplicates, 'line')} stored before, with the propensities of that time: "
@@ -437,14 +437,14 @@ class _Following:
             groups: Sequence[PreparedRows | None] = prepared_rows or [None]
             for number, group in enumerate(groups, 1):
                 end = portion if number == len(groups) else None
-                write = partial(self._write, policies={*file.policies}, group=group, end=end, observations=file.late)
+                write = partial(self._write, policies={*file.policies}, group=group, end=end, observations=file.strays)
                 result = self.store.write(write, references_hold=True, repeatable=True)
                 self.state = result.state
                 _credit_returns(self.store, () if group is None else group.users)
                 for line in result.refused_lines:
                     self.bad_lines.refuse(*line)
                 n_rejected += len(result.refused_lines)
-            self.lines += replace(file.sums, rejected=n_rejected)
+            self.lines += replace(file.sums, n_rejected=n_rejected)
         self.position = result.position
         self.n_matched, self.n_unmatched = self.n_matched + result.n_matched, self.n_unmatched + result.n_unmatched
         log.go_on(portion, digests)
@@ -493,7 +493,7 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
     """Tell the layout which of its lines the log had in earlier portions, and return the digests of all lines that name
     no request."""
     digests, stored_before = list[bytes](), set[bytes]()
-    for rows in file.spooled():
+    for rows in file.read_spool():
         is_nameless = [request is None for request in values(rows.request_id, len(rows))]
         names = list(compress(values(rows.policy, len(rows)), is_nameless))
         new_digests = list(compress(rows.digest, is_nameless))

@@ -467,21 +467,21 @@ def test_visits_in_order_of_time_are_those_that_are_assigned_row_by_row(sqlite_d
         numbers = VisitNumbers(unit, (), settings.get(unit), VisitMoves())
         newest: list[NewestVisit] = []
         for rows in (slice(0, 150), slice(150, 500)):
-            numbers.changed.clear()
+            numbers.changed_visits.clear()
             ordered = visits.in_order(session_ids[rows], at[rows], newest, timeout_us=timeout_us)
             lines = zip(session_ids[rows], at[rows], strict=True)
             assigned = [numbers.assign(number, None, None, time) for number, time in lines]
-            assert ordered.assigned.all()
+            assert ordered.is_assigned.all()
             assert list(zip(ordered.visit.tolist(), ordered.step.tolist(), strict=True)) == assigned
-            columns = {name: np.r_[each, ordered.extended[name]] for name, each in ordered.new.items()}
+            columns = {name: np.r_[each, ordered.extended_visits[name]] for name, each in ordered.new_visits.items()}
             names = [name for name in columns if name != "started_at"]
             written = sorted(zip(*(columns[name].tolist() for name in names), strict=True))
             assert written == [
-                tuple(getattr(visit, name) for name in names) for _, visit in sorted(numbers.changed.items())
+                tuple(getattr(visit, name) for name in names) for _, visit in sorted(numbers.changed_visits.items())
             ]
             last = [max(visits.values()) for visits in numbers.visits.values()]
             newest = [NewestVisit(each.session_id, each.number, each.last_at, each.steps, 0) for each in last]
-        assert 0 < ordered.grown.sum() < len(ordered.grown) / 2
+        assert 0 < ordered.is_grown.sum() < len(ordered.is_grown) / 2
 
 
 def test_visits_that_lines_state_are_those_that_are_assigned_row_by_row(sqlite_db: str) -> None:
@@ -494,23 +494,23 @@ def test_visits_that_lines_state_are_those_that_are_assigned_row_by_row(sqlite_d
     session_ids, at, stated = places[:, 0].tolist(), at[: len(places)].tolist(), places[:, 1:].T
     with closing(Store(sqlite_db)) as store, store.read() as unit:
         numbers = VisitNumbers(unit, (), settings.get(unit), VisitMoves())
-        ordered = visits.in_order(session_ids, at, (), stated=stated, timeout_us=1)
+        ordered = visits.in_order(session_ids, at, (), numbers=stated, timeout_us=1)
         assigned = [numbers.assign(*row) for row in zip(session_ids, *stated.tolist(), at, strict=True)]
-        assert ordered.assigned.all()
+        assert ordered.is_assigned.all()
         assert list(zip(ordered.visit.tolist(), ordered.step.tolist(), strict=True)) == assigned
-        names = list(ordered.new)
-        written = zip(*(ordered.new[name].tolist() for name in names), strict=True)
-        changed = [visit for _, visit in sorted(numbers.changed.items())]
+        names = list(ordered.new_visits)
+        written = zip(*(ordered.new_visits[name].tolist() for name in names), strict=True)
+        changed = [visit for _, visit in sorted(numbers.changed_visits.items())]
         assert list(written) == [tuple(getattr(visit, name) for name in names) for visit in changed]
     stated = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 0, 0]])
-    ordered = visits.in_order([1, 2, 2, 3, 4], [9] * 5, [NewestVisit(3, 1, 5, 4, 0)], stated=stated, timeout_us=10)
-    assert ordered.assigned.tolist() == [True, False, False, False, True]
+    ordered = visits.in_order([1, 2, 2, 3, 4], [9] * 5, [NewestVisit(3, 1, 5, 4, 0)], numbers=stated, timeout_us=10)
+    assert ordered.is_assigned.tolist() == [True, False, False, False, True]
 
 
 def test_visits_that_are_not_in_order_are_left_to_each_row() -> None:
     """Rows that go back, rows before the newest visit, and visits with which a live request goes on."""
     newest = [NewestVisit(3, 2, 50, 4, 0), NewestVisit(4, 1, 5, 1, 1), NewestVisit(5, 7, 10, 3, 0)]
     ordered = visits.in_order([1, 1, 2, 3, 4, 5, 5], [9, 8, 9, 49, 9, 10, 21], newest, timeout_us=10)
-    assert ordered.assigned.tolist() == [False, False, True, False, False, True, True]
+    assert ordered.is_assigned.tolist() == [False, False, True, False, False, True, True]
     assert (ordered.visit[-2:].tolist(), ordered.step[-2:].tolist()) == ([7, 8], [3, 0])
-    assert ordered.grown[-2:].tolist() == [True, False]
+    assert ordered.is_grown[-2:].tolist() == [True, False]

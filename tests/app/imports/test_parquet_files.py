@@ -211,7 +211,7 @@ def test_a_folder_that_is_exported_to_every_night_has_few_files(
 
 def test_a_file_that_an_export_has_merged_since_is_named(sqlite_db: str, tmp_path: Path) -> None:
     export(prepare(sqlite_db), tmp_path / "log")
-    with closing(logs.at(sqlite_db, 1e6)) as store, log_stores.opened(store, f"parquet:{tmp_path / 'log'}") as (log, _):
+    with closing(logs.at(sqlite_db, 1e6)) as store, log_stores.open_log(store, f"parquet:{tmp_path}/log") as (log, _):
         serve(sqlite_db, pages=200, seed=2, start=1_000)
         assert export(sqlite_db, tmp_path / "log") == (400, 200)
         with pytest.raises(RlrecError, match="part-000001") as caught, log.read() as unit:

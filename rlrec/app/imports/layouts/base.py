@@ -51,19 +51,19 @@ class LineGroup(NamedTuple):
 
 
 def line_groups(
-    file: FileBytes, name: str, parity: int | None, *, headed: bool, number: int = 1, cuts: bool = False
+    file: FileBytes, name: str, parity: int | None, *, has_header: bool, number: int = 1, cuts: bool = False
 ) -> Iterator[LineGroup]:  # fmt: skip
     """Yield the lines of a file in groups, without blank lines.
 
     parity: 0 or 1 to read only every second group (even or odd) and the group of a header, or None to read all
-    groups; headed: whether the first line is a header; number: the number of the first line; cuts: whether lines
+    groups; has_header: whether the first line is a header; number: the number of the first line; cuts: whether lines
     that are too long are cut to one byte over the limit, instead of raising InputError."""
     for index, blocks in groupby(_blocks(file, name, number), itemgetter(0)):
-        if headed or parity is None or index % 2 == parity:
+        if has_header or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
             for _, number, block in blocks:
                 _cut(number, block, lines, cuts)
-            headed = headed and not lines.texts
+            has_header = has_header and not lines.texts
             yield lines
 
 
@@ -87,9 +87,9 @@ def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int,
     """Yield the bytes of a file, plain or gzip, in blocks of whole lines. Each block comes with the number of its group
     and the number of its first line."""
     group, count, size = 0, 0, 0
-    buffered = io.BufferedReader(file)
-    packed = buffered.peek(2)[:2] == b"\x1f\x8b"
-    stream = gzip.GzipFile(fileobj=buffered) if packed else buffered
+    buffer = io.BufferedReader(file)
+    is_gzip = buffer.peek(2)[:2] == b"\x1f\x8b"
+    stream = gzip.GzipFile(fileobj=buffer) if is_gzip else buffer
     try:
         while block := stream.read(BLOCK_BYTES):
             block += (line := stream.readline(LINE_BYTES + 1))
@@ -169,12 +169,12 @@ def refused_line(error: InputError, number: int, text: bytes) -> RefusedLine:
     return RefusedLine(error, text if len(text) <= LINE_BYTES else text[:EXCERPT_BYTES])
 
 
-def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[RefusedLine]) -> LogColumns:
-    """Return the rows that have no error, and append each row with an error to `bad` as a refused line."""
+def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], refused_lines: list[RefusedLine]) -> LogColumns:
+    """Return the rows that have no error, and append each row with an error to `refused_lines`."""
     if not errors:
         return rows
     texts = values(rows.text, len(rows))
-    bad += [refused_line(error, rows.number[row], texts[row] or b"") for row, error in errors.items()]
+    refused_lines += [refused_line(error, rows.number[row], texts[row] or b"") for row, error in errors.items()]
     return rows.select([row not in errors for row in range(len(rows))])
 
 
@@ -192,14 +192,14 @@ class Decoded(NamedTuple):
     """This record holds the decisions of a group of lines, still without digests and texts, and the lines that cannot
     be read.
 
-    errors: the error of each refused decision, by row; skipped: the number of lines that the format marks as no
+    errors: the error of each refused decision, by row; n_skipped: the number of lines that the format marks as no
     decision; zoneless: the number of lines with a time without a zone; observations: what these lines say of
     decisions in other lines; lines: the number of lines of each decision, or None if each decision is one line."""
 
     rows: LogColumns
-    refused: list[RefusedLine]
+    refused_lines: list[RefusedLine]
     errors: Mapping[int, InputError] = {}
-    skipped: int = 0
+    n_skipped: int = 0
     zoneless: int = 0
     observations: Sequence[Observation] = ()
     lines: Sequence[int] | None = None
@@ -208,16 +208,16 @@ class Decoded(NamedTuple):
 class LineSums(Sums, frozen=False, eq=True):
     """This record counts the lines of a log.
 
-    decisions: the number of decisions; rejected: the number of refused lines; duplicates: the number of repeated
-    lines that name a request; skipped: the number of lines that the format marks as no decision; without_propensity:
+    decisions: the number of decisions; n_rejected: the number of refused lines; duplicates: the number of repeated
+    lines that name a request; n_skipped: the number of lines that the format marks as no decision; without_propensity:
     the number of decisions with neither a propensity nor a marginal; observes: whether the log has lines that
     observe decisions in other lines; zoneless: the number of lines with a time without a zone; copies: the number of
     further decisions that equal an earlier decision in session, time and all else."""
 
     decisions: int = 0
-    rejected: int = 0
+    n_rejected: int = 0
     duplicates: int = 0
-    skipped: int = 0
+    n_skipped: int = 0
     without_propensity: int = 0
     observes: bool = False
     zoneless: int = 0
@@ -249,7 +249,7 @@ class Layout(ABC):
 
     policy: the owner of all decisions of the file, or None where each line names its owner."""
 
-    headed: ClassVar[bool] = False  # the first line names the columns
+    has_header: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it uses: map, reward_from, arm_id
     rounding: ClassVar[float] = 0.0  # tolerance for the sum of probabilities, besides that for six decimals
@@ -260,7 +260,7 @@ class Layout(ABC):
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         self.source, self.policy, self.now, self.options = source, policy, now, options
         self.sums = LineSums()  # of the lines decoded so far
-        self.late: Mapping[str, Observation] = {}  # of decisions that are not in these files, by request id
+        self.strays: Mapping[str, Observation] = {}  # of decisions that are not in these files, by request id
         self.policies: dict[str, int] = {}  # the first line that names each policy
         self.is_large = False  # whether the file is worth a second process
         self.share = 0.0  # the share of the file that has been read
@@ -268,7 +268,7 @@ class Layout(ABC):
         self.largest = 0  # page, see Note
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
         self._digests = [np.empty(0, np.int64)]  # the first 8 bytes of each digest, until all are decoded
-        self._repeated: frozenset[bytes] = frozenset()
+        self._repeats: frozenset[bytes] = frozenset()
         self.earlier: Mapping[bytes, int] = {}  # how often each line came before these, where some did
         self._names: list[LineNames] = []
 
@@ -327,30 +327,30 @@ class Layout(ABC):
         with_text: whether the texts of the other lines are kept, because these lines may be set apart later; the
         names in the lines are then not kept."""
         file = self.source.file
-        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
+        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as stream:
             start, end = self.source.start, self.source.end
-            size = os.fstat(opened.fileno()).st_size if end is None else end
-            readers = FileBytes(opened, size, start), FileBytes(opened, size, start)
+            size = os.fstat(stream.fileno()).st_size if end is None else end
+            readers = FileBytes(stream, size, start), FileBytes(stream, size, start)
             even_groups, odd_groups = (self._spooled_groups(reader, n, with_text) for n, reader in enumerate(readers))
             self.is_large = size - start > BLOCK_BYTES
             with closing(BackgroundItems(odd_groups, forks=self.is_large)) as background:
-                for rows, note, refused in filter(None, chain.from_iterable(zip_longest(even_groups, background))):
+                for rows, note, refusals in filter(None, chain.from_iterable(zip_longest(even_groups, background))):
                     self.share = readers[0].position / max(size, 1)
                     self.remember(note)
                     if not with_text:
                         self._names.append(note.names)
                     self._spool.write(rows)
-                    yield refused
+                    yield refusals
         self._spool.flush()
         self.finish_decoding()
-        ordered, self._digests = np.sort(np.concatenate(self._digests)), []
-        self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+        digests, self._digests = np.sort(np.concatenate(self._digests)), []
+        self._repeats = frozenset(prefix.tobytes() for prefix in np.unique(digests[1:][digests[1:] == digests[:-1]]))
         self._count_duplicates()
 
     def _count_duplicates(self) -> None:
-        if self._repeated:
+        if self._repeats:
             counts, n_duplicates, has_moments = {**self.earlier}, self.sums.decisions, True
-            for rows in self.spooled():
+            for rows in self.read_spool():
                 n_duplicates -= len(self._without_repeats(rows, counts))
                 has_moments &= None not in (*values(rows.session or NULL, 1), *values(rows.at, 1))
             self.sums.duplicates = n_duplicates
@@ -361,13 +361,13 @@ class Layout(ABC):
         """Treat the lines of this file that came earlier in the log as repeated.
 
         earlier: how often each line came before this file, by the digest of the line."""
-        self.earlier, self._repeated = earlier, self._repeated.union(digest[:8] for digest in earlier)
+        self.earlier, self._repeats = earlier, self._repeats.union(digest[:8] for digest in earlier)
         self._count_duplicates()
 
     def line_digests(self, start: int, end: int) -> Iterator[bytes]:
         """Yield the digest of each decision between two bytes of the file, even of decisions that cannot be decoded."""
         file = FileBytes(cast(BinaryIO, self.source.file), end, start)
-        groups = line_groups(file, self.source.name, None, headed=False, cuts=True)
+        groups = line_groups(file, self.source.name, None, has_header=False, cuts=True)
         for _, numbers, texts in self._at_ends(groups) if self.spans else groups:
             for lines in self.decision_lines(numbers, texts):
                 yield blake2b(b"\n".join(texts[lines]), digest_size=16).digest()
@@ -391,20 +391,20 @@ class Layout(ABC):
 
         start: 0 for the even groups, 1 for the odd groups."""
         groups = line_groups(
-            file, self.source.name, None if self.spans else start, headed=self.headed, number=self.source.number,
-            cuts=self.source.grows,
+            file, self.source.name, None if self.spans else start, has_header=self.has_header,
+            number=self.source.number, cuts=self.source.grows,
         )  # fmt: skip
-        if self.headed:
+        if self.has_header:
             groups = self._without_header(groups)
         for index, numbers, texts in self._at_ends(groups) if self.spans else groups:
             if index % 2 == start:
-                noted, times.zoneless[:] = [*times.zoneless], []
+                backup, times.zoneless[:] = [*times.zoneless], []
                 group = self.decode(numbers, texts)
-                times.zoneless[:] = noted
-                rows, bad = self._checked(group, numbers, texts)
+                times.zoneless[:] = backup
+                rows, refused_lines = self._check_group(group, numbers, texts)
                 note = self.note(rows, group)
                 rows = rows if with_text else replace(rows, text=NULL)
-                yield pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if len(rows) else b"", note, bad
+                yield pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if len(rows) else b"", note, refused_lines
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
         """Yield the groups without the header line. The header is read before the first group is yielded."""
@@ -434,21 +434,21 @@ class Layout(ABC):
             numbers, texts = numbers[cut:], texts[cut:]
         yield LineGroup(index + 1, numbers, texts)
 
-    def _checked(
+    def _check_group(
         self, group: Decoded, numbers: Sequence[int], texts: list[bytes]
     ) -> tuple[LogColumns, list[RefusedLine]]:
         """Return two things: the decoded rows that pass the checks, with missing values filled in, and the lines that
         do not pass."""
-        bad = [*group.refused]
-        rows = drop_rows(_identified(group, numbers, texts), group.errors, bad)
-        rows = drop_rows(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), bad)
+        refused_lines = [*group.refused_lines]
+        rows = drop_rows(_with_digests(group, numbers, texts), group.errors, refused_lines)
+        rows = drop_rows(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), refused_lines)
         if len(rows):
-            rows = checks.completed(rows)
+            rows = checks.complete_rows(rows)
             problems = checks.page_problems(rows, now=self.now, rounding=self.rounding)
-            rows = drop_rows(rows, self._errors(rows, problems, numbers), bad)
+            rows = drop_rows(rows, self._errors(rows, problems, numbers), refused_lines)
             if self.has_pages and rows.slots.marginal != NULL:
                 rows = checks.with_lone_propensities(rows)
-        return rows, sorted(bad, key=lambda line: line.error.line or 0)
+        return rows, sorted(refused_lines, key=lambda line: line.error.line or 0)
 
     def _errors(self, rows: LogColumns, problems: Iterable[Problem], numbers: Sequence[int]) -> dict[int, InputError]:
         """Return the first error of each row that has a problem, by the index of the row.
@@ -469,7 +469,7 @@ class Layout(ABC):
         names = values(rows.policy, len(rows))
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
-            sums=LineSums(len(rows), 0, 0, group.skipped, _count_unweighed(rows), zoneless=group.zoneless),
+            sums=LineSums(len(rows), 0, 0, group.n_skipped, _count_unweighed(rows), zoneless=group.zoneless),
             observations=group.observations, names=LineNames.read(in_sessions),
             policies=dict(zip(reversed(names), reversed(rows.number), strict=True)),
             digests=np.frombuffer(b"".join(rows.digest), np.int64)[::2].copy(),
@@ -486,9 +486,9 @@ class Layout(ABC):
     def names(self) -> LineNames:
         """Return the names in all decoded lines. This layout then no longer keeps the names."""
         names, self._names = self._names, []
-        return LineNames.join(map(LineNames.read, self.groups()) if self._repeated else names)
+        return LineNames.join(map(LineNames.read, self.groups()) if self._repeats else names)
 
-    def spooled(self) -> Iterator[LogColumns]:
+    def read_spool(self) -> Iterator[LogColumns]:
         """Yield the decoded rows, group by group, from the temporary file."""
         self._spool.seek(0)
         while self._spool.peek(1):
@@ -504,16 +504,16 @@ class Layout(ABC):
         """Return an iterator of the decoded rows, each row with a digest of its line. The digest of a repeated line
         also covers the number of earlier copies of this line. A repeated line that names its request is the same
         decision, and is left out."""
-        if not self._repeated:
-            return self.spooled()
+        if not self._repeats:
+            return self.read_spool()
         counts = {**self.earlier}
-        return (self._without_repeats(rows, counts) for rows in self.spooled())
+        return (self._without_repeats(rows, counts) for rows in self.read_spool())
 
     def _without_repeats(self, rows: LogColumns, counts: dict[bytes, int]) -> LogColumns:
         digests, is_new = list[bytes](), list[bool]()
         for digest, request in zip(rows.digest, values(rows.request_id, len(rows)), strict=True):
             repeats = 0
-            if digest[:8] in self._repeated:
+            if digest[:8] in self._repeats:
                 repeats = counts.get(digest, 0)
                 counts[digest] = repeats + 1
             is_new.append(not repeats or request is None)
@@ -524,15 +524,15 @@ class Layout(ABC):
 def _count_unweighed(rows: LogColumns) -> int:
     """Return the number of decisions that have neither a propensity nor a marginal, so that no estimate can weigh
     them."""
-    unknown = values(rows.log_propensity, len(rows)).count(None)
-    if not unknown or rows.slots.marginal == NULL:
-        return unknown
+    n_unknown = values(rows.log_propensity, len(rows)).count(None)
+    if not n_unknown or rows.slots.marginal == NULL:
+        return n_unknown
     marginal = values(rows.slots.marginal, len(rows.slots.row))
-    weighed = {row for row, p in zip(rows.slots.row, marginal, strict=True) if p is not None}
-    return sum(p is None and row not in weighed for row, p in enumerate(values(rows.log_propensity, len(rows))))
+    weighed_rows = {row for row, p in zip(rows.slots.row, marginal, strict=True) if p is not None}
+    return sum(p is None and row not in weighed_rows for row, p in enumerate(values(rows.log_propensity, len(rows))))
 
 
-def _identified(group: Decoded, numbers: Sequence[int], texts: list[bytes]) -> LogColumns:
+def _with_digests(group: Decoded, numbers: Sequence[int], texts: list[bytes]) -> LogColumns:
     """Return the decoded rows, each with the text of its lines and the digest of this text."""
     if group.lines is not None:
         index = dict(zip(numbers, range(len(numbers)), strict=True))

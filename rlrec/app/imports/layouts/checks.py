@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, filled, values
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, fill_column, values
 from rlrec.arrays import Ids, look_up, run_starts
 from rlrec.errors import InputError
 from rlrec.log_fields import COUNT, DECISION, KEY, KIND, LOG_PROBABILITY, ORDINAL, PROBABILITY, SHARE, SLOT, FieldCheck
@@ -79,7 +79,7 @@ CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
 }
 
 
-def checked(value: Any, check: ValueCheck, field: str) -> Any:
+def check_value(value: Any, check: ValueCheck, field: str) -> Any:
     """Return the value, or raise InputError where the value fails the check. The value None always passes."""
     if value is not None and not check.test(value):
         raise InputError(check.message(value), hint=check.hint, field=field)
@@ -144,7 +144,7 @@ def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
 # -- pages --
 
 
-def completed(rows: LogColumns) -> LogColumns:
+def complete_rows(rows: LogColumns) -> LogColumns:
     """Return the decisions, where values that a line does not state are derived from the decision's slots. The length
     of a page is the last position shown. The probability of a page shown completely is the product of the propensities
     of its slots."""
@@ -152,7 +152,7 @@ def completed(rows: LogColumns) -> LogColumns:
     start = run_starts(np.array(rows.slots.row, np.int64))
     if len(rows.slots.row) > n:
         last = np.maximum.reduceat(np.array(values(last, len(rows.slots.row)), np.int64), start).tolist()
-    size = last if rows.size == NULL else filled(rows.size, values(last, n))
+    size = last if rows.size == NULL else fill_column(rows.size, values(last, n))
     return replace(rows, size=size, log_propensity=_log_propensities(rows, size, start.tolist()))
 
 
@@ -186,7 +186,7 @@ def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> C
             else None
             for (begin, end), length in pages
         ]
-    return filled(rows.log_propensity, totals)
+    return fill_column(rows.log_propensity, totals)
 
 
 def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Problem]:
@@ -223,16 +223,16 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
         reason = f"a page of {size[number]}, but only {n_eligible[number]} arms were eligible"
         yield Problem(number, "eligible", reason)
     # the number of arms left at each position
-    left = n_eligible[row] + 1 - position
+    n_left = n_eligible[row] + 1 - position
     for number, arms in enumerate(values(rows.slot_sets, len(rows)) if rows.slot_sets != NULL else ()):
-        shown = set[str]()
+        shown_arms = set[str]()
         for index, arms_of_slot in enumerate(arms or (), int(np.searchsorted(row, number))):
-            left[index] = len({*arms_of_slot} - shown)
-            shown.add(slots.arm[index])
+            n_left[index] = len({*arms_of_slot} - shown_arms)
+            shown_arms.add(slots.arm[index])
     # probabilities of slots without alternatives
     hint = "list every arm that could have been shown as eligible; leave out a probability that is not known"
     for field, is_certain, cause in (
-        ("propensity", left == 1, "no other eligible arm was left at its position"),
+        ("propensity", n_left == 1, "no other eligible arm was left at its position"),
         ("marginal", n_eligible[row] == 1, "no other arm was eligible"),
     ):
         column = values(getattr(slots, field), len(row))
@@ -244,7 +244,7 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
     # the smallest propensity among the arms left, which sum to 1; under page rules, among those that the request allows
     if NULL in (slots.propensity, slots.min_propensity):
         return
-    columns = values(slots.propensity, len(row)), values(slots.min_propensity, len(row)), left.tolist()
+    columns = values(slots.propensity, len(row)), values(slots.min_propensity, len(row)), n_left.tolist()
     for index, (propensity, least, count) in enumerate(zip(*columns, strict=True)):
         if propensity is None or least is None:
             continue
@@ -255,14 +255,14 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
             yield Problem(slots.row[index], "min_propensity", reason, table="slots", number=index)
 
 
-def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]:
+def _event_problems(rows: LogColumns, slot_keys: Ids, now: int) -> Iterator[Problem]:
     """Yield the problems of events.
 
-    shown: a number for each slot, made of its row and position, (slots,); these numbers ascend."""
+    slot_keys: a number for each slot, made of its row and position, (slots,); these numbers ascend."""
     events, n = rows.events, len(rows.events.row)
     position, at, key = (values(column, n) for column in (events.position, events.at, events.key))
     numbers = np.array([0 if number is None else number for number in position], np.int64)
-    is_shown = (numbers == 0) | look_up(shown, (np.array(events.row, np.int64) << 32) + numbers)[1]
+    is_shown = (numbers == 0) | look_up(slot_keys, (np.array(events.row, np.int64) << 32) + numbers)[1]
     for index in np.flatnonzero(~is_shown).tolist():
         reason = f"position {position[index]} was not shown"
         yield Problem(events.row[index], "position", reason, table="events", number=index)

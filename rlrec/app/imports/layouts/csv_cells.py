@@ -151,8 +151,8 @@ def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
     """Return the moments at which clocks of a zone show these times. For a time that the clocks show twice, the first
     moment is returned."""
     quarters, inverse = np.unique(ats // QUARTER_US * QUARTER_US, return_inverse=True)
-    shown = ((times.EPOCH + timedelta(microseconds=quarter)).replace(tzinfo=zone) for quarter in quarters.tolist())
-    moments = [(moment - times.EPOCH) // timedelta(microseconds=1) for moment in shown]
+    datetimes = ((times.EPOCH + timedelta(microseconds=quarter)).replace(tzinfo=zone) for quarter in quarters.tolist())
+    moments = [(moment - times.EPOCH) // timedelta(microseconds=1) for moment in datetimes]
     return ats + (np.array(moments) - quarters)[inverse]
 
 
@@ -172,8 +172,8 @@ def states(cell: str) -> tuple[str, Any]:
     history of the decision's visit."""
     if not cell:
         return "{}", None
-    state, shown = history.from_json(_json(cell, dict[str, Any]))
-    return canonical.text(state), shown
+    state, past = history.from_json(_json(cell, dict[str, Any]))
+    return canonical.text(state), past
 
 
 def objects(cell: str) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from msgspec import UNSET
 
 from rlrec import times
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, picked, transposed, values
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, pick_values, transpose_rows, values
 from rlrec.app.imports.layouts import csv_cells, writers
 from rlrec.app.imports.layouts.base import LINE_BYTES, SPANNED, Decoded, Layout, Note, Source
 from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, LineEvent, with_censor_events
@@ -110,7 +110,7 @@ class CsvMap(Layout):
     """This layout reads a table with a header, where `options.map` names the columns. A table that `export-log` wrote
     needs no map."""
 
-    headed = True
+    has_header = True
     reads = frozenset({"map"})
     slot_parsers: ClassVar[Mapping[str, csv_cells.Parse]] = csv_cells.SLOT_PARSERS
     count = staticmethod(csv_cells.count)  # parses the cell of an event
@@ -229,16 +229,16 @@ class CsvMap(Layout):
         cells, indexes = self._columns(texts), range(len(texts))
         starts = self._starts(cells, indexes)
         lengths = [end - start for start, end in pairwise([*starts, len(indexes)])]
-        n, row, decided = len(starts), starts, cells
+        n, row, heads = len(starts), starts, cells
         if n < len(indexes):
             row = list(chain.from_iterable([index] * count for index, count in enumerate(lengths)))
-            decided = [picked(column, starts) for column in cells]
+            heads = [pick_values(column, starts) for column in cells]
         slots = self._words(self.slot_parsers, cells, indexes)
         columns: dict[str, Any] = {"session": (), "eligible": Same(0)}
-        columns |= self._words(csv_cells.DECISION_PARSERS, decided, starts)
+        columns |= self._words(csv_cells.DECISION_PARSERS, heads, starts)
         if "position" not in slots:
-            numbered = chain.from_iterable(range(1, count + 1) for count in lengths)
-            slots["position"] = list(numbered) if n < len(indexes) else Same(1)
+            positions = chain.from_iterable(range(1, count + 1) for count in lengths)
+            slots["position"] = list(positions) if n < len(indexes) else Same(1)
         states = values(columns.pop("state", NULL), n)
         if states.count(None) < n:
             pairs = (state or ("{}", None) for state in states)
@@ -252,11 +252,11 @@ class CsvMap(Layout):
         if self.policy:
             columns["policy"] = Same(self.policy)
         rows = LogColumns(
-            number=picked(numbers, starts), context=self._contexts(decided, starts), eligible_sets=list(sets.values()),
+            number=pick_values(numbers, starts), context=self._contexts(heads, starts), eligible_sets=[*sets.values()],
             slots=LoggedSlots(row=row, **slots), events=self._events(cells, row, slots["position"]), **columns,
         )  # fmt: skip
         if "decision" in self._index:
-            self._decision_names = dict(zip(rows.number, decided[self._index["decision"]], strict=True))
+            self._decision_names = dict(zip(rows.number, heads[self._index["decision"]], strict=True))
         errors: dict[int, InputError] = {}
         for line, error in sorted(self._bad.items(), key=itemgetter(0)):
             error.line = numbers[line]
@@ -296,7 +296,7 @@ class CsvMap(Layout):
 
     # -- columns --
 
-    def _parsed(
+    def _parse_cells(
         self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: csv_cells.Parse, *, empty: Any = None
     ) -> Sequence[Any]:
         """Return the parsed cells of a column. Equal cells are parsed once. A cell that cannot be parsed becomes
@@ -311,31 +311,31 @@ class CsvMap(Layout):
             return [cell or None for cell in cells] if "" in cells else cells
         cache = self._cache[parse, name]
         try:
-            parsed = list(map(cache.__getitem__, cells))
+            results = list(map(cache.__getitem__, cells))
         except KeyError:
             if len(cache) > CACHE:
                 cache.clear()
-            wrong = self._add_parsed(cache, set(cells).difference(cache), parse)
-            for line, cell in zip(lines, cells, strict=True) if wrong else ():
-                if (bad := wrong.get(cell)) is not None:
+            errors = self._fill_cache(cache, set(cells).difference(cache), parse)
+            for line, cell in zip(lines, cells, strict=True) if errors else ():
+                if (bad := errors.get(cell)) is not None:
                     self._bad.setdefault(line, InputError(bad.message, hint=bad.hint, field=bad.field or name or None))
-            parsed = [cache.get(cell, empty) for cell in cells] if wrong else list(map(cache.__getitem__, cells))
+            results = [cache.get(cell, empty) for cell in cells] if errors else list(map(cache.__getitem__, cells))
         if self._zoneless_cells:
             self._zoneless.update(line for line, cell in zip(lines, cells, strict=True) if cell in self._zoneless_cells)
-        return parsed
+        return results
 
-    def _add_parsed(self, cache: dict[Any, Any], cells: Iterable[Any], parse: csv_cells.Parse) -> dict[Any, InputError]:
+    def _fill_cache(self, cache: dict[Any, Any], cells: Iterable[Any], parse: csv_cells.Parse) -> dict[Any, InputError]:
         """Parse cells into a cache. Returns the errors of the cells that cannot be parsed, by cell."""
-        wrong: dict[Any, InputError] = {}
+        errors: dict[Any, InputError] = {}
         for cell in cells:
             try:
                 cache[cell] = parse(cell)
             except InputError as error:
-                wrong[cell] = error
+                errors[cell] = error
             if times.zoneless:
                 self._zoneless_cells.add(cell)
                 times.zoneless.clear()
-        return wrong
+        return errors
 
     def _time(self, cell: str) -> int:
         return csv_cells.time(cell, self.map.zone)
@@ -354,8 +354,8 @@ class CsvMap(Layout):
                 continue
             name, empty = self.map.columns[word], 1 if word == "position" else None
             parse = self._time if word == "at" else parsers[word]
-            parsed = self._parsed(name, column, lines, parse, empty=empty)
-            columns[word] = NULL if parsed and all(value is None for value in parsed) else parsed
+            results = self._parse_cells(name, column, lines, parse, empty=empty)
+            columns[word] = NULL if results and all(value is None for value in results) else results
         return columns
 
     def _events(self, cells: Cells, row: Sequence[int], position: Column) -> LoggedEvents:
@@ -364,15 +364,15 @@ class CsvMap(Layout):
         row: the index of each row's decision; position: the position of each row's slot."""
         events, lines, positions = self.map.events, range(len(row)), values(position, len(row))
         if isinstance(events, str):
-            parsed = self._parsed(events, cells[self._number[events]], lines, csv_cells.events, empty=())
+            lists = self._parse_cells(events, cells[self._number[events]], lines, csv_cells.events, empty=())
             pairs = (
-                (row[line], *event) for line in lines for event in self._row_events(line, positions[line], parsed[line])
+                (row[line], *event) for line in lines for event in self._row_events(line, positions[line], lists[line])
             )
-            return LoggedEvents(**transposed(("row", *LineEvent._fields), pairs))
+            return LoggedEvents(**transpose_rows(("row", *LineEvent._fields), pairs))
         reward = {"reward": self.map.columns["reward"]} if "reward" in self._index else {}
         parse = csv_cells.number if reward else self.count
         columns = {
-            kind: self._parsed(name, cells[self._number[name]], lines, parse)
+            kind: self._parse_cells(name, cells[self._number[name]], lines, parse)
             for kind, name in (reward or events).items()
         }
         by_row = [
@@ -381,7 +381,7 @@ class CsvMap(Layout):
             for kind, column in columns.items()
             if column[line] is not None
         ]
-        return LoggedEvents(**transposed(("row", "position", "kind", "value"), by_row))
+        return LoggedEvents(**transpose_rows(("row", "position", "kind", "value"), by_row))
 
     def _row_events(self, line: int, position: int, entries: csv_cells.TimedEvents) -> Iterator[LineEvent]:
         """Yield the events that a row lists, which belong to the slot of the row or to the page."""
@@ -397,11 +397,11 @@ class CsvMap(Layout):
         names = self.map.context_columns
         columns = [cells[self._number[name]] for name in names if self._number[name] < len(cells)]
         if isinstance(self.map.context, str):
-            return self._parsed(names[0], columns[0], lines, csv_cells.objects, empty="{}")
+            return self._parse_cells(names[0], columns[0], lines, csv_cells.objects, empty="{}")
         if len(cells) <= self._split + 1 < self._width:
-            return self._parsed("", cells[-1], lines, self._object_at_end, empty="{}")
+            return self._parse_cells("", cells[-1], lines, self._object_at_end, empty="{}")
         rows = list(zip(*columns, strict=True)) or [()] * len(lines)
-        return self._parsed("", rows, lines, self._object, empty="{}")
+        return self._parse_cells("", rows, lines, self._object, empty="{}")
 
     def _object_at_end(self, text: str) -> str:
         cells = text.split(self._delimiter)
@@ -409,8 +409,8 @@ class CsvMap(Layout):
         return self._object(self._at_end(cells))
 
     def _object(self, cells: Sequence[str]) -> str:
-        marked = cells if self.map.decimal == "." else map(csv_cells.with_point, cells)
-        return f"{{{','.join(filter(None, map(self._piece, self.map.context, marked)))}}}"
+        texts = cells if self.map.decimal == "." else map(csv_cells.with_point, cells)
+        return f"{{{','.join(filter(None, map(self._piece, self.map.context, texts)))}}}"
 
     # -- what is known at the end --
 
@@ -426,18 +426,18 @@ class CsvMap(Layout):
         self._decision_digests.extend(note.decision_digests)
 
     def join(self, files: Sequence[Layout]) -> list[str]:
-        counts = {file.source.name: file.scattered for file in files if isinstance(file, CsvMap) and file.scattered}
-        owned = [
+        counts = {file.source.name: file.n_scattered for file in files if isinstance(file, CsvMap) and file.n_scattered}
+        notices = [
             f"--policy {self.policy} owns all decisions: the column {self.map.columns.get('policy')!r} is not read"
         ]
-        return owned * (self.policy is not None and "policy" in (self.options.get("map") or {})) + [
+        return notices * (self.policy is not None and "policy" in (self.options.get("map") or {})) + [
             f"{name}: the rows of {quantity(number, 'decision')} are not one after the other, and count as several "
             "decisions; sort the table by them"
             for name, number in counts.items()
         ]
 
     def finish_decoding(self) -> None:
-        self.scattered = int((np.unique(self._decision_digests, return_counts=True)[1] > 1).sum())
+        self.n_scattered = int((np.unique(self._decision_digests, return_counts=True)[1] > 1).sum())
         self._eligible = tuple(sorted(self.arms))
         if self.largest > len(self.arms):
             raise InputError(

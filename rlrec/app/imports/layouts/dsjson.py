@@ -21,7 +21,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import jsonl
 from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Source
-from rlrec.app.imports.layouts.checks import AMOUNT, CHECKS, FLOAT32, ValueCheck, checked, is_distribution, until
+from rlrec.app.imports.layouts.checks import AMOUNT, CHECKS, FLOAT32, ValueCheck, check_value, is_distribution, until
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.log_fields import KEY, PROBABILITY
@@ -56,14 +56,14 @@ class DsJsonLine(Struct):
     action: int | None = field(name="_label_Action", default=None)
     original_cost: float | None = field(name="_original_label_cost", default=None)
     skip_learn: bool = field(name="_skipLearn", default=False)
-    deferred: bool | None = field(name="DeferredAction", default=None)
+    is_deferred: bool | None = field(name="DeferredAction", default=None)
     not_activated: bool = field(name="_deferred", default=False)
     pdrop: float = 0.0
     session: str | None = None  # this and `user` are not part of the format: `export-log` writes them
     user: str | None = None
     baseline: list[int] | None = field(name="_ba", default=None)
     reward: float | None = field(name="RewardValue", default=None)
-    enqueued: str | None = field(name="EnqueuedTimeUtc", default=None)
+    enqueued_at: str | None = field(name="EnqueuedTimeUtc", default=None)
     observations: list[Any] = field(name="Observations", default_factory=list)
     action_taken: bool = field(name="ActionTaken", default=False)
     label_ca: Any | UnsetType = field(name="_label_ca", default=UNSET)
@@ -99,20 +99,20 @@ class ShownAction(NamedTuple):
 def page_outcome(line: DsJsonLine) -> SlotOutcome:
     """Return the outcome that a line has outside its slots. In cb this outcome belongs to the only slot, in ccb and
     slates to the page."""
-    ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
+    numbers = line.a if line.a is not None else [] if line.action is None else [line.action]
     p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
-    if 0 in ranked and line.action and line.action - 1 in ranked and len(p) == len(ranked):
+    if 0 in numbers and line.action and line.action - 1 in numbers and len(p) == len(numbers):
         # in order of the actions, counted from 0: the label, counted from 1, says which was shown
-        at = ranked.index(line.action - 1)
-        ranked = [action + 1 for action in ranked[at : at + 1] + ranked[:at] + ranked[at + 1 :]]
+        at = numbers.index(line.action - 1)
+        numbers = [action + 1 for action in numbers[at : at + 1] + numbers[:at] + numbers[at + 1 :]]
         p = p[at : at + 1] + p[:at] + p[at + 1 :]
-    return SlotOutcome(a=ranked, p=p, cost=line.cost, original_cost=line.original_cost, observations=line.o)
+    return SlotOutcome(a=numbers, p=p, cost=line.cost, original_cost=line.original_cost, observations=line.o)
 
 
 def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
     """Return the slots of a line with the actions shown. A line of cb has one slot, which showed the first action of
     `a`."""
-    outcomes, shown = line.outcomes, list[ShownAction]()
+    outcomes, slots = line.outcomes, list[ShownAction]()
     if is_cb := outcomes is None:
         outcomes = [page_outcome(line)]
         if not outcomes[0].a or not outcomes[0].p:
@@ -120,27 +120,27 @@ def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
             raise InputError("it does not say which action was shown with which probability", hint=hint, field="a")
     if not outcomes:
         raise InputError("no outcome", field="_outcomes")
-    slots = (line.c or {}).get("_slots")
+    slot_entries = (line.c or {}).get("_slots")
     for index, outcome in enumerate(outcomes):
         at_a, at_p = ("a", "p") if is_cb else (f"_outcomes[{index}]._a", f"_outcomes[{index}]._p")
-        slot = slots[index] if isinstance(slots, list) and index < len(slots) else None
+        slot = slot_entries[index] if isinstance(slot_entries, list) and index < len(slot_entries) else None
         could_show = [(arm, True) for arm in actions.arms]
         if not is_cb:
-            could_show = available(actions, index, slot, {entry.arm for entry in shown})
-        ranked = outcome.a if isinstance(outcome.a, list) else [outcome.a]
+            could_show = available_arms(actions, index, slot, {entry.arm for entry in slots})
+        numbers = outcome.a if isinstance(outcome.a, list) else [outcome.a]
         p = outcome.p if isinstance(outcome.p, list) else [outcome.p]
         arms = [arm for arm, _ in could_show] if actions.slots else actions.arms
-        ranking = ranked_arms(ranked, p, arms, first=int(is_cb), at_a=at_a, at_p=at_p)
+        ranking = ranked_arms(numbers, p, arms, first=int(is_cb), at_a=at_a, at_p=at_p)
         eligible = [arm for arm, is_left in could_show if is_left]
         if not set(ranking) <= set(eligible):
             raise InputError("it ranks an action that its slot could not show", field=at_a)
-        is_complete = len(ranked) == len(arms) if is_cb else len(ranked) > 1 or len(eligible) == 1
-        propensity = checked(p[0], CHECKS[PROBABILITY], at_p)
+        is_complete = len(numbers) == len(arms) if is_cb else len(numbers) > 1 or len(eligible) == 1
+        propensity = check_value(p[0], CHECKS[PROBABILITY], at_p)
         arms, probabilities = (ranking, p) if is_complete else (eligible, ())
-        shown.append(ShownAction(ranking[0], propensity, arms, probabilities, outcome))
+        slots.append(ShownAction(ranking[0], propensity, arms, probabilities, outcome))
         if is_cb:
-            _check_label(line, ranked[0], p[0])
-    return shown
+            _check_label(line, numbers[0], p[0])
+    return slots
 
 
 def _check_label(line: DsJsonLine, action: int, p: float) -> None:
@@ -149,33 +149,33 @@ def _check_label(line: DsJsonLine, action: int, p: float) -> None:
     action: the action shown; p: the probability of this action."""
     if line.action is not None and line.action != action:
         raise InputError(f"action {line.action} is not the first of `a`, {action}", field="_label_Action")
-    passed = p * (1 - line.pdrop)  # this is the label probability in joined logs of Personalizer
-    if line.probability is not None and min(abs(line.probability - entry) for entry in (p, passed)) > FLOAT32:
+    joint_p = p * (1 - line.pdrop)  # this is the label probability in joined logs of Personalizer
+    if line.probability is not None and min(abs(line.probability - entry) for entry in (p, joint_p)) > FLOAT32:
         raise InputError(f"{line.probability!r} is not the first of `p`, {p!r}", field="_label_probability")
 
 
 def ranked_arms(
-    ranked: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, at_a: str, at_p: str
+    numbers: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, at_a: str, at_p: str
 ) -> list[str]:  # fmt: skip
     """Return the arms of ranked actions. Raises InputError where the actions or their probabilities are impossible.
 
-    ranked: the number of each action, counted from `first`; p: the probability of each action; arms: the arm of each
+    numbers: the number of each action, counted from `first`; p: the probability of each action; arms: the arm of each
     number; at_a, at_p: the names of the two fields in messages."""
-    if len(ranked) != len(p):
-        raise InputError(f"{len(p)} probabilities of {len(ranked)} actions", field=at_p)
-    if not ranked or len(set(ranked)) < len(ranked):
+    if len(numbers) != len(p):
+        raise InputError(f"{len(p)} probabilities of {len(numbers)} actions", field=at_p)
+    if not numbers or len(set(numbers)) < len(numbers):
         raise InputError("an action is ranked twice, or none", field=at_a)
-    for number in ranked:
+    for number in numbers:
         if not first <= number < len(arms) + first:
             raise InputError(f"{number} is none of the {len(arms)} actions", hint=f"counted from {first}", field=at_a)
     if not all(0 <= entry <= 1 for entry in p):
         raise InputError("a probability outside [0, 1]", field=at_p)
     if len(p) > 1 and not is_distribution(p):
         raise InputError(f"probabilities that sum to {sum(p)!r}", field=at_p)
-    return [arms[number - first] for number in ranked]
+    return [arms[number - first] for number in numbers]
 
 
-def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) -> bool:
+def withholds(line: DsJsonLine, slots: Sequence[ShownAction], actions: Actions) -> bool:
     """Tell whether a slot was denied its reward. This happens to an apprentice, a policy whose choices are not shown.
     Where the apprentice chose another action than the baseline (`_ba`, in cb the first action), the action of the
     baseline was shown instead."""
@@ -184,36 +184,36 @@ def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) 
     first = 0 if line.outcomes is not None else 1
     return any(
         slot.outcome.original_cost and not slot.outcome.cost and number - first != actions.arms.index(slot.arm)
-        for number, slot in zip(line.baseline or [1] * first, shown, strict=False)
+        for number, slot in zip(line.baseline or [1] * first, slots, strict=False)
     )
 
 
-def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[tuple[str, bool]]:
+def available_arms(actions: Actions, index: int, slot: Any, shown_arms: set[str]) -> list[tuple[str, bool]]:
     """Return the actions of a slot by their arms, each with a flag whether the slot could show the arm. In slates a
     slot can show its own actions. In ccb a slot can show the actions of `_inc` (by default all actions), without the
     actions shown in earlier slots.
 
-    index: the index of the slot; slot: the entry of the slot in the context; shown: the arms shown in earlier slots."""
+    index: the index of the slot; slot: the slot's entry in the context; shown_arms: the arms shown in earlier slots."""
     if actions.slots is not None:
         return [
             (arm, True) for arm, slot_number in zip(actions.arms, actions.slots, strict=True) if slot_number == index
         ]
-    included = slot.get("_inc") if isinstance(slot, dict) else None
-    if included is not None and not (isinstance(included, list) and all(isinstance(entry, int) for entry in included)):
+    numbers = slot.get("_inc") if isinstance(slot, dict) else None
+    if numbers is not None and not (isinstance(numbers, list) and all(isinstance(entry, int) for entry in numbers)):
         raise InputError("`_inc` is no list of actions", field=f"c._slots[{index}]._inc")
-    ranking = range(len(actions.arms)) if included is None else set(included)
-    return [(arm, number in ranking and arm not in shown) for number, arm in enumerate(actions.arms)]
+    ranking = range(len(actions.arms)) if numbers is None else set(numbers)
+    return [(arm, number in ranking and arm not in shown_arms) for number, arm in enumerate(actions.arms)]
 
 
-def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
+def slot_sets(slots: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
     """Return the arms that each slot could show, or None where every slot could show all arms that earlier slots did
     not show."""
     left = set(actions.eligible)
     differs = False
-    for slot in shown:
+    for slot in slots:
         differs |= set(slot.arms) != left
         left.discard(slot.arm)
-    return tuple(tuple(sorted(slot.arms)) for slot in shown) if differs else None
+    return tuple(tuple(sorted(slot.arms)) for slot in slots) if differs else None
 
 
 def support(top: ShownAction, actions: Actions) -> dict[str, float] | None:
@@ -245,34 +245,34 @@ class DsJson(jsonl.LineLayout):
             raise InputError(f"--reward-from {name[:80]!r} is no key of a reward", hint=hint)
         super().__init__(source, policy=policy or jsonl.DEFAULT_POLICY, now=now, options=options)
         self._reward_from, self._arm_id = name, options.get("arm_id")
-        self._observed: dict[str, list[tuple[str, float, int | None]]] = defaultdict(list)
-        self._activated: set[str] = set()
+        self._observed_events: dict[str, list[tuple[str, float, int | None]]] = defaultdict(list)
+        self._activated_names: set[str] = set()
         self._inactive: set[str] = set()
         self._actions: dict[str, Actions] = {}
 
     # -- lines --
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        objects = [not text.startswith(b"[") for text in texts]  # lines of checkpoints do
-        self._passed, self._observations = objects.count(False), list[Observation]()
-        group = super().decode(list(compress(numbers, objects)), list(compress(texts, objects)))
-        return group._replace(skipped=self._passed, observations=self._observations)
+        is_object = [not text.startswith(b"[") for text in texts]  # lines of checkpoints do
+        self._n_skipped, self._observations = is_object.count(False), list[Observation]()
+        group = super().decode(list(compress(numbers, is_object)), list(compress(texts, is_object)))
+        return group._replace(n_skipped=self._n_skipped, observations=self._observations)
 
     def _observation(self, line: DsJsonLine) -> Observation:
         """Return the observation that a line makes of a decision in another line."""
-        at = checked(jsonl.time(line.enqueued, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
+        at = check_value(jsonl.time(line.enqueued_at, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
         name = self._reward_from or ""
         if name.startswith("o.") or line.reward is None:
             value = _observed_sum(line.observations, name[2:] or None)
         else:
             value = line.reward
-        events = () if value is None else ((jsonl.REWARD, checked(value, CHECKS[AMOUNT], "RewardValue"), at),)
-        event_id = checked(line.event_id, CHECKS[KEY], "EventId")
+        events = () if value is None else ((jsonl.REWARD, check_value(value, CHECKS[AMOUNT], "RewardValue"), at),)
+        event_id = check_value(line.event_id, CHECKS[KEY], "EventId")
         return Observation(event_id, events, _activates(line, line.observations))
 
     def row(self, line: DsJsonLine, text: bytes) -> jsonl.Row | None:
         if _is_skipped(line, text):
-            self._passed += 1
+            self._n_skipped += 1
             return None
         if _is_observation(line):
             self._observations.append(self._observation(line))
@@ -280,24 +280,24 @@ class DsJson(jsonl.LineLayout):
         if line.c is None:
             raise InputError("a decision without its actions", hint="`c` holds them in `_multi`", field="c")
         actions = self._actions_of(line.c)
-        shown = shown_actions(line, actions)
-        is_blind = withholds(line, shown, actions)
-        is_inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
-        slots = [
+        slots = shown_actions(line, actions)
+        is_blind = withholds(line, slots, actions)
+        is_inactive = (line.is_deferred or line.not_activated) and not _activates(line, line.o)
+        line_slots = [
             jsonl.LineSlot(
                 position, slot.arm, None if is_blind else slot.propensity, slot.propensity if actions.slots else None,
                 min(slot.probabilities, default=None), censored=int(is_inactive), id=slot.outcome.id,
             )
-            for position, slot in enumerate(shown, 1)
+            for position, slot in enumerate(slots, 1)
         ]  # fmt: skip
         context = {name: value for name, value in line.c.items() if name != "_multi" and not _is_bare(name, value)}
-        checked(line.pdrop, DROPPED, "pdrop")
+        check_value(line.pdrop, DROPPED, "pdrop")
         row = (
             line.event_id if line.session is None else line.session, line.user, jsonl.time(line.timestamp, "Timestamp"),
             canonical.text(context), line.event_id, 1 - line.pdrop if line.pdrop else None, actions.features,
-            slot_sets(shown, actions), support(shown[0], actions),
+            slot_sets(slots, actions), support(slots[0], actions),
         )  # fmt: skip
-        return actions.eligible, row, slots, list(self._rewards(line, actions, shown))
+        return actions.eligible, row, line_slots, list(self._rewards(line, actions, slots))
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str:
         if table == "events":
@@ -318,10 +318,10 @@ class DsJson(jsonl.LineLayout):
         if actions is None:
             if len(self._actions) >= CACHE:
                 self._actions.clear()
-            actions = self._actions[text] = self._keyed(entries)
+            actions = self._actions[text] = self._make_actions(entries)
         return actions
 
-    def _keyed(self, entries: Sequence[Mapping[str, Any]]) -> Actions:
+    def _make_actions(self, entries: Sequence[Mapping[str, Any]]) -> Actions:
         """Return actions with their arms. The arm of an action is the id of the action if it has an id, else a digest
         of its features. Several actions with an equal arm are numbered."""
         arms, count = list[str](), Counter[str]()
@@ -337,8 +337,8 @@ class DsJson(jsonl.LineLayout):
         return Actions(arms, tuple(sorted(arms)), None if slots[0] is None else cast(list[int], slots), text)
 
     def _arm(self, action: Mapping[str, Any]) -> str:
-        named = (self._arm_id,) if self._arm_id else ARM_IDS
-        for path in named:
+        paths = (self._arm_id,) if self._arm_id else ARM_IDS
+        for path in paths:
             value: Any = action
             for name in path.split("."):
                 value = value.get(name) if isinstance(value, dict) else None
@@ -350,13 +350,13 @@ class DsJson(jsonl.LineLayout):
 
     # -- rewards --
 
-    def _rewards(self, line: DsJsonLine, actions: Actions, shown: Sequence[ShownAction]) -> Iterator[jsonl.LineEvent]:
+    def _rewards(self, line: DsJsonLine, actions: Actions, slots: Sequence[ShownAction]) -> Iterator[jsonl.LineEvent]:
         """Yield the reward of each slot of which something was observed. Where no slot has a reward (as in slates),
         yield the reward of the page. A cost of 0 without an observation does not count as observed."""
-        outcomes: dict[int | None, SlotOutcome] = {n: slot.outcome for n, slot in enumerate(shown, 1)}
+        outcomes: dict[int | None, SlotOutcome] = {n: slot.outcome for n, slot in enumerate(slots, 1)}
         has_costs = actions.slots is None and any(outcome.cost is not None for outcome in outcomes.values())
         if line.outcomes is not None and not has_costs:
-            outcomes = {1 if len(shown) == 1 else None: page_outcome(line)}
+            outcomes = {1 if len(slots) == 1 else None: page_outcome(line)}
         name = self._reward_from
         for position, outcome in outcomes.items():
             if name is None or name == "_label_cost":
@@ -373,17 +373,17 @@ class DsJson(jsonl.LineLayout):
 
     def note(self, rows: LogColumns, group: Decoded) -> Note:
         names, slots = values(rows.request_id, len(rows)), rows.slots
-        is_inactive = set(compress(slots.row, values(slots.censored, len(slots.row))))
-        return replace(super().note(rows, group), inactive=[names[row] for row in is_inactive])
+        inactive_rows = set(compress(slots.row, values(slots.censored, len(slots.row))))
+        return replace(super().note(rows, group), inactive=[names[row] for row in inactive_rows])
 
     def remember(self, note: Note) -> None:
         super().remember(note)
         for observation in note.observations:
-            self._observed[observation.key] += observation.events
+            self._observed_events[observation.key] += observation.events
             if observation.activates:
-                self._activated.add(observation.key)
+                self._activated_names.add(observation.key)
         self._inactive.update(name for name in note.inactive if name is not None)
-        self.sums.skipped += note.inactive.count(None)
+        self.sums.n_skipped += note.inactive.count(None)
 
     def finish_decoding(self) -> None:
         """Remove the propensities of the whole log if it withholds a reward. Such a log comes from an apprentice, whose
@@ -399,23 +399,23 @@ class DsJson(jsonl.LineLayout):
         """Give every file the observations of all files, and count the decisions that were never activated. Returns
         messages for the user."""
         logs = [file for file in files if isinstance(file, DsJson)]
-        observed, activated_names = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
+        events, activated_names = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
         for file in logs:
-            activated_names |= file._activated
-            for name, events in file._observed.items():
-                observed[name] += events
+            activated_names |= file._activated_names
+            for name, file_events in file._observed_events.items():
+                events[name] += file_events
         for file in logs:
-            file._observed, file._activated, file.sums.observes = observed, activated_names, bool(observed)
-            file.sums.skipped += 0 if self.source.grows else len(file._inactive - activated_names)
+            file._observed_events, file._activated_names, file.sums.observes = events, activated_names, bool(events)
+            file.sums.n_skipped += 0 if self.source.grows else len(file._inactive - activated_names)
         lines = [f"{file.source.name}: {APPRENTICE}" for file in logs if file.sums.without_propensity]
-        unmatched = observed.keys() | (activated_names if self.source.grows else set())
-        for rows in (rows for file in logs for rows in file.spooled()) if unmatched else ():
-            unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
+        stray_names = events.keys() | (activated_names if self.source.grows else set())
+        for rows in (rows for file in logs for rows in file.read_spool()) if stray_names else ():
+            stray_names -= distinct(rows.request_id) | distinct(rows.slots.id)
         if self.source.grows:
-            self.late = {key: Observation(key, observed[key], key in activated_names) for key in sorted(unmatched)}
+            self.strays = {key: Observation(key, events[key], key in activated_names) for key in sorted(stray_names)}
             return []
-        missing_text = f"{quantity(len(unmatched), 'observation')} without a decision in these files"
-        return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
+        missing_text = f"{quantity(len(stray_names), 'observation')} without a decision in these files"
+        return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(stray_names)
 
     def complete(self, rows: LogColumns) -> LogColumns:
         """Return the rows, completed with the observations from other lines. Decisions that were never activated are
@@ -424,30 +424,30 @@ class DsJson(jsonl.LineLayout):
             slots = replace(rows.slots, propensity=NULL, marginal=NULL, min_propensity=NULL)
             rows = replace(rows, log_propensity=NULL, support=NULL, slots=slots)
         names, n_slots = values(rows.request_id, len(rows)), len(rows.slots.row)
-        censored = values(rows.slots.censored, n_slots)
-        if any(censored):
-            marked = {row for row, mark in zip(rows.slots.row, censored, strict=True) if mark}
-            is_inactive = {row for row in marked if names[row] not in self._activated}
-            marks = [int(row in is_inactive) for row in rows.slots.row]
+        is_censored = values(rows.slots.censored, n_slots)
+        if any(is_censored):
+            marked_rows = {row for row, mark in zip(rows.slots.row, is_censored, strict=True) if mark}
+            inactive_rows = {row for row in marked_rows if names[row] not in self._activated_names}
+            marks = [int(row in inactive_rows) for row in rows.slots.row]
             rows = replace(rows, slots=replace(rows.slots, censored=marks))
             if self.source.grows:  # an activation may follow
                 rows = jsonl.with_censor_events(rows)
             else:
-                rows = rows.select([row not in is_inactive for row in range(len(rows))])
+                rows = rows.select([row not in inactive_rows for row in range(len(rows))])
         return _with_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
         """Return the rows, where each observation of a decision, or of a slot, is added as an event of this
         decision."""
-        if not self._observed:
+        if not self._observed_events:
             return rows
-        named = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
+        page_entries = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
         slots, n_slots = rows.slots, len(rows.slots.row)
         entries = zip(slots.row, values(slots.position, n_slots), values(slots.id, n_slots), strict=True)
         served_at, sizes = values(rows.at, len(rows)), values(rows.size, len(rows))
         late_events = list[tuple[int, jsonl.LineEvent]]()
-        for row, position, name in chain(named, entries):
-            for kind, value, at in self._observed.get(name, ()) if name is not None else ():
+        for row, position, name in chain(page_entries, entries):
+            for kind, value, at in self._observed_events.get(name, ()) if name is not None else ():
                 event_at = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
                 late_events.append((row, jsonl.LineEvent(1 if sizes[row] == 1 else position, kind, value, event_at)))
         return rows.with_events(late_events) if late_events else rows
@@ -491,7 +491,7 @@ def _is_observation(line: DsJsonLine) -> bool:
     if UNSET is not line.label_ca or UNSET is not line.ca or UNSET is not line.pdf:
         hint = "rlrec chooses among arms that can be listed; cut the range into a few of them"
         raise InputError("a log of continuous actions", hint=hint, field="_label_ca")
-    observes = line.reward is not None or line.observations or line.action_taken or line.deferred is not None
+    observes = line.reward is not None or line.observations or line.action_taken or line.is_deferred is not None
     return line.c is None and line.event_id is not None and bool(observes)
 
 
@@ -500,7 +500,7 @@ def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
     marks = [entry for entry in observations if isinstance(entry, dict)]
     return (
         line.action_taken
-        or (line.c is None and line.deferred is False)
+        or (line.c is None and line.is_deferred is False)
         or any(entry.get("ActionTaken") is True or entry.get("DeferredAction") is False for entry in marks)
     )
 
@@ -509,8 +509,8 @@ def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None
     """Return the sum of the observed numbers, or None where no number was observed.
 
     name: the key under which numbers count, or None to count the observed values themselves."""
-    observed = [entry.get("v") if isinstance(entry, dict) else entry for entry in observations]
+    items = [entry.get("v") if isinstance(entry, dict) else entry for entry in observations]
     if name is not None:
-        observed = [entry.get(name) if isinstance(entry, dict) else None for entry in observed]
-    numbers = [entry for entry in observed if isinstance(entry, int | float) and not isinstance(entry, bool)]
+        items = [entry.get(name) if isinstance(entry, dict) else None for entry in items]
+    numbers = [entry for entry in items if isinstance(entry, int | float) and not isinstance(entry, bool)]
     return float(sum(numbers)) if numbers else None

@@ -17,9 +17,9 @@ from typing import Any, ClassVar, NamedTuple, cast
 from msgspec import UNSET, Struct, UnsetType, defstruct, field
 
 from rlrec import times
-from rlrec.app.imports.columns import LogColumns, LoggedCandidates, LoggedEvents, LoggedSlots, transposed, values
+from rlrec.app.imports.columns import LogColumns, LoggedCandidates, LoggedEvents, LoggedSlots, transpose_rows, values
 from rlrec.app.imports.layouts.base import Decoded, Layout, RefusedLine, refused_line
-from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, checked, is_distribution
+from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, check_value, is_distribution
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.log_fields import KEY, LOG_PROBABILITY, PROBABILITY, STATED_FIELDS, LogField
@@ -112,13 +112,13 @@ class LineLayout(Layout):
                 if times.zoneless:
                     zoneless += 1
                     times.zoneless.clear()
-        columns = transposed(("number", "eligible", *self.columns), rows)
+        columns = transpose_rows(("number", "eligible", *self.columns), rows)
         if self.policy is not None:
             columns["policy"] = Same(self.policy)
         decisions = LogColumns(
             eligible_sets=[arms for _, arms in sets.values()],
-            slots=LoggedSlots(**transposed(("row", *LineSlot._fields), slots)),
-            events=LoggedEvents(**transposed(("row", *LineEvent._fields), events)), **columns,
+            slots=LoggedSlots(**transpose_rows(("row", *LineSlot._fields), slots)),
+            events=LoggedEvents(**transpose_rows(("row", *LineEvent._fields), events)), **columns,
         )  # fmt: skip
         return Decoded(decisions, refused_lines, zoneless=zoneless)
 
@@ -226,13 +226,13 @@ class Jsonl(LineLayout):
         ]  # fmt: skip
         slots.sort(key=itemgetter(0))
         eligible = _sorted_set(tuple(line.eligible))
-        checked(line.propensity or None, CHECKS[PROBABILITY], "propensity")
-        state, shown = history.from_json(line.state) if line.state else (line.state, None)
+        check_value(line.propensity or None, CHECKS[PROBABILITY], "propensity")
+        state, past = history.from_json(line.state) if line.state else (line.state, None)
         policy = self.policy or (DEFAULT_POLICY if line.policy is None else line.policy)
         row = (
             policy, line.session, line.user, line.visit, line.step, time(line.at, "at"), canonical.text(line.context),
             canonical.text(state) if state else "{}", line.k, line.log_propensity, line.seed, line.request_id,
-            _source(line, policy), shown, None if line.events is None else line.reward, _candidates(line, eligible),
+            _source(line, policy), past, None if line.events is None else line.reward, _candidates(line, eligible),
             *(_stated_value(line, entry) for entry in STATED_FIELDS),
             _features(line, eligible), _slot_sets(line, slots, eligible), _support(line, slots, eligible),
         )  # fmt: skip
@@ -292,17 +292,17 @@ def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandid
         hint = "`eligible` has the arms that the slate was drawn from, `catalogue` those that the candidates were"
         raise InputError("the candidates are not the eligible arms, each once", hint=hint, field="candidates")
     propensities = tuple(
-        checked(entry.propensity, CHECKS[PROBABILITY], f"candidates[{index}].propensity")
+        check_value(entry.propensity, CHECKS[PROBABILITY], f"candidates[{index}].propensity")
         for index, entry in enumerate(decision.candidates)
     )
-    log_propensity = checked(decision.candidates_log_propensity, CHECKS[LOG_PROBABILITY], "candidates_log_propensity")
-    arms = {checked(arm, CHECKS[KEY], "catalogue") for arm in decision.catalogue or ()}
+    log_p = check_value(decision.candidates_log_propensity, CHECKS[LOG_PROBABILITY], "candidates_log_propensity")
+    arms = {check_value(arm, CHECKS[KEY], "catalogue") for arm in decision.catalogue or ()}
     catalogue = None if decision.catalogue is None else tuple(sorted(arms))
     if catalogue is not None and not set(arm_keys) <= arms:
         raise InputError("a candidate is not in the catalogue that it was drawn from", field="catalogue")
     product = min(0.0, sum(map(log, propensities)))
     return LoggedCandidates(
-        tuple(arm_keys), propensities, product if log_propensity is None else log_propensity, catalogue
+        tuple(arm_keys), propensities, product if log_p is None else log_p, catalogue
     )  # fmt: skip
 
 

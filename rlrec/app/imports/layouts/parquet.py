@@ -43,8 +43,8 @@ def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
         from pyarrow import csv, parquet
     except ImportError:
         raise InputError("the layout parquet needs pyarrow", hint="pip install 'rlrec[parquet]'") from None
-    with ExitStack() as opened:
-        copy = opened.enter_context(tempfile.TemporaryFile())
+    with ExitStack() as stack:
+        copy = stack.enter_context(tempfile.TemporaryFile())
         try:
             file = parquet.ParquetFile(source.file)
             names = file.schema_arrow.names
@@ -59,7 +59,7 @@ def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
             reason = str(error).splitlines()[0][:200]
             raise InputError(f"{source.name} is an incomplete Parquet file: {reason}", hint="fetch it again") from None
         copy.flush()
-        opened.pop_all()  # the layout closes it
+        stack.pop_all()  # the layout closes it
         return cast(BinaryIO, copy)
 
 

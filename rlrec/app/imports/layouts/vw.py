@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
 from rlrec.app.imports.layouts.base import LINE_BYTES, Decoded, Source, too_long
-from rlrec.app.imports.layouts.checks import CHECKS, checked
+from rlrec.app.imports.layouts.checks import CHECKS, check_value
 from rlrec.app.imports.layouts.dsjson import DsJson, DsJsonLine
 from rlrec.app.imports.layouts.writers import RESERVED
 from rlrec.errors import InputError, quantity
@@ -89,14 +89,14 @@ class Vw(DsJson):
     def _several_lines(self, lines: Sequence[TextLine]) -> DsJsonLine:
         """Return an example of `--cb_adf` as a decision. An example may begin with a line of shared features, and has a
         line for each action."""
-        shared, actions = (lines[0], lines[1:]) if lines[0].is_shared else (NO_LINE, lines)
+        shared_line, actions = (lines[0], lines[1:]) if lines[0].is_shared else (NO_LINE, lines)
         if not actions or any(line.is_shared for line in actions):
             raise InputError("shared features without actions, or not first", hint=SEVERAL, field="label")
         labels = [(n, label) for n, line in enumerate(actions) for label in line.labels if label.cost is not None]
         if len(lines) == 1 and labels and labels[0][1].probability != 1:
             raise InputError("an example of one action, whose probability is not 1", hint=SEVERAL, field="label")
-        tagged = [{**line.features, **({"_tag": line.tag} if line.tag else {})} for line in actions]
-        return _example(shared, tagged, labels)
+        features = [{**line.features, **({"_tag": line.tag} if line.tag else {})} for line in actions]
+        return _example(shared_line, features, labels)
 
 
 class Label(NamedTuple):
@@ -160,7 +160,7 @@ def _label(word: str) -> Label:
         hint = "ACTION:COST:PROBABILITY of the one that was shown, ACTION of others"
         raise InputError(f"{word[:80]!r} is no label", hint=hint, field="label")
     cost, p = [_number(text, "label") for text in numbers] or (None, None)
-    return Label(action, cost, checked(p, CHECKS[PROBABILITY], "label"))
+    return Label(action, cost, check_value(p, CHECKS[PROBABILITY], "label"))
 
 
 def _number(text: str, field: str) -> float:
@@ -218,11 +218,11 @@ def _features(spaces: Sequence[str]) -> dict[str, Any]:
     top = fields.pop("", {})
     for name in fields.keys() & top.keys():  # a namespace with the name of a feature outside namespaces
         inner = {f"{name}.{key}": value for key, value in fields.pop(name).items()}
-        if doubled := inner.keys() & top.keys():
-            raise InputError(f"{min(doubled)[:80]!r} is a feature twice: by itself, and in a namespace", field=name)
+        if duplicates := inner.keys() & top.keys():
+            raise InputError(f"{min(duplicates)[:80]!r} is a feature twice: by itself, and in a namespace", field=name)
         top |= inner
-    if reserved := (fields.keys() | top.keys()) & RESERVED:
-        raise InputError(f"{min(reserved)!r} cannot be the name of features here", field=min(reserved))
+    if clashes := (fields.keys() | top.keys()) & RESERVED:
+        raise InputError(f"{min(clashes)!r} cannot be the name of features here", field=min(clashes))
     return top | {name: inner for name, inner in fields.items() if inner}
 
 

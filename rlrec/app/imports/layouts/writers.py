@@ -31,12 +31,12 @@ MAPS = [{name: name for name in names if name != "reward"} for names in HEADERS]
 class LayoutWriter(ABC):
     """A LayoutWriter writes the decisions of a log as lines of one layout.
 
-    detailed: whether the writer needs the rewards of slots and the features of the catalogue; holds: the keys of
+    needs_details: whether the writer needs the rewards of slots and the features of the catalogue; holds: the keys of
     OPTIONAL that the lines of this layout can hold; left_out: for each thing that lines cannot hold, by name, the
     number of decisions that have it."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("candidates", "features", "slot_sets", "support")  # keys of some records
-    detailed: ClassVar[bool] = True
+    needs_details: ClassVar[bool] = True
     holds: ClassVar[frozenset[str]] = frozenset()
     header: ClassVar[bytes] = b""
 
@@ -47,9 +47,9 @@ class LayoutWriter(ABC):
         """Yield the lines of all decisions that can be written."""
         header = self.header
         for record in records:
-            if written := self.decision(record):
+            if data := self.decision(record):
                 self.left_out.update(name for name in self.OPTIONAL if name not in self.holds and record.get(name))
-                yield header + written
+                yield header + data
                 header = b""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class LayoutWriter(ABC):
 class JsonLines(LayoutWriter):
     """This class writes each decision as one line, a JSON object with the whole record of the decision."""
 
-    detailed, holds = False, frozenset(LayoutWriter.OPTIONAL)
+    needs_details, holds = False, frozenset(LayoutWriter.OPTIONAL)
 
     def decision(self, record: LogLine) -> bytes:
         return f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode()
@@ -81,28 +81,28 @@ class CsvWriter(LayoutWriter):
             "eligible": canonical.text(record["eligible"]), "context": canonical.text(record["context"]),
             "state": canonical.text(record["state"]) if record["state"] else None,
         }  # fmt: skip
-        first = [_cell(cells.get(name)) for name in DECISION_COLUMNS]
+        head = [_cell(cells.get(name)) for name in DECISION_COLUMNS]
         events: dict[int | None, list[Any]] = {}
         for event in record["events"]:
             events.setdefault(event["position"], []).append({name: event[name] for name in ("kind", "value", "at")})
             if event["key"] is not None:
                 events[event["position"]][-1]["key"] = event["key"]
         page_events = [event | {"position": None} for event in events.get(None, ())]
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
+        buffer = io.StringIO()
+        rows = csv.writer(buffer, lineterminator="\n")
         for slot in record["slate"]:
             slot_events = events.get(slot["position"], []) + page_events
             self.left_out.update(name for name in ("team",) if slot.get(name))
             rows.writerow([
-                *first, *(_cell(slot.get(name)) for name in SLOT_COLUMNS[:-2]), record["rewards"][slot["position"]],
+                *head, *(_cell(slot.get(name)) for name in SLOT_COLUMNS[:-2]), record["rewards"][slot["position"]],
                 canonical.text(slot_events) if slot_events else None,
             ])  # fmt: skip
             page_events = []
-        written = text.getvalue()
-        if written.count("\n") > len(record["slate"]) or "\r" in written:
+        text = buffer.getvalue()
+        if text.count("\n") > len(record["slate"]) or "\r" in text:
             reason = f"a key of decision {record['decision_id']} has a line break, which no cell can hold"
             raise InputError(reason, hint="--layout jsonl")
-        return written.encode()
+        return text.encode()
 
 
 def _cell(value: Any) -> Any:
@@ -110,7 +110,7 @@ def _cell(value: Any) -> Any:
     return 1 if value is True else value
 
 
-def _stated(record: LogLine, exclusions: Sequence[str] = ()) -> dict[str, bool]:
+def _stated_flags(record: LogLine, exclusions: Sequence[str] = ()) -> dict[str, bool]:
     """Return for each field that a line may state, by key, whether the record has this field.
 
     exclusions: keys to leave out of the result."""
@@ -130,9 +130,9 @@ class DsJsonWriter(LayoutWriter):
 
     def decision(self, record: LogLine) -> bytes:
         slate, arms = record["slate"], record["eligible"]
-        silent = any(slot["propensity"] is None for slot in slate) or slate[-1]["position"] != len(slate)
-        if silent or any(slot.get("censored") for slot in slate):
-            self.left_out["without propensities" if silent else "censored"] += 1
+        is_silent = any(slot["propensity"] is None for slot in slate) or slate[-1]["position"] != len(slate)
+        if is_silent or any(slot.get("censored") for slot in slate):
+            self.left_out["without propensities" if is_silent else "censored"] += 1
             return b""
         features: Mapping[str, Any] = record.get("features") or record["catalogue_features"]
         actions = [{"_tag": arm, **(features.get(arm) or {"i": {"id": arm}})} for arm in arms]
@@ -160,65 +160,65 @@ class DsJsonWriter(LayoutWriter):
             "page rewards beside those of slots": by_slot and record["rewards"][None],
             "marginals": any(slot["marginal"] is not None for slot in record["slate"]) and len(record["slate"]) > 1,
             "min_propensity": any("min_propensity" in slot for slot in record["slate"]["support" in record :]),
-            **_stated(record, exclusions=("keep_probability",)),
+            **_stated_flags(record, exclusions=("keep_probability",)),
         }
         self.left_out.update(name for name, is_lost in lost.items() if is_lost)
 
 
 def _cb(record: LogLine, arms: Sequence[str]) -> LogLine:
     (slot,) = record["slate"]
-    a, p = _ranked(slot, arms, record.get("support"), first=1)
+    a, p = _ranking(slot, arms, record.get("support"), first=1)
     value = record["reward"]
     return {
         "_label_cost": 0.0 - value, "_label_probability": p[0], "_label_Action": a[0], "_labelIndex": a[0] - 1,
-        "o": _observed(record, value), "a": a, "p": p,
+        "o": _observations(record, value), "a": a, "p": p,
     }  # fmt: skip
 
 
 def _ccb(record: LogLine, arms: Sequence[str]) -> LogLine:
     """Return the keys of a ccb line that state outcomes. Each slot has its own reward, but where only the page has
     events, the line states the reward of the page alone."""
-    outcomes, observed = list[LogLine](), {event["position"] for event in record["events"]}
+    outcomes, positions = list[LogLine](), {event["position"] for event in record["events"]}
     support, sets = record.get("support"), record.get("slot_sets") or [arms]
     support = None if support is None else {arm: support[arm] for arm in sets[0]}
     for slot in record["slate"]:
         position = slot["position"]
-        a, p = _ranked(slot, arms, support if position == 1 else None, first=0)
+        a, p = _ranking(slot, arms, support if position == 1 else None, first=0)
         value = record["rewards"][position]
-        cost = {"_label_cost": 0.0 - value, "_o": [{"v": value}] if position in observed else []}
-        shown = {"_id": f"{record['decision_id']}-{position}", "_a": a, "_p": p}
-        outcomes.append(shown if observed == {None} else cost | shown)
+        cost = {"_label_cost": 0.0 - value, "_o": [{"v": value}] if position in positions else []}
+        choice = {"_id": f"{record['decision_id']}-{position}", "_a": a, "_p": p}
+        outcomes.append(choice if positions == {None} else cost | choice)
     value = record["rewards"][None]
-    page_events = {"_label_cost": 0.0 - value, "o": _observed(record, value)} if observed == {None} else {}
+    page_events = {"_label_cost": 0.0 - value, "o": _observations(record, value)} if positions == {None} else {}
     return {"_outcomes": outcomes, **page_events}
 
 
-def _observed(record: LogLine, value: float) -> list[LogLine]:
+def _observations(record: LogLine, value: float) -> list[LogLine]:
     return [{"v": value}] if record["events"] else []
 
 
 def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
     """Return the slots as the context describes them. Each slot also lists the actions that it could show, unless every
     slot could show all arms that earlier slots did not show."""
-    described, sets = record["context"].get("_slots"), record.get("slot_sets")
-    if not isinstance(described, list) or len(described) != len(record["slate"]):
-        described = [{} for _ in record["slate"]]
-    slots = [{key: slot[key] for key in slot if key != "_inc"} if isinstance(slot, dict) else {} for slot in described]
+    entries, sets = record["context"].get("_slots"), record.get("slot_sets")
+    if not isinstance(entries, list) or len(entries) != len(record["slate"]):
+        entries = [{} for _ in record["slate"]]
+    slots = [{key: slot[key] for key in slot if key != "_inc"} if isinstance(slot, dict) else {} for slot in entries]
     if sets is None:
         return slots
     number = {arm: index for index, arm in enumerate(arms)}
     return [slot | {"_inc": [number[arm] for arm in slot_arms]} for slot, slot_arms in zip(slots, sets, strict=True)]
 
 
-def _ranked(
+def _ranking(
     slot: Mapping[str, Any], arms: Sequence[str], support: Mapping[str, float] | None, *, first: int
 ) -> tuple[list[int], list[float]]:
     """Return the numbers of the slot's actions, counted from `first` with the shown action in front, and the
     probability of each action.
 
     support: the probability of each arm of the slot, or None to return the shown action alone."""
-    shown, propensity = slot["arm"], slot["propensity"]
-    order = [shown] if support is None else [shown, *(arm for arm in arms if arm != shown and arm in support)]
+    top_arm, propensity = slot["arm"], slot["propensity"]
+    order = [top_arm] if support is None else [top_arm, *(arm for arm in arms if arm != top_arm and arm in support)]
     number = {arm: index for index, arm in enumerate(arms, first)}
     p = [propensity] if support is None else [propensity, *(support[arm] for arm in order[1:])]
     return [number[arm] for arm in order], p
@@ -249,25 +249,25 @@ class VwWriter(LayoutWriter):
         if any(lost.values()):
             self.left_out[next(name for name, is_lost in lost.items() if is_lost)] += 1
             return b""
-        context, stated = record["context"], record["context"].get("@arms", {})
-        stated_features = {arm: entry["features"] for arm, entry in stated.items() if entry.get("features")}
+        context, entries = record["context"], record["context"].get("@arms", {})
+        stated_features = {arm: entry["features"] for arm, entry in entries.items() if entry.get("features")}
         features: Mapping[str, Any] = record.get("features") or stated_features or record["catalogue_features"]
         names = {name for fields in (context, *(features.get(arm) or {} for arm in arms)) for name in fields}
-        altered = {
+        alterations = {
             f"fields of the names {', '.join(sorted(RESERVED))}": names & RESERVED,
             "rewards beyond the range of their definition, without --reward": record["clipped"],
-            **_stated(record),
+            **_stated_flags(record),
         }
-        self.left_out.update(name for name, is_altered in altered.items() if is_altered)
-        tag = f"'{_escaped(record['request_id'])} " if record["request_id"] else ""
+        self.left_out.update(name for name, is_altered in alterations.items() if is_altered)
+        tag = f"'{_escape_name(record['request_id'])} " if record["request_id"] else ""
         lines = [f"shared {tag}{_namespaces({name: context[name] for name in context if name[:1] != '@'})}"]
         for arm in arms:
             label = f"0:{0.0 - record['reward']!r}:{slot['propensity']!r} " if arm == slot["arm"] else ""
-            lines.append(f"{label}'{_escaped(arm)}{_namespaces(features.get(arm) or {'i': {'id': arm}})}")
+            lines.append(f"{label}'{_escape_name(arm)}{_namespaces(features.get(arm) or {'i': {'id': arm}})}")
         return "".join(f"{line}\n" for line in [*lines, ""]).encode()
 
 
-def _escaped(name: str) -> str:
+def _escape_name(name: str) -> str:
     return name.translate(ESCAPES)
 
 
@@ -277,11 +277,11 @@ def _namespaces(fields: Mapping[str, Any]) -> str:
     fields = {name: value for name, value in fields.items() if name not in RESERVED}
     inner = {name: list(_words("", value)) for name, value in fields.items() if _is_nested(value)}
     top = [word for name, value in fields.items() if name not in inner for word in _words(name, value)]
-    spaces = [f"|{_escaped(name)} {_joined(words)}" for name, words in inner.items() if words]
-    return " ".join([f"| {_joined(top)}"] * bool(top) + spaces) or "|"
+    spaces = [f"|{_escape_name(name)} {_join_words(words)}" for name, words in inner.items() if words]
+    return " ".join([f"| {_join_words(top)}"] * bool(top) + spaces) or "|"
 
 
-def _joined(words: Sequence[str]) -> str:
+def _join_words(words: Sequence[str]) -> str:
     """Return the features of a namespace as text. A name that contains `=` is written unescaped where several names,
     and no text feature, have the same part before `=`. A reader then takes the whole word for a name."""
     names = [word.replace(EQUALS, "=") for word in words]
@@ -309,6 +309,6 @@ def _words(name: str, value: Any) -> Iterator[str]:
             yield from _words(f"{name}.{index}" if is_number else name, entry)
     elif isinstance(value, str | bool):
         text = value if isinstance(value, str) else json.dumps(value)
-        yield f"{_escaped(name).replace('=', EQUALS)}={_escaped(text)}"
+        yield f"{_escape_name(name).replace('=', EQUALS)}={_escape_name(text)}"
     elif value is not None:
-        yield _escaped(name).replace("=", EQUALS) if value == 1 else f"{_escaped(name)}:{value!r}"
+        yield _escape_name(name).replace("=", EQUALS) if value == 1 else f"{_escape_name(name)}:{value!r}"

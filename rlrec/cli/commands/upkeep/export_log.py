@@ -70,7 +70,7 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
         check_target(path, "PATH")
     elif sys.stdout is not None and sys.stdout.isatty():  # the log on the terminal shows the progress itself
         store.progress = lambda *_: None
-    records = app.export_log.export_log(store, log=log, reward=reward, has_details=writer.detailed)
+    records = app.export_log.export_log(store, log=log, reward=reward, has_details=writer.needs_details)
     with closing(records), open_target(path) as write:
         n_exported = sum(1 for _ in map(write, writer.lines(records)))
     if writer.left_out:

@@ -123,7 +123,7 @@ def test_the_newest_decisions_of_a_folder_are_those_of_its_store(sqlite_db: str,
         with store.read() as unit:
             return [selected.newest_id(unit, Selection(), number) for number in (1, 7, 40, 41)]
 
-    with closing(Store(sqlite_db)) as store, log_stores.opened(store, log) as (log_store, _):
+    with closing(Store(sqlite_db)) as store, log_stores.open_log(store, log) as (log_store, _):
         assert newest_ids(log_store) == newest_ids(store)
 
 
