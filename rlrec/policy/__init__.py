@@ -148,9 +148,9 @@ def make(kind: str, typed_parameters: Mapping[str, Any], *, design: Design | Non
 def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
     """Raise InputError if this kind of policy cannot satisfy the rules of a page, or if the rules contradict each
     other."""
-    from rlrec.policy.slates.page_rules import declared
+    from rlrec.policy.slates.page_rules import parse_texts
 
-    if declared(rules) is not None and kind in KINDS_WITHOUT_PAGE_RULES:
+    if parse_texts(rules) is not None and kind in KINDS_WITHOUT_PAGE_RULES:
         raise InputError(f"kind {kind} keeps no rules of a page", hint=KINDS_WITHOUT_PAGE_RULES[kind])
 
 

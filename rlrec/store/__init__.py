@@ -39,22 +39,22 @@ class _Reconnection:
         self._store = store
         self._began: float | None = None
         self._pause = PAUSES_S[0]
-        self._noticed = False
+        self._has_notified = False
 
     def wait(self, error: StoreBusy) -> bool:
         """Wait before the next attempt, and return True. Return False at once if another attempt is pointless, or if
         the time for attempts is over."""
         store, now = self._store, time.monotonic()
-        if not isinstance(error, Unreachable) or error.exhausted or store._rehearsal is not None:
+        if not isinstance(error, Unreachable) or error.has_expired or store._rehearsal is not None:
             return False
         began_at = self._began = now if self._began is None else self._began
         limit_us = store.waits.reconnect
-        limit_s = (engine.RECONNECT_S if store.reached else 0) if limit_us is None else limit_us / 1e6
+        limit_s = (engine.RECONNECT_S if store.has_answered else 0) if limit_us is None else limit_us / 1e6
         if now + self._pause - began_at > limit_s:
-            error.exhausted = True
+            error.has_expired = True
             return False
-        if now - began_at > NOTICE_S and not self._noticed:
-            self._noticed = True
+        if now - began_at > NOTICE_S and not self._has_notified:
+            self._has_notified = True
             store.notice(f"{error.message or 'the server has not answered yet'}; it is tried again for {limit_s:g} s")
         store.close()  # its other connections are broken, too
         time.sleep(self._pause)
@@ -79,12 +79,12 @@ class Store:
         self.folder: Any = None  # a folder with the log that all reading units use
         self._engine: sa.Engine | None = None
         self._process = os.getpid()  # the process whose connections the engine has
-        self._inherited: list[sa.Engine] = []
-        self.reached = False  # whether the server has answered so far
+        self._inherited_engines: list[sa.Engine] = []
+        self.has_answered = False  # whether the server has answered so far
         self._exclusions_noticed = False
         self._clock_noticed = False  # that the clock is behind the newest decision
         self.has_stored = False  # whether a writing transaction was committed
-        self._stored = False  # whether something was stored that a retry of the command would store again
+        self._is_unrepeatable = False  # whether something was stored that a retry of the command would store again
         self._rehearsal: sa.Connection | None = None
         self._snapshot: Unit | None = None
 
@@ -95,7 +95,7 @@ class Store:
     @property
     def engine(self) -> sa.Engine:
         if self._engine is not None and self._process != os.getpid():  # after a fork, the parent still uses these
-            self._inherited.append(self._engine)  # closing them would disturb the parent
+            self._inherited_engines.append(self._engine)  # closing them would disturb the parent
             self._engine, self._process = None, os.getpid()
         if self._engine is None:
             self._engine = engine.connect(self.url, waits=self.waits)
@@ -240,7 +240,7 @@ class Store:
 
     def _note_commit(self, result: T, unit: Unit) -> T:
         self.has_stored |= self._rehearsal is None
-        self._stored |= not unit.repeatable
+        self._is_unrepeatable |= not unit.repeatable
         return result
 
     def _was_committed(self, unit: Unit, reconnection: _Reconnection) -> bool | None:
@@ -278,7 +278,7 @@ class Store:
 
     def _without_false_promise(self, error: StoreBusy) -> StoreBusy:
         """Return the error. If the command has already stored something, the hint that a retry is safe is replaced."""
-        if self._stored and error.hint in (RETRY_HINT, database_errors.AWAY_HINT):
+        if self._is_unrepeatable and error.hint in (RETRY_HINT, database_errors.AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error
 
@@ -291,7 +291,7 @@ class Store:
         if unit.postgres:
             columns, source = f", ({decisions.NEWEST})" + (f", ({engine.NOW})" if unit.on_clock else ""), ""
         state_row = schema.check(unit, address=self.address, write=write, state=columns, source=source)
-        self.reached = True
+        self.has_answered = True
         newest_at = state_row[0] if state_row else decisions.newest(unit)
         if unit.on_clock:
             unit.now = (state_row[1] if unit.postgres else None) or engine.clock(connection)
@@ -336,7 +336,7 @@ class Store:
         if clock >= self.now - DAY_US:
             return
         if newest_at is None and not self.has_stored:
-            newest_at = decisions.newest(unit, imported=True)
+            newest_at = decisions.newest(unit, is_imported=True)
         if newest_at is not None and newest_at <= clock:
             raise InputError(
                 f"--now {format_time(self.now)} lies far ahead of the database's clock, {format_time(clock)}: "

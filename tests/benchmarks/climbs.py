@@ -77,9 +77,9 @@ class Bench:
             numbers = np.array([ids[f"arm{arm}"] for arm in range(ARMS)])
             n, nothing = len(contexts), np.zeros(len(contexts))
             history = History(
-                step=nothing.astype(np.int64), gap_s=nothing, shown=nothing.astype(np.int64), reward=nothing,
+                step=nothing.astype(np.int64), gap_s=nothing, n_shown=nothing.astype(np.int64), reward=nothing,
                 start=np.zeros(n + 1, np.int64), arm=np.empty(0, np.int64), ago=np.empty(0, np.int64),
-                earned=np.empty(0),
+                slot_reward=np.empty(0),
             )  # fmt: skip
             state = model.states(model.encode_contexts(contexts), history, np.full(n, NEWEST))
             order = np.argsort(numbers)

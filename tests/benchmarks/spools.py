@@ -84,16 +84,16 @@ class Server:
         n, t = arms.shape
         step, stored = np.full(n, t), np.zeros_like(rewards) if self.blind else rewards
         history = History(
-            step=step, gap_s=np.full(n, self.gap_s if t else 0.0), shown=step, reward=stored.sum(axis=1),
+            step=step, gap_s=np.full(n, self.gap_s if t else 0.0), n_shown=step, reward=stored.sum(axis=1),
             start=np.arange(n + 1) * t, arm=arms.ravel().astype(np.int64), ago=np.tile(np.arange(t, 0, -1), n),
-            earned=stored.ravel(),
+            slot_reward=stored.ravel(),
         )  # fmt: skip
         return self.kind.states(np.tile(self.context, (n, 1)), history, self.features[arms.ravel()])
 
     def chances(self, arms: Index, rewards: Array) -> Array:
         """Probability of each arm after these, (n, m)."""
         where = self.state(arms, rewards)
-        score = self.kind.scores_of(self.parameters, where, arms=np.arange(self.arms), described=self.features)
+        score = self.kind.scores_of(self.parameters, where, arms=np.arange(self.arms), arm_features=self.features)
         return plackett_luce.probabilities(score, temperature=self.kind.temperature, floor=self.kind.floor)
 
 

@@ -23,7 +23,7 @@ RUNS, EPISODES = 200, 1_000
 TOGETHER = 100  # runs: an encoder is no wider than that
 CLOSE = 1e-3
 LOWEST = 0.05  # probability of either arm
-OPEN = Objective(corrected=False)  # every step is the policy's own
+OPEN = Objective(uses_weights=False)  # every step is the policy's own
 ALONE, SMALL, WITH = 2.0**-12, 2.0**-13, (2.0**-9, 2.0**-6)  # step sizes; WITH: and that of the baseline
 AROUND, LAST = slice(89, 110), 100  # episodes
 AT_END, IN_LAST, EARLY, BEHIND = 0.5, 1.0, 1.5, 18.0  # from the optimum; what an episode still costs without a baseline
@@ -61,7 +61,7 @@ def toy() -> Iterator[Figure]:
     shares = ITEMS * LOGGED / (ITEMS * LOGGED).sum()
     yield Figure(
         name="the toy of Chen et al.: without correction, from reward x logged, at most",
-        value=float(abs(climbed(reward, LOGGED, Objective(corrected=False)) - shares).max()), unit="", at_most=CLOSE,
+        value=float(abs(climbed(reward, LOGGED, Objective(uses_weights=False)) - shares).max()), unit="", at_most=CLOSE,
     )  # fmt: skip
     best = float(climbed(reward, LOGGED, Objective())[-1])
     yield Figure(name="the toy: with correction, the best item", value=best, unit="", at_least=0.999)
@@ -165,13 +165,13 @@ def episode_of(audience: Corridor, chance: Array, rng: np.random.Generator) -> t
     inside = np.arange(len(arms)) < length[:, None]
     start = np.concatenate([[0], np.cumsum(length)])
     flat = np.array(rewards).T[inside]
-    return np.array(arms).T[inside], returns.discounted(flat, start, gamma=1.0), start
+    return np.array(arms).T[inside], returns.discount_rewards(flat, start, gamma=1.0), start
 
 
 def pages(x: Array, arms: Index, gain: Array) -> LoggedSlates:
     """A step of some runs, of which x is known."""
     state = State(x, np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
     return LoggedSlates(
-        state=state, arms=np.arange(2), described=np.zeros((2, 1)), shown=arms[:, None],
-        log_propensity=np.zeros(len(x)), gain=gain, raw=gain, scale=np.ones(len(x)),
+        state=state, arms=np.arange(2), arm_features=np.zeros((2, 1)), shown_arms=arms[:, None],
+        log_propensity=np.zeros(len(x)), gain=gain, returns=gain, scale=np.ones(len(x)),
     )  # fmt: skip

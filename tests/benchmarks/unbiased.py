@@ -43,7 +43,7 @@ BESIDE: list[tuple[str, Params]] = [
 # The first draws lists before slates, the second ranks by scores that requests bring: the logs of this module hold
 # neither (policy/kinds/test_two_stage.py; benchmarks/rankers.py).
 BROUGHT = ("two-stage", "scored")
-DRAWN = [kind for kind in kinds.KINDS if kinds.load(kind).served and kind not in BROUGHT]
+DRAWN = [kind for kind in kinds.KINDS if kinds.load(kind).can_serve and kind not in BROUGHT]
 ALL: list[tuple[str, Params]] = [*((kind, {}) for kind in DRAWN), *BESIDE]
 
 

@@ -100,7 +100,7 @@ CORRELATED = [
     "lin-thompson hybrid",
     "logistic-thompson shared",
 ]  # each decision has samples of its own
-SERVED = [*(kind for kind in kinds.KINDS if kinds.load(kind).served), "linucb shared", "linucb hybrid", *CORRELATED]
+SERVED = [*(kind for kind in kinds.KINDS if kinds.load(kind).can_serve), "linucb shared", "linucb hybrid", *CORRELATED]
 FLOORED = [kind for kind in SERVED if kind != "two-stage"]  # which has the floors of its stages
 FLOORS = [(kind, floor) for kind in FLOORED for floor in (0.01 if kind in CORRELATED else 0.0, 0.2)]
 STATEFUL = [kind for kind in kinds.KINDS if kinds.load(kind).stateful]
@@ -132,7 +132,7 @@ def belief_of(policy: Policy) -> Belief:
     return Belief(
         pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
         total=sums[:, 0].sum(), extra=sums[:, 3:], moments=moments_of(policy, sums[:, 3:]),
-        trained=trained_of(policy) if policy.stateful else None,
+        parameters=trained_of(policy) if policy.stateful else None,
         cost=None if policy.parsed_budget is None else np.array([3.0, 0.0, 3.0, 0.0, 6.0, 0.0]),
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def remembered(policy: Any, context: dict[str, Any]) -> Array:
     visits = history.unpack(blobs, np.array([0, 3]))
     x = policy.design.context.encode([context] * 2)
     state = policy.states(x, visits, described[visits.arm - 1])
-    result: Array = policy.scores_of(parameters, state, arms=np.arange(1, 7), described=described)
+    result: Array = policy.scores_of(parameters, state, arms=np.arange(1, 7), arm_features=described)
     return result
 
 

@@ -21,4 +21,4 @@ def pack(gap_us: int, shown: int, reward: float, entries: Sequence[Entry]) -> by
 def entries(blob: bytes) -> list[Entry]:
     """The slots that one decision remembers, oldest first."""
     past = history.unpack([blob], np.ones(1, np.int64))
-    return list(zip(past.arm.tolist(), past.ago.tolist(), past.earned.tolist(), strict=True))
+    return list(zip(past.arm.tolist(), past.ago.tolist(), past.slot_reward.tolist(), strict=True))

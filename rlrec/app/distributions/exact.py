@@ -157,9 +157,9 @@ class VersionDistribution:
         self._rows: dict[str, Encoded] = {}
         self._page: PageRules | None = None
         if learner.rules:
-            from rlrec.policy.slates.page_rules import declared
+            from rlrec.policy.slates.page_rules import parse_texts
 
-            self._page = declared(learner.rules)
+            self._page = parse_texts(learner.rules)
         self._layouts: PageLayouts | None = None
         self._set_sums(sums)
 
@@ -219,7 +219,7 @@ class VersionDistribution:
         return Belief(
             pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
-            trained=None if self.trained_model is None else self.trained_model.select(arms, revision),
+            parameters=None if self.trained_model is None else self.trained_model.select(arms, revision),
             read_column_sums=None if self.columns is None else partial(self.columns.sums, arms=arms),
             cost=None if self.spend is None else self.spend.costs(arms),
         )  # fmt: skip
@@ -502,7 +502,7 @@ def from_sums(
     )  # fmt: skip
     if learner.budget:
         _set_spend_at(unit, distribution, seq)
-    if learner.drafted:  # made from two versions
+    if learner.is_draft:  # made from two versions
         draft = cast("TeamDraft", learner)
         versions = policies.by_id(unit, [draft.first, draft.second])
         distribution.rankers = load(unit, versions[draft.first]), load(unit, versions[draft.second])

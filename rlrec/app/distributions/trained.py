@@ -88,7 +88,7 @@ class TrainedModel:
     def scores(self, state: State, arms: Ids, revision: int) -> Array:
         """Return noiseless scores of arms (ascending) in n states, with the features of one revision, (n, m)."""
         parameters, features = self.select(arms, revision)
-        return self.policy.scores_of(parameters, state, arms=arms, described=features)
+        return self.policy.scores_of(parameters, state, arms=arms, arm_features=features)
 
     def scores_at(self, state: State, arms: Ids, revisions: Ids) -> Array:
         """Return noiseless scores of arms in n states, each state with the features of its own revision, (n, m)."""

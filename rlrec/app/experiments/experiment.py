@@ -275,7 +275,7 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
         return Fork(variant=variant, source=None, sums={}, last_id=0, ordinal=0)
     source, head = lookup.version(unit, variant.policy)
     name, number = lookup.split_reference(variant.policy)
-    if not kinds.load(source.policy.kind).served:
+    if not kinds.load(source.policy.kind).can_serve:
         hint = f"give variant {variant.label} another policy"
         kind = source.policy.kind
         raise InputError(f"policy {source.policy.name!r} is of kind {kind} and cannot be served", hint=hint)

@@ -245,7 +245,7 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
     cannot be served."""
     version, head = lookup.version(unit, reference)
     name = f"version {version.number} of {version.policy.name}"
-    if not kinds.load(version.policy.kind).served:
+    if not kinds.load(version.policy.kind).can_serve:
         raise InputError(f"policy {version.policy.name!r} only holds an imported log", hint="name another policy")
     if version.status == "retired":
         raise InputError(f"{name} is retired", hint="choose another version")

@@ -291,7 +291,7 @@ def _find_states(
     if not len(picks):
         return iter(())
     past = _histories(batch, picks, first=first, begin=np.repeat(visit, lengths), definition=definition)
-    return zip(_states(past, keys), past.packed(), slots["decision_id"][first[picks]].tolist(), strict=True)
+    return zip(_states(past, keys), past.to_bytes(), slots["decision_id"][first[picks]].tolist(), strict=True)
 
 
 def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: Reward) -> History:

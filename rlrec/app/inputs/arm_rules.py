@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy import NARROWING
-from rlrec.policy.slates.page_rules import declared
+from rlrec.policy.slates.page_rules import parse_texts
 from rlrec.store import Store, Unit
 from rlrec.store.log import events
 from rlrec.store.log.contents import Eligible
@@ -147,7 +147,7 @@ def idle_page_rules(unit: Unit, texts: Mapping[str, str]) -> list[str]:
     """Return the page rules of a policy that name no arm which the policy may show now."""
     from rlrec.app.inputs.arm_names import ArmNames
 
-    if (rules := declared(texts)) is None:
+    if (rules := parse_texts(texts)) is None:
         return []
     names, allowed_ids = ArmNames(unit, rules.names), set(allowed_arms(unit, texts))
     return [text for name, text in rules.names.items() if allowed_ids.isdisjoint(names.find([name]))]

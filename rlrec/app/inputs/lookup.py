@@ -120,9 +120,9 @@ def reward(unit: Unit, name: str | None) -> Reward:
     if name is None:
         from rlrec.sentences import DEFAULT_REWARD
 
-        live_versions = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
+        versions = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
         pairs = [
-            (version.reward.name, head.seq) for version, head in live_versions if kinds.load(version.policy.kind).served
+            (version.reward.name, head.seq) for version, head in versions if kinds.load(version.policy.kind).can_serve
         ]
         learned_names = {name for name, seq in pairs if seq} or {name for name, _ in pairs}
         name = learned_names.pop() if len(learned_names) == 1 else DEFAULT_REWARD

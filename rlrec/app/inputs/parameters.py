@@ -17,7 +17,7 @@ from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.contexts.features import value_of
-from rlrec.policy.slates.page_rules import declared
+from rlrec.policy.slates.page_rules import parse_texts
 from rlrec.records import Reward, Version
 from rlrec.sentences import DEFAULT_REWARD
 from rlrec.store import Store, Unit
@@ -69,7 +69,7 @@ def with_curve(unit: Unit, parameters: Mapping[str, Any]) -> dict[str, Any]:
 def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
     """Raise InputError if page rules name an arm or a group that is unknown, or that the policy's own lists leave
     out."""
-    rules = declared(texts)
+    rules = parse_texts(texts)
     if rules is None:
         return
     names, lists = ArmNames(unit, rules.names), arm_rules.arm_lists(unit, texts)
@@ -95,7 +95,7 @@ def ruled_policies(unit: Unit) -> list[int]:
 
 def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
     """Print a notice if no arm has a field that a page rule caps."""
-    rules = declared(texts)
+    rules = parse_texts(texts)
     if rules is None or not rules.most:
         return
     with store.read() as unit:

@@ -268,7 +268,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
     yield Draft("uniform", command, VersionDistribution(unit, uniform, designs.policy_of(uniform), sums=(), prior=()))
     names = [policy.name for policy in policies.all_policies(unit) if "@" not in policy.name]
-    live = [version for version, _ in policies.live(unit, names).values() if kinds.load(version.policy.kind).served]
+    live = [version for version, _ in policies.live(unit, names).values() if kinds.load(version.policy.kind).can_serve]
     to_rebuild = list[Version]()
     for version in live:
         yield Draft(version.policy.name, _way_to_callers(unit, version.policy), exact.load(unit, version), version.id)

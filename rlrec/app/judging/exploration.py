@@ -135,7 +135,7 @@ def exploration(store: Store, request: Request) -> Result:
 def _only_policy(unit: Unit) -> str:
     """Return the name of the only policy that has served. Raises InputError where no policy or several policies have
     served."""
-    ids = policies.served(unit)
+    ids = policies.serving_ids(unit)
     choices = (policy for policy in policies.all_policies(unit) if policy.id in ids and policy.kind != TEAM_DRAFT)
     # a holdout that is not a copy of a policy explores nothing
     names = sorted({policy.base for policy in choices if policy.base_id is not None or policy.name == policy.base})

@@ -48,7 +48,7 @@ def find_source(unit: Unit, reference: str) -> Version:
     if reason := _refusal_reason(policy):
         name = version.policy.name
         hint = (
-            "name a bandit whose probabilities are exact, such as thompson" if policy.served
+            "name a bandit whose probabilities are exact, such as thompson" if policy.can_serve
             else f"`rlrec policy create NAME --kind softmax --from-log policy={name}` makes one that can"
         )  # fmt: skip
         raise InputError(f"{reference} of kind {version.policy.kind} cannot be copied: {reason}", hint=hint)
@@ -59,14 +59,14 @@ def _refusal_reason(policy: Policy) -> str:
     """Say why a kind cannot be copied; return an empty text where the kind can be copied."""
     if policy.stateful:
         return "it is trained itself"
-    return "its slates have no probabilities" if not policy.served or policy.stages or policy.drafted else ""
+    return "its slates have no probabilities" if not policy.can_serve or policy.stages or policy.is_draft else ""
 
 
 def way_to_copy(version: Version) -> str:
     """Write the commands that create a trained policy which starts as what a version served; return an empty text if it
     cannot be copied."""
     policy, create_command = designs.policy_of(version), "rlrec policy create"
-    if not policy.served:
+    if not policy.can_serve:
         learn_command = f"{create_command} BANDIT --kind softmax --from-log policy={version.policy.name}"
         copy_command = f"{create_command} NAME --kind {KIND} --from-policy BANDIT"
         return f"a bandit that learned from it (`{learn_command}`, then `{copy_command}`)"
@@ -257,6 +257,6 @@ class _Graduation:
         no_arms = np.empty(0, np.int64)
         return LoggedSlates(
             state=State(np.hstack([x, session]), no_arms, no_arms, np.empty((0, len(MEMORY)))), arms=index,
-            described=self.arm_features[index], shown=shown_arms, log_propensity=log_served, gain=weight, raw=weight,
-            scale=np.ones(n),
+            arm_features=self.arm_features[index], shown_arms=shown_arms, log_propensity=log_served, gain=weight,
+            returns=weight, scale=np.ones(n),
         )  # fmt: skip

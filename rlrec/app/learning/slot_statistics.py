@@ -158,7 +158,7 @@ class BeliefFold:
             contexts, indices = stored_contexts.distinct_contexts(self.unit, context_ids[order])
             if isinstance(self.policy, Linear) and self.policy.is_sparse:
                 x = self.policy.design.context.sparse(contexts)
-                slots = replace(slots, anchored=self.anchor.predicted(x, indices, slots.arm_id))
+                slots = replace(slots, prediction=self.anchor.predict_rewards(x, indices, slots.arm_id))
                 further_sums = _column_sums(self.policy, slots, x, indices, None if weight is None else weight[order])
             else:
                 encoded_contexts, context_index = self.policy.design.context.encode(contexts), indices

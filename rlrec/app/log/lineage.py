@@ -95,12 +95,12 @@ def has_learned(unit: Unit, version: Version, test: str, *, has_omissions: bool 
     has left some of these decisions out."""
     from rlrec.store.log import selected
 
-    if not kinds.load(version.policy.kind).served or not learns(version):
+    if not kinds.load(version.policy.kind).can_serve or not learns(version):
         return False
     chain = ancestry(unit, version)
     logs = [Selection()] if has_omissions else [log.selection for log in learned_from(chain)]
     ids = [link.id for link in chain]
-    return any(selected.any_learned(unit, log, test, ids, omitted=has_omissions) for log in logs)
+    return any(selected.any_learned(unit, log, test, ids, is_omitted=has_omissions) for log in logs)
 
 
 def rebuild_command(version: Version) -> str:

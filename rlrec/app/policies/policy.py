@@ -196,7 +196,7 @@ def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
 
 def _check_layout(unit: Unit, policy: Policy) -> None:
     """Raise InputError if page rules that name arms contradict each other under the present catalogue."""
-    rules = page_rules.declared(policy.rules)
+    rules = page_rules.parse_texts(policy.rules)
     if rules is None or not (rules.most or rules.least):
         return
     from rlrec.policy.slates.page_layout import lay_out

@@ -217,7 +217,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     best_probability, probability = _probabilities(distribution, catalogue, arm_ids, context)
     served_slots, pending_slots = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best_probability, "probability": probability}
-    has_sums = policy.served and policy.online  # those of effects are no slots
+    has_sums = policy.can_serve and policy.online  # those of effects are no slots
     return [
         {
             "arm": arm.key,
@@ -247,9 +247,9 @@ def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, 
     slots.update({row.arm_id: round(row.pulls) for row in beliefs.counts(unit, version.id)})
     slots.subtract({row.arm_id: round(row.pulls) for row in initial_counts})
     slots.subtract({row.arm_id: round(row.pulls) for row in beliefs.pruned_sums(unit, version.id) if not row.bucket})
-    slots.update(decisions.slot_counts(unit, policy_id=policy_id, censored=True))
+    slots.update(decisions.slot_counts(unit, policy_id=policy_id, is_censored=True))
     if version.entered_to is not None:
-        slots.update(decisions.slot_counts(unit, policy_id=policy_id, first=version.entered_to + 1, censored=False))
+        slots.update(decisions.slot_counts(unit, policy_id=policy_id, first=version.entered_to + 1, is_censored=False))
     return slots
 
 
@@ -281,7 +281,7 @@ def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -
     logarithm, at the mean examination of an arm's pulls without a reward. The result is 0 if the bounds of arms do not
     include the error."""
     counting = _counting_curve(unit, version)
-    missed_pulls = policy.missed(belief) if isinstance(policy, CurvePolicy) else None
+    missed_pulls = policy.missed_rewards(belief) if isinstance(policy, CurvePolicy) else None
     if counting is None or not counting["in_bounds"] or missed_pulls is None:
         return np.zeros(len(belief.pulls))
     pulls = missed_pulls * policy.examination
@@ -324,7 +324,7 @@ def _probabilities(
     is_active = np.array([arm.id in arm_ids for arm in catalogue], np.bool_)
     best_probability, probability = np.full(len(catalogue), np.nan), np.where(is_active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[is_active]
-    if not distribution.policy.served or not len(ids):
+    if not distribution.policy.can_serve or not len(ids):
         return best_probability, probability
     try:
         case = distribution.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=designs.NOW)

@@ -292,7 +292,7 @@ class FeedbackTransaction:
             events.add_keys(self.unit, new_keys)
         for flag in sorted(set(flags.values()), reverse=True):
             slots_of_flag = sorted(slot for slot, value in flags.items() if value is flag)
-            decisions.censor(self.unit, slots_of_flag, censored=flag)
+            decisions.censor(self.unit, slots_of_flag, is_censored=flag)
 
     def _check(self, line: Line, target: FeedbackTarget) -> bool | InputError:
         """Tell whether a line is new (False: a duplicate), or return the error for which it is refused."""
@@ -359,7 +359,7 @@ class FeedbackTransaction:
         reward = self.versions[target.version_id].reward
         if (line.at or self.unit.now) > served_at + reward.window_us and line.events.keys() & reward.weights.keys():
             self.late_rewards.add(reward.name)
-        slot_rewards = rewards_of(reward, reward_events, served_at=served_at, shown=positions)
+        slot_rewards = rewards_of(reward, reward_events, served_at=served_at, slots=positions)
         return Result(
             decision_id=decision_id, events=count if result else 0, duplicates=0 if result else count,
             reward=sum(slot_rewards.values()) if position is None else slot_rewards[position],
@@ -374,7 +374,7 @@ class FeedbackTransaction:
             version, new_events = self.versions[target.version_id], [Event(*row) for row in new_rows]
             positions = self.pages.get(decision_id) or {row.position for row in new_events if row.position is not None}
             earlier_reward, reward = (
-                sum(rewards_of(version.reward, rows, served_at=target.at, shown=positions).values())
+                sum(rewards_of(version.reward, rows, served_at=target.at, slots=positions).values())
                 for rows in (past_events, past_events + new_events)
             )
             n_events, total = sums.get(version.policy.name, (0, 0.0))

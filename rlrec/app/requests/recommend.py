@@ -390,7 +390,7 @@ class RequestGroup:
                     stateful_plans, decision_ids, self.seed, self.cache.keys, histories=histories.take(is_stateful)
                 )
             steps = [sessions.steps[row] for row in turn_rows]
-            states |= zip(turn, zip(steps, sessions.states(turn_rows), histories.packed(), strict=True), strict=True)
+            states |= zip(turn, zip(steps, sessions.states(turn_rows), histories.to_bytes(), strict=True), strict=True)
             sessions.add_slates(turn_rows, [decision_ids[index] for index in turn], [slates[index] for index in turn])
         step, state, history = map(list, zip(*(states[index] for index in range(len(plans))), strict=True))
         return rows, step, state, history, [slates[index] for index in range(len(plans))]

@@ -159,7 +159,7 @@ def records(unit: Unit, by_id: Mapping[int, Decision], reward: Reward | None = N
     for number, decision in by_id.items():
         decision_events, definition = events_of.get(number, []), reward or versions[decision.version_id].reward
         positions, deadline = [slot.position for slot in decision.slots], decision.at + definition.window_us
-        slot_rewards = rewards_of(definition, decision_events, served_at=decision.at, shown=positions)
+        slot_rewards = rewards_of(definition, decision_events, served_at=decision.at, slots=positions)
         slate = [
             entry | {"censored": slot.censored, "reward": slot_rewards[slot.position]}
             for entry, slot in zip(answers[number]["slate"], decision.slots, strict=True)

@@ -73,7 +73,7 @@ def _merge_users(unit: Unit, user: str, into: str) -> Merged:
     if settings.get(unit).weighs_returns:
         # events are never deleted: another event at the same time takes one back
         present_returns = returns.returns_of(unit, [ids[person]])
-        obsolete_returns = (earlier_returns - present_returns) & returns.recorded(
+        obsolete_returns = (earlier_returns - present_returns) & returns.stored_returns(
             unit, {event.decision_id for event in earlier_returns - present_returns}
         )
         n_returns = record_returns(unit, ledger, obsolete_returns, value=-1.0)
@@ -104,7 +104,7 @@ def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
         missing_returns = returns.missing_returns(unit)
     else:
         expected_returns = returns.returns_of(unit, user_ids)
-        stored_returns = returns.recorded(unit, {event.decision_id for event in expected_returns})
+        stored_returns = returns.stored_returns(unit, {event.decision_id for event in expected_returns})
         credited_ids = {event.decision_id for event in stored_returns}
         missing_returns = [event for event in expected_returns if event.decision_id not in credited_ids]
     n_recorded = record_returns(unit, ledger, missing_returns)

@@ -157,7 +157,7 @@ def _make_slates(
 ) -> list[DrawnSlate]:  # fmt: skip
     """Make the slates of draws from arms (m,). rows: the draws of which slates are made, by default all; scores: the
     scores of the arms shown."""
-    columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.rounded)
+    columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.is_rounded)
     lists = (column[rows].tolist() for column in columns)
     slates = [
         DrawnSlate(slate_arms, keys, list(zip(*fields, strict=True)))

@@ -216,7 +216,7 @@ class _Group:
                 if (same_target.policy, same_target.experiment) == request_target
             ]
             serving.encode_contexts(contexts)
-            if not serving.policy.served:
+            if not serving.policy.can_serve:
                 message = f"policy {version.policy.name!r} only holds an imported log"
                 raise InputError(message, hint="recommend from another policy", field="policy")
             shadow = None if route is None else self.shadows.get(route.route_id)

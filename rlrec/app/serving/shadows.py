@@ -81,7 +81,7 @@ def _log_probabilities(
     state = trained_model.states(contexts, histories, np.full(len(plans), distribution.revision))
     logged_draw = trained_model.log(trained_model.scores(state, arms, distribution.revision), slates)
     with np.errstate(divide="ignore"):
-        return np.where(logged_draw.rounded, -np.inf, np.log(logged_draw.propensity)).sum(axis=1)
+        return np.where(logged_draw.is_rounded, -np.inf, np.log(logged_draw.propensity)).sum(axis=1)
 
 
 def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:

@@ -115,7 +115,7 @@ def retire(store: Store, keys: Sequence[str], *, is_retired: bool) -> StatusChan
         stored_ids = arms.ids(unit, keys)
         if missing_keys := [key for key in keys if key not in stored_ids]:
             raise lookup.unknown("arm", missing_keys[0], [arm.key for arm in arms.all_arms(unit)])
-        change = StatusChange(list(keys), arms.retire(unit, keys, retired=is_retired))
+        change = StatusChange(list(keys), arms.retire(unit, keys, is_retired=is_retired))
         restored_arms = [] if is_retired else arms.by_keys(unit, keys)
         return change, [arm.key for arm in restored_arms if arm.status(unit.now) == "ended"]
 

@@ -418,7 +418,7 @@ class VisitWorld(SimulatedStore):
         def work(unit: Unit) -> list[str]:
             arms.put(unit, {name: canonical.text(features) for name, features in articles.items()})
             active_keys = [arm.key for arm in arms.all_arms(unit) if arm.retired_at is None and arm.key not in articles]
-            arms.retire(unit, [key for key in active_keys if feed.is_article(key)], retired=True)
+            arms.retire(unit, [key for key in active_keys if feed.is_article(key)], is_retired=True)
             return [key for key in active_keys if not feed.is_article(key)]
 
         self.eligible = list(articles) if self.store.write(work) else None
@@ -524,7 +524,7 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
         clip_low=low, clip_high=high, learn="served", late="count",
     )  # fmt: skip
     policy.check(reward)
-    if not policy.served:
+    if not policy.can_serve:
         raise InputError(f"{name} only holds an imported log", hint="study another policy")
     if policy.rules:
         rule_texts = ", ".join(f"{name}={value}" for name, value in policy.rules.items())

@@ -73,7 +73,7 @@ class TrainingOptions:
     def objective(self) -> Objective:
         clip = np.inf if self.clip_weight is None else self.clip_weight
         return Objective(
-            clip=clip, entropy=self.entropy, corrected=not self.no_correction, top=self.top_k,
+            clip=clip, entropy=self.entropy, uses_weights=not self.no_correction, top=self.top_k,
             by_slot=self.weights == SLOT,
         )  # fmt: skip
 
@@ -240,7 +240,7 @@ class Trainer:
                 draws = [[rng.choice((-1.0, 1.0), slate.gain.shape) for slate in slates] for _ in range(DRAWS)]
                 pairs = [(slate, [slate.gain, *signs]) for slate, *signs in zip(slates, *draws, strict=True)]
                 sums = reinforce.gradients(self.policy, parameters, pairs, self.options.objective, number=1 + DRAWS)
-                gradient, *samples = map(self._means.centred, sums)
+                gradient, *samples = map(self._means.centre_gradient, sums)
                 squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in samples)
                 fisher = reduce(add_each, squares, fisher)
                 yield gradient
@@ -261,7 +261,7 @@ class Trainer:
             if (words := group.state.words) is not None:
                 np.add.at(state, n_features + words.column, words.value.astype(np.float64))
             np.add.at(memory, group.arms[group.state.arm], group.state.memory.astype(np.float64))
-            decisions, slots = decisions + len(group), slots + group.shown.size
+            decisions, slots = decisions + len(group), slots + group.shown_arms.size
         return MeanFeatures(state / max(1, decisions), memory / max(1, decisions)), decisions, slots
 
     def close(self) -> None:
@@ -302,7 +302,7 @@ class Trainer:
         return np.repeat(fold.astype(np.int64), rows.length)
 
     def _returns(self, rows: VisitRows) -> Array:
-        raw_gain = returns.discounted(rows.reward, rows.start, gamma=self.options.gamma)
+        raw_gain = returns.discount_rewards(rows.reward, rows.start, gamma=self.options.gamma)
         return returns.shape_returns(raw_gain, rows.x @ self._potential) if self._potential.any() else raw_gain
 
     def _baseline(self, rows: VisitRows, raw_gain: Array) -> Array:
@@ -324,7 +324,7 @@ class Trainer:
         now, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
         is_supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
         best_epoch, best_end, curve = None, self.start, list[Epoch]()
-        has_pages = any(group.shown.shape[1] > 1 for group in self._file.read(0))
+        has_pages = any(group.shown_arms.shape[1] > 1 for group in self._file.read(0))
         way: tuple[Parameters, list[float]] = self.start, []
         best_way, gain, failures, is_saddle = way, 0.0, 0, options.weights == SLATE and has_pages
         for epoch in range(1, options.epochs + 1):
@@ -408,7 +408,7 @@ class Trainer:
         for slates in self._batches():
             sums = self._sums(now, slates)
             del slates  # before the next ones are mapped into memory
-            if not sums.finite:
+            if not sums.is_finite:
                 raise RlrecError("the parameters became infinite", hint=f"--lr {self.options.lr:g} is too large")
             now = self._steps.step(now, sums.mean, rate=rate)
             total = total + sums
@@ -473,8 +473,8 @@ def group_slates(
             slot_raw, surplus = slot_raw[:, None] - _sums_above(slot_reward), slot_reward - mean
             slot_gain = credit[0] * surplus + credit[1] * (slot_gain[:, None] - _sums_above(surplus) - surplus)
         yield LoggedSlates(
-            state=block.state, arms=block.arms, described=block.features, shown=block.slates, gain=slot_gain,
-            raw=slot_raw, log_propensity=log_p, scale=scale[block.rows], eligible=block.eligible,
+            state=block.state, arms=block.arms, arm_features=block.features, shown_arms=block.slates,
+            gain=slot_gain, returns=slot_raw, log_propensity=log_p, scale=scale[block.rows], eligible=block.eligible,
         )  # fmt: skip
 
 

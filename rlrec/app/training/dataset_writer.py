@@ -28,7 +28,7 @@ from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.gradients.gradient import order_by_row
-from rlrec.policy.slates.page_rules import declared, parse
+from rlrec.policy.slates.page_rules import parse, parse_texts
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -263,7 +263,7 @@ class DatasetWriter:
         has_even_floor = not isinstance(self.model.policy.exploration, tuple)
         ids = np.unique(context_id[has_page])
         pages = [parse(context.get(PAGE) or {}) for context in stored_contexts.distinct_contexts(self.unit, ids)[0]]
-        policy_page = declared(self.model.policy.rules)
+        policy_page = parse_texts(self.model.policy.rules)
         pins = [{} if policy_page is None else policy_page.pin]
         pins += [{**pins[0], **page.pin} for page in pages]
         # the arm that is pinned at each position, for each kind of page

@@ -77,5 +77,5 @@ def _read_slates(split: DatasetSplit, *, max_visits: int) -> list[LoggedSlates]:
         slates = group_slates(
             rows, np.ones(n), np.ones(n), np.ones(n), by_position=np.zeros(int(rows.size.max(initial=1)))
         )
-        result += [replace(group, gain=np.ones(n), raw=np.ones(n)) for group in slates if (n := len(group))]
+        result += [replace(group, gain=np.ones(n), returns=np.ones(n)) for group in slates if (n := len(group))]
     return result

@@ -64,7 +64,7 @@ def _log_lines(
             definition or versions[decision.version_id].reward,
             [slot.position for slot in decision.slots],
         )
-        compute_rewards = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown_positions)
+        compute_rewards = partial(rewards_of, events=slate_events, served_at=decision.at, slots=shown_positions)
         rewards = compute_rewards(reward)
         record = _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),

@@ -35,7 +35,7 @@ class Belief(Record, eq=False, repr=False):
     pseudo-counts of reward and of missing reward (0 without a prior). total: the pulls of all arms of the belief, a
     number or (..., 1). extra (..., m, w): the sums of the statistics that only this kind has. moments: the unpacked
     moments, for kinds that read the context. read_column_sums: for kinds that read sparse contexts, a function of
-    columns (c,) that returns the sums on these columns, followed by the weights of the anchor, (c, m, 4). trained:
+    columns (c,) that returns the sums on these columns, followed by the weights of the anchor, (c, m, 4). parameters:
     the parameters of a trained kind for these arms, and the features of the arms, (m, p). cost (m,): the expected
     cost of showing each arm, if the policy has a budget."""
 
@@ -48,7 +48,7 @@ class Belief(Record, eq=False, repr=False):
     extra: Array | None = None
     moments: ArmMoments | None = None
     read_column_sums: Callable[[Index], Array] | None = None
-    trained: tuple[dict[str, Array], Array] | None = None
+    parameters: tuple[dict[str, Array], Array] | None = None
     cost: Array | None = None
 
     @property
@@ -66,7 +66,7 @@ class Belief(Record, eq=False, repr=False):
         return np.divide(self.reward_sum + self.alpha, weight, out=mean, where=weight > 0)
 
 
-def bounded(default: float, low: float, high: float) -> Any:
+def bounded_parameter(default: float, low: float, high: float) -> Any:
     """Return a dataclass field for a parameter of a kind, which must be a number from `low` to `high`."""
     return field(default=default, metadata={"bounds": (low, high)})
 
@@ -96,12 +96,12 @@ class Policy(ABC):
     why_no_prior: ClassVar[str] = ""  # why a prior would have no effect, where it has none
     why_unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must
     exploration_parameters: ClassVar[tuple[str, ...]] = ("floor",)  # parameters that are 0 where it does not explore
-    served: ClassVar[bool] = True  # whether it can be drawn from
+    can_serve: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; otherwise a version does not change
     examination: tuple[float, ...] = ()  # the pulls that a slot counts as, by position; () for one at every position
     takes_scores: ClassVar[bool] = False  # whether it ranks by scores that requests state (`request_scores`)
     # whether two rankers take turns, so that probabilities are known only given their coins
-    drafted: ClassVar[bool] = False
+    is_draft: ClassVar[bool] = False
     # whether it reads the session state, so that each decision has its own distribution
     stateful: ClassVar[bool] = False
     contextual: ClassVar[bool] = False  # whether it reads contexts through its `design`: encoders, beliefs with moments
@@ -240,7 +240,7 @@ class FlooredPolicy(Policy, init=False, eq=False, repr=False):
     """FlooredPolicy is the base class of kinds with a floor, which is the probability of a uniform pick. The floor
     holds at every position, or at the positions that `explore_slots` lists."""
 
-    floor: float = bounded(0.0, 0, 1)
+    floor: float = bounded_parameter(0.0, 0, 1)
     explore_slots: str = ""
 
     uniform_rate_parameters: ClassVar[tuple[str, ...]] = ()  # further probabilities of a uniform arm, at every position
@@ -317,7 +317,7 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
             missed_rewards[rows, slots.position[rows] - 1] = 1 - reward[rows]
         return count_slots(replace(slots, reward=reward), missed_rewards, pulls=pulls)
 
-    def missed(self, belief: Belief) -> Array | None:
+    def missed_rewards(self, belief: Belief) -> Array | None:
         """Return, for each arm and position, the sum of 1 - reward over the slots, (..., m, k). The result is None
         without a position curve."""
         if not self.examination or self.contextual or belief.extra is None:
@@ -325,7 +325,7 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
         return belief.extra[..., -len(self.examination) :]
 
     def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
-        missed_rewards = self.missed(belief)
+        missed_rewards = self.missed_rewards(belief)
         if missed_rewards is None:
             return super().beta_posterior(belief)
         import numpy as np
@@ -383,7 +383,7 @@ class BetaLearner(OnlineLearner, init=False, eq=False, repr=False):
     the mean of its Beta posterior."""
 
     def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
-        if self.missed(belief) is None:
+        if self.missed_rewards(belief) is None:
             return belief.mean(unknown=unknown)
         alpha, beta = self.beta_posterior(belief)
         return alpha / (alpha + beta)

@@ -11,23 +11,23 @@ _STEPS = 100  # at most, of Newton's method; usually about 6
 _PRECISION = 1e-13
 
 
-def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> tuple[Array, Array]:
+def posterior(alpha: Array, beta: Array, missed_rewards: Array, examination: Array) -> tuple[Array, Array]:
     """Return alpha and beta of a Beta distribution that approximates the posterior of each arm's attraction, (..., m)
     each. The attraction is the probability of a click on an examined slot.
 
-    alpha (..., m): the rewards plus the prior's alpha; beta (..., m), above 0: the prior's beta; missed (..., m, k):
-    the sum of 1 - reward over the slots at each position; examination (k,): the probability t_k that a slot is
-    examined.
+    alpha (..., m): the rewards plus the prior's alpha; beta (..., m), above 0: the prior's beta; missed_rewards
+    (..., m, k): the sum of 1 - reward over the slots at each position; examination (k,): the probability t_k that a
+    slot is examined.
 
     An arm with attraction q is clicked at position k with probability t_k q, so the posterior density over logit q is
-    q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta distribution has the same mode and the same curvature at
-    the mode: a miss counts as t ((1 - q) / (1 - t q))^2. If every position is examined, the two distributions are the
-    same. Source: own derivation (Laplace's method on the logit)."""
-    n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed.shape[:-1])
+    q^alpha (1 - q)^beta prod_k (1 - t_k q)^n_k, with the missed rewards n_k. The Beta distribution has the same mode
+    and the same curvature at the mode: a miss counts as t ((1 - q) / (1 - t q))^2. If every position is examined, the
+    two distributions are the same. Source: own derivation (Laplace's method on the logit)."""
+    n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed_rewards.shape[:-1])
     alpha, beta = (np.broadcast_to(parameter, shape).ravel() for parameter in (alpha, beta))
     # position before arm, so that sums over positions are sums of rows
     by_position = examination[:, None]
-    weight = by_position * np.maximum(missed.reshape(-1, n).T, 0.0)
+    weight = by_position * np.maximum(missed_rewards.reshape(-1, n).T, 0.0)
     mode_odds, misses = alpha / (beta + weight.sum(axis=0)), beta + weight.sum(axis=0)
     arms = np.flatnonzero((weight * (1 - by_position)).any(axis=0))
     if len(arms):

@@ -30,16 +30,16 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 
 
 def rewards_of(
-    definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
+    definition: Reward, events: Iterable[Event], *, served_at: int, slots: Iterable[int]
 ) -> dict[int | None, float]:
     """Return the reward of each slot of a decision, by position. Under the key None is the reward from the events of
     the page itself.
 
     The reward of the page has no default and no clip. Only events inside the window count, as in estimates. events:
-    all events of the decision; served_at: the time of the decision; shown: the positions that were shown."""
+    all events of the decision; served_at: the time of the decision; slots: the positions that were shown."""
     by_slot = by_position(events)
     reward_by_slot: dict[int | None, float] = {
-        slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=True) for slot in shown
+        slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=True) for slot in slots
     }
     page_values = _weighted_values(definition, by_slot.get(None, ()), served_at=served_at, settled_only=True)
     return reward_by_slot | {None: fsum(page_values)}
@@ -199,14 +199,14 @@ def within_unit_hint(definition: Reward) -> str:
     return f"`{command}` counts in units of {unit:g}, {unit_text}; --reward {definition.name} still judges in its own"
 
 
-def weights(text: Mapping[str, float]) -> dict[str, float]:
+def weights(weight_by_kind: Mapping[str, float]) -> dict[str, float]:
     """Return the weights of a definition, which are checked. Raises InputError if a weight is not finite, or if there
     is no weight.
 
-    text: the weight of each kind of event."""
-    if not text:
+    weight_by_kind: the weight of each kind of event."""
+    if not weight_by_kind:
         raise InputError("a reward weighs at least one kind of event", hint="for example 'click=1, dwell_s=0.01'")
-    for kind, weight in text.items():
+    for kind, weight in weight_by_kind.items():
         if not is_bounded(weight):
             raise InputError(f"the weight of {kind!r} is not a finite number within {LIMIT:g}")
-    return dict(text)
+    return dict(weight_by_kind)

@@ -57,12 +57,12 @@ def packed_width(q: int) -> int:
     return q * (q + 1) // 2 + q
 
 
-def unpack(packed: Array, q: int) -> ArmMoments:
+def unpack(sums: Array, q: int) -> ArmMoments:
     """Return the moments of arms from their packed form.
 
-    packed (..., m, width): for each arm the upper triangle of its gram by rows, then its response; q: the number of
+    sums (..., m, width): for each arm the upper triangle of its gram by rows, then its response; q: the number of
     features."""
-    return ArmMoments(gram=_symmetric(packed[..., :-q], q), response=packed[..., -q:])
+    return ArmMoments(gram=_symmetric(sums[..., :-q], q), response=sums[..., -q:])
 
 
 def _symmetric(triangle: Array, q: int) -> Array:
@@ -84,39 +84,37 @@ def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
     return np.concatenate([x[:, row] * x[:, column] * weight[:, None], x * response[:, None]], axis=1)
 
 
-def pack_stated(packed: Array, z: Array, q: int) -> Array:
+def pack_stated(rows: Array, z: Array, q: int) -> Array:
     """Return the packed moments of the products z (x) x, summed over n observations, (w,).
 
-    packed (n, width): the weighted moments of x, as returned by `pack_each`; z (n, p): the features of the arm in
+    rows (n, width): the weighted moments of x, as returned by `pack_each`; z (n, p): the features of the arm in
     each observation. Of the gram zz' (x) xx', only the upper triangles of zz' and of xx' are stored."""
     row, column = np.triu_indices(z.shape[1])
-    return np.concatenate([((z[:, row] * z[:, column]).T @ packed[:, :-q]).ravel(), (z.T @ packed[:, -q:]).ravel()])
+    return np.concatenate([((z[:, row] * z[:, column]).T @ rows[:, :-q]).ravel(), (z.T @ rows[:, -q:]).ravel()])
 
 
-def unpack_stated(packed: Array, p: int, q: int) -> tuple[Array, Array]:
+def unpack_stated(sums: Array, p: int, q: int) -> tuple[Array, Array]:
     """Return the gram, (pq, pq), and the response, (pq,), from the result of `pack_stated`."""
-    blocks = _symmetric(packed[: -p * q].reshape(p * (p + 1) // 2, -1), q)
+    blocks = _symmetric(sums[: -p * q].reshape(p * (p + 1) // 2, -1), q)
     gram = _symmetric(blocks.transpose(1, 2, 0), p)
-    return gram.transpose(2, 0, 3, 1).reshape(p * q, p * q), packed[-p * q :]
+    return gram.transpose(2, 0, 3, 1).reshape(p * q, p * q), sums[-p * q :]
 
 
-def pack_terms(packed: Array, z: Array, q: int) -> Array:
+def pack_terms(rows: Array, z: Array, q: int) -> Array:
     """Return the packed sums of `StatedTerms` of one arm, (w,). The arguments are those of `pack_stated`."""
-    return np.concatenate(
-        [(np.column_stack([np.ones(len(z)), z]).T @ packed[:, :-q]).ravel(), packed[:, -q:].sum(axis=0)]
-    )
+    return np.concatenate([(np.column_stack([np.ones(len(z)), z]).T @ rows[:, :-q]).ravel(), rows[:, -q:].sum(axis=0)])
 
 
-def unpack_terms(packed: Array, moments: ArmMoments, learned: Array, rows: Index) -> StatedTerms:
+def unpack_terms(sums: Array, moments: ArmMoments, features: Array, rows: Index) -> StatedTerms:
     """Return the `StatedTerms` of t arms from their packed sums.
 
-    packed (t, w): the results of `pack_terms`; moments: the moments of all arms, which are added; learned (t, p):
-    the features of the catalogue, which the slots of these moments have; rows (t,): the indices of the t arms in
+    sums (t, w): the results of `pack_terms`; moments: the moments of all arms, which are added; features (t, p): the
+    features of the catalogue, which the slots of these moments have; rows (t,): the indices of the t arms in
     `moments`."""
-    (t, p), q = learned.shape, moments.response.shape[-1]
-    gram, blocks = moments.gram[rows], _symmetric(packed[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
-    cross = (learned[:, :, None, None] * gram[:, None] + blocks[:, 1:]).swapaxes(1, 2).reshape(t, q, p * q)
-    return StatedTerms(rows, gram + blocks[:, 0], moments.response[rows] + packed[:, -q:], cross)
+    (t, p), q = features.shape, moments.response.shape[-1]
+    gram, blocks = moments.gram[rows], _symmetric(sums[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
+    cross = (features[:, :, None, None] * gram[:, None] + blocks[:, 1:]).swapaxes(1, 2).reshape(t, q, p * q)
+    return StatedTerms(rows, gram + blocks[:, 0], moments.response[rows] + sums[:, -q:], cross)
 
 
 def terms_width(p: int, q: int) -> int:
@@ -245,8 +243,8 @@ class StatedHybridPosterior(HybridPosterior, kw_only=False, eq=False):
         """Return a factor of the part of the scores' covariance that is due to W, (..., m, pq), as in
         `HybridPosterior`. If W moves by D, the score moves by z'D x minus the movement of v."""
         solved_x = self._term_halves(x)[..., None, :] @ self.term_root
-        explained = (solved_x @ self.cross)[..., 0, :]
-        regressors = (self.rows[:, :, None] * x[..., None, None, :]).reshape(explained.shape) - explained
+        movement = (solved_x @ self.cross)[..., 0, :]
+        regressors = (self.rows[:, :, None] * x[..., None, None, :]).reshape(movement.shape) - movement
         return (regressors @ self.root.swapaxes(-1, -2))[..., self.row, :]
 
 

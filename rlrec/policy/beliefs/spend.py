@@ -56,9 +56,9 @@ class Spend:
         self.mean_cost = max(0.0, float(cost.sum() / n_paid.sum())) if n_paid.sum() > 0 else 0.0
         self.cost: Array = np.maximum((sums_by_arm[0] + self.mean_cost) / (np.maximum(sums_by_arm[1], 0.0) + 1), 0.0)
         self.slices, slice_index = np.unique(slices, return_inverse=True)
-        self.shown = np.bincount(slice_index, weights=n_shown, minlength=len(self.slices)).astype(np.float64)
+        self.slots = np.bincount(slice_index, weights=n_shown, minlength=len(self.slices)).astype(np.float64)
         expected_cost = cost + np.maximum(n_shown - n_paid, 0.0) * self.cost[arm_index]
-        self.spent = np.bincount(slice_index, weights=expected_cost, minlength=len(self.slices)).astype(np.float64)
+        self.spend = np.bincount(slice_index, weights=expected_cost, minlength=len(self.slices)).astype(np.float64)
 
     def costs(self, arms: Ids) -> Array:
         """Return the expected cost of showing each arm, (m,)."""
@@ -72,7 +72,7 @@ class Spend:
 
         time: in microseconds since 1970-01-01."""
         period_start = _period_start(self.budget.slices(time))
-        return float(self.spent[(self.slices >= period_start) & (self.slices < period_start + SLICES)].sum())
+        return float(self.spend[(self.slices >= period_start) & (self.slices < period_start + SLICES)].sum())
 
     def forecast_slots(self, time: int) -> float:
         """Return the expected number of slots from a time to the end of its period. The forecast is the mean of past
@@ -81,45 +81,45 @@ class Spend:
         In the first period, the forecast continues the rate so far."""
         slice_now = self.budget.slices(time)
         period_start = _period_start(slice_now)
-        is_past = self.slices < period_start
-        shown_today = self._count(period_start)
-        n_elapsed, elapsed = slice_now - period_start, np.clip(slice_now - period_start - np.arange(SLICES), 0.0, 1.0)
-        recency = np.where(elapsed > 0, 0.5 ** ((n_elapsed - np.arange(SLICES)) / HALF_LIFE), 0.0)
+        is_past, shown_today = self.slices < period_start, self._count_slots(period_start)
+        n_elapsed = slice_now - period_start
+        elapsed_shares = np.clip(n_elapsed - np.arange(SLICES), 0.0, 1.0)
+        recency = np.where(elapsed_shares > 0, 0.5 ** ((n_elapsed - np.arange(SLICES)) / HALF_LIFE), 0.0)
         if not is_past.any():
             recency[: int(self.slices[0] - period_start) if len(self.slices) else 0] = 0.0  # before the policy began
-            return float(recency @ shown_today * (SLICES - n_elapsed) / max(recency @ elapsed, 1 / SLICES))
+            return float(recency @ shown_today * (SLICES - n_elapsed) / max(recency @ elapsed_shares, 1 / SLICES))
         # for each slice of a period, the mean over the periods in which it was covered
         last_period_end = _period_start(float(self.slices[is_past][-1])) + SLICES
         period_starts = range(last_period_end - PERIODS * SLICES, last_period_end, SLICES)
         n_covered = sum(period_begin + np.arange(SLICES) >= self.slices[0] for period_begin in period_starts)
-        total_shown = np.sum([self._count(period_begin) for period_begin in period_starts], axis=0)
+        total_shown = np.sum([self._count_slots(period_begin) for period_begin in period_starts], axis=0)
         usual_slots = np.where(
             n_covered > 0, total_shown / np.maximum(n_covered, 1), total_shown.sum() / n_covered.sum()
         )
         # today's level relative to that, from slices that are covered
         recency = np.where(n_covered > 0, recency, 0.0)
         prior_slots = PRIOR_SLICES * usual_slots.mean()
-        current_level = (recency @ shown_today + prior_slots) / (recency @ (usual_slots * elapsed) + prior_slots)
-        return float(current_level * (usual_slots @ (1 - elapsed)))
+        current_level = (recency @ shown_today + prior_slots) / (recency @ (usual_slots * elapsed_shares) + prior_slots)
+        return float(current_level * (usual_slots @ (1 - elapsed_shares)))
 
-    def _count(self, first_slice: int) -> Array:
+    def _count_slots(self, first_slice: int) -> Array:
         """Return the number of slots that were shown in each slice of a period, (SLICES,).
 
         first_slice: the first slice of the period."""
         is_inside = (self.slices >= first_slice) & (self.slices < first_slice + SLICES)
         counts = np.zeros(SLICES)
-        counts[self.slices[is_inside] - first_slice] = self.shown[is_inside]
+        counts[self.slices[is_inside] - first_slice] = self.slots[is_inside]
         return counts
 
     def slots_of_period(self) -> float:
-        """Return the expected number of slots of a period, which is the mean of all periods before the newest period.
+        """Return the expected number of slots of a period, which is the mean of all periods before the last period.
 
         If there is only one period, its number of slots is returned."""
         if not len(self.slices):
             return 0.0
-        first_period, newest = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))
-        past = self.shown[self.slices < newest]
-        return float(past.sum() * SLICES / (newest - first_period) if len(past) else self.shown.sum())
+        first_period, last_period = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))
+        past_slots = self.slots[self.slices < last_period]
+        return float(past_slots.sum() * SLICES / (last_period - first_period) if len(past_slots) else self.slots.sum())
 
     def price(
         self, location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, at: int | None = None
@@ -156,18 +156,18 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_unif
     if cost_range <= 0:
         return 0.0
 
-    def expected(price: float) -> float:
+    def find_cost(price: float) -> float:
         share = best_arm_probabilities(location - price * cost, deviation)
         return float((1 - p_uniform) * (share @ cost) + p_uniform * cost.mean())
 
-    low_price, low_cost = 0.0, expected(0.0)
+    low_price, low_cost = 0.0, find_cost(0.0)
     if low_cost <= target:
         return 0.0
     cheapest = float((1 - p_uniform) * cost.min() + p_uniform * cost.mean())
     reachable_target = max(target, cheapest + 1e-6 * cost_range)
     high_price = (float(np.ptp(location)) + 1e-9 + (0.0 if deviation is None else float(deviation.max()))) / cost_range
     for _ in range(DOUBLINGS):
-        if (high_cost := expected(high_price)) <= reachable_target:
+        if (high_cost := find_cost(high_price)) <= reachable_target:
             break
         low_price, low_cost, high_price = high_price, high_cost, 2 * high_price
     if target <= cheapest:
@@ -176,7 +176,7 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_unif
         if high_price - low_price <= PRICE_TOLERANCE * high_price:
             break
         middle_price = (low_price + high_price) / 2
-        if (middle_cost := expected(middle_price)) <= reachable_target:
+        if (middle_cost := find_cost(middle_price)) <= reachable_target:
             high_price, high_cost = middle_price, middle_cost
         else:
             low_price, low_cost = middle_price, middle_cost

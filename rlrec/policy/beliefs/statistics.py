@@ -56,7 +56,7 @@ class SlotColumns(Record, eq=False, repr=False):
     """A SlotColumns object holds n slots with their rewards as columns, (n,) each. Columns that the policy kind does
     not need are None.
 
-    context (n, q): the features of the context, encoded by the design of the policy; anchored (n,): the prediction
+    context (n, q): the features of the context, encoded by the design of the policy; prediction (n,): the prediction
     of the anchor of a policy that reads sparse contexts; the other columns are the fields of `CountedSlot`."""
 
     arm_id: Ids
@@ -65,7 +65,7 @@ class SlotColumns(Record, eq=False, repr=False):
     position: Ids | None = None
     propensity: Array | None = None
     context: Array | None = None
-    anchored: Array | None = None
+    prediction: Array | None = None
 
     def __len__(self) -> int:
         return len(self.reward)

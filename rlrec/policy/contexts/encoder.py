@@ -105,8 +105,8 @@ class Encoder:
         subject: what the object is, for the error; owner: text that names the arm or other owner of the values."""
         for reader in self.fields:
             value = value_of(values, reader.name)
-            if value is not None and (expected := reader.mismatch(value)):
-                raise _mismatch_error(subject, reader.name, value, owner=owner, hint=f"the policy reads {expected}")
+            if value is not None and (kind_text := reader.mismatch(value)):
+                raise _mismatch_error(subject, reader.name, value, owner=owner, hint=f"the policy reads {kind_text}")
         for name, value in values.items() if self.columns else ():
             try:
                 json.dumps(value, allow_nan=False)
@@ -133,8 +133,8 @@ class Encoder:
             entry_parts.append((row, column + first_column, value))
             first_column += reader.width
         if self.columns:
-            hashed = features.sparse([dict(row) for row in rows], self.columns)
-            entry_parts.append((hashed.row, hashed.column.astype(np.int64) + first_column, hashed.value))
+            entries = features.sparse([dict(row) for row in rows], self.columns)
+            entry_parts.append((entries.row, entries.column.astype(np.int64) + first_column, entries.value))
         return features.merge(len(rows), *map(np.concatenate, zip(*entry_parts, strict=True)))
 
 
@@ -168,8 +168,8 @@ class EncoderFit:
         while open_items:
             for name, value in open_items:
                 columns[name].append(value)
-            nested = ((name, features.objects(value)) for name, value in open_items if isinstance(value, dict | list))
-            items = ((name, item) for name, nested_rows in nested for row in nested_rows for item in row.items())
+            objects = ((name, features.objects(value)) for name, value in open_items if isinstance(value, dict | list))
+            items = ((name, item) for name, nested_rows in objects for row in nested_rows for item in row.items())
             open_items = [(f"{name}.{key}", value) for name, (key, value) in items]
         batch = EncoderFit({name: _count_values(values) for name, values in columns.items() if features.is_name(name)})
         self.fields = (self + batch).fields

@@ -257,11 +257,11 @@ def text_of(value: Any) -> str:
 def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
     """Yield the path of each value inside a list or an object, and the value if it is a number (else None)."""
     if isinstance(value, dict):
-        for key, nested in value.items():
-            yield from items(f"{path}\x1f{key}", nested)
+        for key, item in value.items():
+            yield from items(f"{path}\x1f{key}", item)
     elif isinstance(value, list | tuple):
-        for nested in value:
-            yield from items(f"{path}\x1f", nested)
+        for item in value:
+            yield from items(f"{path}\x1f", item)
     elif type(value) in NUMBERS:
         yield path, value
     else:
@@ -346,8 +346,8 @@ class Number(Field, kw_only=False):
 
     def encode(self, values: Sequence[Any]) -> Array:
         with np.errstate(over="ignore"):
-            scaled = (_numbers(values) - self.mean) / self.scale
-        return np.where(np.isnan(scaled), 0.0, np.clip(scaled, -MAX_DEVIATIONS, MAX_DEVIATIONS))[:, None]
+            deviations = (_numbers(values) - self.mean) / self.scale
+        return np.where(np.isnan(deviations), 0.0, np.clip(deviations, -MAX_DEVIATIONS, MAX_DEVIATIONS))[:, None]
 
 
 class Flag(Field, kw_only=False):

@@ -50,12 +50,12 @@ class Anchor(Record, kw_only=False, eq=False):
     value: Array
 
     @classmethod
-    def from_packed(cls, packed: Iterable[tuple[int, bytes]]) -> Self:
+    def from_packed(cls, packed_rows: Iterable[tuple[int, bytes]]) -> Self:
         """Return the anchor from the packed weights of arms.
 
-        packed: the id of each arm, and the bytes that `fit` returned for it."""
+        packed_rows: the id of each arm, and the bytes that `fit` returned for it."""
         keys, values = [np.empty(0, np.int64)], [np.empty(0)]
-        for arm, packed_row in packed:
+        for arm, packed_row in packed_rows:
             n_columns = len(packed_row) // 12
             keys.append(np.frombuffer(packed_row, "<i4", n_columns).astype(np.int64) << _ARM_BITS | arm)
             values.append(np.frombuffer(packed_row, "<f8", n_columns, 4 * n_columns))
@@ -70,7 +70,7 @@ class Anchor(Record, kw_only=False, eq=False):
         weight[has_weight] = self.value[index[has_weight]]
         return weight
 
-    def predicted(self, x: Sparse, context_index: Index, arm: Ids) -> Array:
+    def predict_rewards(self, x: Sparse, context_index: Index, arm: Ids) -> Array:
         """Return the predicted reward of each slot minus the mean of its arm, (n,).
 
         x: the contexts; context_index (n,): the row of each slot's context in x; arm (n,): the id of each slot's
@@ -92,9 +92,9 @@ def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool
     x, total = x.select_columns(columns), float(pulls.sum())
 
     def product(vector: Array) -> Array:
-        predicted = x.times(vector[:, None])[:, 0]
-        centre = pulls @ predicted / total if intercept and total else 0.0
-        return x.transposed_product((pulls * (predicted - centre))[:, None], len(columns))[:, 0] + ridge * vector
+        prediction = x.times(vector[:, None])[:, 0]
+        centre = pulls @ prediction / total if intercept and total else 0.0
+        return x.transposed_product((pulls * (prediction - centre))[:, None], len(columns))[:, 0] + ridge * vector
 
     centre = reward.sum() / total if intercept and total else 0.0
     residual = x.transposed_product((reward - pulls * centre)[:, None], len(columns))[:, 0]

@@ -71,19 +71,19 @@ class PooledOrders:
             prefix_rows = self.rows[case[first_rows]]
 
 
-def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
+def pool_orders(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
     """Return the orders of all cases on one table. The result is None if the orders are not continuous, or if a table
     for each case is better.
 
     orders: the order of each case, with the same number of scores; positions: the lowest position in question."""
-    continuous = [order for order in map(_continuous, orders) if order is not None]
-    if len(continuous) < max(len(orders), _MIN_CASES) or len({order.density for order in continuous}) > 1:
+    continuous_orders = [order for order in map(_to_continuous, orders) if order is not None]
+    if len(continuous_orders) < max(len(orders), _MIN_CASES) or len({order.density for order in continuous_orders}) > 1:
         return None
-    pooled_orders = PooledOrders(continuous, positions=positions)
+    pooled_orders = PooledOrders(continuous_orders, positions=positions)
     return pooled_orders if len(pooled_orders.table.nodes) <= _MAX_NODES else None
 
 
-def _continuous(order: Order) -> ContinuousOrder | None:
+def _to_continuous(order: Order) -> ContinuousOrder | None:
     if isinstance(order, gumbel.PlackettLuceOrder) and np.isfinite(order.logits).all():
         return gumbel.continuous(order.logits, positions=1)
     return order if isinstance(order, ContinuousOrder) else None

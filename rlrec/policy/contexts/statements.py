@@ -51,11 +51,11 @@ def check_arms(entries: Any, *, field: str) -> None:
     entries: what a request states under `@arms`; field: the name of the field for the error."""
     example = 'write {"KEY": {"score": 1.7, "features": {"price": 9}}}'
     if not isinstance(entries, Mapping):
-        raise InputError(f"{ARMS} is {_written(entries)}", hint=example, field=field)
+        raise InputError(f"{ARMS} is {_excerpt(entries)}", hint=example, field=field)
     for key, entry in entries.items():
         path = f"{field}.{key[:80]}"
         if not isinstance(entry, Mapping):
-            raise InputError(f"arm {key[:80]!r} is {_written(entry)}", hint=example, field=path)
+            raise InputError(f"arm {key[:80]!r} is {_excerpt(entry)}", hint=example, field=path)
         if unknown := entry.keys() - {*STATED_OF_ARM}:
             name = min(unknown)
             hint = suggest(name, list(STATED_OF_ARM)) or example
@@ -63,23 +63,23 @@ def check_arms(entries: Any, *, field: str) -> None:
         named_scores, features = entry.get(SCORES, {}), entry.get(FEATURES, {})
         if not isinstance(named_scores, Mapping):
             hint = 'write {"new": 1.7, "old": 0.4}'
-            message = f"the scores of arm {key[:80]!r} are {_written(named_scores)}"
+            message = f"the scores of arm {key[:80]!r} are {_excerpt(named_scores)}"
             raise InputError(message, hint=hint, field=f"{path}.{SCORES}")
         _check_score(entry.get(SCORE, 0), SCORE, key, f"{path}.{SCORE}")
         for name, score in named_scores.items():
             _check_score(score, f"score {name[:80]!r}", key, f"{path}.{SCORES}.{name[:80]}")
         if not isinstance(features, Mapping):
             hint = 'write {"price": 9}'
-            message = f"the features of arm {key[:80]!r} are {_written(features)}"
+            message = f"the features of arm {key[:80]!r} are {_excerpt(features)}"
             raise InputError(message, hint=hint, field=f"{path}.{FEATURES}")
 
 
 def _check_score(score: Any, subject: str, key: str, field: str) -> None:
     if type(score) not in (int, float) or not -LARGEST_SCORE <= score <= LARGEST_SCORE:
         hint = f"a score is a number from {-LARGEST_SCORE:g} to {LARGEST_SCORE:g}"
-        raise InputError(f"the {subject} of arm {key[:80]!r} is {_written(score)}", hint=hint, field=field)
+        raise InputError(f"the {subject} of arm {key[:80]!r} is {_excerpt(score)}", hint=hint, field=field)
 
 
-def _written(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     """Return a value as JSON, shortened to 40 characters for an error."""
     return json.dumps(value, ensure_ascii=False, default=str)[:40]

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up, matrix_product, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, CurvePolicy, bounded, unchecked_copy
+from rlrec.policy.beliefs.base import Belief, CurvePolicy, bounded_parameter, unchecked_copy
 from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.scores.scores import Scores
@@ -87,8 +87,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
     """
 
     model: str = LINEAR
-    temperature: float = bounded(1.0, 1e-9, 1e9)
-    recency: float = bounded(RECENCY, 0, 1)
+    temperature: float = bounded_parameter(1.0, 1e-9, 1e9)
+    recency: float = bounded_parameter(RECENCY, 0, 1)
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg), where what is shown now changes later rewards"
     why_no_prior: ClassVar[str] = "it is uniform until it is trained"
@@ -139,26 +139,26 @@ class Gradient(ContextualPolicy, CurvePolicy):
         longer ago weigh less."""
         return slice(len(self.names) - len(self.design.arm.names), len(self.names))
 
-    def states(self, context: Encoded, history: History, described: Array) -> State:
+    def states(self, context: Encoded, history: History, arm_features: Array) -> State:
         """Return n states from the contexts and the histories of n decisions.
 
-        context (n, q): the encoded contexts; described (e, p): the features of the arm of each entry of the history."""
+        context (n, q): the encoded contexts; arm_features (e, p): the features of the arm of each history entry."""
         n, rows, words = len(history), history.rows, None
         if self.is_sparse:
             words = context.select_columns(self.design.columns)
             context = np.ones((n, len(self._context_names)))
-        faded: Array = np.power(self.recency, history.ago - 1.0)
+        fade: Array = np.power(self.recency, history.ago - 1.0)
         # features of the arms remembered
-        row, arm, memory = arm_memory(history, faded)
+        row, arm, memory = arm_memory(history, fade)
         # features of the visit
-        last_reward = np.bincount(rows, weights=np.where(history.ago == 1, history.earned, 0.0), minlength=n)
+        last_reward = np.bincount(rows, weights=np.where(history.ago == 1, history.slot_reward, 0.0), minlength=n)
         n_distinct_arms = np.bincount(row, minlength=n)
         session = np.column_stack([
             np.log1p(history.step), np.arcsinh(history.gap_s / MINUTE), np.arcsinh(history.reward),
             np.arcsinh(last_reward), np.log1p(n_distinct_arms),
         ])  # fmt: skip
         # sums of the features of the arms shown, and the same faded
-        shown_sums, faded_sums = (_feature_sums(rows, described, weight, n) for weight in (np.ones(len(rows)), faded))
+        shown_sums, faded_sums = (_feature_sums(rows, arm_features, weight, n) for weight in (np.ones(len(rows)), fade))
         x = np.hstack([context, session, np.sign(shown_sums) * np.log1p(np.abs(shown_sums)), faded_sums])
         return State(x, row, arm, memory, words)
 
@@ -191,51 +191,51 @@ class Gradient(ContextualPolicy, CurvePolicy):
         weights = sorted(zip(arms.tolist(), map(np.ndarray.tobytes, rows), strict=True))
         return weights, {name: parameters[name].tolist() for name in SHARED_PARAMETERS}
 
-    def unpack(self, weights: Iterable[tuple[int, bytes]], shared: Mapping[str, Any]) -> Parameters:
+    def unpack(self, weights: Iterable[tuple[int, bytes]], lists: Mapping[str, Any]) -> Parameters:
         """Return the parameters from the result of `pack`.
 
-        weights: the id and the packed doubles of each arm, in order of id; shared: the shared parameters by name. A
+        weights: the id and the packed doubles of each arm, in order of id; lists: the shared parameters by name. A
         shared parameter that is missing is 0."""
         zeros = self.zero_parameters(0)
         d = zeros["linear"].shape[1]
         shared_values = {
-            name: np.array(shared[name], np.float64).reshape(zeros[name].shape) if name in shared else zeros[name]
+            name: np.array(lists[name], np.float64).reshape(zeros[name].shape) if name in lists else zeros[name]
             for name in SHARED_PARAMETERS
         }
-        rows = np.frombuffer(b"".join(packed for _, packed in weights), "<f8").reshape(-1, 1 + d + len(MEMORY))
+        rows = np.frombuffer(b"".join(blob for _, blob in weights), "<f8").reshape(-1, 1 + d + len(MEMORY))
         return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **shared_values}
 
-    def arm_weights(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
+    def arm_weights(self, parameters: Parameters, arm_features: Array) -> tuple[Array, Array, Array]:
         """Return the effective parameters of m arms, into which the features of the arms are multiplied. These are the
         weights of a state, (m, d), the bias, (m,), and the weights of the memory of the arm, (m, 4).
 
-        described (m, p): the features of each arm."""
-        crossed_weights = described @ parameters["cross"]
+        arm_features (m, p): the features of each arm."""
+        crossed_weights = arm_features @ parameters["cross"]
         is_bilinear = self.model == BILINEAR
         weights = crossed_weights if is_bilinear else parameters["linear"].copy()
-        weights[:, self._faded_columns] += described * parameters["similar"]
+        weights[:, self._faded_columns] += arm_features * parameters["similar"]
         bias = parameters["bias"] if is_bilinear else parameters["bias"] + crossed_weights[:, 0]
         return weights, bias, parameters["history"] + parameters["own"]
 
-    def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, described: Array) -> Parameters:
+    def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, arm_features: Array) -> Parameters:
         """Return the gradient by the parameters, given the gradients by the effective parameters of `arm_weights`.
 
-        weights (m, d), bias (m,), memory (m, 4): the given gradients; described (m, p): the features of each arm."""
+        weights (m, d), bias (m,), memory (m, 4): the given gradients; arm_features (m, p): the features of each arm."""
         is_bilinear = self.model == BILINEAR
         return {
             "bias": bias,
             "linear": weights[:, :0] if is_bilinear else weights,
             "own": memory,
-            "cross": described.T @ (weights if is_bilinear else bias[:, None]),
+            "cross": arm_features.T @ (weights if is_bilinear else bias[:, None]),
             "history": memory.sum(axis=0),
-            "similar": (described * weights[:, self._faded_columns]).sum(axis=0),
+            "similar": (arm_features * weights[:, self._faded_columns]).sum(axis=0),
         }
 
-    def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:
+    def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, arm_features: Array) -> Array:
         """Return the noiseless score of each of m arms in n states, (n, m).
 
-        arms (m,): the ids of the arms, ascending; described (m, p): the features of each arm."""
-        return score_states(self.arm_weights(parameters, described), restrict_memory(state, arms))
+        arms (m,): the ids of the arms, ascending; arm_features (m, p): the features of each arm."""
+        return score_states(self.arm_weights(parameters, arm_features), restrict_memory(state, arms))
 
     def distribution(self, score: Array) -> Scores:
         """Return the distribution of the noisy scores.
@@ -252,17 +252,17 @@ class Gradient(ContextualPolicy, CurvePolicy):
         """Return the noiseless score of each arm at the beginning of a visit, (..., m).
 
         x (..., q): the encoded contexts."""
-        weights, bias, _ = self._trained(belief)
+        weights, bias, _ = self._belief_weights(belief)
         if not self.is_sparse:
             return x @ weights[:, : x.shape[-1]].T + bias
         intercept_score = weights[:, : len(self._context_names)].sum(axis=1)
         score = bias + intercept_score + x.select_columns(self.design.columns).times(weights[:, len(self.names) :].T)
         return score[0] if x.single else score
 
-    def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
+    def _belief_weights(self, belief: Belief) -> tuple[Array, Array, Array]:
         """Return the result of `arm_weights` for the parameters in the belief. Before training all parameters are 0."""
-        if belief.trained is not None:
-            return self.arm_weights(*belief.trained)
+        if belief.parameters is not None:
+            return self.arm_weights(*belief.parameters)
         arms = belief.pulls.shape[-1]
         return self.arm_weights(self.zero_parameters(arms), np.zeros((arms, len(self.design.arm.names))))
 
@@ -270,13 +270,13 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return self.distribution(self.index_at(belief, x))
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
-        weights = self._trained(belief)[0][:, len(self.names) :]
+        weights = self._belief_weights(belief)[0][:, len(self.names) :]
         return weights[:, np.searchsorted(self.design.columns, columns)].T
 
     def weights(self, belief: Belief) -> Array:
         """Return the weight of each of `features` in each arm's score, (m, d + 5): the bias, the d features of a state,
         and the four features MEMORY of the arm."""
-        weights, bias, memory = self._trained(belief)
+        weights, bias, memory = self._belief_weights(belief)
         return np.column_stack([bias, weights[:, : len(self.names)], memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
@@ -297,12 +297,12 @@ def restrict_memory(state: State, arms: Ids) -> State:
     return State(state.x, state.row[is_selected], index[is_selected], state.memory[is_selected], state.words)
 
 
-def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
+def score_states(arm_weights: tuple[Array, Array, Array], state: State) -> Array:
     """Return the noiseless score of each of m arms in n states, (n, m).
 
-    effective: the result of `Gradient.arm_weights`; state: the states, whose remembered arms are indices among the m
+    arm_weights: the result of `Gradient.arm_weights`; state: the states, whose remembered arms are indices among the m
     arms."""
-    weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)
+    weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in arm_weights)
     d = state.x.shape[1]
     score = matrix_product(state.x, weights[:, :d].T)
     if state.words is not None:
@@ -325,32 +325,32 @@ def order_by_row(rows: Index, arm: Ids) -> Index:
     return np.lexsort((arm, rows))
 
 
-def arm_memory(history: History, faded: Array) -> tuple[Index, Ids, Array]:
+def arm_memory(history: History, fade: Array) -> tuple[Index, Ids, Array]:
     """Return what n decisions remember of each arm shown before: the decision, (e,), ascending, the arm, (e,), and the
     features MEMORY of the arm, (e, 4).
 
-    faded (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
+    fade (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows
     order = order_by_row(rows, history.arm)
     row, arm = rows[order], history.arm[order]
     starts = run_starts(row, arm)
     if not len(starts):
         return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(MEMORY)))
-    faded_by_arm, is_previous_decision, count = faded[order], history.ago[order] == 1, np.diff(starts, append=len(row))
-    faded_count, earned = (
-        np.add.reduceat(column, starts) for column in (faded_by_arm, faded_by_arm * history.earned[order])
+    sorted_fade, is_previous_decision, count = fade[order], history.ago[order] == 1, np.diff(starts, append=len(row))
+    faded_count, reward = (
+        np.add.reduceat(column, starts) for column in (sorted_fade, sorted_fade * history.slot_reward[order])
     )
     was_last = np.logical_or.reduceat(is_previous_decision, starts)
-    return row[starts], arm[starts], np.column_stack([np.log1p(count), faded_count, was_last, np.arcsinh(earned)])
+    return row[starts], arm[starts], np.column_stack([np.log1p(count), faded_count, was_last, np.arcsinh(reward)])
 
 
-def _feature_sums(rows: Index, described: Array, weights: Array, n: int) -> Array:
+def _feature_sums(rows: Index, arm_features: Array, weights: Array, n: int) -> Array:
     """Return the weighted sum of the features of the arms that each of n states remembers, (n, p).
 
-    rows (e,): the state of each entry of the history, ascending; described (e, p): the features of the entry's arm;
+    rows (e,): the state of each entry of the history, ascending; arm_features (e, p): the features of the entry's arm;
     weights (e,): the weight of each entry."""
-    feature_sums = np.zeros((n, described.shape[1]))
+    feature_sums = np.zeros((n, arm_features.shape[1]))
     if len(rows):
         starts = run_starts(rows)
-        feature_sums[rows[starts]] = np.add.reduceat(described * weights[:, None], starts, axis=0)
+        feature_sums[rows[starts]] = np.add.reduceat(arm_features * weights[:, None], starts, axis=0)
     return feature_sums

@@ -44,12 +44,12 @@ class History(Record, kw_only=False, eq=False):
 
     step: Ints  # (n,) decisions before this one in the visit
     gap_s: Floats  # (n,) since the previous decision; 0 at step 0
-    shown: Ints  # (n,) slots shown before in the visit
+    n_shown: Ints  # (n,) slots shown before in the visit
     reward: Floats  # (n,) their reward so far, page events included
     start: Ints  # (n + 1,)
     arm: Ints  # (e,) ids
     ago: Ints  # (e,) decisions since it was shown; 1: the previous one
-    earned: Floats  # (e,) reward from the events received so far
+    slot_reward: Floats  # (e,) reward from the events received so far
 
     @classmethod
     def empty(cls, n: int) -> History:
@@ -73,24 +73,24 @@ class History(Record, kw_only=False, eq=False):
         entry_counts = np.diff(self.start)[indices]
         start, entries = offsets(entry_counts), piece_rows(self.start[indices], entry_counts)
         return History(
-            self.step[indices], self.gap_s[indices], self.shown[indices], self.reward[indices], start,
-            self.arm[entries], self.ago[entries], self.earned[entries],
+            self.step[indices], self.gap_s[indices], self.n_shown[indices], self.reward[indices], start,
+            self.arm[entries], self.ago[entries], self.slot_reward[entries],
         )  # fmt: skip
 
-    def packed(self) -> list[bytes]:
+    def to_bytes(self) -> list[bytes]:
         """Return each history packed into bytes."""
         if not self.step.any():
             return [b""] * len(self)
         filled_rows, rows = np.flatnonzero(self.step > 0), self.rows
         # which histories need long slots, and which slots have a nonzero reward (-0 counts as nonzero)
         has_long_slots = np.bincount(rows[(self.arm >= SHORT_ID) | (self.ago > MAX_SHORT)], minlength=len(self)) > 0
-        has_reward = np.ascontiguousarray(self.earned).view(np.int64) != 0
+        has_reward = np.ascontiguousarray(self.slot_reward).view(np.int64) != 0
         bits = np.zeros((len(self), REMEMBERED), np.bool_)
         bits[rows, np.arange(len(rows)) - self.start[rows]] = has_reward
         layout = WordOffsets(np.diff(self.start)[filled_rows], has_long_slots[filled_rows], bits[filled_rows])
         words = np.zeros(int(layout.size.sum()), "<i8")
         # the four words of the head
-        real_words, count_words = words.view("<f8"), (self.shown[filled_rows] << BITS) + layout.count
+        real_words, count_words = words.view("<f8"), (self.n_shown[filled_rows] << BITS) + layout.count
         words[layout.begin] = np.rint(self.gap_s[filled_rows] * 1e6)
         words[layout.begin + 1] = np.where(layout.long, ~count_words, count_words)
         real_words[layout.begin + 2] = self.reward[filled_rows]
@@ -101,7 +101,7 @@ class History(Record, kw_only=False, eq=False):
         if layout.long.any():  # few are long, and most have no reward
             words[layout.longs] = np.column_stack([self.arm[is_long], self.ago[is_long]]).reshape(-1)
         if has_reward.any():
-            real_words[layout.values] = self.earned[has_reward]
+            real_words[layout.values] = self.slot_reward[has_reward]
         packed_bytes, sizes = words.tobytes(), np.zeros(len(self), np.int64)
         sizes[filled_rows] = WORD * layout.size
         return [packed_bytes[begin:end] for begin, end in pairwise([0, *np.cumsum(sizes).tolist()])]
@@ -160,11 +160,11 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     if is_long is not None:
         slots[:, is_long] = words[layout.longs].reshape(-1, 2).T
     # rewards of slots and visits
-    earned, (gap, reward), (shown, counts) = np.zeros(len(has_reward)), np.zeros((2, n)), np.zeros((2, n), np.int64)
-    earned[has_reward] = real_words[layout.values]
+    rewards, (gap, reward), (n_shown, counts) = np.zeros(len(has_reward)), np.zeros((2, n)), np.zeros((2, n), np.int64)
+    rewards[has_reward] = real_words[layout.values]
     gap[filled_rows], reward[filled_rows] = words[begin] / 1e6, real_words[begin + 2]
-    shown[filled_rows], counts[filled_rows] = count >> BITS, layout.count
-    return History(np.asarray(step, np.int64), gap, shown, reward, offsets(counts), slots[0], slots[1], earned)
+    n_shown[filled_rows], counts[filled_rows] = count >> BITS, layout.count
+    return History(np.asarray(step, np.int64), gap, n_shown, reward, offsets(counts), slots[0], slots[1], rewards)
 
 
 def _damage_error() -> RlrecError:
@@ -201,16 +201,14 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
 
     `rewards` in the object are the rewards of the arms that the state lists as `recent`. keys: the key of each arm,
     by id."""
-    entries = list(zip(past.arm.tolist(), past.ago.tolist(), past.earned.tolist(), strict=True))
-    shown = []
-    for count, reward, (begin, stop) in zip(
-        past.shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True
-    ):
-        remembered = [{"arm": keys.get(arm), "ago": ago, "reward": earned} for arm, ago, earned in entries[begin:stop]]
-        rewards = [entry["reward"] for entry in remembered[-RECENT:]]
-        document = {"shown": count, "reward": reward, "rewards": rewards, "history": remembered}
-        shown.append(document if remembered else {})
-    return shown
+    columns = past.arm.tolist(), past.ago.tolist(), past.slot_reward.tolist()
+    slots = [{"arm": keys.get(arm), "ago": ago, "reward": reward} for arm, ago, reward in zip(*columns, strict=True)]
+    visits, documents = zip(past.n_shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True), []
+    for n_shown, reward, (begin, stop) in visits:
+        rewards = [slot["reward"] for slot in slots[begin:stop][-RECENT:]]
+        document = {"shown": n_shown, "reward": reward, "rewards": rewards, "history": slots[begin:stop]}
+        documents.append(document if stop > begin else {})
+    return documents
 
 
 class ShownHistory(NamedTuple):
@@ -220,7 +218,7 @@ class ShownHistory(NamedTuple):
     entries: for each remembered slot the key of the arm, how many decisions ago it was shown, and its reward."""
 
     gap_s: float
-    shown: int
+    n_shown: int
     reward: float
     entries: tuple[tuple[str, int, float], ...]
 
@@ -233,12 +231,12 @@ def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[byte
 
     ids: the id of each arm in this store, by its key."""
     gap_s, reward = (np.array([row[column] for row in histories], np.float64) for column in (0, 2))
-    shown, n_entries = np.array([(row.shown, len(row.entries)) for row in histories], np.int64).reshape(-1, 2).T
+    n_shown, n_entries = np.array([(row.n_shown, len(row.entries)) for row in histories], np.int64).reshape(-1, 2).T
     entries = [entry for row in histories for entry in row.entries]
     arm, ago = np.array([(ids[arm], ago) for arm, ago, _ in entries], np.int64).reshape(-1, 2).T
-    earned = np.array([earned for *_, earned in entries], np.float64)
+    slot_reward = np.array([reward for *_, reward in entries], np.float64)
     step = n_entries  # only matters whether it is 0
-    return History(step, gap_s, shown, reward, offsets(n_entries), arm, ago, earned).packed()
+    return History(step, gap_s, n_shown, reward, offsets(n_entries), arm, ago, slot_reward).to_bytes()
 
 
 def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
@@ -246,8 +244,8 @@ def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory
     if it is missing or malformed."""
     if state == {"step": 0}:
         return state, NO_HISTORY
-    shown = _parse_history(state) if "history" in state else None
-    return state if shown is None else {name: state[name] for name in state if name not in HISTORY_KEYS}, shown
+    history = _parse_history(state) if "history" in state else None
+    return state if history is None else {name: state[name] for name in state if name not in HISTORY_KEYS}, history
 
 
 def _parse_history(state: Mapping[str, Any]) -> ShownHistory | None:
@@ -256,7 +254,7 @@ def _parse_history(state: Mapping[str, Any]) -> ShownHistory | None:
     try:
         entries = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
         step, gap_s, n_shown, reward = (state[name] for name in ("step", "gap_s", *HISTORY_KEYS[:2]))
-        rewards = [earned for *_, earned in entries]
+        rewards = [reward for *_, reward in entries]
         is_valid = (
             0 < len(entries) <= REMEMBERED
             and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in entries)

@@ -55,8 +55,8 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
         name = "cross" if policy.model == BILINEAR else "linear"
         free_masks[name] = np.zeros(start[name].shape, np.bool_)
         free_masks[name][:, policy.context_columns] = True
-    total, objective = sum(float(batch.gain.sum()) for batch in slates), Objective(corrected=False, by_slot=True)
-    ridge = PAGE_RIDGE if any(batch.shown.shape[1] > 1 for batch in slates) else RIDGE
+    total, objective = sum(float(batch.gain.sum()) for batch in slates), Objective(uses_weights=False, by_slot=True)
+    ridge = PAGE_RIDGE if any(batch.shown_arms.shape[1] > 1 for batch in slates) else RIDGE
 
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         parameters = _insert_free_values(start, free_masks, values)
@@ -95,10 +95,10 @@ def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -
     """Return the logarithm of a ratio for every slot, (n, k). The ratio is the policy's probability of the slot, given
     the slots above, over the logged probability."""
     arm_parameters = {name: parameters[name][slates.arms] for name in ARM_PARAMETERS}
-    score = score_states(policy.arm_weights({**parameters, **arm_parameters}, slates.described), slates.state)
+    score = score_states(policy.arm_weights({**parameters, **arm_parameters}, slates.arm_features), slates.state)
     temperature, floor = policy.temperature, policy.exploration
     log_slots = plackett_luce.log_conditionals(
-        score, slates.shown, slates.eligible, temperature=temperature, floor=floor
+        score, slates.shown_arms, slates.eligible, temperature=temperature, floor=floor
     )
     return np.minimum(log_slots - slates.log_propensity, MAX_LOG_RATIO)
 

@@ -80,35 +80,35 @@ class MeanFeatures(Record, kw_only=False, eq=False):
     state: Array
     memory: Array
 
-    def centred(self, gradient: Parameters) -> Parameters:
+    def centre_gradient(self, gradient: Parameters) -> Parameters:
         """Return the gradient by features minus their means, from the gradient by features. If the model has no weights
         of states, their gradient stays as it is."""
         bias = gradient[BIAS][:, None]
         mean_memory = bias * self.memory
-        centred = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}
-        centred[HISTORY] = gradient[HISTORY] - mean_memory.sum(axis=0)
+        centred_gradient = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}
+        centred_gradient[HISTORY] = gradient[HISTORY] - mean_memory.sum(axis=0)
         if gradient[WEIGHTS].shape[1]:
-            centred[WEIGHTS] = gradient[WEIGHTS] - bias * self.state
-        return centred
+            centred_gradient[WEIGHTS] = gradient[WEIGHTS] - bias * self.state
+        return centred_gradient
 
-    def change(self, centred: Parameters) -> Parameters:
+    def change(self, step: Parameters) -> Parameters:
         """Return the change of parameters that corresponds to a change of the weights on features minus their means."""
-        bias_change = (self.memory * (centred[ARM_MEMORY] + centred[HISTORY])).sum(axis=1)
-        if centred[WEIGHTS].shape[1]:
-            bias_change = bias_change + centred[WEIGHTS] @ self.state
-        return {**centred, BIAS: centred[BIAS] - bias_change}
+        bias_change = (self.memory * (step[ARM_MEMORY] + step[HISTORY])).sum(axis=1)
+        if step[WEIGHTS].shape[1]:
+            bias_change = bias_change + step[WEIGHTS] @ self.state
+        return {**step, BIAS: step[BIAS] - bias_change}
 
 
 class NaturalSteps(Record, kw_only=False, eq=False):
     """A NaturalSteps object changes parameters by natural gradient steps, which raise the objective.
 
-    sizes: the step size of each parameter; means: the means of the features. shared (arms,): the step of each bias
+    sizes: the step size of each parameter; means: the means of the features. common_step (arms,): the step of each bias
     along the mean gain of all arms; shares (arms,): the weight of each arm in this mean, as `from_gradients`
     explains."""
 
     sizes: Parameters
     means: MeanFeatures
-    shared: Array
+    common_step: Array
     shares: Array
 
     @classmethod
@@ -151,8 +151,8 @@ class NaturalSteps(Record, kw_only=False, eq=False):
         """Return the parameters after one step of ascent along the gradient.
 
         rate: the factor of the step."""
-        gradient = self.means.centred(gradient)
-        centred = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
-        centred[BIAS] = centred[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared
-        change = self.means.change(centred)
+        gradient = self.means.centre_gradient(gradient)
+        step = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
+        step[BIAS] = step[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.common_step
+        change = self.means.change(step)
         return {name: values + change[name] for name, values in parameters.items()}

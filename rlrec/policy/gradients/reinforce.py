@@ -27,38 +27,39 @@ class LoggedSlates(Record, eq=False):
     """A LoggedSlates object holds n decisions that have the same m arms and slates of the same length.
 
     state: the states of the decisions, `row` ascending; an `arm` that a state remembers is an index 0..m - 1. arms
-    (m,): the index of each arm among all trained arms; described (m, p): the features of each arm. shown (n, k): the
-    arms shown, as indices 0..m - 1. log_propensity (n,) or (n, k): the logarithm of the probability of the slate, or
-    of each slot separately. gain (n,) or (n, k): the return minus the baseline, in the unit of the reward; raw, in
-    the same shape: the return. scale (n,): the factor of the decision's gradient, which is gamma^t or 1, times the
-    weight of the decision's logger. eligible (n, m): which of the arms each decision may show (None: all arms)."""
+    (m,): the index of each arm among all trained arms; arm_features (m, p): the features of each arm. shown_arms (n,
+    k): the arms shown, as indices 0..m - 1. log_propensity (n,) or (n, k): the logarithm of the probability of the
+    slate, or of each slot separately. gain (n,) or (n, k): the return minus the baseline, in the unit of the reward;
+    returns, in the shape of gain: the returns. scale (n,): the factor of the decision's gradient, which is gamma^t
+    or 1, times the weight of the decision's logger. eligible (n, m): which of the arms each decision may show (None:
+    all arms)."""
 
     state: State
     arms: Index
-    described: Array
-    shown: Index
+    arm_features: Array
+    shown_arms: Index
     log_propensity: Array
     gain: Array
-    raw: Array
+    returns: Array
     scale: Array
     eligible: Flags | None = None
 
     def __len__(self) -> int:
-        return len(self.shown)
+        return len(self.shown_arms)
 
 
 class Objective(Record):
     """An Objective defines what training maximises: the mean over decisions of weight x gain, plus entropy x the
     entropy of position 1.
 
-    clip: the largest importance weight; corrected: whether importance weights are used (False: as if the policy had
+    clip: the largest importance weight; uses_weights: whether importance weights are used (False: as if the policy had
     logged the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot separately,
     as one of K arms that are drawn with replacement (Chen et al. 2019). by_slot: whether every slot has a separate
     gain, and a separate weight given the slots above, so that each slot is improved in the states of the log."""
 
     clip: float = np.inf
     entropy: float = 0.0
-    corrected: bool = True
+    uses_weights: bool = True
     top: int = 0
     by_slot: bool = False
 
@@ -67,14 +68,14 @@ class GradientSums(Sums):
     """A GradientSums object holds the sums of a batch; `sums(a) + sums(b)` are the sums of both batches.
 
     gradient: the sum of the gradients of the decisions; n: the number of decisions. mass: the sum of |weight x gain
-    x score|; clipped: the part of mass that clipping removed. square, raw_square: the sum of the squared length of
+    x score|; clipped_mass: the part of mass that clipping removed. square, raw_square: the sum of the squared length of
     each decision's gradient (or of each slot's gradient, if slots are separate), computed with the gain and with the
     return."""
 
     gradient: Parameters
     n: float = 0.0
     mass: float = 0.0
-    clipped: float = 0.0
+    clipped_mass: float = 0.0
     square: float = 0.0
     raw_square: float = 0.0
 
@@ -84,14 +85,14 @@ class GradientSums(Sums):
         return {name: values / max(self.n, 1.0) for name, values in self.gradient.items()}
 
     @property
-    def finite(self) -> bool:
+    def is_finite(self) -> bool:
         """Tell whether no sum has overflowed."""
         return bool(np.isfinite(self.mass + self.square + self.raw_square + squared_length(self.gradient)))
 
     @property
     def clipped_share(self) -> float:
         """Return the fraction of the sum of |weight x gain x score| that clipping removed."""
-        return self.clipped / self.mass if self.mass else 0.0
+        return self.clipped_mass / self.mass if self.mass else 0.0
 
     @property
     def variances(self) -> tuple[float, float]:
@@ -137,39 +138,39 @@ def gradients(
     totals = [zero_sums(parameters).gradient for _ in range(number)]
     for slates, gains in batch:
         arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
-        effective = policy.arm_weights({**parameters, **arm_parameters}, slates.described)
-        gradients_by_gain = _effective_gradients(policy, effective, slates, gains, objective, figures)
-        for total, effective_gradient in zip(totals, gradients_by_gain, strict=True):
-            for name, values in policy.parameter_gradient(*effective_gradient, described=slates.described).items():
+        arm_weights = policy.arm_weights({**parameters, **arm_parameters}, slates.arm_features)
+        gradients_by_gain = _effective_gradients(policy, arm_weights, slates, gains, objective, figures)
+        for total, gradient in zip(totals, gradients_by_gain, strict=True):
+            for name, values in policy.parameter_gradient(*gradient, arm_features=slates.arm_features).items():
                 total[name][slates.arms if name in ARM_PARAMETERS else ...] += values
     return totals
 
 
 def _effective_gradients(
-    policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, gains: Sequence[Array],
+    policy: Gradient, arm_weights: tuple[Array, Array, Array], slates: LoggedSlates, gains: Sequence[Array],
     objective: Objective, figures: dict[str, float] | None,
 ) -> list[tuple[Array, Array, Array]]:  # fmt: skip
     """Return, for each array of gains, the gradients by the effective parameters of `Gradient.arm_weights`. The
     gradients are computed chunk by chunk.
 
-    What does not depend on gains is computed once. effective: the result of `Gradient.arm_weights`; gains: the gains
+    What does not depend on gains is computed once. arm_weights: the result of `Gradient.arm_weights`; gains: the gains
     of the slates, once for each gradient; figures: as in `gradients`."""
-    weights, bias, history = effective
+    weights, bias, history = arm_weights
     if policy.design.context.intercept:  # the feature that is 1 in every state can hold the biases
         weights[:, 0] += bias
         bias = np.zeros_like(bias)
-    effective = _subtract_mean(weights, bias, history)
-    totals = [tuple(np.zeros(values.shape) for values in effective) for _ in gains]
+    arm_weights = _subtract_mean(weights, bias, history)
+    totals = [tuple(np.zeros(values.shape) for values in arm_weights) for _ in gains]
     step = max(1, CELLS // len(slates.arms))
     for start in range(0, len(slates), step):
         rows = slice(start, start + step)
-        chunk = _SlateChunk(policy, effective, slates, rows, objective)
-        scored = chunk.score_slots() if objective.top else chunk.score_slates()
+        chunk = _SlateChunk(policy, arm_weights, slates, rows, objective)
+        scores = chunk.score_slots() if objective.top else chunk.score_slates()
         if figures is not None:
-            figures |= {name: figures[name] + value for name, value in chunk.figures(scored).items()}
+            figures |= {name: figures[name] + value for name, value in chunk.figures(scores).items()}
         for number, (total, gain) in enumerate(zip(totals, gains, strict=True), 1):
             score_gradient = chunk.score_gradient(
-                scored, gain[rows].reshape(len(gain[rows]), -1), is_last=number == len(gains)
+                scores, gain[rows].reshape(len(gain[rows]), -1), is_last=number == len(gains)
             )
             for values, increment in zip(total, chunk.weight_gradients(score_gradient), strict=True):
                 values += increment
@@ -192,14 +193,14 @@ class SlateScores(Record, kw_only=False, eq=False):
     weight (n, c): the clipped importance weight times its factor; excess (n, c): what clipping removed from the
     weight; square (n, c): the squared length of the derivative of the log probability by the logits. share (n, k),
     spread (n, k): the derivative for a position is `share` for the arm shown there, and -spread x exp(score) for
-    every arm that is left there. joint: whether arms shown above a position are no longer left at this position."""
+    every arm that is left there. is_joint: whether arms shown above a position are no longer left at this position."""
 
     weight: Array
     excess: Array
     square: Array
     spread: Array
     share: Array
-    joint: bool
+    is_joint: bool
 
 
 class _SlateChunk:
@@ -212,23 +213,23 @@ class _SlateChunk:
     (n,): the sum of `other_exp`, and of its squares. total (n,): the sum over all arms."""
 
     def __init__(
-        self, policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, rows: slice,
+        self, policy: Gradient, arm_weights: tuple[Array, Array, Array], slates: LoggedSlates, rows: slice,
         objective: Objective,
     ) -> None:  # fmt: skip
         self.temperature, self.floor, self.objective = policy.temperature, policy.exploration, objective
         self.state = slates.state.slice_rows(rows.start, rows.stop)
-        self.shown, self.log_propensity = slates.shown[rows], slates.log_propensity[rows]
+        self.shown_arms, self.log_propensity = slates.shown_arms[rows], slates.log_propensity[rows]
         self.eligible = eligible = None if slates.eligible is None else slates.eligible[rows]
-        columns = slates.gain[rows], slates.raw[rows], slates.scale[rows]
-        self.gain, self.raw, self.scale = (values.reshape(len(values), -1) for values in columns)
+        columns = slates.gain[rows], slates.returns[rows], slates.scale[rows]
+        self.gain, self.returns, self.scale = (values.reshape(len(values), -1) for values in columns)
         m = len(slates.arms)
-        self.n_words = effective[0].shape[1] - self.state.x.shape[1]
+        self.n_words = arm_weights[0].shape[1] - self.state.x.shape[1]
         self.cells = self.state.row * m + self.state.arm
-        self.shown_cells = self.shown + (np.arange(len(self.shown)) * m)[:, None]
-        self.n_eligible = np.full((len(self.shown), 1), m) if eligible is None else eligible.sum(1, keepdims=True)
-        self._exponentiate(effective)
+        self.shown_cells = self.shown_arms + (np.arange(len(self.shown_arms)) * m)[:, None]
+        self.n_eligible = np.full((len(self.shown_arms), 1), m) if eligible is None else eligible.sum(1, keepdims=True)
+        self._exponentiate(arm_weights)
 
-    def _exponentiate(self, effective: tuple[Array, Array, Array]) -> None:
+    def _exponentiate(self, arm_weights: tuple[Array, Array, Array]) -> None:
         """Compute the exponentials of all scores, relative to the best score of the chunk. This saves a pass over the
         scores.
 
@@ -236,27 +237,27 @@ class _SlateChunk:
         The score of an arm that was not shown counts as at least MIN_SCORE, which changes no digit. The logits are
         needed afterwards only for the entropy."""
         # all rows relative to the best score of the chunk
-        logits = self._logits(effective, self.state)
+        logits = self._logits(arm_weights, self.state)
         logits -= logits.max() - SCORE_SHIFT
-        shown = logits.reshape(-1)[self.shown_cells].astype(np.float64)
+        shown_logits = logits.reshape(-1)[self.shown_cells].astype(np.float64)
         lowest = logits.min()
         other_exp = self._exponentials(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
         # rows that lie too far below it
         if lowest < 0 and len(far_rows := np.flatnonzero(matrix_product(other_exp, ones) < 1)):
-            far_logits = self._logits(effective, self.state.take(far_rows))
+            far_logits = self._logits(arm_weights, self.state.take(far_rows))
             eligible = None if self.eligible is None else self.eligible[far_rows]
             if eligible is not None:
                 far_logits[~eligible] = -np.inf
             far_logits -= far_logits.max(axis=1, keepdims=True)
-            shown[far_rows] = np.take_along_axis(far_logits, self.shown[far_rows], axis=1)
+            shown_logits[far_rows] = np.take_along_axis(far_logits, self.shown_arms[far_rows], axis=1)
             other_exp[far_rows] = self._exponentials(far_logits, eligible)
             if self.objective.entropy:
                 logits[far_rows] = far_logits
         # the arms shown apart from the others
         other_exp.reshape(-1)[self.shown_cells] = 0
-        shown = np.maximum(shown, MIN_SHOWN_SCORE)
-        self.logits, self.shown_logits, self.other_exp, self.shown_exp = logits, shown, other_exp, np.exp(shown)
+        self.shown_logits = np.maximum(shown_logits, MIN_SHOWN_SCORE)
+        self.logits, self.other_exp, self.shown_exp = logits, other_exp, np.exp(self.shown_logits)
         self.other_sum = matrix_product(other_exp, ones).astype(np.float64)
         self.other_squares = np.einsum("nm,nm->n", other_exp, other_exp).astype(np.float64)
         self.total = self.other_sum + _row_sums(self.shown_exp)
@@ -269,8 +270,8 @@ class _SlateChunk:
             exponentials *= eligible
         return exponentials
 
-    def _logits(self, effective: tuple[Array, Array, Array], state: State) -> Array:
-        logits = score_states(effective, state)
+    def _logits(self, arm_weights: tuple[Array, Array, Array], state: State) -> Array:
+        logits = score_states(arm_weights, state)
         if self.temperature != 1.0:
             logits /= self.temperature
         return logits
@@ -278,26 +279,26 @@ class _SlateChunk:
     def score_slots(self) -> SlateScores:
         """Return the score functions of separate slots. The probability of an arm does not depend on the arms above
         it."""
-        shown, row_total, top = self.shown_exp, self.total[:, None], self.objective.top
+        terms, row_total, top = self.shown_exp, self.total[:, None], self.objective.top
         log_probability, share = self._mix_floor(
-            shown / row_total, n_left=self.n_eligible, floors=at_positions(self.floor, 1)
+            terms / row_total, n_left=self.n_eligible, floors=at_positions(self.floor, 1)
         )
         # weights, and the derivative of the probability that one of K draws shows the arm
         probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
         factor = top * np.exp((top - 1) * np.log1p(-probability)) * self.scale
         weight, excess = _clip_weights(log_probability - self.log_propensity, self.objective)
         # squared length of the derivative by the logits
-        other_shown_squares = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
+        other_shown_squares = (terms**2).sum(axis=1, keepdims=True) - terms**2 if terms.shape[1] > 1 else 0.0
         squares = self.other_squares[:, None] + np.maximum(other_shown_squares, 0.0)
-        square = share**2 * ((1 - shown / row_total) ** 2 + squares / row_total**2)
-        return SlateScores(weight * factor, excess * factor, square, share / row_total, share, joint=False)
+        square = share**2 * ((1 - terms / row_total) ** 2 + squares / row_total**2)
+        return SlateScores(weight * factor, excess * factor, square, share / row_total, share, is_joint=False)
 
     def score_slates(self) -> SlateScores:
         """Return the score functions of slates by their joint probability, which is the softmax of the arms left,
         position by position. With `by_slot`, every slot has a separate column."""
         tail_exp = _cumulative_sums(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         left_total = self.other_sum[:, None] + tail_exp
-        n_left = self.n_eligible - np.arange(self.shown.shape[1])
+        n_left = self.n_eligible - np.arange(self.shown_arms.shape[1])
         floors = at_positions(self.floor, n_left.shape[1])
         log_probability, share = self._mix_floor(self.shown_exp / left_total, n_left=n_left, floors=floors)
         if self.objective.by_slot:
@@ -308,15 +309,15 @@ class _SlateChunk:
             squares += self.other_squares[:, None]
             spread = share / left_total
             square = (share - self.shown_exp * spread) ** 2 + spread**2 * squares
-            return SlateScores(weight * self.scale, excess * self.scale, square, spread, share, joint=True)
+            return SlateScores(weight * self.scale, excess * self.scale, square, spread, share, is_joint=True)
         weight, excess = _clip_weights(_row_sums(log_probability) - self.log_propensity, self.objective)
         # squared length of the derivative by the logits; an arm shown at a position is left at all positions down to it
         spread = share / left_total
         spread_sum = _cumulative_sums(spread)
         other_square = spread_sum[:, -1] ** 2 * self.other_squares
         square = other_square + _row_sums((share - self.shown_exp * spread_sum) ** 2)
-        scale = self.scale
-        return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
+        weight, excess = weight[:, None] * self.scale, excess[:, None] * self.scale
+        return SlateScores(weight, excess, square[:, None], spread, share, is_joint=True)
 
     def _mix_floor(self, softmax: Array, *, n_left: Index, floors: Array) -> tuple[Array, Array]:
         """Return the logarithm of the probability of each arm, with the floor, (n, k), and the derivative of this
@@ -324,19 +325,19 @@ class _SlateChunk:
 
         softmax (n, k): the probability of each arm without the floor; n_left: the number of arms left at each
         position; floors (k,): the floor at each position."""
-        mixed = np.maximum(floors / n_left + (1 - floors) * softmax, 1e-300)
-        return np.log(mixed), (1 - floors) * softmax / mixed
+        probability = np.maximum(floors / n_left + (1 - floors) * softmax, 1e-300)
+        return np.log(probability), (1 - floors) * softmax / probability
 
-    def score_gradient(self, scored: SlateScores, gain: Array, *, is_last: bool) -> Array:
+    def score_gradient(self, scores: SlateScores, gain: Array, *, is_last: bool) -> Array:
         """Return the derivative of the objective by the score of each arm in each decision, (n, m).
 
         gain (n, c): the gains; is_last: whether this call is the last, which may overwrite `other_exp`."""
         # for the arms shown
-        weight = scored.weight * gain / self.temperature
-        spread, dtype = weight * scored.spread, self.other_exp.dtype
+        weight = scores.weight * gain / self.temperature
+        spread, dtype = weight * scores.spread, self.other_exp.dtype
         total_spread = _row_sums(spread)[:, None]
-        spread_sum = _cumulative_sums(spread) if scored.joint else total_spread  # below its position an arm is not left
-        shown_derivative = weight * scored.share - self.shown_exp * spread_sum
+        spread_sum = _cumulative_sums(spread) if scores.is_joint else total_spread  # below its slot an arm is not left
+        shown_derivative = weight * scores.share - self.shown_exp * spread_sum
         # for the others, in the memory of their exponentials
         derivative = self.other_exp if is_last else self.other_exp.copy()
         entropy_gradient = self._entropy_gradient() if self.objective.entropy else None
@@ -365,7 +366,7 @@ class _SlateChunk:
         """Return the gradients by the effective parameters of `Gradient.arm_weights`, in their shapes.
 
         score_gradient (n, m): the derivatives by the scores."""
-        m, remembered = score_gradient.shape[1], score_gradient.reshape(-1)[self.cells]
+        m, memory_gradient = score_gradient.shape[1], score_gradient.reshape(-1)[self.cells]
         by_weights = matrix_product(score_gradient.T, self.state.x)
         if self.n_words:
             words = self.state.words
@@ -374,27 +375,27 @@ class _SlateChunk:
             )
             by_weights = np.hstack([by_weights, by_word.T])
         arm, memory = self.state.arm, self.state.memory
-        by_memory = [np.bincount(arm, weights=remembered * column, minlength=m) for column in memory.T]
+        by_memory = [np.bincount(arm, weights=memory_gradient * column, minlength=m) for column in memory.T]
         return (
             by_weights,
             matrix_product(np.ones(len(score_gradient), score_gradient.dtype), score_gradient),
             np.column_stack(by_memory),
         )
 
-    def figures(self, scored: SlateScores) -> dict[str, float]:
+    def figures(self, scores: SlateScores) -> dict[str, float]:
         """Return the sums of the chunk by name, as in `GradientSums`."""
         x = self.state.x
         feature_squares = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
         if (words := self.state.words) is not None:
             feature_squares[:, 0] += np.bincount(words.row, words.value.astype(np.float64) ** 2, len(x))
-        square, weight = scored.square * feature_squares / self.temperature**2, scored.weight
+        square, weight = scores.square * feature_squares / self.temperature**2, scores.weight
         gradient_length = np.abs(self.gain) * np.sqrt(square)
         return {
             "n": float(len(x)),
-            "mass": float(((weight + scored.excess) * gradient_length).sum()),
-            "clipped": float((scored.excess * gradient_length).sum()),
+            "mass": float(((weight + scores.excess) * gradient_length).sum()),
+            "clipped_mass": float((scores.excess * gradient_length).sum()),
             "square": float(((weight * self.gain) ** 2 * square).sum()),
-            "raw_square": float(((weight * self.raw) ** 2 * square).sum()),
+            "raw_square": float(((weight * self.returns) ** 2 * square).sum()),
         }
 
 
@@ -413,8 +414,8 @@ def _clip_weights(log_ratio: Array, objective: Objective) -> tuple[Array, Array]
     `log_ratio`.
 
     log_ratio: the logarithm of the policy's probability over the logged probability."""
-    if not objective.corrected:
+    if not objective.uses_weights:
         return np.ones_like(log_ratio), np.zeros_like(log_ratio)
     weight = np.exp(np.minimum(log_ratio, MAX_LOG_WEIGHT))
-    clipped = np.minimum(weight, objective.clip)
-    return clipped, weight - clipped
+    clipped_weight = np.minimum(weight, objective.clip)
+    return clipped_weight, weight - clipped_weight

@@ -16,7 +16,7 @@ FOLDS = 2  # of cross-fitting
 _PULL = 1.0  # of a ridge, in decisions, for features of size about 1
 
 
-def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
+def discount_rewards(reward: Array, start: Ids, *, gamma: float) -> Array:
     """Return the discounted return of every step, (n,), in the unit of `reward`. Raises InputError unless every visit
     has a step and gamma is in [0, 1].
 
@@ -40,7 +40,7 @@ def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
 def steps(start: Ids) -> Ids:
     """Return the number of earlier decisions in the visit of each decision, (n,).
 
-    start (s + 1,): the beginnings of the visits, as in `discounted`."""
+    start (s + 1,): the beginnings of the visits, as in `discount_rewards`."""
     return numbers_in_runs(start[:-1], int(start[-1]))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, OnlineLearner, bounded
+from rlrec.policy.beliefs.base import Belief, OnlineLearner, bounded_parameter
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
 
@@ -37,7 +37,7 @@ class EpsilonGreedy(_BestIndexPolicy):
 
     An arm without pulls has mean 0 unless a prior says more."""
 
-    epsilon: float = bounded(0.1, 0, 1)
+    epsilon: float = bounded_parameter(0.1, 0, 1)
 
     purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
     uniform_rate_parameters: ClassVar[tuple[str, ...]] = ("epsilon",)
@@ -69,7 +69,7 @@ class Ucb(_UpperBoundPolicy):
     c = sqrt(2) is UCB1. An arm without pulls comes first. With floor 0 the log can judge no other policy. Source:
     Auer, Cesa-Bianchi and Fischer 2002, UCB1, for rewards in [0, 1]."""
 
-    c: float = bounded(1.4142135623730951, 0, LIMIT)
+    c: float = bounded_parameter(1.4142135623730951, 0, LIMIT)
 
     purpose: ClassVar[str] = "tries uncertain arms without randomness; without a floor, its log cannot evaluate others"
 
@@ -143,8 +143,8 @@ class Exp3(OnlineLearner):
     eligible arms. Give `discount` or `window` where the best arm changes. Source: Auer, Cesa-Bianchi, Freund and
     Schapire 2002, section 3 (Exp3); Lattimore and Szepesvari 2020, algorithm 9."""
 
-    gamma: float = bounded(0.1, 0, 1)
-    eta: float = bounded(0.0, 0, 1e9)
+    gamma: float = bounded_parameter(0.1, 0, 1)
+    eta: float = bounded_parameter(0.0, 0, 1e9)
 
     purpose: ClassVar[str] = "for rewards that are manipulated or change unpredictably; with discount, it follows them"
     why_no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"

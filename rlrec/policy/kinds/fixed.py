@@ -11,7 +11,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, FlooredPolicy, Policy, bounded, check_number, sum_tolerance
+from rlrec.policy.beliefs.base import Belief, FlooredPolicy, Policy, bounded_parameter, check_number, sum_tolerance
 from rlrec.policy.contexts.statements import ARMS, SCORE, SCORES, by_arm
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class LoggedPolicy(_UnlearnedPolicy):
 
     floor = 0.0
     purpose: ClassVar[str] = "owns an imported log, and cannot serve"
-    served: ClassVar[bool] = False
+    can_serve: ClassVar[bool] = False
     online: ClassVar[bool] = False
 
 
@@ -114,8 +114,8 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
     left in proportion to exp(score / temperature) (Plackett-Luce); then epsilon is 0 unless it is typed. score:
     which of the `scores` of an arm is used ("" for its `score`)."""
 
-    temperature: float = bounded(0.0, 0, 1e9)
-    epsilon: float = bounded(0.1, 0, 1)
+    temperature: float = bounded_parameter(0.0, 0, 1e9)
+    epsilon: float = bounded_parameter(0.1, 0, 1)
     score: str = ""
 
     purpose: ClassVar[str] = "your own ranker: each request brings the scores of its arms"
@@ -157,13 +157,13 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
         import numpy as np
 
         score_by_key, keys = by_arm(context, self.score_name) or {}, list(arms)
-        if unscored := [key for key in keys if key not in score_by_key]:
+        if unscored_keys := [key for key in keys if key not in score_by_key]:
             example = json.dumps({"arm": "KEY", **({SCORES: {self.score: 1.7}} if self.score else {SCORE: 1.7})})
             hint = (
                 f"kind scored needs one for each arm of a request: {example} in `--candidates`, or in `arms` of a line"
             )
             name = f" {self.score!r}" if self.score else ""
-            raise InputError(f"arm {unscored[0]!r} has no score{name}", hint=hint, field="arms")
+            raise InputError(f"arm {unscored_keys[0]!r} has no score{name}", hint=hint, field="arms")
         return np.array([score_by_key[key] for key in keys], np.float64)
 
 
@@ -179,7 +179,7 @@ class TeamDraft(Policy):
 
     purpose: ClassVar[str] = "made by `experiment create --interleave`"
     online: ClassVar[bool] = False
-    drafted: ClassVar[bool] = True
+    is_draft: ClassVar[bool] = True
     exploration_parameters: ClassVar[tuple[str, ...]] = ()
 
     @property

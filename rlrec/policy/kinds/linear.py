@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index, distinct_rows
 from rlrec.errors import InputError
 from rlrec.policy.beliefs import solving
-from rlrec.policy.beliefs.base import Belief, OnlineLearner, bounded, check_number
+from rlrec.policy.beliefs.base import Belief, OnlineLearner, bounded_parameter, check_number
 from rlrec.policy.beliefs.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.policy.contexts import marginal
@@ -44,7 +44,7 @@ class Linear(ContextualPolicy, OnlineLearner):
     precision of every weight."""
 
     model: str = DISJOINT
-    ridge: float = bounded(1.0, 1e-9, 1e9)
+    ridge: float = bounded_parameter(1.0, 1e-9, 1e9)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,21 +86,21 @@ class Linear(ContextualPolicy, OnlineLearner):
         reward, pulls = self.rewards_and_pulls(slots.reward, slots.position)
         counted_slots = replace(slots, reward=reward)
         if self.is_sparse:
-            anchored = np.zeros(len(slots)) if slots.anchored is None else slots.anchored
-            return count_slots(counted_slots, (pulls * anchored)[:, None], pulls=pulls)
+            prediction = np.zeros(len(slots)) if slots.prediction is None else slots.prediction
+            return count_slots(counted_slots, (pulls * prediction)[:, None], pulls=pulls)
         if slots.context is None:  # the caller needs only counts
             return count_slots(counted_slots, pulls=pulls)
         weight, offset = self.moment_weights(slots.context, slots.arm_id)
-        packed = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
-        return count_slots(counted_slots, packed, pulls=pulls)
+        moments = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
+        return count_slots(counted_slots, moments, pulls=pulls)
 
     def column_statistics(self, slots: SlotColumns, row: Index, value: Array) -> Array:
         """Return the columns that the entries of sparse contexts add to the sums of their arm and column, (e, 3).
 
         row (e,): the slot of each entry; value (e,): the value of each entry."""
         reward, pulls = self.rewards_and_pulls(slots.reward, slots.position)
-        if slots.anchored is not None:
-            reward = reward - pulls * slots.anchored
+        if slots.prediction is not None:
+            reward = reward - pulls * slots.prediction
         return marginal.column_sums(value, pulls=pulls[row], reward=reward[row])
 
     def posterior(
@@ -141,8 +141,8 @@ class Linear(ContextualPolicy, OnlineLearner):
         mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
         if not self.design.context.intercept:
             return mean
-        anchored = 0.0 if belief.extra is None else belief.extra[:, 0]
-        return np.divide(belief.reward_sum + belief.alpha - anchored, weight, out=mean, where=weight > 0)
+        prediction_sum = 0.0 if belief.extra is None else belief.extra[:, 0]
+        return np.divide(belief.reward_sum + belief.alpha - prediction_sum, weight, out=mean, where=weight > 0)
 
     def weights(self, belief: Belief) -> Array:
         return self.posterior(belief).by_arm
@@ -210,8 +210,8 @@ class Linear(ContextualPolicy, OnlineLearner):
     ) -> solving.HybridPosterior:
         # arms with equal data are solved once, so that they are bitwise equal
         m, q = moments.response.shape[-2:]
-        learned = np.concatenate([moments.gram.reshape(*moments.response.shape[:-1], q * q), moments.response], axis=-1)
-        terms, arm_data = moments.terms, [arm_features, np.moveaxis(learned, -2, 0).reshape(m, -1)]
+        totals = np.concatenate([moments.gram.reshape(*moments.response.shape[:-1], q * q), moments.response], axis=-1)
+        terms, arm_data = moments.terms, [arm_features, np.moveaxis(totals, -2, 0).reshape(m, -1)]
         if terms is not None:
             arm_data += [sums.reshape(m, -1) for sums in (terms.gram, terms.response, terms.cross)]
         _, first_arms, row = np.unique(np.hstack(arm_data), axis=0, return_index=True, return_inverse=True)
@@ -240,7 +240,7 @@ class LinUcb(Linear):
     Source: Li et al. 2010, LinUCB with disjoint models and with hybrid models (algorithm 2, on products of features
     of context and arm); the shared model is the hybrid model without the separate weights of arms."""
 
-    alpha: float = bounded(1.0, 0, 1e6)
+    alpha: float = bounded_parameter(1.0, 0, 1e6)
 
     purpose: ClassVar[str] = "ucb that reads the context; without a floor, its log cannot evaluate others"
 
@@ -263,8 +263,8 @@ class LinThompson(Linear):
     floor, 0.01 unless another floor is typed. Source: own derivation (the posterior of a linear model with normal
     noise)."""
 
-    alpha: float = bounded(0.5, 1e-6, 1e6)
-    samples: float = bounded(1000.0, 1, SAMPLES)
+    alpha: float = bounded_parameter(0.5, 1e-6, 1e6)
+    samples: float = bounded_parameter(1000.0, 1, SAMPLES)
 
     purpose: ClassVar[str] = "explores in contexts that it hardly knows; the default if rewards depend on the context"
 
@@ -309,7 +309,7 @@ class LogisticThompson(LinThompson):
     the weights of the prior, with intercept logit(rate). Rebuilding the policy repeats the step from the weights to
     which the last step led. Source: own derivation (iteratively reweighted least squares, in sums that add up)."""
 
-    alpha: float = bounded(1.0, 1e-6, 1e6)
+    alpha: float = bounded_parameter(1.0, 1e-6, 1e6)
     rate: float = 0.5
 
     purpose: ClassVar[str] = "Thompson sampling for clicks that depend on the context"
@@ -366,7 +366,7 @@ class Softmax(Linear):
     If contexts have more than 128 columns (262144 at most), each weight is fitted by itself, around the weights that
     --from-log fits together (model disjoint). Source: own derivation."""
 
-    temperature: float = bounded(0.1, 1e-9, 1e9)
+    temperature: float = bounded_parameter(0.1, 1e-9, 1e9)
 
     purpose: ClassVar[str] = "shows every arm, but more often those that are predicted to earn more"
     takes_sparse: ClassVar[bool] = True
@@ -385,7 +385,7 @@ class SquareCb(Linear):
     weight is fitted by itself, around the weights that --from-log fits together (model disjoint). Source: Foster &
     Rakhlin 2020 (inverse gap weighting)."""
 
-    gamma: float = bounded(10.0, 0, 1e9)
+    gamma: float = bounded_parameter(10.0, 0, 1e9)
 
     purpose: ClassVar[str] = "propensities are exact, cheap and never 0, so that its log can evaluate others"
     compares_arms: ClassVar[bool] = True

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, FlooredPolicy, bounded
+from rlrec.policy.beliefs.base import Belief, FlooredPolicy, bounded_parameter
 from rlrec.policy.beliefs.statistics import SlotColumns, count_slots
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class LongTerm(FlooredPolicy):
     are drawn towards the effects in all contexts together. A context with another value, or with none, uses the effects
     in all contexts together."""
 
-    floor: float = bounded(0.05, 0, 1)
+    floor: float = bounded_parameter(0.05, 0, 1)
     by: str | None = None
     cells: str = ""
-    prior_mean: float = bounded(0.0, -LARGEST_MEAN, LARGEST_MEAN)
-    prior_sd: float = bounded(1.0, SMALLEST_SD, LARGEST_MEAN)
+    prior_mean: float = bounded_parameter(0.0, -LARGEST_MEAN, LARGEST_MEAN)
+    prior_sd: float = bounded_parameter(1.0, SMALLEST_SD, LARGEST_MEAN)
 
     purpose: ClassVar[str] = "ranks arms by what showing them is worth in the long run; learns from any policy's log"
     why_no_prior: ClassVar[str] = "the arms of its log say how arms differ"

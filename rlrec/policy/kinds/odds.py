@@ -8,7 +8,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, BetaLearner, bounded
+from rlrec.policy.beliefs.base import Belief, BetaLearner, bounded_parameter
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class PlackettLuce(BetaLearner):
     `thompson` and `logistic-thompson`."""
 
     model: str = ARM
-    temperature: float = bounded(1.0, 1e-9, 1e9)
-    ridge: float = bounded(1.0, 1e-9, 1e9)
+    temperature: float = bounded_parameter(1.0, 1e-9, 1e9)
+    ridge: float = bounded_parameter(1.0, 1e-9, 1e9)
     design: Design = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # until it is needed
 
     purpose: ClassVar[str] = "ranks pages or candidates by click rate; propensities are exact, cheap and never 0"

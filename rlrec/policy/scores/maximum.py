@@ -76,18 +76,18 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
         series[s] = np.convolve(series[s - 1], step)[: len(step)]
     power_sums = (series * [(rare_rates**j).sum() for j in exponents]) @ powers
     # probability that 0, 1, ... of the rare arms have arrived (Newton's identities), then of all arms
-    arrived = np.empty((size, 1, len(x)))
-    arrived[0] = np.exp(-rare_rates.sum() * time)
+    p_count = np.empty((size, 1, len(x)))
+    p_count[0] = np.exp(-rare_rates.sum() * time)
     for r in range(1, size):
-        arrived[r] = np.sum([(-1) ** (s - 1) * power_sums[s] * arrived[r - s] / r for s in range(1, r + 1)], axis=0)
+        p_count[r] = np.sum([(-1) ** (s - 1) * power_sums[s] * p_count[r - s] / r for s in range(1, r + 1)], axis=0)
     probability, log_cdf = np.zeros((size, len(logits))), -common_rates[:, None] * time
     if len(common_rates):
         leaves = _product_tree(_binomial_coefficients(np.ones(len(common_rates)), log_cdf, size), size)
         density = -log_cdf * np.exp(log_cdf) * weights
-        probability[:, ~is_rare] = np.einsum("rgx,gx->rg", _products_without_leaf(leaves, arrived, size), density)
-        arrived = _multiply_polynomials(leaves[-1], arrived, size)
+        probability[:, ~is_rare] = np.einsum("rgx,gx->rg", _products_without_leaf(leaves, p_count, size), density)
+        p_count = _multiply_polynomials(leaves[-1], p_count, size)
     # divide one rare arm out of the product of all
-    integrals = (arrived[:, 0] * weights) @ (powers * time).T
+    integrals = (p_count[:, 0] * weights) @ (powers * time).T
     for r in range(size):
         coefficients = np.sum([(-1) ** s * series[s] * integrals[r - s] for s in range(r + 1)], axis=0)
         probability[r, is_rare] = rare_rates * np.polynomial.polynomial.polyval(rare_rates, coefficients)

@@ -137,8 +137,8 @@ def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) ->
     above the panel changes by a factor of at most exp(10).
 
     In a steeper panel the small end of the integrals is lost in the rounding of the large end. The probability that
-    i arms lie above a point u falls at the sum of their rates pdf / sf. Of the arms with rate r or more, `expected`
-    arms lie above u, and i of these arms lie above u with probability about expected^i. Slates rarer than exp(-30)
+    i arms lie above a point u falls at the sum of their rates pdf / sf. Of the arms with rate r or more, `n_expected`
+    arms lie above u, and i of these arms lie above u with probability about n_expected^i. Slates rarer than exp(-30)
     do not count.
 
     pdf, sf, count (a, p): the density of each score at each point, one minus its distribution function, and its number
@@ -153,12 +153,12 @@ def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) ->
     octave_index = np.minimum(highest - octave, _OCTAVES).astype(np.intp)
     shape = (int(octave_index.max()) + 1, pdf.shape[1])
     bins = np.bincount(octave_index * shape[1] + point, weights=n_above[arm, point], minlength=shape[0] * shape[1])
-    expected = np.cumsum(bins.reshape(shape), axis=0)
+    n_expected = np.cumsum(bins.reshape(shape), axis=0)
     # the number of them that a slate can have at once, and how fast its probability falls
-    n_at_once = 30 / np.maximum(-np.log(np.maximum(expected, _RARE)), 30 / (n_densities + 2))
+    n_at_once = 30 / np.maximum(-np.log(np.maximum(n_expected, _RARE)), 30 / (n_densities + 2))
     rates = 2.0 ** (0.25 * (highest - np.arange(shape[0])))[:, None]
     with np.errstate(divide="ignore"):
-        return _STEEPNESS / (n_at_once * rates).max(axis=0, initial=0.0, where=expected > 0)
+        return _STEEPNESS / (n_at_once * rates).max(axis=0, initial=0.0, where=n_expected > 0)
 
 
 def _density_profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
@@ -217,15 +217,15 @@ class _PanelWalk(Record, kw_only=False, eq=False):
         edges (p + 1,): the old edges; limits (2, p): the largest width at the right and at the left end of each old
         panel."""
         panel = int((edges[:-1] - edges[1:] > limits[0]).argmax())
-        narrowed, rate = edges[: panel + 1].tolist(), 1 / limits
-        while narrowed[-1] > edges[-1]:
-            u = narrowed[-1]
+        new_edges, rate = edges[: panel + 1].tolist(), 1 / limits
+        while new_edges[-1] > edges[-1]:
+            u = new_edges[-1]
             while u <= edges[panel + 1]:
                 panel += 1
             fraction = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
             inverse_width = (1 - fraction) * rate[0, panel] + fraction * rate[1, panel]
-            narrowed.append(self._next(u, 1 / max(float(inverse_width), 1e-300), float(edges[-1])))
-        return np.array(narrowed)
+            new_edges.append(self._next(u, 1 / max(float(inverse_width), 1e-300), float(edges[-1])))
+        return np.array(new_edges)
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
         """Return the left edge of the widest panel below u that is right for every score. A score limits the panel by

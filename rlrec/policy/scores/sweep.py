@@ -14,7 +14,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.legendre import evaluate
 from rlrec.policy.scores.scores import DrawnOrder, Order, top
 from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
-from rlrec.policy.scores.tabulated import DensityFactory, Tabulated
+from rlrec.policy.scores.tabulated import DensityFactory, Tabulation
 
 _MAX_ENTRIES = 1 << 16  # numbers in a working array
 _MAX_SLATES_WITHOUT_TABLE = 4  # slates
@@ -42,27 +42,27 @@ class ContinuousOrder(DrawnOrder):
         self._positions, self._refine = positions, refine
         # everything, except the parameters, that a table depends on
         self._layout = origin, len(first), positions, refine
-        self._cached: Tabulated | None = None
+        self._cache: Tabulation | None = None
         # the earlier order computes another table if it needs one
         if (earlier := match_density(density, earlier_order)) is not None:
-            tabulated, earlier._cached = earlier._cached, None
-            if tabulated is not None and self._layout == earlier._layout and tabulated.update(self.first, self.second):
-                self._cached = tabulated
+            cache, earlier._cache = earlier._cache, None
+            if cache is not None and self._layout == earlier._layout and cache.update(self.first, self.second):
+                self._cache = cache
 
     @property
-    def tabulated(self) -> Tabulated:
-        if self._cached is None:
-            self._cached = self._tabulate(self._positions)
-        return self._cached
+    def tabulation(self) -> Tabulation:
+        if self._cache is None:
+            self._cache = self._tabulate(self._positions)
+        return self._cache
 
-    def _tabulate(self, n_densities: int) -> Tabulated:
-        return Tabulated(
+    def _tabulate(self, n_densities: int) -> Tabulation:
+        return Tabulation(
             self.density, self.first, self.second,
             positions=self._positions, n_densities=n_densities, refine=self._refine,
         )  # fmt: skip
 
     def best(self) -> Array:
-        return self.tabulated.best()
+        return self.tabulation.best()
 
     def ranks(self, size: int) -> Array:
         ranks, column = self.shared_ranks(size)
@@ -74,9 +74,9 @@ class ContinuousOrder(DrawnOrder):
         # Summed over the arms that may stand above, the density of a rank is as wide as that of sqrt(size) arms on a
         # slate.
         n_densities = min(size, math.ceil(4 * math.sqrt(size)))
-        tabulated = self.tabulated if n_densities >= self._positions else self._tabulate(n_densities)
+        tabulation = self.tabulation if n_densities >= self._positions else self._tabulate(n_densities)
         # copied, since a later belief moves arms to other rows
-        return maximum.ranks(tabulated.table, size), tabulated.row.copy()
+        return maximum.ranks(tabulation.table, size), tabulation.row.copy()
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])
@@ -85,7 +85,7 @@ class ContinuousOrder(DrawnOrder):
         """Return the result of `next_arms` for a single prefix, (m,).
 
         prefix (k,): the arms of the prefix; floors (k,): the floor at each position of the prefix."""
-        table, row = self.tabulated.table, self.tabulated.row
+        table, row = self.tabulation.table, self.tabulation.row
         sweep = Sweep(table, table.log_all_below()[None])
         for position, (arm, floor) in enumerate(zip(prefix, floors, strict=True)):
             p_pick, p_best = floor / (len(row) - position), 1 - floor
@@ -95,7 +95,7 @@ class ContinuousOrder(DrawnOrder):
         return probability / probability.sum()  # normalised, since a rare prefix loses some mass below the nodes
 
     def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
-        table, row = self.tabulated.table, self.tabulated.row
+        table, row = self.tabulation.table, self.tabulation.row
         n, k = slates.shape
         order = np.lexsort(slates.T[::-1])
         sorted_slates = slates[order]
@@ -113,22 +113,22 @@ class ContinuousOrder(DrawnOrder):
         """Return the two arrays of `conditionals`, (n, k) each, for sorted slates.
 
         floors (k,): the floor at each position."""
-        table, row = self.tabulated.table, self.tabulated.row
+        table, row = self.tabulation.table, self.tabulation.row
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
         n_left = np.append(table.count[:-1], len(row) - table.count.sum())[None]
         for position, (weight, prefix, is_new) in enumerate(self._sweep_slates(slates, floors)):
             # the probability of the arm shown, and of the least likely arm left
-            parent, shown = _prefix_indices(prefix[is_new], len(weight)), row[slates[is_new, position]]
-            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[shown])[np.cumsum(is_new) - 1]
+            parent, rows = _prefix_indices(prefix[is_new], len(weight)), row[slates[is_new, position]]
+            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[rows])[np.cumsum(is_new) - 1]
             if with_minimum:
                 minimum[:, position] = np.where(n_left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
                 n_left = n_left[parent]
-                n_left[np.arange(len(shown)), shown] -= 1
+                n_left[np.arange(len(rows)), rows] -= 1
         return probability, minimum
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
-        table, row = self.tabulated.table, self.tabulated.row
+        table, row = self.tabulation.table, self.tabulation.row
         first_slates = np.zeros(1, np.intp)  # one slate for each distinct prefix
         floors = at_positions(floor, slates.shape[1])
         for position, (weight, prefix, is_new) in enumerate(self._sweep_slates(slates, floors)):
@@ -141,20 +141,20 @@ class ContinuousOrder(DrawnOrder):
         """Yield the arrays of `sweep_slates` at each position of sorted slates.
 
         floors (k,): the floor at each position."""
-        table, row = self.tabulated.table, self.tabulated.row
+        table, row = self.tabulation.table, self.tabulation.row
         log_cdf, prefix = table.log_all_below()[None], np.zeros(len(slates), np.intp)
         return sweep_slates(
             table, log_cdf, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors
         )
 
     def ranking(self, keys: Array, size: int) -> Index:
-        table, row = self.tabulated.table, self.tabulated.row
+        table, row = self.tabulation.table, self.tabulation.row
         exceedance, tabled_arms = 1 - keys, np.flatnonzero(row >= 0)
         targets, tabled_rows = exceedance.take(tabled_arms, axis=1), row[tabled_arms]
         if uses_table := len(keys) > _MAX_SLATES_WITHOUT_TABLE:
             sf_edge = table.sf_edge[tabled_rows].T.copy()
 
-        def exceed(edge: Index) -> Flags:
+        def is_above(edge: Index) -> Flags:
             """Tell whether each score lies above the edge of the score's slate, (n, a).
 
             edge (n,): the index of an edge for each slate."""
@@ -163,10 +163,10 @@ class ContinuousOrder(DrawnOrder):
 
         # the highest edge of each slate that `size` scores exceed
         last_edge = table.sf_edge.shape[1] - 1
-        edge = _largest_true(lambda edge: np.count_nonzero(exceed(edge), axis=1) >= size, len(keys), last_edge)
+        edge = _largest_true(lambda edge: np.count_nonzero(is_above(edge), axis=1) >= size, len(keys), last_edge)
         # Scores below an edge that enough others exceed are not among the first, so their order does not matter.
         scores = keys + (table.edges[0] - 2)
-        slate, arm = np.nonzero(exceed(edge))
+        slate, arm = np.nonzero(is_above(edge))
         arm = tabled_arms[arm]
         for start in range(0, len(slate), _CACHED_SCORES):
             entries = slate[start : start + _CACHED_SCORES], arm[start : start + _CACHED_SCORES]
@@ -321,13 +321,13 @@ def _solve_integrals(series: Array, target: Array, low: Array, high: Array) -> A
     series (ORDER, q): the coefficients; target, low, high (q,): the integral and the bounds of each series. Newton's
     method is used; between neighbouring nodes a density changes too little to mislead the method."""
     integral, roots = integrate(series), 0.5 * (low + high)
-    unsolved = np.arange(len(roots))
+    open_roots = np.arange(len(roots))
     for _ in range(20):
-        points = roots[unsolved]
-        excess = evaluate(points, integral[:, unsolved]) - target[unsolved]
-        newton_step = excess / np.maximum(evaluate(points, series[:, unsolved]), 1e-300)
-        roots[unsolved] = np.clip(points - newton_step, low[unsolved], high[unsolved])
-        unsolved = unsolved[np.abs(roots[unsolved] - points) > 1e-11]
-        if not unsolved.size:
+        points = roots[open_roots]
+        excess = evaluate(points, integral[:, open_roots]) - target[open_roots]
+        newton_step = excess / np.maximum(evaluate(points, series[:, open_roots]), 1e-300)
+        roots[open_roots] = np.clip(points - newton_step, low[open_roots], high[open_roots])
+        open_roots = open_roots[np.abs(roots[open_roots] - points) > 1e-11]
+        if not open_roots.size:
             break
     return roots

@@ -27,9 +27,9 @@ def integrate(series: Array) -> Array:
     series (ORDER, ...): the coefficients of each series."""
     integral = np.zeros((ORDER + 1, *series.shape[1:]))
     # the integral of P_k is (P_k+1 - P_k-1) / (2 k + 1), that of P_0 is P_1 + P_0
-    scaled = series / (2 * np.arange(ORDER) + 1).reshape(-1, *[1] * (series.ndim - 1))
-    integral[1:] = scaled
-    integral[: ORDER - 1] -= scaled[1:]
+    quotients = series / (2 * np.arange(ORDER) + 1).reshape(-1, *[1] * (series.ndim - 1))
+    integral[1:] = quotients
+    integral[: ORDER - 1] -= quotients[1:]
     integral[0] += series[0]
     return integral
 

@@ -24,8 +24,8 @@ _STEEPNESS_MARGIN = 1.6  # factor by which a panel may exceed that of an even on
 _MAX_LOST_PROBABILITY = 3e-12  # probability that may be lost
 
 
-class Tabulated:
-    """A Tabulated object holds the scores of m arms on a table. Equal arms share a row, and row -1 stands for arms that
+class Tabulation:
+    """A Tabulation holds the scores of m arms on a table. Equal arms share a row, and row -1 stands for arms that
     never matter.
 
     density: makes the densities of the scores from two parameters of each arm; first, second (m,): these parameters;

@@ -44,7 +44,7 @@ class ListMixture(Record, kw_only=False, eq=False):
         if isinstance(self.scores, SampledLists):
             list_marginals = np.array([self._simulate_marginals(number, size) for number in range(len(self.lists))])
         else:
-            list_marginals = np.array(slate.marginals_each(self.scores, size=size, floor=self.floor, shared=True))
+            list_marginals = np.array(slate.marginals_each(self.scores, size=size, floor=self.floor, is_shared=True))
         marginals, arm_cells = np.empty((len(self.weight), size, self.arms)), self.lists.ravel()
         for replica_marginals, weight in zip(marginals, self.weight, strict=True):
             for position in range(size):
@@ -153,16 +153,16 @@ class ListMixture(Record, kw_only=False, eq=False):
         """Return a number for each pair of a list and an arm of this list, ascending, (u s,)."""
         return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
 
-    def _next_arms(self, ranked: Any, list_index: Index, ranks: Index) -> Array:
+    def _next_arms(self, rankings: Any, list_index: Index, ranks: Index) -> Array:
         """Return the probability of each arm of a list at the position below d arms, (p, s).
 
-        ranked: the orders of the lists, or their scores if these are samples; list_index (p,): the list of each row;
+        rankings: the orders of the lists, or their scores if these are samples; list_index (p,): the list of each row;
         ranks (p, d): the ranks of the d arms above in this list."""
         (pairs, depth), s = ranks.shape, self.lists.shape[1]
         next_arms = np.empty((pairs, s))
         if isinstance(self.scores, SampledLists):
             for row, number in enumerate(list_index.tolist()):
-                next_arms[row] = slate.remaining(ranked[number], ranks[row], floor=self.floor)
+                next_arms[row] = slate.remaining(rankings[number], ranks[row], floor=self.floor)
             return next_arms
         if not pairs:
             return next_arms
@@ -170,8 +170,8 @@ class ListMixture(Record, kw_only=False, eq=False):
         is_left = np.ones((pairs, s), np.bool_)
         is_left[np.arange(pairs)[:, None], ranks] = False
         slates = np.column_stack([ranks, is_left.argmax(axis=1)])
-        is_swept = slate.each_position_of(ranked, list_index, slates, arms=s, floor=self.floor)
-        for rows, position, probability, prefix in is_swept:
+        steps = slate.each_position_of(rankings, list_index, slates, arms=s, floor=self.floor)
+        for rows, position, probability, prefix in steps:
             if position == depth:
                 next_arms[rows] = probability[prefix]
         return next_arms

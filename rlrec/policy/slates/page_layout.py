@@ -46,7 +46,7 @@ class PageLayout(Record, kw_only=False, eq=False):
     last_named: tuple[int, str]
 
     @cached_property
-    def pinned(self) -> Index:
+    def pinned_arms(self) -> Index:
         """Return the arms that are pinned to a position, (p,)."""
         return np.array(list(self.pins.values()), np.intp)
 
@@ -63,7 +63,7 @@ class PageLayout(Record, kw_only=False, eq=False):
     @cached_property
     def counts(self) -> Index:
         """Return how often the pinned arms raise each counter, (c,)."""
-        return np.bincount(self.cell_counters[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
+        return np.bincount(self.cell_counters[self.cell[self.pinned_arms]].ravel(), minlength=len(self.limit))
 
     def sum_by_counter(self, by_cell: Array | Index) -> Array:
         """Return, for each counter, the sum of values over the cells that raise this counter, (c,).
@@ -120,14 +120,14 @@ class PageLayout(Record, kw_only=False, eq=False):
     def _count_sure(self, size: int) -> tuple[int, bool]:
         """Return the number of positions, out of `size`, that certainly have an arm, whatever the arms above are.
         Return also whether this number is exact."""
-        cell_sizes = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.cell_counters))
+        cell_sizes = np.bincount(np.delete(self.cell, self.pinned_arms), minlength=len(self.cell_counters))
         positions = [position for position in range(size) if position not in self.pins]
         total, caps = int(cell_sizes.sum()), self._strictest_caps
         if not positions or total - self._count_blocked(cell_sizes, len(positions) - 1) >= len(positions):
             return size, True
         if len(caps) == 1 and caps[0][1] == 1:
             return positions[total - self._count_blocked(cell_sizes, total)], True
-        n_sure, is_exact = self._search(cell_sizes, positions)
+        n_sure, is_exact = self._count_fillable(cell_sizes, positions)
         if not is_exact:
             bounds = (n for n in range(len(positions)) if total - self._count_blocked(cell_sizes, n) <= n)
             n_sure = max(n_sure, next(bounds))
@@ -155,18 +155,18 @@ class PageLayout(Record, kw_only=False, eq=False):
 
         The bound is exact if a single cap applies to all arms and no arm has two of its values. cell_sizes (cells,):
         the number of arms of each cell that are not pinned."""
-        blocked, sizes = 0, self.sum_by_counter(cell_sizes)
+        n_blocked, sizes = 0, self.sum_by_counter(cell_sizes)
         for counters, width in self._strictest_caps:
-            needed = self.limit[counters] - self.counts[counters]
-            remaining = np.maximum(sizes[counters] - needed, 0)  # left once the limit of the value is reached
-            open_values = remaining[needed > 0]
-            n_full = max(n_taken, 0) * width // int(needed[needed > 0].min(initial=self.limit[counters[0]]))
-            blocked += int(
-                remaining[needed == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum()
+            room = self.limit[counters] - self.counts[counters]
+            remaining = np.maximum(sizes[counters] - room, 0)  # left once the limit of the value is reached
+            open_values = remaining[room > 0]
+            n_full = max(n_taken, 0) * width // int(room[room > 0].min(initial=self.limit[counters[0]]))
+            n_blocked += int(
+                remaining[room == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum()
             )
-        return blocked
+        return n_blocked
 
-    def _search(self, cell_sizes: Index, positions: Sequence[int]) -> tuple[int, bool]:
+    def _count_fillable(self, cell_sizes: Index, positions: Sequence[int]) -> tuple[int, bool]:
         """Return the number of these positions that have an arm for every way in which arms of cells can be used up,
         and whether this number is exact.
 
@@ -174,15 +174,15 @@ class PageLayout(Record, kw_only=False, eq=False):
         are not pinned; positions: the positions without a pin."""
         states = {(*self.counts.tolist(), *cell_sizes.tolist())}
         n_counters = len(self.limit)
-        for taken in range(len(positions)):
+        for n_taken in range(len(positions)):
             next_states = set[tuple[int, ...]]()
             for state in states:
                 counts, left_by_cell = np.array(state[:n_counters]), np.array(state[n_counters:])
                 open_cells = np.flatnonzero(self.find_open_cells(counts[None])[0] & (left_by_cell > 0))
                 if not len(open_cells):
-                    return taken, True
+                    return n_taken, True
                 if len(next_states) > _MAX_STATES:
-                    return taken, False
+                    return n_taken, False
                 for cell in open_cells.tolist():
                     left_after = left_by_cell.copy()
                     left_after[cell] -= 1
@@ -203,8 +203,8 @@ def lay_out(
     value of each arm, which is None if the arm does not have the field, and a tuple if the arm has several values;
     groups: the keys of the members of each group. A rule that names an arm which is not eligible has no effect."""
     groups = groups or {}
-    named = {key for page in rules for key in (*page.pin.values(), *page.least)}.union(*groups.values())
-    arms = {key: index for index, key in enumerate(keys) if key in named} if named else {}
+    named_keys = {key for page in rules for key in (*page.pin.values(), *page.least)}.union(*groups.values())
+    arms = {key: index for index, key in enumerate(keys) if key in named_keys} if named_keys else {}
     pins: dict[int, tuple[str, str]] = {}
     for page in rules:
         for position, key in page.pin.items():
@@ -241,16 +241,16 @@ def lay_out(
             " and ".join(texts), layout.names[counter], verb="contradict" if texts[1:] else "contradicts"
         )
     is_blocked = ~layout.find_open_cells(layout.counts[None])[0][layout.cell]
-    pinned = {arms[key]: text for key, text in pins.values()}
+    pin_texts = {arms[key]: text for key, text in pins.values()}
     for text, sharing_arms, position in [
         (page.text("least", name), members[name], position) for page in rules for name in page.least if name in members
         for position in page.least[name]
     ]:  # fmt: skip
-        free = [arm for arm in sharing_arms if arm not in pinned]
+        free = [arm for arm in sharing_arms if arm not in pin_texts]
         if position in pins and arms[pins[position][0]] not in sharing_arms:
             raise _contradiction(text, pins[position][1])
         if position not in pins and position != EVERYWHERE and not free:
-            raise _contradiction(text, pinned[sharing_arms[0]])
+            raise _contradiction(text, pin_texts[sharing_arms[0]])
         if free and is_blocked[free].all():
             counter = next(
                 row for row in layout.cell_counters[layout.cell[free[0]]] if layout.counts[row] >= layout.limit[row]

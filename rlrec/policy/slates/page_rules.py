@@ -145,7 +145,7 @@ def _position(text: Any, rule: str) -> int:
     return int(text)
 
 
-def declared(text_by_rule: Mapping[str, str]) -> PageRules | None:
+def parse_texts(text_by_rule: Mapping[str, str]) -> PageRules | None:
     """Return the rules of a page that the parameters of a policy declare. The result is None if there are no rules.
     Raises InputError for a text that declares no rule.
 

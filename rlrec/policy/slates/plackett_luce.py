@@ -38,19 +38,19 @@ def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Itera
 
 
 def log_conditionals(
-    score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+    score: Array, slates: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
     """Return the logarithm of the probability of each slot given the slots above, (n, k).
 
-    score (n, m): the scores of each slate; shown (n, k): the indices of the arms shown; eligible (n, m): the arms
+    score (n, m): the scores of each slate; slates (n, k): the arms shown, as indices; eligible (n, m): the arms
     that each slate may show (None: all arms). With temperature 0 the best score is shown, and arms with equal best
     scores are equally likely. Source: own derivation (Plackett-Luce with a floor: at every position the softmax of
     the arms left)."""
-    rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
-    floors = at_positions(floor, shown.shape[1])
-    for position, probability in enumerate(remaining(_allowed(score, eligible), shown, temperature=temperature)):
+    rows, log_probability, n_eligible = np.arange(len(slates)), np.zeros(slates.shape), _n_eligible(score, eligible)
+    floors = at_positions(floor, slates.shape[1])
+    for position, probability in enumerate(remaining(_mask_scores(score, eligible), slates, temperature=temperature)):
         n_left, p_uniform = n_eligible - position, floors[position]
-        p_shown = probability[rows, shown[:, position]]
+        p_shown = probability[rows, slates[:, position]]
         with np.errstate(divide="ignore"):  # the only arm left is certain
             log_probability[:, position] = np.where(
                 n_left > 1, np.log(p_uniform / n_left + (1 - p_uniform) * p_shown), 0.0
@@ -61,40 +61,40 @@ def log_conditionals(
 
 
 def chi_squares(
-    score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+    score: Array, reference: Array, slates: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
     """Return the chi-squared divergence of the distribution of each slot under `score` from that under `reference`,
     given the slots above, (n, k).
 
     The divergence is the variance, under `reference`, of the slot's weight over all arms that the position could
-    show. score, reference (n, m): the two scores of each arm; shown, eligible: as in `log_conditionals`."""
-    sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
+    show. score, reference (n, m): the two scores of each arm; slates, eligible: as in `log_conditionals`."""
+    sides = _slots(score, reference, slates, eligible, temperature=temperature, floor=floor)
     return np.stack([((p_new - p_old) ** 2 / np.maximum(p_old, 1e-300)).sum(axis=1) for p_new, p_old in sides], axis=1)
 
 
 def divergences(
-    score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+    score: Array, reference: Array, slates: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
     """Return the divergence KL(reference || score) of each slot, given the slots above, (n, k), in nats. The arguments
     are those of `chi_squares`.
 
     The sum over the slots of a slate, averaged over slates drawn under the reference scores, is the divergence of
     whole slates."""
-    sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
+    sides = _slots(score, reference, slates, eligible, temperature=temperature, floor=floor)
     logs = ((p_old, np.log(np.maximum(p_old, 1e-30)) - np.log(np.maximum(p_new, 1e-30))) for p_new, p_old in sides)
     return np.stack([np.einsum("nm,nm->n", p_old, log_ratio) for p_old, log_ratio in logs], axis=1)
 
 
 def _slots(
-    score: Array, reference: Array, shown: Index, eligible: Flags | None, *, temperature: float, floor: Floor
+    score: Array, reference: Array, slates: Index, eligible: Flags | None, *, temperature: float, floor: Floor
 ) -> Iterator[tuple[Array, Array]]:
     """Yield two distributions of each slot, given the slots above, (n, m) each: under `score` and under `reference`.
 
     The arguments are those of `chi_squares`. Arms that are not left have the same probability in both distributions,
     so that they contribute nothing to a divergence."""
-    n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, shown.shape[1])
-    logits = (_allowed(score, eligible), _allowed(reference, eligible))
-    sides = (remaining(allowed, shown, temperature=temperature) for allowed in logits)
+    n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, slates.shape[1])
+    logits = (_mask_scores(score, eligible), _mask_scores(reference, eligible))
+    sides = (remaining(scores, slates, temperature=temperature) for scores in logits)
     for position, (p_new, p_old) in enumerate(zip(*sides, strict=True)):
         p_uniform = floors[position] / np.maximum(n_eligible - position, 1)[:, None]
         yield p_uniform + (1 - floors[position]) * p_new, p_uniform + (1 - floors[position]) * p_old
@@ -107,12 +107,12 @@ def probabilities(
 
     score (n, m): the scores of each row; eligible (n, m): the arms that each row may show at this position (None:
     all arms); position: the position, from 1, whose floor is used."""
-    mixed = softmax(_allowed(score, eligible), temperature=temperature)
-    if explored := float(at_positions(floor, position)[-1]):
-        mixed *= 1 - explored
-        p_uniform = (explored / _n_eligible(score, eligible)).astype(mixed.dtype)[:, None]
-        mixed += p_uniform if eligible is None else p_uniform * eligible
-    return mixed
+    probability = softmax(_mask_scores(score, eligible), temperature=temperature)
+    if p_floor := float(at_positions(floor, position)[-1]):
+        probability *= 1 - p_floor
+        p_uniform = (p_floor / _n_eligible(score, eligible)).astype(probability.dtype)[:, None]
+        probability += p_uniform if eligible is None else p_uniform * eligible
+    return probability
 
 
 def _n_eligible(score: Array, eligible: Flags | None) -> Index:
@@ -122,6 +122,6 @@ def _n_eligible(score: Array, eligible: Flags | None) -> Index:
     return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
 
 
-def _allowed(score: Array, eligible: Flags | None) -> Array:
+def _mask_scores(score: Array, eligible: Flags | None) -> Array:
     """Return the scores, (n, m), where arms that are not eligible have -inf."""
     return score if eligible is None else np.where(eligible, score, -np.inf)

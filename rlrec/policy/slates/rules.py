@@ -27,7 +27,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms
 from rlrec.policy.scores.scores import ExactOrder, Order, Scores, subset
 from rlrec.policy.scores.sweep import ContinuousOrder, Sweep
-from rlrec.policy.scores.tabulated import Tabulated
+from rlrec.policy.scores.tabulated import Tabulation
 from rlrec.policy.slates.page_layout import PageLayout
 from rlrec.policy.slates.plackett_luce import softmax
 from rlrec.policy.slates.slate import invert_rows, to_positions
@@ -87,8 +87,8 @@ class LogitsBest:
         self._logits, self._temperature = logits, temperature
 
     def probability(self, is_allowed: Flags) -> Array:
-        usable = is_allowed | ~is_allowed.any(axis=1, keepdims=True)
-        logits = np.where(usable, self._logits, -np.inf)
+        is_usable = is_allowed | ~is_allowed.any(axis=1, keepdims=True)
+        logits = np.where(is_usable, self._logits, -np.inf)
         return np.where(is_allowed, softmax(logits, temperature=self._temperature), 0.0)
 
     def show(self, prefixes: Index, arms: Index, p_pick: Array, p_best: Array, closed_cells: Flags) -> None:
@@ -100,15 +100,15 @@ class SweptBest:
 
     One vector of scores ranks the whole page, so the arms shown tell something about the scores of the arms left."""
 
-    def __init__(self, tabulated: Tabulated, layout: PageLayout) -> None:
-        self._table, self._row, self._layout = tabulated.table, tabulated.row, layout
+    def __init__(self, tabulation: Tabulation, layout: PageLayout) -> None:
+        self._table, self._row, self._layout = tabulation.table, tabulation.row, layout
         self._cell_logs: dict[int, Array] = {}
         closed_cells = ~layout.find_open_cells(layout.counts[None])
-        log_left = self._table.log_all_below() - self._table.log_cdf[self._row[layout.pinned]].sum(axis=0)
+        log_left = self._table.log_all_below() - self._table.log_cdf[self._row[layout.pinned_arms]].sum(axis=0)
         if closed_cells.any():
             log_left = log_left - self._log_cells(closed_cells)[0]
         self._sweep = Sweep(self._table, log_left[None])
-        self._shown = np.empty((1, 0), np.intp)  # the arms of each prefix that competed, -1 for others
+        self._shown_arms = np.empty((1, 0), np.intp)  # the arms of each prefix that competed, -1 for others
 
     def probability(self, is_allowed: Flags) -> Array:
         probability = (self._sweep.weight() @ self._table.hazard.T).take(self._row, axis=1)
@@ -119,14 +119,14 @@ class SweptBest:
 
     def show(self, prefixes: Index, arms: Index, p_pick: Array, p_best: Array, closed_cells: Flags) -> None:
         rows = np.where(arms >= 0, self._row[arms], -1)
-        self._shown = np.column_stack([self._shown[prefixes], arms])
+        self._shown_arms = np.column_stack([self._shown_arms[prefixes], arms])
         log_lost = None
         if closed_cells.any():
             # all arms of these cells, except those that were shown
             log_lost = self._log_cells(closed_cells)
-            for shown in self._shown.T:
-                is_in = (shown >= 0) & closed_cells[np.arange(len(shown)), self._layout.cell[shown]]
-                log_lost[is_in] -= self._table.log_cdf[self._row[shown[is_in]]]
+            for column in self._shown_arms.T:
+                is_in = (column >= 0) & closed_cells[np.arange(len(column)), self._layout.cell[column]]
+                log_lost[is_in] -= self._table.log_cdf[self._row[column[is_in]]]
         self._sweep.take(prefixes, rows, p_pick=p_pick, p_best=p_best, log_lost=log_lost)
 
     def _log_cells(self, cells: Flags) -> Array:
@@ -134,17 +134,17 @@ class SweptBest:
         pinned, (n, N), at the N nodes of the table.
 
         cells (n, cells): the cells of each row."""
-        used = np.flatnonzero(cells.any(axis=0)).tolist()
-        if len(used) > _CACHED_CELLS:
+        used_cells = np.flatnonzero(cells.any(axis=0)).tolist()
+        if len(used_cells) > _CACHED_CELLS:
             is_free = self._row >= 0
-            is_free[self._layout.pinned] = False
+            is_free[self._layout.pinned_arms] = False
             return np.array([self._log_arms(is_free & row[self._layout.cell]) for row in cells])
-        for cell in used:
+        for cell in used_cells:
             if cell not in self._cell_logs:
                 arms = self._layout.cell == cell
-                arms[self._layout.pinned] = False
+                arms[self._layout.pinned_arms] = False
                 self._cell_logs[cell] = self._log_arms(arms)
-        return cells[:, used].astype(float) @ np.array([self._cell_logs[cell] for cell in used])
+        return cells[:, used_cells].astype(float) @ np.array([self._cell_logs[cell] for cell in used_cells])
 
     def _log_arms(self, arms: Flags) -> Array:
         """Return the logarithm of the product of the distribution functions of these arms, (N,), at the N nodes of the
@@ -167,12 +167,12 @@ class SlateWalk:
         self._position, self._left = 0, np.ones((prefixes, m), np.bool_)
         self._counts = np.tile(layout.counts, (prefixes, 1))
         self._is_of_request = bool(layout.by_request[:-1].all()) and layout.pins.keys() == layout.pinned_by_request
-        self._allowed = self._find_allowed()
+        self._is_allowed = self._find_allowed()
 
     def probability(self) -> Array:
         """Return the probability of each arm at the next position, given the prefix, (u, m). A row is all 0 if no arm
         is allowed."""
-        is_allowed = self._allowed
+        is_allowed = self._is_allowed
         if self._position in self._layout.pins:
             return is_allowed.astype(np.float64)
         floor_probability, best_share, shares = self._coins()
@@ -187,7 +187,7 @@ class SlateWalk:
         """Return the smallest probability of any arm that is left and that the request allows, for each prefix, (u,).
 
         probability (u, m): the result of `SlateWalk.probability`."""
-        by_request = self._allowed if self._is_of_request else self._find_allowed(by_request=True)
+        by_request = self._is_allowed if self._is_of_request else self._find_allowed(by_request=True)
         return np.where(by_request, probability, 1.0).min(axis=1)
 
     def show(self, prefix: Index, arms: Index) -> Index:
@@ -198,30 +198,30 @@ class SlateWalk:
         parent_prefix, shown_arms, row = prefix[first_slates], arms[first_slates], np.arange(len(first_slates))
         layout = self._layout
         is_pinned = self._position in layout.pins
-        competed = self._allowed[parent_prefix, shown_arms] & (not is_pinned)
+        is_rival = self._is_allowed[parent_prefix, shown_arms] & (not is_pinned)
         if is_pinned:
             p_pick, p_best = np.ones(len(first_slates)), np.zeros(len(first_slates))
         else:
-            floor_probability, undecided, shares = self._coins()
-            p_pick = np.where(competed, floor_probability[parent_prefix] + shares[parent_prefix, shown_arms], 1.0)
-            p_best = np.where(competed, undecided[parent_prefix], 0.0)
+            floor_probability, p_undecided, shares = self._coins()
+            p_pick = np.where(is_rival, floor_probability[parent_prefix] + shares[parent_prefix, shown_arms], 1.0)
+            p_best = np.where(is_rival, p_undecided[parent_prefix], 0.0)
         was_open = layout.find_open_cells(self._counts)[parent_prefix]
         self._counts, self._left = self._counts[parent_prefix], self._left[parent_prefix]
-        np.add.at(self._counts, (row[competed, None], layout.cell_counters[layout.cell[shown_arms[competed]]]), 1)
+        np.add.at(self._counts, (row[is_rival, None], layout.cell_counters[layout.cell[shown_arms[is_rival]]]), 1)
         self._left[row, shown_arms] = False
         closed_cells = was_open & ~layout.find_open_cells(self._counts)
-        self._best.show(parent_prefix, np.where(competed, shown_arms, -1), p_pick, p_best, closed_cells)
+        self._best.show(parent_prefix, np.where(is_rival, shown_arms, -1), p_pick, p_best, closed_cells)
         self._position += 1
-        self._allowed = self._find_allowed()
+        self._is_allowed = self._find_allowed()
         return new_prefixes
 
     def _coins(self) -> tuple[Array, Array, Array]:
         """Return three probabilities of the coins at the next position: that the floor shows a given allowed arm, (u,);
         that no coin decides, (u,); and that the coin of a least share shows each arm, (u, m)."""
-        shares, undecided = self._layout.least_share_probabilities(self._position, self._allowed)
+        shares, p_undecided = self._layout.least_share_probabilities(self._position, self._is_allowed)
         uniform_share = self._floors[self._position]
-        floor_probability = undecided * uniform_share / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
-        return floor_probability, undecided * (1.0 - uniform_share), shares
+        floor_probability = p_undecided * uniform_share / np.maximum(np.count_nonzero(self._is_allowed, axis=1), 1)
+        return floor_probability, p_undecided * (1.0 - uniform_share), shares
 
     def _find_allowed(self, *, by_request: bool = False) -> Flags:
         """Tell which arms may stand at the next position, (u, m).
@@ -272,16 +272,16 @@ class RuledScores(Record, kw_only=False, eq=False):
 
 
 @lru_cache(maxsize=8)
-def _order(ruled: RuledScores, positions: int) -> RuledOrder:
-    return RuledOrder(ruled, positions)
+def _order(ruled_scores: RuledScores, positions: int) -> RuledOrder:
+    return RuledOrder(ruled_scores, positions)
 
 
 class RuledOrder(ExactOrder):
     """A RuledOrder computes the probabilities of arms at positions 1 to `positions` of a page with rules. All
     probabilities include the floor, and the least share (smallest probability) of each group of arms."""
 
-    def __init__(self, ruled: RuledScores, positions: int, *, earlier_order: Order | None = None) -> None:
-        self._ruled, self._positions = ruled, positions
+    def __init__(self, ruled_scores: RuledScores, positions: int, *, earlier_order: Order | None = None) -> None:
+        self._ruled_scores, self._positions = ruled_scores, positions
         self._earlier: Order | None = None
         self._ranks = 0  # which the table of the scores decides
         if isinstance(earlier_order, RuledOrder):
@@ -291,14 +291,14 @@ class RuledOrder(ExactOrder):
     def _order(self) -> Order:
         """Return the order of the scores without rules. Its table includes enough arms for all positions, even if caps
         remove the best arms."""
-        scores, layout, size = self._ruled.scores, self._ruled.layout, self._positions
+        scores, layout, size = self._ruled_scores.scores, self._ruled_scores.layout, self._positions
         ranks = self._ranks or (2 * size if layout.has_caps else size)
         while True:
             ranks = min(ranks, len(scores))
             order = scores.order(ranks, earlier_order=self._earlier)
             if not isinstance(order, ContinuousOrder) or ranks == len(scores) or not layout.has_caps:
                 break
-            if _reaches_enough_arms(order.tabulated, layout, size):
+            if _reaches_enough_arms(order.tabulation, layout, size):
                 break
             ranks, self._earlier = _MORE_RANKS * ranks, None
         self._ranks, self._earlier = ranks, None
@@ -306,9 +306,9 @@ class RuledOrder(ExactOrder):
 
     def walk(self) -> SlateWalk:
         """Return a `SlateWalk` with one prefix, which is empty."""
-        order, layout = self._order, self._ruled.layout
-        best_left = SweptBest(order.tabulated, layout) if isinstance(order, ContinuousOrder) else FreshBest(order)
-        return SlateWalk(layout, self._ruled.floor, best_left, prefixes=1)
+        order, layout = self._order, self._ruled_scores.layout
+        best_left = SweptBest(order.tabulation, layout) if isinstance(order, ContinuousOrder) else FreshBest(order)
+        return SlateWalk(layout, self._ruled_scores.floor, best_left, prefixes=1)
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         walk, prefix = self.walk(), np.zeros(len(prefixes), np.intp)
@@ -318,12 +318,12 @@ class RuledOrder(ExactOrder):
 
     def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         probability, minimum = np.empty(slates.shape), np.zeros(slates.shape)
-        step = max(1, _MAX_ENTRIES // len(self._ruled))
+        step = max(1, _MAX_ENTRIES // len(self._ruled_scores))
         for start in range(0, len(slates), step):
             rows = slice(start, start + step)
             prefix = np.zeros(len(slates[rows]), np.intp)
-            followed = _follow_slates(self.walk(), prefix, slates[rows], with_minimum=with_minimum)
-            probability[rows], minimum[rows] = followed
+            results = _follow_slates(self.walk(), prefix, slates[rows], with_minimum=with_minimum)
+            probability[rows], minimum[rows] = results
         return probability, minimum
 
     def steps(self, slates: Index, *, size: int) -> Array:
@@ -332,7 +332,7 @@ class RuledOrder(ExactOrder):
 
         slates (n, k): the arms at the first k positions. Below position k + 1 the probabilities are not known, and
         the probabilities at position k + 1 are repeated."""
-        shares, walk = np.empty((len(slates), size, len(self._ruled))), self.walk()
+        shares, walk = np.empty((len(slates), size, len(self._ruled_scores))), self.walk()
         prefix = np.zeros(len(slates), np.intp)
         for position in range(min(slates.shape[1] + 1, size)):
             shares[:, position:] = walk.probability()[prefix][:, None]
@@ -343,16 +343,16 @@ class RuledOrder(ExactOrder):
     def ranks(self, size: int) -> Array:
         """Return the probability that each arm stands at each position, (size, m). The result is NaN at positions
         without a closed form."""
-        layout, m = self._ruled.layout, len(self._ruled)
+        layout, m = self._ruled_scores.layout, len(self._ruled_scores)
         marginals = np.full((size, m), np.nan)
-        pinned = [position for position in layout.pins if position < size]
-        for position in pinned:
+        pinned_positions = [position for position in layout.pins if position < size]
+        for position in pinned_positions:
             marginals[position] = np.arange(m) == layout.pins[position]
-        open_positions = np.setdiff1d(np.arange(size), pinned)
-        if layout.is_closed and len(open_positions) > 1 and not self._ruled.samples:
-            free_arms = np.setdiff1d(np.arange(m), layout.pinned)
-            floors = tuple(at_positions(self._ruled.floor, size)[open_positions].tolist())
-            ranks = subset(self._ruled.scores, free_arms).order(len(open_positions)).ranks(len(open_positions))
+        open_positions = np.setdiff1d(np.arange(size), pinned_positions)
+        if layout.is_closed and len(open_positions) > 1 and not self._ruled_scores.samples:
+            free_arms = np.setdiff1d(np.arange(m), layout.pinned_arms)
+            floors = tuple(at_positions(self._ruled_scores.floor, size)[open_positions].tolist())
+            ranks = subset(self._ruled_scores.scores, free_arms).order(len(open_positions)).ranks(len(open_positions))
             marginals[open_positions] = 0.0
             marginals[np.ix_(open_positions, free_arms)] = to_positions(ranks, floors)
         elif len(open_positions):
@@ -362,23 +362,23 @@ class RuledOrder(ExactOrder):
         return marginals
 
 
-def _reaches_enough_arms(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
+def _reaches_enough_arms(tabulation: Tabulation, layout: PageLayout, size: int) -> bool:
     """Tell whether enough arms lie above the lowest node of the table, whichever values of capped fields a page uses
     up.
 
     size: the number of positions of the page."""
     from rlrec.policy.scores.panels import sufficient_count
 
-    table, row = tabulated.table, tabulated.row
+    table, row = tabulation.table, tabulation.row
     is_certain = np.where(table.count > 0, table.log_low <= -_CERTAIN, False)[row]
-    for p_above, needed in ((is_certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
+    for p_above, need in ((is_certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
         by_cell = np.bincount(layout.cell, weights=p_above, minlength=len(layout.cell_counters))
         by_counter, n_lost = layout.sum_by_counter(by_cell), 0.0
         for cap in np.unique(layout.cap[:-1]):
             counters = np.flatnonzero(layout.cap == cap)
             used_up = size // int(layout.limit[counters[0]])
             n_lost += float(np.sort(by_counter[counters])[-used_up:].sum()) if used_up else 0.0
-        if p_above.sum() - n_lost >= needed:
+        if p_above.sum() - n_lost >= need:
             return True
     return False
 

@@ -44,16 +44,16 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     return to_positions(scores.order(size).ranks(size), floor)
 
 
-def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
+def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, is_shared: bool = False) -> list[Array]:
     """Return the `marginals` of each of several scores with the same number of arms. Independent continuous scores are
     computed together.
 
-    shared: whether scores are computed together for one position, too, since many cases have a few scores in common."""
+    is_shared: whether scores are computed together for one position, too, since many cases share a few scores."""
     orders = [scores.order(size) for scores in case_scores]
-    if size > 1 or (shared and orders[0].is_continuous):
-        from rlrec.policy.contexts.pooled import pooled  # a single request needs none of it
+    if size > 1 or (is_shared and orders[0].is_continuous):
+        from rlrec.policy.contexts.pooled import pool_orders  # a single request needs none of it
 
-        if (pooled_orders := pooled(orders, positions=size)) is not None:
+        if (pooled_orders := pool_orders(orders, positions=size)) is not None:
             return list(to_positions(pooled_orders.ranks(size), floor))
     return [marginals(scores, size=size, floor=floor) for scores in case_scores]
 
@@ -111,9 +111,9 @@ def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
     prefixes (n, k): the arms at the first k positions."""
     k = prefixes.shape[1]
     probability = scores.order(k + 1).next_arms(prefixes, floor=floor)
-    mixed = mix_floor(probability, at_positions(floor, k + 1)[-1], len(scores) - k)
-    mixed[np.arange(len(prefixes))[:, None], prefixes] = 0.0
-    return mixed
+    shares = mix_floor(probability, at_positions(floor, k + 1)[-1], len(scores) - k)
+    shares[np.arange(len(prefixes))[:, None], prefixes] = 0.0
+    return shares
 
 
 def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
@@ -159,9 +159,9 @@ def each_position_of(
     floors = at_positions(floor, slates.shape[1])
     for rows, by_position in _sweep_portions(orders, case, slates, arms, floor):
         for position, (probability, prefix) in enumerate(by_position):
-            mixed = mix_floor(probability, floors[position], arms - position)
-            mixed[prefix[:, None], slates[rows, :position]] = 0.0
-            yield rows, position, mixed, prefix
+            shares = mix_floor(probability, floors[position], arms - position)
+            shares[prefix[:, None], slates[rows, :position]] = 0.0
+            yield rows, position, shares, prefix
 
 
 def _few_slates_per_case(cases: int, arms: int, slates: Index) -> bool:
@@ -176,11 +176,11 @@ def _sweep_portions(
 ) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
     """Yield portions of the slates: the indices of the slates, sorted by case and arms, and the result of
     `ExactOrder.each_position` for these slates."""
-    from rlrec.policy.contexts.pooled import pooled
+    from rlrec.policy.contexts.pooled import pool_orders
 
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
     is_swept = orders[0].is_continuous and _few_slates_per_case(len(orders), arms, slates)
-    pooled_orders = pooled(orders, positions=k) if is_swept else None
+    pooled_orders = pool_orders(orders, positions=k) if is_swept else None
     if pooled_orders is not None:
         step = max(1, _MAX_ENTRIES // pooled_orders.rows[0].size // len(pooled_orders.table.nodes))
         for rows in np.split(order, range(step, len(order), step)):
@@ -203,15 +203,15 @@ def placement_probabilities(size: int, m: int, *, floor: Floor) -> tuple[Array, 
     probability, deeper_probability = np.zeros((size, size)), np.zeros(size)
     not_placed, lower_waiting = np.eye(size), 1.0  # [r, better arms left]: not placed yet
     n_better = np.arange(size)
-    for position, explored in enumerate(at_positions(floor, size).tolist()):
+    for position, p_floor in enumerate(at_positions(floor, size).tolist()):
         n_left = m - position
-        uniform_share = explored / n_left
+        uniform_share = p_floor / n_left
         # taken here: picked uniformly, or as the best one left
-        probability[position] = uniform_share * not_placed.sum(axis=1) + (1 - explored) * not_placed[:, 0]
+        probability[position] = uniform_share * not_placed.sum(axis=1) + (1 - p_floor) * not_placed[:, 0]
         deeper_probability[position], lower_waiting = lower_waiting * uniform_share, lower_waiting * (1 - uniform_share)
         # not taken: a worse or a better arm was
         still_not_placed = not_placed * (uniform_share * np.maximum(n_left - 1 - n_better, 0))
-        still_not_placed[:, :-1] += not_placed[:, 1:] * ((1 - explored) + uniform_share * n_better[1:])
+        still_not_placed[:, :-1] += not_placed[:, 1:] * ((1 - p_floor) + uniform_share * n_better[1:])
         not_placed = still_not_placed
     return probability, deeper_probability
 

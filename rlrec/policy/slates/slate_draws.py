@@ -29,14 +29,14 @@ class Draw(Record, kw_only=False, eq=False):
 
     slates: the arms. propensity: the probability of each arm given the arms above. marginal: the probability of the
     arm at its position (NaN without a closed form). minimum: the smallest propensity of the arms left at the
-    position. rounded: whether SMALLEST replaces a probability of 0. teams: which of two rankers picked the arm, 0 or
+    position. is_rounded: whether SMALLEST replaces a probability of 0. teams: which of two rankers picked the arm, 0 or
     1 (None without two rankers)."""
 
     slates: Index
     propensity: Array
     marginal: Array
     minimum: Array
-    rounded: Flags
+    is_rounded: Flags
     teams: Index | None = None
 
 
@@ -131,8 +131,8 @@ class SlateSampler:
         if self._size == 1:
             probability = self.first[slates]
         else:
-            shown, slate_index = np.unique(slates, axis=0, return_inverse=True)
-            probability, _ = self._order.conditionals(shown, floor=self._floor, with_minimum=False)
+            distinct_slates, slate_index = np.unique(slates, axis=0, return_inverse=True)
+            probability, _ = self._order.conditionals(distinct_slates, floor=self._floor, with_minimum=False)
             n_left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
             probability = mix_floor(probability, floors, n_left)[slate_index.reshape(-1)]
         with np.errstate(divide="ignore"):
@@ -242,5 +242,5 @@ def logged_draw(slates: Index, propensity: Array, marginal: Array, minimum: Arra
         propensity=np.minimum(np.maximum(propensity, SMALLEST), 1.0),
         marginal=np.minimum(np.maximum(marginal, SMALLEST), 1.0),
         minimum=np.minimum(minimum, 1),
-        rounded=(propensity < SMALLEST) | (marginal < SMALLEST),
+        is_rounded=(propensity < SMALLEST) | (marginal < SMALLEST),
     )

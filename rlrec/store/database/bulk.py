@@ -243,7 +243,7 @@ def _decode_column(kind: str, *buffers: bytearray) -> npt.NDArray[Any]:
     ends, text = np.frombuffer(buffers[0], np.int32).tolist(), bytes(buffers[1])
     if kind == _BYTES:
         return np.array([text[start:end] for start, end in pairwise(ends)], object)
-    decoded = text.decode()
-    if len(decoded) == len(text):
-        return np.array([decoded[start:end] for start, end in pairwise(ends)], object)
+    string = text.decode()
+    if len(string) == len(text):
+        return np.array([string[start:end] for start, end in pairwise(ends)], object)
     return np.array([text[start:end].decode() for start, end in pairwise(ends)], object)

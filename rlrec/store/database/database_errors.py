@@ -31,10 +31,10 @@ class CorruptFile(RlrecError):
 
 
 class Unreachable(StoreBusy):
-    """This error says that the server cannot be reached, or ended the connection before COMMIT was sent. exhausted:
+    """This error says that the server cannot be reached, or ended the connection before COMMIT was sent. has_expired:
     whether the time for further attempts is over."""
 
-    exhausted = False
+    has_expired = False
 
 
 class NotUnique(RlrecError):
@@ -60,7 +60,7 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
     name = getattr(error, "sqlite_errorname", "") or ""
     message = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return locked(address)
+        return lock_error(address)
     wal_path = f"{address}-wal"
     has_changes = os.path.isfile(wal_path) and os.path.getsize(wal_path)
     if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and has_changes:
@@ -96,7 +96,7 @@ def _has_no_room(path: str) -> bool:
     return False
 
 
-def locked(address: str) -> StoreBusy:
+def lock_error(address: str) -> StoreBusy:
     return StoreBusy(f"the store {address} is locked by another process", hint=RETRY_HINT)
 
 
@@ -152,7 +152,7 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
     if state in ("28P01", "28000") or (state is None and any(words in message for words in refusals)):
         return RlrecError(f"{address} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
     if state == LOCKED:
-        return locked(address)
+        return lock_error(address)
     if state is None or state.startswith(UNREACHABLE):
         message = message.partition(" Is the server running")[0][:200]
         return (StoreBusy if state == IDLE else Unreachable)(f"cannot reach {address}: {message}", hint=AWAY_HINT)

@@ -221,7 +221,7 @@ def _switch_to_wal(engine: sa.Engine, *, address: str, wait_s: float) -> None:
         except sqlite3.Error as error:
             raise database_errors.translate(error, address=address) from error
         if time.monotonic() > deadline:
-            raise database_errors.locked(address)
+            raise database_errors.lock_error(address)
         from random import uniform
 
         time.sleep(uniform(0.002, 0.02))

@@ -29,10 +29,10 @@ STATE = f", ({NEWEST}), {', '.join(f'({text})' for text in _NEXT_IDS)}, {setting
 STATE_SOURCE = " LEFT JOIN settings ON true"
 
 
-def newest(unit: Unit, *, imported: bool = False) -> int | None:
-    """Return the time of the newest decision that was not imported or, with `imported`, of the newest decision that was
-    imported. Return None if there is no such decision."""
-    at: int | None = unit.ask_value(NEWEST.replace("= 0", "= 1") if imported else NEWEST)
+def newest(unit: Unit, *, is_imported: bool = False) -> int | None:
+    """Return the time of the newest decision that was not imported or, with `is_imported`, of the newest imported
+    decision. Return None if there is no such decision."""
+    at: int | None = unit.ask_value(NEWEST.replace("= 0", "= 1") if is_imported else NEWEST)
     return at
 
 
@@ -58,8 +58,8 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
     decision_rows = unit.ask(f"SELECT {', '.join(DECISION_COLUMNS)} FROM decision WHERE id IN (?*)", ids)
     query = f"SELECT {', '.join(SLOT_COLUMNS)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     slots: dict[int, list[Slot]] = {}
-    for decision_id, *slot_values, censored, rounded in unit.ask(query, ids):
-        slots.setdefault(decision_id, []).append(Slot._make((*slot_values, bool(censored), bool(rounded))))
+    for decision_id, *slot_values, is_censored, is_rounded in unit.ask(query, ids):
+        slots.setdefault(decision_id, []).append(Slot._make((*slot_values, bool(is_censored), bool(is_rounded))))
     decisions = (Decision._make((*row, tuple(slots.get(row[0], ())))) for row in decision_rows)
     return StoredRows("decision", [(decision.id, decision) for decision in decisions])
 
@@ -208,24 +208,24 @@ def count_slots_after(unit: Unit, policy_id: int, last_id: int) -> int:
 
 def slot_counts(
     unit: Unit, *, policy_id: int, version_id: int | None = None, first: int = 1, since: int | None = None,
-    entered_to: int | None = None, censored: bool | None = None,
+    entered_to: int | None = None, is_censored: bool | None = None,
 ) -> dict[int, int]:  # fmt: skip
     """Return the number of slots that each arm got in the decisions of a policy, by arm id. Only decisions with an id
     of at least `first` count; with `version_id`, only decisions of this version count.
 
     since: count only slots whose rewards are not complete yet. These slots belong to decisions that were served
     since this time, or that have an id above entered_to. entered_to: the last decision that entered the belief
-    (None: decisions enter the belief at once). censored: count only censored slots (True), or only slots that are
+    (None: decisions enter the belief at once). is_censored: count only censored slots (True), or only slots that are
     not censored (False)."""
     tests = [f"policy_id = {policy_id}", *([] if version_id is None else [f"version_id = {version_id}"])]
     tests += [f"decision.id >= {first}"] * (first > 1)
-    tests += [] if censored is None else [f"censored = {int(censored)}"]
+    tests += [] if is_censored is None else [f"censored = {int(is_censored)}"]
     if since is not None:
         not_entered = "" if entered_to is None else f" OR decision.id > {entered_to}"
         tests += ["imported = 0", f"(decision.at >= {since}{not_entered})"]
-    if censored:  # each of these has an event, and events are fewer than slots
+    if is_censored:  # each of these has an event, and events are fewer than slots
         tests.append(f"(decision_id, position) IN (SELECT decision_id, position FROM event WHERE kind = '{CENSOR}')")
-    cross_join = "slot CROSS JOIN decision" if censored else "decision CROSS JOIN slot"
+    cross_join = "slot CROSS JOIN decision" if is_censored else "decision CROSS JOIN slot"
     tables = f"{cross_join} WHERE decision.id = slot.decision_id AND {' AND '.join(tests)}"
     return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id"))
 
@@ -248,10 +248,10 @@ def any_imported(unit: Unit, policy_id: int) -> bool:
     return unit.ask_row("SELECT 1 FROM import_line WHERE policy_id = ? LIMIT 1", policy_id) is not None
 
 
-def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> None:
-    """Mark each slot, given as (decision_id, position), as censored or, with `censored` False, as not censored."""
+def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, is_censored: bool) -> None:
+    """Mark each slot, given as (decision_id, position), as censored or, with `is_censored` False, as not censored."""
     if rows := list(slots):
-        unit.tell_each(f"UPDATE slot SET censored = {int(censored)} WHERE decision_id = ? AND position = ?", rows)
+        unit.tell_each(f"UPDATE slot SET censored = {int(is_censored)} WHERE decision_id = ? AND position = ?", rows)
 
 
 # -- decisions whose times are later than the database's clock, and how they are put back --

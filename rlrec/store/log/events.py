@@ -74,19 +74,19 @@ def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
     """Return a FeedbackTarget for each line, in the order of the lines."""
     if not lines:
         return []
-    named: Sequence[int | None]
-    named, request_ids, positions, *_ = zip(*lines, strict=True)
+    decision_ids: Sequence[int | None]
+    decision_ids, request_ids, positions, *_ = zip(*lines, strict=True)
     if request_keys := set(request_ids) - {None}:
-        answered = {key: number for key, (_, number) in decisions.requests(unit, request_keys).items()}
-        named = [number or answered.get(key) for number, key in zip(named, request_ids, strict=True)]
+        ids_by_key = {key: number for key, (_, number) in decisions.requests(unit, request_keys).items()}
+        decision_ids = [number or ids_by_key.get(key) for number, key in zip(decision_ids, request_ids, strict=True)]
     numbers = [
         (number if number and 0 < number <= LAST_ID else 0) << POSITION_BITS
         | (0 if position is None else position if 0 < position < NO_POSITION else NO_POSITION)
-        for number, position in zip(named, positions, strict=True)
+        for number, position in zip(decision_ids, positions, strict=True)
     ]
-    distinct = sorted(set(numbers))  # neighbours lie on one page
+    values = sorted(set(numbers))  # neighbours lie on one page
     source, array = (
-        ("unnest(?::bigint[]) w (value)", distinct) if unit.postgres else ("json_each(?) w", json.dumps(distinct))
+        ("unnest(?::bigint[]) w (value)", values) if unit.postgres else ("json_each(?) w", json.dumps(values))
     )
     by_number = {target[0]: target for target in unit.records(FeedbackTarget, _TARGETS.format(numbers=source), array)}
     return list(map(by_number.__getitem__, numbers))
@@ -146,16 +146,16 @@ def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str
 
 def newest_kinds(unit: Unit, n_events: int) -> set[str]:
     """Return the kinds of the `n_events` events that belong to the newest decisions."""
-    newest = "SELECT kind FROM event ORDER BY decision_id DESC LIMIT ?"
-    return {kind for (kind,) in unit.ask(f"SELECT DISTINCT kind FROM ({newest}) e", n_events)}
+    newest_events = "SELECT kind FROM event ORDER BY decision_id DESC LIMIT ?"
+    return {kind for (kind,) in unit.ask(f"SELECT DISTINCT kind FROM ({newest_events}) e", n_events)}
 
 
 def smallest_age(unit: Unit, kinds: Collection[str], n_events: int) -> int | None:
     """Return the shortest time, in microseconds, from a decision to an event of one of these kinds. Only the `n_events`
     events that belong to the newest decisions count; the result is None if none of these events has such a kind."""
-    newest = "SELECT v.decision_id, v.kind, v.at FROM event v ORDER BY v.decision_id DESC LIMIT ?"
-    joined = f"({newest}) e JOIN decision d ON d.id = e.decision_id"
-    return unit.ask_value(f"SELECT MIN(e.at - d.at) FROM {joined} WHERE e.kind IN (?*)", n_events, sorted(kinds))
+    newest_events = "SELECT v.decision_id, v.kind, v.at FROM event v ORDER BY v.decision_id DESC LIMIT ?"
+    tables = f"({newest_events}) e JOIN decision d ON d.id = e.decision_id"
+    return unit.ask_value(f"SELECT MIN(e.at - d.at) FROM {tables} WHERE e.kind IN (?*)", n_events, sorted(kinds))
 
 
 def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
@@ -173,15 +173,15 @@ def add(unit: Unit, rows: Iterable[Row]) -> None:
 def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, FeedbackKey], set[str]]:
     """Return the lines that are stored under these feedback keys, by key, and the kinds of events that any reward
     weighs. Every line of feedback needs both, so one query reads both."""
-    stored, kinds = dict[str, FeedbackKey](), set[str]()
+    stored_lines, kinds = dict[str, FeedbackKey](), set[str]()
     lines = "SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)"
     query = f"{lines} UNION ALL SELECT weights, NULL, NULL, NULL FROM reward"
     for text, digest, at, decision_id in unit.ask(query, keys):
         if digest is None:
             kinds.update(parse(text, "weights of a reward"))
         else:
-            stored[text] = bytes(digest), at, decision_id
-    return stored, kinds
+            stored_lines[text] = bytes(digest), at, decision_id
+    return stored_lines, kinds
 
 
 def key_conflict(key: str) -> Conflict:

@@ -76,19 +76,19 @@ class FolderLog:
     process. The partitions of a process share one connection.
 
     files: the paths of the files of each dataset; number: the number of partitions, or None for the whole log;
-    index: the number of this partition; moved: for each session whose user was named or merged after some of its
+    index: the number of this partition; moves: for each session whose user was named or merged after some of its
     decisions were exported, whether the session belongs to this partition (other sessions are not in this mapping)."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
-        moved: Mapping[int, bool] | None = None, database: _Database | None = None,
+        moves: Mapping[int, bool] | None = None, database: _Database | None = None,
     ) -> None:  # fmt: skip
-        self._named = folder, files, number, index, moved
-        self.folder, self.files, self.number, self.index, self.moved = folder, files, number, index, moved or {}
+        self._arguments = folder, files, number, index, moves
+        self.folder, self.files, self.number, self.index, self.moves = folder, files, number, index, moves or {}
         self._database = database or _Database(folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FolderLog, self._named
+        return FolderLog, self._arguments
 
     def split(self, number: int) -> Iterator[FolderLog]:
         """Yield the `number` partitions of the log. The number must be a power of two. All decisions of a person are in
@@ -179,7 +179,7 @@ class _Database:
     def __init__(self, folder: str, *, memory: str = MEMORY) -> None:
         self.folder, self.memory = folder, memory
         self._connection: Any = None
-        self._shown: tuple[int | None, int] | None = None  # the partition whose rows the tables have
+        self._partition: tuple[int | None, int] | None = None  # the partition whose rows the tables have
 
     @contextmanager
     def tables(self, log: FolderLog) -> Iterator[Any]:
@@ -190,7 +190,7 @@ class _Database:
         except ImportError:
             raise InputError("a log in Parquet needs DuckDB", hint="pip install 'rlrec[parquet]'") from None
         try:
-            if self._shown != (log.number, log.index):
+            if self._partition != (log.number, log.index):
                 self._show(log)
             yield self._connection
         except duckdb.Error as error:
@@ -202,7 +202,7 @@ class _Database:
         """Close the connection."""
         if self._connection is not None:
             self._connection.close()
-        self._connection = self._shown = None
+        self._connection = self._partition = None
 
     @cached_property
     def _location(self) -> tuple[str, Any]:
@@ -214,7 +214,7 @@ class _Database:
             is_local = "file" in files.protocol
             return (root, None) if is_local else (files.unstrip_protocol(root), files)
 
-    def _opened(self) -> Any:
+    def _connect(self) -> Any:
         """Open a new connection to DuckDB, without tables."""
         import duckdb
 
@@ -227,14 +227,14 @@ class _Database:
 
     def _show(self, log: FolderLog) -> None:
         """Create the tables on the connection that show the given log."""
-        is_first, self._shown = self._connection is None, None
-        self._connection = connection = self._connection or self._opened()
+        is_first, self._partition = self._connection is None, None
+        self._connection = connection = self._connection or self._connect()
         is_partition = log.number is not None
         connection.execute(f"SET parquet_metadata_cache = {is_partition}")  # for all files it would be large
         connection.execute("CREATE OR REPLACE TEMP TABLE moved (session_id BIGINT, is_here BOOLEAN)")
-        if log.moved:
+        if log.moves:
             text = "INSERT INTO moved SELECT unnest(?), unnest(?)"
-            connection.execute(text, [list(log.moved), list(log.moved.values())])
+            connection.execute(text, [list(log.moves), list(log.moves.values())])
         for name in log.files:
             connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._source(log, name)}")
         if is_partition:  # its visits are few, and are asked for often
@@ -243,7 +243,7 @@ class _Database:
         connection.execute(f"CREATE OR REPLACE TEMP VIEW newest AS {newest}")
         for name, text in _VIEWS.items() if is_first else ():
             connection.execute(f"CREATE TEMP VIEW {name} AS {text}")
-        self._shown = log.number, log.index
+        self._partition = log.number, log.index
 
     def _source(self, log: FolderLog, dataset: str) -> str:
         """Return a query for all rows of a dataset that belong to the given log."""
@@ -258,7 +258,7 @@ class _Database:
         rows = " UNION ALL BY NAME ".join(sources)
         if log.number is None:
             return rows
-        if not log.moved:
+        if not log.moves:
             buckets = ", ".join(map(str, range(log.index, BUCKETS, log.number)))
             return f"SELECT * FROM ({rows}) WHERE bucket IN ({buckets})"
         if dataset == "events":
@@ -281,7 +281,7 @@ class _Database:
         import duckdb
 
         column = re.search(r'[Cc]olumn "(\w+)"', str(error))
-        with self._opened() as connection:
+        with self._connect() as connection:
             for dataset, path in ((dataset, path) for dataset, paths in log.files.items() for path in paths):
                 name, file = os.path.join(self.folder, path), os.path.join(self._location[0], path)
                 try:

@@ -49,14 +49,14 @@ def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float
     """Return the probability at position 1 of each eligible arm, in order of arm id, by decision id. Decisions without
     stored probabilities are left out."""
     rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
-    return {decision_id: read_support(decision_id, packed) for decision_id, packed in rows}
+    return {decision_id: read_support(decision_id, blob) for decision_id, blob in rows}
 
 
-def read_support(decision_id: int, packed: bytes) -> array[float]:
-    """Return the probabilities that a row of the table `logged_support` holds. packed: the bytes of these numbers."""
-    if len(packed) % 8:
+def read_support(decision_id: int, blob: bytes) -> array[float]:
+    """Return the probabilities that a row of the table `logged_support` holds. blob: the bytes of these numbers."""
+    if len(blob) % 8:
         raise damage_error(f"the support of decision {decision_id} is damaged")
-    return array("d", bytes(packed))
+    return array("d", bytes(blob))
 
 
 def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:

@@ -113,7 +113,7 @@ def returns_of(unit: Unit, user_ids: Collection[int]) -> set[Return]:
     return set(unit.records(Return, query, user_ids, settings.get(unit).session_timeout_us))
 
 
-def recorded(unit: Unit, decision_ids: Collection[int]) -> set[Return]:
+def stored_returns(unit: Unit, decision_ids: Collection[int]) -> set[Return]:
     """Return the returns of these decisions for which an event `return` is stored."""
     query = _TIMES.format(condition="AND decision_id IN (?*)")
     return {Return(decision_id, at) for decision_id, at, times in unit.ask(query, decision_ids) if times > 0}

@@ -450,13 +450,13 @@ def omissions(unit: Unit, version_ids: Collection[int], decision_ids: Collection
     return {(version, decision) for version, decision in unit.ask(text, decision_ids, version_ids)}
 
 
-def any_learned(unit: Unit, log: Selection, test: str, version_ids: Collection[int], *, omitted: bool) -> bool:
+def any_learned(unit: Unit, log: Selection, test: str, version_ids: Collection[int], *, is_omitted: bool) -> bool:
     """Tell whether any decision of the log passes a test and was left out by the belief of one of these versions or,
-    with `omitted` False, was left out by none of these beliefs.
+    with `is_omitted` False, was left out by none of these beliefs.
 
     log: the selection of decisions that are considered; test: an SQL test on decisions `d`."""
     omitted_row = "SELECT 1 FROM omission o WHERE o.decision_id = d.id AND o.version_id IN (?*)"
-    tests = [*log.conditions(), test, f"{'' if omitted else 'NOT '}EXISTS ({omitted_row})"]
+    tests = [*log.conditions(), test, f"{'' if is_omitted else 'NOT '}EXISTS ({omitted_row})"]
     return unit.ask_row(f"SELECT 1 FROM decision d WHERE {' AND '.join(tests)} LIMIT 1", version_ids) is not None
 
 

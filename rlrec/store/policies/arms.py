@@ -117,9 +117,9 @@ def put(
             raise InputError(message, hint="it ends after it begins", field="until")
         new_rows[key] = old_features if features_text is None else features_text, start, end
     new_keys = sorted(new_rows.keys() - old_rows.keys())
-    changed = sorted(key for key, row in old_rows.items() if row != new_rows[key])
+    changed_keys = sorted(key for key, row in old_rows.items() if row != new_rows[key])
     changed_groups = _changed_groups(unit, groups) if groups else {}
-    if not new_keys and not changed and not changed_groups:
+    if not new_keys and not changed_keys and not changed_groups:
         return 0, 0
     revision = settings.raise_catalogue(unit)
     rows = [(key, unit.now, None, *new_rows[key]) for key in new_keys]
@@ -127,10 +127,10 @@ def put(
     if new_keys and int(unit.ask_value("SELECT max(id) FROM arm")) > LAST_ID:
         raise database_errors.ids_exhausted("arms")
     update = "UPDATE arm SET features = ?, eligible_from = ?, eligible_until = ? WHERE key = ?"
-    unit.tell_each(update, [(*new_rows[key], key) for key in changed])
-    _add_history(unit, [*new_keys, *changed], revision=revision)
+    unit.tell_each(update, [(*new_rows[key], key) for key in changed_keys])
+    _add_history(unit, [*new_keys, *changed_keys], revision=revision)
     _put_groups(unit, changed_groups)
-    return len(new_keys), len({*changed, *changed_groups}.difference(new_keys))
+    return len(new_keys), len({*changed_keys, *changed_groups}.difference(new_keys))
 
 
 def _changed_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
@@ -154,15 +154,15 @@ def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:
     unit.insert("group_member", ("arm_group_id", "arm_id"), rows)
 
 
-def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
-    """Retire arms or, with `retired` False, restore arms. Return how many arms changed. The log of a retired arm
+def retire(unit: Unit, keys: Collection[str], *, is_retired: bool) -> int:
+    """Retire arms or, with `is_retired` False, restore arms. Return how many arms changed. The log of a retired arm
     stays."""
-    condition = "IS NULL" if retired else "IS NOT NULL"
+    condition = "IS NULL" if is_retired else "IS NOT NULL"
     query = f"SELECT key FROM arm WHERE key IN (?*) AND retired_at {condition}"
     changed_keys = [row[0] for row in unit.ask(query, keys)]
     if changed_keys:
         revision = settings.raise_catalogue(unit)
-        unit.tell("UPDATE arm SET retired_at = ? WHERE key IN (?*)", unit.now if retired else None, changed_keys)
+        unit.tell("UPDATE arm SET retired_at = ? WHERE key IN (?*)", unit.now if is_retired else None, changed_keys)
         _add_history(unit, changed_keys, revision=revision)
     return len(changed_keys)
 
@@ -170,5 +170,5 @@ def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
 def _add_history(unit: Unit, changed_keys: Collection[str], *, revision: int) -> None:
     columns = ", ".join(("id", "retired_at", "features", *TIMES))
     arm_rows = unit.ask(f"SELECT {columns} FROM arm WHERE key IN (?*)", changed_keys)
-    rows = [(arm, revision, unit.now, int(retired is not None), *values) for arm, retired, *values in arm_rows]
+    rows = [(arm, revision, unit.now, int(retired_at is not None), *values) for arm, retired_at, *values in arm_rows]
     unit.insert("arm_history", ("arm_id", "revision", "at", "retired", "features", *TIMES), sorted(rows))

@@ -171,7 +171,7 @@ def add(
     for key, change in sorted(changes.items(), key=itemgetter(0)):
         old_row = stored_rows.get(key, (ordinal, *NOTHING, None))
         fade = discount ** (ordinal - old_row[0])
-        sums = [fade * old_sum + float(added) for old_sum, added in zip(old_row[1:4], change[:3], strict=True)]
+        sums = [fade * old_sum + float(amount) for old_sum, amount in zip(old_row[1:4], change[:3], strict=True)]
         extra = _add_extra_sums(old_row[4], fade, change[3:]) if len(change) > 3 else None
         bucket, arm = key
         rows.append((version_id, arm, bucket, ordinal, *sums, extra))
@@ -210,20 +210,20 @@ SELECT ?, ?, ?, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)} FROM st
 """
 
 
-def _add_extra_sums(packed: bytes | None, fade: float, change: Any) -> bytes:
+def _add_extra_sums(blob: bytes | None, fade: float, change: Any) -> bytes:
     """Return the further sums after a change, packed as doubles. A change that is a list is added in plain Python,
     since lists are short.
 
-    packed: the further sums before the change, or None; fade: the factor by which these sums have faded."""
+    blob: the further sums before the change, or None; fade: the factor by which these sums have faded."""
     if isinstance(change, list):
         layout = f"<{len(change)}d"
-        old_sums = (0.0,) * len(change) if packed is None else struct.unpack(layout, packed)
-        return struct.pack(layout, *(fade * old_sum + added for old_sum, added in zip(old_sums, change, strict=True)))
+        old_sums = (0.0,) * len(change) if blob is None else struct.unpack(layout, blob)
+        return struct.pack(layout, *(fade * old_sum + amount for old_sum, amount in zip(old_sums, change, strict=True)))
     import numpy as np
 
     sums = np.array(change, "<f8")
-    if packed is not None:
-        sums += fade * np.frombuffer(packed, "<f8")
+    if blob is not None:
+        sums += fade * np.frombuffer(blob, "<f8")
     return sums.tobytes()
 
 

@@ -94,7 +94,7 @@ def all_policies(unit: Unit) -> list[StoredPolicy]:
     return [_read_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM policy ORDER BY policy.id")]
 
 
-def served(unit: Unit) -> set[int]:
+def serving_ids(unit: Unit) -> set[int]:
     """Return the ids of the policies that have served at least one decision."""
     has_decision = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
     return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {has_decision}")}

@@ -208,8 +208,8 @@ _REMOVALS = f"run WHERE command IN ('{FORGET}', '{PRUNE}')"
 
 def count_removals(unit: Unit) -> tuple[int, int]:
     """Return the number of removals, and the number of removals whose deleted rows may have left bytes in the file."""
-    total, unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
-    return total, unfinished
+    total, n_unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
+    return total, n_unfinished
 
 
 def pruned_until(unit: Unit) -> int:

@@ -236,7 +236,7 @@ def test_todays_catalogue_does_not_matter(slates: Any) -> None:
     before = logs.estimate(slates, "uniform", "ips")
     with closing(logs.at(slates, 1e5)) as store:
         store.write(lambda unit: arms.put(unit, {"new": "{}"}))
-        store.write(lambda unit: arms.retire(unit, ["a0"], retired=True))
+        store.write(lambda unit: arms.retire(unit, ["a0"], is_retired=True))
     assert logs.estimate(slates, "uniform", "ips") == before | {"new_arms": 1}
 
 

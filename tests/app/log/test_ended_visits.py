@@ -181,7 +181,7 @@ def test_what_each_decision_knew_is_what_it_kept(shop: Store) -> None:
     pages(shop, "s", 9 * SECOND, size=2)
     result, _ = read(shop, 3 * HALF)
     histories = result[0].histories()
-    assert (histories.gap_s.tolist(), histories.shown.tolist(), histories.reward.tolist()) == (
+    assert (histories.gap_s.tolist(), histories.n_shown.tolist(), histories.reward.tolist()) == (
         [0, 5, 4],
         [0, 2, 4],
         [0, 0, 1],

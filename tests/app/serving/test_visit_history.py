@@ -41,7 +41,7 @@ def remembered(store: Store, answer: Any) -> tuple[float, int, float, list[tuple
     packed = blob(store, answer)
     result = history.unpack([packed], [answer["step"]])
     entries = [(KEYS[arm - 1], ago, earned) for arm, ago, earned in histories.entries(packed)]
-    return result.gap_s.item(), result.shown.item(), result.reward.item(), entries
+    return result.gap_s.item(), result.n_shown.item(), result.reward.item(), entries
 
 
 def arms(answer: Any) -> list[str]:
@@ -254,7 +254,7 @@ def test_what_a_session_would_be_can_be_looked_at(shop: Store) -> None:
         observed = HistoryReader(opened, [definition]).histories(arrived, [definition] * 2)
         steps, names = [opened.steps[row] for row in arrived], unit.ask_value("SELECT count(*) FROM session")
     assert (steps, names) == ([2, 0], 1)
-    assert observed.packed() == [blob(shop, ask(shop)), b""]
+    assert observed.to_bytes() == [blob(shop, ask(shop)), b""]
 
 
 def test_what_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_what_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypatch: pyt
 
     def spy(plans: Any, ids: Any, *options: Any, histories: History | None = None) -> Any:
         if histories is not None:
-            turns.append((list(plans), histories.step.tolist(), histories.packed()))
+            turns.append((list(plans), histories.step.tolist(), histories.to_bytes()))
         return draws.draw(plans, ids, *options)
 
     reads_visits = property(lambda shared: shared.version.policy.name == "home")

@@ -138,7 +138,7 @@ def test_decisions_are_read_as_they_were_written() -> None:
     first, second = ([unpack_mask(slates) for slates in file.read(number)] for number in range(len(file)))
     assert (len(first), len(second)) == (len(written), 1)
     for before, after in zip(written, first, strict=True):
-        for name in ("arms", "shown", "gain", "log_propensity", "scale"):
+        for name in ("arms", "shown_arms", "gain", "log_propensity", "scale"):
             assert (getattr(before, name) == getattr(after, name)).all()
         assert (before.state.x == after.state.x).all()
         assert (before.state.arm == after.state.arm).all()

@@ -46,12 +46,12 @@ def climbed(kind: Gradient, parameters: Parameters, gamma: float) -> Parameters:
     """What the fold says of all visits, each as often as the policy itself brings it about."""
     server, chance = Server(parameters=parameters, kind=kind, described=DESCRIBED), chances(kind, parameters)
     start = np.arange(len(SHOWN) + 1) * STEPS
-    gain = returns.discounted(REWARDS.ravel(), start, gamma=gamma).reshape(REWARDS.shape)
+    gain = returns.discount_rewards(REWARDS.ravel(), start, gamma=gamma).reshape(REWARDS.shape)
     lesson = [
         LoggedSlates(
-            state=server.state(SHOWN[:, :step], REWARDS[:, :step]), arms=np.arange(ARMS), described=DESCRIBED,
-            shown=SHOWN[:, [step]], log_propensity=np.log(chance[:, step]), gain=gain[:, step], raw=gain[:, step],
-            scale=chance.prod(axis=1) * gamma**step,
+            state=server.state(SHOWN[:, :step], REWARDS[:, :step]), arms=np.arange(ARMS), arm_features=DESCRIBED,
+            shown_arms=SHOWN[:, [step]], log_propensity=np.log(chance[:, step]), gain=gain[:, step],
+            returns=gain[:, step], scale=chance.prod(axis=1) * gamma**step,
         )
         for step in range(STEPS)
     ]  # fmt: skip

@@ -32,7 +32,7 @@ def event(kind: str, value: float = 1.0, *, at: int = 0, received_at: int = 10**
 
 
 def worth_of_page(item: Reward, events: list[Event]) -> float:
-    return rewards.rewards_of(item, events, served_at=0, shown=())[None]
+    return rewards.rewards_of(item, events, served_at=0, slots=())[None]
 
 
 def worth(events: list[Event], *, settled_only: bool = False, **changed: Any) -> float:

@@ -102,7 +102,7 @@ def test_a_fit_solves_the_regression_on_all_columns_together(intercept: bool) ->
     expected = np.linalg.solve(ones.T @ (pulls[:, None] * ones) + penalty, ones.T @ reward)
     np.testing.assert_allclose(fitted, expected[:30], atol=1e-8)
     # the sums around the fit
-    predicted = anchor.predicted(x, np.arange(200), np.full(200, 7))
+    predicted = anchor.predict_rewards(x, np.arange(200), np.full(200, 7))
     left = reward - pulls * predicted
     sums = np.zeros((30, 1, 3))
     np.add.at(sums[:, 0], column, marginal.column_sums(dense[row, column], pulls=pulls[row], reward=left[row]))

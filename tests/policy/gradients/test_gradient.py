@@ -105,9 +105,9 @@ def test_states_can_be_taken_in_any_order(rows: list[int]) -> None:
     kind, complete = policy(), states(policy())
     taken = complete.take(np.array(rows, np.intp))
     parameters = random_parameters(kind)
-    score = kind.scores_of(parameters, complete, arms=ARMS, described=DESCRIBED)
+    score = kind.scores_of(parameters, complete, arms=ARMS, arm_features=DESCRIBED)
     assert len(taken) == len(rows)
-    assert kind.scores_of(parameters, taken, arms=ARMS, described=DESCRIBED) == pytest.approx(score[rows])
+    assert kind.scores_of(parameters, taken, arms=ARMS, arm_features=DESCRIBED) == pytest.approx(score[rows])
 
 
 # -- scores --
@@ -132,7 +132,7 @@ def by_hand(kind: Gradient, parameters: Parameters, state: State, row: int, inde
 def test_scores_are_sums_of_their_terms(model: str) -> None:
     kind, state = policy(model=model), states(policy(model=model))
     parameters = random_parameters(kind)
-    scores_of = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)
+    scores_of = kind.scores_of(parameters, state, arms=ARMS, arm_features=DESCRIBED)
     expected = [[by_hand(kind, parameters, state, row, number) for number in range(3)] for row in range(2)]
     assert scores_of == pytest.approx(np.array(expected))
 
@@ -141,11 +141,11 @@ def test_scores_are_sums_of_their_terms(model: str) -> None:
 def test_arms_seen_but_not_eligible_have_no_score(model: str) -> None:
     kind = policy(model=model)
     parameters, state = random_parameters(kind), states(kind)
-    scores_of = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)
+    scores_of = kind.scores_of(parameters, state, arms=ARMS, arm_features=DESCRIBED)
     retained = {
         name: values[1:] if name in ("bias", "linear", "own") else values for name, values in parameters.items()
     }
-    assert kind.scores_of(retained, state, arms=ARMS[1:], described=DESCRIBED[1:]) == pytest.approx(scores_of[:, 1:])
+    assert kind.scores_of(retained, state, arms=ARMS[1:], arm_features=DESCRIBED[1:]) == pytest.approx(scores_of[:, 1:])
 
 
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
@@ -157,7 +157,7 @@ def test_an_arm_never_trained_is_scored_by_its_features(model: str) -> None:
         parameters[name] = np.zeros_like(parameters[name])
     described = np.array([[1.0, 4.0], [1.0, 4.0], [1.0, -4.0]])
     beginning = states(kind).take(np.array([0]))
-    equal, again, other = kind.scores_of(parameters, beginning, arms=np.array([7, 8, 9]), described=described)[0]
+    equal, again, other = kind.scores_of(parameters, beginning, arms=np.array([7, 8, 9]), arm_features=described)[0]
     assert equal == again != other
 
 
@@ -191,13 +191,13 @@ def test_weights_by_name_make_the_score(model: str) -> None:
     parameters, none = random_parameters(kind), np.zeros(3)
     belief = Belief(
         pulls=none, reward_sum=none, reward_squares=none, alpha=none, beta=none, total=0.0,
-        trained=(parameters, DESCRIBED),
+        parameters=(parameters, DESCRIBED),
     )  # fmt: skip
     weights = kind.weights(belief)
     assert weights.shape == (3, len(kind.features))
     separate = np.array([*(state.memory[state.arm == arm][0] for arm in (2, 3)), np.zeros(4)])
     reported = np.column_stack([np.ones(3), np.tile(state.x[1], (3, 1)), separate])
-    score = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)[1]
+    score = kind.scores_of(parameters, state, arms=ARMS, arm_features=DESCRIBED)[1]
     assert (weights * reported).sum(axis=1) == pytest.approx(score)
     assert len(set(kind.features)) == len(kind.features)
 

@@ -38,14 +38,14 @@ STEPS = np.array([0, 2, 450, 0, 1, 3, 255, 1, 256])
 def of(result: History, row: int) -> list[tuple[int, int, float]]:
     """The entries of one decision."""
     selected = slice(*result.start[row : row + 2])
-    columns = (result.arm, result.ago, result.earned)
+    columns = (result.arm, result.ago, result.slot_reward)
     return list(zip(*(column[selected].tolist() for column in columns), strict=True))
 
 
 def test_arrays_hold_what_each_decision_packed() -> None:
     result = history.unpack(BLOBS, STEPS)
     assert result.gap_s[:5].tolist() == [0, 1.5, 2**40 / 1e6, 0, 0]
-    assert result.shown[:5].tolist() == [0, 2, 900, 0, 1]
+    assert result.n_shown[:5].tolist() == [0, 2, 900, 0, 1]
     assert result.reward[:5].tolist() == [0, 0.5, -3.25, 0, 1e100]
     assert [of(result, row) for row in range(len(BLOBS))] == [packed[3] if packed else [] for packed in PACKED]
     assert result.rows.tolist() == [1] * 2 + [2] * 64 + [4] + [5] * 3 + [6] * 2 + [7] * 2 + [8] * 2
@@ -72,26 +72,26 @@ def test_what_earned_nothing_takes_four_bytes() -> None:
 
 
 def test_what_was_unpacked_packs_to_the_same_bytes() -> None:
-    assert history.unpack(BLOBS, STEPS).packed() == BLOBS
-    assert history.unpack([], STEPS[:0]).packed() == []
-    assert History.empty(2).packed() == [b"", b""]
+    assert history.unpack(BLOBS, STEPS).to_bytes() == BLOBS
+    assert history.unpack([], STEPS[:0]).to_bytes() == []
+    assert History.empty(2).to_bytes() == [b"", b""]
 
 
 @pytest.mark.parametrize("rows", [[4, 2, 2], [], [0, 3], [1]])
 def test_rows_can_be_taken_in_any_order(rows: list[int]) -> None:
     result = history.unpack(BLOBS, STEPS).take(np.array(rows, np.int64))
-    assert result.packed() == [BLOBS[row] for row in rows]
+    assert result.to_bytes() == [BLOBS[row] for row in rows]
     assert result.step.tolist() == STEPS[rows].tolist()
 
 
 def test_rows_can_be_taken_by_a_mask() -> None:
     result = history.unpack(BLOBS, STEPS)
-    assert result.take(result.step > 0).packed() == [blob for blob in BLOBS if blob]
+    assert result.take(result.step > 0).to_bytes() == [blob for blob in BLOBS if blob]
 
 
 def test_a_first_decision_remembers_nothing() -> None:
     result, none = history.unpack([b"", b""], np.zeros(2, np.int64)), History.empty(2)
-    for name in ("step", "gap_s", "shown", "reward", "start", "arm", "ago", "earned"):
+    for name in ("step", "gap_s", "n_shown", "reward", "start", "arm", "ago", "slot_reward"):
         item, other = getattr(result, name), getattr(none, name)
         assert item.dtype == other.dtype
         np.testing.assert_array_equal(item, other)

@@ -118,7 +118,7 @@ def test_weights_of_features_leave_what_the_bias_explains_to_the_bias() -> None:
         "history": of_memory.sum(axis=0),
     }
     means = MeanFeatures(x.mean(axis=0), memory.mean(axis=0))
-    apart = means.centred(gradient)
+    apart = means.centre_gradient(gradient)
     np.testing.assert_allclose(apart["linear"], by_score.T @ (x - means.state), atol=1e-12)
     np.testing.assert_allclose(apart["own"], np.einsum("na,nah->ah", by_score, memory - means.memory), atol=1e-12)
     np.testing.assert_allclose(apart["history"], apart["own"].sum(axis=0), atol=1e-12)
@@ -129,7 +129,7 @@ def test_weights_of_features_leave_what_the_bias_explains_to_the_bias() -> None:
         "own": np.ones((4, 4)),
         "history": np.ones(4),
     }
-    optimizer = NaturalSteps(sizes, means, shared=np.zeros(4), shares=np.zeros(4))
+    optimizer = NaturalSteps(sizes, means, common_step=np.zeros(4), shares=np.zeros(4))
     moved = optimizer.step(with_bias(np.zeros(4), linear=2), gradient, rate=0.1)
     mean_memory = (means.memory * (moved["own"] + moved["history"])).sum(axis=1)
     np.testing.assert_allclose(moved["bias"] + moved["linear"] @ means.state + mean_memory, 0.0, atol=1e-12)

@@ -42,27 +42,28 @@ def random_pages(kind: Gradient, *, n: int = 40, m: int = 5, size: int = 1, seed
     shown = np.array([rng.choice(m, size, replace=False) for _ in range(n)])
     gain = rng.normal(size=n)
     return LoggedSlates(
-        state=random_state(kind, n, m, rng), arms=np.array([0, 2, 3, 5, 6])[:m], described=rng.normal(size=(m, 3)),
-        shown=shown, log_propensity=-rng.uniform(0.5, 3, n), gain=gain, raw=gain + 1, scale=rng.uniform(0.5, 1, n),
+        state=random_state(kind, n, m, rng), arms=np.array([0, 2, 3, 5, 6])[:m], arm_features=rng.normal(size=(m, 3)),
+        shown_arms=shown, log_propensity=-rng.uniform(0.5, 3, n), gain=gain, returns=gain + 1,
+        scale=rng.uniform(0.5, 1, n),
     )  # fmt: skip
 
 
 def rows_of(pages: LoggedSlates, rows: Index) -> LoggedSlates:
-    cut = ("shown", "log_propensity", "gain", "raw", "scale")
+    cut = ("shown_arms", "log_propensity", "gain", "returns", "scale")
     return replace(pages, state=pages.state.take(rows), **{name: getattr(pages, name)[rows] for name in cut})
 
 
 def score(kind: Gradient, parameters: Parameters, pages: LoggedSlates) -> Array:
     held = {name: parameters[name][pages.arms] for name in ("bias", "linear", "own")}
     arms = np.arange(len(pages.arms))
-    return kind.scores_of({**parameters, **held}, pages.state, arms=arms, described=pages.described)
+    return kind.scores_of({**parameters, **held}, pages.state, arms=arms, arm_features=pages.arm_features)
 
 
 def value(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, entropy: float = 0.0) -> float:
     """What the objective adds up to: sum of scale (weight x gain + entropy)."""
     result = score(kind, parameters, pages)
     joint = plackett_luce.log_conditionals(
-        result, pages.shown, temperature=kind.temperature, floor=kind.exploration
+        result, pages.shown_arms, temperature=kind.temperature, floor=kind.exploration
     ).sum(axis=1)
     soft = plackett_luce.probabilities(result, temperature=kind.temperature, floor=0.0)
     bonus = -entropy * (soft * np.log(soft)).sum(axis=1)
@@ -129,7 +130,7 @@ class Plain:
 
     moved: Array
     mass: float = 0.0
-    clipped: float = 0.0
+    clipped_mass: float = 0.0
     square: float = 0.0
     raw_square: float = 0.0
 
@@ -142,7 +143,7 @@ def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective
         soft = np.where(every, np.exp(logits - logits[every].max()), 0)
         reported, scale, length = [], pages.scale[row], 1 + float((pages.state.x[row] ** 2).sum())
         left, slope, joint = every.copy(), np.zeros(len(logits)), 0.0
-        for position, arm in enumerate(pages.shown[row]):
+        for position, arm in enumerate(pages.shown_arms[row]):
             if objective.top:
                 left = every.copy()
             if objective.top or objective.by_slot:
@@ -153,16 +154,16 @@ def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective
             joint, left[arm] = joint + np.log(mixed), False
             if objective.top or objective.by_slot:
                 factor = objective.top * (-np.expm1(joint)) ** (objective.top - 1) * scale if objective.top else scale
-                slot = (pages.log_propensity[row, position], pages.gain[row, position], pages.raw[row, position])
+                slot = (pages.log_propensity[row, position], pages.gain[row, position], pages.returns[row, position])
                 reported.append((slope, joint, factor, *slot))
         if not objective.top and not objective.by_slot:
-            reported.append((slope, joint, scale, pages.log_propensity[row], pages.gain[row], pages.raw[row]))
+            reported.append((slope, joint, scale, pages.log_propensity[row], pages.gain[row], pages.returns[row]))
         for slope, joint, factor, logged, gain, raw in reported:
             weight = np.exp(joint - logged)
             retained, size = min(weight, objective.clip) * factor, np.sqrt((slope**2).sum() * length) / kind.temperature
             result.moved[row] += retained * gain * slope / kind.temperature
             result.mass += weight * factor * abs(gain) * size
-            result.clipped += (weight * factor - retained) * abs(gain) * size
+            result.clipped_mass += (weight * factor - retained) * abs(gain) * size
             result.square += (retained * gain * size) ** 2
             result.raw_square += (retained * raw * size) ** 2
         p = soft / soft.sum()
@@ -189,10 +190,10 @@ def test_sums_are_those_of_plain_loops(
     if top or by_slot:
         rng = np.random.default_rng(9)
         gain = rng.normal(size=(30, size))
-        pages = replace(pages, log_propensity=-rng.uniform(0.5, 3, (30, size)), gain=gain, raw=gain + 1)
+        pages = replace(pages, log_propensity=-rng.uniform(0.5, 3, (30, size)), gain=gain, returns=gain + 1)
     if masked:
         eligible = np.random.default_rng(10).random((30, 5)) < 0.5
-        eligible[np.arange(30)[:, None], pages.shown] = True
+        eligible[np.arange(30)[:, None], pages.shown_arms] = True
         pages = replace(pages, eligible=eligible)
     state = replace(pages.state, x=pages.state.x.astype(kind), memory=pages.state.memory.astype(kind))
     pages, digits = replace(pages, state=state), 1e-9 if kind is np.float64 else 2e-5 * max(1, apart)
@@ -203,7 +204,7 @@ def test_sums_are_those_of_plain_loops(
         size_of = np.abs(reported.moved).sum() * 3
         assert sums.gradient["linear"][pages.arms] == pytest.approx(slopes, abs=digits * size_of)
         assert sums.mass == pytest.approx(reported.mass, rel=digits)
-        assert sums.clipped == pytest.approx(reported.clipped, rel=digits, abs=digits * reported.mass)
+        assert sums.clipped_mass == pytest.approx(reported.clipped_mass, rel=digits, abs=digits * reported.mass)
         assert sums.square == pytest.approx(reported.square, rel=10 * digits)
         assert sums.raw_square == pytest.approx(reported.raw_square, rel=10 * digits)
 
@@ -217,7 +218,10 @@ def test_a_decision_without_a_choice_teaches_nothing() -> None:
         options = pages
         if objective.top:
             options = replace(
-                pages, log_propensity=pages.log_propensity[:, None], gain=pages.gain[:, None], raw=pages.raw[:, None]
+                pages,
+                log_propensity=pages.log_propensity[:, None],
+                gain=pages.gain[:, None],
+                returns=pages.returns[:, None],
             )
         sums = reinforce.sums(item, parameters, [replace(options, state=state)], objective)
         assert all(np.abs(values).max(initial=0) < 1e-12 for values in sums.gradient.values())
@@ -230,7 +234,7 @@ def test_what_all_arms_have_in_common_is_not_moved(model: str) -> None:
     item = policy(model=model)
     pages, parameters = random_pages(item, n=500), random_parameters(item, 8, np.random.default_rng(12))
     x, memory = (piece.astype(np.float32) for piece in (pages.state.x, pages.state.memory))
-    equal = replace(pages, state=replace(pages.state, x=x, memory=memory), described=np.full((5, 3), 0.5))
+    equal = replace(pages, state=replace(pages.state, x=x, memory=memory), arm_features=np.full((5, 3), 0.5))
     for objective in (Objective(), Objective(entropy=0.1)):
         gradient = reinforce.sums(item, parameters, [equal], objective).gradient
         assert np.abs(gradient["cross"]).max() < 1e-10
@@ -248,12 +252,12 @@ def test_pages_that_show_all_that_is_left_stay_finite(apart: float, entropy: flo
     parameters["bias"] = -apart * np.arange(8.0)
     x, memory = (piece.astype(np.float32) for piece in (pages.state.x, pages.state.memory))
     eligible = np.random.default_rng(14).random((40, 5)) < 0.5
-    eligible[np.arange(40)[:, None], pages.shown[:, :2]] = True
-    for page in (pages, replace(pages, shown=pages.shown[:, :2], eligible=eligible)):
+    eligible[np.arange(40)[:, None], pages.shown_arms[:, :2]] = True
+    for page in (pages, replace(pages, shown_arms=pages.shown_arms[:, :2], eligible=eligible)):
         page = replace(page, state=replace(pages.state, x=x, memory=memory))
         sums = reinforce.sums(item, parameters, [page], Objective(entropy=entropy))
         assert all(np.isfinite(values).all() for values in sums.gradient.values())
-        assert np.isfinite([sums.mass, sums.clipped, sums.square, sums.raw_square]).all()
+        assert np.isfinite([sums.mass, sums.clipped_mass, sums.square, sums.raw_square]).all()
 
 
 def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:
@@ -272,7 +276,7 @@ def test_a_baseline_changes_the_noise_and_not_the_gradient() -> None:
     shown = rng.integers(0, 5, (n, 1))
     raw = 10 + shown[:, 0] + rng.normal(size=n)
     pages = LoggedSlates(
-        state=state, arms=np.arange(5), described=np.zeros((5, 3)), shown=shown, gain=raw - 12, raw=raw,
+        state=state, arms=np.arange(5), arm_features=np.zeros((5, 3)), shown_arms=shown, gain=raw - 12, returns=raw,
         log_propensity=np.full(n, -np.log(5)), scale=np.ones(n),
     )  # fmt: skip
     sums = reinforce.sums(kind, parameters, [pages], Objective())
@@ -295,8 +299,8 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
     nobody = State(x, np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
     shape = (m, 1) if objective.top else (m,)
     pages = LoggedSlates(
-        state=nobody, arms=np.arange(m), described=np.zeros((m, 3)), shown=np.arange(m)[:, None],
-        log_propensity=np.log(logged).reshape(shape), gain=reward.reshape(shape), raw=reward.reshape(shape),
+        state=nobody, arms=np.arange(m), arm_features=np.zeros((m, 3)), shown_arms=np.arange(m)[:, None],
+        log_propensity=np.log(logged).reshape(shape), gain=reward.reshape(shape), returns=reward.reshape(shape),
         scale=logged * m,
     )  # fmt: skip
     # Adam (Kingma & Ba 2015, algorithm 1)
@@ -307,13 +311,13 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
             square[name] = 0.999 * square[name] + 0.001 * gradient**2
             unit = np.sqrt(square[name] / (1 - 0.999**step)) + 1e-8
             parameters[name] = parameters[name] + rate / (1 + 10 * step / steps) * mean[name] / (1 - 0.9**step) / unit
-    score = kind.scores_of(parameters, nobody, arms=np.arange(m), described=pages.described)
+    score = kind.scores_of(parameters, nobody, arms=np.arange(m), arm_features=pages.arm_features)
     return plackett_luce.probabilities(score[:1], temperature=1.0, floor=0.0)[0]
 
 
 @pytest.mark.slow
 def test_without_correction_the_logger_shines_through() -> None:
-    result = climbed(ITEMS.astype(float), LOGGED, Objective(corrected=False))
+    result = climbed(ITEMS.astype(float), LOGGED, Objective(uses_weights=False))
     assert result == pytest.approx(ITEMS * LOGGED / (ITEMS * LOGGED).sum(), abs=1e-3)
 
 
@@ -339,8 +343,8 @@ def test_two_of_a_page_are_two_items() -> None:
 
 def test_returns_are_sums_of_what_came_later() -> None:
     reward, start = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), np.array([0, 3, 4, 6])
-    assert returns.discounted(reward, start, gamma=0.5).tolist() == [3.0, 4.0, 4.0, 8.0, 32.0, 32.0]
-    assert returns.discounted(reward, start, gamma=0.0).tolist() == reward.tolist()
+    assert returns.discount_rewards(reward, start, gamma=0.5).tolist() == [3.0, 4.0, 4.0, 8.0, 32.0, 32.0]
+    assert returns.discount_rewards(reward, start, gamma=0.0).tolist() == reward.tolist()
     assert returns.steps(start).tolist() == [0, 1, 2, 0, 0, 1]
 
 
@@ -349,8 +353,8 @@ def test_shaped_returns_are_returns_of_shaped_rewards() -> None:
     reward, potential = rng.normal(size=9), rng.normal(size=9)
     following = np.append(potential[1:], 0.0)
     following[start[1:] - 1] = 0.0
-    shaped = returns.discounted(reward + gamma * following - potential, start, gamma=gamma)
-    expected = returns.shape_returns(returns.discounted(reward, start, gamma=gamma), potential)
+    shaped = returns.discount_rewards(reward + gamma * following - potential, start, gamma=gamma)
+    expected = returns.shape_returns(returns.discount_rewards(reward, start, gamma=gamma), potential)
     assert shaped == pytest.approx(expected, abs=1e-12)
 
 

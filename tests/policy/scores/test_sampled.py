@@ -89,7 +89,7 @@ def test_marginals_beyond_the_first_position_have_no_closed_form() -> None:
     drawn = slate_draws.draw(SCORES, size=3, floor=0.1, seeds=np.full(9, 4, np.uint64), decisions=np.arange(9))
     assert np.array_equal(drawn.marginal[:, 0], drawn.propensity[:, 0])
     assert np.isnan(drawn.marginal[:, 1:]).all()
-    assert not drawn.rounded.any()
+    assert not drawn.is_rounded.any()
     marginals = slate.marginals(SCORES.decision_scores(4, 0), size=2, floor=0.1)
     assert np.array_equal(marginals[0], slate.first(SCORES.decision_scores(4, 0), floor=0.1))
     assert np.isnan(marginals[1]).all()

@@ -86,10 +86,10 @@ def test_few_pulls_leave_the_nodes_in_place() -> None:
     pages, retained = SlateSampler(Beta(alpha, beta), size=1, floor=0.0), 0
     for _ in range(100):
         _ = pages.first
-        nodes = pages._order.tabulated.table  # type: ignore[attr-defined]
+        nodes = pages._order.tabulation.table  # type: ignore[attr-defined]
         alpha, beta = pulled(rng, alpha, beta, most=0.0)
         pages = renew(pages, Beta(alpha, beta))
-        retained += pages._order.tabulated.table is nodes  # type: ignore[attr-defined]
+        retained += pages._order.tabulation.table is nodes  # type: ignore[attr-defined]
     assert retained >= 90
 
 

@@ -104,7 +104,7 @@ def test_room_under_two_caps_is_that_of_all_ways_or_not_known(monkeypatch: pytes
         shelves = [(int(a), tuple(range(int(b)))) for a, b in rng.integers(0, 4, (8, 2))]
         layout = shelved(shelves, most={"0": int(rng.integers(1, 3)), "1": int(rng.integers(1, 5))})
         members = np.bincount(layout.cell, minlength=len(layout.cell_counters))
-        room, is_exact = layout._search(members, range(8))
+        room, is_exact = layout._count_fillable(members, range(8))
         assert is_exact
         assert layout._count_sure(8) == (room, True)
         with monkeypatch.context() as patched:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.policy.slates.page_rules import declared, parse
+from rlrec.policy.slates.page_rules import parse, parse_texts
 
 
 def test_rules_have_one_normal_form() -> None:
@@ -21,16 +21,16 @@ def test_shares_may_have_positions() -> None:
     page = parse({"least": {"b": {"01": 0.5, "3": 1}, "@home": {"2": 0.5}}})
     assert page.to_json() == {"least": {"b": {"1": 0.5, "3": 1}, "@home": {"2": 0.5}}}
     assert page.text("least", "b") == "least b=0.5@1,b=1@3 of the request"
-    typed = declared({"least": "b=0.5@1, b=1@3, @home=0.5@2"})
+    typed = parse_texts({"least": "b=0.5@1, b=1@3, @home=0.5@2"})
     assert typed is not None
     assert typed.to_json() == {"least": {"b": {"1": 0.5, "3": 1}, "@home": {"2": 0.5}}}
 
 
 def test_rules_of_a_policy_are_texts() -> None:
-    page = declared({"pin": "1=a, 3=b=c", "most": "shelf=2", "least": "a=0.05,b=.1", "block": "x"})
+    page = parse_texts({"pin": "1=a, 3=b=c", "most": "shelf=2", "least": "a=0.05,b=.1", "block": "x"})
     assert page is not None
     assert page.to_json() == {"pin": {"1": "a", "3": "b=c"}, "most": {"shelf": 2}, "least": {"a": 0.05, "b": 0.1}}
-    assert declared({"block": "x"}) is None
+    assert parse_texts({"block": "x"}) is None
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_is_no_rule_is_refused(value: Any, message: str) -> None:
 @pytest.mark.parametrize("text", ["a", "1=", "=a", "1=a,,2=b"])
 def test_a_text_that_is_no_list_of_pairs_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="pin is"):
-        declared({"pin": text})
+        parse_texts({"pin": text})
 
 
 @pytest.mark.parametrize(
@@ -84,5 +84,5 @@ def test_a_text_that_is_no_list_of_pairs_is_refused(text: str) -> None:
 )
 def test_a_typed_rule_that_is_none_is_refused(texts: dict[str, str], message: str) -> None:
     with pytest.raises(InputError) as refusal:
-        declared(texts)
+        parse_texts(texts)
     assert message in refusal.value.message

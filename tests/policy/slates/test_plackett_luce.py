@@ -32,8 +32,8 @@ def score_functions(scores: Array, pages: Index) -> Array:
         )
         logged = LoggedSlates(
             state=State(x, none, none, np.zeros((0, 4))), arms=np.arange(m),
-            described=np.zeros((m, len(kind.design.arm.names))), shown=page[None], log_propensity=log_propensity,
-            gain=np.ones(1), raw=np.ones(1), scale=np.ones(1),
+            arm_features=np.zeros((m, len(kind.design.arm.names))), shown_arms=page[None],
+            log_propensity=log_propensity, gain=np.ones(1), returns=np.ones(1), scale=np.ones(1),
         )  # fmt: skip
         gradient = reinforce.sums(kind, parameters, [logged], Objective()).gradient
         result.append(gradient["linear"][:, 0])

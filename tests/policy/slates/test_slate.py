@@ -164,7 +164,7 @@ def test_a_draw_logs_its_own_probabilities(family: str, floor: float) -> None:
     table = marginals(SIX[family], size=3, floor=floor)
     assert drawn.propensity == pytest.approx(conditionals(SIX[family], drawn.slates, floor=floor), abs=1e-14)
     assert drawn.marginal == pytest.approx(table[np.arange(3), drawn.slates], abs=1e-14)
-    assert not drawn.rounded.any()
+    assert not drawn.is_rounded.any()
 
 
 @by_family
@@ -269,7 +269,7 @@ def test_an_arm_drawn_against_all_odds_is_flagged() -> None:
     from rlrec.policy.slates.slate_draws import SMALLEST, logged_draw
 
     drawn = logged_draw(np.array([[0, 1]]), np.array([[0.0, 1.1]]), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
-    assert drawn.rounded.tolist() == [[True, False]]
+    assert drawn.is_rounded.tolist() == [[True, False]]
     assert drawn.propensity.tolist() == [[SMALLEST, 1.0]]
     assert drawn.marginal.tolist() == [[SMALLEST, 0.5]]
 

@@ -84,7 +84,7 @@ def test_scores_are_drawn_by_inverse_distribution() -> None:
     """The Beta quantiles that rank a page equal scipy's, and those of a scaled uniform its own."""
     alpha, beta = np.array([0.5, 3.0, 200.0]), np.array([0.5, 9.0, 100.0])
     order = Beta(alpha, beta).order(3)
-    table, row = order.tabulated.table, order.tabulated.row
+    table, row = order.tabulation.table, order.tabulation.row
     keys = np.random.default_rng(3).uniform(1e-6, 1, (3, 500))
     logit = quantiles(table, np.repeat(row, 500), 1 - keys.ravel()).reshape(3, 500)
     result = special.betainc(alpha[:, None], beta[:, None], special.expit(logit))

@@ -427,11 +427,11 @@ def _derive_states(
 
 def _possible_histories(past: History) -> Flags:
     """Tell for each history whether a visit can have had this history, (n,)."""
-    is_wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
+    is_wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.slot_reward)
     n_entries = np.diff(past.start)
     return (
         (np.bincount(past.rows, weights=is_wrong, minlength=len(past)) == 0)
-        & (np.minimum(past.shown, REMEMBERED) == n_entries)
+        & (np.minimum(past.n_shown, REMEMBERED) == n_entries)
         & (past.gap_s >= 0) & np.isfinite(past.reward)
     )  # fmt: skip
 

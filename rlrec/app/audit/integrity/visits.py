@@ -93,7 +93,7 @@ def wrong_histories(slots: Columns) -> list[int]:
     past = history.unpack(sound_blobs, step)
     n_before = first_slots - visit_begins
     count = np.diff(past.start)
-    is_sound &= (past.shown == n_before) & (count == np.minimum(n_before, REMEMBERED))
+    is_sound &= (past.n_shown == n_before) & (count == np.minimum(n_before, REMEMBERED))
     previous_at = slots["at"][np.maximum(first_slots - 1, 0)]
     gap_us = np.where(step > 0, slots["at"][first_slots] - previous_at, 0)
     is_sound &= np.abs(past.gap_s * 1e6 - gap_us) < 1

@@ -67,12 +67,12 @@ def _ranker(unit: Unit, reference: str) -> Version:
         raise InputError(f"{reference} still learns, and interleaved rankers are frozen", hint=hint)
     ranker = designs.policy_of(version)
     reasons = {
-        "only holds an imported log": not policy.served,
+        "only holds an imported log": not policy.can_serve,
         "reads the session": policy.stateful,
         "draws candidates first": bool(ranker.stages),
         "ranks by samples of its own for every decision": getattr(ranker, "model", "") in ("shared", "hybrid")
         and hasattr(ranker, "samples"),
-        "is interleaved itself": policy.drafted,
+        "is interleaved itself": policy.is_draft,
     }
     for reason, holds in reasons.items():
         if holds:

@@ -489,7 +489,7 @@ class ReturnSums(Record, kw_only=False, eq=False):
         reward: the reward of each slate, (n,); gamma: the discount of each further decision of a visit; arms: the
         number of arms."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
-        visit_returns = returns.discounted(reward, decisions.start, gamma=gamma)
+        visit_returns = returns.discount_rewards(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
         sums = ridge.sums(
             visit_returns, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context

@@ -133,7 +133,7 @@ class Loggers:
         values: the values of the columns _DISTRIBUTION; context: the context as the logger reads it."""
         version_id, seq, ordinal, set_id, revision, size = values
         policy, arms, case_name = self.policy(version_id), eligible[set_id], (values, repr(context))
-        if policy.stateful or policy.drafted:
+        if policy.stateful or policy.is_draft:
             return None
         if case_name not in self.zeros and len(self.zeros) < MAX_DERIVED:
             serving = self._distribution(version_id, seq, ordinal)

@@ -146,7 +146,7 @@ class LoggerMarginals:
         """Group the rows of a version by the belief that they were drawn from, in order of `belief_seq`. For each
         group, yield the rows and the distribution by the belief."""
         policy, unit = self.loggers.policy(version.id), self.loggers.unit
-        if not policy.stateful and not policy.drafted:
+        if not policy.stateful and not policy.is_draft:
             seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
             for belief_rows, serving in past_beliefs.moments(unit, version, seq, ordinal, greedy=self.greedy):
                 yield rows[belief_rows], serving

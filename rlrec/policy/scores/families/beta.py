@@ -57,13 +57,13 @@ class BetaLogit:
         """Return n (ln(1 + p (e^d - 1)) - p d), (rows, nodes), where n = alpha + beta, and p is the smaller of alpha /
         n and beta / n. d is the distance from the mode, with its sign reversed where alpha is larger than beta."""
         p, d = self._p[rows], distance * self._sign[rows]
-        clipped = np.clip(d, -MAX_DISTANCE, MAX_DISTANCE) if self._far else d
-        fall = np.expm1(clipped)
+        clipped_d = np.clip(d, -MAX_DISTANCE, MAX_DISTANCE) if self._far else d
+        fall = np.expm1(clipped_d)
         fall *= p
         np.log1p(fall, out=fall)
         if self._far:
-            fall += np.maximum(d - clipped, 0) * (1 - p) + np.maximum(clipped - d, 0) * p
-            d = clipped
+            fall += np.maximum(d - clipped_d, 0) * (1 - p) + np.maximum(clipped_d - d, 0) * p
+            d = clipped_d
         d *= p
         fall -= d
         fall *= self._n[rows]

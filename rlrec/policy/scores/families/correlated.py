@@ -136,7 +136,7 @@ class SampledOrder(Order):
     _by_prefix: dict[frozenset[int], Array] = field(default_factory=dict)
 
     @cached_property
-    def sampled(self) -> Sampled:
+    def sample_set(self) -> Sampled:
         """Return the samples that the probabilities are computed from. For correlated scores these are the samples of
         decision 0.
 
@@ -170,20 +170,20 @@ class SampledOrder(Order):
         """Return the fraction of the samples in which each arm is the best of the arms outside the prefix, (m,). The
         fraction is 0 for the arms of the prefix."""
         if prefix not in self._by_prefix:
-            sampled, upper_arms = self.sampled, list(prefix)
-            sample, best_columns = sampled.best
-            n_left = np.bincount(np.delete(sampled.column, upper_arms), minlength=sampled.distinct.shape[1])
+            sample_set, upper_arms = self.sample_set, list(prefix)
+            sample, best_columns = sample_set.best
+            n_left = np.bincount(np.delete(sample_set.column, upper_arms), minlength=sample_set.distinct.shape[1])
             # of samples whose best arms are all above, the best of the others
             exhausted_samples = np.flatnonzero(
-                np.bincount(sample, n_left[best_columns], minlength=sampled.samples) == 0
+                np.bincount(sample, n_left[best_columns], minlength=sample_set.samples) == 0
             )
-            values = sampled.distinct[exhausted_samples]
+            values = sample_set.distinct[exhausted_samples]
             values[:, n_left == 0] = -np.inf
             lost_rows, lower_column = best_of_rows(values)
             sample, best_columns = np.r_[sample, exhausted_samples[lost_rows]], np.r_[best_columns, lower_column]
             ties = np.bincount(sample, n_left[best_columns])
-            best = (np.bincount(best_columns, 1 / ties[sample], minlength=len(n_left)) / sampled.samples)[
-                sampled.column
+            best = (np.bincount(best_columns, 1 / ties[sample], minlength=len(n_left)) / sample_set.samples)[
+                sample_set.column
             ]
             best[upper_arms] = 0.0
             self._by_prefix[prefix] = best

@@ -53,17 +53,17 @@ class PointOrder(DrawnOrder):
         # levels of equal scores, best first, and how many arms of each are left; k - 1 arms use up at most k - 1 levels
         _, level_of_arm, count = np.unique(-self.values, return_inverse=True, return_counts=True)
         n, k = slates.shape
-        shown, n_left = level_of_arm[slates], np.tile(count[:k], (n, 1))
+        levels, n_left = level_of_arm[slates], np.tile(count[:k], (n, 1))
         probability, minimum, slate = np.empty((n, k)), np.zeros((n, k)), np.arange(n)
         for position in range(k):
             # the arms of the best level left share the position
             best_level = (n_left > 0).argmax(axis=1)
             n_tied = n_left[slate, best_level]
-            probability[:, position] = np.where(shown[:, position] == best_level, 1 / n_tied, 0.0)
+            probability[:, position] = np.where(levels[:, position] == best_level, 1 / n_tied, 0.0)
             minimum[:, position] = np.where(n_tied == len(self.values) - position, 1 / n_tied, 0.0)
             # the arm that is shown leaves its level
-            is_counted = shown[:, position] < n_left.shape[1]
-            n_left[slate[is_counted], shown[is_counted, position]] -= 1
+            is_counted = levels[:, position] < n_left.shape[1]
+            n_left[slate[is_counted], levels[is_counted, position]] -= 1
         return probability, minimum
 
     def ranking(self, keys: Array, size: int) -> Index:
