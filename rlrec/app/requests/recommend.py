@@ -424,8 +424,8 @@ def _notice_ignored(group: RequestGroup, unit: Unit, plans: Mapping[int, Planned
             cache.contextless_policies.add(name)
             suffix = "" if group.dry_run else "; the context is stored all the same"
             store.notice(f"policy {name} reads no context{suffix}")
-    if plans and (new_keys := [key for key, is_noticed in cache.inactive.items() if not is_noticed]):
-        cache.inactive |= dict.fromkeys(new_keys, True)
+    if plans and (new_keys := [key for key, is_noticed in cache.inactive_keys.items() if not is_noticed]):
+        cache.inactive_keys |= dict.fromkeys(new_keys, True)
         from rlrec.app.inputs import arm_names
 
         for status, names in arm_names.inactive_texts(unit, new_keys).items():
@@ -595,8 +595,8 @@ def _order_answers(
         elif plan.decision_id is not None:
             answers.append({**stored_answers[plan.decision_id], "duplicate": True})
         else:
-            assert plan.earlier is not None
-            first_answer = answers[plan.earlier]
+            assert plan.earlier_index is not None
+            first_answer = answers[plan.earlier_index]
             assert first_answer is not None
             assert not isinstance(first_answer, dict)
             answers.append(

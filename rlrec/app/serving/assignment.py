@@ -90,7 +90,7 @@ class Assigner:
         self._users: dict[str, str] = {}  # by session: the user of earlier requests of the group
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
         # experiment and unit, where another experiment of its layer has the unit
-        self._elsewhere: set[tuple[str, UnitKey]] = set()
+        self._rival_units: set[tuple[str, UnitKey]] = set()
         self._variants = {
             name: self._stored_variants(
                 experiment,
@@ -124,7 +124,7 @@ class Assigner:
             if experiment.layer is not None and unit_ids:
                 rival_ids = experiments.units_elsewhere(self.unit, experiment, by, list(unit_ids.values()))
                 keys = ((by, key) for key, number in unit_ids.items() if number in rival_ids)
-                self._elsewhere |= {(experiment.name, key) for key in keys}
+                self._rival_units |= {(experiment.name, key) for key in keys}
         return variant_ids
 
     def _user(self, request: Request) -> str | None:
@@ -176,7 +176,7 @@ class Assigner:
         unit_key = self._unit_key(request, experiment)
         variant_id = self._variants[name].get(unit_key)
         variant = next((variant for variant in experiment.variants if variant.id == variant_id), None)
-        if (name, unit_key) in self._elsewhere:
+        if (name, unit_key) in self._rival_units:
             return experiment, None, unit_key[0]
         takes_unit = variant is not None or is_in_layer(experiment, unit_key[1])
         may_change = variant is None or experiment.mode == experiments.MOVES

@@ -33,7 +33,7 @@ class ServingCache:
     contexts, sets: the ids of stored contexts and eligible sets. keys: the key of each arm, by id. active: the arms
     that may be served from `start` until `end`; lacks_id: whether the eligible set of these arms has no id yet.
     weighs_returns: whether any reward weighs the event `return`. contextless_policies: the policies that read no
-    context and for which a notice said so; inactive: for each listed arm that may not be served, whether a notice
+    context and for which a notice said so; inactive_keys: for each listed arm that may not be served, whether a notice
     was given; has_resting: whether a notice was given that a rule of a page had no effect. policies: references to
     versions, whose names cannot be routes.
 
@@ -47,12 +47,12 @@ class ServingCache:
         self._texts: dict[str, str] = {}
         self._n_chars = 0  # characters in `_texts`
         self.keys: dict[int, str] = StoredRows("arm")
-        self._last: tuple[int, ...] = ()
+        self._last_eligible: tuple[int, ...] = ()
         self.active: tuple[int, ...] = ()
         self.lacks_id = True
         self.weighs_returns = 0
         self.contextless_policies: set[str] = set()
-        self.inactive: dict[str, bool] = {}
+        self.inactive_keys: dict[str, bool] = {}
         self.has_resting = False
         self.groups: dict[str, frozenset[int]] = {}
         self.members: dict[str, list[str]] = {}
@@ -88,8 +88,8 @@ class ServingCache:
         """Return the arms that may be served now. Where decisions were deleted since the last read, everything read
         before is dropped."""
         if self.removals != settings.removals:
-            for read in (self.contexts, self.sets, self._servings, self._changes):
-                read.clear()
+            for mapping in (self.contexts, self.sets, self._servings, self._changes):
+                mapping.clear()
             self.removals, self.revision = settings.removals, -1
         if len(self.sets) >= SETS or sum(map(len, self.sets)) >= SET_ARMS:
             self.sets.clear()
@@ -111,10 +111,10 @@ class ServingCache:
 
     def complete_keys(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
         """Return the keys of arms by id. Keys of `eligible` that the cache lacks are read from the store."""
-        if eligible is not self._last:
+        if eligible is not self._last_eligible:
             if new_arms := set(eligible).difference(self.keys):
                 self.keys |= arms.keys(unit, new_arms)
-            self._last = eligible
+            self._last_eligible = eligible
         return self.keys
 
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:

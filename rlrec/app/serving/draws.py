@@ -127,8 +127,8 @@ def _draw_shared(distribution: SharedDistribution, ids: Ids, seed: int, keys: Ma
     scores = case.noiseless_scores(draws.slates)
     if distribution.size > 1 or len(ids) == 1 or case.scores.samples or draws.teams is not None:
         return _make_slates(case.arms, draws, scores, keys)
-    _, firsts, slate_index = np.unique(draws.slates[:, 0], return_index=True, return_inverse=True)
-    slates = _make_slates(case.arms, draws, scores, keys, rows=firsts)
+    _, first_rows, slate_index = np.unique(draws.slates[:, 0], return_index=True, return_inverse=True)
+    slates = _make_slates(case.arms, draws, scores, keys, rows=first_rows)
     return [slates[index] for index in slate_index.tolist()]
 
 

@@ -67,16 +67,16 @@ def _defer_requests(plans: Sequence[Plan], narrower: Narrower, *, has_feedback: 
     result, earlier_persons, waiting_persons, userless_sessions = list[Plan](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
-            person, past = narrower.person(plan.request), () if plan.narrowing is None else plan.narrowing.past_rules
-            reads_feedback = has_feedback and any(rule.kind is not None for rule in past)
+            person, rules = narrower.person(plan.request), () if plan.narrowing is None else plan.narrowing.past_rules
+            reads_feedback = has_feedback and any(rule.kind is not None for rule in rules)
             names_user = len(person) > 1 and plan.request.session in userless_sessions
-            if reads_feedback or names_user or person & (earlier_persons if past else waiting_persons):
+            if reads_feedback or names_user or person & (earlier_persons if rules else waiting_persons):
                 plan = None
                 waiting_persons |= person
-            elif past and len(person) == 1:
+            elif rules and len(person) == 1:
                 userless_sessions.add(plan.request.session)
             earlier_persons |= person
-        elif isinstance(plan, Duplicate) and plan.earlier is not None and result[plan.earlier] is None:
+        elif isinstance(plan, Duplicate) and plan.earlier_index is not None and result[plan.earlier_index] is None:
             plan = None
         result.append(plan)
     return result
@@ -293,7 +293,7 @@ class _Group:
         listed_keys = [key for key in request.arms or () if key in self.ids]
         if inactive_keys := [key for key in listed_keys if self.ids[key] not in self._active]:
             for key in inactive_keys:
-                self.cache.inactive.setdefault(key, False)
+                self.cache.inactive_keys.setdefault(key, False)
             from rlrec.app.inputs import arm_names
 
             texts = [

@@ -152,8 +152,8 @@ def arms_text(arms: Sequence[str] | None) -> str:
 def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: str, words: Mapping[str, Any]) -> bytes:
     """Return the `digest` of names (policy, experiment, session, user), canonical texts, and the fields of
     `narrowing_words`."""
-    last = f",{canonical.text(dict(words))}" if words else ""
-    return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}{last}]")
+    words_text = f",{canonical.text(dict(words))}" if words else ""
+    return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}{words_text}]")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -217,10 +217,10 @@ class PlannedRequest:
 
 class Duplicate(NamedTuple):
     """This record is a request that was answered before: by a stored decision, or by an earlier request of the group,
-    at index `earlier`."""
+    at index `earlier_index`."""
 
     decision_id: int | None
-    earlier: int | None
+    earlier_index: int | None
 
 
 # None: planned once the others of its group are stored, since its arms depend on them.

@@ -96,9 +96,9 @@ def check_named_arms(
 
     for name, rule in rules.items():
         if not any(map(is_left, members[name])):
-            inactive = [f"{status}: {names}" for status, names in arm_names.inactive_texts(unit, members[name]).items()]
+            texts = [f"{status}: {names}" for status, names in arm_names.inactive_texts(unit, members[name]).items()]
             lists = "`arms`" if narrowing is None else narrowing.lists
-            hint = "; ".join(inactive) or f"left out by {lists}"
+            hint = "; ".join(texts) or f"left out by {lists}"
             if name not in {*stored_ids, *groups}:
                 hint = suggest(name, arms.keys_like(unit, name)) or "`rlrec arm list` shows all"
             subject = f"group {name!r}, of which no arm is" if name in groups else f"arm {name!r}, which is not"

@@ -103,17 +103,17 @@ class Metrics:
                 state = status(store)
         except RlrecError:
             return [_store_up_gauge(0)]
-        live = GaugeMetricFamily("rlrec_live_version", "Number of the live version.", labels=["policy"])
+        live_gauge = GaugeMetricFamily("rlrec_live_version", "Number of the live version.", labels=["policy"])
         labels = ["policy", "event", "period"]
-        spent = GaugeMetricFamily("rlrec_budget_spent", "Spent of a budget in its present period.", labels=labels)
-        amount = GaugeMetricFamily("rlrec_budget_amount", "The budget of a period.", labels=labels)
+        spent_gauge = GaugeMetricFamily("rlrec_budget_spent", "Spent of a budget in its present period.", labels=labels)
+        amount_gauge = GaugeMetricFamily("rlrec_budget_amount", "The budget of a period.", labels=labels)
         for policy in state["policies"]:
-            live.add_metric([policy["policy"]], policy["live"])
+            live_gauge.add_metric([policy["policy"]], policy["live"])
             if (budget := policy["budget"]) is not None:
                 names = [policy["policy"], budget["event"], budget["period"]]
-                spent.add_metric(names, budget["spent"])
-                amount.add_metric(names, budget["amount"])
-        figures = [_store_up_gauge(1), live, *([spent, amount] if spent.samples else [])]
+                spent_gauge.add_metric(names, budget["spent"])
+                amount_gauge.add_metric(names, budget["amount"])
+        figures = [_store_up_gauge(1), live_gauge, *([spent_gauge, amount_gauge] if spent_gauge.samples else [])]
         for name, text, value in (
             ("unsettled_slots", "Slots that have not entered the beliefs.", state["waiting"]["unsettled"]),
             ("immature_decisions", "Decisions whose reward window is open.", state["waiting"]["immature"]),

@@ -62,10 +62,10 @@ def flag_answer(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
 
     `key` is the key of the flag, and `answer` is the answer to its request line."""
     if "error" in answer:
-        unknown = answer["field"] == "policy"
-        code = "FLAG_NOT_FOUND" if unknown else "INVALID_CONTEXT"
-        status = HTTPStatus.NOT_FOUND if unknown else HTTPStatus.BAD_REQUEST
-        details = answer["error"] if unknown or not answer["field"] else f"{answer['field']}: {answer['error']}"
+        is_unknown = answer["field"] == "policy"
+        code = "FLAG_NOT_FOUND" if is_unknown else "INVALID_CONTEXT"
+        status = HTTPStatus.NOT_FOUND if is_unknown else HTTPStatus.BAD_REQUEST
+        details = answer["error"] if is_unknown or not answer["field"] else f"{answer['field']}: {answer['error']}"
         return status, json.dumps({"key": key, "errorCode": code, "errorDetails": details}).encode()
     arms = [slot["arm"] for slot in answer["slate"]]
     metadata = {name: answer[name] for name in METADATA_KEYS if answer.get(name) is not None}

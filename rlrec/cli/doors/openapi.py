@@ -80,11 +80,11 @@ def api_description() -> dict[str, Any]:
     }  # fmt: skip
     flag = paths[f"{ofrep.FLAGS_PATH}/{{key}}"]
     flag["parameters"] = [{"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}]
-    unusable = {"400": "no context, or none that the policy takes", "404": "no policy and no route has this name"}
-    either = {
+    refusals = {"400": "no context, or none that the policy takes", "404": "no policy and no route has this name"}
+    content = {
         "application/json": {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in FLAG_REFUSALS]}}
     }
-    flag["post"]["responses"] |= {code: {"description": text, "content": either} for code, text in unusable.items()}
+    flag["post"]["responses"] |= {code: {"description": text, "content": content} for code, text in refusals.items()}
     token = {"type": "http", "scheme": "bearer"}
     return {
         "openapi": "3.1.0", "info": {"title": "rlrec", "version": __version__},

@@ -93,10 +93,10 @@ class PageProcess:
     def _make(self, path: str, query: str) -> WebPage:
         if self._process is None:
             context = get_context("spawn")
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_make_pages, args=(theirs, self.options), daemon=True)
+            self._connection, far_end = context.Pipe()
+            self._process = context.Process(target=_make_pages, args=(far_end, self.options), daemon=True)
             self._process.start()
-            theirs.close()
+            far_end.close()
         assert self._connection is not None
         try:
             self._connection.send((path, query))
@@ -116,12 +116,12 @@ class PageProcess:
 class _CachedPage(NamedTuple):
     """A _CachedPage holds a page as it was last made.
 
-    `until` is the time up to which the page counts as fresh, and `oldest` is the time up to which it may be shown,
+    `until` is the time up to which the page counts as fresh, and `shown_until` is the time up to which it may be shown,
     with a note that it is older."""
 
     page: WebPage
     until: float
-    oldest: float
+    shown_until: float
 
 
 class PageServer:
@@ -165,7 +165,7 @@ class PageServer:
         entry = self._cache.get(key)
         if entry is not None and time.monotonic() < entry.until:
             return entry.page
-        is_shown = entry is not None and entry.page.status == HTTPStatus.OK and time.monotonic() < entry.oldest
+        is_shown = entry is not None and entry.page.status == HTTPStatus.OK and time.monotonic() < entry.shown_until
         fallback = _mark_older(entry.page) if entry is not None and is_shown else self._waiting_page
         if key not in self._tasks:
             if len(self._tasks) >= MAX_WAITING:
@@ -227,7 +227,7 @@ def _mark_older(page: WebPage) -> WebPage:
     return page._replace(body=page.body.replace(CONTENT_START, mark, 1), refresh=WAITING_S)
 
 
-def _response(page: WebPage, more: Sequence[tuple[bytes, bytes]] = ()) -> Response:
-    headers = [*HEADERS, *more, *([(b"refresh", page.refresh.encode())] if page.refresh else [])]
+def _response(page: WebPage, more_headers: Sequence[tuple[bytes, bytes]] = ()) -> Response:
+    headers = [*HEADERS, *more_headers, *([(b"refresh", page.refresh.encode())] if page.refresh else [])]
     headers += [(b"location", page.location.encode())] if page.location else []
     return Response(page.body, page.status, b"text/html; charset=utf-8", headers=headers)

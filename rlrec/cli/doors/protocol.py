@@ -93,7 +93,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.idle_since = inf  # in loop time; infinite while a request arrives or is answered
         self._n_head_bytes = 0  # of the head that is arriving, or of body bytes that are no content
         self._n_open = 0  # requests without an answer so far
-        self._is_in_head, self._is_ending, self._unread = False, False, bytearray()
+        self._is_in_head, self._is_ending, self._unread_bytes = False, False, bytearray()
         self._refusal: bytes | None = None  # the answer to data that is no request
         self._current_cycle: RequestResponseCycle | None = None  # the request being answered; `cycle` is the newest one
         self._timer: asyncio.TimerHandle | None = None
@@ -112,11 +112,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _make_room(self) -> bool:
         """Close the connection that has been idle longest, if it has been idle for `short_idle_s`, and tell whether a
         connection was closed. The first time that the server finds no connection to close, print a notice."""
-        others: Any = self.connections
-        open_ones = (other for other in others if not other.transport.is_closing())
-        longest: BoundedProtocol | None = min(open_ones, key=attrgetter("idle_since"), default=None)
-        if longest is not None and self.loop.time() - longest.idle_since >= self.limits.short_idle_s:
-            longest._close()
+        connections: Any = self.connections
+        open_connections = (connection for connection in connections if not connection.transport.is_closing())
+        idlest: BoundedProtocol | None = min(open_connections, key=attrgetter("idle_since"), default=None)
+        if idlest is not None and self.loop.time() - idlest.idle_since >= self.limits.short_idle_s:
+            idlest._close()
             return True
         state: Any = self.server_state
         if not getattr(state, "refused_for_room", False):
@@ -166,28 +166,28 @@ class BoundedProtocol(HttpToolsProtocol):
     # -- requests --
 
     def data_received(self, data: bytes) -> None:
-        self._unread += data
+        self._unread_bytes += data
         self._parse()
 
     def _parse(self) -> None:
         """Parse the data received, piece by piece, until a request must wait for the answer to an earlier request."""
-        while self._unread and not self.pipeline and self._refusal is None and not self.transport.is_closing():
-            piece = bytes(self._unread[:PIECE_BYTES])
-            del self._unread[:PIECE_BYTES]
+        while self._unread_bytes and not self.pipeline and self._refusal is None and not self.transport.is_closing():
+            piece = bytes(self._unread_bytes[:PIECE_BYTES])
+            del self._unread_bytes[:PIECE_BYTES]
             if self._is_in_head or (self.cycle is not None and self.cycle.more_body):
                 self._n_head_bytes += len(piece)
             try:
                 self.parser.feed_data(piece)
             # the parser would skip the body: it reads the request again without the upgrade
             except HttpParserUpgrade as upgrade:
-                self._unread[:0] = self._head_without_upgrade() + piece[upgrade.args[0] :]
+                self._unread_bytes[:0] = self._head_without_upgrade() + piece[upgrade.args[0] :]
             except HttpParserError:
                 self._refuse(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1")
             if self._n_head_bytes > self.limits.head_bytes:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too long")
         if self._refusal is not None:
-            self._unread.clear()
-        self.flow.is_full = bool(self._unread)
+            self._unread_bytes.clear()
+        self.flow.is_full = bool(self._unread_bytes)
         if self.flow.is_full:
             self.flow.pause_reading()
 
@@ -320,7 +320,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(self._refusal)
         with suppress(OSError, NotImplementedError):  # the client has gone; TLS has no half-closed connections
             self.transport.write_eof()
-        self._unread.clear()
+        self._unread_bytes.clear()
         self.flow.is_full = False
         self.flow.resume_reading()
         self._set_timer(DISCARD_S, self._close)

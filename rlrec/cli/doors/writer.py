@@ -57,7 +57,7 @@ class SharedWriter(threading.Thread):
         self._check: asyncio.Future[AnsweredLines] | None = None  # of the store's health
         self._is_busy = False
         # the start of the present group, and the result of the last one
-        self._began, self._last = time.monotonic(), AnsweredLines(b"")
+        self._began_at, self._last_result = time.monotonic(), AnsweredLines(b"")
 
     def submit(self, lines: NumberedLines, *, previous: AnsweredLines | None = None) -> asyncio.Future[AnsweredLines]:
         """Return a future for the answers to the lines of a body.
@@ -82,7 +82,7 @@ class SharedWriter(threading.Thread):
     def busy_s(self) -> float:
         """Return the seconds that the writer has spent on the present group so far, or 0 while the writer waits for
         lines."""
-        return time.monotonic() - self._began if self._is_busy else 0.0
+        return time.monotonic() - self._began_at if self._is_busy else 0.0
 
     async def health(self) -> AnsweredLines:
         """Ask the store whether it answers, and return an answer without text whose `error` says what is wrong. If the
@@ -93,9 +93,9 @@ class SharedWriter(threading.Thread):
         done, _ = await asyncio.wait([check := self._check], timeout=HEALTH_WAIT_S)
         if done:
             return check.result()
-        if (since_s := time.monotonic() - self._began) > MAX_GROUP_S:
+        if (since_s := time.monotonic() - self._began_at) > MAX_GROUP_S:
             return AnsweredLines(b"", StoreBusy(f"the store has worked on one group for {since_s:.0f} s"))
-        return self._last
+        return self._last_result
 
     def end(self) -> None:
         """End the thread once all submitted lines are answered."""
@@ -104,10 +104,10 @@ class SharedWriter(threading.Thread):
     def run(self) -> None:
         with closing(self.pipe.store):
             while group := self._take_group():
-                self._began, self._is_busy = time.monotonic(), True
+                self._began_at, self._is_busy = time.monotonic(), True
                 answers = self._answer(group)
                 self._is_busy = False
-                self._last = answers[-1]._replace(text=b"")
+                self._last_result = answers[-1]._replace(text=b"")
                 self.loop.call_soon_threadsafe(_deliver_answers, group, answers)
 
     def _take_group(self) -> list[Submission]:
@@ -157,7 +157,7 @@ class SharedWriter(threading.Thread):
         return answers
 
     def _count(self, answers: Sequence[Any], n_refused: int) -> None:
-        self.count_group(answers, time.monotonic() - self._began)
+        self.count_group(answers, time.monotonic() - self._began_at)
         for name, count in (("lines", len(answers)), ("refused", n_refused), ("groups", 1)):
             self._counts[name] += count
 

@@ -98,9 +98,9 @@ def write(data: bytes) -> None:
     """Write all of `data` to stdout. Raises OSError if stdout is closed or cannot be written to."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    stream, unwritten = sys.stdout.buffer, memoryview(data)
-    while unwritten:
-        unwritten = unwritten[stream.write(unwritten) :]  # an unbuffered stream may accept only a part
+    stream, remainder = sys.stdout.buffer, memoryview(data)
+    while remainder:
+        remainder = remainder[stream.write(remainder) :]  # an unbuffered stream may accept only a part
 
 
 def discard_unwritten(stream: TextIO | None) -> None:
@@ -108,8 +108,8 @@ def discard_unwritten(stream: TextIO | None) -> None:
     end, and exit with 120.
 
     `stream` is stdout or stderr; any other stream is left alone."""
-    standard = any(stream is file for file in (sys.__stdout__, sys.__stderr__))
-    if stream is None or not standard:
+    is_standard = any(stream is file for file in (sys.__stdout__, sys.__stderr__))
+    if stream is None or not is_standard:
         return
     try:
         stream.flush()

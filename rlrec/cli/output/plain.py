@@ -39,8 +39,8 @@ def json_value(value: Any) -> Any:
         return dict(value)
     if isinstance(value, datetime):
         moment = value if value.tzinfo else value.replace(tzinfo=EPOCH.tzinfo)
-        since = moment - EPOCH
-        return format_time((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+        duration = moment - EPOCH
+        return format_time((duration.days * 86_400 + duration.seconds) * 1_000_000 + duration.microseconds)
     if isinstance(value, timedelta):
         return f"{value.total_seconds():.6f}s"
     if hasattr(value, "tolist"):  # an array, or a number from one

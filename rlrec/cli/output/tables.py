@@ -116,8 +116,8 @@ def bar(share: float, *, width: int = 10) -> str:
 def sparkline(numbers: Sequence[float]) -> str:
     """Return a text with an upright bar for each number. The height of a bar is relative to the largest number, and a 0
     is shown as the base line."""
-    top = max(numbers, default=0) or 1
-    return "".join(STEPS[math.ceil(7 * number / top)] for number in numbers)
+    maximum = max(numbers, default=0) or 1
+    return "".join(STEPS[math.ceil(7 * number / maximum)] for number in numbers)
 
 
 def text_width(text: str) -> int:
@@ -201,10 +201,10 @@ def _fit_columns(columns: Sequence[Column], width: int, drop: Sequence[str]) -> 
     excess = sum(column.width for column in shown_columns) + len(COLUMN_GAP) * (len(shown_columns) - 1) - width
     while excess > 0:
         texts = [column for column in shown_columns if not column.is_rigid] or shown_columns
-        widest = max(texts, key=lambda column: column.width)
-        if widest.width <= MIN_WIDTH:
+        widest_column = max(texts, key=lambda column: column.width)
+        if widest_column.width <= MIN_WIDTH:
             break
-        widest.width -= 1
+        widest_column.width -= 1
         excess -= 1
     return shown_columns
 
@@ -313,15 +313,15 @@ def csv_lines(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
 def csv_lines_of_records(rows: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
     """Return an iterator over the lines of a csv with a row for each record. The header is `columns`, or the keys of
     the first record if `columns` is None."""
-    first = next(rows, None)
-    if first is None:
+    first_record = next(rows, None)
+    if first_record is None:
         return csv_lines(columns, ()) if columns else iter(())
-    keys = columns or list(record_mapping(first))
-    return csv_lines(keys, (_row_values(record, keys) for record in chain([first], rows)))
+    keys = columns or list(record_mapping(first_record))
+    return csv_lines(keys, (_row_values(record, keys) for record in chain([first_record], rows)))
 
 
 def _row_values(record: Any, keys: Sequence[str]) -> list[Any]:
     values = record_mapping(record)
-    if extra := values.keys() - set(keys):
-        raise ValueError(f"a row has keys that the header lacks: {sorted(extra)}")
+    if extra_keys := values.keys() - set(keys):
+        raise ValueError(f"a row has keys that the header lacks: {sorted(extra_keys)}")
     return [values.get(key) for key in keys]

@@ -36,8 +36,8 @@ def attach_completion(command: click.Command, name: str) -> None:
     """Add completion in a shell to the parameters of a command and of its subcommands."""
     for names, leaf in walk_commands(command, name):
         for param in leaf.params:
-            if sorts := _name_kinds(param, *names):
-                complete = partial(_completions, sorts, bool(LIST_OPTIONS.intersection(param.opts)))
+            if kinds := _name_kinds(param, *names):
+                complete = partial(_completions, kinds, bool(LIST_OPTIONS.intersection(param.opts)))
                 setattr(param, "shell_complete", complete)  # noqa: B010
 
 
@@ -46,26 +46,26 @@ def _name_kinds(param: click.Parameter, group: str, name: str = "") -> tuple[str
         return next((OPTION_KINDS[key] for key in (*param.opts, param.metavar) if key in OPTION_KINDS), ())
     if name in NAMING_COMMANDS:
         return ()
-    sort = next((ARGUMENT_KINDS[key] for key in (param.name, group) if key in ARGUMENT_KINDS), None)
-    return () if sort is None else (sort,)
+    kind = next((ARGUMENT_KINDS[key] for key in (param.name, group) if key in ARGUMENT_KINDS), None)
+    return () if kind is None else (kind,)
 
 
-def _completions(sorts: tuple[str, ...], is_list: bool, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+def _completions(kinds: tuple[str, ...], is_list: bool, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     head, comma, word = incomplete.rpartition(",") if is_list else ("", "", incomplete)
-    names = [name for sort in sorts for name in _names_of_kind(ctx, sort) if name.startswith(word)]
+    names = [name for kind in kinds for name in _names_of_kind(ctx, kind) if name.startswith(word)]
     return [CompletionItem(f"{head}{comma}{name}") for name in names]
 
 
-def _names_of_kind(ctx: click.Context, sort: str) -> list[str]:
+def _names_of_kind(ctx: click.Context, kind: str) -> list[str]:
     """Return all names of a kind, or no name if the store cannot be read.
 
-    sort: the kind of thing that the names stand for, such as arms or policies."""
+    kind: the kind of thing that the names stand for, such as arms or policies."""
     from rlrec.app.opening import open_store
     from rlrec.errors import RlrecError
 
-    if sort not in app.names.IN_STORE:
-        return app.names.program_names(sort)
+    if kind not in app.names.IN_STORE:
+        return app.names.program_names(kind)
     db = vars(ctx.ensure_object(Settings)).get("db") or ctx.find_root().params.get("db") or Settings.db
     with suppress(RlrecError), open_store(db, now=None, notice=lambda _: None) as store:
-        return app.names.stored_names(store, sort)
+        return app.names.stored_names(store, kind)
     return []

@@ -105,8 +105,8 @@ def _runnable_hint(hint: str | None, settings: Settings) -> str | None:
     options, which may hold a password."""
     if hint is None or settings.db == Settings.db:
         return hint
-    plain = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
-    db = shlex.quote(mask_secrets(plain, passwords(settings.db)))
+    plain_url = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
+    db = shlex.quote(mask_secrets(plain_url, passwords(settings.db)))
     return hint.replace("`rlrec init`", f"`rlrec --db {db} init`")
 
 
@@ -148,11 +148,11 @@ def _usage_message(error: click.ClickException) -> tuple[str, str | None]:
     if isinstance(error, click.NoSuchOption):
         message, hint = f"no such option {error.option_name}", _option_hint(error, ctx)
     if hint is None and ctx is not None:
-        hint, extra = f"see {ctx.command_path} --help", re.search(r"unexpected extra arguments? \((.*)\)", message)
-        if extra and "weights" in ctx.params:
-            hint = f"write one word, with commas: '{', '.join([ctx.params['weights'], *extra[1].split()])}'"
-        elif extra and any("--policy" in param.opts for param in ctx.command.params):
-            hint = f"did you mean --policy {extra[1]}?"
+        hint, match = f"see {ctx.command_path} --help", re.search(r"unexpected extra arguments? \((.*)\)", message)
+        if match and "weights" in ctx.params:
+            hint = f"write one word, with commas: '{', '.join([ctx.params['weights'], *match[1].split()])}'"
+        elif match and any("--policy" in param.opts for param in ctx.command.params):
+            hint = f"did you mean --policy {match[1]}?"
     return message, hint
 
 

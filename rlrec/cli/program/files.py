@@ -76,10 +76,10 @@ def refusal_error(count: int, *, n_lines: int, hint: str | None = None) -> Lines
     """Return the error at the end of an input in which lines were refused.
 
     `count` counts the refused lines, and `n_lines` counts the refused and the stored lines."""
-    what = (
+    outcome = (
         f"{'nothing' if count == n_lines else 'the rest'} {'would be' if current_settings().dry_run else 'is'} stored"
     )
-    return LinesRefused(f"{quantity(count, 'line')} refused, {what}", hint=hint)
+    return LinesRefused(f"{quantity(count, 'line')} refused, {outcome}", hint=hint)
 
 
 class Lines:
@@ -201,10 +201,10 @@ def check_target(path: str, name: str, *, inputs: Iterable[str] = ()) -> None:
         raise click.UsageError(f"{name} {path} is the input itself")
 
 
-def _same_file(path: str, other: str) -> bool:
-    if os.path.isfile(path) and os.path.exists(other):
-        return os.path.samefile(path, other)
-    return os.path.realpath(path) == os.path.realpath(other) and not os.path.exists(path)
+def _same_file(path: str, other_path: str) -> bool:
+    if os.path.isfile(path) and os.path.exists(other_path):
+        return os.path.samefile(path, other_path)
+    return os.path.realpath(path) == os.path.realpath(other_path) and not os.path.exists(path)
 
 
 def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -211,8 +211,8 @@ class CommandGroup(click.Group):
             if args[0][:1] == "-" or self.get_command(ctx, args[0]) is not None:
                 raise
             names = self.list_commands(ctx)
-            longer = [name for name in names if name.startswith(args[0])]
-            hint = suggest(args[0], longer or names, cutoff=0 if longer else 0.7)
+            longer_names = [name for name in names if name.startswith(args[0])]
+            hint = suggest(args[0], longer_names or names, cutoff=0 if longer_names else 0.7)
             if any(f"--{args[0]}" in param.opts for param in self.get_params(ctx)):
                 hint = f"did you mean {ctx.command_path} --{args[0]}?"
             raise Misuse(f"no such command '{args[0]}'", hint=hint, ctx=ctx) from None

@@ -27,9 +27,9 @@ class Interrupted(KeyboardInterrupt):
 def unwind_command(number: int, _: FrameType | None) -> None:
     """Handle a signal that ends the command: raise Interrupted, so that the command cleans up. A second signal ends the
     process at once."""
-    for other in END_SIGNALS:
-        if signal.getsignal(other) is unwind_command:
-            signal.signal(other, end_at_once)
+    for end_signal in END_SIGNALS:
+        if signal.getsignal(end_signal) is unwind_command:
+            signal.signal(end_signal, end_at_once)
     if logging := sys.modules.get("logging"):
         logging.disable()  # a connection pool would log the interrupted rollback with a traceback
     raise Interrupted(number)
@@ -82,13 +82,13 @@ def signals_end_waits() -> Iterator[SignalWaits]:
     os.set_blocking(sender, False)
     waits = SignalWaits(receiver)
     numbers = [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, waits.note) for number in numbers}
+    old_handlers = {number: signal.signal(number, waits.note) for number in numbers}
     wakeup = signal.set_wakeup_fd(sender)
     try:
         yield waits
     finally:
         signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
         os.close(receiver)
         os.close(sender)

@@ -102,7 +102,7 @@ def list_policies(store: Store, args: Arguments) -> PageContent:
 def show_policy(store: Store, args: Arguments) -> PageContent:
     result = app.policy_beliefs.show(store, args["name"])
     name, version = result["policy"], result["version"]
-    view = policy_view.belief_view(result, all_arms=True, curve=True, terminal=False, sorts_arms=True)
+    view = policy_view.belief_view(result, all_arms=True, curve=True, for_terminal=False, sorts_arms=True)
     training = app.figures.training(name, version, result["training"], live=version == result["live"])
     charts = [*filter(None, [training, app.figures.beliefs(result)])]
     history = policy_view.versions_view(app.versions.history(store, name))
@@ -156,8 +156,8 @@ def show_arm(store: Store, args: Arguments) -> PageContent:
     arm = next((arm for arm in app.arm.list_arms(store) if arm["arm"] == key), None)
     if arm is None:
         raise InputError(f"unknown arm {key!r}", hint="the page of arms lists them")
-    live = app.versions.list_versions(store)
-    for policy in live[:N_POLICIES]:
+    policies = app.versions.list_versions(store)
+    for policy in policies[:N_POLICIES]:
         try:
             belief = app.policy_beliefs.show(store, policy["policy"], drift=False)
         except InputError:  # a policy without a belief of its own
@@ -168,7 +168,7 @@ def show_arm(store: Store, args: Arguments) -> PageContent:
         rows += [head | row for row in belief["arms"] if row["arm"] == key]
         notes = [policy_view.PRUNED_NOTE] if "pruned" in belief else notes
     title = [f"{'added' if name == 'added_at' else name} {cell(value)}" for name, value in arm.items() if value]
-    left_out = [f"of the first {N_POLICIES} of {len(live)} policies"] if len(live) > N_POLICIES else []
+    left_out = [f"of the first {N_POLICIES} of {len(policies)} policies"] if len(policies) > N_POLICIES else []
     view = View.select(rows, ("policy", "kind", "reward", *policy_view.BELIEF_COLUMNS[2:]), title=[*left_out, *notes])
     slots = app.decision.list_shown(store, key)
     number = f"at most {app.decision.MAX_SHOWN} slots," if slots else "none"
@@ -226,12 +226,12 @@ def _read_number(noun: str, text: str) -> int:
 def health(store: Store, args: Arguments) -> PageContent:
     state, findings = app.status.status(store), app.report.quick_findings(store)
     rows = [*state["warnings"], *map(vars, findings)]
-    distinct = [*{tuple(row[name] for name in FINDING_COLUMNS): row for row in rows}.values()]
+    distinct_rows = [*{tuple(row[name] for name in FINDING_COLUMNS): row for row in rows}.values()]
     title = [f"last doctor: {statuses.doctor_text(state['doctor'])}; `rlrec doctor` audits everything"]
-    quick = "here: quick checks of the clock, what waits, and the newest decisions"
-    result = f"{quick}: {quantity(len(distinct), 'finding') if distinct else 'no finding'}"
-    further = "not here: the report also checks the log as far as its estimates rest on it, and may find more"
-    view = View.select(distinct, FINDING_COLUMNS if distinct else (), title=[*title, result, further])
+    quick_text = "here: quick checks of the clock, what waits, and the newest decisions"
+    result = f"{quick_text}: {quantity(len(distinct_rows), 'finding') if distinct_rows else 'no finding'}"
+    further_text = "not here: the report also checks the log as far as its estimates rest on it, and may find more"
+    view = View.select(distinct_rows, FINDING_COLUMNS if distinct_rows else (), title=[*title, result, further_text])
     return PageContent("Health", [Panel(view)], [("report", "report")])
 
 
@@ -382,14 +382,14 @@ class PageMaker:
         path: the name of the page. query: the arguments of the address."""
         address = Address(path, parse_arguments(query))
         args = {name: address.args[name] for name in IDENTIFYING_ARGUMENTS if name in address.args}
-        began = time.monotonic()
+        began_at = time.monotonic()
         try:
             answer = self._answer(path, args)
             if answer.content.location:
                 return WebPage(303, b"", address.follow(answer.content.location))
             body = self._render(answer.content, address, answer)
         except Exception as error:
-            return self._problem(error, address, 404 if args else 200, time.monotonic() - began)
+            return self._problem(error, address, 404 if args else 200, time.monotonic() - began_at)
         # a refresh would clear the text being typed
         refresh = "" if path == "find" else address.args.get("refresh", "")
         return WebPage(200, body, "", answer.fresh_s, refresh)
@@ -403,7 +403,7 @@ class PageMaker:
             return entry
         from rlrec.app.opening import open_store
 
-        began, notices = time.monotonic(), list[str]()
+        began_at, notices = time.monotonic(), list[str]()
         times.zone, options = self.options.zone, self.options
         with open_store(options.db, now=options.now, notice=notices.append, waits=options.waits) as store:
             try:
@@ -412,8 +412,8 @@ class PageMaker:
             except RlrecError as error:
                 raise StoreUnready(error.message, hint=error.hint) from error
             content = PAGES[path](store, defaultdict(str, args))
-        took_s = time.monotonic() - began
-        until = began + took_s + max(MIN_FRESH_S, CACHE_FACTOR * took_s)
+        took_s = time.monotonic() - began_at
+        until = began_at + took_s + max(MIN_FRESH_S, CACHE_FACTOR * took_s)
         answer = _CachedContent(content._replace(notices=notices), at, took_s, until)
         self._answers.put(key, answer, OBJECT_BYTES * len(repr(content)))
         return answer

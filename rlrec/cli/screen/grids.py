@@ -62,19 +62,19 @@ class Grid:
         self.is_grouped = any(row[0] in (None, "") for row in self.rows)
         self.sort, self.only = ("" if self.is_grouped else self._argument(name) for name in ("sort", "only"))
         start = self._argument("from")
-        self.first = int(start[:9]) if start.isdecimal() else 0
+        self.start = int(start[:9]) if start.isdecimal() else 0
 
     def table(self) -> Table:
         """Return the table, with the rows that the arguments of the page select."""
         filters = self._filters() if self.rows and not self.is_grouped else []
         rows = self._sort_rows([row for row in self.rows if not self.only or self._passes_filter(row)])
-        page_rows = rows[self.first : self.first + N_ROWS]
+        page_rows = rows[self.start : self.start + N_ROWS]
         table = app.html.table(self.headers, page_rows, _cell_text)
         page_links = self._page_links(len(rows))
         return table._replace(
             headers=[*map(self._header, table.headers)], key=self.key, filters=filters, page_links=page_links,
             rows=[[*map(self._link, self.headers, *pair)] for pair in zip(page_rows, table.rows, strict=True)],
-            extent=f"rows {self.first + 1:,} to {self.first + len(page_rows):,} of {len(rows):,}" if page_links else "",
+            extent=f"rows {self.start + 1:,} to {self.start + len(page_rows):,} of {len(rows):,}" if page_links else "",
         )  # fmt: skip
 
     def _argument(self, name: str) -> str:
@@ -118,9 +118,9 @@ class Grid:
         if name not in self.headers:
             return rows
         column = self.headers.index(name)
-        present = [row for row in rows if row[column] is not None]
-        present.sort(key=lambda row: _sort_key(row[column]), reverse=self.sort.startswith("-"))
-        return [*present, *(row for row in rows if row[column] is None)]
+        sorted_rows = [row for row in rows if row[column] is not None]
+        sorted_rows.sort(key=lambda row: _sort_key(row[column]), reverse=self.sort.startswith("-"))
+        return [*sorted_rows, *(row for row in rows if row[column] is None)]
 
     def _header(self, header: Cell) -> Cell:
         """Return a header with a link that sorts the table by the column. If the table is already sorted by the column,
@@ -145,11 +145,11 @@ class Grid:
         """Return links to the rows before and after the rows that are shown.
 
         `n_rows` counts all rows that pass the filter."""
-        steps = (("the rows before", max(self.first - N_ROWS, 0)), ("the next rows", self.first + N_ROWS))
+        steps = (("the rows before", max(self.start - N_ROWS, 0)), ("the next rows", self.start + N_ROWS))
         return [
             app.html.Cell(text, href=self._change(**{"from": str(start) if start else ""}))
             for text, start in steps
-            if start < n_rows and start != self.first
+            if start < n_rows and start != self.start
         ]
 
 

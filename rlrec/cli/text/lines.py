@@ -153,8 +153,9 @@ def _open_input(source: str | BinaryIO) -> Iterator[BinaryIO]:
         raise InputError("no input: stdin is closed")
     elif stdin.isatty():
         raise InputError("no input: stdin is a terminal", hint="pipe one JSON object a line in, or name a file")
-    elif stdin is (real := sys.__stdin__) and real:  # bypassing its buffer: a poll does not see what is in there
-        with open(real.fileno(), "rb", buffering=0, closefd=False) as file:
+    elif stdin is (real_stdin := sys.__stdin__) and real_stdin:
+        # bypassing its buffer: a poll does not see what is in there
+        with open(real_stdin.fileno(), "rb", buffering=0, closefd=False) as file:
             yield cast(BinaryIO, file)
     else:
         yield stdin.buffer
@@ -387,12 +388,12 @@ def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
     if name:
         return name, value.get(name) if isinstance(value, dict) else None
     if index.isdigit():
-        inside = isinstance(value, list) and int(index) < len(value)
-        return f"[{index}]", value[int(index)] if inside else None
-    got = re.search(r"got `(\w+)`$", complaint)
+        is_inside = isinstance(value, list) and int(index) < len(value)
+        return f"[{index}]", value[int(index)] if is_inside else None
+    match = re.search(r"got `(\w+)`$", complaint)
     kinds = {bool: "bool", int: "int", float: "float", str: "str", list: "array", Object: "object"}
     for key, child in value.items() if isinstance(value, dict) else ():
-        if got is None or kinds.get(type(child), "null") == got[1]:
+        if match is None or kinds.get(type(child), "null") == match[1]:
             return truncate(key, 80), child
     return "[...]", value
 
@@ -444,6 +445,6 @@ def _fields(kind: Any) -> list[str]:
     from typing import get_args
 
     if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):
-        inner = [name for hint in _hints(kind).values() for name in _fields(hint)]
-        return list(dict.fromkeys([*kind.__struct_encode_fields__, *inner]))
+        inner_names = [name for hint in _hints(kind).values() for name in _fields(hint)]
+        return list(dict.fromkeys([*kind.__struct_encode_fields__, *inner_names]))
     return [name for inner_kind in get_args(kind) for name in _fields(inner_kind)]

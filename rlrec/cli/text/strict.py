@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from rlrec.cli.text.text import MAX_INTEGER, truncate, unstorable
+from rlrec.cli.text.text import MAX_INTEGER, storage_fault, truncate
 from rlrec.errors import InputError
 
 LIMIT = 10_000_000
@@ -54,16 +54,16 @@ class RefusedToken(NamedTuple):
 class Object(dict[str, Any]):
     """An Object is a JSON object that remembers if a key is given twice.
 
-    `twice` is the first such key, or None."""
+    `repeated_key` is the first such key, or None."""
 
-    twice: str | None = None
+    repeated_key: str | None = None
 
 
 def _object_of_pairs(pairs: list[tuple[str, Any]]) -> Object:
     result = Object(pairs)
     if len(result) != len(pairs):
         counts = Counter(key for key, _ in pairs)
-        result.twice = next(key for key, times in counts.items() if times > 1)
+        result.repeated_key = next(key for key, times in counts.items() if times > 1)
     return result
 
 
@@ -85,20 +85,20 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
     value: a value from `parse_tree`. path: the path of the value in the text. depth: how deep the value is nested."""
     if isinstance(value, RefusedToken):
         return path, f"{truncate(value.text, 40)} {value.reason}"
-    if isinstance(value, str) and (reason := unstorable(value)):
+    if isinstance(value, str) and (reason := storage_fault(value)):
         return path, f"'{truncate(value, 40)}' {reason}"
     if depth > DEPTH and isinstance(value, dict | list):
         return path[:40], f"nested more than {DEPTH} deep"
-    if isinstance(value, Object) and value.twice is not None:
-        return join_path(path, value.twice), "is given twice"
+    if isinstance(value, Object) and value.repeated_key is not None:
+        return join_path(path, value.repeated_key), "is given twice"
     children: Iterator[tuple[str, Any]] = iter(())
     if isinstance(value, dict):
-        if bad := next(((key, reason) for key in value if (reason := unstorable(key))), None):
-            return path, f"the key '{truncate(bad[0], 40)}' {bad[1]}"
+        if pair := next(((key, reason) for key in value if (reason := storage_fault(key))), None):
+            return path, f"the key '{truncate(pair[0], 40)}' {pair[1]}"
         children = ((join_path(path, key), child) for key, child in value.items())
     elif isinstance(value, list):
         children = ((f"{path}[{index}]", child) for index, child in enumerate(value))
-    return next((fault for inner, child in children if (fault := problem(child, inner, depth + 1))), None)
+    return next((fault for inner_path, child in children if (fault := problem(child, inner_path, depth + 1))), None)
 
 
 def join_path(path: str, key: str) -> str:
@@ -106,11 +106,11 @@ def join_path(path: str, key: str) -> str:
     return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
 
 
-def utf8_error(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
+def utf8_error(raw: bytes, error: UnicodeDecodeError, *, line: int | None = None) -> InputError:
     """Return the error for bytes that are not UTF-8.
 
-    bad: the error of Python, with the place in the bytes. line: the number of the line."""
-    message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
+    error: the error of Python, with the place in the bytes. line: the number of the line."""
+    message = f"not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}"
     return InputError(message, hint=_encoding_hint(raw), line=line)
 
 
@@ -122,12 +122,12 @@ def _encoding_hint(raw: bytes) -> str:
     return "write it as UTF-8, for example: iconv -f LATIN1 -t UTF-8"
 
 
-def _malformed_error(text: str, bad: json.JSONDecodeError, line: int | None) -> InputError:
-    complaint = (bad.msg[0].lower() + bad.msg[1:]).removesuffix(" at")
+def _malformed_error(text: str, error: json.JSONDecodeError, line: int | None) -> InputError:
+    complaint = (error.msg[0].lower() + error.msg[1:]).removesuffix(" at")
     if not text.strip():
         return InputError("expected a JSON value, got nothing", line=line)
-    excerpt = truncate(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
-    hint = "each line is a JSON object: `rlrec help formats` shows some" if line and bad.pos == 0 else None
+    excerpt = truncate(text[max(0, error.pos - 15) : error.pos + 25], 40)
+    hint = "each line is a JSON object: `rlrec help formats` shows some" if line and error.pos == 0 else None
     if text.strip() in ("[", "{"):
         hint = "one object a line: jq -c . makes one line of each object, jq -c '.[]' of a JSON array"
-    return InputError(f"not JSON: {complaint} at column {bad.colno}, near '{excerpt}'", hint=hint, line=line)
+    return InputError(f"not JSON: {complaint} at column {error.colno}, near '{excerpt}'", hint=hint, line=line)

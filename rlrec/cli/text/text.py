@@ -29,7 +29,7 @@ def escape_unprintable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def unstorable(text: str) -> str | None:
+def storage_fault(text: str) -> str | None:
     """Return the reason why no database accepts `text` (a NUL, or half of a surrogate pair). The result is None if
     databases accept the text."""
     if "\0" in text:

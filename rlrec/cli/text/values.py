@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.text.text import MAX_INTEGER, truncate, unstorable
+from rlrec.cli.text.text import MAX_INTEGER, storage_fault, truncate
 from rlrec.errors import InputError
 from rlrec.times import duration, find_zone, parse_local
 from rlrec.times import parse as parse_time
@@ -39,7 +39,7 @@ PASSWORD_PATTERN = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\
 def key_problem(text: str) -> str | None:
     """Return the reason why `text` cannot be the key of an arm, session, user or request. The result is None if the
     text can be a key."""
-    if reason := unstorable(text):
+    if reason := storage_fault(text):
         return f"'{truncate(text)}' {reason}"
     if not 1 <= len(text) <= KEY_LENGTH:
         return f"a key has 1 to {KEY_LENGTH} characters, '{truncate(text, 20)}' has {len(text)}"

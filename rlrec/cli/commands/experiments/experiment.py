@@ -271,9 +271,9 @@ def _metric_table(result: app.compare.VariantComparison, level: float, *, detail
         return _interleaved_table(result, title)
     from rlrec.cli.commands.judging.outcomes import count_units, metric_meanings, outcomes_view, segment_notes
 
-    if anonymous := result["anonymous"]:
+    if n_anonymous := result["anonymous"]:
         units = sum(row["units"] for row in result["variants"])
-        title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
+        title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, n_anonymous)}")
     title += [_sample_ratio_line(result["sample_ratio"])]
     if "selected_ratio" in result:
         p_value = result["selected_ratio"]["p_value"]
@@ -395,8 +395,8 @@ def _difference_line(row: Mapping[str, Any], unit_suffix: str = " a decision") -
     `unit_suffix` is the text after the figures that says what they count."""
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
-    relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
-    figures = f"{value} [{lower}, {upper}]{unit_suffix}{relative}" + (
+    percent_text = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
+    figures = f"{value} [{lower}, {upper}]{unit_suffix}{percent_text}" + (
         "" if row["p_value"] is None else f", p {p_value}"
     )
     if row["value"] is None or DECISIONS_DIFFER in row["reasons"]:

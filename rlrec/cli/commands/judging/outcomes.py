@@ -140,14 +140,14 @@ def metric_meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
     return [f"retention: the share of {unit}s who have come back so far; {returned_meaning}"]
 
 
-def count_units(unit: str, units: int, anonymous: int) -> str:
+def count_units(unit: str, units: int, n_anonymous: int) -> str:
     """Return a text with the number of units, and with the number of units that are sessions without a user.
 
-    `unit` is user or session. `units` counts all units, and `anonymous` counts the sessions without a user."""
+    `unit` is user or session. `units` counts all units, and `n_anonymous` counts the sessions without a user."""
     anonymous_text = (
-        f" ({anonymous:,} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
+        f" ({n_anonymous:,} of them sessions without a user: {100 * n_anonymous / units:.3g} %)" if n_anonymous else ""
     )
-    return f"{quantity(units, 'unit' if anonymous else unit)}{anonymous_text}"
+    return f"{quantity(units, 'unit' if n_anonymous else unit)}{anonymous_text}"
 
 
 def _csv_records(result: app.outcomes.Result) -> list[dict[str, Any]]:

@@ -90,12 +90,12 @@ def status_view(result: app.status.Status) -> View:
     counts_by_noun = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
     counts_by_noun |= {"decision": result["decisions"], "event": result["events"]}
     size_text = ", ".join(quantity(number, noun) for noun, number in counts_by_noun.items())
-    waiting, hours = result["waiting"], result["events_by_hour"]
-    immature = quantity(waiting["immature"], "immature decision")
+    wait_counts, counts = result["waiting"], result["events_by_hour"]
+    immature_text = quantity(wait_counts["immature"], "immature decision")
     title = [
         f"{result['at']}, schema {result['revision']}: {size_text}",
-        f"events by hour, the last 24: {sparkline(hours)}  {sum(hours):,}, at most {max(hours):,} an hour",
-        f"waiting: {immature}, {quantity(waiting['unsettled'], 'unsettled slot')}",
+        f"events by hour, the last 24: {sparkline(counts)}  {sum(counts):,}, at most {max(counts):,} an hour",
+        f"waiting: {immature_text}, {quantity(wait_counts['unsettled'], 'unsettled slot')}",
         f"last training: {_training_text(result['training'])}; last doctor: {doctor_text(result['doctor'])}",
     ]
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
@@ -117,23 +117,23 @@ def status_view(result: app.status.Status) -> View:
 def _waiting_sentence(row: app.status.WaitingVersion) -> str:
     """Return a sentence about a version that is not live. The sentence names the command that promotes the version,
     unless the gate (the test before a version goes live) refused it."""
-    name, since = row["version"], short_times(row["since"])[:16]
+    name, start_text = row["version"], short_times(row["since"])[:16]
     if row["passed"] is False:
-        return f"{row['answer']}; kept since {since}, not live: `rlrec policy show {name}` shows it"
+        return f"{row['answer']}; kept since {start_text}, not live: `rlrec policy show {name}` shows it"
     subject = f"{row['answer']}; it" if row["answer"] else name
     if row["rolled_back_at"] is not None:
         rolled_back_at = short_times(row["rolled_back_at"])[:16]
         return f"{subject} was rolled back on {rolled_back_at}: `rlrec policy promote {name}` makes it live again"
-    return f"{subject} has waited since {since}: `rlrec policy promote {name}` makes it live"
+    return f"{subject} has waited since {start_text}: `rlrec policy promote {name}` makes it live"
 
 
-def _best_sentence(best: dict[str, Any], result: app.status.Status) -> str:
+def _best_sentence(record: dict[str, Any], result: app.status.Status) -> str:
     """Return the sentence about the best known policy, with the time of the evaluation. If a policy or a route has
     changed since then, the sentence names the command that evaluates again."""
     changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
     changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
-    stale_clause = f"; policies changed since then: `rlrec evaluate uniform --reward {best['reward']}` looks again"
-    return f"{best['sentence']} (as of {_minute_text(best)}{stale_clause if max(changes) > best['at'] else ''})"
+    stale_clause = f"; policies changed since then: `rlrec evaluate uniform --reward {record['reward']}` looks again"
+    return f"{record['sentence']} (as of {_minute_text(record)}{stale_clause if max(changes) > record['at'] else ''})"
 
 
 def finding_line(row: Mapping[str, Any]) -> str:

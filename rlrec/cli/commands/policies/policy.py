@@ -142,7 +142,7 @@ def show_(
     )
     is_terminal = show.screen.width is not None
     table = policy_view.belief_view(
-        result, all_arms=all_arms, curve=curve, terminal=is_terminal, sorts_arms=show.format == "table",
+        result, all_arms=all_arms, curve=curve, for_terminal=is_terminal, sorts_arms=show.format == "table",
         is_newest=context is None,
     )  # fmt: skip
     version_fields = {"policy": result["policy"], "version": result["version"]}

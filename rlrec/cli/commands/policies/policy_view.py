@@ -110,12 +110,12 @@ def _gate_text(gate: Mapping[str, Any]) -> str:
 
 
 def belief_view(
-    result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, sorts_arms: bool, is_newest: bool = True
+    result: PolicyBelief, *, all_arms: bool, curve: bool, for_terminal: bool, sorts_arms: bool, is_newest: bool = True
 ) -> View:  # fmt: skip
     """Return a table of what a policy believes about its arms.
 
     With `all_arms`, the table has all arms even on a terminal. With `curve`, the learning curve is shown by epoch.
-    With `sorts_arms`, arms are sorted by probability. `terminal` says whether the table is shown on a terminal.
+    With `sorts_arms`, arms are sorted by probability. `for_terminal` says whether the table is shown on a terminal.
     `is_newest` says whether the user named no context, so that the newest context is shown."""
     rows = result["version_list"]
     versions = (f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}" for row in rows)
@@ -129,11 +129,11 @@ def belief_view(
     ]
     if "budget" in result:
         budget = result["budget"]
-        spent, amount, price = map(cell, (budget["spent"], budget["amount"], budget["price"]))
+        expense, amount, price = map(cell, (budget["spent"], budget["amount"], budget["price"]))
         budget_clause = (
             f"price {price}" if budget["spent"] < budget["amount"] else "nothing is left: the cheapest arms serve"
         )
-        title.append(f"spent in this {budget['period']}: {spent} of {amount} ({budget['event']}); {budget_clause}")
+        title.append(f"spent in this {budget['period']}: {expense} of {amount} ({budget['event']}); {budget_clause}")
     if "context" in result:
         encoder = result["features"]["context"] if "features" in result else {"fields": [result["params"]["by"]]}
         fields, context = encoder["fields"], result["context"]
@@ -151,12 +151,12 @@ def belief_view(
     arms = sorted(result["arms"], key=lambda arm: -(arm["probability"] or 0.0)) if sorts_arms else result["arms"]
     title += prior_sentences(result)
     table = View.select(arms, BELIEF_COLUMNS)
-    if terminal:
+    if for_terminal:
         arms = arms[: None if all_arms else N_ARMS]
         table = _terminal_table(arms)
         notes = [*_hidden_arms_lines(result["arms"], arms), *notes]
     weighted_arms = [row for row in arms if "weights" in row]
-    n_weighted = len(weighted_arms) if all_arms or not terminal else N_WEIGHTED
+    n_weighted = len(weighted_arms) if all_arms or not for_terminal else N_WEIGHTED
     notes += [f"weights of {row['arm']}: {_largest_weights(row['weights'])}" for row in weighted_arms[:n_weighted]]
     notes += ["--all shows the weights of all arms"] * (len(weighted_arms) > n_weighted)
     return table._replace(title=title, notes=notes[:-1] if notes[-1:] == [""] else notes)
@@ -209,15 +209,13 @@ def _evenness_lines(exposure: Mapping[str, Mapping[str, float | None]], n_arms: 
     return [f"evenness: {'; '.join(evenness_texts)}"] if evenness_texts else []
 
 
-def _curve_clause(counting: CountingCurve | None) -> str:
+def _curve_clause(curve: CountingCurve | None) -> str:
     """Return a text that names the examination curve (the probability that each position is looked at) by which pulls
     are counted. The text is empty if each pull counts as one."""
-    if counting is None:
+    if curve is None:
         return ""
-    bounds_clause = "in the bounds" if counting["in_bounds"] else "not in the bounds"
-    return (
-        f"; pulls count by the examination of their position, curve {counting['curve']}: its error is {bounds_clause}"
-    )
+    bounds_clause = "in the bounds" if curve["in_bounds"] else "not in the bounds"
+    return f"; pulls count by the examination of their position, curve {curve['curve']}: its error is {bounds_clause}"
 
 
 def _training_lines(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:
