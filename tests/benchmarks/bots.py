@@ -32,7 +32,7 @@ def read_news(path: Path, *, size: int, seed: int, **parameters: str) -> dict[st
         session_keys = (world._session_key(number) for number in world.crowd.visit[seats].tolist())
         user_keys, is_anonymous = (
             map(world._visitor_key, world.crowd.visitor[seats].tolist()),
-            world._anonymous[seats].tolist(),
+            world._is_anonymous[seats].tolist(),
         )
         traits = world.audience.traits[seats].tolist()
         for session, user, anonymous, trait in zip(session_keys, user_keys, is_anonymous, traits, strict=True):

@@ -26,7 +26,7 @@ class ArmNames:
             self.groups |= arms.members(unit, new_groups)
         self._has_suggested = False
 
-    def has(self, names: Iterable[str]) -> bool:
+    def has_all(self, names: Iterable[str]) -> bool:
         """Tell whether all names exist and are among the names that were looked up."""
         return all(map(self._has_arms, names))
 
@@ -35,7 +35,7 @@ class ArmNames:
         names, arm_ids = list(names), set[int]()
         unknown_names = [name for name in names if not self._has_arms(name)]
         if unknown_names:
-            raise self.unknown(unknown_names, field=field)
+            raise self.unknown_error(unknown_names, field=field)
         for name in names:
             arm_ids |= {self.ids[name]} if name in self.ids else self.groups[name[1:]]
         return frozenset(arm_ids)
@@ -43,7 +43,7 @@ class ArmNames:
     def _has_arms(self, name: str) -> bool:
         return name in self.ids or (name.startswith("@") and name[1:] in self.groups)
 
-    def unknown(self, names: list[str], *, field: str = "arms") -> InputError:
+    def unknown_error(self, names: list[str], *, field: str = "arms") -> InputError:
         """Make the error for names that do not exist: it shows the first name, a similar name, and the number of the
         other names."""
         first_name, n_hidden = names[0], len(names) - 1

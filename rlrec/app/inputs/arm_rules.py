@@ -117,10 +117,10 @@ class ArmLists(NamedTuple):
     chosen_ids: frozenset[int] | None
     blocked_ids: frozenset[int]
 
-    def keep_allowed(self, eligible: Iterable[int]) -> list[int]:
+    def keep_allowed(self, arm_ids: Iterable[int]) -> list[int]:
         """Return the arms of a list that the policy may show, in the same order."""
-        chosen, blocked = self.chosen_ids, self.blocked_ids
-        return [arm for arm in eligible if arm not in blocked and (chosen is None or arm in chosen)]
+        chosen_ids, blocked_ids = self.chosen_ids, self.blocked_ids
+        return [arm for arm in arm_ids if arm not in blocked_ids and (chosen_ids is None or arm in chosen_ids)]
 
 
 def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
@@ -139,8 +139,8 @@ def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
 def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
     """Return the ids, ascending, of the arms that a policy with these parameters may show now to a person without a
     past."""
-    lists, (active, _, _) = arm_lists(unit, params), arms.active(unit)
-    return list(active) if lists is None else lists.keep_allowed(active)
+    lists, (active_ids, _, _) = arm_lists(unit, params), arms.active(unit)
+    return list(active_ids) if lists is None else lists.keep_allowed(active_ids)
 
 
 def idle_page_rules(unit: Unit, texts: Mapping[str, str]) -> list[str]:

@@ -210,7 +210,7 @@ def _refuse_unknown(noun: str, keys: list[str]) -> None:
 def _context_ids(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
     """Return the ids of the contexts whose fields have one of the values in a filter."""
     allowed_values = {
-        json.loads(key.removeprefix(FIELD)): {_comparable(_scalar(word.strip())) for word in _VALUE.findall(value)}
+        json.loads(key.removeprefix(FIELD)): {_value_key(_scalar(word.strip())) for word in _VALUE.findall(value)}
         for key, value in pairs.items() if FIELD in key
     }  # fmt: skip
     names, ids = set[str](), list[int]()
@@ -219,14 +219,14 @@ def _context_ids(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bo
         for key, body in rows:
             fields = parse_body(body, f"body of context {key}")
             names.update(fields)
-            if all(name in fields and _comparable(fields[name]) in values for name, values in allowed_values.items()):
+            if all(name in fields and _value_key(fields[name]) in values for name, values in allowed_values.items()):
                 ids.append(key)
     for name in () if is_stored else sorted(allowed_values.keys() - names):
         raise lookup.unknown("field", name, names, clause=IN_FILTER, hint="no context has this field")
     return ids
 
 
-def _comparable(value: Any) -> tuple[bool, Any]:
+def _value_key(value: Any) -> tuple[bool, Any]:
     """Bring a JSON value into a form that is equal for equal numbers or texts; true differs from 1."""
     return isinstance(value, bool), str(value) if isinstance(value, dict | list) else value
 

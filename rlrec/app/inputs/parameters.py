@@ -74,8 +74,8 @@ def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
         return
     names, lists = ArmNames(unit, rules.names), arm_rules.arm_lists(unit, texts)
     for name, text in rules.names.items():
-        if not names.has([name]):
-            error = names.unknown([name])
+        if not names.has_all([name]):
+            error = names.unknown_error([name])
             raise InputError(f"a rule of the page names {error.message}", hint=error.hint)
         if name in rules.pin.values() and name not in names.ids:
             raise InputError(f"{text} pins a group", hint="pin one of its arms, or give the group a least share")

@@ -65,17 +65,17 @@ def prior_from_log(
     if not pulls:
         raise InputError("the log has no mature decision for a prior", hint="import a log, or widen the filter")
     prior = {
-        arm.key: _pseudo_counts(*sums.get((0, arm.id), (0.0, 0.0))[:2], overall=rewards / pulls, weight=prior_weight)
+        arm.key: _pseudo_counts(*sums.get((0, arm.id), (0.0, 0.0))[:2], prior_mean=rewards / pulls, weight=prior_weight)
         for arm in arms.all_arms(unit)
     }
     record = lineage.make_record(unit, prior_from, selection, last_id=last_id, window_us=reward.window_us, slots=slots)
     return prior, {"prior": record}
 
 
-def _pseudo_counts(pulls: float, reward: float, *, overall: float, weight: float) -> tuple[float, float]:
+def _pseudo_counts(pulls: float, reward: float, *, prior_mean: float, weight: float) -> tuple[float, float]:
     """Return alpha and beta of an arm with these sums. Neither is below the smallest count for which probabilities are
-    exact. overall: the mean reward of all arms."""
-    mean = float(reward + weight * overall) / float(pulls + weight)
+    exact. prior_mean: the mean reward of all arms."""
+    mean = float(reward + weight * prior_mean) / float(pulls + weight)
     return max(weight * mean, parameters.MIN_COUNT), max(weight * (1 - mean), parameters.MIN_COUNT)
 
 

@@ -42,18 +42,18 @@ def is_complete(version: Version) -> bool:
     return version.reward.learn == "settled" and version.entered_to >= record["ripe"]
 
 
-def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
-    """Enter into a belief the decisions after the newest decision that it contains, up to `last`; return how many slots
-    entered."""
+def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last_id: int) -> int:
+    """Enter into a belief the decisions after the newest decision that it contains, up to `last_id`; return how many
+    slots entered."""
     from rlrec.app.learning.slot_statistics import BeliefFold
 
-    first = max(version.since, (version.entered_to or 0) + 1)
-    ledger.omit([version], first=first, last=last)
+    first_id = max(version.since, (version.entered_to or 0) + 1)
+    ledger.omit([version], first_id=first_id, last_id=last_id)
     fold = BeliefFold(unit, version, ordinal=ledger.ordinal[version.policy.id])
-    added_sums, n_entered = fold.range_sums(first, last)
+    added_sums, n_entered = fold.range_sums(first_id, last_id)
     if added_sums:
         ledger.write(version, added_sums)
-    ledger.mark_entered(version, last)
+    ledger.mark_entered(version, last_id)
     return n_entered
 
 
@@ -66,24 +66,24 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     discounted until now."""
     from rlrec.app.learning import slot_statistics
 
-    policy, last = version.policy.id, decisions.newest_id(unit, version.policy.id)
+    policy, last_id = version.policy.id, decisions.newest_id(unit, version.policy.id)
     if not version.learning:
-        return slot_statistics.stored_sums(unit, version, ordinal=version.ordinal), last
+        return slot_statistics.stored_sums(unit, version, ordinal=version.ordinal), last_id
     present_ordinal = policies.ordinal(unit, policy)
     fold = slot_statistics.BeliefFold(unit, version, ordinal=present_ordinal)
-    newest_mature = decisions.newest_id(unit, policy, drawn_before=unit.now - version.reward.window_us)
+    mature_id = decisions.newest_id(unit, policy, drawn_before=unit.now - version.reward.window_us)
     if version.entered_to is None:
-        sign, first = -1.0, newest_mature + 1
+        sign, first_id = -1.0, mature_id + 1
     elif settings.get(unit).has_exclusions:  # whether a waiting slot is excluded is decided when it enters
         return slot_statistics.stored_sums(unit, version, ordinal=present_ordinal), version.entered_to
     else:
-        sign, first, last = 1.0, version.entered_to + 1, newest_mature
-    change_sums, _ = fold.range_sums(max(first, version.since), last)
+        sign, first_id, last_id = 1.0, version.entered_to + 1, mature_id
+    change_sums, _ = fold.range_sums(max(first_id, version.since), last_id)
     sums = slot_statistics.add_totals(
         slot_statistics.stored_sums(unit, version, ordinal=present_ordinal), change_sums, sign=sign
     )
-    sums = slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(present_ordinal))
-    return sums, max(newest_mature, version.entered_to or 0)
+    sums = slot_statistics.without_zeros(sums, oldest_bucket=fold.forgetting.oldest(present_ordinal))
+    return sums, max(mature_id, version.entered_to or 0)
 
 
 def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:

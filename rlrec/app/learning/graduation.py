@@ -112,13 +112,13 @@ class _Case(NamedTuple):
     weight: float
 
 
-def graduate(unit: Unit, version: Version, initial: InitialBelief, params: Mapping[str, Any]) -> InitialBelief:
+def graduate(unit: Unit, version: Version, belief: InitialBelief, params: Mapping[str, Any]) -> InitialBelief:
     """Return the belief of a trained policy with weights that copy a version. The record of the belief has the KL
-    divergence that remains. initial: the belief without weights. Raises InputError where the version has no exact
+    divergence that remains. belief: the belief without weights. Raises InputError where the version has no exact
     probabilities."""
     draft = designs.make_draft(KIND, params, version.reward)
-    draft = replace(draft, parameters=initial.parameters)
-    return _Graduation(unit, version, cast(Gradient, designs.policy_of(draft))).belief(initial)
+    draft = replace(draft, parameters=belief.parameters)
+    return _Graduation(unit, version, cast(Gradient, designs.policy_of(draft))).belief(belief)
 
 
 class _Graduation:
@@ -130,34 +130,34 @@ class _Graduation:
         catalogue = arms.all_arms(unit)
         self.keys = {arm.id: arm.key for arm in catalogue}
         self.arms: Ids = np.array([arm.id for arm in catalogue], np.int64)
-        self.active = tuple(arm.id for arm in catalogue if arm.status(unit.now) == "active")
+        self.active_ids = tuple(arm.id for arm in catalogue if arm.status(unit.now) == "active")
         self.arm_features = designs.CatalogueFeatures(unit, policy.design.arm).encode(self.arms, designs.NOW)
-        self.contextual = bool(designs.policy_of(version).reads)
+        self.is_contextual = bool(designs.policy_of(version).reads)
 
-    def belief(self, initial: InitialBelief) -> InitialBelief:
+    def belief(self, belief: InitialBelief) -> InitialBelief:
         """Return the belief with fitted weights. The record of the belief has the KL divergence that remains."""
         cases = self._cases()
         fitted_parameters = self.policy.zero_parameters(len(self.arms))
         has_closed_form = (
-            len({(case.arms, case.size) for case in cases}) == 1 and cases[0].size == 1 and not self.contextual
+            len({(case.arms, case.size) for case in cases}) == 1 and cases[0].size == 1 and not self.is_contextual
         )
         for case in cases[:1]:
             fitted_parameters["bias"][self._index(case.arms)] = self._start_scores(case)
         kl = 0.0
         if cases:
             # cases held out from the fit measure what it is worth in new contexts
-            held_out_cases = cases[HELD_OUT - 1 :: HELD_OUT] if self.contextual else []
+            held_out_cases = cases[HELD_OUT - 1 :: HELD_OUT] if self.is_contextual else []
             fitted_cases = (
                 [case for number, case in enumerate(cases, 1) if number % HELD_OUT] if held_out_cases else cases
             )
             if not has_closed_form:
                 slates = self._slates(fitted_cases, seed=1)
-                fitted_parameters = imitation.fit(self.policy, fitted_parameters, slates, contextual=self.contextual)
+                fitted_parameters = imitation.fit(self.policy, fitted_parameters, slates, contextual=self.is_contextual)
             kl = imitation.divergence(self.policy, fitted_parameters, self._slates(held_out_cases or cases, seed=2))
         weights, shared_weights = self.policy.pack(fitted_parameters, self.arms)
         return replace(
-            initial, weights=weights, parameters={**initial.parameters, "shared": shared_weights},
-            record={**initial.record, **self._learned_from(), "kl": kl}, parent_id=self.version.id,
+            belief, weights=weights, parameters={**belief.parameters, "shared": shared_weights},
+            record={**belief.record, **self._learned_from(), "kl": kl}, parent_id=self.version.id,
         )  # fmt: skip
 
     def _learned_from(self) -> dict[str, Any]:
@@ -177,9 +177,9 @@ class _Graduation:
         active arms in an empty context. Raises InputError where the version reads contexts, the policy served nothing,
         and all contexts of the log are empty."""
         policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
-        reads_contexts = self.contextual
+        reads_contexts = self.is_contextual
         for requests in (policy_requests, decisions.newest_requests(self.unit, None, limit=NEWEST)):
-            counts = Counter((eligible, context if reads_contexts else 0, size) for eligible, context, size in requests)
+            counts = Counter((set_id, context if reads_contexts else 0, size) for set_id, context, size in requests)
             ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
             bodies = (
                 stored_contexts.distinct_contexts(self.unit, ids)[0] if reads_contexts and requests else [{}] * len(ids)
@@ -191,12 +191,12 @@ class _Graduation:
             hint = f"`rlrec recommend --policy {name} --context JSON` logs requests to copy it on"
             raise InputError(f"{name} cannot be copied: it served nothing, and the log has no contexts", hint=hint)
         if not requests:
-            return [_Case(self.active, {}, 1, 1.0)] if self.active else []
-        sets = contents.eligible_arms(self.unit, {eligible for eligible, _, _ in counts})
+            return [_Case(self.active_ids, {}, 1, 1.0)] if self.active_ids else []
+        sets = contents.eligible_arms(self.unit, {set_id for set_id, _, _ in counts})
         contexts = dict(zip(ids.tolist(), bodies, strict=True))
         return [
-            _Case(sets[eligible], contexts[context], size, float(count))
-            for (eligible, context, size), count in counts.most_common(CASES)
+            _Case(sets[set_id], contexts[context], size, float(count))
+            for (set_id, context, size), count in counts.most_common(CASES)
         ]
 
     def _index(self, ids: Sequence[int]) -> Index:

@@ -28,13 +28,13 @@ HELD_UNTIL = "held_until"  # the key, in the record of a retired version, of the
 
 
 class Extent(NamedTuple):
-    """An Extent tells which slots and events a belief contains. The belief contains decisions up to id `last`, and
-    events up to the change number `seq` (all events if None). Its counts are discounted as of `ordinal`. `distinct` is
-    0 where all beliefs of the policy that learn the same reward are equal."""
+    """An Extent tells which slots and events a belief contains. The belief contains decisions up to id `last_id`, and
+    events up to the change number `seq` (all events if None). Its counts are discounted as of `ordinal`. `distinct_id`
+    is 0 where all beliefs of the policy that learn the same reward are equal."""
 
-    distinct: int
+    distinct_id: int
     reward_id: int
-    last: int | None
+    last_id: int | None
     seq: int | None
     ordinal: int
 
@@ -66,19 +66,19 @@ def _distinct_id(version: Version) -> int:
     return version.id if is_distinct else 0
 
 
-def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """Return the sums of the slots of a batch that a belief contains, up to decision `last`."""
+def sums(fold: BeliefFold, batch: Batch, last_id: int | None) -> Totals:
+    """Return the sums of the slots of a batch that a belief contains, up to decision `last_id`."""
     impressions = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
-    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since) & fold.entering(batch.slots)
-    return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
+    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since) & fold.may_enter(batch.slots)
+    return fold.sums(impressions, rows=rows if last_id is None else rows & (batch.slots["decision_id"] <= last_id))
 
 
-def drawn_sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """Return the sums of a batch's slots that a belief contains, up to decision `last`, without imported decisions. All
-    rows of the batch belong to one policy; the sums are empty where the belief belongs to another policy."""
+def drawn_sums(fold: BeliefFold, batch: Batch, last_id: int | None) -> Totals:
+    """Return the sums of a batch's slots that a belief contains, up to decision `last_id`, without imported decisions.
+    All rows of the batch belong to one policy; the sums are empty where the belief belongs to another policy."""
     rows = drop_imported(batch)
     is_same_policy = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
-    return sums(fold, rows, last) if is_same_policy else {}
+    return sums(fold, rows, last_id) if is_same_policy else {}
 
 
 def drop_imported(batch: Batch) -> Batch:
@@ -119,7 +119,7 @@ class Holding(Record):
     def sums(self, batch: Batch) -> Totals:
         """Return the sums of the slots of a batch that the belief contains. All rows of the batch belong to one
         policy."""
-        totals = drawn_sums(self.fold, batch_at_change(batch, self.extent.seq), self.extent.last)
+        totals = drawn_sums(self.fold, batch_at_change(batch, self.extent.seq), self.extent.last_id)
         if self.fold.policy.parsed_budget is not None and self.version.learning:
             decision_ids = sorted(set(batch.slots["decision_id"].tolist()))
             totals |= spend(self.fold.unit, self.version, self.fold.policy.parsed_budget, decision_ids)
@@ -160,10 +160,10 @@ def _extent_of_retired(unit: Unit, version: Version) -> Extent:
     """Return the extent of a belief that learned until it was retired. The extent ends at the last change of the belief
     that was no correction."""
     seq = int(version.learned_from.get(HELD_UNTIL) or removals.last_change(unit, version.id))
-    last = removals.newest_until(unit, version.policy.id, seq)
+    last_id = removals.newest_until(unit, version.policy.id, seq)
     if version.entered_to is not None:
-        last = min(last, version.entered_to)
-    return Extent(version.id, version.reward.id, last, seq, version.ordinal)
+        last_id = min(last_id, version.entered_to)
+    return Extent(version.id, version.reward.id, last_id, seq, version.ordinal)
 
 
 # -- the origins of a version --
@@ -177,7 +177,7 @@ def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: Beli
     """Return `weight` times the sums of the slots of a batch that are in the log that a version was fitted to, with the
     events received by the time `received_by`."""
     past_batch = _batch_at_time(batch, received_by)
-    rows = log.rows(past_batch.slots) & ~past_batch.slots["censored"] & fold.entering(past_batch.slots)
+    rows = log.rows(past_batch.slots) & ~past_batch.slots["censored"] & fold.may_enter(past_batch.slots)
     if not rows.any():
         return {}
     # the log of a fit does not fade
@@ -186,10 +186,10 @@ def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: Beli
     return {key: weight * numbers for key, numbers in fold.sums(rewarded_slots, rows=rows).items()}
 
 
-def _copied_sums(batch: Batch, *, last: int, received_by: int, fold: BeliefFold) -> Totals:
+def _copied_sums(batch: Batch, *, last_id: int, received_by: int, fold: BeliefFold) -> Totals:
     """Return the sums of the slots of a batch that the belief of another policy contained when it was copied: the slots
-    of decisions up to `last`, with the events received by the time `received_by`."""
-    return drawn_sums(fold, _batch_at_time(batch, received_by), last)
+    of decisions up to `last_id`, with the events received by the time `received_by`."""
+    return drawn_sums(fold, _batch_at_time(batch, received_by), last_id)
 
 
 def _moved_sums(batch: Batch, origin: Origin, *, buckets: int) -> Totals:
@@ -203,15 +203,15 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
     for a trained version."""
     if not kinds.load(version.policy.kind).online:
         return []
-    record, parent, belief_origins = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()
+    record, parent, origin_list = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()
     fold = BeliefFold(unit, version, ordinal=ordinal)
     if "selection" in record:
         is_new = "rebuilt_from" not in record  # a rebuilt belief is fitted to all slots that were mature then
         log = lineage.from_log(version, record if is_new else {**record, "now": version.created_at})
         weight = fold.forgetting.discount**ordinal
-        belief_origins.append(partial(_fitted_sums, log=log, received_by=version.created_at, fold=fold, weight=weight))
+        origin_list.append(partial(_fitted_sums, log=log, received_by=version.created_at, fold=fold, weight=weight))
     if parent is None or not ("policy_id" in record or not record):
-        return belief_origins
+        return origin_list
     # a belief that was a variant's counts by the ordinals of the variant's policy
     copied_at = int(record.get("ordinal", version.ordinal))
     buckets = fold.forgetting.oldest(version.ordinal) - fold.forgetting.oldest(copied_at)
@@ -219,18 +219,14 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
     if parent.policy.id != version.policy.id:
         copied_fold = BeliefFold(unit, parent, ordinal=ordinal)
         if record:
-            last = int(record["last_id"])
-            belief_origins.append(partial(_copied_sums, last=last, received_by=version.created_at, fold=copied_fold))
+            last_id = int(record["last_id"])
+            origin_list.append(partial(_copied_sums, last_id=last_id, received_by=version.created_at, fold=copied_fold))
         else:  # a frozen version, which is copied as it is
             siblings = [sibling for sibling in by_id.values() if sibling.policy.id == parent.policy.id]
             holdings = trace_holdings(unit, siblings)
-            belief_origins += [holding.sums for holding in holdings if holding.version.id == parent.id]
-    belief_origins += origins(unit, parent, by_id, ordinal=ordinal)
-    return (
-        [partial(_moved_sums, origin=origin, buckets=buckets) for origin in belief_origins]
-        if buckets
-        else belief_origins
-    )
+            origin_list += [holding.sums for holding in holdings if holding.version.id == parent.id]
+    origin_list += origins(unit, parent, by_id, ordinal=ordinal)
+    return [partial(_moved_sums, origin=origin, buckets=buckets) for origin in origin_list] if buckets else origin_list
 
 
 def _batch_at_time(batch: Batch, time: int) -> Batch:

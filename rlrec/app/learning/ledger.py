@@ -113,7 +113,7 @@ class Ledger:
 
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
-        self.learning: dict[int, list[Version]] = defaultdict(list)
+        self.learners: dict[int, list[Version]] = defaultdict(list)
         self._heads: dict[int, Head] = {}
         self._locked_ids = set[int]()
         self._settled_ids = set[int]()
@@ -122,7 +122,7 @@ class Ledger:
         self.ordinal: dict[int, int] = {}  # the number of decisions of a policy that forgets
         self._fields: dict[int, SlotFields] = {}
         # by policy and version: how many slots have each change of reward; and the sums of earlier changes
-        self._pending: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
+        self._change_counts: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
         self._sums: dict[tuple[int, int], dict[BeliefKey, Any]] = defaultdict(dict)
         self._spend: dict[int, dict[BeliefKey, list[float]]] = defaultdict(dict)  # by policy: slots, cost, known costs
         # by version: the arms whose sums were written, and these sums where they are known
@@ -139,12 +139,12 @@ class Ledger:
             return
         if self.unit.postgres and self._locked_ids and min(new_ids) < max(self._locked_ids):
             raise Unordered
-        heads, learning = policies.lock_learning(self.unit, new_ids)
+        heads, learners = policies.lock_learning(self.unit, new_ids)
         self._heads |= {policy_id: heads[policy_id] for policy_id in new_ids}
         self.ordinal |= {policy_id: heads[policy_id].ordinal for policy_id in new_ids}
         self._locked_ids |= new_ids
-        for version in learning:
-            self.learning[version.policy.id].append(version)
+        for version in learners:
+            self.learners[version.policy.id].append(version)
             if version.has_omissions:
                 self._omitting_ids.add(version.id)
 
@@ -177,7 +177,7 @@ class Ledger:
     def fields(self, policy_id: int) -> SlotFields:
         """Return which fields of slots a policy with learning beliefs depends on."""
         if policy_id not in self._fields:
-            self._fields[policy_id] = SlotFields(self.learning[policy_id])
+            self._fields[policy_id] = SlotFields(self.learners[policy_id])
         return self._fields[policy_id]
 
     # -- events --
@@ -222,8 +222,8 @@ class Ledger:
                     else:
                         propensity = propensities.get((decision_id, position), 0.0)
                         key = fields.key(arm_id, ordinal, context_id, position, propensity)
-                    old = _values(past_events, position, weighed_kinds) if past_events else ()
-                    updates.append((policy_id, key, old, ((kind, value),)))
+                    old_values = _values(past_events, position, weighed_kinds) if past_events else ()
+                    updates.append((policy_id, key, old_values, ((kind, value),)))
                 continue
             keys: dict[int, SlotKey] = {}
             for position in {row[1] for row in new_rows} if len(new_rows) > 1 else (new_rows[0][1],):
@@ -234,13 +234,13 @@ class Ledger:
                 arm = arms.get(slot, arm_id)
                 key = keys[position] = fields.key(arm, ordinal, context_id, position, propensities.get(slot, 0.0))
                 if not is_timed:
-                    old = _values(past_events, position, weighed_kinds) if past_events else ()
-                    updates.append((policy_id, key, old, values))
+                    old_values = _values(past_events, position, weighed_kinds) if past_events else ()
+                    updates.append((policy_id, key, old_values, values))
             if is_timed:
                 self._apply_timed_events(policy_id, decision_id, served_at, keys, past_events, new_rows)
         changes = cache(self._reward_changes)
-        for (policy_id, key, old, values), times in Counter(updates).items():
-            for version, change in zip(self.learning[policy_id], changes(policy_id, old, values), strict=True):
+        for (policy_id, key, old_values, values), times in Counter(updates).items():
+            for version, change in zip(self.learners[policy_id], changes(policy_id, old_values, values), strict=True):
                 self.replace(version, key, change, times=times)
 
     def _reward_changes(self, policy_id: int, old: EventValues, new: EventValues) -> list[RewardChange]:
@@ -251,23 +251,23 @@ class Ledger:
         )
         return [
             (slot_reward(version, old_events, served_at=0), slot_reward(version, all_events, served_at=0))
-            for version in self.learning[policy_id]
+            for version in self.learners[policy_id]
         ]
 
     def _find_scope(self, policy_id: int) -> EventScope | None:
         """Return the description of the events that change the learning beliefs of a policy; None for a policy without
         a learning belief."""
         if policy_id not in self._scope:
-            learning = self.learning[policy_id]
-            windows = [version.reward.window_us for version in learning if version.reward.late == "ignore"]
+            learners = self.learners[policy_id]
+            windows = [version.reward.window_us for version in learners if version.reward.late == "ignore"]
             safe_age = min(windows, default=inf)
             if any(
                 version.entered_to is not None or version.parameters.get("since") or version.id in self._omitting_ids
-                for version in learning
+                for version in learners
             ):
                 safe_age = -1
-            weighed_kinds = {CENSOR}.union(*(version.reward.weights for version in learning))
-            self._scope[policy_id] = (safe_age, weighed_kinds, self.fields(policy_id)) if learning else None
+            weighed_kinds = {CENSOR}.union(*(version.reward.weights for version in learners))
+            self._scope[policy_id] = (safe_age, weighed_kinds, self.fields(policy_id)) if learners else None
         return self._scope[policy_id]
 
     def _apply_timed_events(
@@ -278,7 +278,7 @@ class Ledger:
         event."""
         versions = [
             version
-            for version in self.learning[policy_id]
+            for version in self.learners[policy_id]
             if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
             and (version.id, decision_id) not in self._omissions
         ]  # fmt: skip
@@ -298,16 +298,16 @@ class Ledger:
         """Replace the reward that a slot has in a belief. `times` is the number of slots with this key and change."""
         if change[0] == change[1]:
             return
-        pending = self._pending[version.policy.id, version.id]
-        pending[key, change] = pending.get((key, change), 0) + times
-        if len(pending) >= PENDING:
+        change_counts = self._change_counts[version.policy.id, version.id]
+        change_counts[key, change] = change_counts.get((key, change), 0) + times
+        if len(change_counts) >= PENDING:
             self._add_up(version)
 
     def serve(self, policy_id: int, slates: Sequence[ServedSlate], *, charges: Sequence[ServedSlate] = ()) -> None:
         """Enter served slots, with the default reward, into every belief that learns slots when they are served.
 
         charges: the slots that count as spend of a policy with a budget, whether a belief learns from them."""
-        if not self.learning[policy_id]:
+        if not self.learners[policy_id]:
             return
         fields = self.fields(policy_id)
         if fields.budget is not None:
@@ -319,14 +319,14 @@ class Ledger:
             slots = {SlotKey(arm): times for arm, times in arms.items()}
         else:
             slots = Counter(chain.from_iterable(map(fields.keys, slates)))
-        for version in self.learning[policy_id]:
+        for version in self.learners[policy_id]:
             if version.entered_to is None:
                 for key, times in slots.items():
                     self.replace(version, key, (None, version.reward.default), times=times)
 
-    def omit(self, versions: Sequence[Version], *, first: int, last: int) -> set[int]:
-        """Return the ids of the decisions, from `first` to `last` of one policy, that the beliefs of `versions` leave
-        out because an exclusion now covers these decisions."""
+    def omit(self, versions: Sequence[Version], *, first_id: int, last_id: int) -> set[int]:
+        """Return the ids of the decisions, from `first_id` to `last_id` of one policy, that the beliefs of `versions`
+        leave out because an exclusion now covers these decisions."""
         from rlrec.app.inputs import filters
         from rlrec.store.log import selected, settings
         from rlrec.store.log.selected import Selection
@@ -334,13 +334,13 @@ class Ledger:
         if not versions or not settings.get(self.unit).has_exclusions:
             return set()
         selection = Selection(
-            policy_ids=[versions[0].policy.id], first_id=first, last_id=last, imported=False,
-            without=filters.exclusion_tests(self.unit, scope=f"d.id >= {first} AND d.id <= {last}"),
+            policy_ids=[versions[0].policy.id], first_id=first_id, last_id=last_id, imported=False,
+            without=filters.exclusion_tests(self.unit, scope=f"d.id >= {first_id} AND d.id <= {last_id}"),
         )  # fmt: skip
         self._omitting_ids.update(version.id for version in versions)
         for version in versions:
             selected.omit(self.unit, version.id, selection)
-        return set(selected.omitted_ids(self.unit, versions[0].id, first, last))
+        return set(selected.omitted_ids(self.unit, versions[0].id, first_id, last_id))
 
     # -- spend of policies with a budget --
 
@@ -372,12 +372,12 @@ class Ledger:
         new_ids = (self._locked_ids if policy_ids is None else set(policy_ids)) - self._settled_ids
         self._settled_ids |= new_ids
         for policy_id in sorted(new_ids):
-            for version in list(self.learning[policy_id]):
-                if version.entered_to is not None and (ids := self.overdue(version, OVERDUE)):
+            for version in list(self.learners[policy_id]):
+                if version.entered_to is not None and (ids := self.overdue_ids(version, OVERDUE)):
                     self._settle(version, ids)
 
     def _settle(self, version: Version, ids: Sequence[int]) -> None:
-        left_out = self.omit([version], first=ids[0], last=ids[-1])
+        left_out = self.omit([version], first_id=ids[0], last_id=ids[-1])
         entering_ids = [number for number in ids if number >= version.since and number not in left_out]
         entering_decisions = decisions.find(self.unit, entering_ids)
         stored_events = events.by_decision(self.unit, entering_ids)
@@ -391,7 +391,7 @@ class Ledger:
                 self.replace(version, key, (None, reward))
         self.mark_entered(version, ids[-1])
 
-    def overdue(self, version: Version, limit: int) -> list[int]:
+    def overdue_ids(self, version: Version, limit: int) -> list[int]:
         """Return the ids of the decisions, oldest first, whose slots should now enter a belief; together they have at
         most `limit` slots."""
         assert version.entered_to is not None
@@ -403,14 +403,14 @@ class Ledger:
     def mark_entered(self, version: Version, decision_id: int) -> None:
         """Store that the belief includes every decision up to `decision_id`."""
         policies.enter(self.unit, version.id, entered_to=decision_id)
-        learning = self.learning[version.policy.id]
-        learning[learning.index(version)] = replace(version, entered_to=decision_id)
+        learners = self.learners[version.policy.id]
+        learners[learners.index(version)] = replace(version, entered_to=decision_id)
 
     # -- sums --
 
     def close(self) -> None:
         """Write the changes of all beliefs."""
-        versions = [version for learning in self.learning.values() for version in learning]
+        versions = [version for learners in self.learners.values() for version in learners]
         for version in sorted(versions, key=lambda version: (version.policy.id, version.id)):
             self._add_up(version)
             if sums := self._sums[version.policy.id, version.id]:
@@ -421,27 +421,27 @@ class Ledger:
     def _add_up(self, version: Version) -> None:
         """Add the pending changes of a belief to its sums; each slot has its present weight."""
         policy_id = version.policy.id
-        pending, fields = self._pending.pop((policy_id, version.id), {}), self.fields(policy_id)
-        if pending:
+        counts, fields = self._change_counts.pop((policy_id, version.id), {}), self.fields(policy_id)
+        if counts:
             sums = self._sums[policy_id, version.id]
             if fields.context:
-                added_sums = self._fold(version, pending)
+                added_sums = self._fold(version, counts)
             else:
-                added_sums = _sum_changes(pending, fields, fields.kinds[version.id], ordinal=self.ordinal[policy_id])
+                added_sums = _sum_changes(counts, fields, fields.kinds[version.id], ordinal=self.ordinal[policy_id])
             for key, numbers in added_sums.items():
                 old_sums = sums.get(key)
                 sums[key] = numbers if old_sums is None else [*map(add, old_sums, numbers)]
 
-    def _fold(self, version: Version, pending: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
+    def _fold(self, version: Version, counts: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
         """Return the sums of changes of a kind whose statistics need arrays."""
         from rlrec.app.learning.slot_statistics import BeliefFold
 
-        counts = defaultdict[CountedSlot, float](float)
-        for (key, change), times in pending.items():
+        slot_counts = defaultdict[CountedSlot, float](float)
+        for (key, change), times in counts.items():
             for reward, sign in zip(change, (-1, 1), strict=True):
                 if reward is not None:
-                    counts[CountedSlot(*key, reward)] += sign * times
-        return BeliefFold(self.unit, version, ordinal=self.ordinal[version.policy.id]).changes(counts)
+                    slot_counts[CountedSlot(*key, reward)] += sign * times
+        return BeliefFold(self.unit, version, ordinal=self.ordinal[version.policy.id]).changes(slot_counts)
 
     def write(self, version: Version, changes: Mapping[BeliefKey, Any]) -> None:
         """Store the changes of a belief, made at the policy's present ordinal."""
@@ -456,18 +456,18 @@ class Ledger:
     def changes(self) -> dict[int, tuple[int, dict[int, Sums | None]]]:
         """Return, for each learning version, the number of this transaction's change, and the arms that the change
         concerns, with the new sums of each arm (None if they are not known)."""
-        pairs = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learning[policy_id])
+        pairs = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learners[policy_id])
         return {version_id: (seq, self._changed_arms[version_id]) for seq, version_id in pairs}
 
 
 def _sum_changes(
-    pending: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
+    counts: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
     """Return the sums of changes at the policy's `ordinal`, in plain Python."""
     forgetting, needs, nothing = fields.forgetting, kind.needs, (0.0,) * kind.width
     sums = dict[BeliefKey, list[float]]()
     differences: dict[Any, list[float]] = {}
-    for (key, change), times in pending.items():
+    for (key, change), times in counts.items():
         if fields.propensity and not key.propensity:
             continue
         name = (key, change) if needs else (key.arm_id, change)

@@ -102,21 +102,21 @@ class BeliefFold:
             columns = columns if sampling_count is None else columns * sampling_count[:, None]
             slices = (batch.slots["at"] + budget.offset_us) // budget.slice_us
             sums = add_totals(sums, _sum_by_key(columns, slices, batch.slots["arm_id"]))
-        newest = max((key[0] for key in sums), default=0)
-        slice_shift = (-1 - budget.bucket(self.unit.now)) // SLICES - 1 - newest // SLICES
+        newest_slice = max((key[0] for key in sums), default=0)
+        slice_shift = (-1 - budget.bucket(self.unit.now)) // SLICES - 1 - newest_slice // SLICES
         return {(-1 - number - slice_shift * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
 
-    def range_sums(self, first: int, last: int) -> tuple[Totals, int]:
-        """Return the sums of the policy's uncensored slots from decision `first` to `last`, with all stored events, and
-        the number of slots, censored ones included."""
+    def range_sums(self, first_id: int, last_id: int) -> tuple[Totals, int]:
+        """Return the sums of the policy's uncensored slots from decision `first_id` to `last_id`, with all stored
+        events, and the number of slots, censored ones included."""
         sums, count = Totals(), 0
-        for batch in reader.ranges(self.unit, self.version.policy.id, first=first, last=last):
+        for batch in reader.ranges(self.unit, self.version.policy.id, first=first_id, last=last_id):
             slots = reward_log.with_rewards(batch, self.version.reward, settled_only=False)
-            sums = add_totals(sums, self.sums(slots, rows=~batch.slots["censored"] & self.entering(batch.slots)))
+            sums = add_totals(sums, self.sums(slots, rows=~batch.slots["censored"] & self.may_enter(batch.slots)))
             count += len(slots)
         return sums, count
 
-    def entering(self, slots: Columns) -> Flags:
+    def may_enter(self, slots: Columns) -> Flags:
         """Tell, for each row, whether the belief may learn from it, (n,). The flag is false for rows that exclusions
         leave out."""
         ids = slots["decision_id"]
@@ -171,8 +171,8 @@ class BeliefFold:
                     width *= 1 + self.policy.design.arm.width
         # their statistics, a few at a time
         step = max(1, CELLS // width)
-        for first in range(0, len(slots), step):
-            portion_rows = slice(first, first + step)
+        for start in range(0, len(slots), step):
+            portion_rows = slice(start, start + step)
             portion_slots = slots.take(portion_rows)
             if context_index is not None:
                 portion_slots = replace(portion_slots, context=encoded_contexts[context_index[portion_rows]])
@@ -183,9 +183,9 @@ class BeliefFold:
                 z, is_stated = stated_features[0][portion_rows], stated_features[1][portion_rows]
                 section_sums = self._section_sums(slot_sums, z, is_stated, bucket[portion_rows], portion_slots.arm_id)
                 further_sums = add_totals(further_sums, section_sums)
-            begins = starts[(starts > first) & (starts < first + step)] - first
-            groups = np.searchsorted(starts, first, side="right") - 1 + np.arange(len(begins) + 1)
-            totals[groups] += np.add.reduceat(slot_sums, np.r_[0, begins], axis=0)
+            inner_starts = starts[(starts > start) & (starts < start + step)] - start
+            groups = np.searchsorted(starts, start, side="right") - 1 + np.arange(len(inner_starts) + 1)
+            totals[groups] += np.add.reduceat(slot_sums, np.r_[0, inner_starts], axis=0)
         keys = zip(bucket[starts].tolist(), slots.arm_id[starts].tolist(), strict=True)
         return dict(zip(keys, totals, strict=True)) | further_sums
 
@@ -261,13 +261,13 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: I
     """Return the sums of slots on the columns of their sparse contexts. context_index (n,): the context of each
     slot."""
     sums = Totals()
-    for first in range(0, len(slots), SLOTS):
-        portion = slots.take(slice(first, first + SLOTS))
+    for start in range(0, len(slots), SLOTS):
+        portion = slots.take(slice(start, start + SLOTS))
         # entries of the slots by column and arm
-        entries, row = x.entries(context_index[first : first + SLOTS])
+        entries, row = x.entries(context_index[start : start + SLOTS])
         entry_sums = policy.column_statistics(portion, row, x.value[entries])
         if weight is not None:
-            entry_sums *= weight[first + row][:, None]
+            entry_sums *= weight[start + row][:, None]
         sums = add_totals(sums, _sum_by_key(entry_sums, x.column[entries] + beliefs.FIRST_COLUMN, portion.arm_id[row]))
     return sums
 
@@ -329,10 +329,10 @@ def distribution_of(
     return exact.VersionDistribution(unit, version, policy, sums=sums, prior=(), arm_features=arm_features)
 
 
-def without_zeros(totals: Totals, *, oldest: int) -> Totals:
-    """Return the totals without each key whose sums are all 0 up to rounding, or whose bucket is before `oldest`."""
+def without_zeros(totals: Totals, *, oldest_bucket: int) -> Totals:
+    """Return the totals without keys whose sums are all 0 up to rounding, or with a bucket before `oldest_bucket`."""
     return {
         key: sums
         for key, sums in totals.items()
-        if key[0] >= oldest and key[0] % beliefs.SECTION >= oldest and np.abs(sums).max() > ROUNDING
+        if key[0] >= oldest_bucket and key[0] % beliefs.SECTION >= oldest_bucket and np.abs(sums).max() > ROUNDING
     }

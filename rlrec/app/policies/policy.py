@@ -106,25 +106,25 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if prior or prior_options:
         _check_prior(store, policy, request.kind, typed_parameters)
     with store.read() as unit, bulk.alongside(unit) if request.from_log or prior_options else nullcontext():
-        initial, is_new = NO_BELIEF, policies.by_name(unit, request.name) is None
+        belief, is_new = NO_BELIEF, policies.by_name(unit, request.name) is None
         removals = settings.get(unit).removals
         ArmNames(unit, rules.names).find(rules.names, field="param")  # raises for unknown names
         if is_new:
             encoders = features if source is None else graduation.encoders(source) | (features or {})
-            initial = warm_start(
+            belief = warm_start(
                 unit, request.kind, typed_parameters, encoders, reward_name=request.reward, from_log=request.from_log
             )
         if is_new and source is None and request.from_log is not None and request.kind == graduation.KIND:
             from rlrec.app.training import log_copy
 
             reward = lookup.reward(unit, request.reward)
-            initial = log_copy.copy_log(unit, initial, typed_parameters, reward, request.from_log)
+            belief = log_copy.copy_log(unit, belief, typed_parameters, reward, request.from_log)
         if is_new and source is not None:
-            initial = graduation.graduate(unit, source, initial, typed_parameters)
+            belief = graduation.graduate(unit, source, belief, typed_parameters)
         if is_new and prior_options:
             draft = designs.make_draft(request.kind, typed_parameters, lookup.reward(unit, request.reward))
             prior, record = arm_means.prior_from_log(unit, draft, **prior_options)
-            initial = replace(initial, record={**initial.record, **record})
+            belief = replace(belief, record={**belief.record, **record})
 
     def work(unit: Unit) -> CreatedPolicy:
         stored_policy = policies.by_name(unit, request.name)
@@ -138,7 +138,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         parameters.check_page_rules(unit, policy.rules)
         _check_layout(unit, policy)
         parameters.check_curve(typed_parameters, definition_of_reward)
-        return _store_policy(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
+        return _store_policy(unit, request, typed_parameters, definition, definition_of_reward, prior, belief)
 
     answer = store.write(work, repeatable=True)
     if not answer["created"]:
@@ -154,7 +154,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             f"compare it by `rlrec evaluate {request.name}` before a route leads to it"
         )
     fitted_encoder = (
-        initial.parameters.get("context") if request.from_log and "context" not in (features or {}) else None
+        belief.parameters.get("context") if request.from_log and "context" not in (features or {}) else None
     )
     if fitted_encoder is not None:
         names = [*fitted_encoder["fields"]]
@@ -277,21 +277,21 @@ def _make_answer(unit: Unit, version: Version, first_version: Version, *, is_cre
 
 def _store_policy(
     unit: Unit, request: Request, typed_parameters: Mapping[str, Any], definition: Mapping[str, Any], reward: Reward,
-    prior: Mapping[str, tuple[float, float]], initial: InitialBelief,
+    prior: Mapping[str, tuple[float, float]], belief: InitialBelief,
 ) -> CreatedPolicy:  # fmt: skip
     _, version_id = policies.create(
         unit, name=request.name, kind=request.kind, params=typed_parameters, definition=canonical.text(definition),
         status="learning" if kinds.load(request.kind).online else "frozen", reward_id=reward.id,
-        entered_to=None if reward.learn == "served" else 0, learned_from=initial.record, parameters=initial.parameters,
-        parent_id=initial.parent_id,
+        entered_to=None if reward.learn == "served" else 0, learned_from=belief.record, parameters=belief.parameters,
+        parent_id=belief.parent_id,
     )  # fmt: skip
     beliefs.add_prior(unit, version_id, _prior_rows(unit, prior))
-    beliefs.add_weights(unit, version_id, initial.weights)
-    if initial.sums:
-        beliefs.add(unit, version_id, seq=0, changes=initial.sums)
-    if initial.log is not None and initial.log.without:
-        selected.omit(unit, version_id, initial.log)
-    settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, initial.record)
+    beliefs.add_weights(unit, version_id, belief.weights)
+    if belief.sums:
+        beliefs.add(unit, version_id, seq=0, changes=belief.sums)
+    if belief.log is not None and belief.log.without:
+        selected.omit(unit, version_id, belief.log)
+    settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, belief.record)
     version = policies.by_id(unit, [version_id])[version_id]
     return _make_answer(unit, version, version, is_created=True)
 

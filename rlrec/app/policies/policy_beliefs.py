@@ -268,28 +268,28 @@ def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
 
 def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> list[dict[str, float]]:
     """Return, for each arm, the MAX_WEIGHTS largest weights of columns of sparse contexts, by name."""
-    weights, largest = policy.column_weights(belief, columns), list[dict[str, float]]()
+    weights, largest_weights = policy.column_weights(belief, columns), list[dict[str, float]]()
     for column in weights.T:
         order = np.argsort(-np.abs(column), kind="stable")[:MAX_WEIGHTS]
         names = map(policy.design.context.names.__getitem__, columns[order].tolist())
-        largest.append(dict(zip(names, column[order].tolist(), strict=True)))
-    return largest
+        largest_weights.append(dict(zip(names, column[order].tolist(), strict=True)))
+    return largest_weights
 
 
 def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:
     """Return the possible error of the curve by which pulls are counted, (m,): half a 95 % interval of the curve's
     logarithm, at the mean examination of an arm's pulls without a reward. The result is 0 if the bounds of arms do not
     include the error."""
-    counting = _counting_curve(unit, version)
+    counting_curve = _counting_curve(unit, version)
     missed_pulls = policy.missed_rewards(belief) if isinstance(policy, CurvePolicy) else None
-    if counting is None or not counting["in_bounds"] or missed_pulls is None:
+    if counting_curve is None or not counting_curve["in_bounds"] or missed_pulls is None:
         return np.zeros(len(belief.pulls))
     pulls = missed_pulls * policy.examination
     total_pulls = pulls.sum(axis=-1)
     mean_examination = np.divide(
         pulls @ policy.examination, total_pulls, out=np.ones(len(total_pulls)), where=total_pulls > 0
     )
-    curve = lookup.curve(unit, counting["curve"])
+    curve = lookup.curve(unit, counting_curve["curve"])
     return np.interp(mean_examination, *np.array(sorted(zip(curve.examination, curve.errors, strict=True))).T)
 
 

@@ -62,7 +62,7 @@ class _Plan(NamedTuple):
     from which the new version starts."""
 
     draft: Version
-    initial: warm_start.InitialBelief
+    belief: warm_start.InitialBelief
     removals: int | None
 
 
@@ -89,7 +89,7 @@ def rebuild(store: Store, request: Request) -> RebuiltVersion:
         pass
     with store.read() as unit:
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
-        return {**answer, "parent": plan.draft.number, "rebuilt": True, "since": plan.initial.record.get("since")}
+        return {**answer, "parent": plan.draft.number, "rebuilt": True, "since": plan.belief.record.get("since")}
 
 
 def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
@@ -143,14 +143,14 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
         log = {"selection": {"policy_ids": sorted(variants)}, "filter": f"policy={source.learned_from['variant']}"}
         parameters_left = {name: value for name, value in draft.parameters.items() if name != "since"}
         draft = replace(draft, learned_from={**source.learned_from, **log}, parameters=parameters_left)
-    initial = warm_start.refit(unit, draft, from_prior=since is not None)
-    record = {"rebuilt_from": source.number, **initial.record}
+    belief = warm_start.refit(unit, draft, from_prior=since is not None)
+    record = {"rebuilt_from": source.number, **belief.record}
     if since is not None:
         record["since"] = format_time(since[1])
-    initial = replace(initial, record=record)
-    if not initial.sums and draft.parameters.get("context") == source.parameters.get("context"):
-        initial = replace(initial, weights=beliefs.weights(unit, source.id))
-    return _Plan(replace(draft, parameters=initial.parameters), initial, settings.get(unit).removals)
+    belief = replace(belief, record=record)
+    if not belief.sums and draft.parameters.get("context") == source.parameters.get("context"):
+        belief = replace(belief, weights=beliefs.weights(unit, source.id))
+    return _Plan(replace(draft, parameters=belief.parameters), belief, settings.get(unit).removals)
 
 
 def _relearn_effects(store: Store, source: Version, request: Request, *, by: str | None) -> RebuiltVersion:
@@ -191,13 +191,13 @@ def _add_effects(
 ) -> int:
     """Store a version whose belief has the effects of arms in `result`, and return its id."""
     settings.lock_removals(unit, removals)
-    overall, policy = _overall_effects(result), source.policy
-    prior = {"prior_mean": overall["prior_mean"], "prior_sd": max(overall["prior_sd"], SMALLEST_SD)}
+    overall_effects, policy = _overall_effects(result), source.policy
+    prior = {"prior_mean": overall_effects["prior_mean"], "prior_sd": max(overall_effects["prior_sd"], SMALLEST_SD)}
     # a context without the field has the overall effects
-    cells = [group for group in result["groups"] if group is not overall and group["group"] is not None]
+    cells = [group for group in result["groups"] if group is not overall_effects and group["group"] is not None]
     ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
     rows = {key: np.zeros(3 + 2 * len(cells)) for key in ids}
-    for number, group in enumerate([overall, *cells]):
+    for number, group in enumerate([overall_effects, *cells]):
         for arm in group["arms"]:
             columns = slice(0, 2) if not number else slice(1 + 2 * number, 3 + 2 * number)
             # an arm counts no less than the prior; a cell may
@@ -224,8 +224,8 @@ def _last_change(unit: Unit, version: Version, *, method: str) -> tuple[int, int
     """Return the first decision after the newest change of the policy's rewards, and the time of this decision; None if
     there is no change."""
     detector, newest_change = drift.detector(method), None
-    last, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
-    for batch in reader.ranges(unit, version.policy.id, first=1, last=last, tests=tests):
+    last_id, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
+    for batch in reader.ranges(unit, version.policy.id, first=1, last=last_id, tests=tests):
         slots = reward_log.with_rewards(batch, version.reward)
         is_mature = reward_log.is_mature(slots.slots, version.reward, now=unit.now)
         first_slots = slots.take(is_mature & ~slots.slots["censored"] & (slots.slots["position"] == 1))
@@ -254,11 +254,11 @@ def _begin_version(unit: Unit, plan: _Plan) -> int:
     newest_mature = decisions.newest_id(unit, policy.id, drawn_before=unit.now - draft.reward.window_us)
     version_id = belief_versions.copy_version(
         unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,
-        sums={key: discount_factor * numbers for key, numbers in plan.initial.sums.items()}, entered_to=0,
-        learned_from={**plan.initial.record, "ripe": newest_mature}, weights=plan.initial.weights,
+        sums={key: discount_factor * numbers for key, numbers in plan.belief.sums.items()}, entered_to=0,
+        learned_from={**plan.belief.record, "ripe": newest_mature}, weights=plan.belief.weights,
     )  # fmt: skip
-    if plan.initial.log is not None and plan.initial.log.without:
-        selected.omit(unit, version_id, plan.initial.log)
+    if plan.belief.log is not None and plan.belief.log.without:
+        selected.omit(unit, version_id, plan.belief.log)
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
     return version_id
 
@@ -273,7 +273,7 @@ def _enter_portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     read under the policy's lock, since another process may be rebuilding the same belief, or may have retired its
     version."""
     ledger = Ledger(unit, [policy_id])
-    version = next((version for version in ledger.learning[policy_id] if version.id == version_id), None)
+    version = next((version for version in ledger.learners[policy_id] if version.id == version_id), None)
     if version is None or is_complete(version):
         return False
     assert version.entered_to is not None
@@ -282,7 +282,7 @@ def _enter_portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     first_id = version.entered_to + 1
     ids = decisions.find_overdue(unit, policy_id, first=first_id, drawn_before=drawn_before, slots=PORTION)
     if ids:
-        add_settled(unit, ledger, version, last=ids[-1])
+        add_settled(unit, ledger, version, last_id=ids[-1])
         first_id = ids[-1] + 1
     overdue_slots = decisions.find_overdue(unit, policy_id, first=first_id, drawn_before=drawn_before, slots=1)
     if learns_when_served and not overdue_slots:

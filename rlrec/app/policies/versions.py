@@ -71,13 +71,13 @@ def _gate(unit: Unit, version: Version) -> dict[str, Any] | None:
     return gate if gate and gate["candidate"] is not None else None
 
 
-def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
-    """Return the periods in which each version of a policy was live, by version id. first: the version that was live
-    first."""
-    policy = first.policy
+def _live_times(unit: Unit, first_version: Version) -> dict[int, list[LiveTime]]:
+    """Return the periods in which each version of a policy was live, by version id. first_version: the version that was
+    live first."""
+    policy = first_version.policy
     creating_command = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
     commands = settings.promoting_commands(unit, policy.name) | routes.commands(unit)
-    changes = [(first.created_at, 0, first.id, creating_command)]
+    changes = [(first_version.created_at, 0, first_version.id, creating_command)]
     for promotion in policies.promotions(unit, policy.id):
         command = commands.get(promotion.at, "policy promote")
         changes.append((promotion.at, promotion.id, promotion.version_id, command))
@@ -102,8 +102,8 @@ def freeze(store: Store, reference: str) -> Frozen:
     with store.read() as unit:
         removals = settings.get(unit).removals
         source, head = _learning_version(unit, reference)
-        sums, last = belief_versions.fork(unit, source)
-        immature = decisions.count_slots_after(unit, source.policy.id, last) if source.learning else 0
+        sums, last_id = belief_versions.fork(unit, source)
+        n_immature = decisions.count_slots_after(unit, source.policy.id, last_id) if source.learning else 0
         newest_at = selected.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
         ready_at = reward_log.time_of_maturity(newest_at + source.reward.window_us, unit.now)
 
@@ -115,17 +115,17 @@ def freeze(store: Store, reference: str) -> Frozen:
             unit, source, policy_id=source.policy.id, number=number, status="frozen", seq=head.seq, sums=sums,
             ordinal=head.ordinal if source.learning else source.ordinal,
             # the source keeps the record of its log
-            learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},
+            learned_from={"policy_id": source.policy.id, "last_id": last_id} if source.learning else {},
         )  # fmt: skip
         beliefs.copy_pruned(unit, source.id, version_id)
         settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
         version = policies.by_id(unit, [version_id])[version_id]
-        return {**summary(unit, version), "parent": source.number, "immature": immature}
+        return {**summary(unit, version), "parent": source.number, "immature": n_immature}
 
     answer = store.write(work)
-    if immature:
+    if n_immature:
         store.notice(
-            f"not mature yet: {quantity(immature, 'slot')}, the last at {ready_at}; "
+            f"not mature yet: {quantity(n_immature, 'slot')}, the last at {ready_at}; "
             f"version {answer['version']} leaves them out"
         )
     return answer
@@ -136,8 +136,8 @@ def _learning_version(unit: Unit, reference: str) -> tuple[Version, Head]:
     number means the live version, or the newest version that learns if the live version is frozen."""
     version, head = lookup.version(unit, reference)
     if lookup.split_reference(reference)[1] is None and not version.learning:
-        learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
-        version = learning[-1] if learning else version
+        learners = [row for row in policies.versions(unit, [version.policy.id]) if row.learning]
+        version = learners[-1] if learners else version
     if version.policy.kind == "logged":
         raise InputError(f"policy {version.policy.name!r} only holds an imported log: it has no belief to freeze")
     return version, head
@@ -187,11 +187,11 @@ def promote(store: Store, reference: str) -> LiveVersion:
             raise InputError(
                 f"{version_text} is a rebuild that has not finished", hint="`rlrec policy rebuild` continues it"
             )
-        previous = policies.by_id(unit, [head.live_id])[head.live_id]
+        live_version = policies.by_id(unit, [head.live_id])[head.live_id]
         if head.live_id != version.id:
             policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)
             settings.add_run(unit, "policy promote", {"policy": version.policy.name, "version": version.number})
-        return _live_version(unit, version, previous)
+        return _live_version(unit, version, live_version)
 
     return store.write(work)
 
@@ -213,22 +213,22 @@ def roll_back(unit: Unit, name: str) -> LiveVersion:
     last_promotion = policies.last_promotion(unit, version.policy.id)
     if last_promotion is None:
         versions = policies.versions(unit, [version.policy.id])
-        promotable = [other.reference for other in versions if other.id != head.live_id and other.status != "retired"]
+        references = [row.reference for row in versions if row.id != head.live_id and row.status != "retired"]
         hint = "it has no other version; `rlrec policy list` shows the policies that could serve"
-        hint = f"`rlrec policy promote {promotable[-1]}` makes the newest other one live" if promotable else hint
+        hint = f"`rlrec policy promote {references[-1]}` makes the newest other one live" if references else hint
         raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back", hint=hint)
-    previous, live_version = (policies.by_id(unit, [key])[key] for key in (last_promotion.previous_id, head.live_id))
-    if previous.status == "retired":
+    target, live_version = (policies.by_id(unit, [key])[key] for key in (last_promotion.previous_id, head.live_id))
+    if target.status == "retired":
         raise CheckFailed(
-            f"version {previous.number} of {version.policy.name}, which was live before, is retired",
+            f"version {target.number} of {version.policy.name}, which was live before, is retired",
             hint=f"promote another: `rlrec policy promote {version.policy.name}@V`",
         )
-    policies.roll_back(unit, version.policy.id, promotion_id=last_promotion.id, live_id=previous.id)
-    settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": previous.number})
-    return _live_version(unit, previous, live_version)
+    policies.roll_back(unit, version.policy.id, promotion_id=last_promotion.id, live_id=target.id)
+    settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": target.number})
+    return _live_version(unit, target, live_version)
 
 
-def _live_version(unit: Unit, version: Version, previous: Version) -> LiveVersion:
+def _live_version(unit: Unit, version: Version, previous_version: Version) -> LiveVersion:
     name = version.policy.name
     passed_by = live_versions.describe_bypasses(unit, name)
-    return {"policy": name, "version": version.number, "previous": previous.number, "passed_by": passed_by}
+    return {"policy": name, "version": version.number, "previous": previous_version.number, "passed_by": passed_by}

@@ -216,7 +216,7 @@ class FeedbackTransaction:
         self.kinds = self.weighed_kinds - {RETURN}  # the kinds of events that need no further check
         self.versions = dict[int, Version]()  # the versions that served the decisions
         if answers:
-            learning_versions = {version.id: version for versions in ledger.learning.values() for version in versions}
+            learning_versions = {version.id: version for versions in ledger.learners.values() for version in versions}
             version_ids = {target.version_id for target in targets} - {None}
             other_versions = policies.by_id(unit, ids) if (ids := version_ids - learning_versions.keys()) else {}
             self.versions = {number: learning_versions.get(number) or other_versions[number] for number in version_ids}

@@ -496,8 +496,8 @@ def _enter_slots(
         indices = [index for index, row_policy_id in enumerate(columns["policy_id"]) if row_policy_id == policy_id]
         charged_slots = entering_slots = [served_slots[index] for index in indices]
         if has_exclusions:
-            learning_versions = [version for version in ledger.learning[policy_id] if version.entered_to is None]
-            left_out = ledger.omit(learning_versions, first=ids[indices[0]], last=ids[indices[-1]])
+            learning_versions = [version for version in ledger.learners[policy_id] if version.entered_to is None]
+            left_out = ledger.omit(learning_versions, first_id=ids[indices[0]], last_id=ids[indices[-1]])
             entering_slots = [served_slots[index] for index in indices if ids[index] not in left_out]
         ledger.serve(policy_id, entering_slots, charges=charged_slots)
 

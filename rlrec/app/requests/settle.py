@@ -39,8 +39,8 @@ def settle(store: Store) -> Result:
 def _enter_portion(unit: Unit, policy_id: int) -> int:
     """Enter a portion of a policy's overdue slots into its beliefs, and return how many entered."""
     ledger, n_entered = Ledger(unit, [policy_id]), 0
-    for version in list(ledger.learning[policy_id]):
-        if version.entered_to is not None and (ids := ledger.overdue(version, PORTION)):
-            n_entered += add_settled(unit, ledger, version, last=ids[-1])
+    for version in list(ledger.learners[policy_id]):
+        if version.entered_to is not None and (ids := ledger.overdue_ids(version, PORTION)):
+            n_entered += add_settled(unit, ledger, version, last_id=ids[-1])
     ledger.close()
     return n_entered

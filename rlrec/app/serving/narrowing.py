@@ -113,7 +113,7 @@ class Narrower:
             active = self.cache.active
             narrowing = Narrowing(eligible=active, superset=active, total=len(active))
             for rule, names, is_allowed in steps:
-                arm_names = self.names if self.names.has(names) else ArmNames(self.unit, names)
+                arm_names = self.names if self.names.has_all(names) else ArmNames(self.unit, names)
                 group = _remaining_arms(narrowing, arm_names.find(names, field="block" if rule == "block" else "arms"))
                 n_excluded = len(narrowing.superset) - len(narrowing.lacking) - len(group) if is_allowed else len(group)
                 if not is_allowed:

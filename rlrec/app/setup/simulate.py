@@ -232,7 +232,7 @@ class SimulatedStore:
     ) -> None:  # fmt: skip
         self.store, self.request, self.audience, self.window_us = store, request, audience, window_us
         self.arm_index = {name: index for index, name in enumerate(names)}
-        self.eligible = list(names) if is_subset else None
+        self.arm_keys = list(names) if is_subset else None
         self.pipe, self.first_id = Pipe(store, seed=seed), first_id
         self.rng = np.random.Generator(np.random.SFC64([seed, first_id]))
         self.totals = np.zeros(3)  # reward, optimum, regret
@@ -285,7 +285,7 @@ class SimulatedStore:
         positions)."""
         contexts = [{"x": x} for x in observations.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
-        make_request = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.eligible)
+        make_request = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.arm_keys)
         group = [
             make_request(session=session, user=user, context=context)
             for session, user, context in zip(sessions, users or [None] * len(sessions), contexts, strict=True)
@@ -348,7 +348,7 @@ class VisitWorld(SimulatedStore):
             seats=seats, visits=sessions, absence=audience.away, daily=audience.daily, a_day=audience.a_day,
             returners=returning_visitors, n_new=n_new,
         )  # fmt: skip
-        self._anonymous = np.zeros(seats, np.bool_)
+        self._is_anonymous = np.zeros(seats, np.bool_)
         while self.crowd.visits_left:
             period_start = started_at + self.crowd.periods * period_us
             self._let_time_pass(max(0, period_start - self._clock))
@@ -366,7 +366,7 @@ class VisitWorld(SimulatedStore):
     def _serve_seats(self, occupied_seats: Index) -> None:
         sessions = [self._session_key(number) for number in self.crowd.visit[occupied_seats].tolist()]
         visitors = zip(
-            self.crowd.visitor[occupied_seats].tolist(), self._anonymous[occupied_seats].tolist(), strict=True
+            self.crowd.visitor[occupied_seats].tolist(), self._is_anonymous[occupied_seats].tolist(), strict=True
         )
         users = [None if is_anonymous else self._visitor_key(number) for number, is_anonymous in visitors]
         self._newest_at = self._clock
@@ -399,7 +399,7 @@ class VisitWorld(SimulatedStore):
         self.crowd.arrive(self._crowd_time())
         self.audience.admit(seats, self.crowd.visitor[seats] - NO_VISITOR)
         if self.audience.anonymous:
-            self._anonymous[seats] = self.rng.random(len(seats)) < self.audience.anonymous
+            self._is_anonymous[seats] = self.rng.random(len(seats)) < self.audience.anonymous
 
     def _crowd_time(self) -> float:
         return self.crowd.periods / self.crowd.a_day if self.crowd.daily else self.decisions
@@ -421,7 +421,7 @@ class VisitWorld(SimulatedStore):
             arms.retire(unit, [key for key in active_keys if feed.is_article(key)], is_retired=True)
             return [key for key in active_keys if not feed.is_article(key)]
 
-        self.eligible = list(articles) if self.store.write(work) else None
+        self.arm_keys = list(articles) if self.store.write(work) else None
 
     # -- from run to run --
 

@@ -52,7 +52,7 @@ def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
 
 
 @contextmanager
-def temporary(store: Store) -> Iterator[Store]:
+def temporary_copy(store: Store) -> Iterator[Store]:
     """Make a copy of the store: an SQLite file in a private folder, deleted at the end."""
     with TemporaryDirectory(prefix="rlrec-dry-run-") as folder:
         path = os.path.join(folder, "copy.db")

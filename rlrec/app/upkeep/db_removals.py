@@ -62,14 +62,14 @@ class _Correction:
     origins: Sequence[holdings.Origin]
     holding: holdings.Holding | None = None
     slots: Totals = field(default_factory=Totals)
-    initial: Totals = field(default_factory=Totals)
+    initial_sums: Totals = field(default_factory=Totals)
 
     def take(self, batch: Batch) -> None:
         """Add the sums of the slots in a batch, whose rows all belong to one policy."""
         if self.holding is not None:
             self.slots = slot_statistics.add_totals(self.slots, self.holding.sums(batch))
         for origin in self.origins:
-            self.initial = slot_statistics.add_totals(self.initial, origin(batch))
+            self.initial_sums = slot_statistics.add_totals(self.initial_sums, origin(batch))
 
 
 @dataclass(kw_only=True)
@@ -130,7 +130,7 @@ def delete_user(unit: Unit, key: str) -> _UserRows | None:
 
 def _correct_belief(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
     """Subtract a correction from a belief."""
-    version, ordinal, initial_sums = correction.version, correction.ordinal, correction.initial
+    version, ordinal, initial_sums = correction.version, correction.ordinal, correction.initial_sums
     discount = Forgetting.parse(version.policy.params).discount
     stored_sums, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
     for key, numbers in slot_statistics.add_totals(correction.slots, initial_sums).items():
@@ -174,7 +174,7 @@ def _read_user_rows(unit: Unit, key: str) -> _UserRows | None:
     return _UserRows(
         id=user_id, sessions=session_ids, decisions=owned_decisions,
         events=removals.count_events(unit, [decision.id for decision in owned_decisions]),
-        corrections=[correction for correction in corrections if correction.slots or correction.initial],
+        corrections=[correction for correction in corrections if correction.slots or correction.initial_sums],
         retrain=[version for version in versions if version.id in retrain_ids],
     )  # fmt: skip
 
@@ -257,7 +257,7 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
             portion = _DeletedRows(visits=1)
             while portion.visits:
                 portion, last_visit = store.write(
-                    partial(_prune_portion, ended_before=ended_before, last=last_visit), references_hold=True
+                    partial(_prune_portion, ended_before=ended_before, last_visit=last_visit), references_hold=True
                 )
                 counts += portion
                 store.progress("decisions", counts.decisions, None)
@@ -292,19 +292,19 @@ def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
             f"`rlrec outcomes --experiment {name} --entered-since {since}` has one for those who came later"
         )
     if texts:
-        others = f" and {len(texts) - 1} more" if texts[1:] else ""
-        store.notice(f"{texts[0]}{others}: what persons did or saw in pruned visits takes no arm any more")
+        clause = f" and {len(texts) - 1} more" if texts[1:] else ""
+        store.notice(f"{texts[0]}{clause}: what persons did or saw in pruned visits takes no arm any more")
 
 
-def _old_visits(unit: Unit, ended_before: int, last: VisitKey) -> list[VisitKey]:
-    """Return the next visits that may be deleted, at most VISITS. last: the visit after which to look."""
+def _old_visits(unit: Unit, ended_before: int, last_visit: VisitKey) -> list[VisitKey]:
+    """Return the next visits that may be deleted, at most VISITS. last_visit: the visit after which to look."""
     entered_to: dict[int, int] = {}
     for version in policies.settling(unit):
-        newest = version.entered_to or 0
-        entered_to[version.policy.id] = min(entered_to.get(version.policy.id, newest), newest)
+        newest_id = version.entered_to or 0
+        entered_to[version.policy.id] = min(entered_to.get(version.policy.id, newest_id), newest_id)
     return removals.old_visits(
         unit, ended_before=ended_before, timeout_us=settings.get(unit).session_timeout_us, entered_to=entered_to,
-        last_visit=last, limit=VISITS,
+        last_visit=last_visit, limit=VISITS,
     )  # fmt: skip
 
 
@@ -317,13 +317,13 @@ def _count_rows(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecisio
     )  # fmt: skip
 
 
-def _prune_portion(unit: Unit, ended_before: int, last: VisitKey) -> tuple[_DeletedRows, VisitKey]:
+def _prune_portion(unit: Unit, ended_before: int, last_visit: VisitKey) -> tuple[_DeletedRows, VisitKey]:
     """Delete the next visits, holding the locks of all policies, and return counts, and the last visit that was
     deleted."""
     policy_ids = removals.lock_all(unit)
-    visits = _old_visits(unit, ended_before, last)
+    visits = _old_visits(unit, ended_before, last_visit)
     if not visits:
-        return _DeletedRows(), last
+        return _DeletedRows(), last_visit
     decisions = removals.visit_decisions(unit, visits)
     counts, versions = _count_rows(unit, visits, decisions), policies.versions(unit, policy_ids)
     for policy_id, group in groupby(decisions, attrgetter("policy_id")):
@@ -357,7 +357,7 @@ def _finish_pruning(unit: Unit, answer: Pruned) -> None:
     removals.delete_unused(unit)
     for version in policies.versions(unit, policy_ids):
         discount = Forgetting.parse(version.policy.params).discount
-        last = removals.oldest_belief(unit, version.policy.id)
-        belief_deltas.merge(unit, version.id, first=version.seq, last=last, discount=discount)
+        last_seq = removals.oldest_belief(unit, version.policy.id)
+        belief_deltas.merge(unit, version.id, first=version.seq, last=last_seq, discount=discount)
     settings.note_removal(unit, 0)
     settings.add_run(unit, removals.PRUNE, answer)

@@ -164,7 +164,7 @@ class Import(Record, kw_only=False):
             for rows in self.groups(file):
                 for name in distinct(rows.policy):
                     owner = find_owner(unit, name)
-                    policy_rows = new_rows = rows.select([name == other for other in values(rows.policy, len(rows))])
+                    policy_rows = new_rows = rows.select([name == policy for policy in values(rows.policy, len(rows))])
                     if owner is not None:
                         new_rows = new_rows.without_lines(
                             name, loading.stored_lines(unit, owner.policy.id, new_rows.digest)
@@ -352,15 +352,15 @@ def follow_log(
     layout, now, salt = checked_layout(store, request)
     (source,) = request.files
     with closing(layout(source, policy=request.policy, now=now, options=request.options)) as model:
-        following = _Following(store, request, bad_lines, model, salt)
-        with closing(Stream(stream) if stream is not None else following.open_file()) as log:
+        follower = _Following(store, request, bad_lines, model, salt)
+        with closing(Stream(stream) if stream is not None else follower.open_file()) as log:
             while not log.is_over:
                 portion = log.portion(model.complete_bytes)
                 if portion is not None:
-                    following.advance(log, portion)
+                    follower.advance(log, portion)
                 if not (wait(0.0, None) if portion is not None else wait(None if stream else poll_s, stream)):
                     break
-        return following.summary()
+        return follower.summary()
 
 
 class Stored(NamedTuple):
@@ -466,8 +466,8 @@ class _Following:
                 _refuse_line(*refused_lines[0])
         n_matched, n_unmatched = (0, 0) if end is None else _store_observations(unit, state.run, observations)
         if position is not None:
-            previous = None if self.position is None else self.position._asdict()
-            if not settings.move_run(unit, self.run, previous, position._asdict()):
+            old_position = None if self.position is None else self.position._asdict()
+            if not settings.move_run(unit, self.run, old_position, position._asdict()):
                 raise Conflict(f"another process follows {self.model.source.name}", hint="one is enough")
         return Stored(state, position, refused_lines, n_matched, n_unmatched)
 
@@ -516,7 +516,7 @@ def _store_observations(unit: Unit, run: int | None, observations: Mapping[str, 
     ids_by_request = {key: number for key, (_, number) in decisions.requests(unit, list(observations)).items()}
     stored_decisions = decisions.find(unit, list(ids_by_request.values())) if ids_by_request else {}
     lines, n_unmatched = list[Line](), 0
-    for key, events, activates in observations.values():
+    for key, events, is_active in observations.values():
         decision = stored_decisions[ids_by_request[key]] if key in ids_by_request else None
         if decision is None or decision.run_id != run:
             n_unmatched += len(events)
@@ -525,7 +525,7 @@ def _store_observations(unit: Unit, run: int | None, observations: Mapping[str, 
         line = Line(decision.id, position=positions[0] if decision.size == 1 else None)
         for kind, value, at in events:
             lines.append(line._replace(events={kind: value}, at=max(at or decision.at, decision.at)))
-        if activates:
+        if is_active:
             lines += [line._replace(position=position, censor=False) for position in positions]
     if lines:
         ledger = Ledger(unit, ())

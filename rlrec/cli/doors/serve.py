@@ -143,7 +143,7 @@ def _read_token(path: str) -> bytes:
 def copy_for_rehearsal(store: Store) -> Iterator[Store]:
     """Yield a copy of the store, which is deleted at the end. First print on stderr that clients use a copy, and at the
     end how many decisions and events the copy received."""
-    with app.db_copy.temporary(store) as copy:
+    with app.db_copy.temporary_copy(store) as copy:
         counts_before = app.db_copy.counts(copy)
         notice("dry run: clients are served from a copy of the store; nothing is stored")
         yield copy

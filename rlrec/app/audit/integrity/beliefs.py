@@ -191,14 +191,14 @@ class RebuiltBeliefs:
         first_id, last_id = int(batch.slots["decision_id"].min()), int(batch.slots["decision_id"].max())
         seq = int(batch.events["seq"].max(initial=0))
         for extent, total in self._total.items():
-            if extent in self._read_errors or (extent.last is not None and first_id > extent.last):
+            if extent in self._read_errors or (extent.last_id is not None and first_id > extent.last_id):
                 continue
-            fold, shared_key = self._folds[extent], (extent.distinct, extent.reward_id, extent.ordinal)
+            fold, shared_key = self._folds[extent], (extent.distinct_id, extent.reward_id, extent.ordinal)
             try:
-                is_covered = extent.last is None or last_id <= extent.last
+                is_covered = extent.last_id is None or last_id <= extent.last_id
                 is_covered &= extent.seq is None or seq <= extent.seq
                 if not is_covered:
-                    change = holdings.sums(fold, holdings.batch_at_change(batch, extent.seq), extent.last)
+                    change = holdings.sums(fold, holdings.batch_at_change(batch, extent.seq), extent.last_id)
                 elif shared_key in complete_sums:
                     change = complete_sums[shared_key]
                 else:
@@ -234,7 +234,7 @@ class RebuiltBeliefs:
         log_sums = slot_statistics.add_totals(initial_sums, self._total[extent])
         pruned_sums = slot_statistics.pruned_sums(self.unit, version, ordinal=extent.ordinal)
         log_sums = slot_statistics.add_totals(log_sums, pruned_sums)
-        log_sums = slot_statistics.without_zeros(log_sums, oldest=forgetting.oldest(extent.ordinal))
+        log_sums = slot_statistics.without_zeros(log_sums, oldest_bucket=forgetting.oldest(extent.ordinal))
         belief_sums = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
         if (budget := self._folds[extent].policy.parsed_budget) is not None and version.learning:
             spend = holdings.spend(self.unit, version, budget)
