@@ -146,13 +146,13 @@ class LogColumns:
             },
         )  # fmt: skip
 
-    def select(self, keep: Sequence[bool]) -> LogColumns:
-        """Return the decisions marked by `keep`, with their slots and events."""
-        if all(keep):
+    def select(self, mask: Sequence[bool]) -> LogColumns:
+        """Return the decisions marked by `mask`, with their slots and events."""
+        if all(mask):
             return self
-        index = list(accumulate(keep, initial=0))
-        selection = _select(self, keep, omissions=("eligible_sets", "slots", "events"))
-        return replace(selection, slots=_cut(self.slots, keep, index), events=_cut(self.events, keep, index))
+        index = list(accumulate(mask, initial=0))
+        selection = _select(self, mask, omissions=("eligible_sets", "slots", "events"))
+        return replace(selection, slots=_cut(self.slots, mask, index), events=_cut(self.events, mask, index))
 
     def with_events(self, events_to_add: Iterable[tuple[int, tuple[Any, ...]]]) -> LogColumns:
         """Return these decisions with further events. Each element of `events_to_add` has the index of a decision, and
@@ -182,19 +182,19 @@ class LogColumns:
         return self.select([name != policy or digest not in digests for name, digest in entries])
 
 
-def _cut(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
+def _cut(columns: T, mask: Sequence[bool], index: Sequence[int]) -> T:
     """Return the slots or events of the decisions that are kept.
 
-    keep: whether each decision is kept; index: the new index of each decision."""
-    selection = _select(columns, list(map(keep.__getitem__, columns.row)))
+    mask: whether each decision is kept; index: the new index of each decision."""
+    selection = _select(columns, list(map(mask.__getitem__, columns.row)))
     return replace(selection, row=list(map(index.__getitem__, selection.row)))
 
 
-def _select(columns: R, keep: Sequence[bool], *, omissions: Sequence[str] = ()) -> R:
+def _select(columns: R, mask: Sequence[bool], *, omissions: Sequence[str] = ()) -> R:
     entries = {field.name: getattr(columns, field.name) for field in fields(cast(Any, columns))}
     lists = {name: column for name, column in entries.items() if name not in omissions and not isinstance(column, Same)}
     return cast(
-        R, replace(cast(Any, columns), **{name: list(compress(column, keep)) for name, column in lists.items()})
+        R, replace(cast(Any, columns), **{name: list(compress(column, mask)) for name, column in lists.items()})
     )
 
 
@@ -217,7 +217,7 @@ def fill_column(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
     return [default if value is None else value for value, default in pairs]
 
 
-def distinct(column: Column) -> set[Any]:
+def value_set(column: Column) -> set[Any]:
     """Return the distinct values of a column, except None."""
     return ({column.value} if isinstance(column, Same) else set(column)) - {None}
 

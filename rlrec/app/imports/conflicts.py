@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, pick_values, values
+from rlrec.app.imports.columns import NULL, LogColumns, pick_values, value_set, values
 from rlrec.arrays import Ids
 from rlrec.errors import Conflict
 from rlrec.store import Unit
@@ -36,8 +36,8 @@ def find(
     users: the user of each session in the store; disputed_hashes: hashes of the names that have different meanings
     anywhere in the import, or None to look for such names in these rows alone; meanings: the meanings of disputed names
     in earlier rows, to which this call adds the meanings in these rows."""
-    requests = decisions.requests(unit, distinct(rows.request_id))
-    keys, _ = events.keys_and_kinds(unit, distinct(rows.events.key))
+    requests = decisions.requests(unit, value_set(rows.request_id))
+    keys, _ = events.keys_and_kinds(unit, value_set(rows.events.key))
     session_users = {session: user for session, user in users.items() if user is not None}
     entries = _stored_names(list(requests), list(keys), session_users)
     if disputed_hashes is None or any(entry.names for entry in entries):
@@ -55,9 +55,9 @@ def find(
     conflicts: dict[int, Conflict] = {}
     for row in sorted(values_by_row):
         for name, value in values_by_row[row].items():
-            first = values_in_store.get(name, meanings.get(name, value))
-            if first != value:
-                conflicts[row] = _conflict(*name, value, first)
+            first_value = values_in_store.get(name, meanings.get(name, value))
+            if first_value != value:
+                conflicts[row] = _conflict(*name, value, first_value)
                 break
         else:
             meanings |= values_by_row[row]
@@ -66,7 +66,7 @@ def find(
 
 def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
     """Return the rows, where each user that was merged into another user is replaced by the key of the main user."""
-    main_users = main_keys(unit, distinct(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
+    main_users = main_keys(unit, value_set(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
     if not main_users:
         return rows
     return replace(rows, user=[main_users.get(user, user) for user in values(rows.user, len(rows))])
@@ -80,9 +80,9 @@ def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
     return {key: session.user for key, session in sessions.find(unit, stored_keys).items()}
 
 
-def _conflict(kind: str, name: str, value: str | bytes, first: str | bytes) -> Conflict:
+def _conflict(kind: str, name: str, value: str | bytes, first_value: str | bytes) -> Conflict:
     if kind == "session":
-        return Conflict(f"session {name[:80]!r} belongs to user {first!r}, not {value!r}", field="user")
+        return Conflict(f"session {name[:80]!r} belongs to user {first_value!r}, not {value!r}", field="user")
     if kind == "request":
         hint = "it names one decision of the store"
         return Conflict(f"request id {name!r} is known already", hint=hint, field="request_id")
@@ -111,9 +111,9 @@ def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
         if NULL not in (names, stands_for) and row:
             named_values = _NamesOfKind(kind, values(names, len(row)), row, values(stands_for, len(row)))
             if None in named_values.names or None in named_values.values:
-                keep = [None not in pair for pair in zip(named_values.names, named_values.values, strict=True)]
+                mask = [None not in pair for pair in zip(named_values.names, named_values.values, strict=True)]
                 named_values = _NamesOfKind(
-                    kind, *(cast(Any, list(compress(column, keep))) for column in named_values[1:])
+                    kind, *(cast(Any, list(compress(column, mask))) for column in named_values[1:])
                 )
             yield named_values
 

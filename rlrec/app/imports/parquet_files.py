@@ -260,7 +260,7 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selec
     stored_ids, sessions = log.numbers("decisions", "decision_id", "session_id")
     writer.begin(selected.extent(unit, selection).decisions - len(stored_ids), log)
     new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
-    low, last, session = 0, decisions.peek(unit), log_tables.column_names(t.decision).index("session_id")
+    low, last_id, session = 0, decisions.peek(unit), log_tables.column_names(t.decision).index("session_id")
     count = 0
     while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
         low = ids[-1]
@@ -271,7 +271,7 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selec
             new_ids.append(lacking_ids)
             new_sessions.append(np.unique([row[session] for row in rows]))
             count += len(lacking_ids)
-        unit.progress("decisions", count, low / max(last, 1))
+        unit.progress("decisions", count, low / max(last_id, 1))
     _write_events(unit, writer, log, np.union1d(stored_ids, np.concatenate(new_ids)))
     _write_visits(unit, writer, log, np.unique(np.concatenate(new_sessions)))
     return count
@@ -281,12 +281,12 @@ def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids:
     """Write the events of these decisions that the folder lacks. The numbers of events ascend within a decision, so an
     event is new if its number is higher than all numbers of this decision in the folder."""
     owner, number = log.numbers("events", "decision_id", "number")
-    last = np.full(len(decision_ids), -1, np.int64)
-    np.maximum.at(last, np.searchsorted(decision_ids, owner), number)
+    last_numbers = np.full(len(decision_ids), -1, np.int64)
+    np.maximum.at(last_numbers, np.searchsorted(decision_ids, owner), number)
     for portion in log_tables.event_keys(unit):
         keys = np.array(portion, np.int64).reshape(-1, 2)
         keys = keys[np.isin(keys[:, 0], decision_ids)]
-        keys = keys[keys[:, 1] > last[np.searchsorted(decision_ids, keys[:, 0])]]
+        keys = keys[keys[:, 1] > last_numbers[np.searchsorted(decision_ids, keys[:, 0])]]
         if len(keys):
             new_ids, lacking_keys = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
             owners = log_tables.find_rows(unit, t.decision, "id", new_ids)

@@ -29,7 +29,7 @@ def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
     for rows in groups:
         sets = values(rows.eligible, len(rows))
         # each counts for the decisions that the log dropped, too
-        stands_for = [1 / (keep or 1.0) for keep in values(rows.keep_probability, len(rows))]
+        stands_for = [1 / (keep_share or 1.0) for keep_share in values(rows.keep_probability, len(rows))]
         for row, arm in zip(rows.slots.row, rows.slots.arm, strict=True):
             offers[rows.eligible_sets[sets[row]]] += stands_for[row]
             times_shown[arm] += stands_for[row]
@@ -76,10 +76,10 @@ def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
         arms = rows.eligible_sets[sets[row]]
         for number, index in enumerate(indexes):
             slot_arms = arms if members[row] is None else members[row][number]
-            left = total(slot_arms) - sum(weights[arm] for arm in shown_arms if arm in slot_arms)
+            left_weight = total(slot_arms) - sum(weights[arm] for arm in shown_arms if arm in slot_arms)
             arm = slots.arm[index]
             if positions[index] == number + 1:
-                propensity[index] = min(1.0, weights[arm] / left)
+                propensity[index] = min(1.0, weights[arm] / left_weight)
                 total_log += log(propensity[index])
             else:
                 marginal[index] = min(1.0, weights[arm] / total(slot_arms))

@@ -39,10 +39,10 @@ class VisitMoves(Record, kw_only=False):
     """This record holds the visits of an import that got a new number, because the store had a visit with the number in
     the line.
 
-    to: the new number of each moved visit, by (session, number in the line); targets: the moved visits as (session,
-    new number)."""
+    new_numbers: the new number of each moved visit, by (session, number in the line); targets: the moved visits as
+    (session, new number)."""
 
-    to: dict[tuple[int, int], int] = field(default_factory=dict)
+    new_numbers: dict[tuple[int, int], int] = field(default_factory=dict)
     targets: set[tuple[int, int]] = field(default_factory=set)
 
 
@@ -59,11 +59,11 @@ def assign(
     (visit, step), is_grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
     stated_columns, unordered_rows = [values(column, n) for column in (rows.visit, rows.step)], np.arange(n)
     if (is_silent := (rows.visit, rows.step) == (NULL, NULL)) or not any(None in column for column in stated_columns):
-        newest = sessions.newest_visits(unit, stored_ids) if stored_ids else ()
+        newest_visits = sessions.newest_visits(unit, stored_ids) if stored_ids else ()
         numbers_of_lines = None if is_silent else np.array(stated_columns, np.int64)
         timeout_us = settings.session_timeout_us
         visit, step, is_grown, is_assigned, new_visits, extended_visits = in_order(
-            session_ids, at, newest, numbers=numbers_of_lines, timeout_us=timeout_us
+            session_ids, at, newest_visits, numbers=numbers_of_lines, timeout_us=timeout_us
         )
         if len(new_visits["number"]):
             columns = {name: column.tolist() for name, column in new_visits.items()}
@@ -99,7 +99,7 @@ class OrderedVisits(NamedTuple):
 
 
 def in_order(
-    session_ids: Sequence[int], at: Sequence[int], newest: Sequence[NewestVisit], *, timeout_us: int,
+    session_ids: Sequence[int], at: Sequence[int], newest_visits: Sequence[NewestVisit], *, timeout_us: int,
     numbers: Ids | None = None,
 ) -> OrderedVisits:  # fmt: skip
     """Return the visits of rows for all sessions at once. The visits are those that `VisitNumbers` assigns.
@@ -108,15 +108,15 @@ def in_order(
     than that visit, or if its rows are not in order of time. With stated visits a session is left out if the store
     has it already, or if two rows have the same step.
 
-    session_ids: the session of each row; at: the time of each row; newest: the newest visit of each session that has a
-    visit; numbers: the visit and step of each line, (2, n), or None where lines state no visits."""
+    session_ids: the session of each row; at: the time of each row; newest_visits: the newest visit of each session that
+    has a visit; numbers: the visit and step of each line, (2, n), or None where lines state no visits."""
     session, time, n = np.array(session_ids, np.int64), np.array(at, np.int64), len(at)
     order = np.argsort(session, kind="stable") if numbers is None else np.lexsort((numbers[1], numbers[0], session))
     session, time = session[order], time[order]
     first_rows = run_starts(session)
     run = np.repeat(np.arange(len(first_rows)), np.diff(first_rows, append=n))
     # the newest visit of each session, zeros without one
-    newest_rows = np.array([(0,) * len(NewestVisit._fields), *sorted(newest)], np.int64)
+    newest_rows = np.array([(0,) * len(NewestVisit._fields), *sorted(newest_visits)], np.int64)
     index, has_visit = look_up(newest_rows[:, 0], session[first_rows])
     _, number, newest_at, steps, is_live = np.where(has_visit, newest_rows[index].T, 0)
     # the beginnings of visits, and the rows of each
@@ -194,10 +194,10 @@ class VisitNumbers:
         if visit is None:
             goes_on = newest and abs(at - visits[newest].last_at) <= self.timeout_us
             return newest if goes_on and self._is_free(session, newest, step) else newest + 1
-        number = self.moves.to.get((session, visit), visit)
-        is_of_another = (session, visit) not in self.moves.to and (session, visit) in self.moves.targets
+        number = self.moves.new_numbers.get((session, visit), visit)
+        is_of_another = (session, visit) not in self.moves.new_numbers and (session, visit) in self.moves.targets
         if number in visits and (is_of_another or not self._is_free(session, number, step)):
-            number = self.moves.to[session, visit] = newest + 1
+            number = self.moves.new_numbers[session, visit] = newest + 1
             self.moves.targets.add((session, number))
         return number
 
@@ -230,11 +230,11 @@ def derive_states(
     n, names = len(rows), values(rows.policy, len(rows))
     if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
         return Same(FIRST_STATE), Same(b"")
-    pasts, keep, steps = values(rows.history, n), values(rows.keep_probability, n), values(step, n)
+    pasts, shares, steps = values(rows.history, n), values(rows.keep_probability, n), values(step, n)
     packs = iter(pack([past for past in pasts if past is not None], arm_ids))
     states: list[str] = list(values(rows.state, n))
     histories: list[bytes | None] = [past and next(packs) for past in pasts]
-    blanks = [row for row in range(n) if states[row] == EMPTY.value and histories[row] is None and keep[row] is None]
+    blanks = [row for row in range(n) if states[row] == EMPTY.value and histories[row] is None and shares[row] is None]
     for row in blanks:
         if not steps[row]:
             states[row], histories[row] = FIRST_STATE, b""
@@ -364,10 +364,10 @@ def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
 def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
     """Return the slots from index `low` up to but not including `high`, and the events of these slots up to a time."""
     slots, events = take(batch.slots, slice(low, high)), batch.events
-    inside = np.flatnonzero(np.isin(events["decision_id"], slots["decision_id"]))
+    event_rows = np.flatnonzero(np.isin(events["decision_id"], slots["decision_id"]))
     served_at = dict(zip(slots["decision_id"].tolist(), slots["at"].tolist(), strict=True))
-    at = np.array([served_at[number] for number in events["decision_id"][inside].tolist()], np.int64)
-    return Batch(slots=slots, events=take(events, inside[at + events["age_us"][inside] <= time]))
+    at = np.array([served_at[number] for number in events["decision_id"][event_rows].tolist()], np.int64)
+    return Batch(slots=slots, events=take(events, event_rows[at + events["age_us"][event_rows] <= time]))
 
 
 def _states(past: History, keys: Mapping[int, str]) -> list[str]:

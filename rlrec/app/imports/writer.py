@@ -16,7 +16,7 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.imports import conflicts, visits
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, fill_column, map_column, pick_values, values
+from rlrec.app.imports.columns import NULL, LogColumns, fill_column, map_column, pick_values, value_set, values
 from rlrec.app.imports.layouts.base import RefusedLine, drop_rows
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.log import reward_log
@@ -70,8 +70,8 @@ class AlteredRewards(Record, kw_only=False):
             kinds = sorted(self.kinds)[:5]
             remark = f" (it does not weigh {', '.join(kinds)})" if kinds else ""
             subject = f"events or rewards of {quantity(self.n_ignored, 'decision')}"
-            counting = next((reward.name for reward in rewards if not self.kinds.isdisjoint(reward.weights)), None)
-            way_out = _way_out(kinds) if counting is None else f"`evaluate --reward {counting}` counts some"
+            reward_name = next((reward.name for reward in rewards if not self.kinds.isdisjoint(reward.weights)), None)
+            way_out = _way_out(kinds) if reward_name is None else f"`evaluate --reward {reward_name}` counts some"
             lines.append(f"{subject}: {name!r} ignores them{remark}; {way_out}")
         if self.decisions >= MIN_DECISIONS and len(self.rewards) == 1 and self.definition.default not in self.rewards:
             lines.append(
@@ -109,7 +109,7 @@ def find_alterations(definition: Reward, rows: LogColumns, served_at: Sequence[i
         worth = np.bincount(slot_row, reward, n) + reward_log.page_events(batch, definition, np.arange(n))
         stated_reward = np.array(values(rows.reward, n), np.float64)  # NaN: none
         is_ignored |= np.abs(stated_reward - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
-    unweighed_kinds = distinct(rows.events.kind) - definition.weights.keys() - {events.CENSOR}
+    unweighed_kinds = value_set(rows.events.kind) - definition.weights.keys() - {events.CENSOR}
     return AlteredRewards(
         n_clipped=int(is_clipped.sum()), n_ignored=int((is_ignored & ~is_clipped).sum()), decisions=n,
         kinds=frozenset(unweighed_kinds), rewards=frozenset(np.unique(raw_reward)[:2].tolist()), definition=definition,
@@ -139,7 +139,7 @@ class ImportState(Record, kw_only=False):
     """This record holds the state of an import between two transactions.
 
     policies: the names of all owners; options: the options of the command, which are stored with its first
-    decisions; run: the id of the row that stores the options; moves: the visits that got a new number; agree:
+    decisions; run: the id of the row that stores the options; moves: the visits that got a new number; lines_agree:
     whether no two lines contradict each other; follows: whether the log is followed; contexts: the ids of known
     contexts.
 
@@ -149,7 +149,7 @@ class ImportState(Record, kw_only=False):
     policies: Collection[str]
     options: Mapping[str, Any]
     moves: visits.VisitMoves
-    agree: bool
+    lines_agree: bool
     counts: ImportCounts = field(default_factory=ImportCounts)
     run: int | None = None
     follows: bool = False
@@ -226,7 +226,7 @@ class GroupWriter:
         if with_main_users is not group.rows:
             group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
         new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refusals)
-        for name in distinct(rows.policy) & self.ids.keys():  # no row is left of a refused name
+        for name in value_set(rows.policy) & self.ids.keys():  # no row is left of a refused name
             few_lines, number = self.state.lines[self.ids[name]], self.ids[name]
             stored_lines = loading.stored_lines(self.unit, number, rows.digest) if few_lines is None else few_lines
             new = new.without_lines(name, stored_lines)
@@ -235,7 +235,7 @@ class GroupWriter:
         keys = loading.stored_sessions(self.unit, group.sessions if is_intact else set(new.session))
         old_sessions = sessions.find(self.unit, keys, lock=True) if keys else {}
         users = {key: session.user for key, session in old_sessions.items()}
-        hashes = np.empty(0, np.int64) if self.state.agree else None
+        hashes = np.empty(0, np.int64) if self.state.lines_agree else None
         new = drop_rows(new, conflicts.find(self.unit, new, users, disputed_hashes=hashes, meanings={}), self.refusals)
         if len(new):
             is_intact = new is group.rows
@@ -275,7 +275,7 @@ class GroupWriter:
             unit, rows, session_ids, at, stored_ids=old_ids, settings=self.settings, moves=self.state.moves
         )
         names = values(rows.policy, n)
-        owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
+        owners = {name: owner for name in value_set(rows.policy) if isinstance(owner := self.owners[name], Version)}
         states, histories = visits.derive_states(
             unit, rows, {name: owner.reward for name, owner in owners.items()}, arm_ids=arm_ids,
             session_id=session_ids, visit=visit, step=step, at=at, grown_rows=grown_rows,
@@ -322,16 +322,16 @@ class GroupWriter:
 
     def _arm_ids(self, rows: LogColumns) -> dict[str, int]:
         """Return the id of each arm that these rows name, by key. Unknown arms are added to the store."""
-        keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
+        keys = set().union(*(rows.eligible_sets[index] for index in value_set(rows.eligible)))
         for past in () if rows.history == NULL else values(rows.history, len(rows)):
             keys |= set() if past is None else {arm for arm, *_ in past.entries}
         for entries in () if rows.candidates == NULL else values(rows.candidates, len(rows)):
             keys |= set() if entries is None else set(entries.catalogue or ())
         ids = arms.ids(self.unit, keys)
-        if new := keys - ids.keys():
-            arms.put(self.unit, dict.fromkeys(new, "{}") | _first_features(rows, new))
+        if new_keys := keys - ids.keys():
+            arms.put(self.unit, dict.fromkeys(new_keys, "{}") | _first_features(rows, new_keys))
             self.settings = settings.get(self.unit)
-            ids |= arms.ids(self.unit, new)
+            ids |= arms.ids(self.unit, new_keys)
         return ids
 
     def _candidates(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
@@ -374,16 +374,16 @@ class GroupWriter:
         """Return the ids of contexts, by the JSON of the context. The ids from earlier groups are remembered.
 
         bodies: the JSON of each context, by digest."""
-        earlier_ids = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
-        new = {digest: body for digest, body in bodies.items() if body not in earlier_ids} if earlier_ids else bodies
-        ids = {**earlier_ids, **contents.contexts(self.unit, new)}
+        old_ids = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
+        new_bodies = {digest: body for digest, body in bodies.items() if body not in old_ids} if old_ids else bodies
+        ids = {**old_ids, **contents.contexts(self.unit, new_bodies)}
         self.state = replace(self.state, contexts=ids)
         return ids
 
     def _eligible_ids(self, rows: LogColumns, arm_ids: Mapping[str, int]) -> Column:
         sets = {
             index: tuple(sorted(map(arm_ids.__getitem__, rows.eligible_sets[index])))
-            for index in distinct(rows.eligible)
+            for index in value_set(rows.eligible)
         }
         ids = contents.eligible_sets(self.unit, set(sets.values()))
         return map_column(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
@@ -451,13 +451,13 @@ def _find_values(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Seq
     return [number for number, _ in entries], [value for _, value in entries]
 
 
-def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
+def _first_features(rows: LogColumns, new_keys: Set[str]) -> dict[str, str]:
     """Return the features of new arms, by key. The features of an arm are those of the first decision that states
     features of this arm."""
     features: dict[str, str] = {}
     for text in () if isinstance(rows.action_features, Same) else dict.fromkeys(rows.action_features):
-        by_arm = json.loads(text) if text is not None and len(features) < len(new) else {}
-        for arm in new & by_arm.keys() - features.keys():
+        by_arm = json.loads(text) if text is not None and len(features) < len(new_keys) else {}
+        for arm in new_keys & by_arm.keys() - features.keys():
             features[arm] = canonical.text(by_arm[arm])
     return features
 

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from rlrec.app.imports import conflicts, layouts, propensities, writer
 from rlrec.app.imports.background import BackgroundItems
-from rlrec.app.imports.columns import LogColumns, distinct, fill_column, values
+from rlrec.app.imports.columns import LogColumns, fill_column, value_set, values
 from rlrec.app.imports.growing import GrowingFile, Portion, Position, Stream
 from rlrec.app.imports.layouts.base import Layout, LineSums, Observation, RefusedLine, Source
 from rlrec.app.imports.visits import VisitMoves
@@ -137,7 +137,7 @@ class Import(Record, kw_only=False):
     def decode(self) -> int:
         """Decode all files, and return the number of refused lines."""
         n_rejected = sum(map(self._decode_file, self.files))
-        zoneless = sum(file.sums.zoneless for file in self.files if not file.source.grows)
+        zoneless = sum(file.sums.n_zoneless for file in self.files if not file.source.grows)
         for line in chain(on_zones(zoneless), self.files[0].join(self.files)):
             self.store.notice(line)
         return n_rejected
@@ -162,7 +162,7 @@ class Import(Record, kw_only=False):
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             for rows in self.groups(file):
-                for name in distinct(rows.policy):
+                for name in value_set(rows.policy):
                     owner = find_owner(unit, name)
                     policy_rows = new_rows = rows.select([name == policy for policy in values(rows.policy, len(rows))])
                     if owner is not None:
@@ -226,7 +226,7 @@ class Import(Record, kw_only=False):
     def _store(self, n_rejected: int) -> ImportSummary:
         request, owners = self.request, {name for file in self.files for name in file.policies}
         options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
-        state = ImportState(owners, options, VisitMoves(), agree=not self.bad_lines.quarantine)
+        state = ImportState(owners, options, VisitMoves(), lines_agree=not self.bad_lines.quarantine)
         n_lines, n_stored = sum(file.sums.decisions for file in self.files), 0
         for file in self.files:
             self.bad_lines.reading(file.source.name)
@@ -381,7 +381,7 @@ class _Following:
         self.store, self.request, self.model, self.salt = store, request, model, salt
         self.bad_lines = bad_lines if bad_lines.quarantine else replace(bad_lines, refuse=_refuse_line)
         options = {"layout": request.layout, "policy": request.policy, "files": [model.source.name]}
-        self.state = ImportState((), options, VisitMoves(), agree=not bad_lines.quarantine, follows=True)
+        self.state = ImportState((), options, VisitMoves(), lines_agree=not bad_lines.quarantine, follows=True)
         self.position: Position | None = None  # as stored
         self.run = 0  # the id of the row that holds it, for a file
         self.process = os.urandom(8).hex()
@@ -431,7 +431,7 @@ class _Following:
             n_rejected = task.decode()
             with self.store.read() as unit:
                 digests = _mark_repeats(unit, file, log)
-                if self.state.agree:
+                if self.state.lines_agree:
                     task.check(unit, None)
             prepared_rows = [PreparedRows.prepare(rows, salt=self.salt) for rows in task.groups(file)]
             groups: Sequence[PreparedRows | None] = prepared_rows or [None]
@@ -462,7 +462,7 @@ class _Following:
                 return Stored(state, position)  # the connection broke after this was stored
         if group is not None:
             state, refused_lines = GroupWriter(unit, state).write(group)
-            if refused_lines and state.agree:  # another process stored a contradicting line after the check
+            if refused_lines and state.lines_agree:  # another process stored a contradicting line after the check
                 _refuse_line(*refused_lines[0])
         n_matched, n_unmatched = (0, 0) if end is None else _store_observations(unit, state.run, observations)
         if position is not None:
@@ -473,7 +473,7 @@ class _Following:
 
     def summary(self) -> ImportSummary:
         """Return the answer to the command."""
-        for line in on_zones(self.lines.zoneless):
+        for line in on_zones(self.lines.n_zoneless):
             self.store.notice(line)
         if self.n_matched:
             self.store.notice(f"{quantity(self.n_matched, 'observation')} joined decisions that were stored before")

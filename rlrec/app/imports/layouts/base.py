@@ -193,14 +193,14 @@ class Decoded(NamedTuple):
     be read.
 
     errors: the error of each refused decision, by row; n_skipped: the number of lines that the format marks as no
-    decision; zoneless: the number of lines with a time without a zone; observations: what these lines say of
+    decision; n_zoneless: the number of lines with a time without a zone; observations: what these lines say of
     decisions in other lines; lines: the number of lines of each decision, or None if each decision is one line."""
 
     rows: LogColumns
     refused_lines: list[RefusedLine]
     errors: Mapping[int, InputError] = {}
     n_skipped: int = 0
-    zoneless: int = 0
+    n_zoneless: int = 0
     observations: Sequence[Observation] = ()
     lines: Sequence[int] | None = None
 
@@ -211,7 +211,7 @@ class LineSums(Sums, frozen=False, eq=True):
     decisions: the number of decisions; n_rejected: the number of refused lines; duplicates: the number of repeated
     lines that name a request; n_skipped: the number of lines that the format marks as no decision; without_propensity:
     the number of decisions with neither a propensity nor a marginal; observes: whether the log has lines that
-    observe decisions in other lines; zoneless: the number of lines with a time without a zone; copies: the number of
+    observe decisions in other lines; n_zoneless: the number of lines with a time without a zone; copies: the number of
     further decisions that equal an earlier decision in session, time and all else."""
 
     decisions: int = 0
@@ -220,7 +220,7 @@ class LineSums(Sums, frozen=False, eq=True):
     n_skipped: int = 0
     without_propensity: int = 0
     observes: bool = False
-    zoneless: int = 0
+    n_zoneless: int = 0
     copies: int = 0
 
 
@@ -228,8 +228,8 @@ class Note(Record):
     """A Note holds facts about a group of decoded lines that are kept until the end of their file.
 
     observations: the observations that Decoded describes; policies: for each policy, the number of the first line
-    that names it; digests: the first 8 bytes of each decision's digest; arms and largest: the arms shown and the
-    length of the longest page, for layouts that do not say which arms were eligible; inactive: for each decision
+    that names it; digests: the first 8 bytes of each decision's digest; arms and max_length: the arms shown and the
+    length of the longest page, for layouts that do not say which arms were eligible; inactive_ids: for each decision
     that waits for its activation, its request id or None; decision_digests: the digests of the keys of decisions in
     a table."""
 
@@ -239,8 +239,8 @@ class Note(Record):
     names: LineNames
     digests: Ids
     arms: Set[str] = frozenset()
-    largest: int = 0
-    inactive: Sequence[str | None] = ()
+    max_length: int = 0
+    inactive_ids: Sequence[str | None] = ()
     decision_digests: Sequence[int] = ()
 
 
@@ -265,11 +265,11 @@ class Layout(ABC):
         self.is_large = False  # whether the file is worth a second process
         self.share = 0.0  # the share of the file that has been read
         self.arms: set[str] = set()  # shown, see Note
-        self.largest = 0  # page, see Note
+        self.max_length = 0  # page, see Note
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
         self._digests = [np.empty(0, np.int64)]  # the first 8 bytes of each digest, until all are decoded
         self._repeats: frozenset[bytes] = frozenset()
-        self.earlier: Mapping[bytes, int] = {}  # how often each line came before these, where some did
+        self.old_counts: Mapping[bytes, int] = {}  # how often each line came before these, where some did
         self._names: list[LineNames] = []
 
     def close(self) -> None:
@@ -280,8 +280,8 @@ class Layout(ABC):
     def header(self, text: bytes) -> None:  # noqa: B027 (most layouts have none)
         """Read the first line of the file. Raises InputError where a column is missing."""
 
-    def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
-        """Tell whether the line `following` belongs to the same decision as the line `text` before it, in a layout
+    def goes_on(self, text: bytes, next_text: bytes, *, gap: bool) -> bool:
+        """Tell whether the line `next_text` belongs to the same decision as the line `text` before it, in a layout
         where decisions span lines.
 
         gap: whether blank lines lie between the two lines."""
@@ -349,19 +349,19 @@ class Layout(ABC):
 
     def _count_duplicates(self) -> None:
         if self._repeats:
-            counts, n_duplicates, has_moments = {**self.earlier}, self.sums.decisions, True
+            counts, n_duplicates, has_moments = {**self.old_counts}, self.sums.decisions, True
             for rows in self.read_spool():
                 n_duplicates -= len(self._without_repeats(rows, counts))
                 has_moments &= None not in (*values(rows.session or NULL, 1), *values(rows.at, 1))
             self.sums.duplicates = n_duplicates
-            repeats = sum(counts.values()) - sum(self.earlier.values()) - len(counts.keys() - self.earlier.keys())
+            repeats = sum(counts.values()) - sum(self.old_counts.values()) - len(counts.keys() - self.old_counts.keys())
             self.sums.copies = (repeats - self.sums.duplicates) * has_moments
 
-    def come_after(self, earlier: Mapping[bytes, int]) -> None:
+    def come_after(self, old_counts: Mapping[bytes, int]) -> None:
         """Treat the lines of this file that came earlier in the log as repeated.
 
-        earlier: how often each line came before this file, by the digest of the line."""
-        self.earlier, self._repeats = earlier, self._repeats.union(digest[:8] for digest in earlier)
+        old_counts: how often each line came before this file, by the digest of the line."""
+        self.old_counts, self._repeats = old_counts, self._repeats.union(digest[:8] for digest in old_counts)
         self._count_duplicates()
 
     def line_digests(self, start: int, end: int) -> Iterator[bytes]:
@@ -469,7 +469,7 @@ class Layout(ABC):
         names = values(rows.policy, len(rows))
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
-            sums=LineSums(len(rows), 0, 0, group.n_skipped, _count_unweighed(rows), zoneless=group.zoneless),
+            sums=LineSums(len(rows), 0, 0, group.n_skipped, _count_unweighed(rows), n_zoneless=group.n_zoneless),
             observations=group.observations, names=LineNames.read(in_sessions),
             policies=dict(zip(reversed(names), reversed(rows.number), strict=True)),
             digests=np.frombuffer(b"".join(rows.digest), np.int64)[::2].copy(),
@@ -481,7 +481,7 @@ class Layout(ABC):
         self.policies = {**note.policies, **self.policies}
         self._digests.append(note.digests)
         self.arms |= note.arms
-        self.largest = max(self.largest, note.largest)
+        self.max_length = max(self.max_length, note.max_length)
 
     def names(self) -> LineNames:
         """Return the names in all decoded lines. This layout then no longer keeps the names."""
@@ -506,7 +506,7 @@ class Layout(ABC):
         decision, and is left out."""
         if not self._repeats:
             return self.read_spool()
-        counts = {**self.earlier}
+        counts = {**self.old_counts}
         return (self._without_repeats(rows, counts) for rows in self.read_spool())
 
     def _without_repeats(self, rows: LogColumns, counts: dict[bytes, int]) -> LogColumns:

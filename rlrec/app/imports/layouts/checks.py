@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, fill_column, values
+from rlrec.app.imports.columns import NULL, LogColumns, fill_column, value_set, values
 from rlrec.arrays import Ids, look_up, run_starts
 from rlrec.errors import InputError
 from rlrec.log_fields import COUNT, DECISION, KEY, KIND, LOG_PROBABILITY, ORDINAL, PROBABILITY, SHARE, SLOT, FieldCheck
@@ -133,12 +133,12 @@ def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
 def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
     """Return the values of a column that fail a test. The test of a column of numbers must accept an interval, because
     all numbers count as good if the smallest and the largest number pass."""
-    present = [column.value] if isinstance(column, Same) else column
-    if None in present:
-        present = [value for value in present if value is not None]
-    if present and not isinstance(present[0], str) and test(min(present)) and test(max(present)):
+    entries = [column.value] if isinstance(column, Same) else column
+    if None in entries:
+        entries = [value for value in entries if value is not None]
+    if entries and not isinstance(entries[0], str) and test(min(entries)) and test(max(entries)):
         return set()
-    return {value for value in set(present) if not test(value)}
+    return {value for value in set(entries) if not test(value)}
 
 
 # -- pages --
@@ -148,11 +148,11 @@ def complete_rows(rows: LogColumns) -> LogColumns:
     """Return the decisions, where values that a line does not state are derived from the decision's slots. The length
     of a page is the last position shown. The probability of a page shown completely is the product of the propensities
     of its slots."""
-    n, last = len(rows), rows.slots.position
+    n, positions = len(rows), rows.slots.position
     start = run_starts(np.array(rows.slots.row, np.int64))
     if len(rows.slots.row) > n:
-        last = np.maximum.reduceat(np.array(values(last, len(rows.slots.row)), np.int64), start).tolist()
-    size = last if rows.size == NULL else fill_column(rows.size, values(last, n))
+        positions = np.maximum.reduceat(np.array(values(positions, len(rows.slots.row)), np.int64), start).tolist()
+    size = positions if rows.size == NULL else fill_column(rows.size, values(positions, n))
     return replace(rows, size=size, log_propensity=_log_propensities(rows, size, start.tolist()))
 
 
@@ -176,7 +176,7 @@ def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> C
     n, slots, logs_in_line = len(rows), rows.slots, values(rows.log_propensity, len(rows))
     if slots.propensity == NULL or None not in logs_in_line:
         return rows.log_propensity
-    log_of = {value: log(value) for value in distinct(slots.propensity)}
+    log_of = {value: log(value) for value in value_set(slots.propensity)}
     totals = logs = list(map(log_of.get, values(slots.propensity, len(slots.row))))
     if len(logs) > n or size != Same(1):
         pages = zip(pairwise([*start, len(logs)]), values(size, n), strict=True)
@@ -245,13 +245,13 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
     if NULL in (slots.propensity, slots.min_propensity):
         return
     columns = values(slots.propensity, len(row)), values(slots.min_propensity, len(row)), n_left.tolist()
-    for index, (propensity, least, count) in enumerate(zip(*columns, strict=True)):
-        if propensity is None or least is None:
+    for index, (propensity, floor, count) in enumerate(zip(*columns, strict=True)):
+        if propensity is None or floor is None:
             continue
-        others = 0 if RULES in rows.context[slots.row[index]] else count - 1
-        excess = propensity + others * least - 1
-        if least > propensity + PROPENSITY_TOLERANCE or excess > max(rounding, sum_tolerance(count)):
-            reason = f"{least!r} is not the smallest probability of {count} arms of which one has {propensity!r}"
+        n_others = 0 if RULES in rows.context[slots.row[index]] else count - 1
+        excess = propensity + n_others * floor - 1
+        if floor > propensity + PROPENSITY_TOLERANCE or excess > max(rounding, sum_tolerance(count)):
+            reason = f"{floor!r} is not the smallest probability of {count} arms of which one has {propensity!r}"
             yield Problem(slots.row[index], "min_propensity", reason, table="slots", number=index)
 
 
@@ -271,10 +271,10 @@ def _event_problems(rows: LogColumns, slot_keys: Ids, now: int) -> Iterator[Prob
         if time is not None and time < (now if served_at[row] is None else served_at[row]):
             yield Problem(row, "at", "the event lies before its decision", table="events", number=index)
     # a feedback key names one line: a single position and time, and each kind once
-    first, kinds = dict[Any, Any](), set[Any]()
+    marks, kinds = dict[Any, Any](), set[Any]()
     entries = zip(events.row, key, values(events.kind, n), strict=True) if events.key != NULL else ()
     for index, (row, name, kind) in enumerate(entries):
         event_mark = position[index], at[index]
-        if name is not None and (first.setdefault((row, name), event_mark) != event_mark or (row, name, kind) in kinds):
+        if name is not None and (marks.setdefault((row, name), event_mark) != event_mark or (row, name, kind) in kinds):
             yield Problem(row, "key", f"feedback key {name!r} names two lines", table="events", number=index)
         kinds.add((row, name, kind))

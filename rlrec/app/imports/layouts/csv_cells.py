@@ -42,7 +42,7 @@ Parse = Callable[[Any], Any]  # of a cell, or of several
 TimedEvents = Sequence[tuple[EventEntry, int | None]]
 
 
-def optional(cell: str) -> str | None:
+def optional_text(cell: str) -> str | None:
     """Return the text of a cell, or None if the cell is empty."""
     return cell or None
 
@@ -59,7 +59,7 @@ def position(cell: str) -> int:
     return integer(cell or "-") or 0
 
 
-def finite(cell: str) -> float:
+def finite_number(cell: str) -> float:
     """Return the number in a cell. Raises InputError where the cell holds no finite number."""
     with suppress(ValueError):
         if "_" not in cell and isfinite(value := float(cell)):
@@ -75,7 +75,7 @@ def with_point(cell: str) -> str:
 
 def number(cell: str) -> float | None:
     """Return the number in a cell, or None if the cell is empty."""
-    return finite(cell) if cell else None
+    return finite_number(cell) if cell else None
 
 
 def count(cell: str) -> float | None:
@@ -196,7 +196,7 @@ def _json(cell: str, kind: Any) -> Any:
 
 def _parse(field: LogField) -> Parse:
     if field.table is not None or field.kind is str:
-        return optional if field.optional else str
+        return optional_text if field.optional else str
     return {int: integer, float: number, bool: mark if field.optional else flag}[field.kind]
 
 
@@ -207,5 +207,5 @@ SLOT_PARSERS |= {"position": position, "arm": intern}
 # words without a parser: `decision` has no column in the store, `context` may have several
 UNPARSED = ("decision", "context")
 DECISION_PARSERS: dict[str, Parse] = {word: _parse(_FIELDS[word]) for word in _FIELDS if word not in UNPARSED}
-DECISION_PARSERS |= {"user": optional, "at": time, "eligible": arms, "policy": intern, "state": states}
+DECISION_PARSERS |= {"user": optional_text, "at": time, "eligible": arms, "policy": intern, "state": states}
 """These tables give the parser of each word that stands for one column, of slots and of decisions."""

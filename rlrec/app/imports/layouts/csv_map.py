@@ -161,9 +161,9 @@ class CsvMap(Layout):
         self._reads_end = not self.spans and len(in_context) > 1 and min(in_context) == self._split > max(outside)
         self._at_end = itemgetter(*(number - self._split for number in in_context or [0]))
 
-    def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
+    def goes_on(self, text: bytes, next_text: bytes, *, gap: bool) -> bool:
         try:
-            rows = self._cells(text), self._cells(following)
+            rows = self._cells(text), self._cells(next_text)
             return _same_decision(*([row[index] for index in self._grouping] for row in rows))
         except (InputError, IndexError):
             return False
@@ -266,7 +266,7 @@ class CsvMap(Layout):
             reason = f"the rows of one decision differ in the column {name!r}"
             errors.setdefault(number, InputError(reason, hint=hint))
         lines = None if n == len(indexes) else lengths
-        return Decoded(rows, [], errors, zoneless=len(self._zoneless), lines=lines)
+        return Decoded(rows, [], errors, n_zoneless=len(self._zoneless), lines=lines)
 
     def _starts(self, cells: Cells, indexes: range) -> Sequence[int]:
         """Return the index of the first row of each decision."""
@@ -297,17 +297,17 @@ class CsvMap(Layout):
     # -- columns --
 
     def _parse_cells(
-        self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: csv_cells.Parse, *, empty: Any = None
+        self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: csv_cells.Parse, *, fallback: Any = None
     ) -> Sequence[Any]:
         """Return the parsed cells of a column. Equal cells are parsed once. A cell that cannot be parsed becomes
-        `empty`, and its line is marked as bad.
+        `fallback`, and its line is marked as bad.
 
         name: the name of the column, or "" for several columns; lines: the index of each cell's line."""
         if parse is str:
             return cells
         if self.map.decimal == "," and parse in (csv_cells.number, self.count):
             cells = [*map(csv_cells.with_point, cells)]
-        if parse is csv_cells.optional:
+        if parse is csv_cells.optional_text:
             return [cell or None for cell in cells] if "" in cells else cells
         cache = self._cache[parse, name]
         try:
@@ -319,7 +319,7 @@ class CsvMap(Layout):
             for line, cell in zip(lines, cells, strict=True) if errors else ():
                 if (bad := errors.get(cell)) is not None:
                     self._bad.setdefault(line, InputError(bad.message, hint=bad.hint, field=bad.field or name or None))
-            results = [cache.get(cell, empty) for cell in cells] if errors else list(map(cache.__getitem__, cells))
+            results = [cache.get(cell, fallback) for cell in cells] if errors else list(map(cache.__getitem__, cells))
         if self._zoneless_cells:
             self._zoneless.update(line for line, cell in zip(lines, cells, strict=True) if cell in self._zoneless_cells)
         return results
@@ -352,9 +352,9 @@ class CsvMap(Layout):
                 self._zoneless.update(() if has_zone else lines)
                 columns["at"] = ats
                 continue
-            name, empty = self.map.columns[word], 1 if word == "position" else None
+            name, fallback = self.map.columns[word], 1 if word == "position" else None
             parse = self._time if word == "at" else parsers[word]
-            results = self._parse_cells(name, column, lines, parse, empty=empty)
+            results = self._parse_cells(name, column, lines, parse, fallback=fallback)
             columns[word] = NULL if results and all(value is None for value in results) else results
         return columns
 
@@ -364,7 +364,7 @@ class CsvMap(Layout):
         row: the index of each row's decision; position: the position of each row's slot."""
         events, lines, positions = self.map.events, range(len(row)), values(position, len(row))
         if isinstance(events, str):
-            lists = self._parse_cells(events, cells[self._number[events]], lines, csv_cells.events, empty=())
+            lists = self._parse_cells(events, cells[self._number[events]], lines, csv_cells.events, fallback=())
             pairs = (
                 (row[line], *event) for line in lines for event in self._row_events(line, positions[line], lists[line])
             )
@@ -397,11 +397,11 @@ class CsvMap(Layout):
         names = self.map.context_columns
         columns = [cells[self._number[name]] for name in names if self._number[name] < len(cells)]
         if isinstance(self.map.context, str):
-            return self._parse_cells(names[0], columns[0], lines, csv_cells.objects, empty="{}")
+            return self._parse_cells(names[0], columns[0], lines, csv_cells.objects, fallback="{}")
         if len(cells) <= self._split + 1 < self._width:
-            return self._parse_cells("", cells[-1], lines, self._object_at_end, empty="{}")
+            return self._parse_cells("", cells[-1], lines, self._object_at_end, fallback="{}")
         rows = list(zip(*columns, strict=True)) or [()] * len(lines)
-        return self._parse_cells("", rows, lines, self._object, empty="{}")
+        return self._parse_cells("", rows, lines, self._object, fallback="{}")
 
     def _object_at_end(self, text: str) -> str:
         cells = text.split(self._delimiter)
@@ -419,7 +419,7 @@ class CsvMap(Layout):
         note = replace(super().note(rows, group), decision_digests=contents.key_digests(list(names)))
         if "eligible" in self._index:
             return note
-        return replace(note, arms=set(rows.slots.arm), largest=max(values(rows.size, len(rows)), default=0))
+        return replace(note, arms=set(rows.slots.arm), max_length=max(values(rows.size, len(rows)), default=0))
 
     def remember(self, note: Note) -> None:
         super().remember(note)
@@ -439,9 +439,9 @@ class CsvMap(Layout):
     def finish_decoding(self) -> None:
         self.n_scattered = int((np.unique(self._decision_digests, return_counts=True)[1] > 1).sum())
         self._eligible = tuple(sorted(self.arms))
-        if self.largest > len(self.arms):
+        if self.max_length > len(self.arms):
             raise InputError(
-                f"a page of {self.largest}, but {self.source.name} names only {len(self.arms)} arms",
+                f"a page of {self.max_length}, but {self.source.name} names only {len(self.arms)} arms",
                 hint=ELIGIBLE if "map" in self.reads else None,
             )
 
@@ -455,11 +455,11 @@ class CsvMap(Layout):
         return with_censor_events(rows) if "censored" in self._index else rows
 
 
-def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:
+def _same_decision(row: Sequence[str], next_row: Sequence[str]) -> bool:
     """Tell whether a row and the next row belong to one decision. They do if both have the same `decision`. In a table
     without this column, they do if both have the same session and time, and the position of the next row is higher."""
     with suppress(ValueError):
-        return row[:2] == following[:2] and (row[0] != "" if len(row) == 2 else int(row[2]) < int(following[2]))
+        return row[:2] == next_row[:2] and (row[0] != "" if len(row) == 2 else int(row[2]) < int(next_row[2]))
     return False
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
+from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, value_set, values
 from rlrec.app.imports.layouts import jsonl
 from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Source
 from rlrec.app.imports.layouts.checks import AMOUNT, CHECKS, FLOAT32, ValueCheck, check_value, is_distribution, until
@@ -208,11 +208,11 @@ def available_arms(actions: Actions, index: int, slot: Any, shown_arms: set[str]
 def slot_sets(slots: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
     """Return the arms that each slot could show, or None where every slot could show all arms that earlier slots did
     not show."""
-    left = set(actions.eligible)
+    left_arms = set(actions.eligible)
     differs = False
     for slot in slots:
-        differs |= set(slot.arms) != left
-        left.discard(slot.arm)
+        differs |= set(slot.arms) != left_arms
+        left_arms.discard(slot.arm)
     return tuple(tuple(sorted(slot.arms)) for slot in slots) if differs else None
 
 
@@ -247,7 +247,7 @@ class DsJson(jsonl.LineLayout):
         self._reward_from, self._arm_id = name, options.get("arm_id")
         self._observed_events: dict[str, list[tuple[str, float, int | None]]] = defaultdict(list)
         self._activated_names: set[str] = set()
-        self._inactive: set[str] = set()
+        self._inactive_ids: set[str] = set()
         self._actions: dict[str, Actions] = {}
 
     # -- lines --
@@ -374,7 +374,7 @@ class DsJson(jsonl.LineLayout):
     def note(self, rows: LogColumns, group: Decoded) -> Note:
         names, slots = values(rows.request_id, len(rows)), rows.slots
         inactive_rows = set(compress(slots.row, values(slots.censored, len(slots.row))))
-        return replace(super().note(rows, group), inactive=[names[row] for row in inactive_rows])
+        return replace(super().note(rows, group), inactive_ids=[names[row] for row in inactive_rows])
 
     def remember(self, note: Note) -> None:
         super().remember(note)
@@ -382,8 +382,8 @@ class DsJson(jsonl.LineLayout):
             self._observed_events[observation.key] += observation.events
             if observation.activates:
                 self._activated_names.add(observation.key)
-        self._inactive.update(name for name in note.inactive if name is not None)
-        self.sums.n_skipped += note.inactive.count(None)
+        self._inactive_ids.update(name for name in note.inactive_ids if name is not None)
+        self.sums.n_skipped += note.inactive_ids.count(None)
 
     def finish_decoding(self) -> None:
         """Remove the propensities of the whole log if it withholds a reward. Such a log comes from an apprentice, whose
@@ -406,11 +406,11 @@ class DsJson(jsonl.LineLayout):
                 events[name] += file_events
         for file in logs:
             file._observed_events, file._activated_names, file.sums.observes = events, activated_names, bool(events)
-            file.sums.n_skipped += 0 if self.source.grows else len(file._inactive - activated_names)
+            file.sums.n_skipped += 0 if self.source.grows else len(file._inactive_ids - activated_names)
         lines = [f"{file.source.name}: {APPRENTICE}" for file in logs if file.sums.without_propensity]
         stray_names = events.keys() | (activated_names if self.source.grows else set())
         for rows in (rows for file in logs for rows in file.read_spool()) if stray_names else ():
-            stray_names -= distinct(rows.request_id) | distinct(rows.slots.id)
+            stray_names -= value_set(rows.request_id) | value_set(rows.slots.id)
         if self.source.grows:
             self.strays = {key: Observation(key, events[key], key in activated_names) for key in sorted(stray_names)}
             return []
@@ -458,9 +458,9 @@ def _with_states(rows: LogColumns) -> LogColumns:
     decision, because the log cannot have dropped an earlier decision of this session."""
     if rows.keep_probability == NULL:
         return rows
-    alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]
-    states = [FIRST_STATE if is_alone else EMPTY.value for is_alone in alone]
-    return replace(rows, state=states, history=[history.NO_HISTORY if is_alone else None for is_alone in alone])
+    is_alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]
+    states = [FIRST_STATE if flag else EMPTY.value for flag in is_alone]
+    return replace(rows, state=states, history=[history.NO_HISTORY if flag else None for flag in is_alone])
 
 
 # -- lines --

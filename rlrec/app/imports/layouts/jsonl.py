@@ -120,7 +120,7 @@ class LineLayout(Layout):
             slots=LoggedSlots(**transpose_rows(("row", *LineSlot._fields), slots)),
             events=LoggedEvents(**transpose_rows(("row", *LineEvent._fields), events)), **columns,
         )  # fmt: skip
-        return Decoded(decisions, refused_lines, zoneless=zoneless)
+        return Decoded(decisions, refused_lines, n_zoneless=zoneless)
 
 
 def time(text: str | None, field: str) -> int | None:
@@ -347,6 +347,6 @@ def _source(decision: DecisionLine, policy: str) -> str | None:
     belief that every imported decision gets.
 
     policy: the policy that owns the decision."""
-    usual = {"policy": policy} | USUAL
-    stated_fields = {name: value for name in usual if (value := getattr(decision, name)) is not None}
-    return None if usual | stated_fields == usual else canonical.text(stated_fields)
+    usual_fields = {"policy": policy} | USUAL
+    stated_fields = {name: value for name in usual_fields if (value := getattr(decision, name)) is not None}
+    return None if usual_fields | stated_fields == usual_fields else canonical.text(stated_fields)

@@ -33,7 +33,7 @@ class Obd(CsvMap):
 
     wants_policy = True
     reads, has_pages = frozenset(), False
-    slot_parsers = csv_cells.SLOT_PARSERS | {"marginal": csv_cells.finite}
+    slot_parsers = csv_cells.SLOT_PARSERS | {"marginal": csv_cells.finite_number}
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         super().__init__(source, policy=policy, now=now, options={"map": MAP})
@@ -55,11 +55,11 @@ class Obd(CsvMap):
         if name.startswith(FEATURE):
             return f"{encode_basestring(name)}:{encode_basestring(cell)}"
         try:
-            value = csv_cells.finite(cell)
+            value = csv_cells.finite_number(cell)
         except InputError as error:
             error.field = name
             raise
         return f"{encode_basestring(name)}:{canonical.number(value)}" if value else ""
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        return replace(super().complete(rows), size=Same(self.largest))
+        return replace(super().complete(rows), size=Same(self.max_length))

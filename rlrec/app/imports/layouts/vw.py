@@ -42,7 +42,7 @@ class Vw(DsJson):
         self._all = [str(number) for number in range(1, (n_actions or 0) + 1)]
         super().__init__(replace(source, decode=self._examples), policy=policy, now=now, options=options)
 
-    def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
+    def goes_on(self, text: bytes, next_text: bytes, *, gap: bool) -> bool:
         return not gap
 
     def complete_bytes(self, data: bytes) -> int:
@@ -81,8 +81,8 @@ class Vw(DsJson):
         if line.is_shared:
             raise InputError("a line of shared features, which --cb_adf has", hint="leave --actions out", field="label")
         arms = [label.action for label in line.labels] if len(line.labels) > 1 else self._all
-        if unknown := [label.action for label in line.labels if label.action not in self._all]:
-            raise InputError(f"{unknown[0][:80]!r} is none of the {quantity(len(self._all), 'action')}", field="label")
+        if misfits := [label.action for label in line.labels if label.action not in self._all]:
+            raise InputError(f"{misfits[0][:80]!r} is none of the {quantity(len(self._all), 'action')}", field="label")
         labels = [(arms.index(label.action), label) for label in line.labels if label.cost is not None]
         return _example(line, [{"_tag": arm} for arm in arms], labels)
 

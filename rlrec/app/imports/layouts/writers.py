@@ -31,13 +31,13 @@ MAPS = [{name: name for name in names if name != "reward"} for names in HEADERS]
 class LayoutWriter(ABC):
     """A LayoutWriter writes the decisions of a log as lines of one layout.
 
-    needs_details: whether the writer needs the rewards of slots and the features of the catalogue; holds: the keys of
-    OPTIONAL that the lines of this layout can hold; left_out: for each thing that lines cannot hold, by name, the
+    needs_details: whether the writer needs the rewards of slots and the features of the catalogue; held_keys: the keys
+    of OPTIONAL that the lines of this layout can hold; left_out: for each thing that lines cannot hold, by name, the
     number of decisions that have it."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("candidates", "features", "slot_sets", "support")  # keys of some records
     needs_details: ClassVar[bool] = True
-    holds: ClassVar[frozenset[str]] = frozenset()
+    held_keys: ClassVar[frozenset[str]] = frozenset()
     header: ClassVar[bytes] = b""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class LayoutWriter(ABC):
         header = self.header
         for record in records:
             if data := self.decision(record):
-                self.left_out.update(name for name in self.OPTIONAL if name not in self.holds and record.get(name))
+                self.left_out.update(name for name in self.OPTIONAL if name not in self.held_keys and record.get(name))
                 yield header + data
                 header = b""
 
@@ -60,7 +60,7 @@ class LayoutWriter(ABC):
 class JsonLines(LayoutWriter):
     """This class writes each decision as one line, a JSON object with the whole record of the decision."""
 
-    needs_details, holds = False, frozenset(LayoutWriter.OPTIONAL)
+    needs_details, held_keys = False, frozenset(LayoutWriter.OPTIONAL)
 
     def decision(self, record: LogLine) -> bytes:
         return f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode()
@@ -75,9 +75,9 @@ class CsvWriter(LayoutWriter):
     header = f"{','.join(COLUMNS)}\n".encode()
 
     def decision(self, record: LogLine) -> bytes:
-        last = record["slate"][-1]["position"]
+        last_position = record["slate"][-1]["position"]
         cells = record | {
-            "decision": record["decision_id"], "size": record.get("k", last),
+            "decision": record["decision_id"], "size": record.get("k", last_position),
             "eligible": canonical.text(record["eligible"]), "context": canonical.text(record["context"]),
             "state": canonical.text(record["state"]) if record["state"] else None,
         }  # fmt: skip
@@ -126,7 +126,7 @@ class DsJsonWriter(LayoutWriter):
     these two. An action has its arm in `_tag`. It also has the features that the decision states for the arm or, if
     the decision states no features, the features of the arm in the catalogue. An action without features has `i.id`."""
 
-    holds = frozenset({"features", "slot_sets", "support"})
+    held_keys = frozenset({"features", "slot_sets", "support"})
 
     def decision(self, record: LogLine) -> bytes:
         slate, arms = record["slate"], record["eligible"]
@@ -141,7 +141,7 @@ class DsJsonWriter(LayoutWriter):
             "Timestamp": record["at"], "Version": "1", "EventId": event_id,
             "c": {**record["context"], "_multi": actions},
         }  # fmt: skip
-        self._note(record)
+        self._count_losses(record)
         if len(slate) == 1 and "slot_sets" not in record:
             line = _cb(record, arms) | line
         else:
@@ -152,17 +152,17 @@ class DsJsonWriter(LayoutWriter):
         line |= {name: record[name] for name in ("session", "user") if record[name] is not None}
         return f"{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n".encode()
 
-    def _note(self, record: LogLine) -> None:
+    def _count_losses(self, record: LogLine) -> None:
         """Count the values of a record that the line cannot hold."""
-        by_slot = any(event["position"] is not None for event in record["events"])
-        lost = {
+        has_slot_events = any(event["position"] is not None for event in record["events"])
+        losses = {
             "rewards beyond the range of their definition, without --reward": record["clipped"],
-            "page rewards beside those of slots": by_slot and record["rewards"][None],
+            "page rewards beside those of slots": has_slot_events and record["rewards"][None],
             "marginals": any(slot["marginal"] is not None for slot in record["slate"]) and len(record["slate"]) > 1,
             "min_propensity": any("min_propensity" in slot for slot in record["slate"]["support" in record :]),
             **_stated_flags(record, exclusions=("keep_probability",)),
         }
-        self.left_out.update(name for name, is_lost in lost.items() if is_lost)
+        self.left_out.update(name for name, is_lost in losses.items() if is_lost)
 
 
 def _cb(record: LogLine, arms: Sequence[str]) -> LogLine:
@@ -237,17 +237,17 @@ class VwWriter(LayoutWriter):
     Objects in the context become namespaces, and other fields stand outside namespaces. Texts become NAME=VALUE, and
     separators in a name are escaped as in a URL (%20)."""
 
-    holds = frozenset({"features"})
+    held_keys = frozenset({"features"})
 
     def decision(self, record: LogLine) -> bytes:
-        (slot, *others), arms = record["slate"], record["eligible"]
-        lost = {
-            "pages of several slots": others or record.get("k", 1) > 1,
+        (slot, *other_slots), arms = record["slate"], record["eligible"]
+        losses = {
+            "pages of several slots": other_slots or record.get("k", 1) > 1,
             "without propensities": slot["propensity"] is None,
             "censored": slot.get("censored"),
         }
-        if any(lost.values()):
-            self.left_out[next(name for name, is_lost in lost.items() if is_lost)] += 1
+        if any(losses.values()):
+            self.left_out[next(name for name, is_lost in losses.items() if is_lost)] += 1
             return b""
         context, entries = record["context"], record["context"].get("@arms", {})
         stated_features = {arm: entry["features"] for arm, entry in entries.items() if entry.get("features")}
