@@ -57,7 +57,7 @@ def note(
     from rlrec.store.log import decisions, settings
 
     def record(unit: Unit) -> None:
-        unit.now = min(unit.now, max(unit.clock(), decisions.newest(unit) or 0))  # a look ahead happens now
+        unit.now = min(unit.now, max(unit.clock(), decisions.newest_time(unit) or 0))  # a look ahead happens now
         settings.add_run(unit, command, options, result)
 
     waits = store.waits._replace(lock=min(NOTE_WAIT_US, store.waits.lock or NOTE_WAIT_US), reconnect=0)

@@ -106,7 +106,7 @@ class Shop(Regulars):
 
         How often a category is examined is binomial, and the mean number of clicks is concave in the probability of
         the category. The best distribution therefore takes, one by one, the hundredths with the largest gains."""
-        best_items = [self._best(self._category == category) for category in range(self.categories)]
+        best_items = [self._argmax(self._category == category) for category in range(self.categories)]
         shares = np.arange(SHARES + 1) / SHARES
         clicks_by_share = self.attraction[best_items, None] * shares * self._mean_freshness(shares)
         gains = np.diff(clicks_by_share, axis=1)
@@ -203,9 +203,9 @@ class Shop(Regulars):
         """Return the most attractive honest item and the most attractive clickbait item of each category. The best
         policy never needs another item."""
         kinds = [self.is_bait, ~self.is_bait]
-        return np.array([self._best((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
+        return np.array([self._argmax((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
 
-    def _best(self, items: Flags) -> int:
+    def _argmax(self, items: Flags) -> int:
         """Return the most attractive of the flagged items."""
         return int(np.where(items, self.attraction, -1.0).argmax())
 

@@ -292,7 +292,7 @@ class Store:
             columns, source = f", ({decisions.NEWEST})" + (f", ({engine.NOW})" if unit.on_clock else ""), ""
         state_row = schema.check(unit, address=self.address, write=write, state=columns, source=source)
         self.has_answered = True
-        newest_at = state_row[0] if state_row else decisions.newest(unit)
+        newest_at = state_row[0] if state_row else decisions.newest_time(unit)
         if unit.on_clock:
             unit.now = (state_row[1] if unit.postgres else None) or engine.clock(connection)
         if state_row and not unit.postgres:
@@ -336,7 +336,7 @@ class Store:
         if clock >= self.now - DAY_US:
             return
         if newest_at is None and not self.has_stored:
-            newest_at = decisions.newest(unit, is_imported=True)
+            newest_at = decisions.newest_time(unit, is_imported=True)
         if newest_at is not None and newest_at <= clock:
             raise InputError(
                 f"--now {format_time(self.now)} lies far ahead of the database's clock, {format_time(clock)}: "

@@ -562,7 +562,7 @@ def _stored_sums(
         ordinal = policies.ordinal(unit, version.policy.id) if version.learning else version.ordinal
     if learns_by_column(policy):
         return beliefs.counts(unit, version.id, seq=seq), ordinal
-    return beliefs.rows(unit, version.id, oldest=policy.forgetting.oldest(ordinal), seq=seq), ordinal
+    return beliefs.rows(unit, version.id, start=policy.forgetting.oldest(ordinal), seq=seq), ordinal
 
 
 def renew(

@@ -455,7 +455,7 @@ def show(store: Store, name: str) -> RouteSummary:
     from rlrec.app.serving import shadows as serving_shadows
 
     with store.read() as unit:
-        route, last_at = lookup.route(unit, name), decisions.newest(unit)
+        route, last_at = lookup.route(unit, name), decisions.newest_time(unit)
         if last_at is not None and last_at < route.at - DAY_US:
             clock = "times are those of the clock when the route was set"
             store.notice(f"{clock}; the newest decision is of {format_time(last_at)}")

@@ -139,7 +139,7 @@ def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
 def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
     """Return the ids, ascending, of the arms that a policy with these parameters may show now to a person without a
     past."""
-    lists, (active_ids, _, _) = arm_lists(unit, params), arms.active(unit)
+    lists, (active_ids, _, _) = arm_lists(unit, params), arms.active_arms(unit)
     return list(active_ids) if lists is None else lists.keep_allowed(active_ids)
 
 

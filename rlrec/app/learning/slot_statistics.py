@@ -157,7 +157,7 @@ class BeliefFold:
         if context_ids is not None and learns_from_contexts(self.policy):
             contexts, indices = stored_contexts.distinct_contexts(self.unit, context_ids[order])
             if isinstance(self.policy, Linear) and self.policy.is_sparse:
-                x = self.policy.design.context.sparse(contexts)
+                x = self.policy.design.context.encode_sparse(contexts)
                 slots = replace(slots, prediction=self.anchor.predict_rewards(x, indices, slots.arm_id))
                 further_sums = _column_sums(self.policy, slots, x, indices, None if weight is None else weight[order])
             else:
@@ -286,7 +286,7 @@ def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """Return the stored sums of a belief that still count at the policy's `ordinal`, discounted to this ordinal."""
     forgetting = Forgetting.parse(version.policy.params)
-    return _fade_rows(beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)), forgetting, ordinal)
+    return _fade_rows(beliefs.rows(unit, version.id, start=forgetting.oldest(ordinal)), forgetting, ordinal)
 
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:

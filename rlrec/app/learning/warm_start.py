@@ -123,28 +123,28 @@ def fit_design(
     log = None if "context" in encoders else selection
     context = encoders.get("context", Encoder.by_hash())
     max_columns = MAX_SHARED_WEIGHTS // context.width if log is None else isqrt(MAX_SHARED_WEIGHTS)
-    arm = encoders.get("arm") or _catalogue_encoder(unit, widest=min(max_columns, WIDEST) if is_shared else WIDEST)
+    arm = encoders.get("arm") or _catalogue_encoder(unit, max_columns=min(max_columns, WIDEST) if is_shared else WIDEST)
     if log is not None:
         encoder_fit = EncoderFit()
         for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
             contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
             encoder_fit.take([contexts[row] for row in context_index.tolist()])  # each context as often as it occurs
         max_columns = MAX_SHARED_WEIGHTS // arm.width
-        context = Encoder.parse(encoder_fit.spec(widest=min(max_columns, WIDEST) if is_shared else WIDEST))
+        context = Encoder.parse(encoder_fit.spec(max_columns=min(max_columns, WIDEST) if is_shared else WIDEST))
     learns = kinds.load(draft.policy.kind).online and draft.policy.kind != kinds.TWO_STAGE
     return Design(context=context, arm=arm, learns_stated=is_shared and learns)
 
 
-def _catalogue_encoder(unit: Unit, *, widest: int) -> Encoder:
+def _catalogue_encoder(unit: Unit, *, max_columns: int) -> Encoder:
     descriptions = [parse(arm.features, f"arm {arm.key}") for arm in arms.all_arms(unit)]
     if not any(descriptions):
         columns = HASHED
-        while columns >= widest:
+        while columns >= max_columns:
             columns //= 2
         return Encoder.by_hash(columns)
     encoder_fit = EncoderFit()
     encoder_fit.take(descriptions)
-    return Encoder.parse(encoder_fit.spec(widest=widest))
+    return Encoder.parse(encoder_fit.spec(max_columns=max_columns))
 
 
 class LogFit(NamedTuple):
@@ -186,7 +186,7 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selection: Select
         examined_sums = policy.rewards_and_pulls(impressions.reward, impressions.slots["position"])
         count = reward_log.sampling_counts(impressions.slots)
         reward, pulls = examined_sums if count is None else (sums * count for sums in examined_sums)
-        x = policy.design.context.sparse(contexts)[context_index]
+        x = policy.design.context.encode_sparse(contexts)[context_index]
         batch_columns.append((x, impressions.slots["arm_id"], pulls, reward))
     if not batch_columns:
         return []

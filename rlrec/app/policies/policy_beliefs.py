@@ -211,7 +211,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
             weights = [a | b for a, b in zip(weights or [{}] * len(largest_weights), largest_weights, strict=True)]
     else:  # NaN for a trained kind, whose scores are no rewards
         belief = policy.local_belief(belief, context)
-        mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
+        mean, (lower, upper) = policy.mean(belief, default=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
     arm_ids = frozenset(allowed_arms(unit, version.params))
     best_probability, probability = _probabilities(distribution, catalogue, arm_ids, context)

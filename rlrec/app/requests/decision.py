@@ -77,7 +77,7 @@ class Result(Answer):
 def list_shown(store: Store, key: str) -> list[dict[str, Any]]:
     """List the newest slots that showed an arm of the catalogue, with the columns SHOWN."""
     with store.read() as unit:
-        rows = decisions.slots_of_arm(unit, arms.ids(unit, [key])[key], newest=N_NEWEST, limit=MAX_SHOWN)
+        rows = decisions.slots_of_arm(unit, arms.ids(unit, [key])[key], n_newest=N_NEWEST, limit=MAX_SHOWN)
     return [dict(zip(SHOWN, row, strict=True)) | {"at": format_time(row[1])} for row in rows]
 
 
@@ -259,7 +259,7 @@ class DerivedDecision:
         if self.case is not None and self.serving is not None:
             belief = self.serving.belief(self.arms, revision=self.decision.catalogue_revision)
             belief = self.serving.policy.local_belief(belief, self.context)
-            mean = list(map(finite_or_none, self.serving.policy.mean(belief, unknown=np.nan)))
+            mean = list(map(finite_or_none, self.serving.policy.mean(belief, default=np.nan)))
             scores = self.case.noiseless_scores(np.arange(len(self.arms))).tolist()
             figures |= {"mean": mean, "score": scores}
             if self.serving.policy.online:  # sums of effects are no pulls

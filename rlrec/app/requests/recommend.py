@@ -294,7 +294,7 @@ class RequestGroup:
             raise Outdated
         sessions = OpenSessions(unit, stored_settings, owners)
         if unit.postgres:  # others may have decided while this transaction waited for the sessions
-            unit.now = max(unit.now, decisions.newest(unit) or 0)
+            unit.now = max(unit.now, decisions.newest_time(unit) or 0)
         for index, (session, user) in zip(plans, owners, strict=True):
             if user is not None:
                 try:

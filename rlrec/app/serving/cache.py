@@ -98,7 +98,7 @@ class ServingCache:
         self.lacks_id = set_id is None
         if self.revision != settings.catalogue_revision or not self.start <= unit.now < self.end:
             if set_id is None:
-                self.active, self.start, self.end = arms.active(unit)
+                self.active, self.start, self.end = arms.active_arms(unit)
             else:
                 self.active, self.start, self.end = contents.eligible_arms(unit, [set_id])[set_id], start, end
             self.revision = settings.catalogue_revision

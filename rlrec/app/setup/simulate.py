@@ -100,7 +100,7 @@ def simulate(store: Store, request: Request) -> Result:
     seed = seed_or_random(request.seed)
     with store.read() as unit:
         versions, experiment = _serving_versions(unit, request, audience)
-        first_id, newest_at = decisions.peek(unit), decisions.newest(unit)
+        first_id, newest_at = decisions.peek(unit), decisions.newest_time(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     store.now = _start_time(store, newest_at, experiment)
     store.allow_future = True  # from now on the simulation sets the time

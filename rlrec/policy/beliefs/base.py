@@ -56,13 +56,13 @@ class Belief(Record, eq=False, repr=False):
         """Return the pulls of each arm plus the pseudo-counts of the prior, (..., m)."""
         return self.pulls + self.alpha + self.beta
 
-    def mean(self, *, unknown: float = 0.0) -> Array:
-        """Return the posterior mean reward of each arm, (..., m). The mean is `unknown` for an arm with neither pulls
+    def mean(self, *, default: float = 0.0) -> Array:
+        """Return the posterior mean reward of each arm, (..., m). The mean is `default` for an arm with neither pulls
         nor a prior."""
         import numpy as np
 
         weight = self.weight
-        mean = np.full(weight.shape, unknown, np.float64)
+        mean = np.full(weight.shape, default, np.float64)
         return np.divide(self.reward_sum + self.alpha, weight, out=mean, where=weight > 0)
 
 
@@ -175,10 +175,10 @@ class Policy(ABC):
 
         return belief.alpha + belief.reward_sum, belief.beta + np.maximum(belief.pulls - belief.reward_sum, 0.0)
 
-    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
-        """Return the posterior mean reward of each arm, (..., m). The mean is `unknown` for an arm with neither pulls
+    def mean(self, belief: Belief, *, default: float = 0.0) -> Array:
+        """Return the posterior mean reward of each arm, (..., m). The mean is `default` for an arm with neither pulls
         nor a prior."""
-        return belief.mean(unknown=unknown)
+        return belief.mean(default=default)
 
     def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
         """Return the belief that applies in a context. Only kinds with a belief for each value of a context field
@@ -382,9 +382,9 @@ class BetaLearner(OnlineLearner, init=False, eq=False, repr=False):
     """BetaLearner is the base class of kinds that learn from rewards in [0, 1] and have a prior. The mean of an arm is
     the mean of its Beta posterior."""
 
-    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
+    def mean(self, belief: Belief, *, default: float = 0.0) -> Array:
         if self.missed_rewards(belief) is None:
-            return belief.mean(unknown=unknown)
+            return belief.mean(default=default)
         alpha, beta = self.beta_posterior(belief)
         return alpha / (alpha + beta)
 

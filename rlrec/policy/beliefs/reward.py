@@ -84,9 +84,9 @@ def _transform(transform: Transform | None, total: float) -> float:
 
 def clip(definition: Reward, total: float) -> float:
     """Return the reward of a slot, cut to the range of the definition and to +-LIMIT."""
-    lowest = -LIMIT if definition.clip_low is None else definition.clip_low
-    highest = LIMIT if definition.clip_high is None else definition.clip_high
-    return min(max(total, lowest), highest)
+    lowest_reward = -LIMIT if definition.clip_low is None else definition.clip_low
+    highest_reward = LIMIT if definition.clip_high is None else definition.clip_high
+    return min(max(total, lowest_reward), highest_reward)
 
 
 def is_bounded(value: float) -> bool:
@@ -110,8 +110,8 @@ def slot_rewards(
         is_counted &= age_us <= definition.window_us
     total = _sum_events(definition, n=n, row=slot[is_counted], kind=kind[is_counted], value=value[is_counted])
     is_default = np.bincount(slot[is_counted], minlength=n) == 0
-    lowest = -LIMIT if definition.clip_low is None else definition.clip_low
-    total = np.clip(total, lowest, LIMIT if definition.clip_high is None else definition.clip_high)
+    lowest_reward = -LIMIT if definition.clip_low is None else definition.clip_low
+    total = np.clip(total, lowest_reward, LIMIT if definition.clip_high is None else definition.clip_high)
     return np.where(is_default, definition.default, total), is_default
 
 
@@ -159,7 +159,7 @@ def term_text(kind: str, transform: Transform) -> str:
     return f"log1p({capped_kind})" if transform.log1p else capped_kind
 
 
-def largest(definition: Reward) -> float:
+def largest_reward(definition: Reward) -> float:
     """Return the largest reward of a slot. If the definition has no clip, the result is the reward of one event of each
     kind, whose value is the cap or, without a cap, 1."""
     if definition.clip_high is not None:
@@ -182,7 +182,7 @@ def within_unit_hint(definition: Reward) -> str:
         return (
             "define another one with --clip 0,1 and a default inside it, or take a kind for any reward: epsilon-greedy"
         )
-    unit = max(1.0, largest(definition))
+    unit = max(1.0, largest_reward(definition))
     transforms = {kind: definition.transforms.get(kind, Transform()) for kind in definition.weights}
     terms = (f"{term_text(kind, transforms[kind])}={weight / unit:.12g}" for kind, weight in definition.weights.items())
     options = [

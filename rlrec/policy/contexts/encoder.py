@@ -37,7 +37,7 @@ class Encoder:
     """An Encoder turns JSON objects into rows of numbers with named columns. The `spec` of an encoder defines it
     completely.
 
-    width: the number of columns. is_sparse: whether there are more than WIDEST columns, so that only `sparse`
+    width: the number of columns. is_sparse: whether there are more than WIDEST columns, so that only `encode_sparse`
     encodes. reads: the names of the fields that the encoder uses. intercept: whether column 0 is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
@@ -123,9 +123,9 @@ class Encoder:
 
     def rows(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
         """Return the features of n contexts, (n, columns). The result is a `Sparse` object if the encoder is sparse."""
-        return self.sparse(contexts) if self.is_sparse else self.encode(contexts)
+        return self.encode_sparse(contexts) if self.is_sparse else self.encode(contexts)
 
-    def sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
+    def encode_sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
         """Return the nonzero features of n objects, without the intercept. Each column occurs at most once per row."""
         first_column, entry_parts = int(self.intercept), [_NO_ENTRIES]
         for reader in self.fields:
@@ -133,7 +133,7 @@ class Encoder:
             entry_parts.append((row, column + first_column, value))
             first_column += reader.width
         if self.columns:
-            entries = features.sparse([dict(row) for row in rows], self.columns)
+            entries = features.hash_contexts([dict(row) for row in rows], self.columns)
             entry_parts.append((entries.row, entries.column.astype(np.int64) + first_column, entries.value))
         return features.merge(len(rows), *map(np.concatenate, zip(*entry_parts, strict=True)))
 
@@ -181,8 +181,8 @@ class EncoderFit:
                 merged_fields[name] = merged_fields[name] + values if name in merged_fields else values
         return EncoderFit(merged_fields)
 
-    def spec(self, max_values: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
-        """Return the spec of an encoder for the objects that were added, as JSON. The encoder has at most `widest`
+    def spec(self, max_values: int = 20, *, max_columns: int = WIDEST) -> dict[str, Any]:
+        """Return the spec of an encoder for the objects that were added, as JSON. The encoder has at most `max_columns`
         columns.
 
         A field has the type of more than half of its values. Numbers are scaled by their mean and standard
@@ -197,10 +197,10 @@ class EncoderFit:
                 values.field(name, max_values=max_values, n_listed=n_listed) for name, values in values_by_name
             )
             readers = _without_clashes(field for field in proposals if field)
-            if _total_width(readers) <= widest:
+            if _total_width(readers) <= max_columns:
                 break
         count_by_name = {name: values.kinds.total() for name, values in values_by_name}
-        while readers and _total_width(readers) > widest:
+        while readers and _total_width(readers) > max_columns:
             readers.remove(max(readers, key=lambda field: (field.width, -count_by_name[field.name], field.name)))
         return Encoder(readers).spec()
 

@@ -135,7 +135,7 @@ def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
     """Return the features of n contexts, hashed into dense columns, (n, columns).
 
     columns: the number of columns, a power of two up to WIDTH."""
-    entries = sparse(contexts)
+    entries = hash_contexts(contexts)
     return add_up(len(entries), columns, entries.row, entries.column % columns, entries.value)
 
 
@@ -160,7 +160,7 @@ def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Ar
     return cell_sums.reshape(n, columns).astype(np.float64, copy=False)
 
 
-def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
+def hash_contexts(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
     """Return the features of contexts, hashed into sparse columns.
 
     columns: the number of columns, a power of two up to MAX_COLUMNS.
@@ -313,9 +313,9 @@ class Field(Record, kw_only=False):
     def entries(self, values: Sequence[Any]) -> tuple[Index, Index, Array]:
         """Return the nonzero entries of the result of `encode`, as three arrays (e,): the row, the column and the value
         of each entry."""
-        dense = self.encode(values)
-        row, column = np.nonzero(dense)
-        return row, column, dense[row, column]
+        features = self.encode(values)
+        row, column = np.nonzero(features)
+        return row, column, features[row, column]
 
     def spec(self) -> dict[str, Any]:
         parameters = {key: list(value) if type(value) is tuple else value for key, value in asdict(self).items()}
@@ -581,8 +581,8 @@ def objects(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in (value if type(value) is list else [value]) if isinstance(item, Mapping)]
 
 
-def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
-    return type(value) in NUMBERS and -largest <= value <= largest
+def is_number(value: Any, limit: float = sys.float_info.max) -> bool:
+    return type(value) in NUMBERS and -limit <= value <= limit
 
 
 def text(value: Any) -> str | None:
@@ -599,9 +599,9 @@ def quote(value: Any) -> str:
     return json_text if len(json_text) <= 60 else f"{json_text[:57]}..."
 
 
-def _numbers(values: Sequence[Any], largest: float = sys.float_info.max) -> Array:
+def _numbers(values: Sequence[Any], limit: float = sys.float_info.max) -> Array:
     """Return the values as numbers, (n,). The result is NaN for a value that is not a number, or larger than
     `largest`."""
     number_types = NUMBERS
-    numbers = (value if type(value) in number_types and -largest <= value <= largest else np.nan for value in values)
+    numbers = (value if type(value) in number_types and -limit <= value <= limit else np.nan for value in values)
     return np.fromiter(numbers, np.float64, len(values))

@@ -85,5 +85,5 @@ def pool_orders(orders: Sequence[Order], *, positions: int) -> PooledOrders | No
 
 def _to_continuous(order: Order) -> ContinuousOrder | None:
     if isinstance(order, gumbel.PlackettLuceOrder) and np.isfinite(order.logits).all():
-        return gumbel.continuous(order.logits, positions=1)
+        return gumbel.continuous_order(order.logits, positions=1)
     return order if isinstance(order, ContinuousOrder) else None

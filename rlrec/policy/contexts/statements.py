@@ -56,8 +56,8 @@ def check_arms(entries: Any, *, field: str) -> None:
         path = f"{field}.{key[:80]}"
         if not isinstance(entry, Mapping):
             raise InputError(f"arm {key[:80]!r} is {_excerpt(entry)}", hint=example, field=path)
-        if unknown := entry.keys() - {*STATED_OF_ARM}:
-            name = min(unknown)
+        if unknown_names := entry.keys() - {*STATED_OF_ARM}:
+            name = min(unknown_names)
             hint = suggest(name, list(STATED_OF_ARM)) or example
             raise InputError(f"arm {key[:80]!r} has an unknown {name[:80]!r}", hint=hint, field=f"{path}.{name[:80]}")
         named_scores, features = entry.get(SCORES, {}), entry.get(FEATURES, {})

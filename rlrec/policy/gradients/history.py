@@ -92,14 +92,14 @@ class History(Record, kw_only=False, eq=False):
         # the four words of the head
         real_words, count_words = words.view("<f8"), (self.n_shown[filled_rows] << BITS) + layout.count
         words[layout.begin] = np.rint(self.gap_s[filled_rows] * 1e6)
-        words[layout.begin + 1] = np.where(layout.long, ~count_words, count_words)
+        words[layout.begin + 1] = np.where(layout.is_long, ~count_words, count_words)
         real_words[layout.begin + 2] = self.reward[filled_rows]
         words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
         # the slots and their rewards
         is_long = layout.slot_is_long
-        words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~is_long]
-        if layout.long.any():  # few are long, and most have no reward
-            words[layout.longs] = np.column_stack([self.arm[is_long], self.ago[is_long]]).reshape(-1)
+        words.view("<u4")[layout.short_slots] = ((self.arm << BITS) + self.ago)[~is_long]
+        if layout.is_long.any():  # few are long, and most have no reward
+            words[layout.long_slots] = np.column_stack([self.arm[is_long], self.ago[is_long]]).reshape(-1)
         if has_reward.any():
             real_words[layout.values] = self.slot_reward[has_reward]
         packed_bytes, sizes = words.tobytes(), np.zeros(len(self), np.int64)
@@ -111,26 +111,26 @@ class WordOffsets:
     """A WordOffsets object holds the places of the fields of n packed histories, in words. The histories lie one after
     another.
 
-    count (n,): the number of slots of each history; long (n,): whether each slot of the history takes two words;
+    count (n,): the number of slots of each history; is_long (n,): whether each slot of the history takes two words;
     bits (n, 64): which slots have a nonzero reward. earning (e,): whether each slot of all histories has a nonzero
-    reward; shorts: the places of the slots that take half a word, counted in half words; longs: the places of both
-    words of the long slots; values: the places of the rewards."""
+    reward; short_slots: the places of the slots that take half a word, counted in half words; long_slots: the places of
+    both words of the long slots; values: the places of the rewards."""
 
-    def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
-        self.count, self.long, self.bits = count, long, bits
-        slot_words, n_earning = np.where(long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
+    def __init__(self, count: Ints, is_long: Flags, bits: Flags) -> None:
+        self.count, self.is_long, self.bits = count, is_long, bits
+        slot_words, n_earning = np.where(is_long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
         self.size = HEAD + slot_words + n_earning
         self.begin = np.cumsum(self.size) - self.size
         self.earning: Flags = bits[np.arange(REMEMBERED) < count[:, None]]
         first_slot_word = self.begin + HEAD
-        self.shorts = piece_rows(2 * first_slot_word[~long], count[~long])
-        self.longs = piece_rows(first_slot_word[long], 2 * count[long])
+        self.short_slots = piece_rows(2 * first_slot_word[~is_long], count[~is_long])
+        self.long_slots = piece_rows(first_slot_word[is_long], 2 * count[is_long])
         self.values = piece_rows(first_slot_word + slot_words, n_earning)
 
     @property
     def slot_is_long(self) -> Flags:
         """Tell whether each slot takes two words, (e,)."""
-        return np.repeat(self.long, self.count)
+        return np.repeat(self.is_long, self.count)
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
@@ -154,11 +154,11 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
         raise _damage_error()
     # the slots: arm and ago
     slots, real_words = np.empty((2, len(has_reward)), np.int64), words.view("<f8")
-    short_slots = words.view("<u4")[layout.shorts].astype(np.int64)
+    short_slots = words.view("<u4")[layout.short_slots].astype(np.int64)
     is_long = layout.slot_is_long if has_long_slots.any() else None
     slots[:, slice(None) if is_long is None else ~is_long] = short_slots >> BITS, short_slots & MAX_SHORT
     if is_long is not None:
-        slots[:, is_long] = words[layout.longs].reshape(-1, 2).T
+        slots[:, is_long] = words[layout.long_slots].reshape(-1, 2).T
     # rewards of slots and visits
     rewards, (gap, reward), (n_shown, counts) = np.zeros(len(has_reward)), np.zeros((2, n)), np.zeros((2, n), np.int64)
     rewards[has_reward] = real_words[layout.values]

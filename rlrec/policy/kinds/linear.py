@@ -406,9 +406,9 @@ def inverse_gaps(mean: Array, *, gamma: float) -> Array:
 
     mean (..., m): the mean of each arm, in the unit of the reward; gamma: the parameter of SquareCB. Source: Foster
     & Rakhlin 2020; sharing the remaining probability among equal best arms is our addition."""
-    best = mean.max(axis=-1, keepdims=True)
-    is_best = mean == best
-    gap_probability = np.where(is_best, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
+    best_mean = mean.max(axis=-1, keepdims=True)
+    is_best = mean == best_mean
+    gap_probability = np.where(is_best, 0.0, 1.0 / (mean.shape[-1] + gamma * (best_mean - mean)))
     best_probability = (1.0 - gap_probability.sum(axis=-1, keepdims=True)) / is_best.sum(axis=-1, keepdims=True)
     return np.where(is_best, best_probability, gap_probability)
 

@@ -98,7 +98,7 @@ class LongTerm(FlooredPolicy):
             return belief
         return replace(belief, pulls=belief.extra[..., column], reward_sum=belief.extra[..., column + 1])
 
-    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
+    def mean(self, belief: Belief, *, default: float = 0.0) -> Array:
         prior_pulls = self.prior_sd**-2
         mean: Array = (belief.reward_sum + prior_pulls * self.prior_mean) / (belief.pulls + prior_pulls)
         return mean

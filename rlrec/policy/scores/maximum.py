@@ -16,7 +16,7 @@ _RARE_ARRIVALS, _EXTRA_TERMS = 0.1, 14  # arrivals below which an arm is rare; t
 _PANEL_WIDTH, _UNLIKELY = 0.5, 43.0
 
 
-def best(table: ScoreTable) -> Array:
+def p_best(table: ScoreTable) -> Array:
     """Return, for each row of the table, the probability that one score of this row is the best of all scores, (g +
     1,).
 
@@ -95,24 +95,24 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
 
 
 def _probability_of_larger(
-    count: Array, log_cdf: Array, single: Index, multiple: Index, size: int
+    count: Array, log_cdf: Array, singles: Index, groups: Index, size: int
 ) -> tuple[Array, Array]:
     """Return the probability that 0, 1, ... (fewer than size) scores exceed the node, where one score of the row is
     left out.
 
-    Two arrays (terms, rows, nodes) are returned: for the rows `single`, whose count is 1, and for the rows
-    `multiple`, whose counts are larger and whose polynomials are longer. The probabilities are the coefficients of a
+    Two arrays (terms, rows, nodes) are returned: for the rows `singles`, whose count is 1, and for the rows
+    `groups`, whose counts are larger and whose polynomials are longer. The probabilities are the coefficients of a
     product of polynomials, F + S z for each score, where F is its distribution function and S = 1 - F. All terms are
     positive, and no division is needed.
 
     count (g + 1,): the number of equal scores of each row; log_cdf (g + 1, nodes): the logarithm of F."""
     # products over all scores with count 1, and over all with larger counts
     ones = np.ones((1, 1, log_cdf.shape[1]))
-    single_tree = _product_tree(_binomial_coefficients(np.ones(len(single)), log_cdf[single], size), size)
-    group_tree = _product_tree(_binomial_coefficients(count[multiple], log_cdf[multiple], size), size)
-    all_singles, all_groups = single_tree[-1] if len(single) else ones, group_tree[-1] if len(multiple) else ones
+    single_tree = _product_tree(_binomial_coefficients(np.ones(len(singles)), log_cdf[singles], size), size)
+    group_tree = _product_tree(_binomial_coefficients(count[groups], log_cdf[groups], size), size)
+    all_singles, all_groups = single_tree[-1] if len(singles) else ones, group_tree[-1] if len(groups) else ones
     # without one score: the others of its row, and the other rows
-    same_row = _binomial_coefficients(count[multiple] - 1, log_cdf[multiple], size)
+    same_row = _binomial_coefficients(count[groups] - 1, log_cdf[groups], size)
     other_rows = _products_without_leaf(group_tree, all_singles, size)
     return _products_without_leaf(single_tree, all_groups, size), _multiply_polynomials(other_rows, same_row, size)
 

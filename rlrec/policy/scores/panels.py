@@ -149,27 +149,27 @@ def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) ->
         return np.full(pdf.shape[1], np.inf)
     # arms by the octave of their rate, and the expected number with this rate or a higher one above each point
     octave = np.floor(4 * np.log2(np.maximum(pdf[arm, point] / sf[arm, point], 1e-300)))
-    highest = octave.max()
-    octave_index = np.minimum(highest - octave, _OCTAVES).astype(np.intp)
+    top_octave = octave.max()
+    octave_index = np.minimum(top_octave - octave, _OCTAVES).astype(np.intp)
     shape = (int(octave_index.max()) + 1, pdf.shape[1])
     bins = np.bincount(octave_index * shape[1] + point, weights=n_above[arm, point], minlength=shape[0] * shape[1])
     n_expected = np.cumsum(bins.reshape(shape), axis=0)
     # the number of them that a slate can have at once, and how fast its probability falls
     n_at_once = 30 / np.maximum(-np.log(np.maximum(n_expected, _RARE)), 30 / (n_densities + 2))
-    rates = 2.0 ** (0.25 * (highest - np.arange(shape[0])))[:, None]
+    rates = 2.0 ** (0.25 * (top_octave - np.arange(shape[0])))[:, None]
     with np.errstate(divide="ignore"):
         return _STEEPNESS / (n_at_once * rates).max(axis=0, initial=0.0, where=n_expected > 0)
 
 
-def _density_profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
+def _density_profile(density: Density, steps: Array, rows: Index, pdf: Array, sf: Array) -> Array:
     """Return the density of each score, and approximately one minus its distribution function, at decreasing points,
     (2, a, p + 1).
 
-    steps (p + 1,): the points; active (a,): the rows of the scores; pdf, sf (a,): the results at the first point."""
+    steps (p + 1,): the points; rows (a,): the rows of the scores; pdf, sf (a,): the results at the first point."""
     half_width = 0.5 * (steps[:-1] - steps[1:])
     nodes = (steps[1:, None] + half_width[:, None] * (1 + _COARSE)).ravel()
-    node_densities = densities_at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
-    profile = np.empty((2, len(active), len(steps)))
+    node_densities = densities_at_nodes(density, nodes, rows).reshape(len(rows), -1, len(_COARSE))
+    profile = np.empty((2, len(rows), len(steps)))
     profile[0, :, 0], profile[0, :, 1:] = pdf, node_densities[:, :, 0]
     profile[1, :, 0], profile[1, :, 1:] = sf, node_densities[:, :, 1:] @ _COARSE_WEIGHT * half_width
     np.cumsum(profile[1], axis=1, out=profile[1])
@@ -227,14 +227,14 @@ class _PanelWalk(Record, kw_only=False, eq=False):
             new_edges.append(self._next(u, 1 / max(float(inverse_width), 1e-300), float(edges[-1])))
         return np.array(new_edges)
 
-    def _next(self, u: float, limit: float, lowest: float) -> float:
+    def _next(self, u: float, limit: float, lowest_edge: float) -> float:
         """Return the left edge of the widest panel below u that is right for every score. A score limits the panel by
         the width that the score allows, or by the upper end of its support if the support lies below u.
 
-        limit: the largest width of the panel; lowest: the lowest edge that may be returned."""
+        limit: the largest width of the panel; lowest_edge: the lowest edge that may be returned."""
         edge = np.minimum(u - widths(self.density, u) / self.refine, self.upper)
-        highest = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest)
-        return min(highest, math.nextafter(u, -math.inf))  # makes progress, even if a score is almost a point
+        left_edge = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest_edge)
+        return min(left_edge, math.nextafter(u, -math.inf))  # makes progress, even if a score is almost a point
 
 
 def widths(density: Density, u: float) -> Array:
@@ -244,9 +244,9 @@ def widths(density: Density, u: float) -> Array:
         return density.step
     # in a tail, the width of panels may grow with the distance to the knee
     to_left, to_right = tails.left_knee - u, u - tails.right_knee
-    widest = np.minimum(
+    widest_panels = np.minimum(
         2 / np.where(to_left > 0, tails.left_rate, tails.right_rate), 0.5 * np.maximum(to_left, to_right)
     )
     width = density.step.copy()
-    width[tails.rows] = np.maximum(width[tails.rows], widest)
+    width[tails.rows] = np.maximum(width[tails.rows], widest_panels)
     return width

@@ -23,7 +23,7 @@ class Order(Protocol):
 
     is_continuous: ClassVar[bool] = False  # whether it is of independent scores with densities
 
-    def best(self) -> Array:
+    def p_best(self) -> Array:
         """Return the probability that each arm is first, (m,)."""
 
     def ranks(self, size: int) -> Array:
@@ -49,7 +49,7 @@ class Order(Protocol):
 class ExactOrder(Order):
     """An ExactOrder computes probabilities position by position."""
 
-    def best(self) -> Array:
+    def p_best(self) -> Array:
         return self.next_arms(np.empty((1, 0), np.intp), floor=0.0)[0]
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
@@ -127,7 +127,7 @@ class ExactScores:
 
     def best_of_each(self: S) -> Array:
         """Return the probability that each arm is the best, (..., m), for scores of several runs."""
-        return np.array([scores.order(1).best() for scores in split_runs(self)])
+        return np.array([scores.order(1).p_best() for scores in split_runs(self)])
 
 
 def split_runs(scores: S) -> list[S]:

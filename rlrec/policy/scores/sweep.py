@@ -61,8 +61,8 @@ class ContinuousOrder(DrawnOrder):
             positions=self._positions, n_densities=n_densities, refine=self._refine,
         )  # fmt: skip
 
-    def best(self) -> Array:
-        return self.tabulation.best()
+    def p_best(self) -> Array:
+        return self.tabulation.p_best()
 
     def ranks(self, size: int) -> Array:
         ranks, column = self.shared_ranks(size)

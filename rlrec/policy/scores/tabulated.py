@@ -53,10 +53,10 @@ class Tabulation:
         self._row_of: dict[Pair, int] = {}
         self._best: Array | None = None
 
-    def best(self) -> Array:
+    def p_best(self) -> Array:
         """Return the probability that each arm is the best, (m,)."""
         if self._best is None:
-            self._best = maximum.best(self.table)
+            self._best = maximum.p_best(self.table)
         return self._best[self.row]
 
     def update(self, first: Array, second: Array) -> bool:
@@ -141,7 +141,7 @@ class Tabulation:
             if (np.diff(table.edges)[:-1] > _STEEPNESS_MARGIN * even_width).any():
                 return False
         # for the best arm alone, a loss in a steep panel shows in the sum of probabilities
-        self._best = maximum.best(table)
+        self._best = maximum.p_best(table)
         return bool(abs(count @ self._best + np.exp(count @ table.log_low) - 1) < _MAX_LOST_PROBABILITY)
 
 

@@ -66,17 +66,17 @@ class ListMixture(Record, kw_only=False, eq=False):
             prefix = np.append(prefix, slate.invert_rows(shares[row], words[row]))
         return shares
 
-    def joint(self, slates: Index, weight: Array) -> Array:
+    def joint_probabilities(self, slates: Index, weight: Array) -> Array:
         """Return, for each position, the probability of the arms of a slate down to this position, (n, k). The
         probability is the mean over lists.
 
         slates (n, k): the arms; weight (u,): the weight of each list."""
-        joint = np.empty(slates.shape)
+        p_joint = np.empty(slates.shape)
         for rows, tree in self._prefix_trees(slates, _PAIRS_PER_CHUNK // _LISTS_PER_CHUNK):
             totals, _ = self._sum_over_lists(tree, weight)
             for position, total in enumerate(totals[1:]):
-                joint[rows, position] = total[tree.node[position + 1]]
-        return joint
+                p_joint[rows, position] = total[tree.node[position + 1]]
+        return p_joint
 
     def each_position(self, slates: Index, weight: Array) -> Iterator[tuple[Index, int, Array, Index]]:
         """Yield the probability of each arm at each position of slates, for portions of the slates, position by
@@ -91,9 +91,9 @@ class ListMixture(Record, kw_only=False, eq=False):
         max_rows = min(_PAIRS_PER_CHUNK // _LISTS_PER_CHUNK, _MAX_ENTRIES // (self.arms * slates.shape[1]))
         for rows, tree in self._prefix_trees(slates, max_rows):
             totals, shares = self._sum_over_lists(tree, weight, with_next_arms=True)
-            for position, (total, joint) in enumerate(zip(totals, shares, strict=False)):
-                total = np.broadcast_to(total[:, None], joint.shape)
-                yield rows, position, np.divide(joint, total, out=joint, where=total > 0), tree.node[position]
+            for position, (total, p_joint) in enumerate(zip(totals, shares, strict=False)):
+                total = np.broadcast_to(total[:, None], p_joint.shape)
+                yield rows, position, np.divide(p_joint, total, out=p_joint, where=total > 0), tree.node[position]
 
     def _prefix_trees(self, slates: Index, max_rows: int) -> Iterator[tuple[Index, _PrefixTree]]:
         """Yield portions of the slates: the indices of the slates, sorted by arms, and the tree of their distinct
@@ -120,19 +120,19 @@ class ListMixture(Record, kw_only=False, eq=False):
             # pairs of a list and a top that consists of its arms; ranks: of these arms in the list
             list_index, top_nodes = np.arange(len(lists)), np.zeros(len(lists), np.intp)
             ranks = np.empty((len(lists), 0), np.intp)
-            joint = weight[lists]
-            totals[0] += joint.sum()
+            p_joint = weight[lists]
+            totals[0] += p_joint.sum()
             for depth in range(len(tree.arm) - 1):
                 probability = self._next_arms(rankings, list_index, ranks)
                 if with_next_arms:
                     arm_cells = (top_nodes[:, None] * self.arms + self.lists[lists[list_index]]).ravel()
-                    values = (joint[:, None] * probability).ravel()
+                    values = (p_joint[:, None] * probability).ravel()
                     shares[depth] += np.bincount(arm_cells, weights=values, minlength=len(shares[depth]))
                 # the pairs whose list also has the next arm
                 pair, top_nodes, rank = self._lengthen_tops(lists[list_index], top_nodes, tree, depth)
                 list_index, ranks = list_index[pair], np.column_stack([ranks[pair], rank])
-                joint = joint[pair] * probability[pair, rank]
-                totals[depth + 1] += np.bincount(top_nodes, weights=joint, minlength=len(totals[depth + 1]))
+                p_joint = p_joint[pair] * probability[pair, rank]
+                totals[depth + 1] += np.bincount(top_nodes, weights=p_joint, minlength=len(totals[depth + 1]))
         return totals, [share.reshape(-1, self.arms) for share in shares]
 
     def _lengthen_tops(self, lists: Index, node: Index, tree: _PrefixTree, depth: int) -> tuple[Index, Index, Index]:

@@ -138,16 +138,16 @@ class PageLayout(Record, kw_only=False, eq=False):
         """Return, for each cap, its counters and the largest number of these counters that one arm raises.
 
         Of several caps with the same values, only the strictest cap is kept."""
-        strictest = dict[bytes, tuple[Index, int]]()
+        caps = dict[bytes, tuple[Index, int]]()
         for cap in np.unique(self.cap[:-1]):
             counters = np.flatnonzero(self.cap == cap)
             raised_counters = self.cell_counters - counters[0]
             raised_counters[(raised_counters < 0) | (raised_counters >= len(counters))] = -1
             raised_counters = raised_counters[:, (raised_counters >= 0).any(axis=0)]
-            earlier_cap = strictest.get(raised_counters.tobytes())
+            earlier_cap = caps.get(raised_counters.tobytes())
             if earlier_cap is None or self.limit[counters[0]] < self.limit[earlier_cap[0][0]]:
-                strictest[raised_counters.tobytes()] = counters, int((raised_counters >= 0).sum(axis=1).max(initial=0))
-        return list(strictest.values())
+                caps[raised_counters.tobytes()] = counters, int((raised_counters >= 0).sum(axis=1).max(initial=0))
+        return list(caps.values())
 
     def _count_blocked(self, cell_sizes: Index, n_taken: int) -> int:
         """Return an upper bound of the number of remaining arms that caps can forbid after `n_taken` arms have been

@@ -110,8 +110,8 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
         if not isinstance(key, str):
             raise _error(f"pin {text}={key}: {key!r} is no arm", "give the key of an arm")
         if position in pins or key in pins.values():
-            earlier = next(number for number, other_key in pins.items() if number == position or other_key == key)
-            raise _error(f"pin {text}={key} contradicts pin {earlier}={pins[earlier]}", "leave one of them out")
+            pin = next(number for number, other_key in pins.items() if number == position or other_key == key)
+            raise _error(f"pin {text}={key} contradicts pin {pin}={pins[pin]}", "leave one of them out")
         pins[position] = key
     for field, limit in by_rule.get("most", {}).items():
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:

@@ -282,10 +282,10 @@ class RuledOrder(ExactOrder):
 
     def __init__(self, ruled_scores: RuledScores, positions: int, *, earlier_order: Order | None = None) -> None:
         self._ruled_scores, self._positions = ruled_scores, positions
-        self._earlier: Order | None = None
+        self._earlier_order: Order | None = None
         self._ranks = 0  # which the table of the scores decides
         if isinstance(earlier_order, RuledOrder):
-            self._earlier, self._ranks = earlier_order._order, earlier_order._ranks
+            self._earlier_order, self._ranks = earlier_order._order, earlier_order._ranks
 
     @cached_property
     def _order(self) -> Order:
@@ -295,13 +295,13 @@ class RuledOrder(ExactOrder):
         ranks = self._ranks or (2 * size if layout.has_caps else size)
         while True:
             ranks = min(ranks, len(scores))
-            order = scores.order(ranks, earlier_order=self._earlier)
+            order = scores.order(ranks, earlier_order=self._earlier_order)
             if not isinstance(order, ContinuousOrder) or ranks == len(scores) or not layout.has_caps:
                 break
             if _reaches_enough_arms(order.tabulation, layout, size):
                 break
-            ranks, self._earlier = _MORE_RANKS * ranks, None
-        self._ranks, self._earlier = ranks, None
+            ranks, self._earlier_order = _MORE_RANKS * ranks, None
+        self._ranks, self._earlier_order = ranks, None
         return order
 
     def walk(self) -> SlateWalk:

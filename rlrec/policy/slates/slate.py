@@ -29,8 +29,8 @@ def first(scores: Scores, *, floor: Floor) -> Array:
     """Return the probability of each arm at position 1, (m,), with sum 1. Arms with equal scores are equally likely.
 
     floor: the probability of a uniform pick, in [0, 1]. The absolute error is below 1e-9, and the relative error is
-    below 1e-6 for probabilities above 1e-6. Source: own derivation (`maximum.best`)."""
-    return mix_floor(scores.order(1).best(), at_positions(floor, 1)[0], len(scores))
+    below 1e-6 for probabilities above 1e-6. Source: own derivation (`maximum.p_best`)."""
+    return mix_floor(scores.order(1).p_best(), at_positions(floor, 1)[0], len(scores))
 
 
 def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:

@@ -70,14 +70,14 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
 
     logits (n, m): the logits of each slate; slates (n, k): the arms."""
     shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
-    propensity, smallest, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
+    propensity, minimum, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
     is_shown = np.zeros(logits.shape, np.bool_)
     for position, probability in enumerate(plackett_luce.remaining(logits, slates)):
         with_floor = mix_floor(probability, floors[position], m - position)
         propensity[:, position] = with_floor[rows, slates[:, position]]
-        smallest[:, position] = np.where(is_shown, 1.0, with_floor).min(axis=1)
+        minimum[:, position] = np.where(is_shown, 1.0, with_floor).min(axis=1)
         is_shown[rows, slates[:, position]] = True
-    return logged_draw(slates, propensity, first_position_marginals(propensity), smallest)
+    return logged_draw(slates, propensity, first_position_marginals(propensity), minimum)
 
 
 class SlateSampler:
@@ -142,7 +142,7 @@ class SlateSampler:
     def first(self) -> Array:
         """Return the probability of each arm at position 1, (m,), as a read-only array. The error is that of
         `slate.first`."""
-        probability = mix_floor(self._order.best(), at_positions(self._floor, 1)[0], self._arms)
+        probability = mix_floor(self._order.p_best(), at_positions(self._floor, 1)[0], self._arms)
         probability.flags.writeable = False
         return probability
 
@@ -173,7 +173,7 @@ class SlateSampler:
         seeds (n,), decisions (n,): the seed and the id of each decision."""
         uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
         shape, floors = uniform.shape, at_positions(self._floor, self._size)
-        slates, propensity, smallest = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
+        slates, propensity, minimum = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
         for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
             order = self._scores.decision_scores(seed, decision).order(self._size)
             for position in range(self._size):
@@ -184,8 +184,8 @@ class SlateSampler:
                 )
                 pick = _invert_uniforms(with_floor, with_floor.cumsum(), uniform[row, position])
                 slates[row, position] = left_arms[pick]
-                propensity[row, position], smallest[row, position] = with_floor[pick], with_floor.min()
-        return logged_draw(slates, propensity, first_position_marginals(propensity), smallest)
+                propensity[row, position], minimum[row, position] = with_floor[pick], with_floor.min()
+        return logged_draw(slates, propensity, first_position_marginals(propensity), minimum)
 
 
 def _invert_uniforms(probability: Array, cumulative: Array, uniform: Array) -> Index:

@@ -29,7 +29,7 @@ STATE = f", ({NEWEST}), {', '.join(f'({text})' for text in _NEXT_IDS)}, {setting
 STATE_SOURCE = " LEFT JOIN settings ON true"
 
 
-def newest(unit: Unit, *, is_imported: bool = False) -> int | None:
+def newest_time(unit: Unit, *, is_imported: bool = False) -> int | None:
     """Return the time of the newest decision that was not imported or, with `is_imported`, of the newest imported
     decision. Return None if there is no such decision."""
     at: int | None = unit.ask_value(NEWEST.replace("= 0", "= 1") if is_imported else NEWEST)
@@ -230,11 +230,11 @@ def slot_counts(
     return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id"))
 
 
-def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tuple[int, int, str, str, int]]:
-    """Return a row for each slot that shows an arm in the `newest` newest decisions, newest decision first. The row has
+def slots_of_arm(unit: Unit, arm_id: int, *, n_newest: int, limit: int) -> list[tuple[int, int, str, str, int]]:
+    """Return a row for each slot that shows an arm in the `n_newest` newest decisions, newest first. The row has
     the decision id, the time, the key of the session, the name of the policy and the position. limit: the largest
     number of rows to return."""
-    first_id = unit.ask_value("SELECT id FROM decision ORDER BY id DESC LIMIT 1 OFFSET ?", newest - 1) or 0
+    first_id = unit.ask_value("SELECT id FROM decision ORDER BY id DESC LIMIT 1 OFFSET ?", n_newest - 1) or 0
     joins = (
         "JOIN slot s ON s.decision_id = d.id JOIN session v ON v.id = d.session_id JOIN policy p ON p.id = d.policy_id"
     )
@@ -260,25 +260,25 @@ def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, is_censored: bool) -
 class DecisionsAhead(NamedTuple):
     """This record describes the decisions whose time is later than `clock` although they were not imported.
 
-    decisions: the number of these decisions; first, newest: the times of the first and of the newest of these
+    decisions: the number of these decisions; first, newest_time: the times of the first and of the newest of these
     decisions; last_before: the newest time of all other decisions that were not imported, or None if there are no
     such decisions."""
 
     clock: int
     decisions: int
     first: int
-    newest: int
+    newest_time: int
     last_before: int | None
 
     @property
     def distance_us(self) -> int:
         """Return how far the newest decision is ahead of the clock, in microseconds."""
-        return self.newest - self.clock
+        return self.newest_time - self.clock
 
 
 def find_ahead(unit: Unit) -> DecisionsAhead:
     """Find the decisions whose time is later than the database's clock. If there are no such decisions, `first` and
-    `newest` in the result are the clock's time."""
+    `newest_time` in the result are the clock's time."""
     clock = unit.clock()
     source = "FROM decision WHERE imported = 0 AND at"
     n_decisions, first_at, newest_at = unit.ask(f"SELECT count(*), min(at), max(at) {source} > ?", clock)[0]

@@ -137,7 +137,7 @@ def by_decision(
     return by_decision
 
 
-def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
+def largest_values(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
     """Return the largest absolute value of the events of each of these kinds in the log, by kind. With `slots_only`,
     events of whole pages are left out."""
     source = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if slots_only else ''}"

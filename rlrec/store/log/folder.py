@@ -239,8 +239,8 @@ class _Database:
             connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._source(log, name)}")
         if is_partition:  # its visits are few, and are asked for often
             connection.execute(f"CREATE OR REPLACE TEMP TABLE newest_rows AS {_NEWEST}")
-        newest = "FROM newest_rows" if is_partition else _NEWEST
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW newest AS {newest}")
+        newest_source = "FROM newest_rows" if is_partition else _NEWEST
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW newest AS {newest_source}")
         for name, text in _VIEWS.items() if is_first else ():
             connection.execute(f"CREATE TEMP VIEW {name} AS {text}")
         self._partition = log.number, log.index

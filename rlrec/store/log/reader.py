@@ -132,11 +132,11 @@ class Batch:
             return self
         slots = take(self.slots, rows)
         other_tables: dict[str, Any] = {
-            name: take(columns, np.isin(columns[key], slots[key])) for name, key, columns in self._others()
+            name: take(columns, np.isin(columns[key], slots[key])) for name, key, columns in self._other_tables()
         }
         return replace(self, slots=slots, **other_tables)
 
-    def _others(self) -> Iterator[tuple[str, str, Columns]]:
+    def _other_tables(self) -> Iterator[tuple[str, str, Columns]]:
         """Yield the name of each table except slots, the name of the column that links the rows of the table to slots,
         and the columns of the table."""
         for name, key in (("events", "decision_id"), ("visits", "session_id"), ("keys", "session_id")):
@@ -148,7 +148,7 @@ class Batch:
         few large arrays many times faster than many small arrays. A column that repeats one value is stored as this
         value."""
         state = dict(vars(self))
-        for name, columns in (("slots", self.slots), *((name, columns) for name, _, columns in self._others())):
+        for name, columns in (("slots", self.slots), *((name, columns) for name, _, columns in self._other_tables())):
             names_by_type: dict[tuple[str, int], list[str]] = {}
             for key, column in columns.items():
                 n_values = 1 if repeats_value(column) else len(column)
@@ -176,7 +176,7 @@ class Batch:
             yield int(parts[0]), self
             return
         tables = {"slots": (self.slots, parts)}
-        for name, key, columns in self._others():
+        for name, key, columns in self._other_tables():
             first_rows, _ = distinct(self.slots[key])
             index, is_selected = look_up(self.slots[key][first_rows], columns[key])
             row_parts = np.where(is_selected, parts[first_rows][index], -1) if len(first_rows) else index - 1
@@ -211,7 +211,7 @@ class Batch:
         """Return one batch with the rows of several batches, which must not have a session in common."""
         if len(batches) == 1:
             return batches[0]
-        tables = {"slots": batches[0].slots} | {name: table for name, _, table in batches[0]._others()}
+        tables = {"slots": batches[0].slots} | {name: table for name, _, table in batches[0]._other_tables()}
         columns = {
             name: {key: np.concatenate([getattr(batch, name)[key] for batch in batches]) for key in table}
             for name, table in tables.items()

@@ -69,7 +69,7 @@ def lock_users(unit: Unit, user_ids: Collection[int]) -> None:
     users."""
     if unit.postgres and user_ids:
         unit.ask("SELECT id FROM users WHERE id IN (?*) ORDER BY id FOR NO KEY UPDATE", user_ids)
-        unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited
+        unit.now = max(unit.now, decisions.newest_time(unit) or 0)  # others may have decided while we waited
 
 
 def last_decisions(unit: Unit, user_ids: Collection[int]) -> list[LastDecision]:
@@ -132,8 +132,8 @@ def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
 def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
     """Return the users whose stored last decision is wrong, as pairs: the key of the user, and the wrong decision id.
     limit: the largest number of pairs to return."""
-    newest = _NEWEST.format(users=_ALL_USERS)
-    tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({newest}) AS n ON n.user_id = l.user_id"
+    newest_ids = _NEWEST.format(users=_ALL_USERS)
+    tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({newest_ids}) AS n ON n.user_id = l.user_id"
     is_wrong = "coalesce(n.id, 0) <> l.decision_id AND l.user_id NOT IN (SELECT user_id FROM merged_user)"
     query = f"SELECT u.key, l.decision_id FROM {tables} WHERE {is_wrong}"
     return [(user, decision_id) for user, decision_id in unit.ask(f"{query} ORDER BY l.user_id LIMIT ?", limit)]
@@ -142,6 +142,6 @@ def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
 def derive_last(unit: Unit, user_ids: Collection[int] | None = None) -> None:
     """Find the last decision of each of these users in the log, and store it as the user's last decision. user_ids:
     None stands for all users."""
-    newest = _NEWEST.format(users=_ALL_USERS if user_ids is None else "IN (?*)")
-    query = f"INSERT INTO last_decision (user_id, decision_id) {newest} ON CONFLICT {_REPLACED}"
+    newest_ids = _NEWEST.format(users=_ALL_USERS if user_ids is None else "IN (?*)")
+    query = f"INSERT INTO last_decision (user_id, decision_id) {newest_ids} ON CONFLICT {_REPLACED}"
     unit.tell(query, *([] if user_ids is None else [user_ids]))

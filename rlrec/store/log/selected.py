@@ -252,8 +252,8 @@ def newest_pages(unit: Unit, selection: Selection, n: int) -> list[LoggedPage]:
 def newest_users(unit: Unit, selection: Selection, n: int) -> list[tuple[int, int, int]]:
     """Return triples for the n newest selected decisions, newest first: the policy, the decision id and the user.
     Decisions without a user are left out, so that there may be fewer than n triples."""
-    newest = f"SELECT d.policy_id, d.id, d.session_id FROM decision d WHERE {_condition(selection)}"
-    tables = f"({newest} ORDER BY d.id DESC LIMIT ?) n JOIN session s ON s.id = n.session_id"
+    newest_decisions = f"SELECT d.policy_id, d.id, d.session_id FROM decision d WHERE {_condition(selection)}"
+    tables = f"({newest_decisions} ORDER BY d.id DESC LIMIT ?) n JOIN session s ON s.id = n.session_id"
     return unit.ask(f"SELECT n.policy_id, n.id, s.user_id FROM {tables} WHERE s.user_id IS NOT NULL", n)
 
 
@@ -268,8 +268,8 @@ class SlotCount(NamedTuple):
 def newest_slots(unit: Unit, selection: Selection, n: int) -> list[SlotCount]:
     """Count the slots of the n newest selected decisions. The result has a SlotCount for each pair of an arm and a
     position."""
-    newest = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
-    tables = f"({newest}) n JOIN slot s ON s.decision_id = n.id"
+    newest_decisions = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
+    tables = f"({newest_decisions}) n JOIN slot s ON s.decision_id = n.id"
     return unit.records(SlotCount, f"SELECT s.arm_id, s.position, count(*) FROM {tables} GROUP BY 1, 2", n)
 
 

@@ -206,10 +206,10 @@ def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None =
     and the time of its last decision. limit: the largest number of rows; user_id: if given, only sessions of this
     user are returned. The query reads only the visits of the returned sessions."""
     where_clause = "" if user_id is None else f"WHERE user_id = {int(user_id)}"
-    newest = f"SELECT id, key, user_id FROM session {where_clause} ORDER BY id DESC"
+    newest_sessions = f"SELECT id, key, user_id FROM session {where_clause} ORDER BY id DESC"
     sums = "nullif(count(visit.number), 0), CAST(sum(visit.steps) AS BIGINT), max(visit.last_at)"
     statement = f"""
-        SELECT s.key, min(users.key), {sums} FROM ({newest}{"" if limit is None else " LIMIT ?"}) AS s
+        SELECT s.key, min(users.key), {sums} FROM ({newest_sessions}{"" if limit is None else " LIMIT ?"}) AS s
         LEFT JOIN users ON users.id = s.user_id LEFT JOIN visit ON visit.session_id = s.id
         GROUP BY s.id, s.key ORDER BY s.id DESC"""
     return unit.ask(statement, *([] if limit is None else [limit]))

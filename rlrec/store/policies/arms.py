@@ -45,7 +45,7 @@ def first_features(unit: Unit, ids: Collection[int]) -> dict[int, str]:
     return dict(unit.ask(query, ids))
 
 
-def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, int]:
+def active_arms(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, int]:
     """Return the ids of the arms that may be served at a time, ascending, and the two bounds of the time span around
     this time in which the set of these arms does not change. at: the time; None: now."""
     now = unit.now if at is None else at
@@ -82,9 +82,9 @@ def groups(unit: Unit) -> dict[int, list[str]]:
 def at_revision(unit: Unit, revision: int) -> list[Arm]:
     """Return all arms as they were at a revision of the catalogue, in order of id. Arms that were added later are left
     out."""
-    newest = "(SELECT max(revision) FROM arm_history WHERE arm_id = h.arm_id AND revision <= ?)"
+    newest_revision = "(SELECT max(revision) FROM arm_history WHERE arm_id = h.arm_id AND revision <= ?)"
     columns = "a.id, a.key, h.features, a.added_at, CASE WHEN h.retired = 1 THEN h.at END, h.eligible_from"
-    tables = f"arm_history h JOIN arm a ON a.id = h.arm_id WHERE h.revision = {newest}"
+    tables = f"arm_history h JOIN arm a ON a.id = h.arm_id WHERE h.revision = {newest_revision}"
     return unit.records(Arm, f"SELECT {columns}, h.eligible_until FROM {tables} ORDER BY a.id", revision)
 
 

@@ -40,10 +40,8 @@ def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float
     changes_query = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
     repeated_query = f"{changes_query} GROUP BY bucket, arm_id HAVING count(*) > 1"
     repeated_keys = set(unit.ask(repeated_query, version_id, first, last))
-    first_rows = {row[:2]: row for row in beliefs.rows(unit, version_id, oldest=beliefs.EARLIEST, seq=first)}
-    rows = [
-        row for row in beliefs.rows(unit, version_id, oldest=beliefs.EARLIEST, seq=last) if row[:2] in repeated_keys
-    ]
+    first_rows = {row[:2]: row for row in beliefs.rows(unit, version_id, start=beliefs.EARLIEST, seq=first)}
+    rows = [row for row in beliefs.rows(unit, version_id, start=beliefs.EARLIEST, seq=last) if row[:2] in repeated_keys]
     key = "version_id = ? AND bucket = ? AND arm_id = ?"
     newer_seq = f"SELECT max(seq) FROM belief_delta WHERE {key} AND seq <= ?"
     old_keys = [(version_id, *row[:2], first, version_id, *row[:2], last) for row in rows]

@@ -66,11 +66,11 @@ def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums
     return _read_rows(unit, ArmSums, version_id, seq, "bucket = ?", 0)
 
 
-def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None) -> list[BeliefRow]:
-    """Return the rows of a belief, in order of bucket and arm. oldest: the first bucket that is read; seq: as in
+def rows(unit: Unit, version_id: int, *, start: int = 0, seq: int | None = None) -> list[BeliefRow]:
+    """Return the rows of a belief, in order of bucket and arm. start: the first bucket that is read; seq: as in
     `sums`."""
-    test = "bucket >= ?" if oldest <= 0 else f"bucket >= ? AND (bucket & {SECTION - 1}) >= {oldest}"
-    return _read_rows(unit, BeliefRow, version_id, seq, test, oldest)
+    test = "bucket >= ?" if start <= 0 else f"bucket >= ? AND (bucket & {SECTION - 1}) >= {start}"
+    return _read_rows(unit, BeliefRow, version_id, seq, test, start)
 
 
 def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq: int | None = None) -> list[BeliefRow]:

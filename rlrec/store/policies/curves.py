@@ -59,8 +59,8 @@ def by_name(unit: Unit, reference: str) -> Curve | None:
     if name and number.isascii() and number.isdigit() and len(number) < 18:
         row = unit.ask_row(f"SELECT {_COLUMNS} FROM position_curve WHERE name = ? AND number = ?", name, int(number))
     else:
-        newest = "WHERE name = ? ORDER BY number DESC LIMIT 1"
-        row = unit.ask_row(f"SELECT {_COLUMNS} FROM position_curve {newest}", reference)
+        condition = "WHERE name = ? ORDER BY number DESC LIMIT 1"
+        row = unit.ask_row(f"SELECT {_COLUMNS} FROM position_curve {condition}", reference)
     return None if row is None else _read_curve(row)
 
 

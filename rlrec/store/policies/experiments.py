@@ -143,9 +143,9 @@ def freeze(unit: Unit, experiment: Experiment) -> None:
 def _add_phase(unit: Unit, experiment_id: int, mode: str, weights: Mapping[str, float]) -> None:
     if unit.postgres:  # transactions that draw variants lock this row, too
         unit.ask("SELECT id FROM experiment WHERE id = ? FOR NO KEY UPDATE", experiment_id)
-    newest = "SELECT coalesce(max(at), 0) FROM {} WHERE experiment_id = ?"
-    last_at = max(unit.ask_value(newest.format(table), experiment_id) for table in ("assignment", "phase"))
-    at = max(unit.now, last_at + 1, (decisions.newest(unit) or 0) + 1)
+    newest_query = "SELECT coalesce(max(at), 0) FROM {} WHERE experiment_id = ?"
+    last_at = max(unit.ask_value(newest_query.format(table), experiment_id) for table in ("assignment", "phase"))
+    at = max(unit.now, last_at + 1, (decisions.newest_time(unit) or 0) + 1)
     unit.add("phase", experiment_id=experiment_id, at=at, mode=mode, weights=to_text(dict(weights)))
 
 
@@ -194,10 +194,10 @@ def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Colle
 
     by: what the ids stand for, `user` or `session`."""
     join = f"assignment mine ON mine.experiment_id = ? AND mine.{by}_id = a.{by}_id"
-    earlier = "(mine.id IS NULL OR a.at < mine.at OR (a.at = mine.at AND a.experiment_id < mine.experiment_id))"
+    earlier_test = "(mine.id IS NULL OR a.at < mine.at OR (a.at = mine.at AND a.experiment_id < mine.experiment_id))"
     text = (
         f"SELECT a.{by}_id FROM experiment e JOIN assignment a ON a.experiment_id = e.id LEFT JOIN {join}"
-        f" WHERE e.layer = ? AND e.id <> ? AND e.status = 'running' AND a.{by}_id IN (?*) AND {earlier}"
+        f" WHERE e.layer = ? AND e.id <> ? AND e.status = 'running' AND a.{by}_id IN (?*) AND {earlier_test}"
     )
     return {row[0] for row in unit.ask(text, experiment.id, experiment.layer, experiment.id, unit_ids)}
 

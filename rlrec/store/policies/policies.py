@@ -222,11 +222,11 @@ def pruned_to(unit: Unit, policy_id: int) -> int:
     return int(unit.ask_value("SELECT pruned_to FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
-def note_pruned(unit: Unit, newest: Mapping[int, int]) -> None:
-    """Store the id of the newest pruned decision of each policy. If a larger id is stored already, it stays. newest:
-    the decision id by policy id."""
+def note_pruned(unit: Unit, newest_ids: Mapping[int, int]) -> None:
+    """Store the id of the newest pruned decision of each policy. If a larger id is stored already, it stays.
+    newest_ids: the decision id by policy id."""
     larger_pruned_to = "CASE WHEN coalesce(pruned_to, 0) > ? THEN pruned_to ELSE ? END"
-    rows = [(decision_id, decision_id, policy_id) for policy_id, decision_id in sorted(newest.items())]
+    rows = [(decision_id, decision_id, policy_id) for policy_id, decision_id in sorted(newest_ids.items())]
     unit.tell_each(f"UPDATE policy_head SET pruned_to = {larger_pruned_to} WHERE policy_id = ?", rows)
 
 

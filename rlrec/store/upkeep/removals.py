@@ -178,9 +178,9 @@ def delete_unused(unit: Unit) -> None:
 def oldest_belief(unit: Unit, policy_id: int) -> int:
     """Return the number of the change after which the belief was in the state from which the policy's oldest decision
     was drawn. If the policy has no decision, return the number of its newest change."""
-    oldest = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
-    newest = "SELECT seq FROM policy_head WHERE policy_id = ?"
-    return int(unit.ask_value(f"SELECT coalesce(({oldest}), ({newest}), 0)", policy_id, policy_id))
+    oldest_seq = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
+    newest_seq = "SELECT seq FROM policy_head WHERE policy_id = ?"
+    return int(unit.ask_value(f"SELECT coalesce(({oldest_seq}), ({newest_seq}), 0)", policy_id, policy_id))
 
 
 def last_change(unit: Unit, version_id: int) -> int:

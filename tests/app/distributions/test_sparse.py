@@ -110,7 +110,7 @@ def test_a_target_is_weighed_by_its_regression_on_each_column(db: str, kind: str
             expected = []
             for arm in ids.tolist():
                 pulls, reward, _ = rows[-1, arm]
-                score, row = reward / (pulls + 3.0), x.sparse([context])
+                score, row = reward / (pulls + 3.0), x.encode_sparse([context])
                 for column, value in zip(row.column.tolist(), row.value.tolist(), strict=True):
                     squares, response, total = rows.get((column, arm), (0.0, 0.0, 0.0))
                     score += value * (response - reward / pulls * total) / (squares + 3.0)

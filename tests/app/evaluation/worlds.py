@@ -105,7 +105,7 @@ def checked_rows(world: World, *, cluster: str = "user", **flags: Any) -> Checke
         "age_us": np.zeros(len(clicked), np.int64),
     }  # fmt: skip
     log = Batch(slots=slots, events=events)
-    contexts = ContextTable({}, frozenset(), features.sparse(world.contexts))
+    contexts = ContextTable({}, frozenset(), features.hash_contexts(world.contexts))
     arms = ArmTable({arm + 1: f"a{arm:05}" for arm in range(world.arms)})
     batch = LoggedBatch(log=log, contexts=contexts, eligible={1: arms.ids})
     rows, _ = log_rows.usable_rows(log, CLICK, now=NOW)

@@ -77,7 +77,7 @@ def test_a_bandit_reaches_a_linear_model_less_one_standard_error(sqlite_db: str,
         version = policies.versions(unit, [policies.by_name(unit, "ours").id])[0]
         distribution, ids = exact.load(unit, version), np.array([each.id for each in arms.all_arms(unit)])
         scores = [distribution.case("all", ids, contexts[row], keys={}).index for row in judged.tolist()]
-    sparse = Encoder.parse(FEATURES["context"]).sparse(contexts)
+    sparse = Encoder.parse(FEATURES["context"]).encode_sparse(contexts)
     x = matrix(sparse.select_columns(np.unique(sparse.column)))  # columns that no text has would only take time
     predicted = []
     for model in (partial(Ridge, alpha=30.0, solver="sparse_cg"), partial(LogisticRegression, C=0.1)):

@@ -147,7 +147,7 @@ def posterior(unit: Unit, name: str, request: Mapping[str, Any], hour: float) ->
 
 def stored(unit: Unit, version_id: int, oldest: int) -> list[Any]:
     """The rows of a belief that hold something, without the ordinal that they were written at."""
-    rows = [row[:2] + row[3:] for row in beliefs.rows(unit, version_id, oldest=oldest)]
+    rows = [row[:2] + row[3:] for row in beliefs.rows(unit, version_id, start=oldest)]
     return [row for row in rows if any(row[2:5]) or any(np.frombuffer(row[5]))]
 
 

@@ -146,7 +146,7 @@ def test_the_clock_starts_behind_a_phase_of_the_wall_clock(shop: Store, capsys: 
         experiment.set_weights(shop, "ab", {"a": 1, "b": weight})
         with shop.read() as unit:
             phase_at, stored = lookup.experiment(unit, "ab").phase_at, decisions.peek(unit)
-            newest = decisions.newest(unit)
+            newest = decisions.newest_time(unit)
         if on_wall_clock:
             shop.now = newest
             with pytest.raises(InputError, match=r"the newest phase of experiment ab began at .*: --now lies before"):
@@ -229,7 +229,7 @@ def test_groups_stay_full_while_visits_are_to_come(shop: Store) -> None:
 def test_every_decision_is_mature_when_a_simulation_with_memory_is_over(shop: Store) -> None:
     result = visited(shop, sessions=3)
     with shop.read() as unit:
-        newest = decisions.newest(unit)
+        newest = decisions.newest_time(unit)
     assert newest is not None
     assert parse(result["ended_at"]) - newest > 30 * 60 * SECOND
     shop.now = None
@@ -366,7 +366,7 @@ def two_runs(shop: Store, *, second: dict[str, str] | None = None, days: int = 0
     params = {"daily": "20"}
     visited(shop, "shop", sessions=60, size=2, group=15, parameters=params)
     with shop.read() as unit:
-        first, newest = decisions.peek(unit), decisions.newest(unit)
+        first, newest = decisions.peek(unit), decisions.newest_time(unit)
     assert newest is not None
     shop.now = newest + days * DAY_US
     visited(shop, "shop", sessions=60, size=2, group=15, parameters=second or params)

@@ -75,7 +75,7 @@ def test_what_nothing_is_known_of_has_no_bounds() -> None:
 def test_a_mean_takes_the_prior_in() -> None:
     stored = belief(8, 1, prior=(1, 1))
     assert (stored.mean()[0], stored.weight[0]) == (0.2, 10)
-    assert np.isnan(belief(0, 0).mean(unknown=np.nan)).all()
+    assert np.isnan(belief(0, 0).mean(default=np.nan)).all()
 
 
 def test_by_a_curve_an_arm_without_a_click_may_be_worth_nothing() -> None:

@@ -116,7 +116,7 @@ def test_a_normal_score_costs_what_the_price_was_solved_for(seed: int, uniform: 
     low = (1 - uniform) * cost.min() + uniform * cost.mean()
     target = low + 0.4 * (expected_cost(0.0, mean, sd, cost, uniform) - low)
     price = solve_price(mean, sd, cost, p_uniform=uniform, target=target)
-    exact = Gaussian(mean - price * cost, sd).order(1).best()
+    exact = Gaussian(mean - price * cost, sd).order(1).p_best()
     assert (1 - uniform) * exact @ cost + uniform * cost.mean() == pytest.approx(target, rel=0.1)
 
 
@@ -174,7 +174,7 @@ def test_shares_of_the_best_are_about_those_of_the_exact_order() -> None:
     rng = np.random.default_rng(4)
     for _ in range(10):
         mean, sd = rng.random(5), rng.uniform(0.02, 0.4, 5)
-        assert best_arm_probabilities(mean, sd) == pytest.approx(Gaussian(mean, sd).order(1).best(), abs=0.05)
+        assert best_arm_probabilities(mean, sd) == pytest.approx(Gaussian(mean, sd).order(1).p_best(), abs=0.05)
 
 
 def test_of_a_thousand_arms_64_at_most_have_a_share() -> None:

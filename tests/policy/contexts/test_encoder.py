@@ -222,7 +222,7 @@ def test_sparse_rows_hold_what_dense_ones_do() -> None:
     encoder = Encoder.parse(
         {"fields": {"n": "number", "t": ["x"], "l": {"list": ["p"], "hash": 8}, "b": "flag"}, "hash": 16}
     )
-    dense, sparse = encoder.encode(ROWS), encoder.sparse(ROWS)
+    dense, sparse = encoder.encode(ROWS), encoder.encode_sparse(ROWS)
     filled = np.zeros_like(dense)
     filled[np.repeat(np.arange(len(ROWS)), np.diff(sparse.start)), sparse.column] = sparse.value
     filled[:, 0] = 1.0  # the intercept
@@ -231,7 +231,7 @@ def test_sparse_rows_hold_what_dense_ones_do() -> None:
 
 def test_a_shorter_hash_folds_a_longer_one() -> None:
     rows = [{"words": [f"w{number}" for number in range(50)], "price": 3.5, "new": True}]
-    long = Encoder.parse({"hash": 1 << 18, "intercept": False}).sparse(rows)
+    long = Encoder.parse({"hash": 1 << 18, "intercept": False}).encode_sparse(rows)
     short = Encoder.parse({"hash": 64, "intercept": False}).encode(rows)[0]
     np.testing.assert_allclose(np.bincount(long.column % 64, long.value, 64), short, atol=1e-12)
 
@@ -267,7 +267,7 @@ def test_an_empty_log_gives_the_intercept_alone() -> None:
 
 
 def test_no_room_for_a_field_leaves_the_intercept_alone() -> None:
-    assert fitted([{"price": 1}, {"price": 2}], widest=0) == {"intercept": True, "fields": {}}
+    assert fitted([{"price": 1}, {"price": 2}], max_columns=0) == {"intercept": True, "fields": {}}
 
 
 def test_parts_of_a_log_say_what_the_whole_says() -> None:

@@ -37,11 +37,11 @@ def test_each_weight_is_a_regression_on_its_column(kind: str) -> None:
     policy = kinds.make(kind, {"ridge": 2.0}, design=Design(context=WORDS))
     assert isinstance(policy, Linear)
     belief, sums = belief_of(4)
-    scores = policy.index_at(belief, WORDS.sparse(SENTENCES))
+    scores = policy.index_at(belief, WORDS.encode_sparse(SENTENCES))
     mean = (belief.reward_sum - 0.25) / belief.pulls
     for sentence, of_arms in zip(SENTENCES, scores, strict=True):
         expected = (belief.reward_sum - 0.25) / (belief.pulls + 2.0)
-        x = WORDS.sparse([sentence])
+        x = WORDS.encode_sparse([sentence])
         for column, value in zip(x.column, x.value, strict=True):
             squares, response, total, anchor = sums[column - 1].T
             expected = expected + value * (response - mean * total + anchor * squares) / (squares + 2.0)
@@ -50,7 +50,7 @@ def test_each_weight_is_a_regression_on_its_column(kind: str) -> None:
 
 def test_a_context_is_scored_as_it_is_among_others() -> None:
     policy, (belief, _) = Softmax(design=Design(context=WORDS)), belief_of(3)
-    together = policy.index_at(belief, WORDS.sparse(SENTENCES))
+    together = policy.index_at(belief, WORDS.encode_sparse(SENTENCES))
     alone = [policy.index(belief, context=sentence) for sentence in SENTENCES]
     np.testing.assert_array_equal(np.array(alone), together)
 

@@ -47,14 +47,14 @@ def test_it_draws_each_arm_as_often_as_its_effect_is_the_largest() -> None:
     """A million draws of the posteriors: a difference above .002 is a false alarm of 1 in 30,000."""
     scores = kinds.make("long-term", PRIOR).scores(belief(), arms="abc", context={})
     draws = np.random.default_rng(0).normal(MEAN, SD, (1_000_000, 3)).argmax(axis=1)
-    assert scores.order(1).best() == pytest.approx(np.bincount(draws) / 1e6, abs=0.002)
+    assert scores.order(1).p_best() == pytest.approx(np.bincount(draws) / 1e6, abs=0.002)
 
 
 def test_until_it_has_learned_all_arms_are_equal() -> None:
     nothing = np.zeros(4)
     empty = Belief(pulls=nothing, reward_sum=nothing, reward_squares=nothing, alpha=nothing, beta=nothing, total=0.0)
     policy = kinds.make("long-term", {})
-    assert policy.scores(empty, arms="abcd", context={}).order(1).best() == pytest.approx([0.25] * 4)
+    assert policy.scores(empty, arms="abcd", context={}).order(1).p_best() == pytest.approx([0.25] * 4)
     assert policy.exploration == 0.05
 
 
@@ -86,7 +86,7 @@ def test_a_cell_is_drawn_exactly() -> None:
     extra = np.array([LongTerm.statistics_of(mean, sd, **PRIOR) for mean, sd in zip(MEAN[::-1], SD, strict=True)])
     scores = policy.scores(replace(belief(), extra=extra), arms="abc", context={"device": "phone"})
     draws = np.random.default_rng(0).normal(MEAN[::-1], SD, (1_000_000, 3)).argmax(axis=1)
-    assert scores.order(1).best() == pytest.approx(np.bincount(draws) / 1e6, abs=0.002)
+    assert scores.order(1).p_best() == pytest.approx(np.bincount(draws) / 1e6, abs=0.002)
 
 
 @pytest.mark.parametrize(("name", "value"), [("prior_sd", 0.0), ("prior_sd", float("nan")), ("floor", 1.5), ("by", "")])

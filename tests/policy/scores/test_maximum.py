@@ -13,7 +13,7 @@ from rlrec.arrays import Array
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.families.beta import Beta, BetaLogit, stirling_error
 from rlrec.policy.scores.families.gaussian import Gaussian
-from rlrec.policy.scores.families.gumbel import Gumbel, continuous
+from rlrec.policy.scores.families.gumbel import Gumbel, continuous_order
 from rlrec.policy.scores.table import tabulate
 from rlrec.policy.slates.slate import first, marginals
 from tests.policy import reference
@@ -54,7 +54,7 @@ def exact_two(a: int, b: int, c: int, d: int) -> float:
 
 
 def refined(scores: Beta, *, refine: int) -> Array:
-    return reference.refined_order(scores, positions=1, refine=refine).best()
+    return reference.refined_order(scores, positions=1, refine=refine).p_best()
 
 
 def test_second_of_two_small_posteriors_is_best_with_29_33rds() -> None:
@@ -174,7 +174,7 @@ def test_more_nodes_move_no_rank(mix: str) -> None:
 
 def test_first_rank_is_being_best() -> None:
     order = MIXES["few clicks"].order(4)
-    assert order.ranks(4)[0] == pytest.approx(order.best(), abs=1e-14)
+    assert order.ranks(4)[0] == pytest.approx(order.p_best(), abs=1e-14)
 
 
 def test_ranks_count_equal_arms_one_by_one() -> None:
@@ -206,7 +206,7 @@ def test_stirling_error_equals_the_log_gamma_function() -> None:
 def test_ranks_of_many_gumbel_scores_are_those_of_their_table(size: int, spread: float) -> None:
     logits = np.random.default_rng(size).normal(0, spread, 1000)
     ranks = maximum.ranks_of_arrivals(logits, size)
-    assert ranks == pytest.approx(continuous(logits, positions=size).ranks(size), abs=1e-12)
+    assert ranks == pytest.approx(continuous_order(logits, positions=size).ranks(size), abs=1e-12)
     assert ranks.sum(axis=1) == pytest.approx(np.ones(size), abs=1e-13)
     served = Gumbel(np.append(logits, -np.inf)).order(size).ranks(size)
     assert served[:, :-1] == pytest.approx(ranks, abs=1e-15)

@@ -45,8 +45,8 @@ def joint(mixture: ListMixture, weight: Array) -> Array:
     steps = np.ones(SLATES.shape)
     for rows, position, below, above in mixture.each_position(SLATES, weight):
         steps[rows, position] = below[above, SLATES[rows, position]]
-    assert mixture.joint(SLATES, weight) == pytest.approx(steps.cumprod(axis=1), abs=1e-14)
-    return mixture.joint(SLATES, weight)
+    assert mixture.joint_probabilities(SLATES, weight) == pytest.approx(steps.cumprod(axis=1), abs=1e-14)
+    return mixture.joint_probabilities(SLATES, weight)
 
 
 @pytest.mark.parametrize("family", ["beta", "gumbel", "point"])

@@ -549,4 +549,4 @@ def test_a_signal_before_the_block_of_a_transaction_leaves_no_traceback(sqlite_d
         store.close()
         block.gen.close()
         with store.read() as unit:
-            assert decisions.newest(unit) is None
+            assert decisions.newest_time(unit) is None

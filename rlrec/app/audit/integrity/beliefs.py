@@ -131,7 +131,7 @@ def _change_sizes(chunk: Columns) -> dict[int, Array]:
 
 def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: _Reporter) -> None:
     """Report every key whose served sums differ from the sums after the newest delta."""
-    rows = beliefs.rows(unit, version.id, oldest=beliefs.EARLIEST)
+    rows = beliefs.rows(unit, version.id, start=beliefs.EARLIEST)
     served_rows: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
     for key in sorted(served_rows.keys() | history.newest_rows.keys()):
         row, last_row = served_rows.get(key), history.newest_rows.get(key)

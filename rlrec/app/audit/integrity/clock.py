@@ -27,7 +27,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
         findings.add(
             CHECK, _severity(block.distance_us), "store",
             f"{quantity(block.decisions, 'decision')} ahead of the database's clock, the newest at "
-            f"{format_time(block.newest)}: until then time stands still and nothing matures; "
+            f"{format_time(block.newest_time)}: until then time stands still and nothing matures; "
             "see `rlrec doctor --repair-clock`",
         )  # fmt: skip
 
@@ -37,7 +37,7 @@ def check_rows(unit: Unit, *, findings: Findings) -> None:
     from rlrec.store.upkeep import audit  # with all tables, which `recommend` under --now does without
 
     now = unit.clock()
-    for column, key, at in audit.rows_ahead(unit, since=max(now + MINUTE_US, decisions.newest(unit) or 0)):
+    for column, key, at in audit.rows_ahead(unit, since=max(now + MINUTE_US, decisions.newest_time(unit) or 0)):
         detail = f"{column.name} of its {column.table.name} row, {format_time(at)}, lies ahead of the database's clock"
         findings.add(CHECK, _severity(at - now), row_subject(column.table.name, key), detail)
 
@@ -53,7 +53,7 @@ def refuse_far_ahead(store: Store) -> None:
     if store.now is None:
         return
     with store.read() as unit:
-        newest_at = decisions.newest(unit)
+        newest_at = decisions.newest_time(unit)
         store.refuse_far_ahead(unit, newest_at)
         if newest_at is None and store.now > unit.clock() + DAY_US:
             now = format_time(store.now)
@@ -69,7 +69,7 @@ def repair(store: Store) -> Repair:
     def move_back(unit: Unit) -> Repair:
         block = decisions.find_ahead(unit)
         if block.last_before is not None and block.first - block.distance_us < block.last_before:
-            ready_at = block.last_before + block.newest - block.first
+            ready_at = block.last_before + block.newest_time - block.first
             raise CheckFailed(
                 "the decisions ahead of the clock span more time than has passed since those before them",
                 hint=f"repeat the repair after {format_time(ready_at)}",

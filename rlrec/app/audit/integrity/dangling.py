@@ -159,7 +159,7 @@ def _check_catalogue(unit: Unit, findings: Findings) -> None:
         stored_arms = contents.eligible_arms(unit, [catalogue_id]).get(catalogue_id, ())
     except UNREADABLE:
         stored_arms = ()
-    if (stored_arms, row.catalogue_from, row.catalogue_until) != arms.active(unit, at=row.catalogue_from):
+    if (stored_arms, row.catalogue_from, row.catalogue_until) != arms.active_arms(unit, at=row.catalogue_from):
         findings.error(CHECK, "catalogue", "the eligible set kept for it is not the arms that are active")
 
 

@@ -398,7 +398,7 @@ def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> flo
     slots_alone: whether only events of slots count."""
     if definition is sessions.RETURN_REWARD:
         return 1.0
-    values = events.largest(unit, definition.weights, slots_only=slots_alone).items()
+    values = events.largest_values(unit, definition.weights, slots_only=slots_alone).items()
     single_events = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
     rewards = (slot_reward(definition, [event], served_at=0) for event in single_events)
     return max((abs(reward - definition.default) for reward in rewards), default=0.0)

@@ -70,7 +70,7 @@ class StudyFold:
         self._contexts = None if study.segment is None else ContextCache(unit, fields=[study.segment])
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
-        self._import_end = decisions.newest(unit, is_imported=True) if selected.may_be_imported(unit) else None
+        self._import_end = decisions.newest_time(unit, is_imported=True) if selected.may_be_imported(unit) else None
         # the times in which units were assigned, and in which they were served; None where ages do not matter
         aged_experiment = study.experiment if study.by == "variant" and study.age_us is None else None
         needs_age = aged_experiment is not None or study.age_us is not None or study.by in study_figures.LIVES

@@ -180,7 +180,7 @@ class ContextCache:
                     names.add(field)
             self._names |= names if len(self._names) < NAMES else names & {*fields}
             if self.encode:
-                portions.append(features.sparse(contexts, self.columns))
+                portions.append(features.hash_contexts(contexts, self.columns))
         return values, Sparse.concatenate(portions)
 
 

@@ -152,7 +152,7 @@ class ListCaseRows(CaseRows):
             joint = np.zeros((len(order), order.shape[1] + 1))
             joint[:, 0] = 1.0
             for block, rows in _rows_by_block(blocks, case):
-                joint[rows, 1:] = block.mixture.joint(order[rows], block.weight)
+                joint[rows, 1:] = block.mixture.joint_probabilities(order[rows], block.weight)
             joint[:, 1:][np.arange(order.shape[1]) >= length[:, None]] = 0.0
             joint_above = joint[:, :-1]
             yield group, np.divide(joint[:, 1:], joint_above, out=np.zeros_like(joint_above), where=joint_above > 0)

@@ -51,7 +51,7 @@ class Correlated(Record, kw_only=False, eq=False):
 
         Arms with equal rows of location and factor have equal values in each sample, unless arms have separate
         noise."""
-        rows, row = self._distinct
+        rows, row = self._distinct_rows
         n_shared_normals = self.samples * (rows.shape[1] - 1)
         n_arm_normals = 0 if self.arm_noise is None else self.samples * len(self)
         z = sampler.normals(seed, decision, start=SAMPLING, count=n_shared_normals + n_arm_normals)
@@ -66,7 +66,7 @@ class Correlated(Record, kw_only=False, eq=False):
         belongs to a separate decision.
 
         Every position takes a random sample of its decision; two positions may take the same sample."""
-        rows, row = self._distinct
+        rows, row = self._distinct_rows
         d, noises = rows.shape[1] - 1, 0 if self.arm_noise is None else len(self)
         z, sample = rng.standard_normal((size, runs, d + noises)), rng.integers(self.samples, size=(size, runs))
         for position in range(1, size):
@@ -77,7 +77,7 @@ class Correlated(Record, kw_only=False, eq=False):
         return values if self.arm_noise is None else values + self.arm_noise * z[..., d:]
 
     @cached_property
-    def _distinct(self) -> tuple[Array, Index]:
+    def _distinct_rows(self) -> tuple[Array, Index]:
         """Return the distinct rows of location and factor, (u, 1 + d), and the index of each arm's row among them,
         (m,).
 
@@ -89,10 +89,10 @@ class Sampled(Record, kw_only=False, eq=False):
     """Sampled scores are the posterior samples of one decision. At every position one sample, drawn independently,
     ranks the arms that are left.
 
-    distinct (samples, u): the values of distinct arms in each sample, in the unit of the reward; column (m,): the
-    column of each arm in `distinct`, since equal arms share a column."""
+    columns (samples, u): the values of distinct arms in each sample, in the unit of the reward; column (m,): the
+    column of each arm in `columns`, since equal arms share a column."""
 
-    distinct: Array
+    columns: Array
     column: Index
     is_ruled: ClassVar[bool] = False
 
@@ -102,20 +102,20 @@ class Sampled(Record, kw_only=False, eq=False):
     @property
     def values(self) -> Array:
         """Return the value of each arm in each sample, (samples, m)."""
-        return self.distinct.take(self.column, axis=1)
+        return self.columns.take(self.column, axis=1)
 
     @property
     def samples(self) -> int:
-        return len(self.distinct)
+        return len(self.columns)
 
     def order(self, positions: int, *, earlier_order: Order | None = None) -> SampledOrder:
         return SampledOrder(self)
 
     @cached_property
-    def best(self) -> tuple[Index, Index]:
+    def best_columns(self) -> tuple[Index, Index]:
         """Return the indices of samples, and the best column in each of these samples. A sample has several entries if
         columns tie."""
-        return best_of_rows(self.distinct)
+        return best_of_rows(self.columns)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.values[rng.integers(self.samples, size=shape[0])]
@@ -143,14 +143,14 @@ class SampledOrder(Order):
         A sampler of many decisions does not use these samples, since each decision draws separate samples."""
         return self.scores.decision_scores(0, 0)
 
-    def best(self) -> Array:
+    def p_best(self) -> Array:
         return self._best(frozenset())
 
     def ranks(self, size: int) -> Array:
         """Return the probability that each arm stands at each rank, (size, m). Ranks below the first have no closed
         form, and their probabilities are NaN."""
         ranks = np.full((size, len(self.scores)), np.nan)
-        ranks[0] = self.best()
+        ranks[0] = self.p_best()
         return ranks
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
@@ -171,13 +171,13 @@ class SampledOrder(Order):
         fraction is 0 for the arms of the prefix."""
         if prefix not in self._by_prefix:
             sample_set, upper_arms = self.sample_set, list(prefix)
-            sample, best_columns = sample_set.best
-            n_left = np.bincount(np.delete(sample_set.column, upper_arms), minlength=sample_set.distinct.shape[1])
+            sample, best_columns = sample_set.best_columns
+            n_left = np.bincount(np.delete(sample_set.column, upper_arms), minlength=sample_set.columns.shape[1])
             # of samples whose best arms are all above, the best of the others
             exhausted_samples = np.flatnonzero(
                 np.bincount(sample, n_left[best_columns], minlength=sample_set.samples) == 0
             )
-            values = sample_set.distinct[exhausted_samples]
+            values = sample_set.columns[exhausted_samples]
             values[:, n_left == 0] = -np.inf
             lost_rows, lower_column = best_of_rows(values)
             sample, best_columns = np.r_[sample, exhausted_samples[lost_rows]], np.r_[best_columns, lower_column]

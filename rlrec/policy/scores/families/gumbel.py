@@ -64,13 +64,13 @@ class PlackettLuceOrder(DrawnOrder):
     def ranks(self, size: int) -> Array:
         finite_arms, m = np.flatnonzero(self.logits > -np.inf), len(self.logits)
         ranks = np.zeros((size, m))
-        n_finite_ranks = min(size, len(finite_arms))
-        if n_finite_ranks:
+        n_ranks = min(size, len(finite_arms))
+        if n_ranks:
             logits = self.logits[finite_arms]
-            if n_finite_ranks <= _MAX_RANKS and len(logits) >= _MANY_ARMS:
-                ranks[:n_finite_ranks, finite_arms] = maximum.ranks_of_arrivals(logits, n_finite_ranks)
+            if n_ranks <= _MAX_RANKS and len(logits) >= _MANY_ARMS:
+                ranks[:n_ranks, finite_arms] = maximum.ranks_of_arrivals(logits, n_ranks)
             else:
-                ranks[:n_finite_ranks, finite_arms] = continuous(logits, positions=n_finite_ranks).ranks(n_finite_ranks)
+                ranks[:n_ranks, finite_arms] = continuous_order(logits, positions=n_ranks).ranks(n_ranks)
         if size > len(finite_arms):
             infinite_arms = np.delete(np.arange(m), finite_arms)
             ranks[len(finite_arms) :, infinite_arms] = 1 / len(infinite_arms)
@@ -129,7 +129,7 @@ class PlackettLuceOrder(DrawnOrder):
         return top(noisy_scores, size)
 
 
-def continuous(logits: Array, *, positions: int) -> ContinuousOrder:
+def continuous_order(logits: Array, *, positions: int) -> ContinuousOrder:
     """Return the order of finite logits with Gumbel noise, treated as general continuous scores. It is used for the
     probabilities of ranks.
 
@@ -165,7 +165,7 @@ class GumbelLogit:
 
 def _log_sum(logits: Array) -> Array:
     """Return ln(sum(exp(logits))) of each row, (n,). The result is -inf for a row whose logits are all -inf."""
-    highest = logits.max(axis=1, initial=-np.inf)
-    finite_highest = np.where(highest > -np.inf, highest, 0.0)
+    top_logit = logits.max(axis=1, initial=-np.inf)
+    finite_top = np.where(top_logit > -np.inf, top_logit, 0.0)
     with np.errstate(divide="ignore"):
-        return finite_highest + np.log(np.exp(logits - finite_highest[:, None]).sum(axis=1))
+        return finite_top + np.log(np.exp(logits - finite_top[:, None]).sum(axis=1))

@@ -41,7 +41,9 @@ def test_the_direct_method_is_the_mean_of_plain_regressions(db: str) -> None:
         selection = Selection(policy_ids=[policies.by_name(unit, "log").id])
         (batch,) = reader.batches(unit, selection, columns=tuple(reader.COLUMNS))
         bodies = contents.context_bodies(unit, set(batch.slots["context_id"].tolist()))
-        x = features.sparse([parse(bodies[key], "a context") for key in batch.slots["context_id"].tolist()], COLUMNS)
+        x = features.hash_contexts(
+            [parse(bodies[key], "a context") for key in batch.slots["context_id"].tolist()], COLUMNS
+        )
         cluster, arm = cluster_digests(batch.slots, "user"), batch.slots["arm_id"] - batch.slots["arm_id"].min()
     reward = np.isin(batch.slots["decision_id"], batch.events["decision_id"]).astype(np.float64)
     dense, ridge = np.zeros((len(x), COLUMNS)), Ridge(arms=3)
