@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run, initialise, runner, store_after
+from tests.conftest import Run, filled, initialise, runner, store_after
 
 LATER = ("--allow-future", "--now", "2030-01-01")
 AFTERWARDS = ("--allow-future", "--now", "2031-01-01")
@@ -85,7 +85,7 @@ def test_export_and_import_keep_beliefs_apart(shelf: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize("reference", ["shelf", "shelf@1", "shelf@ranking/new", "shelf@ranking/old@1"])
 def test_commands_take_what_policy_list_prints(shelf: Run, reference: str) -> None:
     for words in (
-        ("report", "-", "--policy", reference), ("exploration", "--policy", reference),
+        ("report", "-", "--policy", reference, "--no-estimates"), ("exploration", "--policy", reference),
         ("exposure", "--policy", reference), ("evaluate", reference), ("policy", "show", reference),
         ("evaluate", "uniform", "--log", f"policy={reference}"),
         ("recommend", "--policy", reference.removesuffix("@1"), "--session", "s", "--dry-run"),
@@ -121,8 +121,7 @@ def test_judging_a_policy_whose_variants_serve_names_them(shelf: Run, command: t
 
 
 def test_what_a_promoted_variant_leaves_has_the_name_of_its_belief(sqlite_db: str) -> None:
-    run = runner(sqlite_db)
-    shelved(sqlite_db)
+    run = filled(sqlite_db, shelved)
     run("route", "create", "home", "--to", "other")
     run(*LATER, "route", "set", "home", "--to", "shelf", "--share", "50%")
     run(*LATER, "simulate", "bernoulli", "--policy", "home", "--sessions", 40, *RATES)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,17 @@ CONTEXTS = ('{"device": "phone"}', '{"device": "desk"}')
 START = "2026-01-01T00:00:00Z"
 
 
-def prepared(db: str) -> None:
-    """Each policy has served alone, then in an experiment, then again alone: more, or less, than its variant."""
+def experimented(db: str, name: str) -> None:
+    """A policy has served alone, then in an experiment, then again alone: more, or less, than its variant."""
     run = clocked(runner(db), 0)
     run("arm", "import", "-", stdin=[{"arm": arm} for arm in "xyz"])
     run("reward", "define", "late", "click=1", "--window", "1h", "--learn", "settled")
-    for name, words in POLICIES.items():
-        assert run("policy", "create", name, "--kind", *words).exit_code == 0
-        variants = ("--variant", f"a={name}", "--variant", f"b={name}")
-        serve(run, 0, 20, policy=name)
-        assert run("experiment", "create", f"{name}-ab", *variants).exit_code == 0
-        serve(run, 100, 120, experiment=f"{name}-ab")
-        serve(run, 500, 20 if name == "fading" else 70, policy=name)
+    assert run("policy", "create", name, "--kind", *POLICIES[name]).exit_code == 0
+    variants = ("--variant", f"a={name}", "--variant", f"b={name}")
+    serve(run, 0, 20, policy=name)
+    assert run("experiment", "create", f"{name}-ab", *variants).exit_code == 0
+    serve(run, 200, 120, experiment=f"{name}-ab")
+    serve(run, 500, 20 if name == "fading" else 70, policy=name)
 
 
 def clocked(run: Run, hours: float) -> Run:
@@ -56,11 +56,6 @@ def serve(run: Run, first: int, number: int, **name: str) -> None:
     click(run, [answer["decision_id"] for answer in answers[::2]])
 
 
-@pytest.fixture
-def ready(sqlite_db: str) -> Run:
-    return filled(sqlite_db, prepared)
-
-
 def believed(run: Run, reference: str, context: str = CONTEXTS[0]) -> list[tuple[Any, ...]]:
     rows = run("policy", "show", reference, "--context", context, "--json").json["arms"]
     return [(row["arm"], row["pulls"], row["reward_sum"], row["probability"]) for row in rows]
@@ -72,7 +67,8 @@ def sound(run: Run) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_belief_of_a_variant_becomes_the_next_version(ready: Run, store: Store, name: str) -> None:
+def test_the_belief_of_a_variant_becomes_the_next_version(sqlite_db: str, name: str) -> None:
+    ready = filled(sqlite_db, experimented, name)
     run = clocked(ready, 200)
     run("settle")
     done = run("experiment", "stop", f"{name}-ab", "--promote", "b", "--anyway", "--json")
@@ -84,7 +80,7 @@ def test_the_belief_of_a_variant_becomes_the_next_version(ready: Run, store: Sto
             pairs = zip(*(believed(run, which, context) for which in (f"{name}@{name}-ab/b", name)), strict=True)
             for (arm, *figures), row in pairs:
                 assert row == (arm, *(pytest.approx(figure, rel=1e-9) for figure in figures))
-    with store.read() as unit:  # each slot was taken out where it was
+    with closing(Store(sqlite_db)) as store, store.read() as unit:  # each slot was taken out where it was
         assert unit.ask_value("SELECT min(pulls) FROM belief") > -1e-9
     serve(run, 1000, 20, policy=name)
     assert sound(run)
@@ -161,7 +157,6 @@ def served(run: Run, name: str = "home") -> tuple[str, int]:
     return answer["policy"], answer["version"]
 
 
-@ON_BOTH
 def test_routes_follow_what_was_promoted_and_a_rollback_of_the_policy(pair: Run) -> None:
     create(pair, "a=u", "b=ts")
     assert pair("recommend", "--experiment", "ab", "--session", "s1").exit_code == 0
@@ -175,7 +170,6 @@ def test_routes_follow_what_was_promoted_and_a_rollback_of_the_policy(pair: Run)
     assert sound(pair)
 
 
-@ON_BOTH
 def test_the_same_promotion_again_changes_nothing_and_another_one_is_refused(pair: Run) -> None:
     create(pair, "a=u", "b=ts")
     assert promote(pair, "b", "--anyway").json["already_stopped"] is False

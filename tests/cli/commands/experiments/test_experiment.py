@@ -112,7 +112,6 @@ def served(run: Run, *words: Any, pages: int = 30) -> Any:
     return answer
 
 
-@ON_BOTH
 def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready: Any) -> None:
     answer = served(ready, "--holdout-uniform", "50%").json
     assert answer["variants"] == [
@@ -303,10 +302,8 @@ def test_every_format_lists_experiments(ready: Any, form: Any) -> None:
 @pytest.mark.slow
 def test_csv_compares_every_variant_with_the_first(ready: Any) -> None:
     create(ready, "--unit", "session")
-    for number in range(20):
-        ready("recommend", "--experiment", "ab", "--session", f"s{number}")
-        if number % 3:
-            ready("feedback", number + 1, "click")
+    ready("recommend", "--input", "-", stdin=[{"experiment": "ab", "session": f"s{n}"} for n in range(20)])
+    click(ready, [n + 1 for n in range(20) if n % 3])
     words = ("--now", LATER, "experiment", "show", "ab", "--fixed")
     answer, output = ready(*words, "--json").json["differences"][0], ready(*words, "--format", "csv").stdout
     first, second = csv.DictReader(io.StringIO(output, newline=""))
@@ -500,7 +497,6 @@ def visited(run: Run, now: str, users: range, clicks: int) -> None:
     click(run, clicked, "--now", now)
 
 
-@ON_BOTH
 def test_weights_that_change_while_rates_drift_make_no_difference(ready: Any) -> None:
     ready("--now", "2026-05-01", "experiment", "create", "ab", "--variant", "a=other", "--variant", "b=other")
     visited(ready, "2026-05-02", range(300), 8)

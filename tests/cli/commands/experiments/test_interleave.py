@@ -117,7 +117,6 @@ def test_experiments_list_names_the_rankers(shop: Run) -> None:
     assert shop("experiment", "stop", "rank").exit_code == 0
 
 
-@ON_BOTH
 def test_what_exploration_costs_leaves_it_out(shop: Run) -> None:
     serve(shop, 3)
     shop("recommend", "--policy", "left", "--session", "x")
@@ -173,7 +172,6 @@ def test_no_person_makes_such_a_policy(shop: Run) -> None:
     assert "team-draft" not in shop("policy", "kinds").stdout
 
 
-@ON_BOTH
 @pytest.mark.parametrize(
     "damage", ["DELETE FROM team_draft", "UPDATE team_draft SET teams = 'AA'", "UPDATE slot SET score = 0.5"]
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.experiments import plan as app_plan
-from tests.conftest import ON_BOTH, Run, begin, click, runner, store_after
+from tests.conftest import Run, begin, click, runner, store_after
 
 
 def serve(run: Run, target: str, day: str, first_decision: int, *, every: int) -> None:
@@ -91,7 +91,6 @@ def test_days_have_time_for_the_last_units_to_come_again(ready: Any, monkeypatch
     assert waits == {"visits": (pytest.approx(7), 7), "returned_1d": (pytest.approx(1), 1), "reward_per_visit": (0, 0)}
 
 
-@ON_BOTH
 def test_days_are_those_of_the_newest_traffic(ready: Any) -> None:
     """The second ten days bring 400 units in 19 hours, a fifth of whom click, as they all have before."""
     answer = plan(ready, "--lift", "75%").json

@@ -263,7 +263,6 @@ def live(run: Run) -> int:
     return next(row["version"] for row in run("policy", "versions", "ts", "--json").json if row["live"])
 
 
-@ON_BOTH
 def test_a_route_follows_the_policy_of_a_frozen_version_that_was_promoted(ready: Run) -> None:
     ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
     ready("experiment", "stop", "home-ramp-1", "--promote", "candidate", "--anyway")
@@ -315,7 +314,6 @@ def test_rollbacks_go_back_behind_two_promotions_and_a_ramp_that_ended_without(r
     assert ready("route", "rollback", "home").exit_code == 3
 
 
-@ON_BOTH
 def test_a_route_that_an_earlier_release_pinned_is_a_warning(ready: Run, store: Store) -> None:
     ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
     ready("experiment", "stop", "home-ramp-1", "--promote", "candidate", "--anyway")
@@ -359,7 +357,6 @@ def test_a_promotion_names_the_route_that_serves_what_a_ramp_learned(ready: Run)
     assert (run("status").exit_code, "info live" in run("status").stdout) == (0, False)
 
 
-@ON_BOTH
 def test_a_version_that_went_live_where_no_route_leads_is_named(ready: Run, tmp_path: Path) -> None:
     run = ready
     run("route", "set", "home", "--to", "u")
@@ -380,7 +377,6 @@ def test_a_version_that_went_live_where_no_route_leads_is_named(ready: Run, tmp_
     assert remedy not in run(*tomorrow, "status").stdout
 
 
-@ON_BOTH
 def test_a_policy_whose_arms_have_all_left_their_group_is_named(ready: Run) -> None:
     run = ready
     run("arm", "add", "x", "--group", "hot")
@@ -543,9 +539,8 @@ def test_a_filter_picks_the_decisions_that_were_asked_for_by_a_route(ready: Run)
 
 
 def test_what_a_policy_learned_from_a_route_is_in_sample_there_alone(ready: Run) -> None:
-    for number in range(40):
-        recommend(ready, f"home{number}")
-        ready("recommend", "--policy", "u", "--session", f"u{number}")
+    lines = [{"policy": name, "session": f"{name}{number}"} for number in range(40) for name in ("home", "u")]
+    ready("recommend", "--input", "-", stdin=lines).done()
     now = ("--allow-future", "--now", "2099-01-01T00:00:00Z")
     ready(*now, "policy", "create", "late", "--kind", "thompson", "--from-log", "route=home")
     ready(*now, "policy", "freeze", "late")
@@ -571,7 +566,7 @@ def test_a_route_says_that_a_rebuilt_version_does_not_serve(ready: Run) -> None:
 
 
 def test_a_look_that_rests_on_nothing_shows_no_figure(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     for user in range(30):
         recommend(run_sqlite, f"s{user}", "--user", f"u{user}")
     looked = run_sqlite(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rlrec.sentences import experiment_sentences
-from tests.conftest import ON_BOTH, Run, runner, store_after
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 USERS = [f"u{number}" for number in range(40)]
 CROWD = [f"u{number}" for number in range(160)]
@@ -54,27 +54,26 @@ def test_users_stay_in_the_holdout_whatever_the_route_serves(ready: Run) -> None
 def test_a_holdout_keeps_the_rules_of_what_the_route_leads_to(run_sqlite: Run) -> None:
     """Of four arms two stand on the page, and the same one of them never twice before a person."""
     run = run_sqlite
-    run("init")
     run("arm", "add", "x", "y", "--group", "page")
     run("arm", "add", "mail", "letter")
     run("policy", "create", "ts", "--kind", "thompson", "--param", "arms=@page", "--param", "not_shown=1")
     run("route", "create", "home", "--to", "ts", "--holdout", "50%")
     run("experiment", "create", "ab", "--variant", "a=ts", "--variant", "b=uniform", "--holdout-uniform", "50%")
-    for words in (("--policy", "home"), ("--experiment", "ab")):
+    for key, name in (("policy", "home"), ("experiment", "ab")):
         policies, shown = set[str](), dict[str, set[str]]()
         for turn in range(2):
-            for user in USERS[:20]:
-                person = f"{words[1]}-{user}"
-                answer = run("recommend", *words, "--session", f"{person}-{turn}", "--user", person, "--json").json
+            people = [f"{name}-{user}" for user in USERS[:20]]
+            lines = [{key: name, "session": f"{person}-{turn}", "user": person} for person in people]
+            for answer in run("recommend", "--input", "-", stdin=lines).lines:
                 policies.add(answer["policy"].split("@")[0])
-                shown.setdefault(person, set()).add(answer["slate"][0]["arm"])
+                shown.setdefault(answer["user"], set()).add(answer["slate"][0]["arm"])
+        assert len(shown) == 20
         # nobody of the 20 gets one of two sides, or all one of three: once in 500,000 stores
         assert policies == {"ts", "uniform"}
         assert all(arms == {"x", "y"} for arms in shown.values())
     assert run("doctor", "--json").json["findings"] == []
 
 
-@ON_BOTH
 def test_a_comparison_of_a_part_of_the_log_says_what_status_keeps(ready: Run) -> None:
     variants(ready)
     words = "`rlrec status` keeps the newest comparison of a holdout without --log"
@@ -100,7 +99,7 @@ def test_users_in_the_holdout_take_part_in_no_ramp(ready: Run) -> None:
 
 
 def test_a_user_who_is_first_seen_during_a_ramp_is_drawn_for_the_holdout(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     run_sqlite("route", "set", "home", "--to", "other", "--share", "50%")
     first = apart(run_sqlite, 0)
     assert first
@@ -109,7 +108,7 @@ def test_a_user_who_is_first_seen_during_a_ramp_is_drawn_for_the_holdout(run_sql
 
 
 def test_sessions_without_a_user_are_drawn_by_session(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     lines = "".join(f'{{"policy": "home", "session": "s{number}"}}\n' for number in range(40))
     once, again = (run_sqlite("recommend", "--input", "-", "--format", "ndjson", stdin=lines).lines for _ in range(2))
     assert [row["variant"] for row in once] == [row["variant"] for row in again]
@@ -117,7 +116,7 @@ def test_sessions_without_a_user_are_drawn_by_session(run_sqlite: Run, sqlite_db
 
 
 def test_streams_and_dry_runs_draw_the_same_users(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     line = '{"op": "recommend", "policy": "home", "session": "%s", "user": "%s"}\n'
     dry = {
         user
@@ -131,7 +130,7 @@ def test_streams_and_dry_runs_draw_the_same_users(run_sqlite: Run, sqlite_db: st
 
 
 def test_decisions_and_exports_name_the_holdout(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     user = min(apart(run_sqlite, 0))
     row = next(row for row in run_sqlite("export-log", "-").lines if row["session"] == f"{user}-0")
     assert (row["variant"], row["route"]) == ("holdout", "home")
@@ -154,7 +153,6 @@ def test_holdouts_of_two_routes_are_drawn_by_themselves(ready: Run) -> None:
     assert held["home"] & held["side"]  # 14 on average
 
 
-@ON_BOTH
 def test_a_copy_of_the_store_keeps_the_holdout(ready: Run, tmp_path: Path) -> None:
     first = apart(ready, 0)
     copy = str(tmp_path / "copy.db")
@@ -168,7 +166,6 @@ def test_a_copy_of_the_store_keeps_the_holdout(ready: Run, tmp_path: Path) -> No
 # -- how it begins and ends --
 
 
-@ON_BOTH
 def test_a_route_that_exists_gets_a_holdout_of_a_policy_that_stays(ready: Run) -> None:
     ready("route", "create", "front", "--to", "ts")
     words = ["route", "set", "front", "--holdout", "10%", "--holdout-policy", "ts@2", "--json"]
@@ -182,21 +179,21 @@ def test_a_route_that_exists_gets_a_holdout_of_a_policy_that_stays(ready: Run) -
 
 
 def test_the_served_side_is_what_the_route_serves_now(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     run_sqlite("route", "set", "home", "--to", "other")
     rows = run_sqlite("experiment", "list", "--json").json[0]["variants"]
     assert [row["policy"] for row in rows] == ["uniform@home-holdout/holdout", "other"]
 
 
 def test_the_policy_that_the_route_began_with_can_serve_elsewhere(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     run_sqlite("route", "set", "home", "--to", "other")
     assert run_sqlite("route", "set", "home", "--to", "ts").exit_code == 0
     assert run_sqlite("policy", "promote", "ts@2").exit_code == 0
 
 
 def test_decisions_before_the_holdout_are_not_called_censored(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     variants(run_sqlite)
     run_sqlite("experiment", "stop", "home-holdout")
     run_sqlite("route", "set", "home", "--holdout", "30%")
@@ -210,7 +207,7 @@ def test_decisions_before_the_holdout_are_not_called_censored(run_sqlite: Run, s
 
 
 def test_a_holdout_that_was_stopped_is_left_to_the_route(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     first = apart(run_sqlite, 0)
     run_sqlite("experiment", "stop", "home-holdout")
     assert first
@@ -247,7 +244,7 @@ def test_a_holdout_that_was_stopped_is_left_to_the_route(run_sqlite: Run, sqlite
 def test_what_cannot_be_a_holdout_is_refused_in_one_line_and_stores_nothing(
     run_sqlite: Run, sqlite_db: str, words: list[str], message: str
 ) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     before = run_sqlite("route", "list", "--json").json, run_sqlite("experiment", "list", "--json").json
     done = run_sqlite("route", *words)
     assert done.exit_code in (2, 6)
@@ -256,20 +253,20 @@ def test_what_cannot_be_a_holdout_is_refused_in_one_line_and_stores_nothing(
 
 
 def test_a_holdout_begins_after_a_ramp(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     run_sqlite("route", "create", "front", "--to", "ts")
     run_sqlite("route", "set", "front", "--to", "other", "--share", "50%")
     assert "has a ramp that runs" in run_sqlite("route", "set", "front", "--holdout", "5%").failed(2)
 
 
 def test_a_variant_of_a_holdout_is_not_promoted(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     refused = run_sqlite("experiment", "stop", "home-holdout", "--promote", "served")
     assert (refused.exit_code, "is the holdout of route home" in refused.stderr) == (2, True)
 
 
 def test_the_label_of_the_served_side_is_no_log(run_sqlite: Run, sqlite_db: str) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     apart(run_sqlite, 0)
     refused = run_sqlite("outcomes", "--log", "experiment=home-holdout,variant=served")
     assert (refused.exit_code, "unknown variant 'served'" in refused.stderr) == (2, True)
@@ -299,7 +296,7 @@ def clicked(run: Run, day: str, rows: list[dict[str, Any]]) -> None:
 def test_the_comparison_counts_each_user_by_assignment_through_a_ramp(
     run_sqlite: Run, sqlite_db: str, tmp_path: Path
 ) -> None:
-    prepared(sqlite_db)
+    filled(sqlite_db, prepared)
     run_sqlite("route", "create", "page", "--to", "ts")
     run_sqlite("--now", "2026-01-01", "route", "create", "front", "--to", "ts", "--holdout", "50%")
     # those outside earn two clicks on the route, those in the holdout one or none; another route does not count
@@ -325,7 +322,6 @@ def test_the_comparison_counts_each_user_by_assignment_through_a_ramp(
     assert "front against its holdout: default +" in headline.partition("</li>")[0]
 
 
-@ON_BOTH
 def test_status_repeats_nothing_that_was_found_ahead_of_the_clock_or_in_a_part_of_the_log(ready: Run) -> None:
     apart(ready, 0)
     for words in (["--now", "+40d", "experiment", "show", "home-holdout"],

@@ -99,7 +99,6 @@ def test_a_filter_by_what_came_after_the_assignment_has_no_answer(ready: Any) ->
     assert rows_by_outcomes["differences"] == answers["field:device=phone"]
 
 
-@ON_BOTH
 def test_a_prune_after_the_assignment_leaves_no_answer(ready: Any) -> None:
     """Only those who came again have visits left; who entered since then is compared as before."""
     pruned = ready(*LATER, "db", "prune", "--before", "2030-01-02", "--yes").done().stderr
@@ -117,7 +116,6 @@ def test_a_prune_after_the_assignment_leaves_no_answer(ready: Any) -> None:
     assert "whoever came before counts as new" in ready(*LATER, "outcomes").stderr
 
 
-@ON_BOTH
 def test_what_leaves_out_more_of_one_variant_has_no_answer(ready: Any) -> None:
     """Users whom one variant served, or of both alike; by an exclusion and by a filter."""
     rows = ready(*LATER, "export-log", "-", "--log", "until=2030-01-02").lines

@@ -42,7 +42,6 @@ def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(healthy: str, mon
     assert at(run, "db", "prune", "--before", BEFORE, "--yes")["decisions"] == 0
 
 
-@ON_BOTH
 def test_changes_from_which_no_decision_is_left_are_merged(healthy: str) -> None:
     """How the probabilities of a decision arose is shown as before."""
     run, count = runner(healthy), "SELECT count(*) FROM belief_delta"
@@ -57,7 +56,6 @@ def test_changes_from_which_no_decision_is_left_are_merged(healthy: str) -> None
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
-@ON_BOTH
 def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> None:
     run = runner(healthy)
     at(run, "db", "prune", "--before", BEFORE, "--yes")
@@ -87,14 +85,12 @@ def test_the_page_of_a_policy_says_which_columns_lack_pruned_decisions(healthy: 
     assert "served and ipw_mean are of those left" in run("--now", LATE, "policy", "show", "ts").done().stdout
 
 
-@ON_BOTH
 def test_a_dry_run_says_that_nothing_was_changed(healthy: str) -> None:
     words = ("--now", LATE, "db", "prune", "--before", BEFORE, "--yes")
     assert "nothing was changed" in runner(healthy)(*words, "--dry-run").done().stderr
     assert "nothing was changed" not in runner(healthy)(*words).done().stderr
 
 
-@ON_BOTH
 def test_after_a_prune_everything_goes_on(healthy: str) -> None:
     """Freezing, feedback, serving and forgetting leave a store that the audit is content with."""
     run = runner(healthy)
@@ -136,7 +132,6 @@ def test_a_rebuild_that_would_lack_decisions_is_refused(healthy: str) -> None:
     assert at(run, "policy", "rebuild", "taught")["rebuilt"] is True  # it has lost none
 
 
-@ON_BOTH
 def test_what_is_not_mature_or_not_settled_stays(run: Run) -> None:
     """A visit goes as a whole, or not at all."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -19,11 +20,11 @@ ROLES = ("server", "trainer", "reader")
 SCHEMA_PAGE = Path(__file__).parents[4] / "rlrec" / "help" / "schema.md"
 
 
-@pytest.fixture
-def logins(postgres_server: str, postgres_template: str) -> Iterator[AsLogin]:
+@contextmanager
+def new_logins(server: str, template: str) -> Iterator[AsLogin]:
     """The URL of one store for a login with each role, after the script, which may run twice."""
     prefix = f"r{time.time_ns()}"
-    db = _create(postgres_server, prefix, postgres_template)
+    db = _create(server, prefix, template)
     names = [f"{prefix}_{role}" for role in ROLES]
     with psycopg.connect(db, autocommit=True) as owner:
         for _ in range(2):
@@ -38,9 +39,19 @@ def logins(postgres_server: str, postgres_template: str) -> Iterator[AsLogin]:
 
 
 @pytest.fixture
-def roles(logins: AsLogin) -> AsRole:
+def roles(postgres_server: str, postgres_template: str) -> Iterator[AsRole]:
     """A runner for each role on one store."""
-    return lambda role: runner(logins(role))
+    with new_logins(postgres_server, postgres_template) as logins:
+        yield lambda role: runner(logins(role))
+
+
+@pytest.fixture(scope="module")
+def logins(postgres_server: str, postgres_template: str) -> Iterator[AsLogin]:
+    """The URL for a login with each role of a store with one decision, which tests leave as it is."""
+    with new_logins(postgres_server, postgres_template) as logins:
+        done(runner(logins("trainer")), "arm add a", "policy create home --kind thompson")
+        done(runner(logins("server")), "recommend --policy home --session s1 --user u1")
+        yield logins
 
 
 def done(run: Run, *lines: str, stdin: str | None = None) -> None:
@@ -72,7 +83,7 @@ def serve(roles: AsRole) -> None:
         "feedback 1 click --position 1 --key k1", "feedback 1 --position 2 --censor", "feedback 2 click seen=3",
         "settle", "session end s1", "recommend --policy home --session s1 --user u1",
     )  # fmt: skip
-    done(roles("server"), "pipe", stdin="".join((ask + tell) % (n, n, n) for n in range(60)))
+    done(roles("server"), "pipe", stdin="".join((ask + tell) % (n, n, n) for n in range(20)))
 
 
 def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
@@ -116,18 +127,14 @@ def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
         ("reader", "serve --listen 127.0.0.1:0"),
     ],
 )
-def test_what_a_role_may_not_do_is_refused_in_one_line(roles: AsRole, role: str, line: str) -> None:
-    done(roles("trainer"), "arm add a", "policy create home --kind thompson")
-    done(roles("server"), "recommend --policy home --session s1 --user u1")
-    result = roles(role)(*line.split())
+def test_what_a_role_may_not_do_is_refused_in_one_line(logins: AsLogin, role: str, line: str) -> None:
+    result = runner(logins(role))(*line.split())
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert any(words in result.stderr for words in ("permission denied", "must be owner"))
     assert "rlrec db roles" in result.stderr
 
 
 def test_each_role_reads_each_documented_view(logins: AsLogin) -> None:
-    done(runner(logins("trainer")), "arm add a", "policy create home --kind thompson")
-    done(runner(logins("server")), "recommend --policy home --session s1 --user u1")
     views = re.findall(r"^\| `(v_\w+)` \|", SCHEMA_PAGE.read_text(), re.MULTILINE)
     assert len(views) == 3
     for role in ROLES:
