@@ -123,8 +123,8 @@ def show(
         if unit_counts and not figures.count("sessions", *range(len(experiment.variants))):
             maturity = reward_log.maturity_sentence(unit, study.selection, wait_us=definitions[0].window_us)
     sums = figures.sums
-    if sums.censored:
-        store.notice(f"left out: the rewards of censored slots, in {quantity(sums.censored, 'decision')}")
+    if sums.n_censored:
+        store.notice(f"left out: the rewards of censored slots, in {quantity(sums.n_censored, 'decision')}")
     if maturity is not None:
         store.notice(f"no decision of {name} is mature yet: {maturity}")
     rows, unit_differences = unit_outcomes.rows_of_figures(figures)
@@ -159,16 +159,16 @@ def show(
     ]  # fmt: skip
     reasons = [
         *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
-        *([study_figures.ANONYMOUS_UNITS] if sums.anonymous else []),
+        *([study_figures.ANONYMOUS_UNITS] if sums.n_anonymous else []),
         *(reason for reason in TIME_REASONS if any(reason in row["reasons"] for row in unit_differences)),
     ]
     chi2, p_value = figures.selected_split
     rewards_left = [row.name for row in stored_rewards if row not in definitions and row.name != DEFAULT_REWARD]
     return _result(
         experiment, variants, differences, figures.split, times, holdout=uniform, outcomes=rows,
-        unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
+        unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions,
         metric=figures.metric_names(), guards=figures.guards(), intervals=figures.deciding_intervals(),
-        is_fixed=is_fixed, since=first_at,
+        is_fixed=is_fixed, since=first_at, anonymous=sums.n_anonymous,
         phases=_phases(experiment, phases, figures) if len(phases) > 1 else [],
         equal_age_days=WEEK if aged_us > (WEEK + 1) * DAY_US else max(0, aged_us // (2 * DAY_US)),
         units_per_day=sum(unit_counts.values()) * DAY_US / span_us if span_us > 0 else None,

@@ -92,23 +92,23 @@ def _arrivals(unit: Unit, study: Study) -> NewUnits | None:
 
 def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
     study, sums = figures.study, figures.sums
-    if study.experiment is None and not sums.new + sums.returning:
+    if study.experiment is None and not sums.n_new + sums.n_returning:
         is_narrowed = request.log or request.users or {request.age_us, request.entered_us} != {None}
         widen = "widen --log, or leave out --users, --entered-since and --age"
         hint = widen if is_narrowed else "serve with `rlrec recommend`"
         raise EmptyLog("no unit is selected", hint=hint)
-    if sums.censored:
-        store.notice(f"left out: the rewards of censored slots, in {quantity(sums.censored, 'decision')}")
+    if sums.n_censored:
+        store.notice(f"left out: the rewards of censored slots, in {quantity(sums.n_censored, 'decision')}")
     rows, differences = unit_outcomes.rows_of_figures(figures)
     return {
         "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,
-        "level": request.level, "new": sums.new, "returning": sums.returning,
+        "level": request.level, "new": sums.n_new, "returning": sums.n_returning,
         "reasons": [
-            *([] if figures.any_user else ["no-users"]), *([study_figures.ANONYMOUS_UNITS] if sums.anonymous else []),
+            *([] if figures.any_user else ["no-users"]), *([study_figures.ANONYMOUS_UNITS] if sums.n_anonymous else []),
             *(["not-randomised"] if differences and study.by != "variant" else []),
         ],
-        "anonymous": sums.anonymous, "metric": figures.metric_names(),
+        "anonymous": sums.n_anonymous, "metric": figures.metric_names(),
         "segments": figures.segments(),
     }  # fmt: skip
 

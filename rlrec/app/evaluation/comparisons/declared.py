@@ -74,17 +74,17 @@ class Declaration(Record):
         the start, by label."""
         definition = experiment.declaration
 
-        def named(name: str, reward: str | None) -> Metric:
+        def find_metric(name: str, reward: str | None) -> Metric:
             return next(
                 metric for metric in metrics
                 if metric.name == name
                 and (metric.reward is None or rewards[metric.reward].name == (reward or first_reward))
             )  # fmt: skip
 
-        success = [named(*row) for row in definition.get(METRIC, [])]
+        success = [find_metric(*row) for row in definition.get(METRIC, [])]
         return cls(
             success=success or [metric for metric in metrics if metric.name == DEFAULT_METRIC],
-            guards=[(named(name, reward), least) for name, reward, least in definition.get(GUARDS, [])],
+            guards=[(find_metric(name, reward), least) for name, reward, least in definition.get(GUARDS, [])],
             best_n=expected_units(experiment),
             weights=[weights[variant.label] for variant in experiment.variants],
         )
@@ -104,12 +104,12 @@ def reward_names(experiment: Experiment, first_reward: str | None) -> list[str]:
 
     definition = experiment.declaration
     reward_metrics = {metric.name for metric in comparison.metrics(1) if metric.reward is not None}
-    named = [
+    names = [
         reward or first_reward
         for name, reward, *_ in (*definition.get(METRIC, []), *definition.get(GUARDS, []))
         if name in reward_metrics
     ]
-    return [*dict.fromkeys(name for name in named if name is not None)]
+    return [*dict.fromkeys(name for name in names if name is not None)]
 
 
 def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName], *, first_reward: str) -> None:

@@ -72,16 +72,14 @@ def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level
         return None
     holdout = next(variant for variant in experiment.variants if variant.label == LABEL)
     sides = [holdout.id], [variant.id for variant in experiment.variants if variant is not holdout]
-    measured, estimate = (
-        _estimate_variants(unit, holdout.policy, ids, experiment.unit, reward, level) for ids in sides
-    )
-    compared = difference(_metric_value(estimate), _metric_value(measured), level=level)
+    truth, estimate = (_estimate_variants(unit, holdout.policy, ids, experiment.unit, reward, level) for ids in sides)
+    gap = difference(_metric_value(estimate), _metric_value(truth), level=level)
     return {
-        "label": LABEL, "share": unit_share, **{name: measured[name] for name in ("value", "lower", "upper")},
+        "label": LABEL, "share": unit_share, **{name: truth[name] for name in ("value", "lower", "upper")},
         "estimate": estimate["value"], "estimate_lower": estimate["lower"], "estimate_upper": estimate["upper"],
-        "difference": compared.value, "p_value": compared.p_value,
-        "verdict": worst_verdict((measured["verdict"], estimate["verdict"])),
-        "reasons": [*in_order([*measured["reasons"], *estimate["reasons"]])],
+        "difference": gap.value, "p_value": gap.p_value,
+        "verdict": worst_verdict((truth["verdict"], estimate["verdict"])),
+        "reasons": [*in_order([*truth["reasons"], *estimate["reasons"]])],
     }  # fmt: skip
 
 

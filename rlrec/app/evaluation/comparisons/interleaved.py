@@ -114,8 +114,8 @@ def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: fl
 
     empty_sums = fold(np.empty(0), np.empty(0, np.int64), spans_batches=True)
     sums, first_picks, sessions = [empty_sums, empty_sums, empty_sums], 0, 0
-    for unit_ids, session_ids, credited, picks in _read_credits(unit, experiment, reward):
-        columns = (credited[:, 0], credited[:, 1], credited[:, 1] - credited[:, 0])
+    for unit_ids, session_ids, credit, picks in _read_credits(unit, experiment, reward):
+        columns = (credit[:, 0], credit[:, 1], credit[:, 1] - credit[:, 0])
         sums = [total + fold(column, unit_ids, spans_batches=True) for total, column in zip(sums, columns, strict=True)]
         first_picks += picks
         sessions += len(np.unique(session_ids))
@@ -145,8 +145,7 @@ def _read_credits(unit: Unit, experiment: Experiment, reward: Reward) -> Iterato
         rows = reward_log.with_rewards(batch, reward)
         rows = rows.take(reward_log.is_mature(rows.slots, reward, now=unit.now))
         ids = rows.slots["decision_id"]
-        uncensored = ~np.isin(ids, ids[rows.slots["censored"]])
-        rows = rows.take(uncensored)
+        rows = rows.take(~np.isin(ids, ids[rows.slots["censored"]]))
         if not len(rows):
             continue
         # the team of every slot
@@ -156,8 +155,8 @@ def _read_credits(unit: Unit, experiment: Experiment, reward: Reward) -> Iterato
         letters = "".join(teams[key] for key in ids[starts].tolist())
         is_second = np.frombuffer(letters.encode(), np.uint8) == ord(TEAMS[1])
         # the rewards, summed by decision and team
-        credited = np.column_stack(
+        credit = np.column_stack(
             [np.add.reduceat(np.where(is_second == team, rows.reward, 0.0), starts) for team in (False, True)]
         )
         unit_ids, session_ids = (rows.slots[name][starts] for name in (f"{experiment.unit}_id", "session_id"))
-        yield unit_ids, session_ids, credited, int((~is_second[starts]).sum())
+        yield unit_ids, session_ids, credit, int((~is_second[starts]).sum())

@@ -82,15 +82,15 @@ class Groups(Record):
 
     `labels` has the label of each group. `column` is the name of a column of decisions, or a member of PERIODS, or
     None where the column is not needed to find the group of a decision. `values` has the values of the column,
-    ascending, and `codes` has the group of each value. `cut` has the index of each period that the log covers only
-    partly. `apart` has the index of each group that was not served on the same days as the first group."""
+    ascending, and `codes` has the group of each value. `cut_periods` has the index of each period that the log covers
+    only partly. `apart_groups` has the index of each group that was not served on the same days as the first group."""
 
     labels: Sequence[str | None]
     column: str | None = None
     values: Ids | None = None
     codes: Ids | None = None
-    cut: frozenset[int] = frozenset()
-    apart: frozenset[int] = frozenset()
+    cut_periods: frozenset[int] = frozenset()
+    apart_groups: frozenset[int] = frozenset()
 
     @property
     def may_overlap(self) -> bool:
@@ -115,9 +115,9 @@ class Groups(Record):
             raise too_many_groups(by)
         values = np.array(sorted(names), np.int64)
         code = np.array([codes[names[value]] for value in values.tolist()], np.int64)
-        study_groups = cls(labels=[*codes], column=column, values=values, codes=code, cut=cut)
+        study_groups = cls(labels=[*codes], column=column, values=values, codes=code, cut_periods=cut)
         return (
-            replace(study_groups, apart=study_groups._served_apart(unit, study))
+            replace(study_groups, apart_groups=study_groups._served_apart(unit, study))
             if by in ("policy", "version")
             else study_groups
         )
@@ -244,9 +244,9 @@ class StudySums(Sums, kw_only=True):
     `outcomes` has the sums of all units. Where weights changed, `strata` has the sums of the units of each stratum,
     which were drawn with the same weights. `segments` has the sums of the units by the value of a field in their
     first context. `quarters` has the sums of the units by the quarter of the experiment in which the units were
-    assigned, for the metrics of `ageing_metrics`. `censored` counts the mature decisions with a censored slot. `new`
-    counts the units without an earlier visit when they entered the study, and `returning` counts the units with an
-    earlier visit. `anonymous` counts the units without a user, where any user is known.
+    assigned, for the metrics of `ageing_metrics`. `n_censored` counts the mature decisions with a censored slot.
+    `n_new` counts the units without an earlier visit when they entered the study, and `n_returning` counts the units
+    with an earlier visit. `n_anonymous` counts the units without a user, where any user is known.
 
     `counts` has counts by group, under several names. "sessions" counts the sessions with a mature decision, "sampled"
     counts the decisions of a sampled log, and "anonymous" counts the anonymous units. The name of each column of
@@ -260,22 +260,20 @@ class StudySums(Sums, kw_only=True):
     quarters: Mapping[int, OutcomeSums]
     segments: Mapping[str, OutcomeSums]
     counts: Mapping[str, Array]
-    censored: int
-    new: int
-    returning: int
-    anonymous: int
+    n_censored: int = 0
+    n_new: int = 0
+    n_returning: int = 0
+    n_anonymous: int = 0
 
 
 NO_UNIT = OutcomeSums(groups={}, pairs={})
-NOTHING = StudySums(
-    outcomes=NO_UNIT, strata={}, quarters={}, segments={}, counts={}, censored=0, new=0, returning=0, anonymous=0
-)
+NOTHING = StudySums(outcomes=NO_UNIT, strata={}, quarters={}, segments={}, counts={})
 
 
 def metrics(study: Study) -> list[Metric]:
     """Return the metrics in the answer of a study, in order."""
-    stored = comparison.metrics(len(study.rewards), per_session=study.by_session)
-    return [metric for metric in stored if study.metrics is None or metric.name in study.metrics]
+    all_metrics = comparison.metrics(len(study.rewards), per_session=study.by_session)
+    return [metric for metric in all_metrics if study.metrics is None or metric.name in study.metrics]
 
 
 class StudyFigures(Record, eq=False):
@@ -317,12 +315,12 @@ class StudyFigures(Record, eq=False):
         return self._combine({key: sums for key, sums in strata if key // self.strata_per_phase == number})
 
     def _combine(self, strata: Mapping[int, OutcomeSums]) -> Outcomes:
-        adjusted = self.study.adjust
+        is_adjusted = self.study.adjust
         if not self.sums.strata:
-            return self._figures(self.sums.outcomes, adjusted=adjusted)
+            return self._figures(self.sums.outcomes, is_adjusted=is_adjusted)
         return PhasedOutcomes(
-            sums=self.sums.outcomes, level=self.level, is_adjusted=adjusted,
-            strata={key: self._figures(sums, adjusted=adjusted) for key, sums in strata.items()},
+            sums=self.sums.outcomes, level=self.level, is_adjusted=is_adjusted,
+            strata={key: self._figures(sums, is_adjusted=is_adjusted) for key, sums in strata.items()},
             groups=len(self.groups.labels),
         )  # fmt: skip
 
@@ -342,41 +340,38 @@ class StudyFigures(Record, eq=False):
 
     def difference(self, group: int, metric: Metric) -> DifferenceRow:
         """Return the row of the answer with the difference in a metric between a group and the first group."""
-        compared, labels = self.compare(group, metric), self.groups.labels
+        difference, labels = self.compare(group, metric), self.groups.labels
         further_fields: dict[str, Any] = (
-            {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
+            {"theta": difference.theta, "narrowed": difference.narrowed} if self.study.adjust else {}
         )
-        if "turned" in compared.reasons and (at := self.turning_point(group, metric)) is not None:
+        if "turned" in difference.reasons and (at := self.turning_point(group, metric)) is not None:
             further_fields["turned_at"] = times.format_time(at)
         names = {"group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric)}
         variants = () if self.study.experiment is None else self.study.experiment.variants
         weights: dict[str | None, float] = {variant.label: variant.weight for variant in variants}
         if {labels[0], labels[group]} <= weights.keys():
             further_fields["share"] = (weights[labels[0]] + weights[labels[group]]) / sum(weights.values())
-        return cast(DifferenceRow, {**names, **compared.to_json(), **further_fields})
+        return cast(DifferenceRow, {**names, **difference.to_json(), **further_fields})
 
     def compare(self, group: int, metric: Metric) -> Comparison:
         """Compare a metric between a group and the first group, with all reasons for doubt. The comparison has a
         p-value where units were assigned at random and the metric decides the experiment."""
-        compared = self._compared(group, metric)
+        difference = self._compare_outcomes(group, metric)
         if self.declaration is None:
-            compared = replace(compared, p_value=None).with_reasons("not-randomised")
-            if group not in self.groups.apart:
-                return compared
-            return replace(compared, lower=None, upper=None).with_reasons("unequal-time")
+            difference = replace(difference, p_value=None).with_reasons("not-randomised")
+            if group not in self.groups.apart_groups:
+                return difference
+            return replace(difference, lower=None, upper=None).with_reasons("unequal-time")
         if (group, metric) in self._tests:
             p_value, alpha = self._tests[group, metric]
-            return replace(self._bounded(compared, group, alpha), p_value=p_value)
+            return replace(self._add_bounds(difference, group, alpha), p_value=p_value)
         for key in self._tests:
-            other_comparison = self._compared(*key)
-            if key[0] == group and (other_comparison.value, other_comparison.std_error) == (
-                compared.value,
-                compared.std_error,
-            ):
+            other_gap = self._compare_outcomes(*key)
+            if key[0] == group and (other_gap.value, other_gap.std_error) == (difference.value, difference.std_error):
                 return replace(self.compare(*key), p_value=None)  # as of a mean per visit where everybody came once
-        result = replace(self._bounded(compared, group, 1 - self.level), p_value=None)
+        result = replace(self._add_bounds(difference, group, 1 - self.level), p_value=None)
         rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
-        is_far = self._bounded(compared, group, ALARM / rows, tuned=ALARM / rows).is_off_zero
+        is_far = self._add_bounds(difference, group, ALARM / rows, best_alpha=ALARM / rows).is_off_zero
         is_by_chance = result.is_off_zero and result.is_reliable and not is_far
         return result.with_reasons(*(["other-metric"] if is_by_chance else []))
 
@@ -387,16 +382,16 @@ class StudyFigures(Record, eq=False):
         n_tests = max(1, len(self.sums.segments) * len(self.deciding))
         alpha, phase_doubts = (1 - self.level) / n_tests, ["unequal-time"] if self.sums.strata else []
         for (name, sums), (group, metric) in product(sorted(self.sums.segments.items()), self.deciding):
-            uncorrected = (
+            raw_difference = (
                 self._figures(sums).compare(group, metric).with_reasons(*self._doubts(group, metric), *phase_doubts)
             )
-            compared = self._bounded(uncorrected, group, alpha, tuned=alpha)
-            p_value = None if compared.p_value is None else min(1.0, n_tests * compared.p_value)
+            difference = self._add_bounds(raw_difference, group, alpha, best_alpha=alpha)
+            p_value = None if difference.p_value is None else min(1.0, n_tests * difference.p_value)
             names = {
                 "by": self.study.segment, "segment": name, "group": labels[group], "against": labels[0],
-                "metric": metric.name, "reward": self._reward(metric), "units": compared.clusters,
+                "metric": metric.name, "reward": self._reward(metric), "units": difference.clusters,
             }  # fmt: skip
-            rows.append(cast(SegmentRow, {**names, **replace(compared, p_value=p_value).to_json()}))
+            rows.append(cast(SegmentRow, {**names, **replace(difference, p_value=p_value).to_json()}))
         return rows
 
     def guards(self) -> list[GuardRow]:
@@ -409,19 +404,19 @@ class StudyFigures(Record, eq=False):
     def _guard(self, group: int, metric: Metric, least: float) -> GuardRow:
         margin = self.outcomes.guard_margin(group, metric, least).with_reasons(*self._doubts(group, metric, least))
         alpha = 1 - self.level
-        bounded = self._bounded(margin, group, alpha, tuned=2 * alpha, sides=1)
-        base, labels = abs(bounded.base or 0.0), self.groups.labels
-        figures = [getattr(bounded, name) for name in ("value", "lower", "upper")]
+        difference = self._add_bounds(margin, group, alpha, best_alpha=2 * alpha, sides=1)
+        base, labels = abs(difference.base or 0.0), self.groups.labels
+        figures = [getattr(difference, name) for name in ("value", "lower", "upper")]
         relative, lower, upper = (None if not base or figure is None else least + figure / base for figure in figures)
         answer = "unknown"
-        if bounded.upper is not None and bounded.upper < 0 and not SPLIT_DOUBTS & {*bounded.reasons}:
+        if difference.upper is not None and difference.upper < 0 and not SPLIT_DOUBTS & {*difference.reasons}:
             answer = "lost"  # whatever comes later
-        elif bounded.lower is not None and bounded.lower >= 0 and bounded.is_reliable:
+        elif difference.lower is not None and difference.lower >= 0 and difference.is_reliable:
             answer = "holds"
         return {
             "group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric),
             "least": least, "relative": relative, "lower": lower, "upper": upper, "answer": answer,
-            "reasons": [*bounded.reasons],
+            "reasons": [*difference.reasons],
         }  # fmt: skip
 
     @cached_property
@@ -429,36 +424,33 @@ class StudyFigures(Record, eq=False):
         """Return two values for each deciding comparison: the p-value corrected by Holm's method, and the probability
         of error of the comparison's interval."""
         keys = self.deciding
-        compared = [self._bounded(self._compared(*key), key[0], 1 - self.level) for key in keys]
-        p_values = [row.p_value for row in compared]
-        adjusted, levels = comparison.holm([1.0 if p is None else p for p in p_values], 1 - self.level)
-        rows = zip(p_values, adjusted, levels, strict=True)
-        return {
-            key: (None if p is None else corrected, alpha)
-            for key, (p, corrected, alpha) in zip(keys, rows, strict=True)
-        }
+        differences = [self._add_bounds(self._compare_outcomes(*key), key[0], 1 - self.level) for key in keys]
+        p_values = [row.p_value for row in differences]
+        holm_p_values, levels = comparison.holm([1.0 if p is None else p for p in p_values], 1 - self.level)
+        rows = zip(p_values, holm_p_values, levels, strict=True)
+        return {key: (None if p is None else holm_p, alpha) for key, (p, holm_p, alpha) in zip(keys, rows, strict=True)}
 
-    def _bounded(
-        self, compared: Comparison, group: int, alpha: float, *, tuned: float | None = None, sides: int = 2
+    def _add_bounds(
+        self, difference: Comparison, group: int, alpha: float, *, best_alpha: float | None = None, sides: int = 2
     ) -> Comparison:  # fmt: skip
         """Return the comparison with bounds that are wrong with probability alpha.
 
-        tuned: as in `_sequence`; sides: 2 for bounds on both sides, 1 for one side."""
+        best_alpha: as in `_sequence`; sides: 2 for bounds on both sides, 1 for one side."""
         if self.is_fixed:
-            bounded = compared.at_this_look(alpha * 2 / sides)
+            difference = difference.at_this_look(alpha * 2 / sides)
         else:
-            bounded = compared.at_every_look(self._sequence(group, alpha, tuned=tuned)._replace(sides=sides))
-        return replace(bounded, p_value=None) if self.is_picked else bounded
+            difference = difference.at_every_look(self._sequence(group, alpha, best_alpha)._replace(sides=sides))
+        return replace(difference, p_value=None) if self.is_picked else difference
 
-    def _sequence(self, group: int, alpha: float, *, tuned: float | None = None) -> LookSequence:
+    def _sequence(self, group: int, alpha: float, best_alpha: float | None = None) -> LookSequence:
         """Return the sequence of intervals for a group against the first group. The sequence is tightest at the number
         of units planned for the two groups.
 
-        alpha: the probability that an interval is wrong; tuned: the alpha for which the sequence is tightest, or
+        alpha: the probability that an interval is wrong; best_alpha: the alpha for which the sequence is tightest, or
         None for the alpha of the first step of Holm's method."""
         assert self.declaration is not None
         best_n = self.declaration.best_n * self.declaration.share(0, group)
-        return LookSequence(tightness(best_n, tuned or (1 - self.level) / len(self.deciding)), alpha)
+        return LookSequence(tightness(best_n, best_alpha or (1 - self.level) / len(self.deciding)), alpha)
 
     @property
     def deciding(self) -> list[tuple[int, Metric]]:
@@ -476,10 +468,10 @@ class StudyFigures(Record, eq=False):
         for one planned look."""
         rows = list[SequenceRow]()
         for (group, metric), (_, alpha) in self._tests.items():
-            compared = self._compared(group, metric)
+            difference = self._compare_outcomes(group, metric)
             always_valid, single_look = (
-                compared.at_every_look(self._sequence(group, alpha)),
-                compared.at_this_look(alpha),
+                difference.at_every_look(self._sequence(group, alpha)),
+                difference.at_this_look(alpha),
             )
             rows.append({
                 "group": self.groups.labels[group], "metric": metric.name, "reward": self._reward(metric),
@@ -488,7 +480,7 @@ class StudyFigures(Record, eq=False):
             })  # fmt: skip
         return rows
 
-    def _compared(self, group: int, metric: Metric) -> Comparison:
+    def _compare_outcomes(self, group: int, metric: Metric) -> Comparison:
         return self.outcomes.compare(group, metric).with_reasons(*self._doubts(group, metric))
 
     def _doubts(self, group: int, metric: Metric, least: float = 0.0) -> list[str]:
@@ -527,7 +519,7 @@ class StudyFigures(Record, eq=False):
         has_anonymous = metric.denominator.startswith(("recognised", "at_risk")) and self.count("anonymous", *groups)
         return [
             *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if lacks_rows else []),
-            *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),
+            *([f"partial-{self.study.by}"] if self.groups.cut_periods.intersection(groups) else []),
         ]  # fmt: skip
 
     def turning_point(self, group: int, metric: Metric, least: float = 0.0) -> int | None:
@@ -572,22 +564,22 @@ class StudyFigures(Record, eq=False):
     def _have_ages(self) -> bool:
         """Tell whether units come again, so that the units are compared at different ages. The age of a unit is the
         time since its assignment."""
-        begun = self.sums.counts.get("begun")
-        return begun is not None and begun[:, 1:].sum() > LEAST_RETURNS * begun.sum()
+        visits = self.sums.counts.get("begun")
+        return visits is not None and visits[:, 1:].sum() > LEAST_RETURNS * visits.sum()
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
         """Tell whether, in any of these groups, many units had no time yet to come again. A mean over units is then too
         low.
 
         groups: the index of each group."""
-        begun, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
-        if begun is None or ages is None or not metric.per_unit:
+        visits, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
+        if visits is None or ages is None or not metric.per_unit:
             return False
         if self.study.by in LIVES:  # a group that has not served for long does not tell how long people come back
             ages = np.array([self._ages_then(group) for group in range(len(ages))])
-            shares = [outcomes.expected_share(begun.sum(axis=0), ages.sum(axis=0), ages[group]) for group in groups]
+            shares = [outcomes.expected_share(visits.sum(axis=0), ages.sum(axis=0), ages[group]) for group in groups]
         else:
-            shares = [outcomes.share_of_visits(begun[group], ages[group]) for group in groups]
+            shares = [outcomes.share_of_visits(visits[group], ages[group]) for group in groups]
             if self.is_first_week and min(outcomes.mean_age(ages[group]) for group in groups) < EQUAL_AGE:
                 return True
         return min(shares) < outcomes.YOUNG_SHARE
@@ -604,8 +596,8 @@ class StudyFigures(Record, eq=False):
         there is no such count."""
         return int(self.sums.counts[name][[*groups]].sum()) if name in self.sums.counts else 0
 
-    def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
-        return Outcomes(sums=sums, level=self.level, is_adjusted=adjusted)
+    def _figures(self, sums: OutcomeSums, *, is_adjusted: bool = False) -> Outcomes:
+        return Outcomes(sums=sums, level=self.level, is_adjusted=is_adjusted)
 
 
 def ageing_metrics(study: Study) -> list[Metric]:

@@ -75,13 +75,13 @@ class StudyFold:
         aged_experiment = study.experiment if study.by == "variant" and study.age_us is None else None
         needs_age = aged_experiment is not None or study.age_us is not None or study.by in study_figures.LIVES
         served_times = selected.times(unit, study.selection) if needs_age else (0, 0)
-        self._assigned, self._last_at = (0, 0), served_times[1]
+        self._assignment_span, self._last_at = (0, 0), served_times[1]
         if needs_age and study.age_us is None:
             first, last = (
                 served_times if aged_experiment is None else experiments.assignment_times(unit, aged_experiment.id)
             )
-            self._assigned = max(first, study.entered_us or 0) if first else 0, last
-        self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
+            self._assignment_span = max(first, study.entered_us or 0) if first else 0, last
+        self._spent_us = self._last_at - self._assignment_span[0] if self._assignment_span[1] else 0
         # when phases begin; with one phase, in which all units were drawn alike, quarters of the time of assignments
         self.starts = [phase.at for phase in self.phases]
         if study.experiment is not None and len(self.phases) == 1:
@@ -170,7 +170,7 @@ class StudyFold:
 
         columns: the columns of the visits of these persons; visits: the visits; pages: the selected decisions of
         these persons, once for each reward."""
-        decisions, slots, censored = self._decisions(columns, pages)
+        decisions, slots, n_censored = self._decisions(columns, pages)
         if self.study.age_us is not None:
             has_age = self._has_age(columns, visits, decisions)
             decisions, slots = decisions.take(has_age), take(slots, has_age)
@@ -180,22 +180,22 @@ class StudyFold:
         assigned_at = columns["entry_at"][units.visit]
         is_earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
         entered_at = np.where(is_earlier, assigned_at, visits.started_at[units.visit])
-        returning = visits.begun_before(units.visit, entered_at) > 0
+        is_returning = visits.begun_before(units.visit, entered_at) > 0
         is_selected = np.ones(len(units.unit), bool)
         if self.study.users == study_figures.NAMED:
             is_selected = units.columns["recognised"] > 0
         elif self.study.users is not None:
-            is_selected = returning == (self.study.users == study_figures.USERS[1])
+            is_selected = is_returning == (self.study.users == study_figures.USERS[1])
         if (entered_us := self.study.entered_us) is not None and self.study.experiment is not None:
             is_selected &= entered_at >= entered_us
         elif entered_us is not None:
             is_selected &= visits.begun_before(units.visit, np.full(len(units.unit), entered_us)) == 0
-        units, returning = units.take(is_selected), returning[is_selected]
+        units, is_returning = units.take(is_selected), is_returning[is_selected]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
         first_rows = order[run_starts(units.unit[order])]
         if self.study.by == "users":
-            units = units.regroup(returning.astype(np.int64))
+            units = units.regroup(is_returning.astype(np.int64))
         strata = dict[int, OutcomeSums]()
         if self.study.adjust and self.study.experiment is None:  # as if a unit were assigned when it came
             order, entry_at = np.argsort(units.unit), np.full(len(visits.unit), ABSENT)
@@ -203,17 +203,17 @@ class StudyFold:
             entry_at[has_entry] = units.entry[order[index[has_entry]]]
             columns = {**columns, "entry_at": entry_at}
         past_sums = self._past(columns, visits) if self.study.adjust else None
-        drawn_units, stratum, is_split, mixed = self._strata(columns, visits, decisions, units)
+        drawn_units, stratum, is_split, n_mixed = self._strata(columns, visits, decisions, units)
         if len(self.phases) > 1:
             strata = {
                 number: outcomes.fold(drawn_units.take(stratum == number), self.metrics, past=past_sums)
                 for number in np.unique(stratum).tolist()
             }
-        anonymous = units.columns["recognised"] == 0
+        is_anonymous = units.columns["recognised"] == 0
         mature = decisions.is_mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         session_group = decisions.group[mature][rows]
-        flags = {"anonymous": anonymous, **{name: units.columns[name] > 0 for name in SAMPLED_FLAGS}}
+        flags = {"anonymous": is_anonymous, **{name: units.columns[name] > 0 for name in SAMPLED_FLAGS}}
         groups = {
             "sessions": session_group,
             "sampled": decisions.group[slots["keep_probability"] < 1],
@@ -223,8 +223,8 @@ class StudyFold:
         if self.phases:
             n_groups, n_strata = len(self.groups.labels), self.strata_per_phase * len(self.phases)
             cells = np.bincount((stratum * n_groups + drawn_units.group)[is_split], minlength=n_strata * n_groups)
-            counts |= {"strata": cells.reshape(n_strata, n_groups), "mixed": np.array([mixed])}
-        if self._assigned[1]:
+            counts |= {"strata": cells.reshape(n_strata, n_groups), "mixed": np.array([n_mixed])}
+        if self._assignment_span[1]:
             counts |= self._ages(visits, decisions, units)
         quarters = dict[int, OutcomeSums]()
         if len(self.phases) == 1:
@@ -237,9 +237,9 @@ class StudyFold:
             outcomes=outcomes.fold(units, self.metrics, past=past_sums, overlap=self.groups.may_overlap),
             segments={} if self._contexts is None else self._segments(self._contexts, columns, visits, units),
             quarters=quarters, strata=strata,
-            counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
-            new=int((~returning[first_rows]).sum()), returning=int(returning[first_rows].sum()),
-            anonymous=int(anonymous[first_rows].sum()),
+            counts={name: count.astype(np.float64) for name, count in counts.items()}, n_censored=n_censored,
+            n_new=int((~is_returning[first_rows]).sum()), n_returning=int(is_returning[first_rows].sum()),
+            n_anonymous=int(is_anonymous[first_rows].sum()),
         )  # fmt: skip
 
     def _segments(
@@ -268,32 +268,32 @@ class StudyFold:
         return {texts[number]: outcomes.fold(units.take(segment == number), self.metrics) for number in numbers}
 
     def _decisions(
-        self, columns: Columns, pages: Sequence[RewardedSlots], *, grouped: bool = True
+        self, columns: Columns, pages: Sequence[RewardedSlots], *, by_group: bool = True
     ) -> tuple[ServedDecisions, Columns, int]:
         """Return the decisions of the pages, the `_READ` columns of the decisions, and the number of mature decisions
         with a censored slot. The reward of a censored slot counts nothing. Where all slots of a page are censored, the
         visit counts, but no reward does.
 
-        grouped: whether to find the group of each decision; otherwise all decisions are in group 0."""
+        by_group: whether to find the group of each decision; otherwise all decisions are in group 0."""
         slots = pages[0].slots
-        mature = np.array([reward_log.is_mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
+        is_mature = np.array([reward_log.is_mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
         visit = visit_indices(columns, slots["session_id"], slots["visit"])
         is_counted = np.ones(len(visit), np.bool_)
-        is_left_out = mature[0] & slots["censored"]
-        mature &= ~slots["all_censored"]
+        is_left_out = is_mature[0] & slots["censored"]
+        is_mature &= ~slots["all_censored"]
         # a decision names the variant that served it, and outside of the holdout there is none
-        if grouped and self._is_holdout:
+        if by_group and self._is_holdout:
             slots = {**slots, "variant_id": columns["assigned_id"][visit]}
             is_counted, is_left_out = (flags & (slots["variant_id"] != ABSENT) for flags in (is_counted, is_left_out))
         # a person with several keys has the variant that came first; in a ramp, which moves units, the one that served
-        elif grouped and self.study.by == "variant" and self.strata_per_phase == 1:
+        elif by_group and self.study.by == "variant" and self.strata_per_phase == 1:
             assigned_id = columns["assigned_id"][visit]
             is_theirs = (columns["merged_at"][visit] != ABSENT) & (assigned_id != ABSENT)
             slots = {**slots, "variant_id": np.where(is_theirs, assigned_id, slots["variant_id"])}
         decisions = ServedDecisions(
             visit=visit,
-            group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
-            at=slots["at"], rewards=np.array([page.reward for page in pages]), is_mature=mature,
+            group=self.groups.number(slots) if by_group else np.zeros(len(slots["at"]), np.int64),
+            at=slots["at"], rewards=np.array([page.reward for page in pages]), is_mature=is_mature,
             keep=slots["keep_probability"], day=day_numbers(slots["at"]),
         )  # fmt: skip
         return decisions.take(is_counted), take(slots, is_counted), int(is_left_out.sum())
@@ -317,11 +317,11 @@ class StudyFold:
         in_phases = replace(decisions, group=phase * n_groups + decisions.group)
         cells = unit_sums(visits, in_phases, now=self.unit.now)
         drawn_units, stratum = ramp_strata(cells.take(np.isin(cells.unit, units.unit)), len(self.phases), n_groups)
-        mixed = len(np.unique(np.delete(cells.unit, distinct(cells.unit, cells.group // n_groups)[0])))
+        n_mixed = len(np.unique(np.delete(cells.unit, distinct(cells.unit, cells.group // n_groups)[0])))
         merged_at = columns["merged_at"][drawn_units.visit]
         is_drawn_again = (merged_at != ABSENT) & (stratum % self.strata_per_phase > 0)
         rows = ~(is_drawn_again & (merged_at <= drawn_units.entry))
-        return drawn_units.take(rows), stratum[rows], ~is_drawn_again[rows], mixed
+        return drawn_units.take(rows), stratum[rows], ~is_drawn_again[rows], n_mixed
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
         """Return three counts for each variant, (v, AGES) each. "begun" counts visits by the age of the unit at the
@@ -346,7 +346,7 @@ class StudyFold:
 
         return {
             "begun": count(group, age), "ages": count(units.group, self._last_at - units.entry),
-            "served": count(group, visits.started_at[visit] - self._assigned[0]),
+            "served": count(group, visits.started_at[visit] - self._assignment_span[0]),
         }  # fmt: skip
 
     def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
@@ -370,7 +370,7 @@ class StudyFold:
             return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
         tests = [people.session_test("d.session_id", keys), *(f"+{test}" for test in past_selection.conditions())]
         pages = self._pages(reader.read_decisions(self.unit, tests, slots=_READ))
-        decisions, _, _ = self._decisions(columns, pages, grouped=False)
+        decisions, _, _ = self._decisions(columns, pages, by_group=False)
         return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)
 
 
@@ -429,24 +429,24 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
 
 
 def _selected_split(
-    fold: StudyFold, sums: StudySums, assigned: Sequence[tuple[list[float], list[list[int]]]]
+    fold: StudyFold, sums: StudySums, splits: Sequence[tuple[list[float], list[list[int]]]]
 ) -> tuple[float, float]:  # fmt: skip
     """Test whether a selection leaves out different fractions of the variants, among units that were drawn with the
     same weights. Return chi-square and p-value. Both are NaN if the selection leaves out few units.
 
-    assigned: the weights of the variants and the counts of assigned units, as `split_by_day` returns them."""
-    n_assigned = {tuple(weights): np.zeros(len(weights)) for weights, _ in assigned}
-    counted = {weights: np.zeros(len(weights)) for weights in n_assigned}
-    for weights, looks in assigned:
+    splits: the weights of the variants and the counts of assigned units, as `split_by_day` returns them."""
+    n_assigned = {tuple(weights): np.zeros(len(weights)) for weights, _ in splits}
+    n_counted = {weights: np.zeros(len(weights)) for weights in n_assigned}
+    for weights, looks in splits:
         n_assigned[tuple(weights)] += np.array(looks[-1:] or [[0] * len(weights)])[0]
     for weights, looks in fold.splits(sums):
-        counted[tuple(weights)] += looks[0]
+        n_counted[tuple(weights)] += looks[0]
     chi2, freedom = 0.0, 0
-    for shares, units in counted.items():
+    for shares, units in n_counted.items():
         table = np.stack([units, np.maximum(n_assigned[shares] - units, 0)])
-        expected = table.sum(axis=0) * table.sum(axis=1, keepdims=True) / max(table.sum(), 1)
-        if expected.min() >= LEAST_EXPECTED:
-            chi2, freedom = chi2 + float(((table - expected) ** 2 / expected).sum()), freedom + len(shares) - 1
+        means = table.sum(axis=0) * table.sum(axis=1, keepdims=True) / max(table.sum(), 1)
+        if means.min() >= LEAST_EXPECTED:
+            chi2, freedom = chi2 + float(((table - means) ** 2 / means).sum()), freedom + len(shares) - 1
     return (chi2, chi_square_above(chi2, freedom)) if freedom else (np.nan, np.nan)
 
 
