@@ -73,7 +73,7 @@ class Store:
         self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print, waits: Waits = USUAL_WAITS
     ) -> None:
         self.url, self.waits = engine.location(db), waits
-        self.address = engine.printable(self.url)
+        self.address = engine.printable_address(self.url)
         self.notice, self.now, self.allow_future = notice, now, False
         self.progress: Progress = no_progress
         self.folder: Any = None  # a folder with the log that all reading units use
@@ -200,9 +200,9 @@ class Store:
                 if was_committed is None and not unit.repeatable:
                     raise
                 hint = "a retry is safe: what is stored already is not stored again"
-                busy = Unreachable(error.message, hint=RETRY_HINT if was_committed is False else hint)
-                if not reconnection.wait(busy):
-                    raise self._without_false_promise(busy) from error
+                busy_error = Unreachable(error.message, hint=RETRY_HINT if was_committed is False else hint)
+                if not reconnection.wait(busy_error):
+                    raise self._without_false_promise(busy_error) from error
             except StoreBusy as error:
                 if not reconnection.wait(error):
                     raise self._without_false_promise(error) from error.__cause__

@@ -19,16 +19,16 @@ NODES = 512  # of the references
 def exact(setting: Setting) -> Iterator[Figure]:
     """Time and error for 100 and 1,000 distinct posteriors, each time of a belief that was not seen before."""
     from rlrec.policy.scores.families.beta import Beta
-    from rlrec.policy.slates.slate import first
+    from rlrec.policy.slates.slate import p_first
 
     fresh, spent = count(1), {}
     for arms, goal in GOALS.items():
         alpha, beta = np.array(posteriors(arms)).T
-        result = first(Beta(alpha, beta), floor=0.0)
+        result = p_first(Beta(alpha, beta), floor=0.0)
 
         def ours(alpha: Array = alpha, beta: Array = beta) -> Sample:
             scores = Beta(alpha * (1 + 1e-6 * next(fresh)), beta)
-            return timed(lambda: first(scores, floor=0.0))
+            return timed(lambda: p_first(scores, floor=0.0))
 
         calls: dict[str, Callable[[], Sample]] = {
             "ours": ours,

@@ -68,7 +68,7 @@ def _crammed(setting: Setting, rates: Array, seed: int) -> list[tuple[float, boo
         serving = cram_target(unit, target, Selection(), greedy=False).serving
         assert serving is not None
         scores = serving.scores(0, np.arange(1, rates.shape[1] + 1), [{}], keys={})[0]
-        truth = float(slate.first(scores, floor=serving.policy.exploration) @ rates[0])
+        truth = float(slate.p_first(scores, floor=serving.policy.exploration) @ rates[0])
     judged = (logs.judged(path, "log", estimators=labels, cluster="session") for labels in ("cram", "ips,snips"))
     for row in chain.from_iterable(judged):
         results.append((row["value"] - truth, row["lower"] <= truth <= row["upper"]))
@@ -103,7 +103,7 @@ def _judged(setting: Setting, rates: Array, seed: int) -> list[bool]:
                 target = sweep.learning_target(unit, candidate, moments[candidate.counting], np.arange(7))
                 servings = [make() for make in target.moments]
                 truth[candidate.name] = float(np.mean([
-                    slate.first(
+                    slate.p_first(
                         serving.scores(0, arms, [context], keys=keys)[0], floor=serving.policy.exploration
                     ) @ rates[row]
                     for serving in servings for row, context in enumerate(DEVICES)

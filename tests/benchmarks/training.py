@@ -67,7 +67,7 @@ def toy() -> Iterator[Figure]:
     yield Figure(name="the toy: with correction, the best item", value=best, unit="", at_least=0.999)
     for what, result, ends in (
         ("weights cut at e^3", climbed(reward, LOGGED, Objective(clip=exp(3)))[-2:], (0.594, 0.406)),
-        ("two of a page", climbed(few, np.full(10, 0.1), Objective(top=2))[:2], (10 / 19, 9 / 19)),
+        ("two of a page", climbed(few, np.full(10, 0.1), Objective(top_k=2))[:2], (10 / 19, 9 / 19)),
     ):
         off = float(abs(result - np.array(ends)).max())
         yield Figure(name=f"the toy: {what}, from {ends[0]:.3f} and {ends[1]:.3f}", value=off, unit="", at_most=CLOSE)

@@ -180,7 +180,7 @@ def scores_of(policy: Policy, context: dict[str, Any] | None = None) -> Any:
 
 
 def distribution(policy: Policy, context: dict[str, Any] | None = None) -> Array:
-    return slate.first(scores_of(policy, context), floor=policy.exploration)
+    return slate.p_first(scores_of(policy, context), floor=policy.exploration)
 
 
 def parameters() -> list[tuple[str, str]]:
@@ -237,7 +237,7 @@ def test_scores_of_a_request_are_read_by_kind_scored_alone(kind: str) -> None:
             policy.scores(belief_of(policy), arms=ARMS, context=context)
         return
     unstated = policy.scores(belief_of(policy), arms=ARMS, context=context | price)
-    assert np.array_equal(slate.first(unstated, floor=policy.exploration), distribution(policy, context | REQUEST))
+    assert np.array_equal(slate.p_first(unstated, floor=policy.exploration), distribution(policy, context | REQUEST))
 
 
 @pytest.mark.parametrize("kind", SERVED)
@@ -246,7 +246,7 @@ def test_one_eligible_arm_is_certain(kind: str) -> None:
     item = np.array([3.0])
     belief = Belief(pulls=item, reward_sum=item / 3, reward_squares=item / 3, alpha=item, beta=item, total=3.0)
     scores = policy.scores(belief, arms=["a"], context=REQUEST)
-    assert slate.first(scores, floor=policy.exploration) == pytest.approx([1.0], abs=1e-12)
+    assert slate.p_first(scores, floor=policy.exploration) == pytest.approx([1.0], abs=1e-12)
 
 
 def test_every_parameter_is_tried_here() -> None:
@@ -302,7 +302,7 @@ def test_what_a_visit_has_seen_changes_what_is_served(kind: str, context: dict[s
     """And at its beginning a visit is served what the belief alone says."""
     policy: Any = policy_of(kind)
     logits = (policy.distribution(score) for score in remembered(policy, context))
-    begins, goes_on = (slate.first(scores, floor=policy.exploration) for scores in logits)
+    begins, goes_on = (slate.p_first(scores, floor=policy.exploration) for scores in logits)
     assert begins == pytest.approx(distribution(policy, context), abs=1e-12)
     assert goes_on.sum() == pytest.approx(1, abs=1e-12)
     assert np.abs(goes_on - begins).max() > 0.05
@@ -488,5 +488,5 @@ def test_a_score_depends_on_other_eligible_arms_where_the_kind_says_so(kind: str
     alone = policy.scores(belief, arms=[ARMS[arm] for arm in some], context=context)
     among = subset(policy.scores(every, arms=ARMS, context=context), some)
     sampled = (scores.decision_scores(3, 4) for scores in (alone, among))
-    first, second = (slate.first(scores, floor=policy.exploration) for scores in sampled)
+    first, second = (slate.p_first(scores, floor=policy.exploration) for scores in sampled)
     assert (first == pytest.approx(second, abs=1e-9)) is not policy.compares_arms

@@ -207,7 +207,7 @@ class _Graduation:
         """Return the scores from which the fit starts. They follow from the probability that each arm stands anywhere
         on a slate of the case; at size 1 they copy the version exactly."""
         pages = self._distribution(case).slate_sampler(case.size)
-        shown_shares = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
+        shown_shares = pages.p_first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
         return imitation.scores(
             shown_shares if case.size == 1 else shown_shares + START / len(shown_shares), self.policy
         )
@@ -232,8 +232,8 @@ class _Graduation:
         for number, case in enumerate(cases):
             pages = self._distribution(case).slate_sampler(case.size)
             if shows_all_arms:
-                shown_arms, weight = np.arange(len(case.arms))[:, None], case.weight * pages.first
-                log_served = np.log(np.maximum(pages.first, TINY))[:, None]
+                shown_arms, weight = np.arange(len(case.arms))[:, None], case.weight * pages.p_first
+                log_served = np.log(np.maximum(pages.p_first, TINY))[:, None]
             else:
                 n_slates = max(1, round(PAGES * case.weight / total_weight))
                 seed_words = np.full(n_slates, seed * CASES + number, np.uint64)

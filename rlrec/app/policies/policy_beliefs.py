@@ -331,9 +331,9 @@ def _probabilities(
     except InputError:  # the policy has no distribution in this context
         return best_probability, probability
     ruled_scores = case.scores
-    best_probability[is_active] = slate.first(
+    best_probability[is_active] = slate.p_first(
         ruled_scores.scores if isinstance(ruled_scores, RuledScores) else ruled_scores, floor=0.0
     )
     if distribution.generator is None:  # over all lists of candidates there is no closed form
-        probability[is_active] = slate.first(case.scores, floor=case.floor)
+        probability[is_active] = slate.p_first(case.scores, floor=case.floor)
     return best_probability, probability

@@ -73,7 +73,7 @@ class TrainingOptions:
     def objective(self) -> Objective:
         clip = np.inf if self.clip_weight is None else self.clip_weight
         return Objective(
-            clip=clip, entropy=self.entropy, uses_weights=not self.no_correction, top=self.top_k,
+            clip=clip, entropy=self.entropy, uses_weights=not self.no_correction, top_k=self.top_k,
             by_slot=self.weights == SLOT,
         )  # fmt: skip
 

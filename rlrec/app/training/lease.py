@@ -48,7 +48,7 @@ class TrainingLease:
             self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
     def _take_lease(self, unit: Unit, holder: str) -> leases.Lease | None:
-        lease = leases.current(unit, self.policy.id)
+        lease = leases.current_lease(unit, self.policy.id)
         if lease is not None and _is_dead(lease.token):
             leases.release(unit, self.policy.id, token=lease.token)
         now, self._can_renew = unit.clock(), leases.can_renew(unit)

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from rlrec.errors import InputError
 from rlrec.store import Store
-from rlrec.store.database.engine import location, printable
+from rlrec.store.database.engine import location, printable_address
 from rlrec.store.upkeep import copying
 
 Copy = TypedDict("Copy", {"to": str, "tables": int, "rows": int, "resumed": bool})
@@ -21,7 +21,7 @@ def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
     """Copy a store, and return the counts. An interrupted copy is continued if the store has not changed since. Raises
     CheckFailed if the target holds another store."""
     url = location(to)
-    address = printable(url)
+    address = printable_address(url)
     paths = address, store.address
     if url == store.url or (all(map(os.path.exists, paths)) and os.path.samefile(*paths)):
         raise InputError("--to is the store itself", hint="name another database")
@@ -35,7 +35,7 @@ def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
             n_copied = 0
             for table in copying.TABLES:
                 n_copied += (n_skipped := target.count(table))
-                for batch in copying.read_rows(unit, table, skip=n_skipped):
+                for batch in copying.read_rows(unit, table, n_skipped=n_skipped):
                     target.add(table, batch)
                     n_copied += len(batch)
                     store.progress("rows", n_copied, n_copied / answer["rows"])

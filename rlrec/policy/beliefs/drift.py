@@ -57,26 +57,26 @@ class Adwin:
     def __init__(self, *, delta: float = 0.002) -> None:
         check_number("delta", delta, 1e-100, 1)
         self.delta = delta
-        self._low, self._high = np.inf, -np.inf
+        self._minimum, self._maximum = np.inf, -np.inf
         # columns for each edge of a bucket: number, sum and sum of squares of the rewards before it
         self._sums = np.zeros((3, 1))
         self._marks = np.empty(0, np.int64)  # of the first reward of each bucket
         self._sizes = [0]  # buckets of 1, 2, 4, ... rewards; the smallest are the newest
-        self._waiting: list[tuple[Array, Ids]] = []  # rewards of an incomplete tick
+        self._remainder: list[tuple[Array, Ids]] = []  # rewards of an incomplete tick
         self._n_waiting = 0
 
     def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
         """Return the changes that are detected in the next rewards of the stream.
 
         rewards (n,): the next rewards; marks (n,): a mark for each reward, such as the id of its decision."""
-        self._waiting.append((np.array(rewards), np.array(marks)))
+        self._remainder.append((np.array(rewards), np.array(marks)))
         self._n_waiting += len(rewards)
         if self._n_waiting < CHECK_INTERVAL:
             return []
-        rewards, marks = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        rewards, marks = (np.concatenate(parts) for parts in zip(*self._remainder, strict=True))
         self._n_waiting = len(rewards) % CHECK_INTERVAL
         n_in_ticks = len(rewards) - self._n_waiting
-        self._waiting = [(rewards[n_in_ticks:].copy(), marks[n_in_ticks:].copy())]
+        self._remainder = [(rewards[n_in_ticks:].copy(), marks[n_in_ticks:].copy())]
         return self._take_ticks(rewards[:n_in_ticks], marks[:n_in_ticks])
 
     def _take_ticks(self, rewards: Array, marks: Ids) -> list[Change]:
@@ -87,9 +87,9 @@ class Adwin:
         marks = np.r_[self._marks, marks]
         # the smallest and the largest reward of the stream, at the end of each tick
         rewards_by_tick = rewards.reshape(-1, CHECK_INTERVAL)
-        lowest = np.minimum.accumulate(np.minimum(rewards_by_tick.min(axis=1), self._low))
-        highest = np.maximum.accumulate(np.maximum(rewards_by_tick.max(axis=1), self._high))
-        self._low, self._high, width = lowest[-1], highest[-1], (highest - lowest).tolist()
+        minima = np.minimum.accumulate(np.minimum(rewards_by_tick.min(axis=1), self._minimum))
+        maxima = np.maximum.accumulate(np.maximum(rewards_by_tick.max(axis=1), self._maximum))
+        self._minimum, self._maximum, width = minima[-1], maxima[-1], (maxima - minima).tolist()
         edges, changes = list(range(n_old_edges)), []
         # tick by tick, with cuts as long as two sides differ
         for tick, start in enumerate(range(n_old_edges, sums.shape[1], CHECK_INTERVAL)):

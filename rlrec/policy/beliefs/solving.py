@@ -62,10 +62,10 @@ def unpack(sums: Array, q: int) -> ArmMoments:
 
     sums (..., m, width): for each arm the upper triangle of its gram by rows, then its response; q: the number of
     features."""
-    return ArmMoments(gram=_symmetric(sums[..., :-q], q), response=sums[..., -q:])
+    return ArmMoments(gram=_fill_symmetric(sums[..., :-q], q), response=sums[..., -q:])
 
 
-def _symmetric(triangle: Array, q: int) -> Array:
+def _fill_symmetric(triangle: Array, q: int) -> Array:
     """Return symmetric matrices, (..., q, q), from their upper triangles.
 
     triangle (..., q (q + 1) / 2): the upper triangle of each matrix by rows."""
@@ -95,8 +95,8 @@ def pack_stated(rows: Array, z: Array, q: int) -> Array:
 
 def unpack_stated(sums: Array, p: int, q: int) -> tuple[Array, Array]:
     """Return the gram, (pq, pq), and the response, (pq,), from the result of `pack_stated`."""
-    blocks = _symmetric(sums[: -p * q].reshape(p * (p + 1) // 2, -1), q)
-    gram = _symmetric(blocks.transpose(1, 2, 0), p)
+    blocks = _fill_symmetric(sums[: -p * q].reshape(p * (p + 1) // 2, -1), q)
+    gram = _fill_symmetric(blocks.transpose(1, 2, 0), p)
     return gram.transpose(2, 0, 3, 1).reshape(p * q, p * q), sums[-p * q :]
 
 
@@ -112,7 +112,7 @@ def unpack_terms(sums: Array, moments: ArmMoments, features: Array, rows: Index)
     features of the catalogue, which the slots of these moments have; rows (t,): the indices of the t arms in
     `moments`."""
     (t, p), q = features.shape, moments.response.shape[-1]
-    gram, blocks = moments.gram[rows], _symmetric(sums[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
+    gram, blocks = moments.gram[rows], _fill_symmetric(sums[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
     cross = (features[:, :, None, None] * gram[:, None] + blocks[:, 1:]).swapaxes(1, 2).reshape(t, q, p * q)
     return StatedTerms(rows, gram + blocks[:, 0], moments.response[rows] + sums[:, -q:], cross)
 
@@ -297,13 +297,13 @@ def cholesky(matrix: Array) -> Array:
 
     Rounding may leave sums slightly wrong after forgetting. If a matrix is not positive definite, the smallest
     multiple of the identity is added that makes its smallest eigenvalue 1e-12 of the largest."""
-    symmetric = (matrix + matrix.swapaxes(-1, -2)) / 2
+    half_sum = (matrix + matrix.swapaxes(-1, -2)) / 2
     try:
-        return np.asarray(np.linalg.cholesky(symmetric))
+        return np.asarray(np.linalg.cholesky(half_sum))
     except np.linalg.LinAlgError:
-        eigenvalues = np.linalg.eigvalsh(symmetric)
+        eigenvalues = np.linalg.eigvalsh(half_sum)
         shortfall = np.maximum(np.maximum(_SINGULAR * eigenvalues[..., -1], _SMALLEST) - eigenvalues[..., 0], 0.0)
-        return np.asarray(np.linalg.cholesky(symmetric + shortfall[..., None, None] * np.eye(symmetric.shape[-1])))
+        return np.asarray(np.linalg.cholesky(half_sum + shortfall[..., None, None] * np.eye(half_sum.shape[-1])))
 
 
 def solve(precision: Array, response: Array) -> tuple[Array, Array]:

@@ -163,14 +163,14 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_unif
     low_price, low_cost = 0.0, find_cost(0.0)
     if low_cost <= target:
         return 0.0
-    cheapest = float((1 - p_uniform) * cost.min() + p_uniform * cost.mean())
-    reachable_target = max(target, cheapest + 1e-6 * cost_range)
+    least_cost = float((1 - p_uniform) * cost.min() + p_uniform * cost.mean())
+    reachable_target = max(target, least_cost + 1e-6 * cost_range)
     high_price = (float(np.ptp(location)) + 1e-9 + (0.0 if deviation is None else float(deviation.max()))) / cost_range
     for _ in range(DOUBLINGS):
         if (high_cost := find_cost(high_price)) <= reachable_target:
             break
         low_price, low_cost, high_price = high_price, high_cost, 2 * high_price
-    if target <= cheapest:
+    if target <= least_cost:
         return high_price
     for _ in range(HALVINGS):
         if high_price - low_price <= PRICE_TOLERANCE * high_price:

@@ -364,9 +364,9 @@ class Design(Record, eq=False):
         """Return the design as JSON."""
         anchor = {str(arm): weights.tolist() for arm, weights in sorted(self.anchor.items())}
         columns = b64encode(self.columns.astype("<i4").tobytes()).decode()
-        optional = {"anchor": anchor, "columns": columns, "learns_stated": self.learns_stated}
+        optional_fields = {"anchor": anchor, "columns": columns, "learns_stated": self.learns_stated}
         return {"context": self.context.spec(), "arm": self.arm.spec()} | {
-            key: value for key, value in optional.items() if value
+            key: value for key, value in optional_fields.items() if value
         }
 
 
@@ -384,8 +384,8 @@ class ContextualPolicy(Policy):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        reads = self.design.context.reads
-        return reads if reads == EVERYTHING or not self.uses_arm_features else (*reads, ARM_FEATURES)
+        names = self.design.context.reads
+        return names if names == EVERYTHING or not self.uses_arm_features else (*names, ARM_FEATURES)
 
     @property
     @abstractmethod

@@ -44,13 +44,13 @@ class Sparse(Record, kw_only=False, eq=False):
     """A Sparse object holds the nonzero features of n contexts. The entries of context i are start[i]:start[i + 1].
 
     start (n + 1,): the first entry of each context, and the number of entries; column (e,): the column of each
-    entry; value (e,): the value of each entry, where the entries of a column of a context are added up; single:
+    entry; value (e,): the value of each entry, where the entries of a column of a context are added up; is_single:
     whether the object is one context without an axis of contexts."""
 
     start: npt.NDArray[np.int32]
     column: npt.NDArray[Any]
     value: Array
-    single: bool = False
+    is_single: bool = False
 
     @classmethod
     def empty(cls, n: int) -> Sparse:
@@ -81,8 +81,8 @@ class Sparse(Record, kw_only=False, eq=False):
             return Sparse(start, self.column[entries], self.value[entries])
         first_row, end_row = (rows, rows + 1) if isinstance(rows, int) else rows.indices(len(self))[:2]
         start = self.start[first_row : end_row + 1]
-        entry_range = slice(start[0], start[-1])
-        return Sparse(start - start[0], self.column[entry_range], self.value[entry_range], single=isinstance(rows, int))
+        span = slice(start[0], start[-1])
+        return Sparse(start - start[0], self.column[span], self.value[span], is_single=isinstance(rows, int))
 
     def __iter__(self) -> Iterator[Sparse]:
         return map(self.__getitem__, range(len(self)))
@@ -98,7 +98,7 @@ class Sparse(Record, kw_only=False, eq=False):
         columns: the columns, ascending."""
         index, is_selected = look_up(columns, self.column)
         start = np.r_[0, np.cumsum(is_selected)][self.start].astype(np.int32)
-        return Sparse(start, index[is_selected].astype(np.int32), self.value[is_selected], single=self.single)
+        return Sparse(start, index[is_selected].astype(np.int32), self.value[is_selected], is_single=self.is_single)
 
     def times(self, weights: Array) -> Array:
         """Return the product of the matrix of contexts and weights, (n, m).
@@ -189,11 +189,11 @@ def hash_contexts(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> S
         for at in np.flatnonzero(~is_flat).tolist()
         for path, number in items(f"\x1f{names[at]}", values[at])
     ]
-    inner = np.array([entry[:3] for entry in nested_entries], np.float64).reshape(len(nested_entries), 3).T
+    table = np.array([entry[:3] for entry in nested_entries], np.float64).reshape(len(nested_entries), 3).T
     nested_numbers = {at: entry[3] for at, entry in enumerate(nested_entries) if entry[3] is not None}
-    inner[2, list(nested_numbers)] *= _squeeze_numbers(list(nested_numbers.values()))
-    row, column = np.concatenate([row[is_flat], inner[0].astype(np.int64)]), np.r_[code[is_flat] // _COLUMN, inner[1]]
-    return _sort_rows(row, column.astype(np.int64) % columns, np.concatenate([value[is_flat], inner[2]]), len(contexts))
+    table[2, list(nested_numbers)] *= _squeeze_numbers(list(nested_numbers.values()))
+    row, column = np.concatenate([row[is_flat], table[0].astype(np.int64)]), np.r_[code[is_flat] // _COLUMN, table[1]]
+    return _sort_rows(row, column.astype(np.int64) % columns, np.concatenate([value[is_flat], table[2]]), len(contexts))
 
 
 def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
@@ -225,13 +225,13 @@ class _Cache(dict[str, Any]):
     """A _Cache maps a text to the result of `make` for this text. The cache is emptied when it has `max_entries`
     entries."""
 
-    def __init__(self, max_entries: int, make: Callable[[str], Any]) -> None:
-        self.max_entries, self.make = max_entries, make
+    def __init__(self, max_entries: int, compute: Callable[[str], Any]) -> None:
+        self.max_entries, self.compute = max_entries, compute
 
     def __missing__(self, text: str) -> Any:
         if len(self) >= self.max_entries:
             self.clear()
-        self[text] = result = self.make(text)
+        self[text] = result = self.compute(text)
         return result
 
 

@@ -257,7 +257,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
             return x @ weights[:, : x.shape[-1]].T + bias
         intercept_score = weights[:, : len(self._context_names)].sum(axis=1)
         score = bias + intercept_score + x.select_columns(self.design.columns).times(weights[:, len(self.names) :].T)
-        return score[0] if x.single else score
+        return score[0] if x.is_single else score
 
     def _belief_weights(self, belief: Belief) -> tuple[Array, Array, Array]:
         """Return the result of `arm_weights` for the parameters in the belief. Before training all parameters are 0."""

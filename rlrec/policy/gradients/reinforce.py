@@ -53,14 +53,14 @@ class Objective(Record):
     entropy of position 1.
 
     clip: the largest importance weight; uses_weights: whether importance weights are used (False: as if the policy had
-    logged the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot separately,
+    logged the slates itself). top_k: 0 for slates by their exact joint probability; K > 0 for every slot separately,
     as one of K arms that are drawn with replacement (Chen et al. 2019). by_slot: whether every slot has a separate
     gain, and a separate weight given the slots above, so that each slot is improved in the states of the log."""
 
     clip: float = np.inf
     entropy: float = 0.0
     uses_weights: bool = True
-    top: int = 0
+    top_k: int = 0
     by_slot: bool = False
 
 
@@ -165,7 +165,7 @@ def _effective_gradients(
     for start in range(0, len(slates), step):
         rows = slice(start, start + step)
         chunk = _SlateChunk(policy, arm_weights, slates, rows, objective)
-        scores = chunk.score_slots() if objective.top else chunk.score_slates()
+        scores = chunk.score_slots() if objective.top_k else chunk.score_slates()
         if figures is not None:
             figures |= {name: figures[name] + value for name, value in chunk.figures(scores).items()}
         for number, (total, gain) in enumerate(zip(totals, gains, strict=True), 1):
@@ -279,13 +279,13 @@ class _SlateChunk:
     def score_slots(self) -> SlateScores:
         """Return the score functions of separate slots. The probability of an arm does not depend on the arms above
         it."""
-        terms, row_total, top = self.shown_exp, self.total[:, None], self.objective.top
+        terms, row_total, top_k = self.shown_exp, self.total[:, None], self.objective.top_k
         log_probability, share = self._mix_floor(
             terms / row_total, n_left=self.n_eligible, floors=at_positions(self.floor, 1)
         )
         # weights, and the derivative of the probability that one of K draws shows the arm
         probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
-        factor = top * np.exp((top - 1) * np.log1p(-probability)) * self.scale
+        factor = top_k * np.exp((top_k - 1) * np.log1p(-probability)) * self.scale
         weight, excess = _clip_weights(log_probability - self.log_propensity, self.objective)
         # squared length of the derivative by the logits
         other_shown_squares = (terms**2).sum(axis=1, keepdims=True) - terms**2 if terms.shape[1] > 1 else 0.0

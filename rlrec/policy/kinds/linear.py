@@ -122,7 +122,7 @@ class Linear(ContextualPolicy, OnlineLearner):
         columns = np.unique(x.column)
         column_score = x.select_columns(columns).times(self.column_weights(belief, columns))
         score = self._intercept_weight(belief, self.ridge) + column_score
-        return score[0] if x.single else score
+        return score[0] if x.is_single else score
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
         """Return the weight of each of these columns of sparse contexts in each arm's score, (c, m)."""

@@ -82,8 +82,8 @@ class LongTerm(FlooredPolicy):
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.scores.families.gaussian import Gaussian
 
-        local = self.local_belief(belief, context)
-        return Gaussian(self.mean(local), self.deviation(local))
+        local_belief = self.local_belief(belief, context)
+        return Gaussian(self.mean(local_belief), self.deviation(local_belief))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         return self.mean(self.local_belief(belief, context or {}))

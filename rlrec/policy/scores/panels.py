@@ -208,7 +208,7 @@ class _PanelWalk(Record, kw_only=False, eq=False):
         """Return u and the next lower edges, in decreasing order."""
         edges = [u]
         while len(edges) <= _PANELS_PER_STEP and edges[-1] > self.lowest:
-            edges.append(self._next(edges[-1], np.inf, self.lowest))
+            edges.append(self._next_edge(edges[-1], np.inf, self.lowest))
         return np.array(edges)
 
     def narrow(self, edges: Array, limits: Array) -> Array:
@@ -224,10 +224,10 @@ class _PanelWalk(Record, kw_only=False, eq=False):
                 panel += 1
             fraction = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
             inverse_width = (1 - fraction) * rate[0, panel] + fraction * rate[1, panel]
-            new_edges.append(self._next(u, 1 / max(float(inverse_width), 1e-300), float(edges[-1])))
+            new_edges.append(self._next_edge(u, 1 / max(float(inverse_width), 1e-300), float(edges[-1])))
         return np.array(new_edges)
 
-    def _next(self, u: float, limit: float, lowest_edge: float) -> float:
+    def _next_edge(self, u: float, limit: float, lowest_edge: float) -> float:
         """Return the left edge of the widest panel below u that is right for every score. A score limits the panel by
         the width that the score allows, or by the upper end of its support if the support lies below u.
 

@@ -148,7 +148,7 @@ def cells(scores: Scores) -> int:
     return sum(values.size for values in _arrays(scores).values())
 
 
-def top(scores: Array, size: int) -> Index:
+def find_top(scores: Array, size: int) -> Index:
     """Return the columns of the `size` largest values of each row, the largest value first, (n, size)."""
     m = scores.shape[1]
     if size < m:

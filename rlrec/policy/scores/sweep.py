@@ -12,7 +12,7 @@ from rlrec.arrays import Array, Flags, Index
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.legendre import evaluate
-from rlrec.policy.scores.scores import DrawnOrder, Order, top
+from rlrec.policy.scores.scores import DrawnOrder, Order, find_top
 from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
 from rlrec.policy.scores.tabulated import DensityFactory, Tabulation
 
@@ -171,7 +171,7 @@ class ContinuousOrder(DrawnOrder):
         for start in range(0, len(slate), _CACHED_SCORES):
             entries = slate[start : start + _CACHED_SCORES], arm[start : start + _CACHED_SCORES]
             scores[entries] = quantiles(table, row[entries[1]], exceedance[entries])
-        return top(scores, size)
+        return find_top(scores, size)
 
 
 def match_density(density: DensityFactory, order: Order | None) -> ContinuousOrder | None:

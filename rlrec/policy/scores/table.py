@@ -51,7 +51,7 @@ class ScoreTable:
     def __init__(self, edges: Array, rows: int) -> None:
         self.edges = edges
         self.nodes, self.weights = spread(edges)
-        self._half = 0.5 * np.diff(edges)
+        self._half_widths = 0.5 * np.diff(edges)
         self.count, self.log_low = np.zeros((2, rows + 1))
         self.log_cdf, self.hazard = np.zeros((2, rows + 1, len(self.nodes)))
         self.sf_edge = np.zeros((rows + 1, len(edges)))
@@ -71,10 +71,10 @@ class ScoreTable:
         values (n, N): the integrand at the nodes; tail (n,): the integral beyond the highest edge."""
         flat_values = values.reshape(-1, ORDER)
         # whole panels to the right, and the remainder of the node's panel
-        integral = (flat_values @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
+        integral = (flat_values @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half_widths
         integral = np.cumsum(integral[..., ::-1], axis=-1)[..., ::-1] - integral + tail[:, None]
         node_integral = (flat_values @ _FROM_RIGHT.T).reshape(*integral.shape, ORDER)
-        node_integral *= self._half[:, None]
+        node_integral *= self._half_widths[:, None]
         node_integral += integral[..., None]
         return node_integral.reshape(values.shape)
 
@@ -83,7 +83,7 @@ class ScoreTable:
 
         rows (a,): the row of each score; scores (a,): the index of each score in `density`. All of the scores end
         within the first `panels` panels. Each tail is integrated from its own end, where it is small."""
-        n, half_width = ORDER * panels, self._half[:panels, None]
+        n, half_width = ORDER * panels, self._half_widths[:panels, None]
         # density at the nodes, mass of each panel
         pdf = densities_at_nodes(density, self.nodes[:n], scores)
         flat_pdf, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)

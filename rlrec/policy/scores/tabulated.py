@@ -51,13 +51,13 @@ class Tabulation:
         )
         self.row = row[group]
         self._row_of: dict[Pair, int] = {}
-        self._best: Array | None = None
+        self._p_best: Array | None = None
 
     def p_best(self) -> Array:
         """Return the probability that each arm is the best, (m,)."""
-        if self._best is None:
-            self._best = maximum.p_best(self.table)
-        return self._best[self.row]
+        if self._p_best is None:
+            self._p_best = maximum.p_best(self.table)
+        return self._p_best[self.row]
 
     def update(self, first: Array, second: Array) -> bool:
         """Rewrite the rows of arms whose parameters changed, and tell whether that worked. The result is False if the
@@ -72,7 +72,7 @@ class Tabulation:
         if not self._row_of:
             self._row_of = dict(zip(_parameter_pairs(self._first, self._second), self.row.tolist(), strict=True))
         old_pairs = set(_parameter_pairs(self._first[arms], self._second[arms]))
-        self._first, self._second, self._best = first, second, None
+        self._first, self._second, self._p_best = first, second, None
         return not arms.size or (self._move_arms(arms, old_pairs) and self._nodes_suffice())
 
     def _move_arms(self, arms: Index, old_pairs: set[Pair]) -> bool:
@@ -141,8 +141,8 @@ class Tabulation:
             if (np.diff(table.edges)[:-1] > _STEEPNESS_MARGIN * even_width).any():
                 return False
         # for the best arm alone, a loss in a steep panel shows in the sum of probabilities
-        self._best = maximum.p_best(table)
-        return bool(abs(count @ self._best + np.exp(count @ table.log_low) - 1) < _MAX_LOST_PROBABILITY)
+        self._p_best = maximum.p_best(table)
+        return bool(abs(count @ self._p_best + np.exp(count @ table.log_low) - 1) < _MAX_LOST_PROBABILITY)
 
 
 def _parameter_pairs(first: Array, second: Array) -> list[Pair]:

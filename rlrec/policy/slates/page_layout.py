@@ -158,11 +158,11 @@ class PageLayout(Record, kw_only=False, eq=False):
         n_blocked, sizes = 0, self.sum_by_counter(cell_sizes)
         for counters, width in self._strictest_caps:
             room = self.limit[counters] - self.counts[counters]
-            remaining = np.maximum(sizes[counters] - room, 0)  # left once the limit of the value is reached
-            open_values = remaining[room > 0]
+            left_sizes = np.maximum(sizes[counters] - room, 0)  # left once the limit of the value is reached
+            open_values = left_sizes[room > 0]
             n_full = max(n_taken, 0) * width // int(room[room > 0].min(initial=self.limit[counters[0]]))
             n_blocked += int(
-                remaining[room == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum()
+                left_sizes[room == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum()
             )
         return n_blocked
 

@@ -163,8 +163,8 @@ class SlateWalk:
 
     def __init__(self, layout: PageLayout, floor: Floor, best_left: BestLeft, *, prefixes: int) -> None:
         m = len(layout.cell)
-        self._layout, self._floors, self._best = layout, at_positions(floor, m), best_left
-        self._position, self._left = 0, np.ones((prefixes, m), np.bool_)
+        self._layout, self._floors, self._best_left = layout, at_positions(floor, m), best_left
+        self._position, self._is_left = 0, np.ones((prefixes, m), np.bool_)
         self._counts = np.tile(layout.counts, (prefixes, 1))
         self._is_of_request = bool(layout.by_request[:-1].all()) and layout.pins.keys() == layout.pinned_by_request
         self._is_allowed = self._find_allowed()
@@ -176,7 +176,7 @@ class SlateWalk:
         if self._position in self._layout.pins:
             return is_allowed.astype(np.float64)
         floor_probability, best_share, shares = self._coins()
-        probability = best_share[:, None] * self._best.probability(is_allowed)
+        probability = best_share[:, None] * self._best_left.probability(is_allowed)
         if floor_probability.any():
             probability += floor_probability[:, None] * is_allowed
         if self._layout.least:
@@ -206,11 +206,11 @@ class SlateWalk:
             p_pick = np.where(is_rival, floor_probability[parent_prefix] + shares[parent_prefix, shown_arms], 1.0)
             p_best = np.where(is_rival, p_undecided[parent_prefix], 0.0)
         was_open = layout.find_open_cells(self._counts)[parent_prefix]
-        self._counts, self._left = self._counts[parent_prefix], self._left[parent_prefix]
+        self._counts, self._is_left = self._counts[parent_prefix], self._is_left[parent_prefix]
         np.add.at(self._counts, (row[is_rival, None], layout.cell_counters[layout.cell[shown_arms[is_rival]]]), 1)
-        self._left[row, shown_arms] = False
+        self._is_left[row, shown_arms] = False
         closed_cells = was_open & ~layout.find_open_cells(self._counts)
-        self._best.show(parent_prefix, np.where(is_rival, shown_arms, -1), p_pick, p_best, closed_cells)
+        self._best_left.show(parent_prefix, np.where(is_rival, shown_arms, -1), p_pick, p_best, closed_cells)
         self._position += 1
         self._is_allowed = self._find_allowed()
         return new_prefixes
@@ -229,8 +229,8 @@ class SlateWalk:
         by_request: whether only the rules of the request are considered."""
         layout, position = self._layout, self._position
         if position in layout.pins and (not by_request or position in layout.pinned_by_request):
-            return np.broadcast_to(np.arange(self._left.shape[1]) == layout.pins[position], self._left.shape)
-        is_allowed = self._left.copy()
+            return np.broadcast_to(np.arange(self._is_left.shape[1]) == layout.pins[position], self._is_left.shape)
+        is_allowed = self._is_left.copy()
         pins = layout.pins.items()
         is_allowed[:, [arm for at, arm in pins if not by_request or at in layout.pinned_by_request]] = False
         if layout.has_caps:

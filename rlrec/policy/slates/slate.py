@@ -25,7 +25,7 @@ _SWEPT_ENTRIES = 1 << 16  # the same where slates are swept, so that it fits in 
 _MAX_SLATES_PER_CASE, _MAX_ARMS = 8, 100  # slates per case, and arms, up to which cases are swept together
 
 
-def first(scores: Scores, *, floor: Floor) -> Array:
+def p_first(scores: Scores, *, floor: Floor) -> Array:
     """Return the probability of each arm at position 1, (m,), with sum 1. Arms with equal scores are equally likely.
 
     floor: the probability of a uniform pick, in [0, 1]. The absolute error is below 1e-9, and the relative error is
@@ -40,7 +40,7 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     size: the number of positions, 1..m; floor: the probability of a uniform pick, in [0, 1]. Source: own derivation
     (`maximum.ranks` and `placement_probabilities`)."""
     if size == 1:
-        return first(scores, floor=floor)[None]
+        return p_first(scores, floor=floor)[None]
     return to_positions(scores.order(size).ranks(size), floor)
 
 
@@ -89,7 +89,7 @@ def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
     slates (n, k): the arms, 0..m-1, each at most once per slate; floor: the probability of a uniform pick, in [0,
     1].
 
-    The results are as accurate as those of `first` if the policy can draw the arms above. If the probability of the
+    The results are as accurate as those of `p_first` if the policy can draw the arms above. If the probability of the
     arms above is below 1e-9, fewer digits of the following values are right. After an arm with probability less than
     1e-13 at its position, the remaining arms are ranked again without the arms above. `sweep` has the derivation."""
     k = slates.shape[1]
@@ -220,10 +220,10 @@ def invert_rows(probability: Array, uniforms: Array) -> Index:
     """Return the arm that each uniform draws, (n,).
 
     probability (n, m): the probability of each arm in each row; uniforms (n,): the uniform of each row."""
-    cumulative = probability.cumsum(axis=1)
-    arm = (cumulative <= (uniforms * cumulative[:, -1])[:, None]).sum(axis=1)
-    last = probability.shape[1] - 1 - (probability[:, ::-1] > 0).argmax(axis=1)
-    return np.minimum(arm, last)
+    cdf = probability.cumsum(axis=1)
+    arm = (cdf <= (uniforms * cdf[:, -1])[:, None]).sum(axis=1)
+    last_arm = probability.shape[1] - 1 - (probability[:, ::-1] > 0).argmax(axis=1)
+    return np.minimum(arm, last_arm)
 
 
 def pick_left_arms(prefixes: Index, uniforms: Array, m: int) -> Index:
@@ -238,25 +238,25 @@ def pick_left_arms(prefixes: Index, uniforms: Array, m: int) -> Index:
 
 
 def _invert_best_arms(
-    row: Index, best: Index, best_share: Array, floor: float, uniforms: Array, shown_arms: Index, m: int
+    row: Index, arm: Index, best_share: Array, floor: float, uniforms: Array, shown_arms: Index, m: int
 ) -> Index:
     """Return the arm that each uniform draws, (n,), as `invert_rows` does, for rows in which the best arms have more
     probability than the other arms.
 
-    row, best (r,): the best arms and the row of each, in order; best_share (n,): the probability that each best arm
+    row, arm (r,): the best arms and the row of each, in order; best_share (n,): the probability that each best arm
     of a row has beyond the floor; floor: the probability that is divided equally among all m arms but the arms
     shown; uniforms (n,): the uniform of each row; shown_arms (n, p): the arms shown."""
     ties, uniform_share = np.bincount(row), floor / (m - shown_arms.shape[1])
     first_best = ties.cumsum() - ties
     # where the interval of each best arm begins
-    interval_start = uniform_share * (best - (shown_arms[row] < best[:, None]).sum(axis=1))
+    interval_start = uniform_share * (arm - (shown_arms[row] < arm[:, None]).sum(axis=1))
     interval_start += best_share[row] * (np.arange(len(row)) - first_best[row])
     n_begun = np.bincount(row, interval_start <= uniforms[row]).astype(np.intp)
     last_begun = first_best + np.maximum(n_begun, 1) - 1
     if not floor:
-        return best[last_begun]
+        return arm[last_begun]
     is_best = (n_begun > 0) & (uniforms < interval_start[last_begun] + uniform_share + best_share)
-    return np.where(is_best, best[last_begun], pick_left_arms(shown_arms, (uniforms - n_begun * best_share) / floor, m))
+    return np.where(is_best, arm[last_begun], pick_left_arms(shown_arms, (uniforms - n_begun * best_share) / floor, m))
 
 
 def mix_floor(probability: Array, floor: float | Array, n_left: int | Index) -> Array:
@@ -280,5 +280,5 @@ def to_positions(ranks: Array, floor: Floor) -> Array:
     if not np.any(floor):
         return ranks
     probability, deeper_probability = placement_probabilities(size, m, floor=floor)
-    deeper = np.maximum(1 - np.cumsum(ranks, axis=-2), 0)
-    return np.tril(probability) @ ranks + deeper_probability[:, None] * deeper
+    p_deeper = np.maximum(1 - np.cumsum(ranks, axis=-2), 0)
+    return np.tril(probability) @ ranks + deeper_probability[:, None] * p_deeper

@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, Index, Words
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms, uniforms_at
-from rlrec.policy.scores.scores import DrawnOrder, Order, Scores, top
+from rlrec.policy.scores.scores import DrawnOrder, Order, Scores, find_top
 from rlrec.policy.slates import plackett_luce
 from rlrec.policy.slates.slate import invert_rows, mix_floor, pick_left_arms, to_positions
 from rlrec.records import Record
@@ -60,7 +60,7 @@ def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions
         return logged_draw(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
     noise = -np.log(-np.log(uniforms_at(seeds, decisions, 2 * size + np.arange(m))))
     coins = uniforms(seeds, decisions, words=2 * size).reshape(-1, size, 2)
-    ranking = top(logits + noise, size)
+    ranking = find_top(logits + noise, size)
     slates = _fill_slates(ranking, coins, m, floors) if floors.any() else ranking
     return log_each(logits, slates, floor=floor)
 
@@ -96,23 +96,23 @@ class SlateSampler:
     def prepare(self) -> None:
         """Compute in advance what `draw` needs and depends only on the belief."""
         if isinstance(self._order, DrawnOrder):
-            _ = self._cumulative if self._size == 1 else self._shared_marginals
+            _ = self._cdf if self._size == 1 else self._shared_marginals
 
     def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
         """Return slates of n decisions, drawn with the probability of each slot.
 
         seeds (n,), decisions (n,): the seed and the id of each decision, which identify its uniforms
         (`sampler.uniforms`). A slate depends on nothing else of the decision. With one position, uniform 0 draws the
-        arm from the probabilities of `first`. With more positions, uniforms 2p and 2p + 1 are the coin and the pick
+        arm from the probabilities of `p_first`. With more positions, uniforms 2p and 2p + 1 are the coin and the pick
         of position p. lists: whether marginals and smallest propensities, the most expensive part for long slates,
         are left out as NaN."""
         if not isinstance(self._order, DrawnOrder):
             return self._draw_by_position(seeds, decisions)
         if self._size == 1:
-            cumulative, smallest = self._cumulative
-            slates = _invert_uniforms(self.first, cumulative, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
-            propensity = self.first[slates]
-            return logged_draw(slates, propensity, propensity, np.full(propensity.shape, smallest))
+            cdf, least = self._cdf
+            slates = _invert_uniforms(self.p_first, cdf, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
+            propensity = self.p_first[slates]
+            return logged_draw(slates, propensity, propensity, np.full(propensity.shape, least))
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
         probability, smallest_shares = self._order.conditionals(slates, floor=self._floor, with_minimum=not lists)
         n_left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
@@ -129,7 +129,7 @@ class SlateSampler:
 
         slates (n, size): the arms."""
         if self._size == 1:
-            probability = self.first[slates]
+            probability = self.p_first[slates]
         else:
             distinct_slates, slate_index = np.unique(slates, axis=0, return_inverse=True)
             probability, _ = self._order.conditionals(distinct_slates, floor=self._floor, with_minimum=False)
@@ -139,9 +139,9 @@ class SlateSampler:
             return np.log(probability).sum(axis=1)
 
     @cached_property
-    def first(self) -> Array:
+    def p_first(self) -> Array:
         """Return the probability of each arm at position 1, (m,), as a read-only array. The error is that of
-        `slate.first`."""
+        `slate.p_first`."""
         probability = mix_floor(self._order.p_best(), at_positions(self._floor, 1)[0], self._arms)
         probability.flags.writeable = False
         return probability
@@ -150,7 +150,7 @@ class SlateSampler:
     def marginals(self) -> Array:
         """Return the probability that each arm stands at each position, (size, m), as in `slate.marginals`."""
         if self._size == 1:
-            return self.first[None]
+            return self.p_first[None]
         return to_positions(self._order.ranks(self._size), self._floor)
 
     @cached_property
@@ -163,9 +163,9 @@ class SlateSampler:
         return cast("ContinuousOrder", self._order).shared_ranks(self._size)
 
     @cached_property
-    def _cumulative(self) -> tuple[Array, float]:
+    def _cdf(self) -> tuple[Array, float]:
         """Return the distribution function of the arm at position 1, (m,), and the smallest probability of an arm."""
-        return self.first.cumsum(), float(self.first.min())
+        return self.p_first.cumsum(), float(self.p_first.min())
 
     def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:
         """Return the slates of n decisions, each of which draws separate samples.
@@ -188,13 +188,13 @@ class SlateSampler:
         return logged_draw(slates, propensity, first_position_marginals(propensity), minimum)
 
 
-def _invert_uniforms(probability: Array, cumulative: Array, uniform: Array) -> Index:
+def _invert_uniforms(probability: Array, cdf: Array, uniform: Array) -> Index:
     """Return the arm that each uniform draws, (n,).
 
-    probability, cumulative (m,): the probabilities of the arms, and their cumulative sums; uniform (n,): the
+    probability, cdf (m,): the probabilities of the arms, and their cumulative sums; uniform (n,): the
     uniforms."""
     # from the right, so that an arm with probability 0 is never drawn
-    arms = cumulative.searchsorted(uniform * cumulative[-1], side="right")
+    arms = cdf.searchsorted(uniform * cdf[-1], side="right")
     return np.minimum(arms, np.flatnonzero(probability)[-1]) if arms.max(initial=0) == len(probability) else arms
 
 
@@ -218,9 +218,9 @@ def _fill_slates(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
     n, size = ranking.shape
     slates, is_taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
-        best = ranking[row, (~is_taken).argmax(axis=1)]
+        best_arm = ranking[row, (~is_taken).argmax(axis=1)]
         pick = pick_left_arms(slates[:, :position], coins[:, position, 1], m)
-        slates[:, position] = np.where(coins[:, position, 0] < floors[position], pick, best)
+        slates[:, position] = np.where(coins[:, position, 0] < floors[position], pick, best_arm)
         is_taken |= ranking == slates[:, position, None]
     return slates
 

@@ -130,8 +130,8 @@ def _start_worker(unit: Unit) -> ArrowWorker | None:
 def _open_sqlite(unit: Unit) -> dict[str, Any]:
     path = next(row[2] for row in unit.ask("PRAGMA database_list") if row[1] == "main")
     options = {"adbc.sqlite.query.batch_rows": "65536"}
-    immutable = "&immutable=1" if "unchanged" in unit.connection.info else ""
-    return {"driver": "adbc_driver_sqlite", "uri": f"file:{quote(path)}?mode=ro{immutable}", "options": options}
+    option = "&immutable=1" if "unchanged" in unit.connection.info else ""
+    return {"driver": "adbc_driver_sqlite", "uri": f"file:{quote(path)}?mode=ro{option}", "options": options}
 
 
 def _open_postgres(unit: Unit) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class ArrowWorker:
         )  # fmt: skip
         self._questions = cast("BufferedWriter", self._process.stdin)
         self._answers = cast("BufferedReader", self._process.stdout)
-        self._waiting: deque[PendingQuery] = deque()
+        self._pending_queries: deque[PendingQuery] = deque()
         self._write(opening)
 
     def close(self) -> None:
@@ -194,12 +194,12 @@ class ArrowWorker:
     def send(self, text: str, query: PendingQuery) -> None:
         """Send a query without waiting for the answer. The answer is stored in `query` when it is received."""
         self._write({"ask": text})
-        self._waiting.append(query)
+        self._pending_queries.append(query)
 
     def receive(self) -> None:
         """Read the answer to the oldest query that was sent and not answered yet, and store the answer in this
         query."""
-        query = self._waiting.popleft()
+        query = self._pending_queries.popleft()
         query.pieces = self.answer()
 
     def tell(self, text: str) -> None:

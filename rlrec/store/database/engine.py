@@ -105,7 +105,7 @@ def location(db: str) -> URL:
     return URL.create("sqlite", database=path)
 
 
-def printable(url: URL) -> str:
+def printable_address(url: URL) -> str:
     """Return a name for the database that can be printed: a path, or a URL without anything that may be secret."""
     if url.drivername == "sqlite":
         return str(url.database)

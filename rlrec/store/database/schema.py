@@ -124,7 +124,7 @@ def upgrade(
 
     dry_run: whether to roll back all changes at the end; notify: a function that is called with the revision of an
     older store before the store is changed."""
-    address = engines.printable(url)
+    address = engines.printable_address(url)
     if url.drivername == "sqlite":
         _refuse_left_changes(address)
         _refuse_foreign_file(address)

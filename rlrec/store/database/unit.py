@@ -54,7 +54,7 @@ class Unit:
     def __init__(self, connection: sa.Connection, *, now: int, on_clock: bool = False) -> None:
         self._connection, self.now, self.on_clock = connection, now, on_clock
         self._cursor: Any = connection.connection.cursor()
-        self._waiting: list[tuple[str, Sequence[Any]]] = []  # changes that are sent with the next query
+        self._changes: list[tuple[str, Sequence[Any]]] = []  # changes that are sent with the next query
         self.gathers = False  # whether small changes wait; whoever sets it must call `send` at the end
         self.postgres = connection.dialect.name == "postgresql"
         self.repeatable = False  # whether repeating the same work would change nothing
@@ -87,22 +87,22 @@ class Unit:
     @property
     def driver(self) -> Any:
         """Return a cursor of the driver within this transaction. Waiting changes are executed first."""
-        if self._waiting:
+        if self._changes:
             self.send()
         return self._cursor
 
     @property
     def connection(self) -> sa.Connection:
         """Return the connection of this transaction. Waiting changes are executed first."""
-        if self._waiting:
+        if self._changes:
             self.send()
         return self._connection
 
     def send(self) -> None:
         """Execute the waiting changes in order. On PostgreSQL this takes one round trip."""
-        waiting_changes, self._waiting = self._waiting, []
-        with self._connection.connection.pipeline() if len(waiting_changes) > 1 else nullcontext():
-            for text, values in waiting_changes:
+        changes, self._changes = self._changes, []
+        with self._connection.connection.pipeline() if len(changes) > 1 else nullcontext():
+            for text, values in changes:
                 self._cursor.execute(text, values)
 
     def ask(self, text: str, *values: Any) -> list[Row]:
@@ -190,7 +190,7 @@ class Unit:
         """Execute a statement that changes rows, without returning their number. On PostgreSQL the statement waits for
         the next query or the end of the transaction, so that several statements take one round trip."""
         if self.gathers and self.postgres:
-            self._waiting.append((_postgres_text(text), [_as_list(value) for value in values]))
+            self._changes.append((_postgres_text(text), [_as_list(value) for value in values]))
         else:
             self._run(text, values)
 
@@ -220,7 +220,7 @@ class Unit:
             self._insert_many(table, columns, values, on_conflict)
         elif self.postgres and self.gathers:
             text = _postgres_text(_insertion(table, tuple(columns), on_conflict))
-            self._waiting += [(text, row) for row in values]
+            self._changes += [(text, row) for row in values]
         elif values:
             self.tell_each(_insertion(table, tuple(columns), on_conflict), values)
 

@@ -300,9 +300,9 @@ def put_back(unit: Unit, decisions_ahead: DecisionsAhead) -> int:
     update_events = f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ahead_ids})"
     unit.tell(update_events, distance, distance, clock)
     unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", distance, clock)
-    least, greatest = ("least", "greatest") if unit.postgres else ("min", "max")
+    min_name, max_name = ("least", "greatest") if unit.postgres else ("min", "max")
     columns = [column for column in time_columns() if column.table.name not in ("decision", "event")]
-    shifted_time = f"{least}({greatest}({{0}}, ?) - ?, ?) WHERE {{0}} > ?"
+    shifted_time = f"{min_name}({max_name}({{0}}, ?) - ?, ?) WHERE {{0}} > ?"
     updates = (
         f'UPDATE "{column.table.name}" SET {column.name} = {shifted_time.format(column.name)}' for column in columns
     )

@@ -355,8 +355,8 @@ class _RangeQueries:
             tests, order = [*sessions, *tests], "d.session_id, d.id, s.position"
         self.constants, self._columns = constants, [name for name in names if name not in PER_SESSION + PER_DECISION]
         self._ask_slots = partial(ask_slots, unit, tests=tests, order=order)
-        varying = [name for name in self._columns if name not in (constants or ())]
-        self._slots = self._ask_slots(varying, constants=constants or {})
+        varying_names = [name for name in self._columns if name not in (constants or ())]
+        self._slots = self._ask_slots(varying_names, constants=constants or {})
         if ids_per_decision < MAX_EVENT_SPREAD:
             event_tests = [*tests, *(f"e.decision_id {bound}" for bound in bounds)]
             tables = "event e CROSS JOIN decision d"
@@ -385,9 +385,9 @@ class _RangeQueries:
             columns = query.columns()
             index = _find_rows(key.removesuffix("_id"), columns[key], slots[key])
             slots |= {name: column[index] for name, column in columns.items() if name != key}
-        extra = {name: query.columns() for name, query in self._extra_queries.items()}
+        extra_columns = {name: query.columns() for name, query in self._extra_queries.items()}
         slots = {name: slots[name] for name in self._names}
-        return Batch(slots=slots, events=events, visits=extra.get("visits"), keys=extra.get("keys"))
+        return Batch(slots=slots, events=events, visits=extra_columns.get("visits"), keys=extra_columns.get("keys"))
 
     def _read_slots(self) -> Columns:
         slots, constants = read_slots(self._slots), self.constants
@@ -441,8 +441,8 @@ def read_range(
     position.
 
     slots, events: the names of the columns to read; tests, slot_tests: as in `ranges`."""
-    inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
-    return read_decisions(unit, inside, slots=slots, events=events, slot_tests=slot_tests)
+    conditions = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
+    return read_decisions(unit, conditions, slots=slots, events=events, slot_tests=slot_tests)
 
 
 def read_decisions(
@@ -466,8 +466,8 @@ def ask_slots(
     names: the columns, by their names in COLUMNS; order: the order of the slots, in SQL; constants: values of other
     columns, to read also a column that tells whether a slot has all these values."""
     session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""
-    inside = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
-    tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(inside)} ORDER BY {order}"
+    conditions = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
+    tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(conditions)} ORDER BY {order}"
     columns = {name: COLUMNS[name] for name in names}
     return _pending_query(
         unit, columns | ({_HOLDS: (np.bool_, _constant_test(constants))} if constants else {}), tables

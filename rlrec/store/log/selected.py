@@ -294,11 +294,11 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
     return max(log_extent.first_session, 1) - 1, log_extent.last_session
 
 
-def few_test(unit: Unit, selection: Selection, *, most: int = MAX_LOOKUPS) -> str | None:
+def few_test(unit: Unit, selection: Selection, *, limit: int = MAX_LOOKUPS) -> str | None:
     """Return an SQL test on decisions `d` that is answered by an index. All selected decisions pass the test, and at
-    most `most` decisions pass it in total. Return None where there is no such test."""
+    most `limit` decisions pass it in total. Return None where there is no such test."""
     test = _indexed_test(unit, selection)
-    is_few = test and unit.ask_value(f"SELECT 1 FROM decision d WHERE {test} LIMIT 1 OFFSET {most}") is None
+    is_few = test and unit.ask_value(f"SELECT 1 FROM decision d WHERE {test} LIMIT 1 OFFSET {limit}") is None
     return test if is_few else None
 
 
@@ -404,8 +404,8 @@ def unit_ids(unit: Unit, exclusion_id: int) -> list[UnitIds]:
 def sole_names(unit: Unit, user_ids: Collection[int]) -> list[str]:
     """Return the names of the exclusions whose lists have exactly one of these users."""
     tables = "exclusion_unit x JOIN exclusion e ON e.id = x.exclusion_id"
-    having = "GROUP BY e.name HAVING count(DISTINCT x.user_id) = 1 ORDER BY 1"
-    return [row[0] for row in unit.ask(f"SELECT e.name FROM {tables} WHERE x.user_id IN (?*) {having}", user_ids)]
+    suffix = "GROUP BY e.name HAVING count(DISTINCT x.user_id) = 1 ORDER BY 1"
+    return [row[0] for row in unit.ask(f"SELECT e.name FROM {tables} WHERE x.user_id IN (?*) {suffix}", user_ids)]
 
 
 def unit_keys(unit: Unit, exclusion_id: int) -> tuple[list[str], list[str]]:

@@ -39,8 +39,8 @@ class Curve(NamedTuple):
     def errors(self) -> tuple[float, ...]:
         """Return, for each position, half the width of a 95 % interval for the logarithm of the examination. The value
         is 0 if the method gives no interval."""
-        uppers = (position.get("upper") for position in self.positions)
-        pairs = zip(uppers, self.examination, strict=True)
+        upper_limits = (position.get("upper") for position in self.positions)
+        pairs = zip(upper_limits, self.examination, strict=True)
         return tuple(0.0 if upper is None else log(upper / value) for upper, value in pairs)
 
 

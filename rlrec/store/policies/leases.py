@@ -36,7 +36,7 @@ def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until
     it, change nothing and return the lease of that process."""
     if unit.tell(_TAKE, policy_id, holder, token, now, until):
         return None
-    return current(unit, policy_id)  # the statement locked the row, so nobody can have released the lease
+    return current_lease(unit, policy_id)  # the statement locked the row, so nobody can have released the lease
 
 
 def can_renew(unit: Unit) -> bool:
@@ -55,6 +55,6 @@ def release(unit: Unit, policy_id: int, *, token: str) -> bool:
     return unit.tell("DELETE FROM lease WHERE policy_id = ? AND token = ?", policy_id, token) > 0
 
 
-def current(unit: Unit, policy_id: int) -> Lease | None:
+def current_lease(unit: Unit, policy_id: int) -> Lease | None:
     """Return the stored lease of a policy, even if the lease has expired, or None if there is no lease."""
     return next(iter(unit.select(Lease, "lease WHERE policy_id = ?", policy_id)), None)

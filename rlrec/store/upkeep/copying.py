@@ -75,11 +75,11 @@ def count_rows(unit: Unit) -> int:
     return sum(int(unit.ask_value(f"SELECT count(*) FROM {table.name}")) for table in TABLES)
 
 
-def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
-    """Yield the rows of a table in portions, in order of the primary key. The first `skip` rows are left out."""
+def read_rows(unit: Unit, table: sa.Table, *, n_skipped: int) -> Iterator[list[Row]]:
+    """Yield the rows of a table in portions, in order of the primary key. The first `n_skipped` rows are left out."""
     keys = quote_columns(column.name for column in table.primary_key)
     text = f'SELECT {quote_columns(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
-    text += f" LIMIT ALL OFFSET {skip}" if unit.postgres else f" LIMIT -1 OFFSET {skip}"
+    text += f" LIMIT ALL OFFSET {n_skipped}" if unit.postgres else f" LIMIT -1 OFFSET {n_skipped}"
     return unit.portions(text)
 
 
@@ -91,7 +91,7 @@ class CopyTarget:
         """Connect to the database that gets the copy. source: the fingerprint of the store that is copied; like: the
         file of this store, whose permissions are used for a new file."""
         self.url, self.mark = engine.location(db), schema.COPYING + source
-        self.address = engine.printable(self.url)
+        self.address = engine.printable_address(self.url)
         self._engine, self._like = engine.connect(self.url), like
 
     def begin(self) -> bool:

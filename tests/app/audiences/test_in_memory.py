@@ -20,7 +20,7 @@ from rlrec.policy.scores.families.gaussian import Gaussian
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
-from rlrec.policy.slates.slate import first, marginals
+from rlrec.policy.slates.slate import marginals, p_first
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.shop import Shop
 from tests.app.learning.test_examined import curve
@@ -72,7 +72,7 @@ def test_the_uniform_policy_regrets_the_gap_of_the_means() -> None:
 def test_arms_are_drawn_from_the_exact_distribution(scores: Scores) -> None:
     """40,000 draws, four standard errors of three arms: false-alarm rate below 2e-4 each."""
     drawn = draw_slates(scores, (40_000, 3), floors=np.array([0.1]), rng=np.random.default_rng(1))
-    exact = first(scores, floor=0.1)
+    exact = p_first(scores, floor=0.1)
     share = np.bincount(drawn[:, 0], minlength=3) / 40_000
     assert np.all(np.abs(share - exact) < 4 * np.sqrt(exact * (1 - exact) / 40_000))
 

@@ -116,9 +116,7 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
 
     def observed(group: RequestGroup, plan: GroupPlan, unit: Unit) -> Any:
         for planned in plan.requests.values():
-            computed.append(
-                bool({"_cumulative", "_shared_marginals"} & vars(planned.distribution.case.samplers[size]).keys())
-            )
+            computed.append(bool({"_cdf", "_shared_marginals"} & vars(planned.distribution.case.samplers[size]).keys()))
         return write(group, plan, unit)
 
     monkeypatch.setattr(RequestGroup, "_write", observed)

@@ -47,7 +47,7 @@ def policy_id(store: Store) -> int:
 
 def held(store: Store) -> leases.Lease | None:
     with store.read() as unit:
-        return leases.current(unit, version(unit, "visits").policy.id)
+        return leases.current_lease(unit, version(unit, "visits").policy.id)
 
 
 def foreign(store: Store, *, left_s: float) -> None:

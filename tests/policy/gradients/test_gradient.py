@@ -207,13 +207,13 @@ def test_weights_by_name_make_the_score(model: str) -> None:
 
 def test_greedy_is_the_best_score_and_equal_bests_share() -> None:
     kind = policy(temperature=3.0, floor=0.3).greedy()
-    chance = slate.first(kind.distribution(np.array([0.1, 0.7, 0.7, -9.0])), floor=kind.exploration)
+    chance = slate.p_first(kind.distribution(np.array([0.1, 0.7, 0.7, -9.0])), floor=kind.exploration)
     assert chance.tolist() == [0, 0.5, 0.5, 0]
 
 
 def test_temperature_divides_the_scores() -> None:
     score = np.array([0.0, 1.0, 3.0])
-    chance = slate.first(policy(temperature=2.0).distribution(score), floor=0.0)
+    chance = slate.p_first(policy(temperature=2.0).distribution(score), floor=0.0)
     assert chance == pytest.approx(np.exp(score / 2) / np.exp(score / 2).sum())
 
 

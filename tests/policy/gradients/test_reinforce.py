@@ -144,19 +144,21 @@ def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective
         reported, scale, length = [], pages.scale[row], 1 + float((pages.state.x[row] ** 2).sum())
         left, slope, joint = every.copy(), np.zeros(len(logits)), 0.0
         for position, arm in enumerate(pages.shown_arms[row]):
-            if objective.top:
+            if objective.top_k:
                 left = every.copy()
-            if objective.top or objective.by_slot:
+            if objective.top_k or objective.by_slot:
                 slope, joint = np.zeros(len(logits)), 0.0
             p = np.where(left, soft, 0) / soft[left].sum()
             mixed = kind.floor / left.sum() + (1 - kind.floor) * p[arm]
             slope = slope + (1 - kind.floor) * p[arm] / mixed * (np.eye(len(p))[arm] - p)
             joint, left[arm] = joint + np.log(mixed), False
-            if objective.top or objective.by_slot:
-                factor = objective.top * (-np.expm1(joint)) ** (objective.top - 1) * scale if objective.top else scale
+            if objective.top_k or objective.by_slot:
+                factor = (
+                    objective.top_k * (-np.expm1(joint)) ** (objective.top_k - 1) * scale if objective.top_k else scale
+                )
                 slot = (pages.log_propensity[row, position], pages.gain[row, position], pages.returns[row, position])
                 reported.append((slope, joint, factor, *slot))
-        if not objective.top and not objective.by_slot:
+        if not objective.top_k and not objective.by_slot:
             reported.append((slope, joint, scale, pages.log_propensity[row], pages.gain[row], pages.returns[row]))
         for slope, joint, factor, logged, gain, raw in reported:
             weight = np.exp(joint - logged)
@@ -198,7 +200,7 @@ def test_sums_are_those_of_plain_loops(
     state = replace(pages.state, x=pages.state.x.astype(kind), memory=pages.state.memory.astype(kind))
     pages, digits = replace(pages, state=state), 1e-9 if kind is np.float64 else 2e-5 * max(1, apart)
     for entropy in (0.0, 0.2):
-        objective = Objective(clip=3.0, entropy=entropy, top=top, by_slot=by_slot)
+        objective = Objective(clip=3.0, entropy=entropy, top_k=top, by_slot=by_slot)
         sums, reported = reinforce.sums(item, parameters, [pages], objective), plain(item, parameters, pages, objective)
         slopes = reported.moved.T @ pages.state.x
         size_of = np.abs(reported.moved).sum() * 3
@@ -214,9 +216,9 @@ def test_a_decision_without_a_choice_teaches_nothing() -> None:
     item = policy()
     pages, parameters = random_pages(item, m=1), random_parameters(item, 8, np.random.default_rng(11))
     state = replace(pages.state, x=pages.state.x.astype(np.float32), memory=pages.state.memory.astype(np.float32))
-    for objective in (Objective(), Objective(top=1), Objective(entropy=0.1)):
+    for objective in (Objective(), Objective(top_k=1), Objective(entropy=0.1)):
         options = pages
-        if objective.top:
+        if objective.top_k:
             options = replace(
                 pages,
                 log_propensity=pages.log_propensity[:, None],
@@ -297,7 +299,7 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
     x = np.zeros((m, len(kind.names)))
     x[:, 0] = 1.0  # of all features, the constant
     nobody = State(x, np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
-    shape = (m, 1) if objective.top else (m,)
+    shape = (m, 1) if objective.top_k else (m,)
     pages = LoggedSlates(
         state=nobody, arms=np.arange(m), arm_features=np.zeros((m, 3)), shown_arms=np.arange(m)[:, None],
         log_propensity=np.log(logged).reshape(shape), gain=reward.reshape(shape), returns=reward.reshape(shape),
@@ -334,7 +336,7 @@ def test_clipping_moves_the_optimum() -> None:
 
 @pytest.mark.slow
 def test_two_of_a_page_are_two_items() -> None:
-    result = climbed(np.array([10.0, 9.0, *[1.0] * 8]), np.full(10, 0.1), Objective(top=2))
+    result = climbed(np.array([10.0, 9.0, *[1.0] * 8]), np.full(10, 0.1), Objective(top_k=2))
     assert result[:2] == pytest.approx([10 / 19, 9 / 19], abs=1e-3)
 
 

@@ -44,7 +44,7 @@ def belief_of(sums: Any) -> Belief:
 
 def probabilities(policy: Policy, belief: Belief) -> Any:
     names = [str(arm) for arm in range(len(belief.pulls))]
-    return slate.first(policy.scores(belief, arms=names, context={}), floor=policy.exploration)
+    return slate.p_first(policy.scores(belief, arms=names, context={}), floor=policy.exploration)
 
 
 def test_two_steps_by_hand() -> None:

@@ -41,7 +41,7 @@ def reward(**changed: Any) -> Reward:
 
 
 def served(policy: Policy, stored: Belief, *, arms: str = "abc", context: dict[str, Any] | None = None) -> Array:
-    return slate.first(policy.scores(stored, arms=list(arms), context=context or {}), floor=policy.exploration)
+    return slate.p_first(policy.scores(stored, arms=list(arms), context=context or {}), floor=policy.exploration)
 
 
 # -- epsilon-greedy --
@@ -114,7 +114,7 @@ def test_probabilities_are_exact_for_every_prior_that_is_taken(a: float, b: floa
     with mpmath.workdps(50):  # Beta(1, c) is below x with probability 1 - (1 - x)^c
         lost = [mpmath.loggamma(b + c), -mpmath.loggamma(a + b + c), -mpmath.loggamma(b), mpmath.loggamma(a + b)]
         first = float(1 - mpmath.exp(sum(lost)))
-    assert slate.first(scores, floor=0) == pytest.approx([first, 1 - first], abs=1e-9)
+    assert slate.p_first(scores, floor=0) == pytest.approx([first, 1 - first], abs=1e-9)
 
 
 @pytest.mark.parametrize(

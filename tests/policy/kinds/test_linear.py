@@ -83,14 +83,14 @@ def test_two_arms_of_thompson_by_the_normal_distribution() -> None:
     x, arm, clicks = log(60, m=2, q=3, seed=2)
     scores = policy.scores_at(learned(policy, x, arm, clicks, m=2), np.array([1.0, 0.3, -0.2]))
     first = special.ndtr((scores.mean[0] - scores.mean[1]) / np.hypot(*scores.sd))
-    assert slate.first(scores, floor=0.0) == pytest.approx([first, 1 - first], abs=1e-9)
+    assert slate.p_first(scores, floor=0.0) == pytest.approx([first, 1 - first], abs=1e-9)
 
 
 def test_a_cold_softmax_is_greedy() -> None:
     x, arm, clicks = log(60, m=5, q=3, seed=3)
     cold = policy_of("softmax", temperature=1e-6)
     belief = learned(cold, x, arm, clicks, m=5)
-    result = [slate.first(item.scores_at(belief, x[0]), floor=0.0) for item in (cold, cold.greedy())]
+    result = [slate.p_first(item.scores_at(belief, x[0]), floor=0.0) for item in (cold, cold.greedy())]
     assert result[0] == pytest.approx(result[1], abs=1e-12)
     assert sorted(result[1]) == [0, 0, 0, 0, 1]
 
@@ -108,7 +108,7 @@ def test_arms_nobody_has_seen_tie(kind: str, model: str, m: int) -> None:
     scores = policy.scores(belief, arms=["x"] * m, context={"hour": 9, "place": "north"})
     # arms of a hybrid model draw samples of their own: these tie on average
     spread = 5 / np.sqrt(scores.samples) if model == "hybrid" and scores.samples else 1e-13
-    assert slate.first(scores, floor=0.0) == pytest.approx(np.full(m, 1 / m), abs=spread)
+    assert slate.p_first(scores, floor=0.0) == pytest.approx(np.full(m, 1 / m), abs=spread)
 
 
 def test_a_shared_model_of_indicators_is_the_disjoint_one() -> None:
@@ -304,7 +304,7 @@ def test_what_is_left_of_forgotten_sums_does_no_harm(kind: str, model: str, left
     gram = left * np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
     belief = believing(np.tile(gram, (3, 1, 1)), np.zeros((3, 3)), described=np.eye(3)[:, :2])
     policy = policy_of(kind, model=model, ridge=1e-9)
-    result = slate.first(policy.scores_at(belief, np.array([1.0, 2.0, -1.0])), floor=policy.floor)
+    result = slate.p_first(policy.scores_at(belief, np.array([1.0, 2.0, -1.0])), floor=policy.floor)
     assert result.min() >= 0
     assert result.sum() == pytest.approx(1, abs=1e-9)
 
@@ -313,7 +313,7 @@ def test_what_is_left_of_forgotten_sums_does_no_harm(kind: str, model: str, left
 def test_a_context_without_features_is_served_fairly(kind: str, model: str) -> None:
     policy = policy_of(kind, PLAIN, model=model)
     belief = believing(np.tile(np.eye(2), (3, 1, 1)), np.ones((3, 2)), described=np.ones((3, 17)))
-    result = slate.first(policy.scores(belief, arms=["a", "b", "c"], context={}), floor=policy.floor)
+    result = slate.p_first(policy.scores(belief, arms=["a", "b", "c"], context={}), floor=policy.floor)
     assert result == pytest.approx([1 / 3] * 3, abs=1e-9)
 
 
@@ -323,7 +323,7 @@ def test_rewards_of_any_size_are_served(kind: str) -> None:
     policy = policy_of(kind)
     belief = believing(np.tile(np.eye(3), (3, 1, 1)), np.array([[1e20, 0, 0], [-1e20, 0, 0], [0, 0, 0]]))
     scores = policy.scores_at(belief, np.array([1.0, 0.0, 0.0]))
-    assert slate.first(scores, floor=0.0) == pytest.approx([1, 0, 0], abs=1e-9)
+    assert slate.p_first(scores, floor=0.0) == pytest.approx([1, 0, 0], abs=1e-9)
 
 
 def test_a_prior_counts_at_the_intercept_where_there_is_one() -> None:

@@ -28,6 +28,6 @@ def test_arms_stand_in_proportion_to_the_power_of_their_odds(temperature: float)
     policy, p = kinds.make("plackett-luce", {"temperature": temperature}), np.array([0.25, 0.5, 0.75])
     scores = policy.scores(belief([2, 2, 2], [0, 1, 2]), arms=["a", "b", "c"], context={})
     weight = (p / (1 - p)) ** (1 / temperature)
-    assert slate.first(scores, floor=0.0) == pytest.approx(weight / weight.sum(), abs=1e-15)
+    assert slate.p_first(scores, floor=0.0) == pytest.approx(weight / weight.sum(), abs=1e-15)
     greedy = policy.greedy().scores(belief([2, 2, 2], [0, 1, 2]), arms=["a", "b", "c"], context={})
-    assert slate.first(greedy, floor=0.0).tolist() == [0, 0, 1]
+    assert slate.p_first(greedy, floor=0.0).tolist() == [0, 0, 1]

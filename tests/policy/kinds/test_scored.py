@@ -87,7 +87,7 @@ def test_draws_are_as_frequent_as_their_propensities(params: dict[str, Any]) -> 
 
 def test_equal_scores_share() -> None:
     scores, floor = scores_of({"epsilon": 0.0}, [2, 5, 5, 1, 5])
-    assert slate.first(scores, floor=floor) == pytest.approx([0, 1 / 3, 1 / 3, 0, 1 / 3], abs=1e-15)
+    assert slate.p_first(scores, floor=floor) == pytest.approx([0, 1 / 3, 1 / 3, 0, 1 / 3], abs=1e-15)
 
 
 def test_epsilon_is_0_where_a_temperature_explores() -> None:
@@ -99,7 +99,7 @@ def test_epsilon_is_0_where_a_temperature_explores() -> None:
 @pytest.mark.parametrize("largest", [1e100, 1e-300])
 def test_extreme_scores_have_probabilities(largest: float) -> None:
     scores, floor = scores_of({"temperature": 1e-9}, [largest, -largest, 0.0])
-    first = slate.first(scores, floor=floor)
+    first = slate.p_first(scores, floor=floor)
     assert first.sum() == pytest.approx(1, abs=1e-12)
     assert first == pytest.approx([1, 0, 0] if largest > 1 else [1 / 3] * 3, abs=1e-12)
 

@@ -14,7 +14,7 @@ from rlrec.arrays import Array, Index
 from rlrec.policy.scores import families
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.floors import Floor
-from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, Scores, cells, split_runs, top
+from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, Scores, cells, find_top, split_runs
 from rlrec.policy.slates import slate_draws
 
 FILES = [module.name for module in iter_modules(families.__path__)]
@@ -56,7 +56,7 @@ class ShuffledOrder(DrawnOrder):
         return even, even
 
     def ranking(self, keys: Array, size: int) -> Index:
-        return top(keys, size)
+        return find_top(keys, size)
 
 
 def test_slates_of_a_new_family_are_drawn_with_its_probabilities() -> None:

@@ -15,7 +15,7 @@ from rlrec.policy.scores.families.beta import Beta, BetaLogit, stirling_error
 from rlrec.policy.scores.families.gaussian import Gaussian
 from rlrec.policy.scores.families.gumbel import Gumbel, continuous_order
 from rlrec.policy.scores.table import tabulate
-from rlrec.policy.slates.slate import first, marginals
+from rlrec.policy.slates.slate import marginals, p_first
 from tests.policy import reference
 
 
@@ -58,7 +58,7 @@ def refined(scores: Beta, *, refine: int) -> Array:
 
 
 def test_second_of_two_small_posteriors_is_best_with_29_33rds() -> None:
-    chance = first(Beta(np.array([3.0, 4.0]), np.array([5.0, 2.0])), floor=0.0)
+    chance = p_first(Beta(np.array([3.0, 4.0]), np.array([5.0, 2.0])), floor=0.0)
     assert chance[1] == pytest.approx(29 / 33, abs=1e-12)
 
 
@@ -66,12 +66,12 @@ def test_second_of_two_small_posteriors_is_best_with_29_33rds() -> None:
 @pytest.mark.parametrize("case", [(3, 5, 4, 2), (100, 900, 120, 900), (2000, 98000, 2100, 98000), (1, 1, 1, 900)])
 def test_two_posteriors_equal_the_closed_form(case: tuple[int, int, int, int]) -> None:
     a, b, c, d = case
-    chance = first(Beta(np.array([a, c], float), np.array([b, d], float)), floor=0.0)
+    chance = p_first(Beta(np.array([a, c], float), np.array([b, d], float)), floor=0.0)
     assert chance[1] == pytest.approx(exact_two(a, b, c, d), abs=1e-13)
 
 
 def test_known_digits_of_two_posteriors() -> None:
-    chance = first(Beta(np.array([100.0, 120.0]), np.array([900.0, 900.0])), floor=0.0)
+    chance = p_first(Beta(np.array([100.0, 120.0]), np.array([900.0, 900.0])), floor=0.0)
     assert chance[1] == pytest.approx(0.8991028701938407, abs=1e-13)
 
 
@@ -79,23 +79,23 @@ def test_known_digits_of_two_posteriors() -> None:
 @pytest.mark.parametrize("high", [4, 7])
 def test_equal_to_an_independent_path_through_scipy(high: int, seed: int) -> None:
     scores = broad_posteriors(6, high=high, seed=100 + seed)
-    assert first(scores, floor=0.0) == pytest.approx(reference.beta_first(scores.alpha, scores.beta), abs=1e-11)
+    assert p_first(scores, floor=0.0) == pytest.approx(reference.beta_first(scores.alpha, scores.beta), abs=1e-11)
 
 
 @pytest.mark.parametrize("pulls", [(1, 3), (3, 5), (5, 7)])
 def test_click_rates_equal_the_independent_path(pulls: tuple[int, int]) -> None:
     scores = click_posteriors(8, low=pulls[0], high=pulls[1], seed=9)
-    assert first(scores, floor=0.0) == pytest.approx(reference.beta_first(scores.alpha, scores.beta), abs=1e-11)
+    assert p_first(scores, floor=0.0) == pytest.approx(reference.beta_first(scores.alpha, scores.beta), abs=1e-11)
 
 
 def test_parameters_from_a_tenth_to_ten_million_on_one_page() -> None:
     expected = reference.beta_first(EXTREME.alpha, EXTREME.beta)
-    assert first(EXTREME, floor=0.0) == pytest.approx(expected, abs=1e-11)
+    assert p_first(EXTREME, floor=0.0) == pytest.approx(expected, abs=1e-11)
 
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_probabilities_sum_to_one(mix: str) -> None:
-    assert first(MIXES[mix], floor=0.0).sum() == pytest.approx(1, abs=1e-11)
+    assert p_first(MIXES[mix], floor=0.0).sum() == pytest.approx(1, abs=1e-11)
 
 
 @pytest.mark.parametrize("mix", MIXES)
@@ -107,7 +107,7 @@ def test_more_nodes_move_nothing(mix: str) -> None:
 
 def test_ten_thousand_new_arms_share_evenly_and_at_once() -> None:
     start = time.process_time()
-    chance = first(Beta(np.ones(10_000), np.ones(10_000)), floor=0.0)
+    chance = p_first(Beta(np.ones(10_000), np.ones(10_000)), floor=0.0)
     assert time.process_time() - start < 2
     assert chance == pytest.approx(1e-4, rel=1e-10)
 
@@ -115,7 +115,7 @@ def test_ten_thousand_new_arms_share_evenly_and_at_once() -> None:
 def test_ten_thousand_posteriors_are_exact_and_fast() -> None:
     scores = click_posteriors(10_000, low=1, high=4, seed=5)
     start = time.process_time()
-    once = first(scores, floor=0.0)
+    once = p_first(scores, floor=0.0)
     assert time.process_time() - start < 5
     twice = refined(scores, refine=2)
     assert once.sum() == pytest.approx(1, abs=1e-9)
@@ -125,32 +125,32 @@ def test_ten_thousand_posteriors_are_exact_and_fast() -> None:
 
 def test_parameters_near_zero_and_beyond_ten_million_stay_finite() -> None:
     scores = Beta(np.array([1e-3, 0.05, 1e12, 2.0]), np.array([1e-3, 2.0, 1e12, 1e-3]))
-    chance = first(scores, floor=0.0)
+    chance = p_first(scores, floor=0.0)
     assert chance.sum() == pytest.approx(1, abs=1e-9)
 
 
 def test_order_of_arms_does_not_matter() -> None:
     scores = broad_posteriors(40, high=5, seed=6)
     shuffle = np.random.default_rng(7).permutation(40)
-    shuffled = first(Beta(scores.alpha[shuffle], scores.beta[shuffle]), floor=0.0)
-    assert shuffled == pytest.approx(first(scores, floor=0.0)[shuffle], abs=1e-14)
+    shuffled = p_first(Beta(scores.alpha[shuffle], scores.beta[shuffle]), floor=0.0)
+    assert shuffled == pytest.approx(p_first(scores, floor=0.0)[shuffle], abs=1e-14)
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.3, 5.0])
 def test_two_normals_equal_the_normal_integral(gap: float) -> None:
-    chance = first(Gaussian(np.array([0.0, gap]), np.array([1.0, 0.2])), floor=0.0)
+    chance = p_first(Gaussian(np.array([0.0, gap]), np.array([1.0, 0.2])), floor=0.0)
     assert chance[1] == pytest.approx(0.5 * math.erfc(-gap / math.sqrt(2 * 1.04)), abs=1e-14)
 
 
 def test_normal_means_may_be_shifted_and_scaled() -> None:
     rng = np.random.default_rng(8)
     mean, sd = rng.normal(size=20), rng.uniform(0.1, 2, 20)
-    scaled = first(Gaussian(1e3 * mean - 4e3, 1e3 * sd), floor=0.0)
-    assert scaled == pytest.approx(first(Gaussian(mean, sd), floor=0.0), abs=1e-12)
+    scaled = p_first(Gaussian(1e3 * mean - 4e3, 1e3 * sd), floor=0.0)
+    assert scaled == pytest.approx(p_first(Gaussian(mean, sd), floor=0.0), abs=1e-12)
 
 
 def test_a_normal_narrower_than_rounding_ends() -> None:
-    chance = first(Gaussian(np.array([1e8, 1e8, 1e8 - 1]), np.array([1e-12, 1e-12, 1.0])), floor=0.0)
+    chance = p_first(Gaussian(np.array([1e8, 1e8, 1e8 - 1]), np.array([1e-12, 1e-12, 1.0])), floor=0.0)
     assert chance[0] == pytest.approx(chance[1], abs=1e-9)
     assert chance.sum() == pytest.approx(1, abs=1e-9)
 
@@ -189,7 +189,7 @@ def test_ranks_count_equal_arms_one_by_one() -> None:
 def test_gumbel_first_rank_is_the_softmax(spread: float) -> None:
     logits = np.random.default_rng(10).normal(size=30) * spread
     scores = Gumbel(logits)
-    assert marginals(scores, size=5, floor=0.0)[0] == pytest.approx(first(scores, floor=0.0), abs=1e-12)
+    assert marginals(scores, size=5, floor=0.0)[0] == pytest.approx(p_first(scores, floor=0.0), abs=1e-12)
 
 
 def test_stirling_error_equals_the_log_gamma_function() -> None:

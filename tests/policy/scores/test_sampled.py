@@ -30,14 +30,14 @@ def counted(values: Array, left: list[int]) -> Array:
 
 def test_a_share_is_the_count_of_samples() -> None:
     samples = SCORES.decision_scores(7, 3)
-    assert slate.first(samples, floor=0.0) == pytest.approx(counted(samples.values, [0, 1, 2, 3]), abs=1e-15)
+    assert slate.p_first(samples, floor=0.0) == pytest.approx(counted(samples.values, [0, 1, 2, 3]), abs=1e-15)
     result = slate.remaining(samples, np.array([2, 1]), floor=0.1)
     assert result == pytest.approx([0.05, 0, 0, 0.05] + 0.9 * counted(samples.values, [0, 3]), abs=1e-15)
 
 
 def test_equal_bests_share_a_sample() -> None:
     samples = Sampled(np.array([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]]), np.arange(3))
-    assert slate.first(samples, floor=0.0).tolist() == [0.75, 0.25, 0.0]
+    assert slate.p_first(samples, floor=0.0).tolist() == [0.75, 0.25, 0.0]
     assert slate.conditionals(samples, np.array([[0, 1, 2]]), floor=0.0).tolist() == [[0.75, 0.5, 1.0]]
 
 
@@ -45,7 +45,7 @@ def test_equal_bests_share_a_sample() -> None:
 def test_arms_of_equal_features_tie_in_every_sample(m: int) -> None:
     rng = np.random.default_rng(5)
     equal = Correlated(np.full(m, 0.3), np.tile(rng.normal(size=5), (m, 1)), 200)
-    assert slate.first(equal.decision_scores(1, 1), floor=0.0) == pytest.approx(np.full(m, 1 / m), abs=1e-14)
+    assert slate.p_first(equal.decision_scores(1, 1), floor=0.0) == pytest.approx(np.full(m, 1 / m), abs=1e-14)
 
 
 def test_samples_have_the_covariance_of_their_factor() -> None:
@@ -91,14 +91,14 @@ def test_marginals_beyond_the_first_position_have_no_closed_form() -> None:
     assert np.isnan(drawn.marginal[:, 1:]).all()
     assert not drawn.is_rounded.any()
     marginals = slate.marginals(SCORES.decision_scores(4, 0), size=2, floor=0.1)
-    assert np.array_equal(marginals[0], slate.first(SCORES.decision_scores(4, 0), floor=0.1))
+    assert np.array_equal(marginals[0], slate.p_first(SCORES.decision_scores(4, 0), floor=0.1))
     assert np.isnan(marginals[1]).all()
 
 
 def test_without_a_decision_the_samples_of_the_first_seed_stand() -> None:
     pages = slate_draws.SlateSampler(SCORES, size=2, floor=0.1)
-    assert np.array_equal(pages.first, slate.first(SCORES.decision_scores(0, 0), floor=0.1))
-    assert np.array_equal(slate.first(SCORES, floor=0.1), slate.first(SCORES.decision_scores(0, 0), floor=0.1))
+    assert np.array_equal(pages.p_first, slate.p_first(SCORES.decision_scores(0, 0), floor=0.1))
+    assert np.array_equal(slate.p_first(SCORES, floor=0.1), slate.p_first(SCORES.decision_scores(0, 0), floor=0.1))
 
 
 @pytest.mark.slow
@@ -116,8 +116,8 @@ def test_pages_come_as_often_as_their_samples_say() -> None:
 
 def test_independent_scores_as_samples_are_near_their_closed_form() -> None:
     mean, sd = np.array([0.0, 0.2, 0.1]), np.array([0.5, 0.3, 1.0])
-    result = slate.first(Correlated(mean, np.diag(sd), 50_000).decision_scores(3, 1), floor=0.0)
-    assert result == pytest.approx(slate.first(Gaussian(mean, sd), floor=0.0), abs=5 * 0.5 / np.sqrt(50_000))
+    result = slate.p_first(Correlated(mean, np.diag(sd), 50_000).decision_scores(3, 1), floor=0.0)
+    assert result == pytest.approx(slate.p_first(Gaussian(mean, sd), floor=0.0), abs=5 * 0.5 / np.sqrt(50_000))
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3, (0.0, 0.5)])

@@ -11,7 +11,7 @@ from rlrec.policy.scores.families.gaussian import Gaussian
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
-from rlrec.policy.slates.slate import first, marginals
+from rlrec.policy.slates.slate import marginals, p_first
 from rlrec.policy.slates.slate_draws import SlateSampler
 from tests.policy import reference
 
@@ -62,7 +62,7 @@ def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: in
     for _ in range(12 if arms < 1000 else 6):
         alpha, beta = pulled(rng, alpha, beta, most=most)
         pages = renew(pages, Beta(alpha, beta))
-        result, fresh = pages.first, first(Beta(alpha, beta), floor=0.0)
+        result, fresh = pages.p_first, p_first(Beta(alpha, beta), floor=0.0)
         assert result == pytest.approx(fresh, abs=1e-12)
         assert result[fresh > 1e-6] == pytest.approx(fresh[fresh > 1e-6], rel=1e-8)
         assert result.sum() == pytest.approx(1, abs=1e-11)
@@ -77,7 +77,7 @@ def test_a_long_walk_ends_where_an_independent_path_does() -> None:
         alpha, beta = pulled(rng, alpha, beta, most=1.0)
         pages = renew(pages, Beta(alpha, beta))
         if step % 100 == 99:
-            assert pages.first == pytest.approx(reference.beta_first(alpha, beta), abs=1e-11)
+            assert pages.p_first == pytest.approx(reference.beta_first(alpha, beta), abs=1e-11)
 
 
 def test_few_pulls_leave_the_nodes_in_place() -> None:
@@ -85,7 +85,7 @@ def test_few_pulls_leave_the_nodes_in_place() -> None:
     alpha, beta = clicks(rng, 100)
     pages, retained = SlateSampler(Beta(alpha, beta), size=1, floor=0.0), 0
     for _ in range(100):
-        _ = pages.first
+        _ = pages.p_first
         nodes = pages._order.tabulation.table  # type: ignore[attr-defined]
         alpha, beta = pulled(rng, alpha, beta, most=0.0)
         pages = renew(pages, Beta(alpha, beta))
@@ -96,9 +96,9 @@ def test_few_pulls_leave_the_nodes_in_place() -> None:
 def test_an_arm_that_could_not_win_comes_back() -> None:
     alpha, beta = np.array([9e4, 9e4, 1e3, 2e3]), np.array([1e4, 1e4, 9e4, 9e4])
     pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
-    assert pages.first[2] == 0
+    assert pages.p_first[2] == 0
     alpha = np.array([9e4, 9e4, 8.1e5, 2e3])
-    assert renew(pages, Beta(alpha, beta)).first == pytest.approx(reference.beta_first(alpha, beta), abs=1e-12)
+    assert renew(pages, Beta(alpha, beta)).p_first == pytest.approx(reference.beta_first(alpha, beta), abs=1e-12)
 
 
 @pytest.mark.slow
@@ -114,8 +114,8 @@ def test_arms_that_gather_stay_exact(weight: float) -> None:
         alpha[start : start + 6] = 50 * weight + rng.uniform(0, 1e-3, 6)
         beta[start : start + 6] = 950 * weight
         pages = renew(pages, Beta(alpha, beta))
-        fresh = first(Beta(alpha, beta), floor=0.0)
-        assert pages.first == pytest.approx(fresh, rel=1e-8, abs=1e-12)
+        fresh = p_first(Beta(alpha, beta), floor=0.0)
+        assert pages.p_first == pytest.approx(fresh, rel=1e-8, abs=1e-12)
 
 
 def test_equal_arms_part_and_meet_again() -> None:
@@ -123,7 +123,7 @@ def test_equal_arms_part_and_meet_again() -> None:
     pages = SlateSampler(Beta(ones, ones), size=1, floor=0.0)
     for alpha in (np.append(ones[1:], 2.0), np.append(ones[2:], [2.0, 2.0]), ones):
         pages = renew(pages, Beta(alpha, ones))
-        assert pages.first == pytest.approx(first(Beta(alpha, ones), floor=0.0), rel=1e-10)
+        assert pages.p_first == pytest.approx(p_first(Beta(alpha, ones), floor=0.0), rel=1e-10)
 
 
 def test_pages_stay_right_after_they_were_changed() -> None:
@@ -132,9 +132,9 @@ def test_pages_stay_right_after_they_were_changed() -> None:
     for early in (False, True):
         pages = SlateSampler(Beta(alpha, beta), size=2, floor=0.1)
         if early:
-            _ = pages.first
-        _ = renew(pages, Beta(*pulled(rng, alpha, beta, most=2.0))).first
-        assert pages.first == pytest.approx(first(Beta(alpha, beta), floor=0.1), abs=1e-12)
+            _ = pages.p_first
+        _ = renew(pages, Beta(*pulled(rng, alpha, beta, most=2.0))).p_first
+        assert pages.p_first == pytest.approx(p_first(Beta(alpha, beta), floor=0.1), abs=1e-12)
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_normal_scores_keep_up_while_the_best_mean_moves() -> None:
         mean[arms] += rng.normal(0, 0.2, 5) + 500 * (step == 30)
         sd[arms] *= rng.uniform(0.8, 1.0, 5)
         pages = renew(pages, Gaussian(mean, sd))
-        assert pages.first == pytest.approx(first(Gaussian(mean, sd), floor=0.0), abs=1e-12)
+        assert pages.p_first == pytest.approx(p_first(Gaussian(mean, sd), floor=0.0), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,6 @@ def test_normal_scores_keep_up_while_the_best_mean_moves() -> None:
 )
 def test_scores_of_another_family_or_of_more_arms_are_computed_anew(scores: Scores) -> None:
     pages = SlateSampler(Beta(np.ones(4), np.ones(4)), size=2, floor=0.1)
-    _ = pages.first
+    _ = pages.p_first
     for other in (renew(pages, scores), renew(SlateSampler(scores, size=2, floor=0.1), scores)):
-        assert other.first == pytest.approx(marginals(scores, size=2, floor=0.1)[0], abs=1e-12)
+        assert other.p_first == pytest.approx(marginals(scores, size=2, floor=0.1)[0], abs=1e-12)

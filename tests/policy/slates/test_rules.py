@@ -199,7 +199,7 @@ def test_nodes_reach_the_arms_that_a_cap_leaves() -> None:
     for sd in (1e-3, 1.0):
         ruled = rules.RuledScores(Gaussian(mean, np.full(120, sd)), layout, 0.0)
         below = slate.remaining(ruled, np.array([int(mean.argmax())]), floor=0.0)
-        alone = slate.first(Gaussian(mean[60:], np.full(60, sd)), floor=0.0)
+        alone = slate.p_first(Gaussian(mean[60:], np.full(60, sd)), floor=0.0)
         assert below[60:] == pytest.approx(alone, abs=1e-9)
         assert not below[:60].any()
 

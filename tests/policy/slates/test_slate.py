@@ -21,8 +21,8 @@ from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates.slate import (
     conditionals,
     each_position,
-    first,
     marginals,
+    p_first,
     placement_probabilities,
     remaining,
     remaining_each,
@@ -114,7 +114,7 @@ def test_marginals_are_sums_of_joints(family: str, floor: float) -> None:
 @floors
 def test_first_is_the_first_marginal(family: str, floor: float) -> None:
     expected = marginals(SIX[family], size=3, floor=floor)[0]
-    assert first(SIX[family], floor=floor) == pytest.approx(expected, abs=1e-12)
+    assert p_first(SIX[family], floor=floor) == pytest.approx(expected, abs=1e-12)
 
 
 @by_family
@@ -202,14 +202,14 @@ def test_all_arms_may_be_ranked_and_the_last_is_certain(family: str, floor: floa
 )
 def test_one_arm_is_certain(scores: Scores) -> None:
     drawn = draw(scores, size=1, floor=0.1, seeds=seeds(3)[0], decisions=seeds(3)[1])
-    assert first(scores, floor=0.1) == pytest.approx([1.0], abs=1e-14)
+    assert p_first(scores, floor=0.1) == pytest.approx([1.0], abs=1e-14)
     assert (drawn.propensity == 1).all()
     assert (drawn.minimum == 1).all()
 
 
 def test_greedy_ties_share_and_move_up() -> None:
     scores = Point(np.array([1.0, 3.0, 3.0, 2.0]))
-    assert first(scores, floor=0.0) == pytest.approx([0, 0.5, 0.5, 0])
+    assert p_first(scores, floor=0.0) == pytest.approx([0, 0.5, 0.5, 0])
     assert remaining(scores, np.array([1]), floor=0.0) == pytest.approx([0, 0, 1, 0])
     assert marginals(scores, size=3, floor=0.0) == pytest.approx(
         np.array([[0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])
@@ -218,7 +218,7 @@ def test_greedy_ties_share_and_move_up() -> None:
 
 def test_logits_without_a_finite_one_tie() -> None:
     scores = Gumbel(np.full(4, -np.inf))
-    assert first(scores, floor=0.0) == pytest.approx(0.25)
+    assert p_first(scores, floor=0.0) == pytest.approx(0.25)
     assert marginals(scores, size=4, floor=0.0) == pytest.approx(0.25)
 
 
@@ -260,7 +260,7 @@ def test_a_page_that_cannot_be_starts_anew() -> None:
 
 def test_a_floor_pick_of_a_bad_arm_says_nothing_about_the_rest() -> None:
     scores = Beta(np.array([1e3, 30.0, 20.0]), np.array([9e5, 70.0, 80.0]))
-    alone = first(Beta(scores.alpha[1:], scores.beta[1:]), floor=0.1)
+    alone = p_first(Beta(scores.alpha[1:], scores.beta[1:]), floor=0.1)
     assert remaining(scores, np.array([0]), floor=0.1)[1:] == pytest.approx(alone, abs=1e-11)
 
 

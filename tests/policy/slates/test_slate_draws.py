@@ -17,7 +17,7 @@ from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.sampler import uniforms
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.scores.sweep import quantiles
-from rlrec.policy.slates.slate import conditionals, first
+from rlrec.policy.slates.slate import conditionals, p_first
 from rlrec.policy.slates.slate_draws import draw
 
 FAMILIES: dict[str, Scores] = {
@@ -58,7 +58,7 @@ def test_single_arms_come_as_often_as_logged(family: str, floor: float) -> None:
     seeds, decisions = np.full(DRAWS, 78, np.uint64), np.arange(DRAWS)
     drawn = draw(FAMILIES[family], size=1, floor=floor, seeds=seeds, decisions=decisions)
     counts = np.bincount(drawn.slates[:, 0], minlength=6)
-    assert_frequencies(counts.astype(float), DRAWS * first(FAMILIES[family], floor=floor))
+    assert_frequencies(counts.astype(float), DRAWS * p_first(FAMILIES[family], floor=floor))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -75,7 +75,7 @@ def test_a_page_depends_on_its_seed_and_decision_alone(family: str, size: int) -
 def test_one_position_is_the_inverse_of_first_at_word_0() -> None:
     seeds, decisions = np.full(1000, 5, np.uint64), np.arange(1000)
     drawn = draw(FAMILIES["beta"], size=1, floor=0.1, seeds=seeds, decisions=decisions)
-    cumulative = np.cumsum(first(FAMILIES["beta"], floor=0.1))
+    cumulative = np.cumsum(p_first(FAMILIES["beta"], floor=0.1))
     word = uniforms(seeds, decisions, words=1)
     assert np.array_equal(drawn.slates, (cumulative <= word).sum(axis=1)[:, None])
 

@@ -33,14 +33,14 @@ def test_a_lease_is_one_holders_until_it_expires(store: Store, policy_id: int) -
     assert take(store, policy_id, "two", now=20, until=30) == (policy_id, "host one", "one", 10, 20)
     assert take(store, policy_id, "two", now=21, until=30) is None
     with store.read() as unit:
-        assert leases.current(unit, policy_id) == (policy_id, "host two", "two", 21, 30)
+        assert leases.current_lease(unit, policy_id) == (policy_id, "host two", "two", 21, 30)
 
 
 def test_a_holder_takes_its_own_lease_again(store: Store, policy_id: int) -> None:
     take(store, policy_id, "one", now=10, until=20)
     assert take(store, policy_id, "one", now=15, until=40) is None
     with store.read() as unit:
-        assert leases.current(unit, policy_id) == (policy_id, "host one", "one", 10, 40)
+        assert leases.current_lease(unit, policy_id) == (policy_id, "host one", "one", 10, 40)
 
 
 def test_only_the_holder_renews_and_releases(store: Store, policy_id: int) -> None:
@@ -50,7 +50,7 @@ def test_only_the_holder_renews_and_releases(store: Store, policy_id: int) -> No
     assert store.write(lambda unit: leases.renew(unit, policy_id, token="one", until=90))
     assert store.write(lambda unit: leases.release(unit, policy_id, token="one"))
     with store.read() as unit:
-        assert leases.current(unit, policy_id) is None
+        assert leases.current_lease(unit, policy_id) is None
 
 
 def takes(store: Store, item: tuple[int, int]) -> int:
@@ -62,7 +62,7 @@ def test_of_many_that_ask_at_once_one_has_it(store: Store, db: str, policy_id: i
     won = together(takes, db, [(number, policy_id) for number in range(3)])
     assert 1 <= sum(won) <= 3 * TURNS
     with store.read() as unit:
-        assert leases.current(unit, policy_id) is not None
+        assert leases.current_lease(unit, policy_id) is not None
     rivals = together(first, db, [(number, policy_id) for number in range(4)])
     assert sum(rivals) == 1
 

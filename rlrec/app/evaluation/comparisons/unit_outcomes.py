@@ -141,7 +141,7 @@ class StudyFold:
         selection, sessions, few_test = self.study.selection, None, None
         # only the persons of these variants are read, where one batch holds all decisions of their policies
         if selection.variant_ids:
-            few_test = selected.few_test(self.unit, selection, most=reader.BATCH)
+            few_test = selected.few_test(self.unit, selection, limit=reader.BATCH)
         log: Iterable[Batch] = reader.batches(
             self.unit, selection, columns=_READ, size=SPREAD, few_test=few_test, by_id=True
         )

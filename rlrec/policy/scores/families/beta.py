@@ -41,27 +41,27 @@ class BetaLogit:
     the Stirling errors of Loader 2000 (for the binomial)."""
 
     def __init__(self, alpha: Array, beta: Array) -> None:
-        total, smaller = alpha + beta, np.minimum(alpha, beta)
+        total, smaller_parameter = alpha + beta, np.minimum(alpha, beta)
         parameters = np.concatenate([alpha, beta, total]).reshape(3, -1)
         logs, errors = np.log(parameters), stirling_error(parameters)
         self.mode = logs[0] - logs[1]
         self.log_peak = 0.5 * (logs[0] + logs[1] - logs[2]) - LOG_ROOT_TAU + (errors[2] - errors[0] - errors[1])
         # Reflected where alpha is larger, so that the linear term that cancels is the smaller one.
         self._sign = np.where(alpha <= beta, 1.0, -1.0)[:, None]
-        self._p, self._n = (smaller / total)[:, None], total[:, None]
+        self._p, self._n = (smaller_parameter / total)[:, None], total[:, None]
         self._alpha, self._beta = alpha, beta
-        self._far = bool(smaller.min(initial=np.inf) < 2 * TAIL / MAX_DISTANCE)
+        self._needs_clip = bool(smaller_parameter.min(initial=np.inf) < 2 * TAIL / MAX_DISTANCE)
         self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         """Return n (ln(1 + p (e^d - 1)) - p d), (rows, nodes), where n = alpha + beta, and p is the smaller of alpha /
         n and beta / n. d is the distance from the mode, with its sign reversed where alpha is larger than beta."""
         p, d = self._p[rows], distance * self._sign[rows]
-        clipped_d = np.clip(d, -MAX_DISTANCE, MAX_DISTANCE) if self._far else d
+        clipped_d = np.clip(d, -MAX_DISTANCE, MAX_DISTANCE) if self._needs_clip else d
         fall = np.expm1(clipped_d)
         fall *= p
         np.log1p(fall, out=fall)
-        if self._far:
+        if self._needs_clip:
             fall += np.maximum(d - clipped_d, 0) * (1 - p) + np.maximum(clipped_d - d, 0) * p
             d = clipped_d
         d *= p
@@ -79,7 +79,7 @@ class BetaLogit:
         # Both sides fall at least as fast as (e^-d + d - 1) / s^2, that is d^2 / (2 + d) / s^2, s^2 = 1/alpha + 1/beta.
         bound = TAIL * (1 / self._alpha + 1 / self._beta)
         outer_distance = 0.5 * (bound + np.sqrt(bound * (bound + 8)))
-        if not self._far:
+        if not self._needs_clip:
             outer_distance = np.minimum(outer_distance, MAX_DISTANCE)
         distance = outer_distance[:, None] * [-1.0, 1.0]
         # Newton's method on a convex function from outside the root comes closer and never crosses it.

@@ -144,7 +144,7 @@ class SampledOrder(Order):
         return self.scores.decision_scores(0, 0)
 
     def p_best(self) -> Array:
-        return self._best(frozenset())
+        return self._best_shares(frozenset())
 
     def ranks(self, size: int) -> Array:
         """Return the probability that each arm stands at each rank, (size, m). Ranks below the first have no closed
@@ -154,19 +154,19 @@ class SampledOrder(Order):
         return ranks
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
-        return np.array([self._best(frozenset(prefix)) for prefix in prefixes.tolist()])
+        return np.array([self._best_shares(frozenset(prefix)) for prefix in prefixes.tolist()])
 
     def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         probability, minimum = np.empty(slates.shape), np.zeros(slates.shape)
         for row, arms in enumerate(slates.tolist()):
             for position, arm in enumerate(arms):
-                best = self._best(frozenset(arms[:position]))
-                probability[row, position] = best[arm]
+                shares = self._best_shares(frozenset(arms[:position]))
+                probability[row, position] = shares[arm]
                 if with_minimum:
-                    minimum[row, position] = np.delete(best, arms[:position]).min()
+                    minimum[row, position] = np.delete(shares, arms[:position]).min()
         return probability, minimum
 
-    def _best(self, prefix: frozenset[int]) -> Array:
+    def _best_shares(self, prefix: frozenset[int]) -> Array:
         """Return the fraction of the samples in which each arm is the best of the arms outside the prefix, (m,). The
         fraction is 0 for the arms of the prefix."""
         if prefix not in self._by_prefix:
@@ -182,9 +182,9 @@ class SampledOrder(Order):
             lost_rows, lower_column = best_of_rows(values)
             sample, best_columns = np.r_[sample, exhausted_samples[lost_rows]], np.r_[best_columns, lower_column]
             ties = np.bincount(sample, n_left[best_columns])
-            best = (np.bincount(best_columns, 1 / ties[sample], minlength=len(n_left)) / sample_set.samples)[
+            shares = (np.bincount(best_columns, 1 / ties[sample], minlength=len(n_left)) / sample_set.samples)[
                 sample_set.column
             ]
-            best[upper_arms] = 0.0
-            self._by_prefix[prefix] = best
+            shares[upper_arms] = 0.0
+            self._by_prefix[prefix] = shares
         return self._by_prefix[prefix]

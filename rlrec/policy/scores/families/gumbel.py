@@ -13,7 +13,7 @@ from rlrec.arrays import Array, Index
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.panels import ALL_ROWS, MAX_DISTANCE, TAIL, Rows
-from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, top
+from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, find_top
 from rlrec.policy.scores.sweep import ContinuousOrder
 from rlrec.records import Record
 
@@ -95,10 +95,10 @@ class PlackettLuceOrder(DrawnOrder):
         slates (n, k): the arm at each position."""
         n, k = slates.shape
         # the arms on no position first, then upwards from the last position
-        unshown = np.tile(self.logits, (n, 1))
-        np.put_along_axis(unshown, slates, -np.inf, axis=1)
+        left_logits = np.tile(self.logits, (n, 1))
+        np.put_along_axis(left_logits, slates, -np.inf, axis=1)
         sums = np.empty((n, k + 1))
-        sums[:, k] = _log_sum(unshown)
+        sums[:, k] = _log_sum(left_logits)
         for position in reversed(range(k)):
             sums[:, position] = np.logaddexp(sums[:, position + 1], self.logits[slates[:, position]])
         return sums[:, :k]
@@ -115,18 +115,18 @@ class PlackettLuceOrder(DrawnOrder):
     def _lowest_left(self, slates: Index) -> Array:
         """Return the smallest logit of the arms left at each position, (n, k)."""
         n, k = slates.shape
-        ascending = np.argsort(self.logits, kind="stable")[:k]
-        is_taken, lowest = np.zeros((n, len(ascending)), dtype=bool), np.empty((n, k))
+        ascending_arms = np.argsort(self.logits, kind="stable")[:k]
+        is_taken, minimum = np.zeros((n, len(ascending_arms)), dtype=bool), np.empty((n, k))
         for position in range(k):
-            lowest[:, position] = self.logits[ascending[(~is_taken).argmax(axis=1)]]
-            is_taken |= ascending == slates[:, position, None]
-        return lowest
+            minimum[:, position] = self.logits[ascending_arms[(~is_taken).argmax(axis=1)]]
+            is_taken |= ascending_arms == slates[:, position, None]
+        return minimum
 
     def ranking(self, keys: Array, size: int) -> Index:
         with np.errstate(invalid="ignore"):
             noisy_scores = self.logits - np.log(-np.log(keys))
         noisy_scores = np.where(self.logits > -np.inf, noisy_scores, _LOWEST * (2 - keys))
-        return top(noisy_scores, size)
+        return find_top(noisy_scores, size)
 
 
 def continuous_order(logits: Array, *, positions: int) -> ContinuousOrder:

@@ -94,7 +94,7 @@ def test_a_row_is_scored_in_its_own_context(sqlite_db: str, kind: str, options: 
         batch = log_of(unit, "log")
         result, arm_ids, floor = scores(unit, "lin", batch)
     index = np.searchsorted(arm_ids, batch.slots["arm_id"])
-    shares = np.array([slate.first(item, floor=floor)[at] for item, at in zip(result, index, strict=True)])
+    shares = np.array([slate.p_first(item, floor=floor)[at] for item, at in zip(result, index, strict=True)])
     clicked = np.isin(batch.slots["decision_id"], batch.events["decision_id"])
     estimate = logs.estimate(db, "lin", "ips", log="policy=log", interval="normal")
     assert estimate["value"] == pytest.approx((shares / 0.25 * clicked).mean(), rel=1e-9)

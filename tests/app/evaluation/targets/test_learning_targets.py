@@ -42,7 +42,7 @@ def by_hand(db: str) -> float:
             newest = seq[at < begin].max(initial=version.seq)
             serving = exact.load(unit, version, seq=int(newest))
             scores = serving.scores(0, arms, [{}], keys={})[0]
-            share = slate.first(scores, floor=serving.policy.exploration)
+            share = slate.p_first(scores, floor=serving.policy.exploration)
             before, weights, later = weights, share[arm.astype(int) - 1] / propensity, at >= begin
             total += np.where(later, PAGES / later.sum() * (weights - before), 0.0)
     return float(total @ reward / total.sum())

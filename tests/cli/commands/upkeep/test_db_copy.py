@@ -107,7 +107,7 @@ def test_two_copies_to_one_place_do_not_mix(source: str, tmp_path: Path, empty_d
             closing(copying.CopyTarget(target, copying.fingerprint(unit))) as other,
         ):
             other.begin()
-            batch = next(copying.read_rows(unit, copying.TABLES[0], skip=0))
+            batch = next(copying.read_rows(unit, copying.TABLES[0], n_skipped=0))
             other.add(copying.TABLES[0], batch)
             with pytest.raises(StoreBusy, match="another process copies to"):
                 other.add(copying.TABLES[0], batch)
