@@ -37,3 +37,7 @@ class Mortal(StoreRunner):
                 os.kill(os.getpid(), signal.SIGKILL)
             break
         return super().__call__(task, partition)
+
+
+class MortalMeeting(Mortal, Meeting):
+    """Both."""

@@ -20,11 +20,14 @@ from rlrec.compute.local import Processes
 from rlrec.errors import InputError, RlrecError
 from tests.app import logs
 from tests.compute.runners import Lost, Poisoned, Weighed, environment, process
-from tests.compute.store_runners import Meeting, Mortal
+from tests.compute.store_runners import MortalMeeting
 from tests.conftest import PATIENCE_S
 
+SIZE = 60  # decisions of a partition, of 240
+Rows = list[dict[str, Any]]
 
-def judged(db: str, workers: Workers = passes.IN_PROCESS, **options: Any) -> list[dict[str, Any]]:
+
+def judged(db: str, workers: Workers = passes.IN_PROCESS, **options: Any) -> Rows:
     request = evaluate.Request(targets=["uniform", "log"], estimators="impression,session,tis,sips", **options)
     with closing(logs.at(db, 1e6)) as store:
         return [row.record for row in evaluate.evaluate(store, request, workers)]
@@ -39,15 +42,23 @@ def served(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> s
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def expected(served: str) -> Rows:
+    """What this process says of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        logs.in_batches(patch, SIZE)
+        return judged(served)
+
+
 def serve(db: str) -> None:
     logs.begin(db, 5, "log", "thompson", floor="0.2")
     contexts = [{"hour": hour} for hour in range(3)]
-    logs.serve(db, "log", pages=400, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=2, users=60, contexts=contexts)
+    logs.serve(db, "log", pages=240, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=2, users=60, contexts=contexts)
 
 
 @pytest.fixture(autouse=True)
 def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs.in_batches(monkeypatch, 60)
+    logs.in_batches(monkeypatch, SIZE)
 
 
 @pytest.mark.slow
@@ -62,6 +73,7 @@ def test_a_log_of_one_partition_starts_no_process(served: str, monkeypatch: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("db", ["postgres"], indirect=True)
 def test_processes_read_a_server(db: str) -> None:
     serve(db)
@@ -69,37 +81,27 @@ def test_processes_read_a_server(db: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_the_same_bits(served: str) -> None:
+def test_a_cluster_gives_the_same_bits(served: str, expected: Rows) -> None:
     """Of one worker; below one of two does, although it loses one."""
-    assert judged(served, Workers(engine="dask")) == judged(served)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("forked_nannies")
-@pytest.mark.parametrize("engine", ["local", "dask"])
-def test_two_workers_fold_at_the_same_time(
-    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
-) -> None:
-    monkeypatch.setenv("MEETING", str(tmp_path))
-    monkeypatch.setattr(passes, "StoreRunner", Meeting)
-    assert judged(served, Workers(jobs=2, engine=engine)) == judged(served)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert judged(served, Workers(engine="dask")) == expected
 
 
 # -- workers that end --
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked_nannies")
+@pytest.mark.usefixtures("forked_nannies", "forked_workers")
 @pytest.mark.parametrize("engine", ["local", "dask"])
-def test_the_partition_of_a_lost_worker_is_worked_on_again(
-    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+def test_two_workers_fold_at_the_same_time_and_the_partition_of_a_lost_one_is_worked_on_again(
+    served: str, expected: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    expected = judged(served)
-    monkeypatch.setenv("MORTAL", str(tmp_path))
-    monkeypatch.setattr(passes, "StoreRunner", Mortal)
+    for name in ("MEETING", "MORTAL"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr(passes, "StoreRunner", MortalMeeting)
     assert judged(served, Workers(jobs=2, engine=engine)) == expected
-    assert (tmp_path / "2").exists()
+    assert len(list((tmp_path / "MEETING").iterdir())) >= 2
+    assert (tmp_path / "MORTAL" / "2").exists()
 
 
 @pytest.mark.slow
@@ -180,6 +182,7 @@ def test_a_large_partition_goes_to_a_cluster_without_a_warning() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_an_error_of_a_task_is_raised_as_it_is(served: str) -> None:
     with pytest.raises(InputError) as caught:
         judged(served, Workers(jobs=2), by="colour")
@@ -209,6 +212,7 @@ def test_workers_with_other_versions_are_refused_and_other_processors_are_told()
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("run", [exposure.exposure, evaluate.evaluate])
 def test_mixed_processors_are_said_once(served: str, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     """By a notice, where what comes out has no reasons."""

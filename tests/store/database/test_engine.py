@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -79,7 +78,7 @@ def test_settings_of_a_database_do_not_reach_the_store(postgres: str) -> None:
 
 
 @pytest.mark.slow
-def test_clients_of_a_pooler_share_its_connections(postgres: str) -> None:
+def test_clients_of_a_pooler_share_its_connections(postgres: str, forked_rlrec: Path) -> None:
     """Each transaction has the settings that it relies on, whichever connection it gets, and leaves none behind."""
     if (program := shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
         pytest.skip("PgBouncer is not installed")
@@ -90,17 +89,17 @@ def test_clients_of_a_pooler_share_its_connections(postgres: str) -> None:
     with pooled(postgres, program) as db:
         administer(db, "SELECT set_config('search_path', '', false)")  # as pg_dump does
         lines: list[dict[str, Any]] = [
-            {"op": "recommend", "policy": "home", "session": f"é{number}"} for number in range(60)
+            {"op": "recommend", "policy": "home", "session": f"é{number}"} for number in range(30)
         ]
         lines += [{"op": "feedback", "decision_id": number, "events": {"click": 0.1}} for number in range(1, 20)]
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        pipe = partial(subprocess.run, [sys.executable, "-m", "rlrec", "--db", db, "pipe"], input=text, text=True)
+        pipe = partial(subprocess.run, [forked_rlrec, "--db", db, "pipe"], input=text, text=True)
         with ThreadPoolExecutor() as pool:
             runs = [pool.submit(pipe, capture_output=True, check=True, timeout=PATIENCE_S) for _ in range(2)]
             assert [done.result().stdout.count('"decision_id"') for done in runs] == [len(lines)] * 2
         run = runner(db)
         assert run("doctor", "--json").json["findings"] == []
-        assert run("status", "--json").json["decisions"] == 120
+        assert run("status", "--json").json["decisions"] == 60
         assert run("export-log", "-").lines == runner(postgres)("export-log", "-").lines
         with psycopg.connect(db, autocommit=True) as other:
             query = "SELECT current_setting('lock_timeout'), current_setting('extra_float_digits')"
@@ -517,14 +516,15 @@ STREAMS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_stream_whose_store_is_gone_acknowledges_nothing_more(sqlite_db: str, name: str, replaced: bool) -> None:
+def test_a_stream_whose_store_is_gone_acknowledges_nothing_more(
+    sqlite_db: str, forked_rlrec: Path, name: str, replaced: bool
+) -> None:
     with closing(Store(sqlite_db)) as store:
         stocked(store, home="uniform")
     content = Path(sqlite_db).read_bytes()
     command, line = STREAMS[name]
-    rlrec = [sys.executable, "-c", "from rlrec.cli import main; main()", "--db", sqlite_db]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*rlrec, *command], text=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen([forked_rlrec, "--db", sqlite_db, *command], text=True, **pipes) as process:  # type: ignore[call-overload]
         process.stdin.write(f"{line}\n")
         process.stdin.flush()
         assert "decision_id" in process.stdout.readline()

@@ -3,7 +3,6 @@ client finishes."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -22,12 +21,12 @@ from rlrec.app.upkeep.doctor import doctor
 from rlrec.store import Store
 from rlrec.store.database.engine import Waits
 from tests.app.shop import ask, stocked
+from tests.app.workers import processes
 from tests.conftest import PATIENCE_S, runner
 from tests.store.servers import PostgresServer, new_server
 
 CLIENTS = 4
-ROUNDS = 40  # of a client; was run with 60, and three kills
-processes = multiprocessing.get_context("forkserver")
+ROUNDS = 5  # of a client before the server is killed, and after it has come back; was run with 60, and three kills
 
 pytestmark = pytest.mark.slow
 
@@ -45,11 +44,12 @@ def named(server: PostgresServer, name: str, more: str = "") -> str:
     return name
 
 
-def client(db: str, number: int, answers: Any) -> None:
-    """Recommend and tell what happened; every second round has a request id and a key."""
-    acknowledged = []
+def client(db: str, number: int, answers: Any, stop: Any) -> None:
+    """Recommend and tell what happened until told to stop; every second round has a request id and a key."""
+    acknowledged = list[int]()
     with closing(Store(db, waits=Waits(reconnect=PATIENCE_S * 1_000_000))) as store:
-        for turn in range(ROUNDS):
+        while not stop.is_set():
+            turn = len(acknowledged)
             key = f"{number}-{turn}" if turn % 2 else None
             decision_id = ask(store, session=f"s{number}-{turn}", request_id=key)["decision_id"]
             feedback(store, Line(decision_id=decision_id, events={"click": 1.0}, key=key))
@@ -57,9 +57,17 @@ def client(db: str, number: int, answers: Any) -> None:
     answers.put(acknowledged)
 
 
-def count(store: Store) -> int:
-    with store.read() as unit:
-        return int(unit.ask_value("SELECT count(*) FROM decision"))
+def wait_for_rounds(store: Store) -> None:
+    """Until the clients have done as many more as ROUNDS of each."""
+
+    def count() -> int:
+        with store.read() as unit:
+            return int(unit.ask_value("SELECT count(*) FROM event"))
+
+    before, deadline = count(), time.monotonic() + PATIENCE_S
+    while count() < before + CLIENTS * ROUNDS:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: PostgresServer) -> None:
@@ -67,15 +75,16 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Postgres
     with closing(Store(db)) as store:
         init(store)
         stocked(store, home="thompson")
-        answers = processes.Queue()
-        clients = [processes.Process(target=client, args=(db, number, answers)) for number in range(CLIENTS)]
+        answers, stop = processes.Queue(), processes.Event()
+        clients = [processes.Process(target=client, args=(db, number, answers, stop)) for number in range(CLIENTS)]
         for process in clients:
             process.start()
-        while count(store) < CLIENTS * ROUNDS / 3:
-            time.sleep(0.02)
+        wait_for_rounds(store)
         server.stop("immediate")
         time.sleep(0.3)
         server.start()
+        wait_for_rounds(store)
+        stop.set()
         acknowledged = [decision_id for _ in clients for decision_id in answers.get(timeout=PATIENCE_S)]
         for process in clients:
             process.join(PATIENCE_S)
@@ -85,7 +94,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Postgres
             events = [row[0] for row in unit.ask("SELECT decision_id FROM event ORDER BY decision_id")]
             pulls, rewards = unit.ask("SELECT sum(pulls), sum(reward_sum) FROM belief")[0]
         assert decisions == events == sorted(acknowledged)
-        assert pulls == rewards == len(acknowledged) == CLIENTS * ROUNDS
+        assert pulls == rewards == len(acknowledged) >= 2 * CLIENTS * ROUNDS
         assert [finding for finding in doctor(store, Audit()).findings if finding.severity == "error"] == []
 
 

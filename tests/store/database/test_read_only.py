@@ -3,12 +3,13 @@ to do."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,13 +19,31 @@ from rlrec.errors import StoreBusy
 from rlrec.store import Store
 from rlrec.store.database import engine
 from tests.app.grown import grown
-from tests.conftest import filled, runner
+from tests.conftest import CommandResult, filled, runner
 
 LATE = "2026-01-01T03:00:00Z"
 RIGHTS = "-dac_override,-dac_read_search"  # by which root writes into any folder
 WITHOUT = ["setpriv", f"--bounding-set={RIGHTS}", f"--inh-caps={RIGHTS}"] if os.geteuid() == 0 else []
 READING = ("init",), ("doctor",), ("evaluate", "greedy"), ("db", "copy", "--to", "{}/copy.db")
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
+COMMANDS = """
+import json, os, sys
+from click.testing import CliRunner
+from rlrec.cli import program
+for words in json.loads(sys.argv[2]):
+    if words[0] == "unlink":
+        os.unlink(words[1])
+        continue
+    result = CliRunner().invoke(program, ["--db", sys.argv[1], *words])
+    print(json.dumps([result.exit_code, result.stdout, result.stderr]))
+"""
+Commands = Callable[..., list[CommandResult]]
+
+
+def in_process(before: Sequence[str], db: str, many: Sequence[Sequence[str]]) -> list[CommandResult]:
+    """What commands say, in a process that `before` starts."""
+    line = [*before, sys.executable, "-c", COMMANDS, db, json.dumps(many)]
+    lines = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    return [CommandResult(*json.loads(line)) for line in lines]
 
 
 @pytest.fixture
@@ -40,64 +59,60 @@ def shelf(sqlite_db: str, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def command(shelf: Path) -> Command:
-    """Run a command on that store, in a process that may not write there."""
+def commands(shelf: Path) -> Commands:
+    """Run commands on that store, in a process that may not write there."""
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [*WITHOUT, sys.executable, "-m", "rlrec", "--db", str(shelf / "rlrec.db"), "--now", LATE, *words]
-        return subprocess.run(line, capture_output=True, text=True, check=False)
+    def run(*many: Sequence[str]) -> list[CommandResult]:
+        return in_process(WITHOUT, str(shelf / "rlrec.db"), [["--now", LATE, *words] for words in many])
 
     return run
 
 
 @pytest.mark.slow
-def test_a_store_is_read_where_nothing_can_be_written(shelf: Path, command: Command, tmp_path: Path) -> None:
+def test_a_store_is_read_where_nothing_can_be_written(shelf: Path, commands: Commands, tmp_path: Path) -> None:
     other = tmp_path / "writable.db"
     shutil.copy(shelf / "rlrec.db", other)
-    for words in READING:
-        answer = command(*(word.format(tmp_path) for word in words))
-        assert answer.returncode == 0, (words, answer.stderr)
+    many = [[word.format(tmp_path) for word in words] for words in READING]
+    *answers, refused = commands(*many, ("recommend", "--policy", "ts", "--session", "new"))
+    for words, answer in zip(many, answers, strict=True):
+        answer.done()
         assert words[0] != "evaluate" or answer.stdout == runner(str(other))("--now", LATE, *words).done().stdout
     assert [path.name for path in shelf.iterdir()] == ["rlrec.db"]
-    refused = command("recommend", "--policy", "ts", "--session", "new")
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
     assert "cannot be written" in refused.stderr
 
 
 @pytest.mark.slow
-def test_a_store_that_was_not_closed_needs_its_log(shelf: Path, command: Command, tmp_path: Path) -> None:
+def test_a_store_that_was_not_closed_needs_its_log(shelf: Path, commands: Commands, tmp_path: Path) -> None:
     shelf.chmod(0o755)
     with closing(sqlite3.connect(shelf / "rlrec.db", isolation_level=None)) as writer:
         writer.execute("UPDATE settings SET salt = 'other'")
         shelf.chmod(0o555)
-        assert command("status").returncode == 0  # as long as somebody has it open
+        commands(("status",))[0].done()  # as long as somebody has it open
         copies = [shutil.copy(shelf / f"rlrec.db{end}", tmp_path) for end in ("", "-wal")]
     shelf.chmod(0o755)
     for copy in copies:
         shutil.copy(copy, shelf)
     shelf.chmod(0o555)
-    refused = command("status")
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    (refused,) = commands(("status",))
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
     assert f"copy it together with {shelf}/rlrec.db-wal" in refused.stderr
     assert runner(str(copies[0]))("--now", LATE, "status").exit_code == 0
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line_whoever_meets_it(sqlite_db: str) -> None:
-    mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m none /mnt && exec "$@"', "sh"]
+    fill = 'mount -t tmpfs -o size=4m none /mnt && cp $0 /mnt/s.db; cat /dev/zero > /mnt/fill 2> /dev/null; exec "$@"'
+    filled(sqlite_db, grown)
+    mount = ["unshare", "-m", "sh", "-c", fill, sqlite_db]
     if os.geteuid() or shutil.which("unshare") is None or subprocess.run([*mount, "true"], check=False).returncode:
         pytest.skip("needs a file system of its own")
-    script = """cp $2 /mnt/s.db; cat /dev/zero > /mnt/fill 2> /dev/null
-        for words in "$3" status; do $1 -m rlrec --db /mnt/s.db $words; echo $? >&2; done
-        rm /mnt/fill; $1 -m rlrec --db /mnt/s.db doctor > /dev/null 2>&1; echo $? >&2"""
-    draw = "recommend --policy ts --session new"
-    filled(sqlite_db, grown)
-    words = [*mount, "sh", "-c", script, "sh", sys.executable, sqlite_db, draw]
-    result = subprocess.run(words, capture_output=True, text=True, check=True)
-    draws, code, reads, last, healthy = result.stderr.splitlines()
-    assert (result.stdout, code, last, healthy) == ("", "1", "1", "0")
-    assert "the disk of /mnt/s.db is full" in draws
-    assert "the disk of /mnt/s.db is full" in reads
+    draw = ("recommend", "--policy", "ts", "--session", "new")
+    refused, read, healthy = in_process(mount, "/mnt/s.db", [draw, ("status",), ("unlink", "/mnt/fill"), ("doctor",)])
+    for result in (refused, read):
+        assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+        assert "the disk of /mnt/s.db is full" in result.stderr
+    healthy.done()
 
 
 def test_who_reads_without_locks_notices_a_writer(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -15,44 +13,26 @@ import sqlalchemy as sa
 from rlrec.app.setup.init import check, init
 from rlrec.errors import CheckFailed, Conflict, RlrecError
 from rlrec.store import Store, Unit
+from tests.app.workers import together
 
 AT_ONCE = 4  # was run with 32
-STARTER = """
-import sys
-from rlrec.app.setup.init import init
-from rlrec.store import Store, Unit
-print("ready", flush=True)
-sys.stdin.readline()
-print(init(Store(sys.argv[1])).created)
-"""
 
 
-def at_once(db: str) -> list[str]:
-    """What each of AT_ONCE processes that start together says of `created`; each of them must end well."""
-    command = [sys.executable, "-c", STARTER, db]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(AT_ONCE)]  # type: ignore[call-overload]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    ended = [(process, *process.communicate()) for process in processes]
-    assert [(process.returncode, err) for process, _, err in ended] == [(0, "")] * AT_ONCE
-    return [out.strip() for _, out, _ in ended]
+def creates(store: Store, number: int) -> bool:
+    return init(store).created
 
 
 @pytest.mark.slow
 def test_one_of_many_creates_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
-    assert sorted(at_once(str(path))) == ["False"] * (AT_ONCE - 1) + ["True"]
+    assert sum(together(creates, str(path), range(AT_ONCE))) == 1
     with closing(Store(str(path))) as store:
         assert check(store).revision
 
 
 @pytest.mark.slow
 def test_one_of_many_creates_the_tables_of_a_server(empty_db: str) -> None:
-    assert sorted(at_once(empty_db)) == ["False"] * (AT_ONCE - 1) + ["True"]
+    assert sum(together(creates, empty_db, range(AT_ONCE))) == 1
     with closing(Store(empty_db)) as store:
         assert check(store).revision
 
