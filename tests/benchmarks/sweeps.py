@@ -100,7 +100,7 @@ def _judged(setting: Setting, rates: Array, seed: int) -> list[bool]:
             keys = {arm: f"a{arm - 1}" for arm in arms.tolist()}
             truth = {"uniform": float(rates.mean())}
             for candidate in candidates:
-                target = sweep.learning_target(unit, candidate, moments[candidate.counting], np.arange(7))
+                target = sweep.learning_target(unit, candidate, moments[candidate.count_key], np.arange(7))
                 servings = [make() for make in target.moments]
                 truth[candidate.name] = float(np.mean([
                     slate.p_first(

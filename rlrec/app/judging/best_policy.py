@@ -68,7 +68,7 @@ class Draft(NamedTuple):
 
     name: str
     command: str
-    serving: VersionDistribution
+    distribution: VersionDistribution
     version_id: int = 0
 
 
@@ -77,7 +77,7 @@ class _NewestPages:
     """This record holds the newest pages of a log.
 
     counts: the number of pages by eligible set, length and context; examination: the examination of each position;
-    columns: the column of each arm in arrays (k,), by the id of the arm; keys: the key of each arm, by id; newest:
+    columns: the column of each arm in arrays (k,), by the id of the arm; keys: the key of each arm, by id; version_id:
     the version that served most of these pages."""
 
     counts: Counter[tuple[int, int, int]]
@@ -86,7 +86,7 @@ class _NewestPages:
     examination: Array
     columns: Mapping[int, int]
     keys: Mapping[int, str]
-    newest: int
+    version_id: int
 
     @classmethod
     def read(cls, unit: Unit, selection: Selection, examination: Array, arm_keys: Sequence[str]) -> _NewestPages:
@@ -103,7 +103,7 @@ class _NewestPages:
             sets=contents.eligible_arms(unit, {row.eligible_id for row in rows}),
             contexts=dict(zip(np.unique(context_ids).tolist(), contexts, strict=True)),
             examination=examination, columns={ids[key]: column for column, key in enumerate(arm_keys)}, keys=keys,
-            newest=Counter(row.version_id for row in rows).most_common(1)[0][0],
+            version_id=Counter(row.version_id for row in rows).most_common(1)[0][0],
         )  # fmt: skip
 
     @property
@@ -112,18 +112,18 @@ class _NewestPages:
         total = sum(count * self.examination[:size].sum() for (_, size, _), count in self.counts.items())
         return float(total / self.counts.total())
 
-    def exposures(self, serving: VersionDistribution) -> Array | None:
+    def exposures(self, distribution: VersionDistribution) -> Array | None:
         """Return the expected number of looks at each arm on a page of a candidate, (k,). The result is None where this
         number has no closed form."""
-        if serving.trained_model is not None or serving.generator is not None or serving.rankers:
+        if distribution.trained_model is not None or distribution.generator is not None or distribution.rankers:
             return None
         looks, counts = np.zeros(len(self.columns)), Counter[tuple[int, int, int]]()
         for (set_id, size, context_id), count in self.counts.items():
-            counts[set_id, size, context_id if serving.learner.reads else 0] += count
-        serving.encode_contexts([self.contexts.get(context_id, {}) for *_, context_id in counts])
+            counts[set_id, size, context_id if distribution.learner.reads else 0] += count
+        distribution.encode_contexts([self.contexts.get(context_id, {}) for *_, context_id in counts])
         for (set_id, size, context_id), count in counts.items():
             members = np.array(self.sets[set_id])
-            case = serving.case(self.sets[set_id], members, self.contexts.get(context_id, {}), keys=self.keys)
+            case = distribution.case(self.sets[set_id], members, self.contexts.get(context_id, {}), keys=self.keys)
             if case.scores.samples:
                 return None
             columns = [self.columns[arm] for arm in members.tolist()]
@@ -227,13 +227,13 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     effects = estimates.long_run(estimates.posteriors)
     pages = _NewestPages.read(unit, selection, np.array(effect_pass.examination), keys)
     drafts = [*_drafts(unit, lookup.reward(unit, reward), effects, [*pages.columns])]
-    even = pages.exposures(drafts[0].serving)
+    even = pages.exposures(drafts[0].distribution)
     assert even is not None  # always known for `uniform`
     log_looks = sums.looks * pages.looks / sums.looks.sum()
     belief, gains = ArmEffects(raw=estimates, log_looks=log_looks, even_looks=even), list[tuple[float, float, Draft]]()
     for draft in drafts:
         served_looks = pages.served_looks(unit, selection, draft.version_id) if draft.version_id else None
-        exposures = pages.exposures(draft.serving) if served_looks is None else served_looks
+        exposures = pages.exposures(draft.distribution) if served_looks is None else served_looks
         if exposures is None:
             continue
         gains.append((*belief.gain(exposures, has_learned=served_looks is None and draft is not drafts[0]), draft))
@@ -245,7 +245,7 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     candidates: list[Candidate] = [
         {
             "name": draft.name, "gain": gain, "lower": gain - reach * error, "upper": gain + reach * error,
-            "command": draft.command, "serves": draft.version_id == pages.newest,
+            "command": draft.command, "serves": draft.version_id == pages.version_id,
         }
         for gain, error, draft in gains
     ]  # fmt: skip
@@ -272,12 +272,12 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
     to_rebuild = list[Version]()
     for version in live:
         yield Draft(version.policy.name, _way_to_callers(unit, version.policy), exact.load(unit, version), version.id)
-        newest = version
-        if (newer := live_versions.waiting_version(unit, version)) is not None and newer.reward.id == reward.id:
-            command, newest = f"`rlrec policy promote {newer.reference}` lets it serve", newer
-            yield Draft(newer.reference, command, exact.load(unit, newer), newer.id)
-        is_rebuilt = newest.reward.id == reward.id and "rebuilt_from" in newest.learned_from
-        if is_rebuilt and newest.created_at > unit.now - DAY_US:
+        last_version = version
+        if (candidate := live_versions.waiting_version(unit, version)) is not None and candidate.reward.id == reward.id:
+            command, last_version = f"`rlrec policy promote {candidate.reference}` lets it serve", candidate
+            yield Draft(candidate.reference, command, exact.load(unit, candidate), candidate.id)
+        is_rebuilt = last_version.reward.id == reward.id and "rebuilt_from" in last_version.learned_from
+        if is_rebuilt and last_version.created_at > unit.now - DAY_US:
             continue  # rebuilding it again would give the same
         to_rebuild.append(version)
         if version.learning and version.reward.id != reward.id:
@@ -322,8 +322,8 @@ def _reprice_version(unit: Unit, version: Version, reward: Reward) -> Iterator[D
     fit = warm_start.fit_to_log(unit, draft, selection)
     if fit.weights or not fit.slots:
         return
-    serving = slot_statistics.distribution_of(unit, fit.version, fit.sums)
-    yield Draft(f"{name} re-priced", command, serving)
+    distribution = slot_statistics.distribution_of(unit, fit.version, fit.sums)
+    yield Draft(f"{name} re-priced", command, distribution)
 
 
 def _long_term(
@@ -341,29 +341,29 @@ def _long_term(
     posteriors = zip(arm_ids, effects.mean.tolist(), sds.tolist(), strict=True)
     sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
     version = designs.make_draft("long-term", kinds.values(kinds.make("long-term", prior)), reward)
-    serving = VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
+    distribution = VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
     if learners:
         name = learners[-1].policy.name
-        return Draft(f"{name} rebuilt", f"`rlrec policy rebuild {name}` makes it", serving)
+        return Draft(f"{name} rebuilt", f"`rlrec policy rebuild {name}` makes it", distribution)
     name = f"{reward.name}-long-term"
     command = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
-    return Draft("long-term", f"{command}, then `rlrec policy rebuild {name}`, make it", serving)
+    return Draft("long-term", f"{command}, then `rlrec policy rebuild {name}`, make it", distribution)
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
     """Return the sentence that names the best candidate and says how uncertain its gain is. Where the best candidate
     serves already, the sentence also names the candidate that may be better."""
-    best, start, beside = candidates[0], f"best known for {reward} in the long run", ""
-    serving = next((row for row in candidates if row["serves"]), None)
-    if serving is not None and (best is serving or best["lower"] <= max(0.0, serving["gain"])):
-        serves = f"{serving['name']}, which serves"
-        rival = max((row for row in candidates if row is not serving), key=lambda row: row["gain"], default=serving)
-        if rival["gain"] <= max(0.0, serving["gain"]):
+    pick, start, clause = candidates[0], f"best known for {reward} in the long run", ""
+    holder = next((row for row in candidates if row["serves"]), None)
+    if holder is not None and (pick is holder or pick["lower"] <= max(0.0, holder["gain"])):
+        serves = f"{holder['name']}, which serves"
+        rival = max((row for row in candidates if row is not holder), key=lambda row: row["gain"], default=holder)
+        if rival["gain"] <= max(0.0, holder["gain"]):
             return f"{start}: {serves}, by this log as good as any"
-        is_first = best is serving
+        is_first = pick is holder
         start = f"{start}: {serves}; perhaps better" if is_first else f"perhaps best for {reward} in the long run"
-        best, beside = rival, f"; {serving['name'] if is_first else f'{serves},'} {serving['gain']:+.2g}"
-    bounds = ", ".join(f"{best[name]:+.2g}" for name in ("lower", "upper"))
-    doubt = "" if best["lower"] > 0 else ", which this log alone cannot be sure of"
-    figures = f"{best['gain']:+.2g} {reward} a page [{bounds}] above what this log shows, to first order{doubt}{beside}"
-    return f"{start}: {best['name']} ({figures}): {best['command']}"
+        pick, clause = rival, f"; {holder['name'] if is_first else f'{serves},'} {holder['gain']:+.2g}"
+    bounds = ", ".join(f"{pick[name]:+.2g}" for name in ("lower", "upper"))
+    doubt = "" if pick["lower"] > 0 else ", which this log alone cannot be sure of"
+    figures = f"{pick['gain']:+.2g} {reward} a page [{bounds}] above what this log shows, to first order{doubt}{clause}"
+    return f"{start}: {pick['name']} ({figures}): {pick['command']}"

@@ -46,11 +46,11 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
         total = np.zeros((len(windows), 5))
         for batch in reader.batches(unit, filters.selection(unit, log), columns=_MARKS):
             total += _window_sums(batch, definition, windows, now=unit.now)
-        _, counting = reward_log.find_uncounted(unit, definition)
+        _, reward_names = reward_log.find_uncounted(unit, definition)
     with_events = np.flatnonzero(total[:, EVENTS])
     if not len(with_events):
         hint = f"record some with `rlrec feedback`{', or widen --log' if log else ''}"
-        hint = f"`rlrec reward delays {counting[0]}` has the newest events" if counting else hint
+        hint = f"`rlrec reward delays {reward_names[0]}` has the newest events" if reward_names else hint
         cause = f"no selected decision that is old enough has one of reward {definition.name!r}"
         raise InputError(f"no weighed event: {cause}", hint=hint)
     total = total[: with_events[-1] + 1]
@@ -73,22 +73,22 @@ def _window_sums(batch: Batch, definition: Reward, windows: Sequence[int], *, no
     dropped."""
     slots = batch.slots
     is_uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
-    all_decisions, weighted = _decisions(slots, is_uncensored), _weighted_events(batch, definition, is_uncensored)
+    all_decisions, event_batch = _decisions(slots, is_uncensored), _weighted_events(batch, definition, is_uncensored)
     # the decisions with weighted events, and the index of each slot's and event's decision among them
-    decisions, slot = np.unique(weighted.slots["decision_id"], return_inverse=True)
-    event = np.searchsorted(decisions, weighted.events["decision_id"])
-    marks = _decisions(weighted.slots)
+    decisions, slot = np.unique(event_batch.slots["decision_id"], return_inverse=True)
+    event = np.searchsorted(decisions, event_batch.events["decision_id"])
+    marks = _decisions(event_batch.slots)
     sums, earlier_reward = np.zeros((len(windows), 5)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
         reward = definition._replace(window_us=window)
-        gains = reward_log.with_rewards(weighted, reward).reward - definition.default
-        page_reward = np.bincount(slot, weights=gains) + reward_log.page_events(weighted, reward, decisions)
+        gains = reward_log.with_rewards(event_batch, reward).reward - definition.default
+        page_reward = np.bincount(slot, weights=gains) + reward_log.page_events(event_batch, reward, decisions)
         page_reward /= marks["keep_probability"]
         mature_marks, mature_decisions = (
             reward_log.is_mature(marks, reward, now=now),
             reward_log.is_mature(all_decisions, reward, now=now),
         )
-        n_events = np.count_nonzero(mature_marks[event] & (weighted.events["age_us"] <= window))
+        n_events = np.count_nonzero(mature_marks[event] & (event_batch.events["age_us"] <= window))
         rewards = earlier_reward[mature_marks].sum(), page_reward[mature_marks].sum()
         n_counted = (1 / all_decisions["keep_probability"][mature_decisions]).sum()
         sums[row] = np.count_nonzero(mature_decisions), n_events, *rewards, n_counted

@@ -73,7 +73,7 @@ def suggest(store: Store, request: Request) -> Suggestion:
         effect_pass, by_group, _ = arm_effects.sum_log(unit, replace(request, log=log, reward=definition.name))
     (sums,) = by_group.values()
     estimates = effect_pass.estimate(sums)
-    later, error = estimates.total(now=0.0)
+    later_effect, error = estimates.total(now=0.0)
     arms = np.flatnonzero(estimates.varies)
     if not (error[arms] > 0).all():
         hint = "collect visits of several pages, or of people who are named and come back"
@@ -90,9 +90,9 @@ def suggest(store: Store, request: Request) -> Suggestion:
     if not kinds:
         return answer
     values = np.column_stack([sums.events[kind][arms, 0] for kind in kinds])
-    products = np.array([[sums.products[first, second] for second in kinds] for first in kinds])
+    products = np.array([[sums.products[kind_a, kind_b] for kind_b in kinds] for kind_a in kinds])
     (rates, covariance), rng = joint_rates(values, products, sums.looks[arms]), np.random.default_rng(SEED)
-    draws = draw_lines(later[arms], error[arms], rates, draws=DRAWS, rng=rng)
+    draws = draw_lines(later_effect[arms], error[arms], rates, draws=DRAWS, rng=rng)
     # ranks by rates and effects that are drawn with their errors
     errors, weights_now = draw_errors(covariance, draws=DRAWS, rng=rng), [now_weights.get(kind, 0.0) for kind in kinds]
     drawn_rates, shifts = rates + errors, np.einsum("np,nkp->nk", draws.slopes, errors)

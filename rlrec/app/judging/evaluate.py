@@ -49,7 +49,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
     options = {name: value for name in ("log", "reward", "cluster") if (value := getattr(request, name)) is not None}
     with log_stores.open_log(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
-        untaught = live_versions.notice_successors(store, unit, request.targets, options)
+        remarks = live_versions.notice_successors(store, unit, request.targets, options)
         paced_policies = {policy.name: policy for policy in policies.all_policies(unit) if policy.params.get("budget")}
         is_paced = request.reward is not None or {lookup.split_reference(target)[0] for target in request.targets} <= {
             *paced_policies
@@ -78,7 +78,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 for name, (sentence, log_filter) in former_rivals(unit, selection, shares, log=log).items():
                     command = f"rlrec evaluate {name} --log {shlex.quote(log_filter)}{words}"
                     store.notice(f"{sentence}: `{command}` compares it with that")
-                return [replace(row, options=options, untaught=untaught.get(row.name), changed_at=at) for row in rows]
+                return [replace(row, options=options, untaught=remarks.get(row.name), changed_at=at) for row in rows]
         except EmptyLog as error:
             if error.wait_us is not None:
                 maturity = reward_log.maturity_sentence(unit, selection, wait_us=error.wait_us)
@@ -126,8 +126,8 @@ def _with_visits(
 ) -> list[EstimateRow]:
     """Return the rows of estimates. Where a step of a visit affects later steps, estimates of whole visits are put
     before the other rows, and are marked as the answer."""
-    answering = {(row.name, row.group): row for row in answering_rows(rows)}
-    names = {row.name: None for row in answering.values() if "carry-over" in row.estimate.reasons}
+    answer_rows = {(row.name, row.group): row for row in answering_rows(rows)}
+    names = {row.name: None for row in answer_rows.values() if "carry-over" in row.estimate.reasons}
     if not names:
         return rows
     request = replace(request, targets=list(names), estimators="session")
@@ -138,7 +138,7 @@ def _with_visits(
     visits = {
         (row.name, row.group): row for row in answering_rows(visit_rows) if row.estimate.verdict != "insufficient"
     }
-    chosen_ids = {id(row) for row in {**answering, **visits}.values()}
+    chosen_ids = {id(row) for row in {**answer_rows, **visits}.values()}
     return [replace(row, is_answer=id(row) in chosen_ids) for row in (*visits.values(), *rows)] if visits else rows
 
 
@@ -183,8 +183,8 @@ def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -
     names = [row.name for row in policies.all_policies(unit) if row.id in (selection.policy_ids or [row.id])]
     changes = [newest.recent_changes(unit, head.version) for head in policies.live(unit, names).values()]
     times = {change["at"] for by_arm in changes for arm, change in by_arm.items() if arm != newest.ALL_ARMS}
-    first, last = (format_time(at) for at in (rows[0].extent.first_at, rows[0].extent.last_at))
-    return max((at for at in times if first < at <= last), default=None)
+    first_at, last_at = (format_time(at) for at in (rows[0].extent.first_at, rows[0].extent.last_at))
+    return max((at for at in times if first_at < at <= last_at), default=None)
 
 
 def comparable_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
@@ -228,17 +228,17 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     has an interval."""
     if any(row.is_answer for row in rows):
         return [row for row in rows if row.is_answer]
-    answering: dict[Any, EstimateRow] = {}
+    best_rows: dict[Any, EstimateRow] = {}
     unit_rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     for row in [row for row in unit_rows if row.estimate.std_error is not None] or unit_rows:
         key = row.name, row.group
         # where all weights are 1, a model adds nothing but its error
-        answering[key] = max(
+        best_rows[key] = max(
             row,
-            answering.get(key, row),
+            best_rows.get(key, row),
             key=lambda row: (VERDICTS.index(row.estimate.verdict), row.is_as_served, row.answer[0] == "same"),
         )
-    return list(answering.values())
+    return list(best_rows.values())
 
 
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
@@ -332,9 +332,9 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
     """Return a line on the decisions that were read and their rewards. Further lines name the arms that targets may
     show today but that none of these decisions could show."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
-    first, last = (date(day_of(at)) for at in (extent.first_at, extent.last_at))
+    first_day, last_day = (date(day_of(at)) for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
-    time = f"on {first}" if first == last else f"from {first} to {last}"
+    time = f"on {first_day}" if first_day == last_day else f"from {first_day} to {last_day}"
     if extent.first_at == extent.last_at and extent.decisions > 1:
         time = f"with one and the same time {time}"  # as an import sets it for a log without times
     units = {"slate", "impression"} if extent.positions == 1 else {"slate"}  # whose rows are decisions

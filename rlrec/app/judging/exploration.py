@@ -94,7 +94,7 @@ class ExplorationSums(Sums, kw_only=True):
     target and q the weight of the greedy policy. The last sum is what the sum of squares would be in a log of the
     greedy policy.
 
-    served_sums, greedy_sums, eligible (PERIODS, a): three sums over the decisions of a period, for each arm. They are
+    served_sums, greedy_sums, n_eligible (PERIODS, a): three sums over the decisions of a period, for each arm. They are
     the probability of the arm at position 1 as served, the same without exploration, and the number of decisions in
     which the arm was eligible."""
 
@@ -103,9 +103,9 @@ class ExplorationSums(Sums, kw_only=True):
     weights: Array
     served_sums: Array
     greedy_sums: Array
-    eligible: Array
+    n_eligible: Array
     left_out: int
-    waiting: int
+    n_waiting: int
 
 
 def exploration(store: Store, request: Request) -> Result:
@@ -124,9 +124,9 @@ def exploration(store: Store, request: Request) -> Result:
             raise comparison.evaluation.nothing_selected("impression of the policy")
         total = reduce(add, sums)
         if not total.cost.summary().present[3]:
-            if total.waiting:
-                waiting = f"{quantity(total.waiting, 'impression')} of {comparison.name}"
-                raise comparison.evaluation.shared_rows[0].immature_log(waiting)
+            if total.n_waiting:
+                count_text = f"{quantity(total.n_waiting, 'impression')} of {comparison.name}"
+                raise comparison.evaluation.shared_rows[0].immature_log(count_text)
             message = f"no impression of {comparison.name} has a probability to compare"
             raise EmptyLog(message, hint=f"{WITHOUT_MARGINALS} have none by position")
         return comparison.answer(total)
@@ -168,26 +168,26 @@ class FloorComparison:
         name = request.policy or pairs.get("policy") or _only_policy(unit)
         version = lookup.version(unit, name)[0]
         log = filters.join_filters(None if pairs.get("policy") == name else f"policy={name}", request.log)
-        others = [policy for policy in policies.all_policies(unit) if policy.id != version.policy.id]
+        rows = [policy for policy in policies.all_policies(unit) if policy.id != version.policy.id]
         kinds = ("logged", "gradient", TEAM_DRAFT)
-        targets = sorted(policy.name for policy in others if policy.base_id is None and policy.kind not in kinds)
+        targets = sorted(policy.name for policy in rows if policy.base_id is None and policy.kind not in kinds)
         reward = request.reward or version.reward.name
         evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=["uniform", *targets], log=log, reward=reward))
-        first, last = selected.times(unit, evaluation.selection)
+        since, until = selected.times(unit, evaluation.selection)
         return cls(
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
-            positions=max(1, evaluation.extent.positions), start=first, period_us=(last - first) // PERIODS + 1,
+            positions=max(1, evaluation.extent.positions), start=since, period_us=(until - since) // PERIODS + 1,
         )  # fmt: skip
 
     def sums(self, batch: LoggedBatch) -> ExplorationSums:
         """Return the sums of one batch."""
-        rows, waiting = log_rows.usable_rows(batch.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
+        rows, n_waiting = log_rows.usable_rows(batch.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
         weight, vectors = self._greedy_weights(rows, batch)
         is_usable = ~np.isnan(weight)
         left_out, rows, weight = int((~is_usable).sum()), rows.take(is_usable), weight[is_usable]
-        lost, earns = np.maximum(1.0 - weight, 0.0), rows.reward != self.evaluation.targets[0].reward.default
+        loss, has_reward = np.maximum(1.0 - weight, 0.0), rows.reward != self.evaluation.targets[0].reward.default
         sides = weight * rows.reward, weight, rows.reward, np.ones(len(rows))
-        terms = np.column_stack([*sides, lost, lost**2, earns])
+        terms = np.column_stack([*sides, loss, loss**2, has_reward])
         cluster = rows.slots["cluster"]
         day = day_numbers(rows.slots["at"])
         days = [(number, day == number) for number in np.unique(day).tolist()]
@@ -195,13 +195,13 @@ class FloorComparison:
         return ExplorationSums(
             cost=sum_clusters(terms, cluster),
             days={number: sum_clusters(terms[day_rows], cluster[day_rows]) for number, day_rows in days},
-            weights=self._weights(rows, weight, batch),
-            served_sums=vectors[0], greedy_sums=vectors[1], eligible=vectors[2], left_out=left_out, waiting=waiting,
+            weights=self._weights(rows, weight, batch), n_waiting=n_waiting,
+            served_sums=vectors[0], greedy_sums=vectors[1], n_eligible=vectors[2], left_out=left_out,
         )  # fmt: skip
 
     def _greedy_weights(self, rows: ImpressionRows, batch: LoggedBatch) -> tuple[Array, Array]:
         """Return two arrays. The first has the weight of every row for the policy without exploration, (n,), which is
-        NaN where this weight is not known. The second stacks the sums `served_sums`, `greedy_sums` and `eligible` of
+        NaN where this weight is not known. The second stacks the sums `served_sums`, `greedy_sums` and `n_eligible` of
         ExplorationSums, (3, PERIODS, a)."""
         slots, weight = rows.slots, np.full(len(rows), np.nan)
         vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
@@ -244,9 +244,9 @@ class FloorComparison:
             ],
             "risen": self._find_risen_arms(total),
             "ess": [
-                {"target": target.name, "ess": _ratio(first**2, second),
-                 "without_floor": 0.0 if np.isinf(squares) else _ratio(first**2, squares)}
-                for target, (first, second, _, squares) in weights
+                {"target": target.name, "ess": _ratio(weight_sum**2, square_sum),
+                 "without_floor": 0.0 if np.isinf(squares) else _ratio(weight_sum**2, squares)}
+                for target, (weight_sum, square_sum, _, squares) in weights
             ],
             "left_out": total.left_out, "left_out_reason": WITHOUT_MARGINALS if total.left_out else None,
         }  # fmt: skip
@@ -257,13 +257,13 @@ class FloorComparison:
         summary, contrast = sums.summary(), Minus(Snips())
         sample = intervals.studentised_bootstrap(contrast, summary.units[:, : len(SIDES)], seed=self.request.seed)
         lower, upper = sample.bounds(self.request.level)
-        rows, lost, squares, earning = summary.total[3:]
+        rows, loss, squares, n_rewards = summary.total[3:]
         base = contrast.base(summary.total[: len(SIDES)])
         ess = finite_or_none(summary.total[1] ** 2 / summary.moment[1, 1])
         is_small, explores = (ess or 0.0) < LEAST_ESS, not np.allclose(summary.units[:, 1], summary.units[:, 3])
         is_equal = abs(sample.value) <= rounding(base)
         # rewards to be expected of the effective rows that exploration added: an error without any is too small
-        is_rare = explores and lost**2 * earning <= LEAST_REWARDS * squares * rows
+        is_rare = explores and loss**2 * n_rewards <= LEAST_REWARDS * squares * rows
         if is_equal or is_rare:  # where the choice matters and all rows shown earned the same, other rows may differ
             lower = upper = nan if explores else 0.0
         reasons = {"low-ess": is_small, "few-rewards": is_rare, "no-variation": is_equal and explores}
@@ -278,16 +278,16 @@ class FloorComparison:
         less than half of its probability as served. In the last period its probability as served is larger than an
         equal part. All probabilities are at position 1."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            p_served, p_greedy = total.served_sums / total.eligible, total.greedy_sums / total.eligible
-        periods = np.flatnonzero(total.eligible.any(axis=1))
-        last = periods[-1]
-        arms = np.flatnonzero(total.eligible[last])
+            p_served, p_greedy = total.served_sums / total.n_eligible, total.greedy_sums / total.n_eligible
+        periods = np.flatnonzero(total.n_eligible.any(axis=1))
+        last_period = periods[-1]
+        arms = np.flatnonzero(total.n_eligible[last_period])
         min_probability = np.where(p_greedy < p_served / 2, p_served, np.inf)[periods[:-1]].min(axis=0, initial=np.inf)
-        risen_arms = arms[np.isfinite(min_probability[arms]) & (p_served[last, arms] > 1 / len(arms))]
-        rows = risen_arms[np.argsort(-p_served[last, risen_arms], kind="stable")]
+        risen_arms = arms[np.isfinite(min_probability[arms]) & (p_served[last_period, arms] > 1 / len(arms))]
+        rows = risen_arms[np.argsort(-p_served[last_period, risen_arms], kind="stable")]
         keys = [self.evaluation.arms.keys[arm] for arm in self.evaluation.arms.ids[rows].tolist()]
-        figures = zip(keys, min_probability[rows].tolist(), p_served[last, rows].tolist(), strict=True)
-        return [{"arm": key, "probability_then": lowest, "probability_now": newest} for key, lowest, newest in figures]
+        figures = zip(keys, min_probability[rows].tolist(), p_served[last_period, rows].tolist(), strict=True)
+        return [{"arm": key, "probability_then": p_then, "probability_now": p_now} for key, p_then, p_now in figures]
 
 
 def _figures(cost: Comparison) -> CostFigures:

@@ -97,8 +97,8 @@ class ExposureSums(Sums, kw_only=True):
 
     shown_counts, expected_exposures: the two exposures of each arm, where each decision also counts for the decisions
     that the log dropped; expected_exposures is NaN once the probabilities of a decision cannot be derived; n_underived:
-    the number of such decisions; eligible: the number of decisions in which each arm was eligible; drawn_slots: the
-    number of slots that the store drew; uniform_slots: the expected number of these slots that uniform picks filled;
+    the number of such decisions; eligible_counts: the number of decisions in which each arm was eligible; drawn_slots:
+    the number of slots that the store drew; uniform_slots: the expected number of these that uniform picks filled;
     young_slots: the number of these slots with a young arm; slates: the number of slates with several arms that all
     have features; variety: the sum over these slates of the mean distance between two arms."""
 
@@ -106,7 +106,7 @@ class ExposureSums(Sums, kw_only=True):
     slots: int
     shown_counts: Array
     expected_exposures: Array
-    eligible: Array
+    eligible_counts: Array
     n_underived: int
     drawn_slots: int
     uniform_slots: float
@@ -218,7 +218,7 @@ class Census:
         return ExposureSums(
             decisions=len(starts), slots=len(arm), expected_exposures=exposures, n_underived=n_underived,
             shown_counts=np.bincount(arm, weights=count, minlength=len(self.added_at)).astype(np.float64),
-            eligible=self._eligible(sets, batch), drawn_slots=int(live.sum()),
+            eligible_counts=self._eligible(sets, batch), drawn_slots=int(live.sum()),
             uniform_slots=_count_uniform_picks(take(slots, live), reader),
             young_slots=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()), slates=slates, variety=variety,
         )  # fmt: skip
@@ -264,8 +264,8 @@ class Census:
         has_features = np.diff(self.arm_vectors.indptr)[arm] > 0
         slates = np.flatnonzero((n > 1) & (np.add.reduceat(has_features.astype(np.int64), starts) == n))
         total, step = 0.0, max(1, PORTION // max(1, int(n.max(initial=1))))
-        for first in range(0, len(slates), step):
-            portion = slates[first : first + step]
+        for start in range(0, len(slates), step):
+            portion = slates[start : start + step]
             # the sum of the vectors of each slate; its square is twice the sum of all similarities of two arms, plus n
             slots = piece_rows(starts[portion], n[portion])
             slate_arms = csr_array(
@@ -288,8 +288,8 @@ class Census:
         rate, lower, upper = widen(*rates(rate_sums, is_bounded=is_share), rate_sums.error)
         popularity = rate_sums.reward.sum(axis=0)
         table = self.evaluation.arms
-        eligible = np.flatnonzero(total.eligible).tolist()
-        arm_rows = sorted(eligible, key=lambda row: (-total.shown_counts[row], table.rank[row]))
+        arm_indexes = np.flatnonzero(total.eligible_counts).tolist()
+        arm_rows = sorted(arm_indexes, key=lambda row: (-total.shown_counts[row], table.rank[row]))
         result: Result = {
             "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name,
             "curve": self.curve and self.curve.reference,
@@ -338,12 +338,12 @@ def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
     """Return the figures of a catalogue, over the arms that were eligible in at least one of these decisions.
 
     popularity: the sum of rewards of each arm, (a,)."""
-    eligible = sums.eligible > 0
-    shown_spread, expectations = (spread(counts[eligible]) for counts in (sums.shown_counts, sums.expected_exposures))
-    mean = popularity[eligible].mean()
+    arm_mask = sums.eligible_counts > 0
+    shown_spread, expectations = (spread(counts[arm_mask]) for counts in (sums.shown_counts, sums.expected_exposures))
+    mean = popularity[arm_mask].mean()
     lift = float(sums.shown_counts @ popularity) / float(sums.shown_counts.sum()) / mean if mean > 0 else None
     figures = {
-        "arms": int(eligible.sum()), **shown_spread, **{f"expected_{key}": x for key, x in expectations.items()},
+        "arms": int(arm_mask.sum()), **shown_spread, **{f"expected_{key}": x for key, x in expectations.items()},
         "floor_share": sums.uniform_slots / sums.drawn_slots if sums.drawn_slots else None, "popularity_lift": lift,
         "young_share": sums.young_slots / sums.drawn_slots if sums.drawn_slots else None,
         "variety": sums.variety / sums.slates if sums.slates else None,

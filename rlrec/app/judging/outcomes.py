@@ -155,8 +155,8 @@ def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ())
         for reason in row["reasons"]:
             metrics.setdefault(reason, {})[row.get("metric", "")] = None
     n_metrics = len({row.get("metric", "") for row in rows})
-    few = {
+    clauses = {
         reason: f" ({', '.join(filter(None, names))})" for reason, names in metrics.items()
         if reason not in reasons and any(names) and len(names) <= MAX_NAMES and len(names) < n_metrics
     }  # fmt: skip
-    return [f"{reason}{few.get(reason, '')}: {REASONS[reason].text}" for reason in in_order([*metrics])]
+    return [f"{reason}{clauses.get(reason, '')}: {REASONS[reason].text}" for reason in in_order([*metrics])]

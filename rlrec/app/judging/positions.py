@@ -130,8 +130,8 @@ class _PassSums(Sums):
     """This record holds the sums of usable rows, or None where no row is usable, and the number of rows that are too
     young."""
 
-    usable: _LogSums | None = None
-    waiting: int = 0
+    usable_sums: _LogSums | None = None
+    n_waiting: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +151,9 @@ class _CurvePass:
         """Return the sums of the partition that the reader reads."""
         total = _PassSums()
         for batch in log_reader.read(self.reading):
-            rows, immature = log_rows.usable_rows(batch.log, self.definition, now=self.evaluation.now)
+            rows, n_immature = log_rows.usable_rows(batch.log, self.definition, now=self.evaluation.now)
             sums = _sums(rows, self.evaluation, self.definition, self.model) if len(rows) else None
-            total += _PassSums(sums, immature)
+            total += _PassSums(sums, n_immature)
         return total.close()
 
 
@@ -164,9 +164,9 @@ def _estimate(
     evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=[], log=request.log), selection)
     work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
     total = reduce(add, passes.results(LogReader(unit, evaluation), work, engine), _PassSums())
-    sums = total.usable
-    if sums is None and total.waiting:
-        message = f"empty log: of {quantity(total.waiting, 'impression')} selected, none is mature"
+    sums = total.usable_sums
+    if sums is None and total.n_waiting:
+        message = f"empty log: of {quantity(total.n_waiting, 'impression')} selected, none is mature"
         raise InputError(message, hint="wait, or widen --log")
     if sums is None:
         raise evaluation.nothing_selected("impression")
@@ -248,20 +248,20 @@ def _identification_error(reason: str, sums: _LogSums) -> CheckFailed:
 
 def _store(unit: Unit, request: Request, definition: Reward, estimation: _Estimation) -> CurveAnswer:
     comparison, curve = estimation.comparison, estimation.curve
-    prefers = [] if comparison.best_model in (None, request.model) else [f"prefers:{comparison.best_model}"]
+    doubts = [] if comparison.best_model in (None, request.model) else [f"prefers:{comparison.best_model}"]
     if comparison.log_likelihood and "pbm" not in comparison.log_likelihood:
-        prefers.append("unchecked")
+        doubts.append("unchecked")
     rows = [
         {**vars(position), "lower": finite_or_none(position.lower), "upper": finite_or_none(position.upper)}
         for position in curve.positions
     ]
     report = {
-        "clusters": curve.clusters, "reasons": [*curve.reasons, *prefers], "preferred": comparison.best_model,
+        "clusters": curve.clusters, "reasons": [*curve.reasons, *doubts], "preferred": comparison.best_model,
         "log_likelihood": comparison.log_likelihood,
     }  # fmt: skip
     options = {"log": request.log, "reward": request.reward, "positions": request.positions, "model": request.model}
-    newest = curves.by_name(unit, request.name)
-    number = 1 if newest is None else newest.number + 1
+    stored_curve = curves.by_name(unit, request.name)
+    number = 1 if stored_curve is None else stored_curve.number + 1
     curves.add(
         unit, name=request.name, number=number, reward_id=definition.id, model=request.model, method=estimation.method,
         options=canonical.text(options), positions=canonical.text(rows), report=canonical.text(report),

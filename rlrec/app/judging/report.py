@@ -201,17 +201,17 @@ class _Gathering(_Ranking):
         self.policy = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
         self.days, since = selected.day_counts_and_newest(unit, self.selection, JUDGED)
         decisions = sum(row.decisions for row in self.days)
-        first, last = selected.times(unit, self.selection)
+        first_at, last_at = selected.times(unit, self.selection)
         self.answer = Result(
             created_at=format_time(unit.now), log=request.filter, decisions=decisions,
-            first=format_time(first) if decisions else None, last=format_time(last) if decisions else None,
+            first=format_time(first_at) if decisions else None, last=format_time(last_at) if decisions else None,
         )  # fmt: skip
         if self.selection.without:
             counts = selected.version_counts(unit, replace(self.selection, without=()))
             self.answer.excluded = sum(counts.values()) - decisions
         if self.selection.since is not None:
-            before = replace(self.selection, since=None, until=self.selection.since)
-            self.answer.earlier = sum(selected.version_counts(unit, before).values())
+            earlier_log = replace(self.selection, since=None, until=self.selection.since)
+            self.answer.earlier = sum(selected.version_counts(unit, earlier_log).values())
         self.decision_counts, self._parts = self._count_traffic(), set[str]()
         if request.reward is not None:
             self.answer.reward = lookup.reward(unit, request.reward).name
@@ -371,8 +371,8 @@ class _Gathering(_Ranking):
             rows = [row for row in rows if not ids.isdisjoint(variant.policy_id for variant in row.variants)]
         sorted_rows = sorted(rows, key=self._order_of)
         if len(sorted_rows) > EXPERIMENTS:
-            older = quantity(len(sorted_rows) - EXPERIMENTS, "older one")
-            self._remark("experiments", f"{older}: see `rlrec experiment list`.")
+            count_text = quantity(len(sorted_rows) - EXPERIMENTS, "older one")
+            self._remark("experiments", f"{count_text}: see `rlrec experiment list`.")
         names = [experiment.name for experiment in sorted_rows[:EXPERIMENTS]]
         rewards = [*filter(None, [self.request.reward])]
         comparisons = (self._fill("experiments", compare.show, self.store, name, rewards=rewards) for name in names)
@@ -397,6 +397,6 @@ class _Gathering(_Ranking):
         trainings: dict[int, Training] = {}
         for version in policies.versions(self.unit, owners):
             if (report := policies.report(self.unit, version.id)) is not None:
-                live = self.live[version.policy.id].id == version.id
-                trainings[version.policy.id] = Training(version.policy.name, version.number, live, report)
+                is_live = self.live[version.policy.id].id == version.id
+                trainings[version.policy.id] = Training(version.policy.name, version.number, is_live, report)
         return list(trainings.values())[:TRAINED]

@@ -95,7 +95,7 @@ def status(store: Store) -> Status:
         live = StoredRows("policy", policies.live(unit, {policy.name for policy in stored_policies}).items())
         logs = activity.policy_logs(unit)
         sizes = activity.sizes(unit)
-        settling = policies.settling(unit)
+        settling_versions = policies.settling(unit)
         window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
         doctor = _run(activity.last_run(unit, "doctor"))
         findings, day = Findings(), unit.now - DAY_US
@@ -104,7 +104,7 @@ def status(store: Store) -> Status:
         if store.now is None:
             clock.check(unit, findings=findings)
         live_versions.check(unit, findings=findings)
-        for version in settling:
+        for version in settling_versions:
             _check_overdue(unit, version, findings)
         for policy in stored_policies:
             if served_counts[policy.id] >= SILENT:
@@ -161,7 +161,7 @@ def status(store: Store) -> Status:
                 ),
                 "unsettled": sum(
                     decisions.count_slots_after(unit, version.policy.id, version.entered_to or 0)
-                    for version in settling
+                    for version in settling_versions
                 ),
             },
             "events_by_hour": activity.events_by_hour(unit, hours=HOURS, window_us=window_us),
@@ -206,16 +206,16 @@ def _waiting_version(unit: Unit, live: Version, number: int, sources: Container[
 
     live: the live version of the policy; number: the number of the newest version; sources: the ids of versions that
     do not wait, because experiments serve copies of them."""
-    newest = live_versions.waiting_version(unit, live) if number > live.number else None
-    if newest is None or newest.id in sources:
+    version = live_versions.waiting_version(unit, live) if number > live.number else None
+    if version is None or version.id in sources:
         return None
-    answer, has_passed = _answer(unit, newest, routes.newest_looks(unit, [newest.id]))
-    if newest.policy.kind == "gradient":
-        answer = answer or f"{newest.reference}: no gate has looked at it"
-    promotions = [row for row in policies.promotions(unit, newest.policy.id) if row.version_id == newest.id]
+    answer, has_passed = _answer(unit, version, routes.newest_looks(unit, [version.id]))
+    if version.policy.kind == "gradient":
+        answer = answer or f"{version.reference}: no gate has looked at it"
+    promotions = [row for row in policies.promotions(unit, version.policy.id) if row.version_id == version.id]
     rolled_back_at = promotions[-1].rolled_back_at if promotions else None
     return {
-        "version": newest.reference, "since": format_time(newest.created_at), "answer": answer,
+        "version": version.reference, "since": format_time(version.created_at), "answer": answer,
         "passed": None if answer is None else has_passed,
         "rolled_back_at": None if rolled_back_at is None else format_time(rolled_back_at),
     }  # fmt: skip
@@ -229,8 +229,8 @@ def _looked_at(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
 
 def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
     """Add a warning where slots whose window is over have not yet entered the version's belief."""
-    first, before = (version.entered_to or 0) + 1, unit.now - version.reward.window_us
-    if ids := decisions.find_overdue(unit, version.policy.id, first=first, drawn_before=before, slots=1):
+    first_id, drawn_before = (version.entered_to or 0) + 1, unit.now - version.reward.window_us
+    if ids := decisions.find_overdue(unit, version.policy.id, first=first_id, drawn_before=drawn_before, slots=1):
         since = format_time(activity.decision_times(unit, ids)[ids[0]])
         detail = f"version {version.number}: slots since {since} wait to enter the belief; run `rlrec settle`"
         findings.warning(WAITING, f"policy {version.policy.name}", detail)
@@ -242,8 +242,8 @@ def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 
-    outage, first = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, RECENT)
-    for batch in audit.ranges(unit, version.policy.id, first=first, tests=filters.unexcluded_tests(unit)):
+    outage, first_id = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, RECENT)
+    for batch in audit.ranges(unit, version.policy.id, first=first_id, tests=filters.unexcluded_tests(unit)):
         outage.take(batch)
     outage.finish(findings)
 

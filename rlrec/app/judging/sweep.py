@@ -102,7 +102,7 @@ class Candidate(NamedTuple):
         return version.policy[2:4] == self.version.policy[2:4] and version.reward.id == self.version.reward.id
 
     @property
-    def counting(self) -> Any:
+    def count_key(self) -> Any:
         """Return a key. Candidates have equal keys if every slot adds the same numbers to their beliefs."""
         policy = designs.policy_of(self.version)
         if policy.contextual and getattr(policy, "expands_model", False):  # around its own weights
@@ -136,19 +136,19 @@ def sweep(
             raise EmptyLog("no decision is selected", hint="widen --log, or serve with `rlrec recommend`")
         blocks = time_blocks(unit, selection, BLOCKS)
         moments = learn(unit, candidates, blocks, reward)
-        begins = np.array([block.since for block in blocks[TAUGHT:]])
-        targets = [learning_target(unit, candidate, moments[candidate.counting], begins) for candidate in candidates]
+        starts = np.array([block.since for block in blocks[TAUGHT:]])
+        targets = [learning_target(unit, candidate, moments[candidate.count_key], starts) for candidate in candidates]
         evaluation_request = EvaluationRequest(
             targets=BUILT_IN, reward=reward.name, log=filters.join_filters(filters.ALL, request.log),
             level=request.level, cluster=request.cluster,
         )  # fmt: skip
         rows = estimates.answer(
             unit, evaluation_request, estimates.estimators(evaluation_request),
-            replace(selection, since=int(begins[0])), engine, candidates=targets,
+            replace(selection, since=int(starts[0])), engine, candidates=targets,
         )  # fmt: skip
         names, ranking = {policy.name for policy in policies.all_policies(unit)}, _rank_targets(rows)
         live = [policy.version for policy in policies.live(unit, names).values()]
-        counts = selected.version_counts(unit, replace(selection, since=int(begins[0])))
+        counts = selected.version_counts(unit, replace(selection, since=int(starts[0])))
         total, versions = sum(counts.values()), policies.by_id(unit, list(counts))
         shares: dict[str | None, float] = {versions[key].reference: number / total for key, number in counts.items()}
         rivals = evaluate.former_rivals(unit, selection, {ranking[0].name: shares}, log=request.log)
@@ -157,19 +157,19 @@ def sweep(
     if all("no-rows" in row.estimate.reasons for row in ranking):
         hint = "import the log with them, or into a new store with --propensity uniform or fitted"
         raise CheckFailed("no selected decision has the probability of its draw", hint=hint)
-    by_name, first = {candidate.name: candidate for candidate in candidates}, ranking[0]
-    best = by_name.get(first.target)
+    by_name, first_row = {candidate.name: candidate for candidate in candidates}, ranking[0]
+    best_candidate = by_name.get(first_row.target)
     result: Result = {
-        "reward": reward.name, "log": request.log, "decisions": first.extent.decisions, "blocks": len(blocks),
-        "begins": [*map(format_time, begins.tolist())], "served": first.estimate.served, "best": first.target,
-        "command": best and creation_command(best, request, names),
+        "reward": reward.name, "log": request.log, "decisions": first_row.extent.decisions, "blocks": len(blocks),
+        "begins": [*map(format_time, starts.tolist())], "served": first_row.estimate.served, "best": first_row.target,
+        "command": best_candidate and creation_command(best_candidate, request, names),
         "returns": RETURN in reward.weights,
-        "same": [version.policy.name for version in live if best and best.is_like(version)],
+        "same": [version.policy.name for version in live if best_candidate and best_candidate.is_like(version)],
         "same_kind": {
             version.policy.name: " ".join(f"{name}={text}" for name, text in parameters.typed_params(version).items())
             for version in live
-            if best and version.policy.base_id is None and version.policy.kind == best.kind
-            and not best.is_like(version)
+            if best_candidate and version.policy.base_id is None and version.policy.kind == best_candidate.kind
+            and not best_candidate.is_like(version)
         },
         "candidates": [
             {"kind": None, "params": {}, **row.record} if (candidate := by_name.get(row.target)) is None
@@ -247,27 +247,27 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
 def learn(
     unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward
 ) -> dict[Any, list[Moment]]:
-    """Return what candidates have learned at the beginning of each evaluated block, by their `counting`. Each block is
+    """Return what candidates have learned at the beginning of each evaluated block, by their `count_key`. Each block is
     read once for all candidates."""
-    drafts = {candidate.counting: candidate.version for candidate in candidates}
-    sums = {counting: Totals() for counting in drafts}
-    moments = {counting: list[Moment]() for counting in drafts}
+    drafts = {candidate.count_key: candidate.version for candidate in candidates}
+    sums = {key: Totals() for key in drafts}
+    moments = {key: list[Moment]() for key in drafts}
     for number, block in enumerate(blocks[:-1], 1):
-        folds = {counting: BeliefFold(unit, draft, ordinal=0) for counting, draft in drafts.items()}
+        folds = {key: BeliefFold(unit, draft, ordinal=0) for key, draft in drafts.items()}
         for impressions in reward_log.impressions(unit, block, reward, columns=COLUMNS):
-            for counting, fold in folds.items():
-                sums[counting] = slot_statistics.add_totals(sums[counting], fold.sums(impressions))
-        for counting, total in sums.items():
-            drafts[counting] = expand(unit, drafts[counting], total) or drafts[counting]
+            for key, fold in folds.items():
+                sums[key] = slot_statistics.add_totals(sums[key], fold.sums(impressions))
+        for key, total in sums.items():
+            drafts[key] = expand(unit, drafts[key], total) or drafts[key]
             if number >= TAUGHT:
-                moments[counting].append(Moment(drafts[counting].parameters, total))
+                moments[key].append(Moment(drafts[key].parameters, total))
     return moments
 
 
-def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
+def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], starts: Ids) -> LearningTarget:
     """Return the candidate as a target whose belief changes from block to block.
 
-    moments: what the candidate has learned at the beginning of each evaluated block; begins: the times at which
+    moments: what the candidate has learned at the beginning of each evaluated block; starts: the times at which
     these blocks begin."""
     features = designs.arm_features(unit, designs.policy_of(candidate.version))
     makers = [
@@ -277,7 +277,7 @@ def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment],
         for parameters, sums in moments
     ]
     return LearningTarget(
-        name=candidate.name, reward=candidate.version.reward, serving=makers[-1](), begins=begins, moments=makers,
+        name=candidate.name, reward=candidate.version.reward, serving=makers[-1](), begins=starts, moments=makers,
         arm_lists=arm_lists(unit, candidate.version.policy.params),
     )  # fmt: skip
 
@@ -291,11 +291,11 @@ def _rank_targets(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     scores = dict.fromkeys((row.estimate.estimator for row in reversed(rows)), 0)
     for row in rows:
         scores[row.estimate.estimator] += VERDICTS.index(row.estimate.verdict) * (row.estimate.std_error is not None)
-    best = max(scores, key=lambda label: scores[label])
+    best_label = max(scores, key=lambda label: scores[label])
     best_rows = [
         row if row.estimate.may_be_best is None else replace(row, estimate=replace(
             row.estimate, lift_lower=row.estimate.simultaneous_lower, lift_upper=row.estimate.simultaneous_upper
-        )) for row in rows if row.estimate.estimator == best
+        )) for row in rows if row.estimate.estimator == best_label
     ]  # fmt: skip
     return sorted(best_rows, key=lambda row: (row.estimate.verdict == "insufficient", -(row.estimate.lift or 0.0)))
 
