@@ -164,7 +164,7 @@ def _plan(
         name = request.metric or declared.MetricName(declared.DEFAULT_METRIC)
         metric = METRICS[name.metric]
         if request.metric is None and declaration is not None:
-            metric, comparisons = declaration.success[0], request.comparisons or len(figures.deciding)
+            metric, comparisons = declaration.success[0], request.comparisons or len(figures.deciding_keys)
             reward = figures.metric_names()[0]["reward"]
             is_usual = reward == DEFAULT_REWARD and len(figures.study.rewards) == 1
             name = declared.MetricName(metric.name, None if is_usual else reward)

@@ -379,9 +379,9 @@ class StudyFigures(Record, eq=False):
         """Return the deciding comparisons within each segment. The level of the intervals holds for all these
         comparisons together."""
         labels, rows = self.groups.labels, list[SegmentRow]()
-        n_tests = max(1, len(self.sums.segments) * len(self.deciding))
+        n_tests = max(1, len(self.sums.segments) * len(self.deciding_keys))
         alpha, phase_doubts = (1 - self.level) / n_tests, ["unequal-time"] if self.sums.strata else []
-        for (name, sums), (group, metric) in product(sorted(self.sums.segments.items()), self.deciding):
+        for (name, sums), (group, metric) in product(sorted(self.sums.segments.items()), self.deciding_keys):
             raw_difference = (
                 self._figures(sums).compare(group, metric).with_reasons(*self._doubts(group, metric), *phase_doubts)
             )
@@ -423,7 +423,7 @@ class StudyFigures(Record, eq=False):
     def _tests(self) -> dict[tuple[int, Metric], tuple[float | None, float]]:
         """Return two values for each deciding comparison: the p-value corrected by Holm's method, and the probability
         of error of the comparison's interval."""
-        keys = self.deciding
+        keys = self.deciding_keys
         differences = [self._add_bounds(self._compare_outcomes(*key), key[0], 1 - self.level) for key in keys]
         p_values = [row.p_value for row in differences]
         holm_p_values, levels = comparison.holm([1.0 if p is None else p for p in p_values], 1 - self.level)
@@ -450,10 +450,10 @@ class StudyFigures(Record, eq=False):
         None for the alpha of the first step of Holm's method."""
         assert self.declaration is not None
         best_n = self.declaration.best_n * self.declaration.share(0, group)
-        return LookSequence(tightness(best_n, best_alpha or (1 - self.level) / len(self.deciding)), alpha)
+        return LookSequence(tightness(best_n, best_alpha or (1 - self.level) / len(self.deciding_keys)), alpha)
 
     @property
-    def deciding(self) -> list[tuple[int, Metric]]:
+    def deciding_keys(self) -> list[tuple[int, Metric]]:
         """Return the group and the metric of each deciding comparison."""
         success = [] if self.declaration is None else self.declaration.success
         return [*product(range(1, len(self.groups.labels)), success)]

@@ -461,7 +461,7 @@ def look_at_experiment(unit: Unit, experiment: Experiment, *, level: float = 0.9
     """Return the deciding differences of an experiment, as of now, and its guards. The intervals hold at every look, so
     repeated looks cause no further errors."""
     figures = collect(unit, experiment_study(unit, experiment, rewards_of(unit, (), experiment)), level=level)
-    return Look([figures.difference(*key) for key in figures.deciding], figures.guards())
+    return Look([figures.difference(*key) for key in figures.deciding_keys], figures.guards())
 
 
 def experiment_study(unit: Unit, experiment: Experiment, rewards: Sequence[Reward]) -> Study:

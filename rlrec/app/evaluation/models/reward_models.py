@@ -66,7 +66,7 @@ class ContextMoments(Record, kw_only=False, eq=False):
         arm: the index of the arm of each row, (n,); arms: the number of arms; fold: the fold of each row, (n,);
         folds: the number of folds; pulls: the weight of each row, (n,); reward: the weighted reward of each row,
         (n,)."""
-        x = contexts.sparse
+        x = contexts.sparse_features
         entries, row = x.entries(rows.slots["context"])
         sums_by_pair = marginal.column_sums(x.value[entries], pulls=pulls[row], reward=reward[row])
         key, pair = np.unique(x.column[entries].astype(np.int64) * arms + arm[row], return_inverse=True)
@@ -151,7 +151,7 @@ class SparseValues(ModelValues):
         arm: the number of each row's arm in `moments`, (n,); rank: the number in `moments` of each arm of the
         evaluation, (a,); fold: the fold of each row, (n,); offset: the part of each row's value that is the same for
         all arms, (n,); examination: as in `ModelValues`."""
-        self._model, self._x, self._code = model, contexts.sparse, rows.slots["context"]
+        self._model, self._x, self._code = model, contexts.sparse_features, rows.slots["context"]
         self._rank, self._fold, self._offset = rank, fold, offset
         predictions = np.empty(len(rows))
         for portion, values in self._values(np.arange(len(rows))):

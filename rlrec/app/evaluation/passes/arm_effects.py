@@ -364,7 +364,7 @@ class EffectPass(Record, eq=False):
         probabilities of the draw are not known."""
         assert self.examination is not None
         exposures = self.pages.exposures(batch, rows, np.array(self.examination))
-        now = rows.left[rows.begins]
+        now = rows.reward_left[rows.begins]
         outcomes = np.column_stack([now, remaining_rewards(rows, now) - now])
         drawn_pages = np.flatnonzero(exposures.draw >= 0)
         left_out = len(exposures) - len(drawn_pages)

@@ -338,9 +338,9 @@ def answer(
     inclusion = add_up(partial.inclusion for partial in partials)
     is_offered = add_up(partial.is_offered for partial in partials)
     new_arms = [_new_arms(unit, evaluation, target, is_offered) for target in evaluation.targets]
-    differing = differing_models(unit, evaluation, estimators, by_unit)
+    differing_targets = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
-        evaluation, estimators, by_unit, differing, new_arms, inclusion=inclusion, extent=evaluation.extent,
+        evaluation, estimators, by_unit, differing_targets, new_arms, inclusion=inclusion, extent=evaluation.extent,
         days=_covered_days(unit, evaluation), has_later_drift=has_later_drift,
     )  # fmt: skip
     if engine is not None and engine.is_mixed:
@@ -415,13 +415,13 @@ def _page_units(
 
 def _rows(
     evaluation: Evaluation, estimators: ope.EstimatorChoice,
-    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int],
+    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing_targets: Collection[int],
     new_arms: Sequence[Sequence[str]], days: Sequence[float], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
     """Return the estimates of all units as rows of the answer, by target and group in the order of the request.
 
-    by_unit: the estimates of each unit, by target and group; differing: the numbers of the targets on which models
-    disagree; new_arms, days: the field of the same name in `EstimateRow`, for each target; log_facts: fields of
+    by_unit: the estimates of each unit, by target and group; differing_targets: the numbers of the targets on which
+    models disagree; new_arms, days: the field of the same name in `EstimateRow`, for each target; log_facts: fields of
     `EstimateRow` that are the same in all rows."""
     rows = []
     for number, target in enumerate(evaluation.targets):
@@ -436,14 +436,14 @@ def _rows(
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]
             by_label = {
                 estimate.estimator: estimate.with_reasons(["models-differ"])
-                if number in differing and estimate.max_weight is not None
+                if number in differing_targets and estimate.max_weight is not None
                 else estimate
                 for estimate in group_estimates
             }
-            answering = _answering(by_label) if estimators.answering else ()
-            labels = dict.fromkeys([*answering, *(label for label in estimators.labels if label in by_label)])
+            answer_labels = _choose_answer(by_label) if estimators.answering else ()
+            labels = dict.fromkeys([*answer_labels, *(label for label in estimators.labels if label in by_label)])
             rows += [
-                EstimateRow(estimate=by_label[label], group=group, is_answer=label in answering, **target_fields)
+                EstimateRow(estimate=by_label[label], group=group, is_answer=label in answer_labels, **target_fields)
                 for label in labels
             ]
     return rows
@@ -477,7 +477,7 @@ def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, is_offered: Fl
     return [evaluation.arms.keys[arm] for arm in allowed_ids if arm not in offered_ids]
 
 
-def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
+def _choose_answer(estimates: Mapping[str, Estimate]) -> list[str]:
     """Choose the estimator that answers about a target on pages, and return a list with the label of this estimator.
     The choice is the first estimator with a sufficient estimate, or else the last estimator with rows, or else the last
     estimator. The list is empty where no estimator has an estimate.
@@ -485,8 +485,8 @@ def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
     estimates: the estimate of each estimator, by label."""
     in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
     labels = [label for label in ope.ANSWERING[in_slots] if label in estimates]
-    sufficient = [label for label in labels if estimates[label].verdict != "insufficient"]
-    return sufficient[:1] or [label for label in labels if estimates[label].n][-1:] or labels[-1:]
+    sufficient_labels = [label for label in labels if estimates[label].verdict != "insufficient"]
+    return sufficient_labels[:1] or [label for label in labels if estimates[label].n][-1:] or labels[-1:]
 
 
 # -- passes over a bounded part of the log that estimates are compared with --
@@ -517,12 +517,12 @@ def differing_models(
             return set()
     newest_evaluation = evaluation.newest(unit, MODEL_DECISIONS)
     impressions, sums = _sum_impressions(unit, newest_evaluation, ope.parse("dr").impressions)
-    differing = set[int]()
+    differing_targets = set[int]()
     for number in sums.groups:
         (total,) = fold.over_loggers(sums, number, fold.weigh_loggers(impressions, sums, [number])).values()
         if impressions.fold.models_differ(impressions.fold.estimator_folds(total.sums)):
-            differing.add(number)
-    return differing
+            differing_targets.add(number)
+    return differing_targets
 
 
 def _drifts(sums: CheckSums) -> bool:

@@ -87,12 +87,12 @@ class GroupPartial(Sums, kw_only=True, eq=True):
 
     `sums` has the sums of the estimators. `replicas` has the sums of the estimators for each part of the target's
     simulated pages, by the number of the part. `reasons` has every reason for doubt that applies to any of the rows.
-    `unknown` counts the rows for which the target has no probability."""
+    `n_gaps` counts the rows for which the target has no probability."""
 
     sums: Any
     replicas: Mapping[int, Any]
     reasons: frozenset[str]
-    unknown: int
+    n_gaps: int
 
     def __add__(self, other: Self) -> Self:
         """Return the total of both records. A record without simulated pages counts the same in every part of the
@@ -299,7 +299,7 @@ def _target_partials(
             )
             by_stratum = partials.setdefault(number, {}).setdefault(batch.groups[group], {})
             by_stratum[strata[stratum]] = GroupPartial(
-                sums=sums, replicas=dict(enumerate(replica_sums)), unknown=int(is_unknown[index].sum()),
+                sums=sums, replicas=dict(enumerate(replica_sums)), n_gaps=int(is_unknown[index].sum()),
                 reasons=frozenset(reason for reason, flags in reasons.items() if flags[index].any()),
             )  # fmt: skip
     return partials
@@ -359,7 +359,7 @@ def _target_estimates(
     weightings = weigh_loggers(unit, partial, [number])
     totals = over_loggers(partial, number, weightings)
     group_partials = [group for strata in partial.groups[number].values() for group in strata.values()]
-    n_unknown = sum(group.unknown for group in group_partials if "page-rules" not in group.reasons)
+    n_unknown = sum(group.n_gaps for group in group_partials if "page-rules" not in group.reasons)
     if target.takes_scores and n_unknown == counts.n_used and not evaluation.is_paired:
         field = target.reads[0].removeprefix("@arms.")
         message = f"in every row of the log some arm has no {field}, by which {target.name} ranks"
@@ -396,7 +396,7 @@ def _target_estimates(
             doubts = [check.reason for check in failed_checks if is_weighed and check.concerns(kind)]
             doubts += ["unlike-loggers"] if estimate.estimator in unlike_labels else []
             is_cut = kind.unit == "session" and "page-rules" in total.reasons
-            doubts += ["ruled-visits"] if is_cut and total.unknown > RULED_SHARE * (total.unknown + estimate.n) else []
+            doubts += ["ruled-visits"] if is_cut and total.n_gaps > RULED_SHARE * (total.n_gaps + estimate.n) else []
             doubts += request.fit_doubts if kind.needs_model and kind.unit == "impression" and has_table else ()
             logger_weights: tuple[LoggerWeight, ...] = ()
             if weighting.factors and kind.uses_weights:
@@ -408,7 +408,7 @@ def _target_estimates(
             estimates[group].append(
                 replace(
                     estimate.with_reasons(doubts),
-                    left_out=estimate.left_out + n_left_out + total.unknown, reward_seen=counts.reward_seen,
+                    left_out=estimate.left_out + n_left_out + total.n_gaps, reward_seen=counts.reward_seen,
                     log=evaluation.taken_log(missing_loggers, fold.most_loggers), logger_weights=logger_weights,
                     loggers=max(1, sum(logger.weight > 0 for logger in logger_weights)),
                 )

@@ -71,7 +71,7 @@ class CompletePages(Record, eq=False):
         return self.start[:-1]
 
     @property
-    def left(self) -> Array:
+    def reward_left(self) -> Array:
         """Return for each slot the reward of its page from this slot down to the end, including the reward of the whole
         page, (n,)."""
         reward, size = self.impressions.reward, np.diff(self.start)
@@ -150,7 +150,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         return Reading(columns=columns, marginals=marginals or None, pairs=self.needs.additive)
 
     def model_sums(self, batch: LoggedBatch, rows: CompletePages) -> reward_models.RewardModelSums:
-        return self.fit.sums(replace(rows.impressions, reward=rows.left), batch.contexts)
+        return self.fit.sums(replace(rows.impressions, reward=rows.reward_left), batch.contexts)
 
     def fit_model(self, sums: reward_models.RewardModelSums, reward: Reward) -> reward_models.FittedRewardModel:
         return self.fit.finish(sums, None)
@@ -419,7 +419,7 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         slots, begins, examination = rows.slots, rows.begins, extend_curve(model, self.positions)
         exposures = self.exposures(batch, rows, examination)
         expectation = exposures.expected_by_row
-        reward, count = rows.left[begins], reward_log.sampling_counts(slots)
+        reward, count = rows.reward_left[begins], reward_log.sampling_counts(slots)
         shared_columns: dict[str, Any] = {
             "reward": reward, "remaining": remaining_rewards(rows, reward),
             "exposure": exposures.dense, "expectation": expectation,

@@ -50,7 +50,7 @@ class ContextTable:
         return self._features.row, self._features.column.astype(np.int64), self._features.value
 
     @cached_property
-    def sparse(self) -> Sparse:
+    def sparse_features(self) -> Sparse:
         """Return the nonzero features of every context, where features in the same column are added up. The features
         are hashed into as many columns as the cache has."""
         return features.merge(self.size, *self.entries)

@@ -79,14 +79,14 @@ class TargetProbabilities(Record, kw_only=False, eq=False):
     probability of the slate down to the row, and the logger's probability in the weight is of the same kind.
     `greatest` is the largest probability of any arm. `support_gap` is the probability of the arms that the logger
     could not show. `means` is the mean of the reward model under the target. Where `means` is a mean given the
-    slate above, `above` is the weight of the slate above, and otherwise 1."""
+    slate above, `weight_above` is the weight of the slate above, and otherwise 1."""
 
     is_prefix: Flags
     target: Array
     greatest: Array
     support_gap: Array
     means: Array
-    above: Array
+    weight_above: Array
 
 
 def complement(probability: Array) -> Array:
@@ -226,27 +226,27 @@ class CaseRows:
         arms = np.array([len(block.arms) for block in blocks])
         length = np.array([len(block.greatest) for block in blocks])
         # the index of each row's share in the shares of all blocks: block, position, arm
-        self.inside = self.position <= length[case]
-        position_index = np.where(self.inside, self.position, 1) - 1
+        self.is_inside = self.position <= length[case]
+        position_index = np.where(self.is_inside, self.position, 1) - 1
         stride = max(int(self.arm.max(initial=0)), *(int(block.arms[-1]) for block in blocks)) + 1
         keys = np.concatenate([number * stride + block.arms for number, block in enumerate(blocks)])
-        index, self.eligible = look_up(keys, case * stride + self.arm)
-        self.arm_index = np.where(self.eligible, index - offsets(arms)[case], 0)
+        index, self.is_eligible = look_up(keys, case * stride + self.arm)
+        self.arm_index = np.where(self.is_eligible, index - offsets(arms)[case], 0)
         self._shares = np.concatenate([block.shares.ravel() for block in blocks])
         greatest = np.concatenate([block.greatest for block in blocks])
         self._top, self._stride, self._length = offsets(arms * length)[case] + self.arm_index, arms[case], length[case]
         self.target = np.where(
-            self.inside & self.eligible, self._shares[self._top + position_index * self._stride], 0.0
+            self.is_inside & self.is_eligible, self._shares[self._top + position_index * self._stride], 0.0
         )
-        self.greatest = np.where(self.inside, greatest[offsets(length)[case] + position_index], 0.0)
+        self.greatest = np.where(self.is_inside, greatest[offsets(length)[case] + position_index], 0.0)
 
     def at_positions(self, positions: int) -> Array:
         """Return the target's probability of showing each row's arm at positions 1 to `positions`, (p, positions). The
         value is 0 below the end of the row's slate, and NaN where the probability has no closed form."""
         table = np.zeros((len(self.indices), positions))
         for position in range(positions):
-            inside = self.eligible & (position < self._length)
-            table[inside, position] = self._shares[self._top[inside] + position * self._stride[inside]]
+            is_inside = self.is_eligible & (position < self._length)
+            table[is_inside, position] = self._shares[self._top[is_inside] + position * self._stride[is_inside]]
         if self.per_decision_samples:
             table[:, 1:] = np.nan
         return table
@@ -270,7 +270,7 @@ class CaseRows:
             probabilities.support_gap[rows] = complement(steps[:, -1]) * is_alone[rows]
             if self.per_decision_samples:  # their shares are given the slots above
                 logged_above = slots["prefix"][rows] / slots["propensity"][rows]
-                probabilities.above[rows] = steps[:, :-1].prod(axis=1) / logged_above
+                probabilities.weight_above[rows] = steps[:, :-1].prod(axis=1) / logged_above
 
     @property
     def samples(self) -> int:
@@ -401,7 +401,7 @@ class CaseRows:
 
         support_gap: the array to write to."""
         slots = self.rows.slots
-        unknown_rows = np.flatnonzero(slots["unknown_support"][self.indices] & self.inside)
+        unknown_rows = np.flatnonzero(slots["unknown_support"][self.indices] & self.is_inside)
         logger_case = slots["logger_case"][self.indices[unknown_rows]]
         for number in np.unique(logger_case).tolist():
             group = unknown_rows[logger_case == number]

@@ -75,8 +75,8 @@ class ListScorer(Scorer):
         has_list = np.flatnonzero(batch.lists.has_list(rows.slots))
         yield from self.list_scorer.case_rows(rows, batch, **options | {"subset": has_list})
         deepest = rows.slots["depth"] < self.serving.learner.n_candidates
-        drawable = np.flatnonzero(self._can_draw_list(rows.slots, batch) & deepest)
-        yield from super().case_rows(rows, batch, **options | {"subset": drawable})
+        list_rows = np.flatnonzero(self._can_draw_list(rows.slots, batch) & deepest)
+        yield from super().case_rows(rows, batch, **options | {"subset": list_rows})
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))

@@ -98,7 +98,7 @@ class Scorer:
         log_batch = LogBatch(
             **shared_columns, propensity=np.where(probabilities.is_prefix, slots["prefix"], slots["marginal"]),
             target=np.minimum(probabilities.target, 1.0), unsupported=probabilities.support_gap,
-            expected=None if values is None else probabilities.above * probabilities.means,
+            expected=None if values is None else probabilities.weight_above * probabilities.means,
             largest=probabilities.greatest / np.where(probabilities.is_prefix, smallest_prefix, slots["smallest"]),
         )  # fmt: skip
         ratio = self.list_ratio(slots, batch)
@@ -231,8 +231,8 @@ class Scorer:
         after the portion was computed; joint: whether `on_rows` receives rows with simulated marginals a second
         time, with the samples of each decision (`second_pass`)."""
         target, greatest, support_gap, means = (np.zeros(len(rows)) for _ in range(4))
-        is_prefix, above = self._needs_prefix(rows.slots), np.ones(len(rows))
-        probabilities = TargetProbabilities(is_prefix, target, greatest, support_gap, means, above)
+        is_prefix, weight_above = self._needs_prefix(rows.slots), np.ones(len(rows))
+        probabilities = TargetProbabilities(is_prefix, target, greatest, support_gap, means, weight_above)
         has_sets = log_rows.slot_set_flags(rows.slots)
         logged_slots = rows.slots
         rows = log_rows.as_decisions(rows)

@@ -184,7 +184,7 @@ class StateCaseRows:
             where=probability_above > 0,
         )
         probabilities.support_gap[lower_rows] = complement(conditional) * is_alone[lower_rows]
-        probabilities.above[lower_rows] = (
+        probabilities.weight_above[lower_rows] = (
             probability_above * slots["propensity"][lower_rows] / slots["prefix"][lower_rows]
         )
 

@@ -83,10 +83,10 @@ def test_what_pages_earn_as_a_whole_is_asked_of_visits(sqlite_db: str, run_sqlit
 
 
 def test_rows_without_simulated_pages_are_the_same_in_every_part_of_them() -> None:
-    simulated = GroupPartial(sums=1.0, replicas={0: 2.0, 1: 4.0}, reasons=frozenset(), unknown=0)
-    exact = GroupPartial(sums=10.0, replicas={}, reasons=frozenset({"in-sample"}), unknown=1)
+    simulated = GroupPartial(sums=1.0, replicas={0: 2.0, 1: 4.0}, reasons=frozenset(), n_gaps=0)
+    exact = GroupPartial(sums=10.0, replicas={}, reasons=frozenset({"in-sample"}), n_gaps=1)
     for total in (simulated + exact, exact + simulated):
-        assert (total.sums, total.replicas, total.reasons, total.unknown) == (
+        assert (total.sums, total.replicas, total.reasons, total.n_gaps) == (
             11.0,
             {0: 12.0, 1: 14.0},
             {"in-sample"},
