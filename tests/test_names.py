@@ -25,8 +25,9 @@ above after against along among around at before behind below beside besides bet
 into of off on onto out over per since through to toward under until up upon via with within without
 he here how it its she their them there they what when where which who whom whose why
 ahead again alike also apart aside away else elsewhere ever just near never once only so still then together too yet
-chosen drawn held joined listed stated wanted
+begun broken chosen driven drawn fallen grown held hidden risen shown taken written
 """
+NOUNS_IN_ED = {"feed", "need", "seed", "speed"}
 CONTRACT = {
     "at",
     "by",
@@ -36,8 +37,9 @@ CONTRACT = {
     "since",
     "to",
     "until",
+    "hidden",
     "reward_seen",
-}  # keys and options of the command contract; a callback of asyncio
+}  # keys and options of the command contract; a callback of asyncio, an attribute of click
 NO_NAMES = {*CLOSED.split()} - CONTRACT
 CEILING = 0.005  # of the names that a room binds
 SHARED = {"Request", "Result"}  # class names that every command may have
@@ -76,10 +78,26 @@ def empty_names(nodes: list[ast.AST]) -> list[str]:
 
 
 def bare_names(nodes: list[ast.AST]) -> tuple[list[str], int]:
-    """Names that are no noun, no verb with its object and no symbol, and how many names a module binds."""
-    names = [name for node in nodes if (name := bound(node)) is not None]
-    words = [(name, name.strip("_").lower().split("_")) for name in names if name[:2] != "__"]
-    return [name for name, (first, *more) in words if first == "of" or (not more and first in NO_NAMES)], len(names)
+    """Names that are no noun, no verb with its object and no symbol, and how many names a module binds. A field of a
+    class may be a participle, since most are keys, columns or options."""
+    names = [name for node in nodes if (name := bound(node)) is not None and name[:2] != "__"]
+    fields = {
+        statement.target.id
+        for node in nodes if isinstance(node, ast.ClassDef)
+        for statement in node.body if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    }  # fmt: skip
+    words = [(name, name.strip("_").lower().split("_")) for name in names]
+    return [
+        name
+        for name, (first, *more) in words
+        if first == "of" or (not more and (first in NO_NAMES or (name not in fields and is_participle(name))))
+    ], len(names)
+
+
+def is_participle(name: str) -> bool:
+    """Whether a name of a variable, an argument, an attribute or a function lacks its noun."""
+    word = name.strip("_")
+    return word.islower() and word.endswith("ed") and word not in NOUNS_IN_ED
 
 
 def room_of(path: str) -> str:
@@ -149,7 +167,8 @@ def test_an_empty_name_is_caught_wherever_it_is_bound(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["each = 1", "def of(): ...", "def f(of_slot): ...", "for which in (1, 2): ...", "_held = 1"]
+    "text",
+    ["each = 1", "def of(): ...", "def f(of_slot): ...", "for which in (1, 2): ...", "_held = 1", "def f(stored): ..."],
 )
 def test_a_bare_name_is_caught(text: str) -> None:
     assert len(bare_names(nodes_of(text))[0]) == 1

@@ -308,11 +308,11 @@ def bend(db: str, names: list[str]) -> list[str]:
     drawn_again = any(BENT[name][1] in ("propensities", "draws") for name in names)
     report = audit(db, sample=None if drawn_again else 5)
     assert not report.ok
-    return [name for name in names if not is_found(errors(report), BENT[name][1], subjects[name])]
+    return [name for name in names if not is_reported(errors(report), BENT[name][1], subjects[name])]
 
 
-def is_found(found_errors: set[tuple[str, str]], check: str, subject: str) -> bool:
-    return any(its == check and (subject + " ") in (where + " ") for its, where in found_errors)
+def is_reported(reported_errors: set[tuple[str, str]], check: str, subject: str) -> bool:
+    return any(its == check and (subject + " ") in (where + " ") for its, where in reported_errors)
 
 
 @pytest.mark.slow
@@ -338,7 +338,7 @@ def test_what_is_bent_with_others_is_found_alone_and_makes_no_finding_of_theirs(
     subjects = {other: subject_of(healthy, other) for other in others}
     sql(healthy, *BENT[name][0])
     reported = errors(audit(healthy))
-    assert [other for other in subjects if is_found(reported, BENT[other][1], subjects[other])] == [name]
+    assert [other for other in subjects if is_reported(reported, BENT[other][1], subjects[other])] == [name]
 
 
 @pytest.mark.parametrize(("seq", "ok"), [(0, False), (1, False), (2, True)])
