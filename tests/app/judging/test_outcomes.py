@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from rlrec.store.log import reader, selected
 from rlrec.store.policies import people
 from tests.app import census
 from tests.app.shop import MINUTE, START, clock
-from tests.conftest import empty_store, runner
+from tests.conftest import empty_store, filled, runner
 
 DAY = 24 * 60 * MINUTE
 LATER = "2099-01-01T00:00:00Z"
@@ -84,6 +85,31 @@ def story(store: Store, *, by: str = "user", moments: int = 60) -> None:
     clock(store, START + round((days + 0.1) * DAY))
 
 
+Story = Callable[..., Store]
+
+
+def written(db: str, by: str, moments: int) -> None:
+    with closing(Store(db)) as store:
+        story(store, by=by, moments=moments)
+
+
+@pytest.fixture
+def shop_after(db: str) -> Iterator[Story]:
+    """The store after a story, a tenth of a day after its last decision."""
+    opened = list[Store]()
+
+    def begin(*, by: str = "user", moments: int = 60) -> Store:
+        filled(db, written, by, moments)
+        opened.append(Store(db, notice=lambda line: None))
+        with opened[0].read() as unit:
+            last_at = unit.ask_value("SELECT max(at) FROM decision")
+        return clock(opened[0], last_at + DAY // 10)
+
+    yield begin
+    for store in opened:
+        store.close()
+
+
 def figures(result: Result) -> dict[Any, tuple[Any, int]]:
     named = {
         (row["group"], " ".join(filter(None, [row["metric"], row["reward"]]))): (row["value"], row["units"])
@@ -102,8 +128,8 @@ def totals(sums: census.Sums) -> dict[Any, tuple[Any, int]]:
 
 
 @pytest.mark.slow
-def test_outcomes_are_those_of_a_census(store: Store) -> None:
-    story(store)
+def test_outcomes_are_those_of_a_census(shop_after: Story) -> None:
+    store = shop_after()
     with store.read() as unit:
         rewards = {name: lookup.reward(unit, name) for name in REWARDS}
         counts = {by: census.count(unit, rewards, by=by) for by in (None, "policy", "version", "week", "day")}
@@ -118,9 +144,9 @@ def test_outcomes_are_those_of_a_census(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_the_first_days_of_units_are_those_of_a_census(store: Store) -> None:
+def test_the_first_days_of_units_are_those_of_a_census(shop_after: Story) -> None:
     """Three days of every unit, of units that came at least three days, and then a window, before the end."""
-    story(store)
+    store = shop_after()
     with store.read() as unit:
         rewards, now = {"default": lookup.reward(unit, "default")}, unit.now
         entry: dict[int, int] = dict(unit.ask("SELECT user_id, at FROM assignment"))
@@ -136,8 +162,8 @@ def test_the_first_days_of_units_are_those_of_a_census(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_units_of_an_experiment_by_session_are_sessions(store: Store) -> None:
-    story(store, by="session")
+def test_units_of_an_experiment_by_session_are_sessions(shop_after: Story) -> None:
+    store = shop_after(by="session")
     with store.read() as unit:
         rewards = {"default": lookup.reward(unit, "default")}
         counted = census.count(unit, rewards, by="variant", chosen=lambda row: row.variant is not None, by_session=True)
@@ -150,8 +176,8 @@ def rows(result: Result) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_portions_of_persons_add_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    story(store, moments=30)
+def test_portions_of_persons_add_up(shop_after: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = shop_after(moments=30)
     requests = [Request(experiment="ab", adjust=True), Request(by="version"), Request(by="week", rewards=REWARDS)]
     entire = [outcomes(store, request) for request in requests]
     defaults = {**(people.portions.__kwdefaults__ or {}), "size": 3}
@@ -163,10 +189,10 @@ def test_portions_of_persons_add_up(store: Store, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 def test_an_experiment_is_read_from_its_own_persons_and_from_all_alike(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    shop_after: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """What a batch holds is found by the policies of the variants; where there is more, the log is read."""
-    story(store, moments=30)
+    store = shop_after(moments=30)
     requests = [Request(experiment="ab", adjust=True, rewards=REWARDS), Request(experiment="ab", by="users")]
     with store.read() as unit:
         n_sessions = sum(map(len, people.portions(unit)))
@@ -199,9 +225,8 @@ def test_portions_are_whole_persons(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_log_in_another_order_has_the_same_figures(sqlite_db: str, tmp_path: Path) -> None:
-    with closing(Store(sqlite_db)) as store:
-        story(store, moments=30)
+def test_the_same_log_in_another_order_has_the_same_figures(shop_after: Story, sqlite_db: str, tmp_path: Path) -> None:
+    shop_after(moments=30)
     exported = runner(sqlite_db)("export-log", "-").stdout.splitlines()
     figures = []
     for name, lines in (("forth", exported), ("back", exported[::-1])):
@@ -229,9 +254,9 @@ def test_an_audience_has_its_own_retention(sqlite_db: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_past_is_what_a_census_counts_at_the_assignment(store: Store) -> None:
+def test_the_past_is_what_a_census_counts_at_the_assignment(shop_after: Story) -> None:
     """theta of visits by hand: the slope of visits on visits before, within variants."""
-    story(store)
+    store = shop_after()
     with store.read() as unit:
         rewards = {"default": lookup.reward(unit, "default")}
         chosen = lambda row: row.variant is not None  # noqa: E731
@@ -250,8 +275,8 @@ def test_the_past_is_what_a_census_counts_at_the_assignment(store: Store) -> Non
     assert past
 
 
-def test_units_with_earlier_visits_can_be_left_out(store: Store) -> None:
-    story(store, moments=20)
+def test_units_with_earlier_visits_can_be_left_out(shop_after: Story) -> None:
+    store = shop_after(moments=30)
     sides = [outcomes(store, Request(experiment="ab", users=users)) for users in ("new", "returning")]
     both = outcomes(store, Request(experiment="ab"))
     assert [side["new"] for side in sides] == [both["new"], 0]

@@ -159,6 +159,7 @@ def test_the_ranking_is_that_of_what_the_policies_earn_when_they_are_served(sqli
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_log_in_many_partitions_has_the_same_answer(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(sqlite_db, logged, "personal")
     options: dict[str, Any] = {

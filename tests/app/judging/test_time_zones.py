@@ -14,7 +14,7 @@ from rlrec import times
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.log import partitions
 from rlrec.times import parse
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import Run
 
 HOUR = 3_600_000_000
 SPRING, AUTUMN = "2026-03-28T00:00:00Z", "2026-10-24T00:00:00Z"
@@ -39,13 +39,13 @@ def units(run: Run, *words: object, zone: str = "Europe/Berlin") -> dict[str, in
     return {row["group"]: row["units"] for row in rows if row["metric"] == "visits"}
 
 
-@ON_BOTH
 @pytest.mark.parametrize(
-    ("start", "counts"),
+    ("db", "start", "counts"),
     [
-        (SPRING, {"2026-03-28": 23, "2026-03-29": 23, "2026-03-30": 24, "2026-03-31": 2}),
-        (AUTUMN, {"2026-10-24": 22, "2026-10-25": 25, "2026-10-26": 24, "2026-10-27": 1}),
+        ("sqlite", SPRING, {"2026-03-28": 23, "2026-03-29": 23, "2026-03-30": 24, "2026-03-31": 2}),
+        ("postgres", AUTUMN, {"2026-10-24": 22, "2026-10-25": 25, "2026-10-26": 24, "2026-10-27": 1}),
     ],
+    indirect=["db"],
 )
 def test_a_day_has_the_hours_that_clocks_show(run: Run, tmp_path: Path, start: str, counts: dict[str, int]) -> None:
     hourly(run, tmp_path, start)
@@ -100,6 +100,7 @@ def test_days_of_many_times_are_those_of_each(monkeypatch: pytest.MonkeyPatch, z
     assert {times.date(day) for day in days[-4:-2].tolist()} == {"0001-01-01", "9999-12-31"}
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("workers", [(), ("--jobs", 2)])
 def test_estimates_and_exposure_have_the_days_of_the_zone(
     run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: tuple[object]

@@ -193,12 +193,12 @@ def test_a_logger_that_cannot_show_what_the_target_shows_is_left_out(db: str, tm
     lines = [f"a{arm},{0.5 if arm < 2 else 0.0}\n" for arm in range(ARMS)]
     (tmp_path / "narrow.csv").write_text("arm,probability\n" + "".join(lines))
     logs.create(copy, "narrow", "fixed", minutes=4_000, probabilities=str(tmp_path / "narrow.csv"))
-    logs.serve(copy, "narrow", pages=1_000, rates=RATES, together=1, start=5_000)
+    logs.serve(copy, "narrow", pages=500, rates=RATES, together=1, start=5_000)
     before, row = judged(copy, "loggers=near@1+old@1+bandit@1"), judged(copy, None)
     assert row["log"] == before["log"]
     assert (row["value"], row["n"]) == (pytest.approx(before["value"]), before["n"])
     left_out = next(each for each in row["logger_weights"] if each["version"] == "narrow@1")
-    assert (left_out["rows"], left_out["weight"]) == (1_000, 0.0)
+    assert (left_out["rows"], left_out["weight"]) == (500, 0.0)
     assert "unsupported" in judged(copy, "policy=narrow")["reasons"]
 
 
@@ -216,10 +216,10 @@ def test_training_takes_the_log_that_evaluate_takes(sqlite_db: str, tmp_path: Pa
     rates = [0.1] * 9 + [0.6]
     for number, name in enumerate(("old", "narrow", "near")):
         logs.serve(sqlite_db, name, pages=1_200, rates=rates, seed=number + 1, start=20 * number + 1)
-    options = ("train-pg", "pg", "--epochs", "8", "--seed", "1", "--dry-run")
+    options = ("train-pg", "pg", "--seed", "1", "--dry-run", "--epochs")
     run = runner(sqlite_db)
     weighed, pooled = (
-        json.loads(run("--now", "2026-02-03T00:00:00Z", *options, "--json", *log).stdout)
+        json.loads(run("--now", "2026-02-03T00:00:00Z", *options, "8", "--json", *log).stdout)
         for log in ((), ("--log", "all"))
     )
     taken = judged(sqlite_db, None, target="pg", estimators="snips")["log"]
@@ -228,7 +228,7 @@ def test_training_takes_the_log_that_evaluate_takes(sqlite_db: str, tmp_path: Pa
     assert weighed["tune_ess"] > weighed["ess_wanted"] > pooled["tune_ess"]
     assert weighed["tune_estimate"] > 0.1
     assert "narrow@1" not in logs.estimate(sqlite_db, "pg", "wdr", log="split=gate")["log"]
-    progress = run("--now", "2026-02-03T00:00:00Z", *options).stderr
+    progress = run("--now", "2026-02-03T00:00:00Z", *options, "1").stderr
     assert "left out, as they tell next to nothing of pg: narrow@1" in progress
 
 
@@ -240,8 +240,8 @@ def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tm
     logs.create(sqlite_db, "near", "uniform")
     logs.create(sqlite_db, "old", "fixed", probabilities=str(tmp_path / "old.csv"))
     logs.create(sqlite_db, "pg", "gradient")
-    logs.serve(sqlite_db, "old", pages=2_000, rates=RATES)
-    logs.serve(sqlite_db, "near", pages=2_000, rates=RATES, seed=2, start=20)
+    logs.serve(sqlite_db, "old", pages=1_000, rates=RATES)
+    logs.serve(sqlite_db, "near", pages=1_000, rates=RATES, seed=2, start=20)
     options = ("train-pg", "pg", "--epochs", "1", "--seed", "1", "--json")
     result = runner(sqlite_db)("--now", "2026-02-03T00:00:00Z", *options).done()
     gate = json.loads(result.stdout)
@@ -261,7 +261,7 @@ def test_versions_that_tuning_visits_have_chosen_are_weighed_apart_where_they_ch
     rates = [0.9, *[0.1] * 9]
     answers = list[dict[str, Any]]()
     for number, options in enumerate([("--lr", "0.1", "--promote", "always"), ("--lr", "1e-9", "--epochs", "1")]):
-        logs.serve(sqlite_db, "pg", pages=3_000, rates=rates, seed=number, start=60 * number)
+        logs.serve(sqlite_db, "pg", pages=1_500, rates=rates, seed=number, start=60 * number)
         result = run(
             "--now", f"2026-02-0{number + 2}T00:00:00Z", "train-pg", "pg", *options, "--seed", "1", "--json"
         ).done()
