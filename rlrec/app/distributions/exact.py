@@ -501,7 +501,7 @@ def from_sums(
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
     if learner.budget:
-        _set_spend_at(unit, distribution, seq)
+        _set_spent_budget(unit, distribution, seq)
     if learner.is_draft:  # made from two versions
         draft = cast("TeamDraft", learner)
         versions = policies.by_id(unit, [draft.first, draft.second])
@@ -520,7 +520,7 @@ def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], cata
     distribution.catalogue, distribution._price = np.array([*catalogue], np.int64), None
 
 
-def _set_spend_at(unit: Unit, distribution: VersionDistribution, seq: int | None) -> None:
+def _set_spent_budget(unit: Unit, distribution: VersionDistribution, seq: int | None) -> None:
     """Set the spend of a version to the present spend, or to the spend after change `seq`."""
     from rlrec.app.inputs.arm_rules import allowed_arms
     from rlrec.policy.beliefs.spend import RECENT
@@ -600,5 +600,5 @@ def renew(
     # policy and prior are the same, but it may have stopped learning
     new_distribution.version, new_distribution.unit = version, unit
     if learner.budget:
-        _set_spend_at(unit, new_distribution, None)
+        _set_spent_budget(unit, new_distribution, None)
     return new_distribution

@@ -183,7 +183,7 @@ def _plan(
         narrowing = None if adjusted_mean is None else 1 - adjusted_mean.error / mean.error
     limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
     variance = sequences.variance_of_difference(base_variance, lifted_variance, shares)
-    total = sequences.fixed_units(variance, request.lift * value, **limits)
+    total = sequences.fixed_sample_size(variance, request.lift * value, **limits)
     total_sequential = sequences.sequential_units(variance, request.lift * value, best_n=best_n, **limits)
     totals = [total, total_sequential, *([] if narrowing is None else [total * (1 - narrowing) ** 2])]
     durations = [None if arrivals is None else arrivals.days_until(units) for units in totals]
@@ -234,11 +234,11 @@ class NewUnits(Record, eq=False):
         shows which units are newcomers."""
         _, last_at = selected.times(unit, selection)
         half_us = max(1, round(self.days * DAY_US / 2))
-        stretches = -(-(last_at - half_us - since) // half_us)
+        n_stretches = -(-(last_at - half_us - since) // half_us)
         earlier_log = replace(selection, since=since)
-        begin_at = last_at - half_us - stretches * half_us
+        begin_at = last_at - half_us - n_stretches * half_us
         arrivals = people.arrivals(unit, earlier_log, since=begin_at, length=half_us, by_session=self.by_session)
-        newcomers = sum(count for stretch, count in arrivals.items() if stretch >= stretches)
+        newcomers = sum(count for stretch, count in arrivals.items() if stretch >= n_stretches)
         return replace(self, population=float(sum(arrivals.values())), newcomers=newcomers * DAY_US / half_us)
 
     @property

@@ -61,10 +61,10 @@ class Portion(NamedTuple):
     lines: int
     position: Position | None
 
-    def before(self, number: int, complete: Complete) -> Portion | None:
-        """Return the part of this portion with the complete decisions before the line `number`, or None if no complete
+    def before(self, line: int, complete: Complete) -> Portion | None:
+        """Return the part of this portion with the complete decisions before the line `line`, or None if no complete
         decision precedes the line."""
-        lines = self.data.split(b"\n", number - self.lines - 1)[:-1]
+        lines = self.data.split(b"\n", line - self.lines - 1)[:-1]
         data = b"\n".join([*lines, b""])
         data = data[: complete(data)]
         return _portion(self.file, self.start, data, self.lines, follows=self.position is not None) if data else None

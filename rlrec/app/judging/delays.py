@@ -35,9 +35,9 @@ Result = TypedDict("Result", {
 
 
 def delays(store: Store, name: str | None = None, *, log: str | None = None) -> list[Result]:
-    """Return a row for each window, with the part of all reward that arrives within this window. The last row is the
-    longest window in which decisions that are old enough got a weighted event. Raises InputError where no decision got
-    such an event.
+    """Return a row for each window, with the share of the reward that arrives within this time after the decision. The
+    last row is the longest window with a weighted event among the decisions that are older than the window. Raises
+    InputError where no decision has such an event.
 
     name: the name of the reward; log: a filter of the decisions."""
     with store.read() as unit:

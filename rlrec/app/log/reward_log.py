@@ -163,9 +163,10 @@ def impressions(
 
 
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
-    """Return a row for each decision, whose slots are adjacent in `rows`, with the rewards of its uncensored slots and
-    of the events of its page. In the result, `slots` has the first slot of each decision, but `censored` is true if any
-    slot is censored; `all_censored` is true if all are. `default` is true if no weighed event came."""
+    """Return a row for each decision, with the sum of the rewards of its uncensored slots and of the events of its
+    page. The slots of a decision must be adjacent in `rows`. A row of the result copies the first slot of its decision,
+    but for three fields: `censored` is true if any slot is censored, `all_censored` if all slots are, and `default` if
+    the decision has no event that the reward weighs."""
     decision_id, is_censored = rows.slots["decision_id"], rows.slots["censored"]
     first_rows = run_starts(decision_id)
     page_reward = page_events(batch, definition, decision_id[first_rows])

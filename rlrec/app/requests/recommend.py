@@ -197,7 +197,8 @@ class RequestGroup:
         return answers
 
     def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
-        """Plan the group from what this unit reads."""
+        """Read what the requests of the group need in one transaction, and decide for each request which distribution
+        its slate is drawn from. lock_all: whether to lock the heads of all policies of the group."""
         cache = self.cache
         unit.now = max(unit.now, self._earliest)
         has_feedback = bool(self.feedback)
@@ -536,8 +537,8 @@ def _credit_returns(unit: Unit, ledger: Ledger, steps: Iterable[tuple[int, int, 
 
 
 def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: int) -> list[dict[str, Any]]:
-    """Return the fields of answers that follow from what was drawn. Answers with the same distribution and slate share
-    one object."""
+    """Return, for each request, the fields of its answer that depend on the drawn slate. Requests with the same
+    distribution and slate share one object."""
     at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
     pairs = list(zip([plan.distribution for plan in plans], slates, strict=True))
     for source, slate in set(pairs):

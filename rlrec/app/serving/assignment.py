@@ -143,9 +143,9 @@ class Assigner:
         return variants | {fallback(self.experiments[name]) for name in self._request_names & self.experiments.keys()}
 
     def choose(self, request: Request) -> Assignment | None:
-        """Return the variants of a request; None where the request takes part in no experiment. A unit in the holdout
-        of any route takes part in no other experiment. Raises InputError where the request names an experiment that
-        cannot serve it."""
+        """Return the variant that a request gets in each of its experiments, or None where it takes part in none.
+        Visitors in the holdout of a route take part in the experiment of that holdout alone. Raises InputError where
+        the request names an experiment that cannot serve it."""
         variants: list[tuple[Experiment, Variant]] = []
         by, fallback_policy = "", None
         for name in self._experiment_names(request):

@@ -223,10 +223,10 @@ class OpenSessions:
 
 def _append_texts(text: str, slate_text: str) -> str:
     """Return the last RECENT arms of two lists, all as JSON."""
-    texts = f"{text[:-1]},{slate_text[1:]}"
-    for _ in range(texts.count(SEPARATOR) + 1 - RECENT):
-        texts = f"[{texts[texts.index(SEPARATOR) + 2 :]}"
-    return texts
+    joined_text = f"{text[:-1]},{slate_text[1:]}"
+    for _ in range(joined_text.count(SEPARATOR) + 1 - RECENT):
+        joined_text = f"[{joined_text[joined_text.index(SEPARATOR) + 2 :]}"
+    return joined_text
 
 
 def turns(rows: Sequence[int]) -> list[list[int]]:

@@ -27,7 +27,7 @@ class CellSums(Sums):
     """CellSums holds sums over rows of d columns. The sums of two batches can be added. The last column is explained by
     the other columns.
 
-    cells (64, c, d + 1): for each block of clusters and each cell, the sum of each column, and the number of rows
+    cells (64, c, d + 1): for each block of clusters and each cell, the sum of each column, and the number of rows;
     moments (64, d, d): for each block, the sums of the products of two columns"""
 
     cells: Array
@@ -219,12 +219,13 @@ _DEPENDENT_SHARE = (
 
 class VisitCarryOverSums(Sums, kw_only=True):
     """VisitCarryOverSums holds sums over visits. A visit has three outcomes: the return of the person's next visit (0
-    without a next visit), whether there is a next visit, and 1.
+    without a next visit), whether there is a next visit, and the constant 1, whose sum counts the visits.
 
-    products (3, 64, a): for each outcome, block of persons and arm, the sum of the outcome x (m / p if the arm was
-    shown - m if the arm was eligible) visits (3, 64): the sum of each outcome per block; impressions (64, a): the
-    impressions of each arm; rewards (64, a): the rewards of these impressions events: for each kind of event (2, 64,
-    a), the number of impressions of each arm that had such an event, and the sum of the values"""
+    products (3, 64, a): for each outcome, block of persons and arm, the sum of the outcome times (m / p if the arm
+    was shown - m if the arm was eligible), where p is the propensity of the arm and m is a factor that is known
+    before the draw; visits (3, 64): the sum of each outcome in each block; impressions (64, a): the impressions of
+    each arm; rewards (64, a): the rewards of these impressions; events: for each kind of event (2, 64, a), the
+    number of impressions of each arm that had such an event, and the sum of the values"""
 
     products: Array
     visits: Array
@@ -272,9 +273,9 @@ class VisitDraws(Record, eq=False):
     """VisitDraws holds the logger's draws in visits.
 
     visit, arm, weight: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every
-    slot below, if the arm could not be drawn again in that slot draw_visit, eligible, m_total: for every decision, the
-    row of its visit, the row of its eligible set in `members`, and the sum of m over its slots members (sets, a): 1
-    for the arms of each eligible set"""
+    slot below, if the arm could not be drawn again in that slot; draw_visit, eligible, m_total: for every decision,
+    the row of its visit, the row of its eligible set in `members`, and the sum of m over its slots; members (sets,
+    a): 1 for the arms of each eligible set"""
 
     visit: Ids
     arm: Ids

@@ -61,10 +61,11 @@ class RateSums(Sums):
     def from_slots(
         cls, *, arm: Ids, cluster: Ids, examination: Array, reward: Array, arms: int, doubt: float | Array = 0.0
     ) -> RateSums:
-        """Sum up slots, (n,) each.
+        """Return the sums over n slots. Each array has one value for each slot, (n,).
 
-        arm: a number in 0..arms - 1; cluster: the digest of the unit that was randomised; examination: the examination
-        of the slot's position; doubt: half the width of the interval of this examination, in logarithms."""
+        arm: a number in 0..arms - 1; cluster: the digest of the unit that was randomised; examination: the
+        probability that the slot's position is examined; doubt: half the width of the confidence interval of this
+        probability, on the log scale."""
         groups = max(2, min(GROUPS, CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
         slot_columns = examination, reward, examination * doubt

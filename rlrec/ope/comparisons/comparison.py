@@ -58,7 +58,7 @@ class Metric(Record):
     per_unit: bool = False
 
     @property
-    def sampling_column(self) -> str | None:
+    def sampled_flag(self) -> str | None:
         """Return the column that shows whether rows that the log dropped may be missing. The result is None if no row
         can be missing."""
         return None if self.denominator.startswith("mature_decisions") else SAMPLED_FLAGS["visits" in self.denominator]

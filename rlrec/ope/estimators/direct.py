@@ -45,9 +45,9 @@ class RidgeSums(Sums):
     """RidgeSums holds the normal equations of every cross-fitting fold. The diagonal block of the arms is stored as a
     diagonal. The sums of two batches can be added.
 
-    count (k, a), reward (k, a): the number of rows and the sum of rewards per fold and arm cross (k, a, d): sum of
-    the other columns (intercept, positions, context features) per arm gram (k, d, d), answer (k, d): products of the
-    other columns with each other and with the reward square (k,): sum of squared rewards"""
+    count (k, a), reward (k, a): the number of rows and the sum of rewards per fold and arm; cross (k, a, d): sum of
+    the other columns (intercept, positions, context features) per arm; gram (k, d, d), answer (k, d): products of
+    the other columns with each other and with the reward; square (k,): sum of squared rewards"""
 
     count: Array
     reward: Array

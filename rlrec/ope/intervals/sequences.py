@@ -92,7 +92,7 @@ def variance_of_difference(variance: float, other_variance: float, shares: Seque
     return variance / shares[0] + other_variance / min(shares[1:])
 
 
-def fixed_units(variance: float, difference: float, *, alpha: float, power: float) -> float:
+def fixed_sample_size(variance: float, difference: float, *, alpha: float, power: float) -> float:
     """Return the number of units of all groups after which the interval of a single look excludes 0 with this power."""
     z_sum = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
     return variance * (z_sum / difference) ** 2

@@ -34,11 +34,11 @@ _SALT = 1
 class BlockSums(Sums, kw_only=True):
     """A BlockSums object holds sums over clusters of c columns.
 
-    present (c,): number of clusters in which a column is not 0 moment (c, c): sum over clusters of the outer product
-    of the sums of the cluster largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of
-    absolute values growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED_COLUMN, for each of
-    STAKES. It is NaN without this column, if the column is negative, or if a cluster does not count once units (m,
-    c): sums of the clusters, or of 4,096 blocks of clusters"""
+    present (c,): number of clusters in which a column is not 0; moment (c, c): sum over clusters of the outer
+    product of the sums of the cluster; largest (c,), absolute (c,): over clusters, the largest absolute value and
+    the sum of absolute values; growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED_COLUMN, for
+    each of STAKES. It is NaN without this column, if the column is negative, or if a cluster does not count once;
+    units (m, c): sums of the clusters, or of 4,096 blocks of clusters"""
 
     present: Ids
     moment: Array
@@ -62,7 +62,7 @@ class ClusterSummary(BlockSums, kw_only=True):
     """A ClusterSummary holds sums over all clusters at the end of a fold. A bootstrap draws from the units of the
     summary.
 
-    columns: the index of each column by its name total (c,): sums over all clusters blocks: whether units are
+    columns: the index of each column by its name; total (c,): sums over all clusters; blocks: whether units are
     blocks; a bootstrap then draws from all blocks, as the number of clusters in each block is random"""
 
     columns: Mapping[str, int]
@@ -186,7 +186,7 @@ class Steps(Record, kw_only=False, eq=False):
     """A Steps object holds sums at every step, of up to 4,096 clusters, or of 4,096 blocks of more clusters. The sums
     of two batches can be added, and have the order of `ClusterSummary.units`.
 
-    columns: names of the first c columns; the last column keeps its value after a visit's end digests (m,): the
+    columns: names of the first c columns; the last column keeps its value after a visit's end; digests (m,): the
     ascending digests of clusters, or (with `blocks`) the numbers of blocks; sums (m, c + 1, h): the sums at each of
     h steps"""
 

@@ -165,12 +165,12 @@ class Estimate(Record):
 class FinishOptions(Record):
     """FinishOptions has the options with which a fold is finished, and words for its report.
 
-    interval, level: the kind of interval, and its confidence in (0, 1) cluster: the name of the randomised unit, for
-    the report reward_range: (low, high) of one reward, infinite if rewards are not clipped greedy: whether the
-    target was evaluated without its exploration, for the report extra_reasons: names of `reasons.REASONS` that only
-    the caller can know (`in-sample`, `logging-states`) selected_rows: whether rows were selected by the arm that the
-    logger chose, so that their mean weight need not be 1 seed, replicates: the seed and the number of replicates of
-    the bootstrap groups: the number of groups of rows whose intervals hold together"""
+    interval, level: the kind of interval, and its confidence in (0, 1); cluster: the name of the randomised unit,
+    for the report; reward_range: (low, high) of one reward, infinite if rewards are not clipped; greedy: whether the
+    target was evaluated without its exploration, for the report; extra_reasons: names of `reasons.REASONS` that only
+    the caller can know (`in-sample`, `logging-states`); selected_rows: whether rows were selected by the arm that
+    the logger chose, so that their mean weight need not be 1; seed, replicates: the seed and the number of
+    replicates of the bootstrap; groups: the number of groups of rows whose intervals hold together"""
 
     interval: str = "bootstrap-t"
     level: float = 0.95

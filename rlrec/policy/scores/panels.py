@@ -70,7 +70,8 @@ class Density(Protocol):
         """Return the logarithm of peak / density at mode + distance, (rows, nodes), at least 0, as a new array."""
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """Return the derivative of the fall by the distance, in the shape of `fall`."""
+        """Return the derivative, with respect to `distance`, of `fall`: how far the log density lies below its peak.
+        The result has the shape of `fall`."""
 
     def reach(self) -> tuple[Array, Array]:
         """Return two distances from the mode, to the left and to the right, at which the fall is at least TAIL. Both

@@ -222,8 +222,8 @@ class SampledLists(Sequence[Scores]):
 
 
 def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, Array]:
-    """Return the distinct lists as sets of arms, ascending, (u, s), and the fraction of each set among the lists of
-    every replica, (replicas, u).
+    """Return the distinct sets of arms among the lists, (u, s), and the fraction of the lists of each replica that have
+    each set, (replicas, u). The arms of a set are in ascending order.
 
     lists (n, s): the arms of each list; replica (n,): the replica of each list. All replicas have the same number of
     lists."""

@@ -51,7 +51,7 @@ class PageLayout(Record, kw_only=False, eq=False):
         return np.array(list(self.pins.values()), np.intp)
 
     @cached_property
-    def is_closed(self) -> bool:
+    def has_closed_form(self) -> bool:
         """Tell whether every marginal has a closed form. This is so if the arms without a pin compete as on a separate
         page, without caps and least shares."""
         return not self.has_caps and not self.least

@@ -349,7 +349,7 @@ class RuledOrder(ExactOrder):
         for position in pinned_positions:
             marginals[position] = np.arange(m) == layout.pins[position]
         open_positions = np.setdiff1d(np.arange(size), pinned_positions)
-        if layout.is_closed and len(open_positions) > 1 and not self._ruled_scores.samples:
+        if layout.has_closed_form and len(open_positions) > 1 and not self._ruled_scores.samples:
             free_arms = np.setdiff1d(np.arange(m), layout.pinned_arms)
             floors = tuple(at_positions(self._ruled_scores.floor, size)[open_positions].tolist())
             ranks = subset(self._ruled_scores.scores, free_arms).order(len(open_positions)).ranks(len(open_positions))

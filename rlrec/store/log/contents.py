@@ -129,8 +129,8 @@ def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tup
     contexts, named_sets = by_digest(bodies), _describe_sets(sets)
     context_ids = loading.ids(unit, "context", "digest", contexts)
     set_ids = loading.ids(unit, "eligible_set", "digest", {key for key, _, _ in named_sets})
-    ids_of_contexts = {contexts[key]: number for key, number in context_ids.items()}
-    return ids_of_contexts, {arms: set_ids[key] for key, _, arms in named_sets if key in set_ids}
+    id_by_context = {contexts[key]: number for key, number in context_ids.items()}
+    return id_by_context, {arms: set_ids[key] for key, _, arms in named_sets if key in set_ids}
 
 
 def any_context(unit: Unit, name: str) -> bool:

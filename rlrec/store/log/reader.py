@@ -164,8 +164,8 @@ class Batch:
             if isinstance(value, list):
                 value = {
                     key: column if len(column) == n else repeat_value(column, n)
-                    for keys, rows, n in value
-                    for key, column in zip(keys, rows, strict=True)
+                    for names, rows, n in value
+                    for key, column in zip(names, rows, strict=True)
                 }
             object.__setattr__(self, name, value)
 

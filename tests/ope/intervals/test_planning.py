@@ -12,16 +12,16 @@ def units_a_variant(rate: float, lift: float, *, comparisons: int = 1, power: fl
     lifted = rate * (1 + lift)
     variance = sequences.variance_of_difference(rate * (1 - rate), lifted * (1 - lifted), HALVES)
     limits = {"alpha": 0.05 / comparisons, "power": power}
-    return sequences.fixed_units(variance, rate * lift, **limits) / 2
+    return sequences.fixed_sample_size(variance, rate * lift, **limits) / 2
 
 
-def test_fixed_units_are_the_published_ones() -> None:
+def test_fixed_sample_sizes_are_the_published_ones() -> None:
     units = units_a_variant(0.05, 0.1), units_a_variant(0.01, 0.05), units_a_variant(0.05, 0.1, comparisons=3)
     assert [*map(round, units)] == [31_231, 637_007, 41_657]
 
 
 def test_even_odds_need_the_width_of_the_interval_alone() -> None:
-    units = sequences.fixed_units(4.0, 0.2, alpha=0.05, power=0.5)
+    units = sequences.fixed_sample_size(4.0, 0.2, alpha=0.05, power=0.5)
     assert 1.959964 * (4.0 / units) ** 0.5 == pytest.approx(0.2)
 
 
@@ -36,7 +36,7 @@ def test_a_sequence_tells_with_the_power_that_was_planned(best_n: int | None) ->
     """Of 1,000 experiments looked at 250 times, the share that tells is within 4 standard errors of the power: a false
     alarm in 16,000."""
     variance, difference = 4.0, 0.1
-    fixed = sequences.fixed_units(variance, difference, alpha=0.05, power=0.8)
+    fixed = sequences.fixed_sample_size(variance, difference, alpha=0.05, power=0.8)
     units = sequences.sequential_units(variance, difference, alpha=0.05, power=0.8, best_n=best_n)
     looks = np.linspace(units / 250, units, 250)
     noise = np.random.default_rng(1).normal(0.0, (variance * units / 250) ** 0.5, (1_000, 250)).cumsum(axis=1)

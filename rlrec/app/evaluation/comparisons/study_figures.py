@@ -514,7 +514,7 @@ class StudyFigures(Record, eq=False):
         """Return the reasons to doubt a metric that follow from what is missing in the log of these groups.
 
         groups: the index of each group."""
-        lacks_rows = metric.sampling_column is not None and self.count(metric.sampling_column, *groups)
+        lacks_rows = metric.sampled_flag is not None and self.count(metric.sampled_flag, *groups)
         # persons who would be recognised under another session key
         has_anonymous = metric.denominator.startswith(("recognised", "at_risk")) and self.count("anonymous", *groups)
         return [

@@ -46,7 +46,7 @@ FINEST = ("position", "arm", "step")  # groupings that split a page or a visit
 MAX_KINDS = 64  # kinds of events whose rates predict effects: the most frequent ones of a portion
 _EVENT = "event "  # prefix of the columns with the values of a kind of event
 OVERALL = RowGroup(None, None)  # the group of all pages
-NEWEST_DECISIONS = 20_000
+MAX_DECISIONS = 20_000
 MIN_SHARED = 0.05  # decisions from which users are read; the share of users that surfaces have in common
 MAX_BYTES = 1 << 30  # of sums by group, in a partition
 
@@ -619,7 +619,7 @@ def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
     if unit.folder is not None:
         return []
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
-    rows = np.array(selected.newest_users(unit, selection, NEWEST_DECISIONS), np.int64).reshape(-1, 3)
+    rows = np.array(selected.newest_users(unit, selection, MAX_DECISIONS), np.int64).reshape(-1, 3)
     policy_ids, policy = np.unique(rows[:, 0], return_inverse=True)
     name_parts = [names[key].partition("@") for key in policy_ids.tolist()]
     surfaces = [f"experiment={name.partition('/')[0]}" if name else f"policy={base}" for base, _, name in name_parts]

@@ -200,8 +200,8 @@ class EstimateRow(Record):
 
     @property
     def target_loggers(self) -> list[str]:
-        """Return the loggers that showed just what the target shows, where nearly all rows that count are rows of these
-        loggers. The target is then compared with itself. Otherwise the list is empty."""
+        """Return the loggers that showed what the target shows, if they drew nearly all rows with a weight above 0. The
+        target is then compared with itself. Return an empty list for any other target."""
         return self.estimate.target_loggers
 
     @property

@@ -257,9 +257,10 @@ def with_models(
 def _sum_partitions(
     joint_pass: JointPass, initial: Any, reader: LogReader, engine: Engine | None, parts: Parts | None
 ) -> list[Any]:
-    """Return the sums of each unit over the log.
+    """Sum the log partition by partition, and return the sums of each evaluation unit (a target, a reward and an
+    estimator).
 
-    initial: the sums of an empty log; parts: the argument `parts` of `results`."""
+    initial: the sums of an empty log; parts: the partitions that are read, as in `results`."""
     sums = [initial] * len(joint_pass.units)
     for partition_sums in results(reader, joint_pass, engine, parts) if joint_pass.units else ():
         sums = [joint_pass.add(total, addend) for total, addend in zip(sums, partition_sums, strict=True)]

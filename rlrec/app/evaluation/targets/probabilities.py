@@ -354,7 +354,7 @@ class Scorer:
         if first_scores.is_ruled:  # marginals where these have a closed form, else conditionals for each slate above
             for name, scores in case_scores.items():
                 marginals, greatest = np.empty((size, 0)), np.ones(size)
-                if cast("RuledScores", scores).layout.is_closed and not scores.samples:
+                if cast("RuledScores", scores).layout.has_closed_form and not scores.samples:
                     marginals = slate.marginals(scores, size=size, floor=0.0)
                     greatest = marginals.max(axis=1)
                 yield Block(self.arms_of(name[0], batch), scores, 0.0, marginals, greatest, name=name)

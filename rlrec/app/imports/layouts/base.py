@@ -84,8 +84,8 @@ class FileBytes(io.RawIOBase):
 
 
 def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the bytes of a file, plain or gzip, in blocks of whole lines. Each block comes with the number of its group
-    and the number of its first line."""
+    """Yield blocks of whole lines from a plain or gzip file. Each block comes with the number of its group of lines,
+    from 0 on, and with the number of its first line, from `number` on."""
     group, count, size = 0, 0, 0
     buffer = io.BufferedReader(file)
     is_gzip = buffer.peek(2)[:2] == b"\x1f\x8b"

@@ -80,8 +80,8 @@ def number(cell: str) -> float | None:
 
 def count(cell: str) -> float | None:
     """Return the value of an event, or None where the cell says that there was no event."""
-    word = WORDS.get(cell)
-    return {"true": 1.0, "false": None}[word] if word else number(cell) or None
+    boolean = WORDS.get(cell)
+    return {"true": 1.0, "false": None}[boolean] if boolean else number(cell) or None
 
 
 def flag(cell: str) -> int:

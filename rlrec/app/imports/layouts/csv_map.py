@@ -317,8 +317,9 @@ class CsvMap(Layout):
                 cache.clear()
             errors = self._fill_cache(cache, set(cells).difference(cache), parse)
             for line, cell in zip(lines, cells, strict=True) if errors else ():
-                if (bad := errors.get(cell)) is not None:
-                    self._bad.setdefault(line, InputError(bad.message, hint=bad.hint, field=bad.field or name or None))
+                if (error := errors.get(cell)) is not None:
+                    field = error.field or name or None
+                    self._bad.setdefault(line, InputError(error.message, hint=error.hint, field=field))
             results = [cache.get(cell, fallback) for cell in cells] if errors else list(map(cache.__getitem__, cells))
         if self._zoneless_cells:
             self._zoneless.update(line for line, cell in zip(lines, cells, strict=True) if cell in self._zoneless_cells)

@@ -386,8 +386,9 @@ class DsJson(jsonl.LineLayout):
         self.sums.n_skipped += note.inactive_ids.count(None)
 
     def finish_decoding(self) -> None:
-        """Remove the propensities of the whole log if it withholds a reward. Such a log comes from an apprentice, whose
-        choices are not shown, so no action of the log was drawn at random.
+        """Remove all propensities if the log comes from apprentice mode, which is known from a reward that the log
+        withholds. In this mode the log does not show the choices of the learner, so no logged action was drawn at
+        random.
 
         Raises InputError for such a log if the log grows."""
         if self.sums.without_propensity:
@@ -434,7 +435,7 @@ class DsJson(jsonl.LineLayout):
                 rows = jsonl.with_censor_events(rows)
             else:
                 rows = rows.select([row not in inactive_rows for row in range(len(rows))])
-        return _with_states(self._with_observations(rows).in_sessions())
+        return _add_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
         """Return the rows, where each observation of a decision, or of a slot, is added as an event of this
@@ -453,7 +454,7 @@ class DsJson(jsonl.LineLayout):
         return rows.with_events(late_events) if late_events else rows
 
 
-def _with_states(rows: LogColumns) -> LogColumns:
+def _add_states(rows: LogColumns) -> LogColumns:
     """Return the rows. In a log that dropped lines, each decision that is a session by itself gets the state of a first
     decision, because the log cannot have dropped an earlier decision of this session."""
     if rows.keep_probability == NULL:
