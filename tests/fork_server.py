@@ -1,15 +1,16 @@
 """Processes of `rlrec` that begin where the program has been loaded: most of a short command is its imports.
 
 The server, run by the Python of an environment, forks a process for each program `CLIENT`, with the streams, folder,
-variables and signals of that; where its one argument is `worker`, a process that works on partitions. The commands of
-`demo`, which starts `python -m rlrec`, are forked, too. It imports the package alone, so the environment needs no
-tests."""
+variables and signals of that, and kills it when the client is killed; where its one argument is `worker`, a process
+that works on partitions. The commands of `demo`, which starts `python -m rlrec`, are forked, too. It imports the
+package alone, so the environment needs no tests."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import pkgutil
+import select
 import signal
 import socket
 import subprocess
@@ -94,8 +95,28 @@ def _wait_for_command(path: str) -> None:
         """Tell the clients of commands that ended how these ended."""
         with suppress(ChildProcessError):
             while (end := os.waitpid(-1, os.WNOHANG))[0]:
-                with clients.pop(end[0]) as client, suppress(OSError):  # the client was killed
-                    client.sendall(b"%d\n" % os.waitstatus_to_exitcode(end[1]))
+                if client := clients.pop(end[0], None):  # it was not killed
+                    with client, suppress(OSError):
+                        client.sendall(b"%d\n" % os.waitstatus_to_exitcode(end[1]))
+
+    def wait_for_client() -> None:
+        """Return once a client has come; until then, kill each command whose client was killed."""
+        coming = False
+        while not coming:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+            poll, children = select.poll(), {client.fileno(): child for child, client in clients.items()}
+            poll.register(listener, select.POLLIN)
+            for number in children:
+                poll.register(number, 0)  # that is, for its end
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            ended = dict(poll.poll())
+            coming = listener.fileno() in ended
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+            for child in [children[number] for number in ended if number in children]:
+                if child in clients:
+                    os.kill(child, signal.SIGKILL)
+                    clients.pop(child).close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
     signal.signal(signal.SIGCHLD, report)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -103,6 +124,7 @@ def _wait_for_command(path: str) -> None:
         listener.listen(64)
         print("ready", flush=True)
         while True:
+            wait_for_client()
             connection, _ = listener.accept()
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until the child has its client
             if child := os.fork():

@@ -8,7 +8,6 @@ import json
 import re
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +24,7 @@ import pytest
 from rlrec.cli.doors import page_server
 from rlrec.cli.doors.page_server import MAX_AGE_S, PageServer, _CachedPage
 from rlrec.cli.screen.contents import CACHE_BYTES, MIN_FRESH_S, PAGES, BoundedCache, PageMaker, StoreOptions, WebPage
-from tests.cli.doors.test_serve import served
+from tests.cli.doors.test_serve import LOADED, served
 from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 EVIL, HTML_USER = "<script>alert('a & b')</script>\u202e", '"><img src=x onerror=alert(1)>'
@@ -368,9 +367,9 @@ def test_a_cache_holds_no_more_than_its_bytes_and_always_the_newest() -> None:
 
 
 @contextmanager
-def screened(db: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def screened(db: str, program: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a screen, and its process."""
-    command = [sys.executable, "-m", "rlrec", "--db", db, "screen", "--listen", "127.0.0.1:0", "--json"]
+    command = [program, "--db", db, "screen", "--listen", "127.0.0.1:0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         try:
@@ -402,8 +401,10 @@ def awaited(url: str) -> Fetched:
 
 
 @pytest.mark.slow
-def test_the_screen_is_for_browsers_of_this_machine_and_embeds_nowhere(shop: Run, sqlite_db: str) -> None:
-    with screened(sqlite_db) as (url, child):
+def test_the_screen_is_for_browsers_of_this_machine_and_embeds_nowhere(
+    shop: Run, sqlite_db: str, forked_rlrec: Path
+) -> None:
+    with screened(sqlite_db, forked_rlrec) as (url, child):
         status, headers, body = awaited(url)
         assert (status, "<h1>Overview</h1>" in body) == (200, True)
         assert headers["x-frame-options"] == "DENY"
@@ -472,7 +473,7 @@ def test_a_server_with_a_token_asks_browsers_for_it(shop: Run, sqlite_db: str, t
 
 @pytest.mark.slow
 def test_requests_do_not_wait_for_pages_whose_process_stands_still(shop: Run, sqlite_db: str) -> None:
-    with served(sqlite_db, "127.0.0.1:0", "--screen") as (address, child):
+    with served(sqlite_db, "127.0.0.1:0", "--screen", program=LOADED) as (address, child):
         url = f"http://{address}/screen/"
         awaited(url)
         awaited(f"{url}arms")

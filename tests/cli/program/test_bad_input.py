@@ -484,11 +484,11 @@ def test_bytes_that_are_no_text_are_refused(sqlite_db: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_stderr_that_is_full_changes_no_exit_code(shop: Run, sqlite_db: str) -> None:
+def test_a_stderr_that_is_full_changes_no_exit_code(shop: Run, sqlite_db: str, forked_rlrec: Path) -> None:
     """A line that cannot be written there is no failure of what was done, and no traceback takes its place."""
     for code, words in ((0, ["feedback", "1", "unheard_of"]), (0, ["export-log", "-"]), (2, ["decision", "show", "9"])):
         with open("/dev/full", "wb") as full:
-            command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, *words]
+            command = [forked_rlrec, "--db", sqlite_db, *words]
             assert subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False).returncode == code
 
 

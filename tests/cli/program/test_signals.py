@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,7 @@ from rlrec.app.upkeep import doctor
 from rlrec.store import Store
 from tests.conftest import ON_BOTH, PATIENCE_S, begin, runner
 
-pytestmark = [pytest.mark.slow, ON_BOTH]
+pytestmark = pytest.mark.slow
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REQUEST = b'{"op": "recommend", "policy": "home", "session": "s"}\n'
 LONG = ("simulate", "bernoulli", "--policy", "home", "--sessions", "1000000", "--env", "rates=0.5,0.4", "--group", "50")
@@ -36,9 +36,11 @@ def shop(db: str) -> str:
 
 
 @contextmanager
-def process(db: str, *words: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    db: str, *words: str, program: Sequence[str] = (sys.executable, "-m", "rlrec"), **streams: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     pipes = {name: streams.get(name, subprocess.PIPE) for name in ("stdin", "stdout", "stderr")}
-    with subprocess.Popen([sys.executable, "-m", "rlrec", "-q", "--db", db, *words], env=os.environ, **pipes) as child:
+    with subprocess.Popen([*program, "-q", "--db", db, *words], env=os.environ, **pipes) as child:
         try:
             yield child
         finally:
@@ -67,10 +69,11 @@ def test_a_waiting_pipe_ends_with_one_line(shop: str, number: signal.Signals) ->
         assert ended(child, number) == (128 + number, b"Error: interrupted.\n")
 
 
-def test_a_busy_process_ends_without_a_traceback_and_keeps_the_store_whole(shop: str) -> None:
+@ON_BOTH
+def test_a_busy_process_ends_without_a_traceback_and_keeps_the_store_whole(shop: str, forked_rlrec: Path) -> None:
     with closing(Store(shop)) as store:
         for number in SIGNALS:
-            with process(shop, *LONG) as child:
+            with process(shop, *LONG, program=[str(forked_rlrec)]) as child:
                 before = decisions(store)
                 while decisions(store) == before:
                     assert child.poll() is None
