@@ -125,10 +125,10 @@ def dump(store: Store, *, without: Iterable[str] = ()) -> dict[str, list[Any]]:
         }
 
 
-def fixed(run: Run, name: str, probabilities: Mapping[str, float]) -> None:
-    """A policy that shows each arm with the same probability to everybody."""
+def fixed(run: Run, name: str, probabilities: Mapping[str, float], *words: str) -> None:
+    """A policy that shows each arm with the same probability to everybody; words: further options."""
     table = "".join(f"{arm},{probability}\n" for arm, probability in probabilities.items())
     with NamedTemporaryFile("w", suffix=".csv") as file:
         file.write(f"arm,probability\n{table}")
         file.flush()
-        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={file.name}").done()
+        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={file.name}", *words).done()

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 import psycopg
 import pytest
 
+from rlrec.cli import main
 from rlrec.ope.comparisons.comparison import gate_alpha, nightly_alpha
 from rlrec.store import Store
 from tests.app.visitors import LATER, opened, serve
@@ -30,18 +30,6 @@ NOW = "2027-01-16T08:00:00Z"  # LATER
 TRAIN = ("--now", NOW, "train-pg", "visits", "--seed", "1", "--epochs", "2", "--promote", "if-better", "--json")
 WAITING = "SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE NOT granted"
 WRITES = b"begins to write\n"
-ANNOUNCED = """
-import sys
-from rlrec.store import Store
-
-write = Store.write
-
-def announced(self, *words, **more):
-    print("begins to write", file=sys.stderr, flush=True)
-    return write(self, *words, **more)
-
-Store.write = announced
-"""
 LOOKS = {"route": "SELECT count(*) FROM gate_look", "train-pg": "SELECT count(*) FROM version WHERE report IS NOT NULL"}
 
 
@@ -60,54 +48,80 @@ def writer(db: str) -> Iterator[Callable[[str], Any]]:
             yield lambda text: row[0] if (row := file.execute(text).fetchone()) else 0
 
 
-@contextmanager
-def process(db: str, *words: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "rlrec", "--db", db, "--lock-timeout", "10m", *words], env={**os.environ, **env},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as child:  # fmt: skip
-        try:
-            yield child
-        finally:
-            child.kill()
+class Command:
+    """A process that runs a command once `start` is called. It is forked before this process opens the store: SQLite
+    notes the locks of a process in its memory."""
+
+    def __init__(self, db: str, *words: str) -> None:
+        (self._out, out), (err_end, err) = os.pipe(), os.pipe()
+        self._started, self._start = Pipe(duplex=False)
+        words = ("rlrec", "--db", db, "--lock-timeout", "10m", *words)
+        self.process = get_context("fork").Process(target=_run, args=(words, self._started, out, err), daemon=True)
+        self.process.start()
+        os.close(out)
+        os.close(err)
+        self.stderr = os.fdopen(err_end, "rb")
+
+    def start(self) -> None:
+        self._start.send(True)
+
+    def kill(self) -> bytes:
+        """What it has printed until it is killed."""
+        self.process.kill()
+        self.process.join()
+        self.stderr.close()
+        with open(self._out, "rb") as printed:
+            return printed.read()
+
+
+def _run(words: Sequence[str], started: Connection, out: int, err: int) -> None:
+    write = Store.write
+
+    def announced(self: Store, *words: Any, **more: Any) -> Any:
+        os.write(err, WRITES)
+        return write(self, *words, **more)
+
+    started.recv()
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
+    sys.argv, Store.write = [*words], announced  # type: ignore[method-assign]
+    main()
 
 
 def killed_before_commit(db: str, *words: str) -> bytes:
     """The output of a command that was killed while it waited to store its look, behind another writer. PostgreSQL says
     that it waits; of SQLite, whose one lock this writer has, it is enough that the command has begun to write."""
-    training, server = words == TRAIN, "://" in db
-    with writer(db) as ask, TemporaryDirectory() as folder:
+    training, server, command = words == TRAIN, "://" in db, Command(db, *words)
+    with writer(db) as ask:
         if server:
             ask("BEGIN")
             ask("LOCK TABLE gate_look, version IN EXCLUSIVE MODE")
         elif not training:
             ask("BEGIN IMMEDIATE")
-        Path(folder, "sitecustomize.py").write_text(ANNOUNCED)
-        with process(db, *words, PYTHONPATH=folder) as child:
-            assert child.stderr is not None
-            lines = iter(child.stderr.readline, b"")
-            if training and not server:  # it had to store its lease
-                assert any(b"epoch 1 of 2" in line for line in lines)
-                ask("BEGIN IMMEDIATE")
-            if server:
-                until(lambda: ask(WAITING) > 0 or child.poll() is not None)
-            else:
-                assert WRITES in lines
-            assert child.poll() is None
-            child.kill()
-            printed = child.communicate()[0]
+        command.start()
+        lines = iter(command.stderr.readline, b"")
+        if training and not server:  # it had to store its lease
+            assert any(b"epoch 1 of 2" in line for line in lines)
+            ask("BEGIN IMMEDIATE")
+        if server:
+            until(lambda: ask(WAITING) > 0 or not command.process.is_alive())
+        else:
+            assert WRITES in lines
+        assert command.process.is_alive()
+        printed = command.kill()
         ask("ROLLBACK")
     return printed
 
 
 def killed_after_commit(db: str, *words: str) -> None:
     """Kill a command as soon as its look is in the store."""
-    looks = LOOKS["train-pg" if words == TRAIN else "route"]
+    looks, command = LOOKS["train-pg" if words == TRAIN else "route"], Command(db, *words)
     with writer(db) as ask:
         before = ask(looks)
-        with process(db, *words) as child:
-            until(lambda: ask(looks) > before or child.poll() not in (None, 0))
-            child.kill()
+        command.start()
+        until(lambda: ask(looks) > before or command.process.exitcode not in (None, 0))
+        command.kill()
 
 
 routed = store_after(prepared)
@@ -132,7 +146,7 @@ def test_a_stored_look_of_a_route_spends_once_and_changes_the_route_or_not(route
 
 def logged(db: str) -> None:
     with closing(Store(db, now=LATER, notice=lambda _: None)) as store:
-        serve(opened(store), liked=lambda key, step, before: key == "tea", visits=1_000)
+        serve(opened(store), liked=lambda key, step, before: key == "tea", visits=400)
 
 
 @pytest.mark.parametrize("kill", [killed_before_commit, killed_after_commit])

@@ -418,11 +418,11 @@ def test_a_command_that_is_killed_leaves_a_route_that_serves(sqlite_db: str, tmp
     total = statements(str(other), words, None)
     assert total is not None
     states = list[Any]()
-    for last in (total // 3, total // 2, total - 18, total - 12, total - 6):
+    for last in (total // 3, total - 18, total - 12, total - 6):
         assert statements(sqlite_db, words, last) is None
         states.append(run("route", "show", "home", "--json").json)
         assert run("recommend", "--policy", "home", "--session", f"s{last}").exit_code == 0
-    assert states[:3] == [before] * 3  # what it reads once it has stored its change comes last
+    assert states[:2] == [before] * 2  # what it reads once it has stored its change comes last
     assert statements(sqlite_db, words, None) is not None  # its answer was lost
     run = at(runner(sqlite_db), 2.1)
     again = run(*words, "--json")

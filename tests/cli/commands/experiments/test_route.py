@@ -198,14 +198,17 @@ def ramp(run: Run, *words: Any) -> Any:
     return run("route", "set", "home", "--to", "u", "--share", "25%", *words, "--json")
 
 
-def variants(run: Run, sessions: int, *words: Any) -> list[Any]:
-    return [recommend(run, f"n{number}", *words)["variant"] for number in range(sessions)]
+def variants(run: Run, sessions: int) -> list[Any]:
+    lines = [{"policy": "home", "session": f"n{number}"} for number in range(sessions)]
+    return [answer["variant"] for answer in run("recommend", "--input", "-", stdin=lines).done().lines]
 
 
 def test_a_ramp_splits_the_users_of_the_route(ready: Run) -> None:
     started = ramp(ready).json
     assert (started["experiment"], started["policy"], started["set"]) == ("home-ramp-1", "ts", True)
-    answers = [recommend(ready, f"s{n}", "--user", f"u{n % 20}") for n in range(40)]
+    lines = [{"policy": "home", "session": f"s{n}", "user": f"u{n % 20}"} for n in range(40)]
+    streams = (ready("recommend", "--input", "-", stdin=half).done() for half in (lines[:20], lines[20:]))
+    answers = [answer for stream in streams for answer in stream.lines]
     by_user = {(answer["user"], answer["variant"], answer["policy"]) for answer in answers}
     assert len(by_user) == 20
     assert {row[1:] for row in by_user} == {
@@ -567,8 +570,8 @@ def test_a_route_says_that_a_rebuilt_version_does_not_serve(ready: Run) -> None:
 
 def test_a_look_that_rests_on_nothing_shows_no_figure(run_sqlite: Run, sqlite_db: str) -> None:
     filled(sqlite_db, prepared)
-    for user in range(30):
-        recommend(run_sqlite, f"s{user}", "--user", f"u{user}")
+    lines = [{"policy": "home", "session": f"s{user}", "user": f"u{user}"} for user in range(30)]
+    run_sqlite("recommend", "--input", "-", stdin=lines).done()
     looked = run_sqlite(
         "--now", "+40d", "--allow-future", "route", "set", "home", "--to", "u", "--require", "if-better"
     )

@@ -249,7 +249,7 @@ def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> 
     run = runner(sqlite_db)
     run("policy", "create", "pg", "--kind", "gradient", "--param", "floor=0.05")
     run("simulate", "barista", "--policy", "pg", "--sessions", "1000", "--group", "100", "--seed", "2")
-    assert run("--allow-future", "--now", LATER, "train-pg", "pg", "--seed", "1").exit_code == 0
+    assert run("--allow-future", "--now", LATER, "train-pg", "pg", "--seed", "1", "--epochs", "8").exit_code == 0
     run("--allow-future", "--now", LATER, "route", "create", "home", "--to", "pg@1")
     done = gated(run, "pg@2")
     trained = run("policy", "show", "pg@2", "--json").json["training"]["gate"]

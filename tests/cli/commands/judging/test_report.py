@@ -20,8 +20,9 @@ from rlrec.store import Store
 from rlrec.store.log import reader
 from rlrec.store.log.reader import Batch
 from rlrec.times import DAY_US, format_time, parse
+from tests.app.shop import fixed
 from tests.cli.commands.judging.test_exposure import ARMS, serve
-from tests.conftest import ON_BOTH, Run, click, runner, store_after
+from tests.conftest import ON_BOTH, Run, click, empty_store, filled, runner, store_after
 
 LATER = "2032-01-01T00:00:00Z"
 EVIL = "<script>alert('a & b')</script>\u202e\x1b"
@@ -52,16 +53,23 @@ def page(run: Run, *options: str, now: str = LATER) -> str:
     return run("--now", now, "report", "-", *options).done().stdout
 
 
-def test_the_page_has_every_part_that_the_store_can_show(shop: Run) -> None:
-    text = page(shop)
+@pytest.fixture(scope="module")
+def shop_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of `shop` as it is at first."""
+    path = tmp_path_factory.mktemp("shop") / "rlrec.db"
+    empty_store(path)
+    return page(filled(str(path), stocked))
+
+
+def test_the_page_has_every_part_that_the_store_can_show(shop_page: str) -> None:
+    text = shop_page
     assert set(re.findall(r'<section id="(\w+)"', text)) >= {"time", "estimates", "experiments", "beliefs", "exposure"}
     assert len(re.findall("<svg", text)) >= 5
     assert len(text.encode()) < 300_000
 
 
-def test_every_figure_is_xml_with_a_title_a_description_and_its_data(shop: Run) -> None:
-    text = page(shop)
-    figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
+def test_every_figure_is_xml_with_a_title_a_description_and_its_data(shop_page: str) -> None:
+    figures = re.findall(r"<figure.*?</figure>", shop_page, re.DOTALL)
     assert figures
     for figure in figures:
         drawn = ET.fromstring(re.search(r"<svg.*?</svg>", figure, re.DOTALL).group())
@@ -76,8 +84,8 @@ def test_nothing_in_the_page_runs_or_is_loaded(shop: Run) -> None:
     assert re.search(r"<script|javascript:|\son\w+=|https?://|url\(|@import|<iframe|<img", text) is None
 
 
-def test_names_do_not_turn_the_direction_of_writing(shop: Run) -> None:
-    assert re.search("[\u202e\x1b]", page(shop)) is None
+def test_names_do_not_turn_the_direction_of_writing(shop_page: str) -> None:
+    assert re.search("[\u202e\x1b]", shop_page) is None
 
 
 @ON_BOTH
@@ -175,7 +183,18 @@ def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_sh
         ["policy", "create", "shelf", "--kind", "thompson", "--param", "floor=0.1"],
         ["policy", "create", "old", "--kind", "uniform"],
         ["experiment", "create", "ranking", "--unit", "session", "--variant", "was=old", "--variant", "new=shelf"],
-        ["simulate", "bernoulli", "--experiment", "ranking", "--sessions", "200", "--env", "rates=0.5,0.4,0.1"],
+        [
+            "simulate",
+            "bernoulli",
+            "--experiment",
+            "ranking",
+            "--sessions",
+            "200",
+            "--group",
+            "50",
+            "--env",
+            "rates=0.5,0.4,0.1",
+        ],
     ):
         assert run_sqlite(*words).exit_code == 0
     text, parent, variant = (
@@ -198,7 +217,18 @@ def test_a_policy_against_itself_is_no_gain_and_no_loss(run_sqlite: Run) -> None
     """All that was served came from one uniform policy, which differs from the built-in by rounding at most."""
     for words in (
         ["policy", "create", "shop", "--kind", "uniform"],
-        ["simulate", "bernoulli", "--env", "rates=0.6,0.2,0.3", "--policy", "shop", "--sessions", "600"],
+        [
+            "simulate",
+            "bernoulli",
+            "--env",
+            "rates=0.6,0.2,0.3",
+            "--policy",
+            "shop",
+            "--sessions",
+            "600",
+            "--group",
+            "200",
+        ],
     ):
         assert run_sqlite(*words).exit_code == 0
     text = page(run_sqlite)
@@ -211,9 +241,20 @@ def test_what_serves_is_judged_and_not_the_policy_that_variants_replaced(run_sql
     variants = ("--variant", "new=shelf", "--variant", "old=shelf", "--holdout-uniform", "10%")
     for words in (
         ["policy", "create", "shelf", "--kind", "thompson", "--param", "floor=0.1"],
-        ["simulate", "bernoulli", "--policy", "shelf", "--sessions", "60", "--env", "rates=0.5,0.4"],
+        ["simulate", "bernoulli", "--policy", "shelf", "--sessions", "60", "--group", "20", "--env", "rates=0.5,0.4"],
         ["experiment", "create", "ranking", "--unit", "session", *variants],
-        ["simulate", "bernoulli", "--experiment", "ranking", "--sessions", "200", "--env", "rates=0.5,0.4"],
+        [
+            "simulate",
+            "bernoulli",
+            "--experiment",
+            "ranking",
+            "--sessions",
+            "200",
+            "--group",
+            "50",
+            "--env",
+            "rates=0.5,0.4",
+        ],
     ):
         assert run_sqlite(*words).exit_code == 0
     for options in ((), ("--policy", "shelf")):
@@ -262,14 +303,14 @@ def test_the_filter_all_reaches_every_part(shop: Run) -> None:
     assert '<section id="time"' in text
 
 
-def test_the_summary_has_the_sentence_of_experiment_show(shop: Run) -> None:
-    (headline,) = headlines(page(shop), "experiments")
+def test_the_summary_has_the_sentence_of_experiment_show(shop: Run, shop_page: str) -> None:
+    (headline,) = headlines(shop_page, "experiments")
     assert headline == f"ab: {shop('--now', LATER, 'experiment', 'show', 'ab').stdout.splitlines()[0]}"
     assert headline.startswith("ab: b")
 
 
-def test_the_summary_has_nothing_that_nobody_can_act_on(shop: Run) -> None:
-    nav = page(shop).partition("<nav ")[2].partition("</nav>")[0]
+def test_the_summary_has_nothing_that_nobody_can_act_on(shop_page: str) -> None:
+    nav = shop_page.partition("<nav ")[2].partition("</nav>")[0]
     assert {*re.findall(r'href="#(\w+)-', nav)} == {"time", "experiments"}
 
 
@@ -389,29 +430,31 @@ def test_a_plot_over_the_store_is_refused_before_anything_is_stored(shop: Run, s
     assert shop("position", "list", "--json").json == []
 
 
-@pytest.fixture
-def imported(run_sqlite: Run, tmp_path: Path) -> Run:
+def logged(db: str) -> None:
     """The log of another system, whose propensities are wrong, and three policies that learn two rewards. Nobody comes
     twice."""
-    rows = []
+    run, rows = runner(db), []
     for n in range(900):
         at, arm = parse("2026-01-05T00:00:00Z") + n * DAY_US // 200, "a" if n % 5 else "b"
         events = [{"position": 1, "kind": "click", "at": format_time(at + 60_000_000)}] if n % 3 == 0 else []
         slate = [{"position": 1, "arm": arm, "propensity": 0.5}]
         row = {"session": f"s{n}", "user": f"u{n}", "at": format_time(at), "eligible": ["a", "b"], "slate": slate}
         rows.append({**row, "events": events})
-    steps: list[tuple[list[str], str | None]] = [
-        (["reward", "define", "twice", "click=2"], None),
-        (["import-log", "-", "--layout", "jsonl", "--policy", "shop"], "\n".join(map(json.dumps, rows))),
-    ]
+    run("reward", "define", "twice", "click=2").done()
+    run("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=rows).done()
     for name, share, reward in (("red", 0.5, "default"), ("blue", 0.9, "default"), ("new", 0.2, "twice")):
-        path = tmp_path / f"{name}.csv"
-        path.write_text(f"arm,probability\na,{share}\nb,{1 - share}\n")
-        words = ["policy", "create", name, "--kind", "fixed", "--param", f"probabilities={path}", "--reward", reward]
-        steps.append((words, None))
-    for words, stdin in steps:
-        run_sqlite(*words, stdin=stdin).done()
-    return run_sqlite
+        fixed(run, name, {"a": share, "b": 1 - share}, "--reward", reward)
+
+
+imported = store_after(logged)
+
+
+@pytest.fixture(scope="module")
+def imported_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of `imported` as it is at first."""
+    path = tmp_path_factory.mktemp("imported") / "rlrec.db"
+    empty_store(path)
+    return page(filled(str(path), logged))
 
 
 def test_targets_are_judged_as_evaluate_judges_them(imported: Run, sqlite_db: str) -> None:
@@ -440,16 +483,16 @@ def test_policies_that_have_learned_nothing_are_no_finding(imported: Run) -> Non
         assert re.search(rf"{name}@1 has learned nothing yet, and draws as if all arms were alike: .*{way}", judged)
 
 
-def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
-    health = page(imported).partition('<section id="health"')[2]
+def test_health_has_the_checks_that_the_log_fails(imported_page: str) -> None:
+    health = imported_page.partition('<section id="health"')[2]
     assert "warning: wrong-propensities, new@1, blue@1, red@1: some arm was shown more often" in health
     assert "as far as estimates rest on it: 0 errors and 1 warning." in health
     assert re.search("<td[^>]*>1</td><td[^>]*>logged</td>", health)  # the live version, not "1 of 1"
 
 
-def test_health_names_what_the_last_audit_found(imported: Run) -> None:
+def test_health_names_what_the_last_audit_found(imported: Run, imported_page: str) -> None:
     """Quick checks see less than an audit: the page never has fewer warnings than `doctor` without saying so."""
-    assert "</code>, has not run yet.</p>" in page(imported).partition('<section id="health"')[2]
+    assert "</code>, has not run yet.</p>" in imported_page.partition('<section id="health"')[2]
     at = imported("doctor", "--json").json["at"]
     failed = imported("status").failed(3)
     assert re.search("the last audit, at [^ ]*, found 1 error. `rlrec doctor` looks again", failed)
@@ -461,8 +504,8 @@ def test_health_names_what_the_last_audit_found(imported: Run) -> None:
     assert ". Next: `rlrec import-log FILE` into a new store" in short
 
 
-def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported: Run) -> None:
-    text = page(imported)
+def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported_page: str) -> None:
+    text = imported_page
     for line, name in zip(headlines(text, "estimates"), ("new@1", "blue@1", "red@1"), strict=True):
         assert line.startswith(f"{name}: this log cannot tell whether it is better or worse than what was logged")
     assert headlines(text, "time")[0].startswith("Reward per visit by twice, all visits together: ")
@@ -472,29 +515,29 @@ def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported: Run) 
     assert re.findall("<tr><td>([^<]*)</td><td>([^<]*)</td>", table) == [("blue@1", "unknown"), ("red@1", "unknown")]
 
 
-def test_no_value_stands_beside_an_answer_that_nobody_knows(imported: Run) -> None:
-    drawing = page(imported).partition('id="estimates-1"')[2].partition("</svg>")[0]
+def test_no_value_stands_beside_an_answer_that_nobody_knows(imported_page: str) -> None:
+    drawing = imported_page.partition('id="estimates-1"')[2].partition("</svg>")[0]
     notes = re.findall(r'<text[^>]* text-anchor="end"[^>]*>([^<]*)<', drawing)
     assert notes == ["cannot tell", "cannot tell"]
 
 
-def test_what_to_do_next_stands_outside_of_the_details(imported: Run) -> None:
-    estimates = page(imported).partition('<section id="estimates"')[2].partition("</section>")[0]
+def test_what_to_do_next_stands_outside_of_the_details(imported_page: str) -> None:
+    estimates = imported_page.partition('<section id="estimates"')[2].partition("</section>")[0]
     step = re.search(r"<li>Next[^<]*: `rlrec ", estimates)
     assert step is not None
     assert step.start() < estimates.index("What the verdicts rest on")
 
 
-def test_an_experiment_names_the_days_that_its_decisions_cover(shop: Run) -> None:
+def test_an_experiment_names_the_days_that_its_decisions_cover(shop: Run, shop_page: str) -> None:
     shown = shop("--now", LATER, "experiment", "show", "ab", "--json").json
     first, last = (shown[name][:10] for name in ("first_at", "last_at"))
     days = first if first == last else f"{first} to {last}"
-    assert f"<h3>ab, {days}: variants against a</h3>" in page(shop)
+    assert f"<h3>ab, {days}: variants against a</h3>" in shop_page
 
 
-def test_an_experiment_answers_for_its_variants(shop: Run) -> None:
+def test_an_experiment_answers_for_its_variants(shop_page: str) -> None:
     """Estimates of the variants, against the mix of both, say something else in other words."""
-    text = page(shop)
+    text = shop_page
     lines = [*headlines(text, "experiments"), *headlines(text, "estimates")]
     assert [line for line in lines if "@ab/" in line] == []
     assert "An experiment answers for its variants" in text

@@ -184,7 +184,6 @@ def test_status_says_what_doctor_found_last(run_sqlite: Run) -> None:
     assert (status["doctor"]["errors"], status["doctor"]["at"]) == (0, "2026-01-01T14:30:00.000000Z")
 
 
-@ON_BOTH
 def test_versions_say_when_they_were_live(run: Run) -> None:
     _filled(run)
     run("--now", "2026-01-02", "policy", "freeze", "home")

@@ -11,7 +11,7 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec.cli.commands.judging.sweep import KINDS
-from tests.conftest import ON_BOTH, Run, click, filled, runner, store_after
+from tests.conftest import Run, click, filled, runner, store_after
 
 LATER = ("--now", "2026-03-01")
 DEVICES = ("phone", "tablet", "desk")
@@ -68,7 +68,6 @@ def test_the_command_names_the_file_of_features_and_policies_of_the_kind(shop: R
     assert f"--kind linucb --features {path} --from-log all`; of this kind, with other parameters: careful (" in text
 
 
-@ON_BOTH
 @pytest.mark.slow
 def test_the_command_creates_what_was_judged(shop: Run) -> None:
     result = shop(*SWEEP, "thompson,linucb", "--log", "policy=draw", "--json").json

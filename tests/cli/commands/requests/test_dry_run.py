@@ -16,7 +16,7 @@ from rlrec.cli import program
 from rlrec.cli.program.shared import NOTHING_STORED
 from rlrec.store import Store
 from tests.cli.commands.requests.test_pipe import FLUSH, ask, tell
-from tests.conftest import ON_BOTH, CommandResult, Run, filled, jsonl, runner
+from tests.conftest import CommandResult, Run, filled, jsonl, runner
 from tests.docs.test_examples import leaves
 
 EARLY, CLOCK = ("--now", "2026-02-01T00:00:00Z"), ("--now", "2026-03-01T00:00:00Z")
@@ -147,7 +147,6 @@ def test_each_command_that_has_it_is_run() -> None:
     assert having == tested | ELSEWHERE
 
 
-@ON_BOTH
 def test_a_refused_dry_run_stores_nothing(shop: Run, db: str) -> None:
     before = content(db)
     assert shop(*CLOCK, "arm", "retire", "a1", "nobody", "--dry-run").exit_code == 2

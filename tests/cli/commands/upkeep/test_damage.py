@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import Run, filled, runner
 
 ASK = ("recommend", "--session", "s", "--context", '{"x": 1}', "--json")
 
@@ -29,7 +29,6 @@ def stocked(db: str) -> None:
         run("feedback", decision, "click")
 
 
-@ON_BOTH
 @pytest.mark.parametrize("change", ["UPDATE visit SET steps = 0", "UPDATE decision SET step = 1"])
 def test_a_session_whose_steps_are_damaged_is_named(run: Run, store: Store, change: str) -> None:
     run("arm", "add", "a"), run("policy", "create", "home", "--kind", "uniform")

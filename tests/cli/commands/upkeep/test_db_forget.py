@@ -75,7 +75,6 @@ def test_a_belief_that_forgot_everybody_is_empty(healthy: str) -> None:
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
-@ON_BOTH
 @pytest.mark.slow
 def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: str) -> None:
     """Nothing came in since they were made, so that they equal the belief that they come from."""

@@ -207,7 +207,7 @@ def test_an_export_touches_no_file_but_its_own(run_sqlite: Run, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_exports_to_one_path_at_a_time_are_each_complete(run_sqlite: Run, sqlite_db: str, tmp_path: Path) -> None:
-    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="".join(LINE % f"s{n}" for n in range(500)))
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="".join(LINE % f"s{n}" for n in range(100)))
     command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "export-log", str(tmp_path / "log")]
     running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
     assert [item.wait() for item in running] == [0] * 4
@@ -273,7 +273,6 @@ def test_a_log_of_clicks_alone_is_said_to_lack_the_others_and_the_next_command_r
     line = '{"session": "%d", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "events": [%s]}\n'
     events = '{"kind": "click"}, {"kind": "minutes", "value": %d}'
     clicks = "".join(line % (n, events % n) for n in range(120))
-    run_sqlite("init")
     result = run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=clicks)
     assert "each of 120 decisions earned 1: a log of decisions with a click alone" in result.stderr
     assert "evaluate uniform --log policy=old` estimates" in result.stderr
