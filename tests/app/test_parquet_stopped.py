@@ -92,7 +92,7 @@ def test_a_first_export_that_was_stopped_is_finished_by_the_same_command(run: Ru
     random, before, stopped = Random(1), cpu_of_children(), 0
     stop(run, folder.with_name("measured"))
     took = cpu_of_children() - before
-    for n in range(4):
+    for n in range(3):
         target = folder.with_name(f"log{n}")
         stopped += stop(run, target, after=random.uniform(0.1, 0.9) * took, by=by)
         finish(run, target)

@@ -222,9 +222,10 @@ def test_estimates_outlive_every_layout_that_holds_the_log(run_sqlite: Run, line
         assert result.json["accepted"] == plain.counts["accepted"], (layout, result.stderr)
         values = judged(other, lines, pi=layout != "dsjson")
         assert values == {name: expected[name] for name in values}, layout
-    assert run_sqlite("export-log", "files", "--layout", "parquet").exit_code == 0
-    values = judged(run_sqlite, lines, "parquet:files")
-    assert values == {name: expected[name] for name in values}
+    if lines in (ratings, subsampled, ccb, slates):  # whose rows are those of every other format
+        run_sqlite("export-log", "files", "--layout", "parquet").done()
+        values = judged(run_sqlite, lines, "parquet:files")
+        assert values == {name: expected[name] for name in values}
 
 
 # -- tables --

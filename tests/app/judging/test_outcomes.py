@@ -70,8 +70,8 @@ def serve(store: Store, rng: np.random.Generator, *, days: float, named: str | N
             session.end_all(store, [answer["session"]])
 
 
-def story(store: Store, *, by: str = "user", moments: int = 60) -> None:
-    """Sixty moments over eight weeks; an experiment from the fourth on, a new version from the third on."""
+def story(store: Store, *, by: str = "user", moments: int = 40) -> None:
+    """Forty moments over four weeks; an experiment from the fourth on, a new version from the third on."""
     stocked(store)
     rng, days = np.random.default_rng(3), 0.0
     for number in range(moments):
@@ -98,7 +98,7 @@ def shop_after(db: str) -> Iterator[Story]:
     """The store after a story, a tenth of a day after its last decision."""
     opened = list[Store]()
 
-    def begin(*, by: str = "user", moments: int = 60) -> Store:
+    def begin(*, by: str = "user", moments: int = 40) -> Store:
         filled(db, written, by, moments)
         opened.append(Store(db, notice=lambda line: None))
         with opened[0].read() as unit:

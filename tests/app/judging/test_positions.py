@@ -91,7 +91,7 @@ def refused(db: str, **options: Any) -> RlrecError:
 def test_positions_that_vary_with_the_context_alone_are_refused(sqlite_db: str) -> None:
     """A ranker without noise."""
     logs.begin(sqlite_db, 3, "home", "ucb")
-    logs.serve(sqlite_db, "home", pages=200, rates=[0.9, 0.5, 0.1], size=3, curve=CURVE, group=5)
+    logs.serve(sqlite_db, "home", pages=120, rates=[0.9, 0.5, 0.1], size=3, curve=CURVE, group=5)
     error = refused(sqlite_db, log="since=2026-02-01T00:10:00Z")
     assert isinstance(error, CheckFailed)
     assert "vary only with the context" in error.message
@@ -114,11 +114,11 @@ def test_what_cannot_be_asked_is_refused(sqlite_db: str) -> None:
 # -- imports --
 
 
-def imported(run: Run, path: Path, *, by_context: bool, policy: str = "np") -> None:
+def imported(run: Run, path: Path, *, by_context: bool, policy: str = "np", pages: int = 3_000) -> None:
     """Pages of 2 of 3 arms: at random positions without propensities; or at positions that the context says."""
     generator = np.random.default_rng(3)
     with path.open("w") as file:
-        for page in range(3_000):
+        for page in range(pages):
             device = int(generator.integers(3))
             order = np.roll(np.arange(3), device) if by_context else generator.permutation(3)
             clicks = [
@@ -150,11 +150,11 @@ def test_an_import_without_propensities_is_fitted_within_equal_contexts(
 
 @pytest.mark.slow
 def test_slots_that_could_not_be_compared_do_not_count(run_sqlite: Run, sqlite_db: str, tmp_path: Path) -> None:
-    imported(run_sqlite, tmp_path / "by.jsonl", by_context=True, policy="by")
-    imported(run_sqlite, tmp_path / "free.jsonl", by_context=False, policy="free")
+    imported(run_sqlite, tmp_path / "by.jsonl", by_context=True, policy="by", pages=1_000)
+    imported(run_sqlite, tmp_path / "free.jsonl", by_context=False, policy="free", pages=1_000)
     together, alone = fitted(sqlite_db), fitted(sqlite_db, log="policy=free")
-    assert [row["slots"] for row in together["positions"]] == [6_000, 6_000]  # in contexts where some vary
-    assert [row["slots"] for row in alone["positions"]] == [3_000, 3_000]
+    assert [row["slots"] for row in together["positions"]] == [2_000, 2_000]  # in contexts where some vary
+    assert [row["slots"] for row in alone["positions"]] == [1_000, 1_000]
     other = fitted(sqlite_db, log="policy=by", model="dcm")
     assert ("pbm" in other["log_likelihood"], "unchecked" in other["reasons"]) == (False, True)
 
@@ -163,7 +163,7 @@ def test_slots_that_could_not_be_compared_do_not_count(run_sqlite: Run, sqlite_d
 def test_an_import_whose_positions_follow_the_context_is_refused(
     run_sqlite: Run, sqlite_db: str, tmp_path: Path
 ) -> None:
-    imported(run_sqlite, tmp_path / "log.jsonl", by_context=True)
+    imported(run_sqlite, tmp_path / "log.jsonl", by_context=True, pages=500)
     result = run_sqlite("position", "fit", "home", "--json")
     assert (result.exit_code, result.error["code"]) == (3, 3)
     assert "vary only with the context" in result.error["error"]

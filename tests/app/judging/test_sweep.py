@@ -25,7 +25,7 @@ PLACES = [{"place": f"p{number}"} for number in range(8)]
 PERSONAL = np.where(np.arange(8)[:, None] % 4 == np.arange(4), 0.7, 0.2)  # each place has its best arm
 PLAIN = np.tile([0.5, 0.2, 0.2, 0.2], (8, 1))
 FEATURES = {"context": {"fields": {"place": [f"p{number}" for number in range(8)]}}, "arm": {"hash": 2}}
-PAGES = 1_000
+PAGES = 600
 
 
 def logged(db: str, which: str, size: int = 1) -> None:
@@ -83,7 +83,7 @@ def test_stretches_have_as_many_decisions_each(sqlite_db: str) -> None:
     result = answered(sqlite_db, kinds="ucb")[0]
     minutes = [(parse(begin) - logs.START) / logs.MINUTE for begin in result["begins"]]
     assert minutes == [7, 9, 11, 13, 15, 17, 19]
-    assert result["decisions"] == 700
+    assert result["decisions"] == 420
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_a_log_in_many_partitions_has_the_same_answer(sqlite_db: str, monkeypatc
         "params": ["lin-thompson:model=disjoint,hybrid", "lin-thompson:samples=10"],
     }  # fmt: skip
     alone = values(answered(sqlite_db, **options))
-    logs.in_batches(monkeypatch, 90)
+    logs.in_batches(monkeypatch, 54)
     with closing(logs.at(sqlite_db, 1e6)) as store:
         parts = sweep.sweep(store, sweep.Request(cluster="session", **options), Workers(jobs=2))
     assert values(parts) == pytest.approx(alone, rel=1e-9)

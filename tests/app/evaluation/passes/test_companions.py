@@ -15,7 +15,7 @@ from rlrec.store import Store
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from tests.app import logs
-from tests.conftest import runner
+from tests.conftest import filled, runner
 
 TARGET = "a0,.5\na1,.2\na2,.1\na3,.1\na4,.05\na5,.05\n"
 
@@ -65,17 +65,13 @@ def test_pages_are_judged_the_same_by_whichever_estimator_alone(sqlite_db: str, 
     assert [row["estimator"] for row in slates] == ["iips", "pi"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("estimator", "in_folder"), [("ips", False), ("dr", False), ("wdr", False), ("snips", True)])
-def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str, in_folder: bool, tmp_path: Path) -> None:
-    """The log has the share of each arm over both segments, which earn .7 and .1: ips says .386, and the truth is .4.
-    The newest decisions tell, whether dr was asked for or not, also of a folder of Parquet."""
+def ruled_by_segment(db: str) -> None:
     rng, n = np.random.default_rng(1), 2_000
     segment = rng.integers(2, size=n)
     arm = (rng.random(n) > np.array([0.8, 0.3])[segment]).astype(int)
     share, clicked = np.bincount(arm) / n, rng.random(n) < np.array([0.7, 0.1])[segment]
     imported(
-        sqlite_db,
+        db,
         [
             {
                 "session": f"s{number}",
@@ -87,6 +83,14 @@ def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str, i
             for number in range(n)
         ],
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("estimator", "in_folder"), [("ips", False), ("dr", False), ("wdr", False), ("snips", True)])
+def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str, in_folder: bool, tmp_path: Path) -> None:
+    """The log has the share of each arm over both segments, which earn .7 and .1: ips says .386, and the truth is .4.
+    The newest decisions tell, whether dr was asked for or not, also of a folder of Parquet."""
+    filled(sqlite_db, ruled_by_segment)
     log = {"log": exported(sqlite_db, tmp_path)} if in_folder else {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(estimates, "MODEL_DECISIONS", 1_500)

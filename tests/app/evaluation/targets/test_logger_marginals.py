@@ -64,13 +64,13 @@ def test_they_are_the_logged_ones_of_every_belief(sqlite_db: str, kind: str, par
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "distributions"), [("thompson", 30), ("lin-thompson", 30 * 3)])
+@pytest.mark.parametrize(("kind", "distributions"), [("thompson", 20), ("lin-thompson", 20 * 3)])
 def test_passes_of_a_transaction_share_them(
     sqlite_db: str, kind: str, distributions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs.begin(sqlite_db, 5, "home", kind, floor="0.1")
     contexts = [{"x": 0.0}, {"x": 1.0}, {"x": 2.0}]
-    logs.serve(sqlite_db, "home", pages=180, rates=RATES, size=3, group=6, contexts=contexts)
+    logs.serve(sqlite_db, "home", pages=120, rates=RATES, size=3, group=6, contexts=contexts)
     reading = Reading(columns=log_rows.JUDGED, support=False, marginals=3)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
         evaluation = Evaluation.resolve(unit, Request(targets=[]), Selection())
