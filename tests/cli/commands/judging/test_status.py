@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import rlrec
 from rlrec.app.judging.report import quick_findings
 from rlrec.store import Store, Unit
-from tests.conftest import ON_BOTH, Run, click
+from tests.conftest import ON_BOTH, Run, click, runner, store_after
 
 T0, LATER = "2026-01-01T12:00:00Z", "2026-01-01T14:30:00Z"
 KEYS = {
@@ -33,36 +32,41 @@ def _filled(run: Run, *, reward: str = "default") -> None:
     assert run("--now", T0, "feedback", 1, "click").exit_code == 0
 
 
+def _filled_at(db: str) -> None:
+    _filled(runner(db))
+
+
+noon = store_after(_filled_at)
+
+
 def test_a_version_that_a_file_pins_is_named_once_another_one_is_live(
-    run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    noon: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rlrec.toml").write_text('[recommend]\npolicy = "home@1"\n', encoding="utf-8")
-    _filled(run_sqlite)
     words = ("--now", LATER, "status", "--json")
-    assert run_sqlite(*words).json["warnings"] == []
-    run_sqlite("--now", LATER, "policy", "freeze", "home")
-    run_sqlite("--now", LATER, "policy", "promote", "home@2")
-    status = run_sqlite(*words)
+    assert noon(*words).json["warnings"] == []
+    noon("--now", LATER, "policy", "freeze", "home")
+    noon("--now", LATER, "policy", "promote", "home@2")
+    status = noon(*words)
     (row,) = (row for row in status.json["warnings"] if "rlrec.toml" in row["detail"])
     assert (status.exit_code, row["severity"], row["subject"]) == (0, "info", "policy home")
     assert row["detail"] == "rlrec.toml has `recommend` draw from version 1, and version 2 is live"
 
 
-def test_variants_are_listed_as_long_as_they_serve(run: Run) -> None:
-    _filled(run)
-    run("policy", "create", "other", "--kind", "uniform")
+def test_variants_are_listed_as_long_as_they_serve(noon: Run) -> None:
+    noon("policy", "create", "other", "--kind", "uniform")
 
     def listed() -> set[str]:
-        return {row["policy"] for row in run("status", "--json").json["policies"]}
+        return {row["policy"] for row in noon("status", "--json").json["policies"]}
 
     separate = listed()
-    run("route", "set", "front", "--to", "other", "--share", "50%")
+    noon("route", "set", "front", "--to", "other", "--share", "50%")
     assert listed() == separate | {"home@front-ramp-1/current", "other@front-ramp-1/candidate"}
-    run("experiment", "stop", "front-ramp-1")
-    run("route", "set", "front", "--to", "other@front-ramp-1/candidate")
+    noon("experiment", "stop", "front-ramp-1")
+    noon("route", "set", "front", "--to", "other@front-ramp-1/candidate")
     assert listed() == separate | {"other@front-ramp-1/candidate"}
-    run("route", "set", "front", "--to", "home")
+    noon("route", "set", "front", "--to", "home")
     assert listed() == separate
 
 
@@ -72,9 +76,8 @@ def test_an_empty_store_has_a_status(run: Run) -> None:
     assert (status["policies"], status["decisions"], status["events_by_hour"]) == ([], 0, [0] * 24)
 
 
-def test_status_counts_what_is_stored(run: Run) -> None:
-    _filled(run)
-    status = run("--now", LATER, "status", "--json").json
+def test_status_counts_what_is_stored(noon: Run) -> None:
+    status = noon("--now", LATER, "status", "--json").json
     assert {name: status[name] for name in ("arms", "users", "sessions", "decisions", "events")} == {
         "arms": 2, "users": 1, "sessions": 4, "decisions": 4, "events": 1,
     }  # fmt: skip
@@ -86,19 +89,17 @@ def test_status_counts_what_is_stored(run: Run) -> None:
     assert (route["route"], route["policy"], route["version"], route["decisions_24h"]) == ("front", "home", 1, 2)
 
 
-def test_events_stand_in_their_hour(run: Run) -> None:
-    _filled(run)
-    hours = run("--now", LATER, "status", "--json").json["events_by_hour"]
+def test_events_stand_in_their_hour(noon: Run) -> None:
+    hours = noon("--now", LATER, "status", "--json").json["events_by_hour"]
     assert (len(hours), hours[-3], sum(hours)) == (24, 1, 1)
-    assert sum(run("--now", "2026-01-03", "status", "--json").json["events_by_hour"]) == 0
+    assert sum(noon("--now", "2026-01-03", "status", "--json").json["events_by_hour"]) == 0
 
 
 @pytest.mark.parametrize(
     ("now", "immature", "day"), [("2026-01-01T12:29:00Z", 4, 4), (LATER, 0, 4), ("2026-01-03", 0, 0)]
 )
-def test_decisions_wait_for_their_window(run: Run, now: str, immature: int, day: int) -> None:
-    _filled(run)
-    status = run("--now", now, "status", "--json").json
+def test_decisions_wait_for_their_window(noon: Run, now: str, immature: int, day: int) -> None:
+    status = noon("--now", now, "status", "--json").json
     assert (status["waiting"]["immature"], status["policies"][0]["decisions_24h"]) == (immature, day)
 
 
@@ -114,49 +115,44 @@ def test_slots_that_wait_to_be_settled_are_a_warning(run: Run) -> None:
     assert run("--now", LATER, "status").exit_code == 0
 
 
-def test_events_that_stop_coming_are_a_warning_unless_they_are_excluded(sqlite_db: str, run_sqlite: Run) -> None:
-    _filled(run_sqlite)
+def test_events_that_stop_coming_are_a_warning_unless_they_are_excluded(sqlite_db: str, noon: Run) -> None:
     pages = "".join(f'{{"policy": "home", "session": "t%d-{number}"}}\n' for number in range(300))
     for hour in (1, 2, 3):
         clock = ["--now", f"2026-01-02T{hour:02}:00:00Z"]
-        assert run_sqlite(*clock, "recommend", "--input", "-", stdin=pages.replace("%d", str(hour))).exit_code == 0
+        assert noon(*clock, "recommend", "--input", "-", stdin=pages.replace("%d", str(hour))).exit_code == 0
         if hour == 1:
-            click(run_sqlite, range(5, 305, 2), *clock)
-            assert run_sqlite("--now", "2026-01-02T01:50:00Z", "status").exit_code == 0
-    result = run_sqlite("--now", "2026-01-02T05:00:00Z", "status", "--json")
+            click(noon, range(5, 305, 2), *clock)
+            assert noon("--now", "2026-01-02T01:50:00Z", "status").exit_code == 0
+    result = noon("--now", "2026-01-02T05:00:00Z", "status", "--json")
     assert (result.exit_code, [row["check"] for row in result.json["warnings"]]) == (3, ["reward-outage"])
     with rlrec.open(sqlite_db, now="2026-01-02T05:00:00Z") as store:
         assert "reward-outage" in [finding.check for finding in quick_findings(store.store)]
         store.log.exclude("outage", where="since=2026-01-02T02:00:00Z")
         assert "reward-outage" not in [finding.check for finding in quick_findings(store.store)]
-    assert run_sqlite("--now", "2026-01-02T05:00:00Z", "status").exit_code == 0
+    assert noon("--now", "2026-01-02T05:00:00Z", "status").exit_code == 0
 
 
 @ON_BOTH
-def test_a_running_experiment_is_listed(run: Run) -> None:
-    _filled(run)
-    run("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
-    run("--now", T0, "recommend", "--experiment", "ab", "--session", "e1", "--user", "u1")
-    (experiment,) = run("--now", T0, "status", "--json").json["experiments"]
+def test_a_running_experiment_is_listed(noon: Run) -> None:
+    noon("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
+    noon("--now", T0, "recommend", "--experiment", "ab", "--session", "e1", "--user", "u1")
+    (experiment,) = noon("--now", T0, "status", "--json").json["experiments"]
     assert (experiment["experiment"], experiment["units"], experiment["variants"]) == ("ab", 1, ["x", "y"])
-    run("--now", T0, "experiment", "stop", "ab")
-    assert run("--now", T0, "status", "--json").json["experiments"] == []
+    noon("--now", T0, "experiment", "stop", "ab")
+    assert noon("--now", T0, "status", "--json").json["experiments"] == []
 
 
-def test_a_version_that_waits_is_named_until_it_is_live(run_sqlite: Run) -> None:
-    _filled(run_sqlite)
-    run_sqlite("--now", T0, "policy", "freeze", "home")
-    assert (
-        run_sqlite("--now", T0, "status", "--json").json["policies"][0]["waiting"] is None
-    )  # a copy waits for nothing
-    run_sqlite("--now", T0, "policy", "rebuild", "home")
-    assert "home@3 has waited since 2026-01-01 12:00: `rlrec policy promote home@3` makes it live" in run_sqlite(
+def test_a_version_that_waits_is_named_until_it_is_live(noon: Run) -> None:
+    noon("--now", T0, "policy", "freeze", "home")
+    assert noon("--now", T0, "status", "--json").json["policies"][0]["waiting"] is None  # a copy waits for nothing
+    noon("--now", T0, "policy", "rebuild", "home")
+    assert "home@3 has waited since 2026-01-01 12:00: `rlrec policy promote home@3` makes it live" in noon(
         "--now", T0, "status"
     ).stdout.replace("\n", " ")
-    run_sqlite("--now", T0, "policy", "promote", "home@3")
-    assert run_sqlite("--now", T0, "status", "--json").json["policies"][0]["waiting"] is None
-    run_sqlite("--now", T0, "policy", "rollback", "home").done()
-    again = run_sqlite("--now", T0, "status").stdout.replace("\n", " ")
+    noon("--now", T0, "policy", "promote", "home@3")
+    assert noon("--now", T0, "status", "--json").json["policies"][0]["waiting"] is None
+    noon("--now", T0, "policy", "rollback", "home").done()
+    again = noon("--now", T0, "status").stdout.replace("\n", " ")
     assert "home@3 was rolled back on 2026-01-01 12:00: `rlrec policy promote home@3` makes it live again" in again
 
 
@@ -177,19 +173,17 @@ def locked_audit(unit: Unit, run: Run) -> None:
     assert (result.exit_code, "`rlrec status` will not know of this audit" in result.stderr) == (0, True)
 
 
-def test_status_says_what_doctor_found_last(run_sqlite: Run) -> None:
-    _filled(run_sqlite)
-    assert run_sqlite("--now", LATER, "doctor").exit_code == 0
-    status = run_sqlite("--now", LATER, "status", "--json").json
+def test_status_says_what_doctor_found_last(noon: Run) -> None:
+    assert noon("--now", LATER, "doctor").exit_code == 0
+    status = noon("--now", LATER, "status", "--json").json
     assert (status["doctor"]["errors"], status["doctor"]["at"]) == (0, "2026-01-01T14:30:00.000000Z")
 
 
-def test_versions_say_when_they_were_live(run: Run) -> None:
-    _filled(run)
-    run("--now", "2026-01-02", "policy", "freeze", "home")
-    run("--now", "2026-01-03", "policy", "promote", "home@2")
-    run("--now", "2026-01-04", "policy", "rollback", "home")
-    first, second = run("--now", "2026-01-05", "policy", "versions", "home", "--json").json
+def test_versions_say_when_they_were_live(noon: Run) -> None:
+    noon("--now", "2026-01-02", "policy", "freeze", "home")
+    noon("--now", "2026-01-03", "policy", "promote", "home@2")
+    noon("--now", "2026-01-04", "policy", "rollback", "home")
+    first, second = noon("--now", "2026-01-05", "policy", "versions", "home", "--json").json
     assert (first["status"], first["live"], first["parent"]) == ("learning", True, None)
     assert (second["status"], second["live"], second["parent"], second["gate"]) == ("frozen", False, 1, None)
     assert [(time["at"][:10], time["until"] and time["until"][:10], time["by"]) for time in first["promoted"]] == [
@@ -203,28 +197,25 @@ def test_versions_say_when_they_were_live(run: Run) -> None:
     ]  # fmt: skip
 
 
-def test_versions_have_the_keys_of_the_contract(run_sqlite: Run) -> None:
-    _filled(run_sqlite)
-    rows = run_sqlite("policy", "versions", "home", "--json").json
+def test_versions_have_the_keys_of_the_contract(noon: Run) -> None:
+    rows = noon("policy", "versions", "home", "--json").json
     keys = {"version", "status", "live", "parent", "created_at", "learned_from", "gate", "promoted"}
     assert [row.keys() >= keys for row in rows] == [True]
-    result = run_sqlite("policy", "versions", "home")
+    result = noon("policy", "versions", "home")
     assert "version 1 is live from 2026-01-01T12:00:00.000000Z (policy create)" in result.stdout
 
 
-def test_versions_of_a_version_are_refused(run_sqlite: Run) -> None:
-    _filled(run_sqlite)
-    result = run_sqlite("policy", "versions", "home@1", "--json")
+def test_versions_of_a_version_are_refused(noon: Run) -> None:
+    result = noon("policy", "versions", "home@1", "--json")
     assert (result.exit_code, json.loads(result.stderr)["code"]) == (2, 2)
 
 
-def test_a_kind_that_nobody_weighs_is_noticed_once_in_a_store(run: Run) -> None:
-    _filled(run)
-    first = run("--now", T0, "feedback", 1, "clik").stderr
+def test_a_kind_that_nobody_weighs_is_noticed_once_in_a_store(noon: Run) -> None:
+    first = noon("--now", T0, "feedback", 1, "clik").stderr
     assert "no reward definition weighs 'clik'" in first
     assert "did you mean click?" in first
-    assert run("--now", T0, "feedback", 2, "clik").stderr == ""
-    assert "weighs 'dwell_s'" in run("--now", T0, "feedback", 2, "dwell_s=3").stderr
+    assert noon("--now", T0, "feedback", 2, "clik").stderr == ""
+    assert "weighs 'dwell_s'" in noon("--now", T0, "feedback", 2, "dwell_s=3").stderr
 
 
 @pytest.mark.parametrize(
@@ -236,25 +227,22 @@ def test_a_kind_that_nobody_weighs_is_noticed_once_in_a_store(run: Run) -> None:
         (["train-pg", "visits"], "the first at 12:30Z, in 25 min; to look now, add `--now 2026-01-01T13:00:01Z`"),
     ],
 )  # fmt: skip
-def test_what_is_not_mature_says_when_it_will_be(run_sqlite: Run, command: list[str], text: str) -> None:
-    _filled(run_sqlite)
-    run_sqlite("--now", T0, "policy", "create", "visits", "--kind", "gradient")
-    assert text in run_sqlite("--now", "2026-01-01T12:05:00Z", *command).stderr
+def test_what_is_not_mature_says_when_it_will_be(noon: Run, command: list[str], text: str) -> None:
+    noon("--now", T0, "policy", "create", "visits", "--kind", "gradient")
+    assert text in noon("--now", "2026-01-01T12:05:00Z", *command).stderr
 
 
-def test_an_experiment_says_when_its_decisions_are_mature(run_sqlite: Run) -> None:
-    _filled(run_sqlite)
-    run_sqlite("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
-    run_sqlite("--now", T0, "recommend", "--experiment", "ab", "--session", "e1", "--user", "u1")
-    result = run_sqlite("--now", "2026-01-01T12:05:00Z", "experiment", "show", "ab")
+def test_an_experiment_says_when_its_decisions_are_mature(noon: Run) -> None:
+    noon("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
+    noon("--now", T0, "recommend", "--experiment", "ab", "--session", "e1", "--user", "u1")
+    result = noon("--now", "2026-01-01T12:05:00Z", "experiment", "show", "ab")
     assert "no decision of ab is mature yet: the first at 12:30Z, in 25 min" in result.stderr
 
 
-def test_the_time_to_look_shows_the_estimate(run_sqlite: Run) -> None:
-    _filled(run_sqlite)
-    hint = run_sqlite("--now", T0, "evaluate", "uniform").stderr
+def test_the_time_to_look_shows_the_estimate(noon: Run) -> None:
+    hint = noon("--now", T0, "evaluate", "uniform").stderr
     clock = hint.partition("--now ")[2].partition("`")[0]
-    assert run_sqlite("--now", clock, "evaluate", "uniform").exit_code == 0
+    assert noon("--now", clock, "evaluate", "uniform").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -265,26 +253,26 @@ def test_the_time_to_look_shows_the_estimate(run_sqlite: Run) -> None:
         (["settle"], "0 slots entered the beliefs, 0 wait for the end of their window."),
     ],
 )  # fmt: skip
-def test_a_command_ends_with_a_sentence_or_the_next_command(run_sqlite: Run, command: list[str], text: str) -> None:
-    _filled(run_sqlite)
-    run_sqlite("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
-    result = run_sqlite("--now", LATER, *command)
+def test_a_command_ends_with_a_sentence_or_the_next_command(noon: Run, command: list[str], text: str) -> None:
+    noon("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
+    result = noon("--now", LATER, *command)
     assert text in result.stderr.splitlines()[-1]
     for quiet in (["-q", "--now", LATER, *command], ["--now", LATER, *command, "--json"]):
-        assert text not in run_sqlite(*quiet).stderr
+        assert text not in noon(*quiet).stderr
 
 
-def test_a_comparison_says_whom_it_affects(run: Run) -> None:
-    _filled(run)
-    run("--now", LATER, "policy", "freeze", "home")
-    text = run("--now", LATER, "policy", "diff", "home", "home@2").stdout
+def test_a_comparison_says_whom_it_affects(noon: Run) -> None:
+    noon("--now", LATER, "policy", "freeze", "home")
+    text = noon("--now", LATER, "policy", "diff", "home", "home@2").stdout
     assert text.startswith("a: home\nb: home@2\na is live: 4 decisions in 24 h through front\nb is not live\n")
     assert "b in place of a would show 0.0% of requests another arm at position 1" in text
 
 
 @pytest.mark.slow
-def test_a_watched_status_is_shown_again_until_it_is_interrupted(run_sqlite: Run, sqlite_db: str) -> None:
-    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "status", "--watch", "1s", "--format", "ndjson"]
+def test_a_watched_status_is_shown_again_until_it_is_interrupted(
+    run_sqlite: Run, sqlite_db: str, forked_rlrec: Path
+) -> None:
+    command = [forked_rlrec, "--db", sqlite_db, "status", "--watch", "1s", "--format", "ndjson"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert json.loads(child.stdout.readline())["arms"] == 0
         assert run_sqlite("arm", "add", "a").exit_code == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -168,10 +167,10 @@ def test_init_says_what_it_would_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stream_that_is_tried_does_not_keep_others_out(sqlite_db: str, run_sqlite: Run) -> None:
+def test_a_stream_that_is_tried_does_not_keep_others_out(sqlite_db: str, run_sqlite: Run, forked_rlrec: Path) -> None:
     """Neither while its lines are awaited, nor while its answers are not read."""
     fill(sqlite_db)
-    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "pipe", "--dry-run"]
+    command = [forked_rlrec, "--db", sqlite_db, "pipe", "--dry-run"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stderr is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -114,8 +113,8 @@ def test_what_the_pipe_draws_a_stream_draws(shop: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, shop: Run) -> None:
-    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "pipe"]
+def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, shop: Run, forked_rlrec: Path) -> None:
+    command = [forked_rlrec, "--db", sqlite_db, "pipe"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None

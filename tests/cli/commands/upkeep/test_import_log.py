@@ -206,9 +206,11 @@ def test_an_export_touches_no_file_but_its_own(run_sqlite: Run, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_exports_to_one_path_at_a_time_are_each_complete(run_sqlite: Run, sqlite_db: str, tmp_path: Path) -> None:
+def test_exports_to_one_path_at_a_time_are_each_complete(
+    run_sqlite: Run, sqlite_db: str, tmp_path: Path, forked_rlrec: Path
+) -> None:
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="".join(LINE % f"s{n}" for n in range(100)))
-    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "export-log", str(tmp_path / "log")]
+    command = [forked_rlrec, "--db", sqlite_db, "export-log", str(tmp_path / "log")]
     running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
     assert [item.wait() for item in running] == [0] * 4
     assert (tmp_path / "log").read_text() == run_sqlite("export-log", "-").stdout
