@@ -40,7 +40,6 @@ def sessions(run: Run) -> list[str]:
     return [line["session"] for line in run("export-log", "-").lines]
 
 
-@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("change", OTHER)
 def test_nothing_is_stored_where_the_store_contradicts_a_line(run: Run, change: dict[str, Any]) -> None:
     assert taken_in(run, [STORED]).exit_code == 0

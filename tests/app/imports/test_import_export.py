@@ -420,7 +420,7 @@ def test_an_import_that_was_stopped_goes_on_where_it_ended(
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tmp_path: Path) -> None:
     peaks = []
-    for count in (2_000, 8_000):
+    for count in (1_000, 4_000):
         path = tmp_path / f"{count}.jsonl"
         path.write_text('{"session": "s", "slate": [], "eligible": ["a"]}\n' * count)
         bad_lines = import_log.BadLines(quarantine=True, refuse=lambda error, text: None, reading=lambda name: None)

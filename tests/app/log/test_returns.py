@@ -186,13 +186,13 @@ def test_events_come_in_any_order(shop: Store, order: tuple[int, ...]) -> None:
 
 @pytest.mark.slow
 def test_returns_are_recorded_once_by_many_processes(store: Store, db: str) -> None:
-    """Visits of three users by 8 processes, policy by policy: every return has its one event, however close others
+    """Visits of three users by five processes, policy by policy: every return has its one event, however close others
     are; the beliefs of all policies are what the log adds up to."""
     reward.define(store, DURABLE)
     names = ("home", "other", "third")
     stocked(store, **dict.fromkeys(names, "epsilon-greedy/durable"))
-    workers.together(workers.visits, db, [(number, VISITS, names) for number in range(8)])
-    assert 0 < sum(map(len, returns(store).values())) < 8 * VISITS
+    workers.together(workers.visits, db, [(number, VISITS, names) for number in range(5)])
+    assert 0 < sum(map(len, returns(store).values())) < 5 * VISITS
     with store.read() as unit:
         assert unit.ask_value("SELECT count(*) FROM last_decision") == 3
     assert sound(store, *names)
@@ -200,11 +200,11 @@ def test_returns_are_recorded_once_by_many_processes(store: Store, db: str) -> N
 
 @pytest.mark.slow
 def test_a_return_counts_once_by_hand_or_by_itself(store: Store, db: str) -> None:
-    """8 users, whose returns are recorded by hand until a definition weighs them: whichever comes first, a visit has
+    """Five users, whose returns are recorded by hand until a definition weighs them: whichever comes first, a visit has
     one event."""
     store.notice = lambda line: None
     stocked(store, home="epsilon-greedy")
-    by_hand = workers.together(workers.returns_by_hand, db, [(number, VISITS) for number in range(8)])
+    by_hand = workers.together(workers.returns_by_hand, db, [(number, VISITS) for number in range(5)])
     accepted = {decision: hand for of_user in by_hand for decision, hand in of_user.items()}
     assert {True, False} == {*accepted.values()}
     assert {decision: len(events) for decision, events in returns(store).items()} == dict.fromkeys(accepted, 1)

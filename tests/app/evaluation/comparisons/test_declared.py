@@ -11,7 +11,7 @@ import pytest
 from rlrec.app.evaluation.comparisons import unit_outcomes
 from rlrec.app.inputs import lookup
 from rlrec.store import Store
-from tests.conftest import ON_BOTH, Run, click, filled, runner, store_after
+from tests.conftest import Run, click, filled, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 USERS = 600
@@ -49,7 +49,6 @@ def serve(run: Run, users: list[str], visit: str) -> list[Any]:
 ready = store_after(prepared)
 
 
-@ON_BOTH
 def test_what_was_declared_decides_and_guards_speak_up(ready: Run, db: str) -> None:
     answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     assert answer["metric"] == [{"metric": "visits", "reward": None}]
