@@ -146,7 +146,6 @@ def test_a_table_of_arrow_has_a_row_for_each(notebook: Recommender) -> None:
     assert estimates.to_arrow()["value"].to_pylist() == [row["value"] for row in estimates.to_json()]
 
 
-@ON_BOTH
 def test_a_frame_of_pandas_has_a_row_for_each(notebook: Recommender) -> None:
     pytest.importorskip("pandas")
     frame = notebook.log().to_pandas()

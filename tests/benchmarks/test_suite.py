@@ -32,7 +32,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_row_is_measured_against_its_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_is_measured_against_its_reference(
+    in_process: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = tmp_path / "found.json"
     main(
         ["-k", "recommend-new", "--scale", "0.001", "--repeats", "1", "--folder", str(tmp_path), "--json", str(result)]

@@ -18,7 +18,7 @@ import pytest
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import short_times
 from rlrec.cli.text.text import View
-from tests.conftest import PATIENCE_S, Run, begin
+from tests.conftest import PATIENCE_S, Run, begin, filled, runner
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,15 @@ def test_an_iterator_is_not_read_to_its_end_before_the_first_line(capfdbinary: A
     assert observed == [b'{"n": 1}\n']
 
 
+def one_of_each(db: str) -> None:
+    for text in (
+        "arm add a", "policy create home --kind thompson", "policy create visits --kind gradient",
+        "experiment create ab --variant a=home --variant b=visits",
+        "recommend --policy home --session s --user u", "feedback 1 click --position 1",
+    ):  # fmt: skip
+        runner(db)("--now", "2026-01-01", *text.split()).done()
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -197,18 +206,13 @@ def test_an_iterator_is_not_read_to_its_end_before_the_first_line(capfdbinary: A
     ],
 )  # fmt: skip
 def test_what_is_there_once_is_named_in_the_singular(
-    run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    early, later = ("--now", "2026-01-01"), ("--now", "2026-01-01T03:00:00Z")
-    for text in (
-        "arm add a", "policy create home --kind thompson", "policy create visits --kind gradient",
-        "experiment create ab --variant a=home --variant b=visits",
-        "recommend --policy home --session s --user u", "feedback 1 click --position 1",
-    ):  # fmt: skip
-        assert run_sqlite(*early, *text.split()).exit_code == 0, text
-    Path("log").write_text(run_sqlite(*later, "export-log", "-").stdout.replace('"s"', '"t"'))
-    result = run_sqlite(*later, *words.split())
+    run, later = filled(sqlite_db, one_of_each), ("--now", "2026-01-01T03:00:00Z")
+    if words.startswith("import-log"):
+        Path("log").write_text(run(*later, "export-log", "-").stdout.replace('"s"', '"t"'))
+    result = run(*later, *words.split())
     text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", result.stdout, flags=re.DOTALL) + result.stderr
     assert "rror" in text or result.exit_code in (0, 3)
     assert re.findall(r"(?<![\d.,@-])1 (?:[a-z-]+ ){0,2}(?!has\b|its\b|fills\b)[a-z]+[^si]s\b", text) == []

@@ -137,7 +137,6 @@ COMMANDS: list[tuple[int, list[Any], str]] = [
 ]  # fmt: skip
 
 
-@ON_BOTH
 def test_a_wrong_command_says_so_and_stores_nothing(shop: Run, rows: Rows) -> None:
     before = rows()
     for code, words, result in COMMANDS:

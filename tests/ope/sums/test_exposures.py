@@ -95,7 +95,7 @@ def test_an_arm_that_never_varied_is_named() -> None:
 @pytest.mark.parametrize("arms", [5, 150])
 def test_an_arm_that_one_person_alone_was_shown_is_not_told(arms: int) -> None:
     """Whatever that person did would be its effect, without any error."""
-    rng, n = np.random.default_rng(7), 3_000
+    rng, n = np.random.default_rng(7), 1_500
     arm = np.r_[arms - 1, rng.integers(arms - 1, size=n - 1)]  # the first page alone might show the last one
     expected = np.array([np.full(arms, 1 / arms), np.r_[np.full(arms - 1, 1 / (arms - 1)), 0.0]])
     exposures = Exposures(np.arange(n), arm, np.ones(n), expected, np.minimum(np.arange(n), 1))

@@ -17,7 +17,7 @@ from rlrec.policy.beliefs.statistics import SlotColumns
 from rlrec.policy.slates import slate
 from rlrec.store import Store
 from rlrec.store.policies import policies
-from tests.conftest import ON_BOTH, Run, begin
+from tests.conftest import Run, begin
 
 OFF = {"gamma": 0.5, "eta": 0.3}
 IMPOSSIBLE: dict[str, list[Any]] = {
@@ -133,9 +133,8 @@ def by_definition(clicked: list[dict[str, Any]]) -> dict[int, float]:
     return total
 
 
-@ON_BOTH
 @pytest.mark.slow
-@pytest.mark.parametrize("create", [(), ("--reward", "slow")])
+@pytest.mark.parametrize(("db", "create"), [("sqlite", ()), ("postgres", ("--reward", "slow"))], indirect=["db"])
 def test_a_belief_sums_rewards_over_marginals_however_it_learns(run: Run, db: str, create: tuple[str, ...]) -> None:
     run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s").done()
     clicked = played(run, *create)
@@ -166,7 +165,6 @@ def test_gains_fade_as_all_sums_do(run: Run, db: str, memory: str) -> None:
     assert run("doctor", "--json").done().json["ok"]
 
 
-@ON_BOTH
 def test_a_log_and_an_experiment_hand_gains_on(run: Run, db: str) -> None:
     clicked, later = played(run, n=40), "2100-01-01T00:00:00Z"
     run("--allow-future", "--now", later, "policy", "create", "q", "--kind", "exp3", "--from-log", "policy=p").done()

@@ -36,11 +36,12 @@ def joint(family: str, floors: tuple[float, ...]) -> Array:
     ranking = slate.conditionals(FAMILIES[family], RANKINGS, floor=0.0).prod(axis=1)
     total = np.zeros(len(PAGES))
     for row, page in enumerate(PAGES):
-        for order, chance in zip(RANKINGS, ranking, strict=True):
-            for position, arm in enumerate(page):
-                best = next(other for other in order if other not in page[:position])
-                chance *= floors[position] / (M - position) + (1 - floors[position]) * (best == arm)
-            total[row] += chance
+        chance = ranking.copy()
+        for position, arm in enumerate(page):
+            first = np.isin(RANKINGS, page[:position], invert=True).argmax(axis=1)
+            best = RANKINGS[np.arange(len(RANKINGS)), first]
+            chance *= floors[position] / (M - position) + (1 - floors[position]) * (best == arm)
+        total[row] = chance.sum()
     return total
 
 

@@ -101,8 +101,8 @@ def reference(scores: Scores, request: Any, policy: Any, *, size: int, floor: fl
 def test_joint_probabilities_are_those_of_all_rankings(family: str, page: str, floor: float) -> None:
     scores, (request, policy) = FAMILIES[family], PAGES[page]
     slates = np.array(list(permutations(range(6), 4)))
-    if page not in ("all", "groups with all"):
-        slates = slates[::5]
+    if page not in ("all", "groups with all") or not floor:
+        slates = slates[::11]
     ruled = rules.RuledScores(scores, laid_out(request, policy), floor)
     joint = slate.conditionals(ruled, slates, floor=0.0).prod(axis=1)
     expected = reference(scores, request, policy, size=4, floor=floor, slates=slates)

@@ -11,7 +11,7 @@ from rlrec.store.policies import beliefs, leases, policies
 from tests.app.shop import START, clock, stocked, version
 from tests.app.workers import together
 
-TURNS = 20
+TURNS = 8
 
 
 @pytest.fixture
