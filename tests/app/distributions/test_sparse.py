@@ -18,7 +18,7 @@ from rlrec.errors import InputError
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.store.policies import arms, beliefs, policies
 from tests.app import logs
-from tests.conftest import ON_BOTH
+from tests.conftest import ON_BOTH, filled
 
 RATES = (0.1, 0.5, 0.3)
 VOCABULARY = [f"w{number}" for number in range(300)]
@@ -38,11 +38,15 @@ def create(db: str, name: str, kind: str = "softmax", **parameters: str) -> None
         policy.create(store, request)
 
 
-def log(db: str, kind: str = "softmax", pages: int = 120, **parameters: str) -> None:
+def log(db: str, kind: str = "softmax", **parameters: str) -> None:
     """Decisions of a policy `words` of three arms, with events that come late."""
+    filled(db, logged, kind, *parameters.items())
+
+
+def logged(db: str, kind: str, *parameters: tuple[str, str]) -> None:
     logs.catalogue(db, len(RATES))
-    create(db, "words", kind, **parameters)
-    logs.serve(db, "words", pages=pages, rates=RATES, contexts=sentences(pages), group=10)
+    create(db, "words", kind, **dict(parameters))
+    logs.serve(db, "words", pages=80, rates=RATES, contexts=sentences(80), group=10)
 
 
 def sums_of(db: str, reference: str) -> slot_statistics.Totals:
@@ -79,7 +83,7 @@ def test_the_audit_derives_every_propensity_again(db: str, kind: str, parameters
     with closing(logs.at(db, 1e5)) as store:
         report = doctor.doctor(store, doctor.Request())
     assert not report.findings
-    assert report.checked["propensities"] == 120
+    assert report.checked["propensities"] == 80
 
 
 def test_late_events_lead_to_the_belief_that_prompt_ones_do(db: str) -> None:
@@ -168,8 +172,8 @@ def test_sparse_contexts_train_what_dense_ones_do(sqlite_db: str) -> None:
     """The same words as columns of their own: only signs of hashed columns differ, and what rounding leaves."""
     db, words = sqlite_db, VOCABULARY[:100]
     logs.begin(db, len(RATES), "log", "uniform")
-    contexts = [{"words": [word for word in each["words"] if word in words]} for each in sentences(600, seed=4)]
-    logs.serve(db, "log", pages=600, rates=RATES, contexts=contexts)
+    contexts = [{"words": [word for word in each["words"] if word in words]} for each in sentences(300, seed=4)]
+    logs.serve(db, "log", pages=300, rates=RATES, contexts=contexts)
     trained(db, "dense", {"context": {"fields": {"words": {"list": words}}}}, epochs=2)
     trained(db, "hashed", FEATURES, epochs=2)
     dense, hashed = (
@@ -184,7 +188,7 @@ def test_sparse_contexts_train_what_dense_ones_do(sqlite_db: str) -> None:
 def test_pages_with_sparse_contexts_are_trained_and_served(sqlite_db: str, options: dict[str, Any]) -> None:
     db = sqlite_db
     logs.begin(db, len(RATES), "log", "uniform")
-    logs.serve(db, "log", pages=400, rates=RATES, contexts=sentences(400, seed=4), size=2, together=1)
+    logs.serve(db, "log", pages=200, rates=RATES, contexts=sentences(200, seed=4), size=2, together=1)
     assert trained(db, "learner", FEATURES, epochs=2, **options)["trained"]
     logs.serve(db, "learner", pages=20, rates=RATES, contexts=sentences(20, seed=5), size=2, start=2e4)
     with closing(logs.at(db, 1e5)) as store:
@@ -194,9 +198,9 @@ def test_pages_with_sparse_contexts_are_trained_and_served(sqlite_db: str, optio
 @ON_BOTH
 def test_a_trained_version_is_served_shown_and_audited(db: str) -> None:
     logs.begin(db, len(RATES), "log", "uniform")
-    logs.serve(db, "log", pages=300, rates=RATES, contexts=sentences(300, seed=4))
+    logs.serve(db, "log", pages=150, rates=RATES, contexts=sentences(150, seed=4))
     first = trained(db, "learner", FEATURES, epochs=2)
-    logs.serve(db, "learner", pages=40, rates=RATES, contexts=sentences(40, seed=5), start=2e4)
+    logs.serve(db, "learner", pages=20, rates=RATES, contexts=sentences(20, seed=5), start=2e4)
     with closing(logs.at(db, 1e5)) as store:
         assert not doctor.doctor(store, doctor.Request()).findings
         shown = policy_beliefs.show(store, "learner", context={"words": VOCABULARY[:3]})
@@ -212,7 +216,7 @@ def served_then_settled(db: str, **parameters: str) -> None:
     """A log of ten users, and a frozen version beside the one that learns."""
     logs.catalogue(db, len(RATES))
     create(db, "words", floor="0.1", **parameters)
-    logs.serve(db, "words", pages=120, rates=RATES, contexts=sentences(120), group=10, users=10)
+    logs.serve(db, "words", pages=60, rates=RATES, contexts=sentences(60), group=10, users=10)
     with closing(logs.at(db, 500)) as store:
         versions.freeze(store, "words")
 
@@ -230,13 +234,12 @@ def test_a_user_who_is_forgotten_leaves_the_columns(db: str, parameters: dict[st
     assert_same(sums_of(db, "words@1"), sums_of(db, "words@3"))
 
 
-@ON_BOTH
 @pytest.mark.slow
 def test_a_pruned_log_leaves_the_columns_as_they_are(db: str) -> None:
     served_then_settled(db)
     before = sums_of(db, "words@1")
     with closing(logs.at(db, 1e5)) as store:
-        pruned = db_removals.prune(store, logs.START + 8 * logs.MINUTE)
+        pruned = db_removals.prune(store, logs.START + 4 * logs.MINUTE)
         assert pruned["decisions"] > 10
         assert not doctor.doctor(store, doctor.Request()).findings
     assert_same(before, sums_of(db, "words@1"))
@@ -260,13 +263,13 @@ def test_a_whole_context_is_hashed(sqlite_db: str) -> None:
 def fitted(db: str, kind: str = "softmax", **parameters: str) -> None:
     """A policy that starts from a log of ten users, and goes on learning."""
     logs.begin(db, len(RATES), "log", "uniform")
-    logs.serve(db, "log", pages=200, rates=RATES, contexts=sentences(200, seed=6), users=10)
+    logs.serve(db, "log", pages=100, rates=RATES, contexts=sentences(100, seed=6), users=10)
     with closing(logs.at(db, 500)) as store:
         policy.create(store, policy.Request(
             name="words", kind=kind, parameters={"ridge": "3", "floor": "0.1", **parameters}, features=FEATURES,
             from_log="policy=log",
         ))  # fmt: skip
-    logs.serve(db, "words", pages=60, rates=RATES, contexts=sentences(60, seed=7), start=1000, group=10)
+    logs.serve(db, "words", pages=40, rates=RATES, contexts=sentences(40, seed=7), start=1000, group=10)
 
 
 def probabilities(db: str, reference: str) -> list[float]:
@@ -289,7 +292,6 @@ def test_a_fitted_policy_goes_on_exactly(db: str) -> None:
     np.testing.assert_allclose(probabilities(db, "words@3"), first, rtol=1e-6)
 
 
-@ON_BOTH
 def test_a_user_of_the_log_is_taken_out_and_named(db: str) -> None:
     fitted(db)
     with closing(logs.at(db, 1e5)) as store:

@@ -95,9 +95,11 @@ def test_a_list_and_its_slate_are_logged_with_their_propensities(kiosk: Run) -> 
     assert kiosk(*words).done().json == answer | {"duplicate": True}
     shown = kiosk("decision", "show", answer["decision_id"], "--json").done().json
     assert (shown["candidates"], shown["eligible"], shown["agrees"]) == (answer["candidates"], 3, True)
+    kiosk("feedback", answer["decision_id"], "click", "--position", 2).done()
+    assert kiosk("doctor", "--json").done().json["ok"]
+    assert judged(kiosk, "uniform")["n"] == 2
 
 
-@ON_BOTH
 @pytest.mark.slow
 def test_both_beliefs_learn_and_the_log_is_sound(kiosk: Run) -> None:
     params = ("--param", "first.floor=0.1", "--param", "second.floor=0.1", "--param", "discount=0.99")
@@ -197,7 +199,6 @@ def test_the_product_of_both_finds_what_the_target_earns(kiosk: Run, leaning: st
     assert abs(row["mean_weight"] - 1) < 0.2
 
 
-@ON_BOTH
 def test_a_target_that_draws_from_the_catalogue_is_flagged(kiosk: Run) -> None:
     created(kiosk, "log", first="plackett-luce")
     served(kiosk, "log")

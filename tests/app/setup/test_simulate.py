@@ -300,12 +300,12 @@ def test_what_visitors_with_memory_cannot_be_served_is_refused(
 def test_a_page_is_clicked_as_a_page(shop: Store) -> None:
     """Its clicks are events without a position: worth something to the page, and nothing to a slot."""
     figures = served(
-        shop, environment="page", parameters={"rates": "0.9,0.8,0.7,0.1", "topics": "2"}, size=2, sessions=60
+        shop, environment="page", parameters={"rates": "0.9,0.8,0.7,0.1", "topics": "2"}, size=2, sessions=20
     )
-    assert 0 < figures["reward"] < 60
+    assert 0 < figures["reward"] < 20
     assert sum(row[1] for row in sums(shop, "home").values()) == 0
     with shop.read() as unit:
-        stored = [event for batch in events.by_decision(unit, [*range(1, 61)]).values() for event in batch]
+        stored = [event for batch in events.by_decision(unit, [*range(1, 21)]).values() for event in batch]
         features = [arm.features for arm in arms.all_arms(unit)]
     assert [event.position for event in stored] == [None] * int(figures["reward"])
     assert features == ['{"topic":"t0"}', '{"topic":"t1"}'] * 2
@@ -362,14 +362,15 @@ def users_by_run(shop: Store, first: int) -> tuple[set[str], set[str]]:
 
 
 def two_runs(shop: Store, *, second: dict[str, str] | None = None, days: int = 0) -> tuple[set[str], set[str]]:
-    """The users of two simulations of a shop, the second so many days later."""
+    """The users of two simulations of a shop, the second so many days later. Its policy has no quadrature."""
     params = {"daily": "20"}
-    visited(shop, "shop", sessions=60, size=2, group=15, parameters=params)
+    policy.create(shop, policy.Request(name="honest", kind="epsilon-greedy"))
+    visited(shop, "shop", policy="honest", sessions=60, size=2, group=15, parameters=params)
     with shop.read() as unit:
         first, newest = decisions.peek(unit), decisions.newest_time(unit)
     assert newest is not None
     shop.now = newest + days * DAY_US
-    visited(shop, "shop", sessions=60, size=2, group=15, parameters=second or params)
+    visited(shop, "shop", policy="honest", sessions=60, size=2, group=15, parameters=second or params)
     return users_by_run(shop, first)
 
 
@@ -420,7 +421,9 @@ def test_the_trust_of_who_comes_again_is_what_they_bought_and_clicked(shop: Stor
 def test_articles_come_and_go_and_readers_subscribe_days_later(shop: Store) -> None:
     """`news` on a store that has an arm of its own, which its readers are not shown."""
     catalogue.put(shop, lambda: [[("tea", {})]])
-    figures = visited(shop, "news", sessions=200, size=5, group=25, parameters={"daily": "125", "purchase": "0.5"})
+    policy.create(shop, policy.Request(name="honest", kind="epsilon-greedy"))
+    params = {"daily": "125", "purchase": "0.5"}
+    figures = visited(shop, "news", policy="honest", sessions=200, size=5, group=25, parameters=params)
     with shop.read() as unit:
         shown = unit.ask(
             "SELECT a.key, a.added_at, a.retired_at, min(d.at), max(d.at) FROM slot JOIN arm a ON a.id = slot.arm_id"
@@ -441,7 +444,7 @@ def test_articles_come_and_go_and_readers_subscribe_days_later(shop: Store) -> N
     assert len(lives) > 5
     assert all(abs(hours - 24) < 0.5 for hours in lives)  # but for the minutes of a group
     assert all(row[1] <= row[3] and (row[2] is None or row[4] <= row[2]) for row in shown)
-    assert sums(shop, "home") == added_up(shop, "home")
+    assert sums(shop, "honest") == added_up(shop, "honest")
     assert doctor(shop, Audit(sample=50)).ok
 
 

@@ -25,19 +25,24 @@ from rlrec.store import Store
 from rlrec.store.policies import leases
 from rlrec.times import SECOND, format_time
 from tests.app.shop import START, clock, dump, version
-from tests.app.visitors import LATER, QUICK, apart, ignored, opened, parameters, serve, trained, twin
-from tests.conftest import ON_BOTH, PATIENCE_S, runner
-
-pytestmark = ON_BOTH
+from tests.app.visitors import LATER, QUICK, apart, ignored, opened, parameters, serve, trained
+from tests.conftest import ON_BOTH, PATIENCE_S, empty_store, filled, runner
 
 NOW = "2027-01-16T08:00:00Z"  # LATER
 LONG = ("--seed", "1", "--batch", "40", "--epochs", "10000", "--patience", "10000", "--lr", "1e-7")
 
 
+def logged(db: str) -> None:
+    with closing(Store(db)) as store:
+        serve(opened(store), visits=90)
+
+
 @pytest.fixture
-def shop(store: Store) -> Store:
-    serve(opened(store), visits=90)
-    return store
+def shop(db: str) -> Iterator[Store]:
+    """A store with a log of 90 visits."""
+    filled(db, logged)
+    with closing(Store(db, now=LATER, notice=ignored)) as store:
+        yield clock(store, LATER)
 
 
 def policy_id(store: Store) -> int:
@@ -65,6 +70,7 @@ def foreign(store: Store, *, left_s: float) -> None:
     store.write(work)
 
 
+@ON_BOTH
 def test_a_second_trainer_is_told_who_and_since_when(shop: Store, db: str) -> None:
     with shop.read() as unit:
         policy = version(unit, "visits").policy
@@ -93,6 +99,7 @@ def test_policies_are_trained_side_by_side(shop: Store) -> None:
         assert trained(shop)["version"] == 2
 
 
+@ON_BOTH
 def test_a_lease_of_another_machine_ends_on_the_databases_clock(shop: Store) -> None:
     """Whatever time --now says."""
     foreign(shop, left_s=30)
@@ -121,6 +128,7 @@ def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for(shop: Store
         assert trained(shop)["version"] == code
 
 
+@ON_BOTH
 def test_whoever_has_lost_the_lease_stores_nothing(shop: Store, db: str) -> None:
     """It expired while its holder slept, and another one trains: its result must not come second."""
     before = dump(shop, without=["lease"])
@@ -138,6 +146,7 @@ def test_whoever_has_lost_the_lease_stores_nothing(shop: Store, db: str) -> None
     assert result.holder == "thief"
 
 
+@ON_BOTH
 def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leasing, "RENEWAL_S", 0)
     ends = []
@@ -156,10 +165,9 @@ def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPat
 
 def test_a_trainer_never_waits_for_its_own_reading(shop: Store, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of SQLite without WAL lets nobody write while it is read, who reads included."""
-    if shop.engine.dialect.name == "sqlite":
-        shop.engine.dispose()
-        with closing(sqlite3.connect(db)) as connection:
-            assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    shop.engine.dispose()
+    with closing(sqlite3.connect(db)) as connection:
+        assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
     monkeypatch.setattr(leasing, "RENEWAL_S", 0)
     began = time.monotonic()
     assert trained(shop)["version"] == 2
@@ -179,6 +187,15 @@ def test_a_lease_ends_with_its_training(shop: Store, options: dict[str, Any]) ->
 # -- real processes --
 
 
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which commands have their temporary files."""
+    path = tmp_path / "spool"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    return path
+
+
 @contextmanager
 def training(db: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A real command in mid-training."""
@@ -195,33 +212,32 @@ def training(db: str, *words: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@ON_BOTH
 @pytest.mark.slow
-def test_a_killed_training_leaves_nothing_in_the_way(shop: Store, db: str, sqlite_db: str) -> None:
-    """The live version serves, nothing is stored, and the same command again gives what it would have given."""
+def test_a_killed_training_leaves_nothing_in_the_way(shop: Store, db: str, spool: Path, tmp_path: Path) -> None:
+    """A second command exits 4 while it runs. Then the live version serves, nothing is stored, and training gives what
+    it gives where none was killed."""
     before = dump(shop, without=["lease"])
     with training(db, *LONG) as process:
+        result = runner(db)("--now", NOW, "train-pg", "visits", "--json")
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert f"process {process.pid} on" in result.error["error"]
+        assert "retry is safe" in result.error["hint"]
         process.send_signal(signal.SIGKILL)
         assert process.wait(PATIENCE_S) == -9
+    assert list(spool.iterdir()) == []
     assert held(shop) is not None
     assert dump(shop, without=["lease"]) == before
     clock(shop, START + 3600 * SECOND)
     serve(shop, name="visits", visits=2, start=START + 3600 * SECOND, prefix="n")
     assert trained(shop, log="policy=base")["version"] == 2
     assert held(shop) is None
-    trained(shop, log="policy=base")
-    assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
-
-
-@pytest.mark.slow
-def test_a_training_that_was_killed_trains_the_same_as_one_that_was_not(sqlite_db: str, tmp_path: Any) -> None:
-    with closing(Store(sqlite_db, notice=ignored)) as store:
-        serve(opened(store), visits=90)
-        with closing(twin(store, tmp_path)) as other:
-            with training(sqlite_db, *LONG) as process:
-                process.kill()
-            for item in (store, other):
-                assert trained(item)["version"] == 2
-            assert apart(parameters(store), parameters(other)) == 0.0
+    empty_store(tmp_path / "twin.db")
+    twin = str(tmp_path / "twin.db")
+    filled(twin, logged)
+    with closing(Store(twin, now=LATER, notice=ignored)) as other:
+        trained(clock(other, LATER), log="policy=base")
+        assert apart(parameters(shop, 2), parameters(other, 2)) == 0.0
 
 
 def stops(db: str, words: Sequence[str], sent: signal.Signals) -> tuple[int, float, str, str]:
@@ -247,23 +263,6 @@ def test_ctrl_c_ends_a_training_at_once(shop: Store, db: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-def test_a_training_that_is_ended_leaves_no_files(
-    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with closing(Store(sqlite_db, notice=ignored)) as store:
-        serve(opened(store), visits=90)
-    (tmp_path / "spool").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "spool"))
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        stops(sqlite_db, LONG, sent)
-        assert list((tmp_path / "spool").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_second_command_exits_4(shop: Store, db: str) -> None:
-    with training(db, *LONG) as process:
-        result = runner(db)("--now", NOW, "train-pg", "visits", "--json")
-    assert (result.exit_code, result.stdout) == (4, "")
-    assert f"process {process.pid} on" in result.error["error"]
-    assert "retry is safe" in result.error["hint"]
+def test_a_training_that_is_ended_leaves_no_files(shop: Store, db: str, spool: Path) -> None:
+    code, *_ = stops(db, LONG, signal.SIGTERM)
+    assert (code, list(spool.iterdir())) == (143, [])
