@@ -216,7 +216,7 @@ def test_workers_with_other_versions_are_refused_and_other_processors_are_told()
 @pytest.mark.parametrize("run", [exposure.exposure, evaluate.evaluate])
 def test_mixed_processors_are_said_once(served: str, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     """By a notice, where what comes out has no reasons."""
-    monkeypatch.setattr(Processes, "mixed", True)
+    monkeypatch.setattr(Processes, "is_mixed", True)
     notices: list[str] = []
     request = exposure.Request() if run is exposure.exposure else evaluate.Request(targets=["uniform"])
     with closing(logs.at(served, 1e6)) as store:
