@@ -41,7 +41,7 @@ def shares(answer: Any) -> list[tuple[int, int | None, float]]:
     return [(row["decision_id"], row["position"], row["share"]) for row in answer.credited]
 
 
-def seen(db: str) -> None:
+def show_arms(db: str) -> None:
     with closing(Store(db)) as store:
         stocked(clock(store, START), arms="abc", home="thompson/counted")
         for number, (user, arms) in enumerate((("u", "ab"), ("u", "b"), ("u", "ac"), ("v", "a"))):
@@ -51,7 +51,7 @@ def seen(db: str) -> None:
 @pytest.fixture
 def shop(db: str) -> Iterator[Store]:
     """u saw decision 1 (a, b), 2 (b) and 3 (a, c) an hour apart, then somebody else decision 4; now it is 5 h later."""
-    filled(db, seen)
+    filled(db, show_arms)
     with closing(Store(db)) as store:
         yield clock(store, START + 5 * HOUR)
 

@@ -186,7 +186,7 @@ def test_an_iterator_is_not_read_to_its_end_before_the_first_line(capfdbinary: A
     assert observed == [b'{"n": 1}\n']
 
 
-def one_of_each(db: str) -> None:
+def fill_every_result(db: str) -> None:
     for text in (
         "arm add a", "policy create home --kind thompson", "policy create visits --kind gradient",
         "experiment create ab --variant a=home --variant b=visits",
@@ -209,7 +209,7 @@ def test_what_is_there_once_is_named_in_the_singular(
     sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run, later = filled(sqlite_db, one_of_each), ("--now", "2026-01-01T03:00:00Z")
+    run, later = filled(sqlite_db, fill_every_result), ("--now", "2026-01-01T03:00:00Z")
     if words.startswith("import-log"):
         Path("log").write_text(run(*later, "export-log", "-").stdout.replace('"s"', '"t"'))
     result = run(*later, *words.split())
