@@ -20,6 +20,7 @@ from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.policies import arms, beliefs, experiments, policies
 from tests.app.conftest import MINUTE, START, Clocked
+from tests.conftest import ON_BOTH
 
 
 def ask(store: Store, session: str, **wanted: Any) -> Any:
@@ -181,6 +182,7 @@ def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at: C
         assert abs(counts[label] - 1e5 * expected) < 4.5 * np.sqrt(1e5 * expected * (1 - expected))
 
 
+@ON_BOTH
 def test_a_holdout_is_uniform_whatever_policy_has_that_name(at: Clocked) -> None:
     policy.create(at(0), policy.Request(name="uniform", kind="thompson"))
     experiment.create(

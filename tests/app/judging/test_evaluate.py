@@ -441,6 +441,7 @@ def multiply(db: str, times: int) -> None:
 # -- splits --
 
 
+@ON_BOTH
 def test_a_split_of_the_log_can_be_asked_for(db: str) -> None:
     logs.begin(db, 3, "log", "uniform")
     logs.serve(db, "log", pages=400, rates=RATES)

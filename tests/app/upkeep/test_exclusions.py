@@ -140,6 +140,7 @@ def test_a_rebuilt_belief_that_serves_needs_no_rebuild(run: Run) -> None:
     assert at(run, AFTER, "log", "include", "bots", "--json").json["rebuild"] == ["rlrec policy rebuild home"]
 
 
+@ON_BOTH
 @pytest.mark.slow
 def test_an_audit_knows_what_every_kind_left_out(db: str, tmp_path: Path) -> None:
     """Also where people are forgotten, decisions pruned and versions frozen afterwards."""

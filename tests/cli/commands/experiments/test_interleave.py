@@ -117,6 +117,7 @@ def test_experiments_list_names_the_rankers(shop: Run) -> None:
     assert shop("experiment", "stop", "rank").exit_code == 0
 
 
+@ON_BOTH
 def test_what_exploration_costs_leaves_it_out(shop: Run) -> None:
     serve(shop, 3)
     shop("recommend", "--policy", "left", "--session", "x")

@@ -42,6 +42,7 @@ def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(healthy: str, mon
     assert at(run, "db", "prune", "--before", BEFORE, "--yes")["decisions"] == 0
 
 
+@ON_BOTH
 def test_changes_from_which_no_decision_is_left_are_merged(healthy: str) -> None:
     """How the probabilities of a decision arose is shown as before."""
     run, count = runner(healthy), "SELECT count(*) FROM belief_delta"
@@ -91,6 +92,7 @@ def test_a_dry_run_says_that_nothing_was_changed(healthy: str) -> None:
     assert "nothing was changed" not in runner(healthy)(*words).done().stderr
 
 
+@ON_BOTH
 def test_after_a_prune_everything_goes_on(healthy: str) -> None:
     """Freezing, feedback, serving and forgetting leave a store that the audit is content with."""
     run = runner(healthy)
