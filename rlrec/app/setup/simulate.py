@@ -23,7 +23,7 @@ from rlrec.app.requests.pipe import Pipe
 from rlrec.app.requests.recommend import Answer
 from rlrec.app.serving import requests
 from rlrec.arrays import Array, Index, plain_number
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.reward import clip
 from rlrec.policy.beliefs.statistics import PROPENSITY
@@ -213,7 +213,7 @@ def _catalogue_keys(unit: Unit, names: Sequence[str], audience: Audience) -> tup
     if len(names) == len(active_keys) and names[0] == "arm0":
         return active_keys, False
     missing_name = next(name for name in names if name not in active_keys)
-    count_hint = f"`rlrec arm list` shows its {len(active_keys)} arms: give as many, by --env rates=FILE"
+    count_hint = f"`rlrec arm list` shows its {quantity(len(active_keys), 'arm')}: give as many, by --env rates=FILE"
     count_hint += " (a CSV arm,rate) or arms=N"
     hint = f"add it: `rlrec arm add {missing_name}`" if audience.names else count_hint
     raise InputError(f"the audience has {len(names)} arms, and the catalogue has no arm {missing_name!r}", hint=hint)

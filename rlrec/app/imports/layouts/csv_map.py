@@ -442,7 +442,7 @@ class CsvMap(Layout):
         self._eligible = tuple(sorted(self.arms))
         if self.max_length > len(self.arms):
             raise InputError(
-                f"a page of {self.max_length}, but {self.source.name} names only {len(self.arms)} arms",
+                f"a page of {self.max_length}, but {self.source.name} names only {quantity(len(self.arms), 'arm')}",
                 hint=ELIGIBLE if "map" in self.reads else None,
             )
 

@@ -178,23 +178,15 @@ def test_what_learned_from_the_log_is_no_finding_about_it(run_sqlite: Run) -> No
     assert "<li>home@1: this log cannot tell whether it is better or worse" in text.partition('id="estimates"')[2]
 
 
+SIMULATED_RANKING = ("simulate", "bernoulli", "--experiment", "ranking", "--sessions", "200", "--group", "50")
+
+
 def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_shown(run_sqlite: Run) -> None:
     for words in (
         ["policy", "create", "shelf", "--kind", "thompson", "--param", "floor=0.1"],
         ["policy", "create", "old", "--kind", "uniform"],
         ["experiment", "create", "ranking", "--unit", "session", "--variant", "was=old", "--variant", "new=shelf"],
-        [
-            "simulate",
-            "bernoulli",
-            "--experiment",
-            "ranking",
-            "--sessions",
-            "200",
-            "--group",
-            "50",
-            "--env",
-            "rates=0.5,0.4,0.1",
-        ],
+        [*SIMULATED_RANKING, "--env", "rates=0.5,0.4,0.1"],
     ):
         assert run_sqlite(*words).exit_code == 0
     text, parent, variant = (
@@ -243,18 +235,7 @@ def test_what_serves_is_judged_and_not_the_policy_that_variants_replaced(run_sql
         ["policy", "create", "shelf", "--kind", "thompson", "--param", "floor=0.1"],
         ["simulate", "bernoulli", "--policy", "shelf", "--sessions", "60", "--group", "20", "--env", "rates=0.5,0.4"],
         ["experiment", "create", "ranking", "--unit", "session", *variants],
-        [
-            "simulate",
-            "bernoulli",
-            "--experiment",
-            "ranking",
-            "--sessions",
-            "200",
-            "--group",
-            "50",
-            "--env",
-            "rates=0.5,0.4",
-        ],
+        [*SIMULATED_RANKING, "--env", "rates=0.5,0.4"],
     ):
         assert run_sqlite(*words).exit_code == 0
     for options in ((), ("--policy", "shelf")):
