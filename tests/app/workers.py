@@ -354,18 +354,18 @@ def visits(store: Store, item: tuple[int, int, Sequence[str]]) -> int:
     return count
 
 
-def draws_new_users(store: Store, item: tuple[int, int]) -> dict[str, str | None]:
-    """Draw for users whom nobody knows, in experiment `ab`: the variant of each. The first process freezes it meanwhile
-    and answers with those whom it had then."""
-    number, count = item
+def draws_new_users(store: Store, number: int) -> dict[str, str | None]:
+    """Draw for users whom nobody knows, in experiment `ab`, until three have no variant: the variant of each. The
+    process of number 0 freezes the experiment meanwhile, and answers with those who have a variant then."""
     if number == 0:
         while len(users_of_experiment(store)) < 20:
             time.sleep(0.01)
         experiment.freeze(store, "ab")
         return dict.fromkeys(users_of_experiment(store))
-    variants = dict[str, str | None]()
-    for i in range(count):
-        key = f"{number}-{i}"
+    variants, until = dict[str, str | None](), time.monotonic() + PATIENCE_S
+    while list(variants.values()).count(None) < 3:
+        assert time.monotonic() < until, f"the experiment still takes users after {len(variants)}"
+        key = f"{number}-{len(variants)}"
         variants[key] = recommend(store, Request(session=key, user=key, experiment="ab"))["variant"]
     return variants
 
