@@ -20,8 +20,8 @@ def open(  # noqa: A001 (rlrec.open)
 ) -> Recommender:  # fmt: skip
     """Open the store at a path or URL, for notebooks and programs. The store must exist (`rlrec init`).
 
-    now: a clock in place of the database's, such as +1h. notice: takes lines that a person should know [default: to
-    stderr]."""
+    now: a time such as +1h, in place of the clock of the database; notice: a function that takes messages for a
+    person [default: messages go to stderr]."""
     from rlrec.api import Recommender
 
     return Recommender(str(db), now=None if now is None else str(now), notice=notice)

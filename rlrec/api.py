@@ -69,10 +69,12 @@ class Recommender(Commands):
     """A Recommender is an open store; `rlrec.open(db)` makes one. Close it, or use it in a `with` block. Threads and
     forked processes may share it.
 
-    Every command that a script has is a method: `store.evaluate("home")`, `store.policy.create("home", kind="ucb")`.
-    `help(store.policy.create)` shows its help.
+    The commands are methods: `store.evaluate("home")`, `store.policy.create("home", kind="ucb")`. Only commands that
+    make no sense in a program, such as `serve`, are left out. `help(store.policy.create)` shows the help of a
+    method.
 
-    Errors are those of the commands: `rlrec.errors.RlrecError`, of which InputError names the field that is wrong."""
+    Methods raise the errors of the commands: `rlrec.errors.RlrecError` or, for wrong input, its subclass InputError,
+    which names the wrong field."""
 
     def __init__(self, db: str, *, now: str | None = None, notice: Callable[[str], None] | None = None) -> None:
         from rlrec.app.opening import Store
@@ -209,8 +211,8 @@ def line_signature(line_type: Any, signature: inspect.Signature, positional_name
 
 
 class Log(Frame):
-    """A Log gives rows of the log: decisions with the keys of `export-log`, or slots or events. The rows are read from
-    the store each time a loop goes through the Log.
+    """A Log gives rows of the log: decisions with the keys of `export-log`, or slots, or events. Each loop through the
+    Log reads the rows from the store again.
 
     read: a function that returns the rows; with `has_details=True`, the rows include the rewards of slots. schema: a
     function that gets the module pyarrow and returns the schema of the rows."""
@@ -234,8 +236,9 @@ class Log(Frame):
         return Log(partial(_rows_of, self._read, "events"), partial(_inner_schema, "events"))
 
     def to_arrow(self) -> pyarrow.Table:
-        """Return a table of Arrow with the rows. Contexts and states, whose keys are not known in advance, become JSON
-        texts. Only the table is in memory at once, not the rows. Raise ImportError without pyarrow."""
+        """Return the rows as a table of Arrow. Contexts and states, whose keys are not known in advance, become JSON
+        texts. Rows are converted in batches, so that only the table is in memory as a whole. Raise ImportError without
+        pyarrow."""
         pa = import_library("pyarrow")
         schema = self._schema(pa)
         batches = (pa.RecordBatch.from_pylist(rows, schema) for rows in _batches(map(_arrow_row, self)))
@@ -256,8 +259,8 @@ DECISION_KEYS = (  # keys that the rows of slots and events have as well
 
 
 def _rows_of(read: Callable[..., Iterator[LogLine]], key: str) -> Iterator[LogLine]:
-    """Yield the slots or the events of each decision as rows, which also have DECISION_KEYS of the decision. Rows of
-    slots also have the reward of the slot.
+    """Yield a row for each slot, or for each event, of the decisions. The row also has the DECISION_KEYS of its
+    decision. The row of a slot also has the reward of the slot.
 
     read: a function that returns the decisions; key: `slate` for slots, or `events`."""
     for decision in read(has_details=True):
@@ -307,8 +310,8 @@ def _batches(rows: Iterator[T], size: int = 1_000) -> Iterator[list[T]]:
 
 
 def _line(line_type: type[T], values: Mapping[str, Any]) -> T:
-    """Return a line of this type with these values. The values are checked as strictly as a line of input. Raise
-    InputError for wrong values."""
+    """Return a line of input with these values, by the name of the field. The values are checked as strictly as a line
+    that is read. Raise InputError for wrong values."""
     json_text = plain.dumps_fields({name: value for name, value in values.items() if value is not None})
     return decode(json_text.encode("utf-8", "surrogatepass"), line_type)
 

@@ -22,10 +22,10 @@ np.empty((31 << 20) // 8)
 
 
 def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
-    """Return the index of the first row of each run of equal rows, (runs,), ascending. The result is empty if there are
-    no rows.
+    """Return the index of the first row of each run, (runs,), ascending. A run is a series of adjacent equal rows. The
+    result is empty if there are no rows.
 
-    columns (n,) each: rows are equal if all columns are equal."""
+    columns: arrays (n,); rows are equal if they are equal in every column."""
     n = len(columns[0])
     changes = np.zeros(n, np.bool_)
     changes[:1] = True
@@ -72,14 +72,14 @@ def piece_rows(begin: npt.NDArray[np.integer], length: npt.NDArray[np.integer]) 
 
 
 def numbers_in_runs(starts: Index, n: int) -> Ids:
-    """Return the number of each row within its run, beginning with 0, (n,). starts: the first row of each run, from
-    `run_starts`; n: the number of rows."""
+    """Return the number of each row within its run of equal rows, (n,), beginning with 0. starts: the first row of each
+    run, from `run_starts`; n: the number of rows."""
     return np.arange(n) - np.repeat(starts, np.diff(starts, append=n))
 
 
 def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array:
-    """Return, for each row, the product of the values from the first row of its run to this row, (n,). If all these
-    values are positive, the product is at least `least`.
+    """Return, for each row, the product of the values from the first row of its run to this row, (n,). A product of
+    positive values is at least `least`.
 
     number (n,): the number of each row within its run, from `numbers_in_runs`."""
     products, rows_by_number = values.copy(), np.argsort(number, kind="stable")
@@ -92,11 +92,10 @@ def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array
 
 
 def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> tuple[Index, Flags]:
-    """Return the index of each key in `values`, and whether the key is one of the values. Both results have the shape
-    of `keys`. The index of a key that is not one of the values is arbitrary but valid.
+    """Return the index of each key in `values`, and whether the key is among the values. Both results have the shape of
+    `keys`. The index of a key that is not among the values is arbitrary but valid.
 
-    values: ascending. If they lie in a narrow range, keys are looked up in a table, which is many times faster than
-    searching."""
+    values: ascending integers. If their range is narrow, a table is used, which is many times faster than a search."""
     if not len(values):
         return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
     low, width = values[0], int(values[-1]) - int(values[0]) + 1
@@ -110,12 +109,11 @@ def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> t
 
 
 def distinct(*columns: Ids) -> tuple[Ids, Ids]:
-    """Number the kinds of rows, where rows are of the same kind if they are equal in all columns. Return the index of
-    the first row of each kind, (m,), with kinds in ascending order of their values, and the number of the kind of each
-    row, (n,).
+    """Number the distinct rows from 0, in ascending order, so that equal rows have the same number. Return the index of
+    the first row with each number, (m,), and the number of each row, (n,).
 
-    columns (n,) each: the values of the rows. Values in a narrow range are counted, which is many times faster than
-    sorting."""
+    columns: arrays (n,); rows are equal if they are equal in every column. Columns with a narrow range of values are
+    not sorted, which is many times faster."""
     n = len(columns[0])
     codes, n_kinds = np.zeros(n, np.int64), 1
     for column in columns:
@@ -134,8 +132,8 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
 
 
 def rows_by_kind(*columns: Ids) -> list[Index]:
-    """Return a list with an array for each kind of row, in the order of `distinct`. The array has the indices of the
-    rows of this kind, ascending. The list is empty if there are no rows."""
+    """Group equal rows. Return an array for each group, with the indices of its rows, ascending. Groups are in the
+    order of their numbers in `distinct`. The list is empty if there are no rows."""
     _, kind = distinct(*columns)
     order = np.argsort(kind, kind="stable")
     return np.split(order, run_starts(kind[order])[1:]) if len(order) else []
@@ -149,8 +147,8 @@ def distinct_rows(rows: Array) -> tuple[Array, Index]:
 
 
 def best_of_rows(values: Array) -> tuple[Index, Index]:
-    """Return the row and the column of each entry that is the largest of its row, (r,) each. A row with a tie has
-    several such entries."""
+    """Return the row and the column of each entry that is the largest of its row, as two arrays of the same length. A
+    row with a tie has several such entries."""
     row, column = np.divmod(np.flatnonzero(values == values.max(axis=1, keepdims=True)), values.shape[1])
     return row, column
 
@@ -166,13 +164,15 @@ def plain_number(value: float) -> float | int:
 
 
 def _counting_limit(n: int) -> int:
-    """Return the largest range in which n values are counted faster than sorted."""
+    """Return the largest range of n integers for which counting them is faster than sorting them."""
     return 8 * n + 1024
 
 
 def _compact_values(column: Ids, n: int) -> tuple[Ids, int]:
-    """Return a column of small numbers in the same order as the given column, and a number above all of them. The
-    values are shifted to begin at 0 or, if they are far apart, replaced by their ranks."""
+    """Replace integers by small ones, from 0, in the same order. Return these, and a number above all of them. If the
+    range is narrow, the smallest integer is subtracted; otherwise ranks replace the integers.
+
+    n: the length of the column."""
     if not n:
         return column.astype(np.int64), 1
     low, high = int(column.min()), int(column.max())
@@ -183,8 +183,8 @@ def _compact_values(column: Ids, n: int) -> tuple[Ids, int]:
 
 
 def _renumber_codes(codes: Ids, n_kinds: int) -> tuple[Ids, int]:
-    """Renumber codes so that all numbers from 0 on occur. Return the new codes, and the number of distinct codes.
-    n_kinds: a number above all codes."""
+    """Renumber integers as 0, 1, 2, ... without gaps, in the same order. Return the new numbers, and how many distinct
+    numbers there are. n_kinds: a number above all codes."""
     if n_kinds > _counting_limit(len(codes)):
         values, ranks = np.unique(codes, return_inverse=True)
         return ranks.ravel(), len(values)
@@ -195,7 +195,7 @@ def _renumber_codes(codes: Ids, n_kinds: int) -> tuple[Ids, int]:
 
 
 def matrix_product(first: Array, second: Array) -> Array:
-    """Return the product of two arrays in float32. Warnings about invalid numbers are switched off, since OpenBLAS may
-    also compute with numbers that lie beside the arrays in memory, and discards these results."""
+    """Return the matrix product of two arrays in float32, without warnings about invalid numbers. OpenBLAS may cause
+    such warnings when it also computes with numbers beside the arrays in memory, whose results it discards."""
     with np.errstate(invalid="ignore"):
         return np.asarray(first @ second)

@@ -18,10 +18,10 @@ DIGIT = "[0-9a-f]"
 @contextmanager
 def complete(path: str, *, stem: str | None = None, mode: int = 0o666, replaces: bool = True) -> Iterator[BinaryIO]:
     """Yield a file to write to. When the block ends, the file is put on disk and gets the name `path`. Until then the
-    file has a unique name that begins with `stem`. Drafts with this stem that killed processes left are removed.
+    file has a unique name that begins with `stem`. Drafts with this stem are removed if a dead process left them.
 
     stem: the beginning of the unique name, by default in the folder of `path`; mode: the permissions of the file;
-    replaces: whether an existing file `path` is replaced. If it is not replaced, FileExistsError is raised."""
+    replaces: whether to replace an existing file `path`. If not, FileExistsError is raised where `path` exists."""
     stem = stem or os.path.join(os.path.dirname(path), DRAFT)
     remove_abandoned(glob.escape(stem) + 16 * DIGIT)
     draft = stem + os.urandom(8).hex()
@@ -37,8 +37,8 @@ def complete(path: str, *, stem: str | None = None, mode: int = 0o666, replaces:
 
 
 def _name_anew(draft: str, path: str) -> None:
-    """Give a draft its final name. Raise FileExistsError if a file has this name. The function makes a link, since a
-    rename would replace the file."""
+    """Give a draft its final name. Raise FileExistsError if a file already has this name. The draft is not renamed but
+    linked, since renaming would replace the file."""
     try:
         os.link(draft, path)
     except FileExistsError:

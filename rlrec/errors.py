@@ -7,8 +7,8 @@ OUT_OF_MEMORY = "out of memory", "give the process more (ulimit -v, its containe
 
 
 class RlrecError(Exception):
-    """This error says that something failed. hint: a sentence that says what to do next. The class has the exit code
-    (`code`)."""
+    """RlrecError is the base class of all errors for people. hint: a sentence that says what to do next. The attribute
+    `code` is the exit code of a command that fails with this error."""
 
     code = 1
     result: object = None  # an answer given before the error, for a Python caller
@@ -22,8 +22,8 @@ class RlrecError(Exception):
 
 
 class InputError(RlrecError):
-    """This error says that the usage or the input was wrong, and that nothing was stored. field, line: the place of the
-    error in the input."""
+    """This error says that the usage or the input was wrong, and that nothing was stored. field, line: the wrong field,
+    and the number of the line of input."""
 
     code = 2
 
@@ -43,15 +43,15 @@ class CheckFailed(RlrecError):
 
 
 class StoreBusy(RlrecError):
-    """This error says that the store is locked or unreachable. A retry is safe, unless the hint says that something was
-    stored before."""
+    """This error says that the store is locked or unreachable. It is safe to try again, unless the hint says that
+    something was stored before."""
 
     code = 4
 
 
 class OutcomeUnknown(RlrecError):
-    """This error says that the connection broke while the last changes were being stored. It is unknown whether they
-    are stored."""
+    """This error says that the connection broke while the last changes were being stored. Nobody knows whether they are
+    stored."""
 
 
 class LinesRefused(RlrecError):
@@ -61,7 +61,7 @@ class LinesRefused(RlrecError):
 
 
 class Conflict(InputError):
-    """This error says that a key or name that is already stored came with different content."""
+    """This error says that the input repeats a stored key or name, but with different content."""
 
     code = 6
 

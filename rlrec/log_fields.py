@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 
 class FieldCheck(NamedTuple):
-    """This record is a test of the values of a field. test: SQL over a column, which a migration creates as a
-    constraint; word: the end of the name of this constraint."""
+    """A FieldCheck is a test of the values of a field, which the database makes as a constraint. test: an SQL
+    condition, with {0} in place of the column; word: the end of the constraint's name."""
 
     word: str
     test: str
@@ -32,11 +32,11 @@ NO_SCORE = 1e308  # stands for a missing score
 class LogField(NamedTuple):
     """This record describes a field of the log.
 
-    name: the name of the column; kind: the type of the values (a bool is stored as 0 or 1); meaning: what the field
-    means; table: the table whose id the field holds, if any; optional: whether the field may be null; check: a test
-    of the values. key: the key of the field in a line of JSON; in_csv: whether a row of CSV has the field. is_read:
-    whether the field is read as an array; absent: the value that stands for null in this array. is_stated: whether
-    only a line of an imported log states the field; the program then passes the value on unchanged."""
+    name: the name of the column; kind: the type of the values (a bool is stored as 0 or 1); meaning: a description
+    for readers; table: the table whose id the field holds, if any; optional: whether the field may be null; check: a
+    test of the values; key: the key of the field in a line of JSON; in_csv: whether a row of CSV has the field;
+    is_read: whether the field is read as an array; absent: the value that stands for null in this array; is_stated:
+    whether the field comes only from lines of imported logs, and is passed on unchanged."""
 
     name: str
     kind: type[bool | int | float | str | bytes]

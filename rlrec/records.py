@@ -17,9 +17,9 @@ LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a v
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Record:
-    """Record is the base class of records. A subclass is a frozen dataclass whose fields are given by name, unless
-    options in its class statement say otherwise. Records with arrays have the option `eq=False`, so that they are
-    compared by identity."""
+    """Record is the base class of records. A subclass is a frozen dataclass whose fields are given by name. Options
+    in its class statement can change this: with `eq=False`, records are compared by identity, as is necessary for
+    arrays."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -33,9 +33,9 @@ class Record:
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 class Sums:
-    """Sums is the base class of records that can be added. The sum of two records has the sum of each field: mappings
-    are added key by key, flags are joined by `or`, sets by union, and None adds nothing. A subclass is a frozen
-    dataclass whose objects are compared by identity, unless options in its class statement say otherwise."""
+    """Sums is the base class of records that can be added. Records are added field by field: mappings are added key by
+    key, flags are joined by `or`, sets by union, and None adds nothing. A subclass is a frozen dataclass. Its objects
+    are compared by identity, unless options in its class statement say otherwise."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -50,12 +50,13 @@ class Sums:
         return type(self)(**{name: _add(value, getattr(other, name)) for name, value in vars(self).items()})
 
     def __iadd__(self, other: Self) -> Self:
-        """Add like +, but write the result into the arrays of the left side. Nobody else may use these arrays."""
+        """Add like +, but write the result into the arrays of the left side. No other code may use these arrays."""
         return type(self)(**{name: _add(value, getattr(other, name), iadd) for name, value in vars(self).items()})
 
     def close(self) -> Self:
-        """Return the sums of a partition of the log when the partition is complete. No other partition may add to the
-        same units."""
+        """Return these sums in their final form, once all rows of a partition of the log are added. A field may then
+        drop what it needs only while rows are added, such as the ids of people. No other partition may have rows of the
+        same people."""
         return type(self)(**{name: _close(value) for name, value in vars(self).items()})
 
 
@@ -108,20 +109,22 @@ class Arm(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """This record says how the sum of the values of one kind of event is changed before it is weighed. First the sum is
-    cut at `cap`. If `log1p` is set, it is then replaced by the logarithm of 1 plus its absolute value, with the sign of
-    the sum."""
+    """This record says how the sum of the values of one kind of event is changed before it is multiplied by its weight.
+    A sum above `cap` is replaced by `cap`. If `log1p` is set, the sum is then replaced by the logarithm of 1 plus its
+    absolute value, with the sign of the sum."""
 
     log1p: bool = False
     cap: float | None = None
 
 
 class Reward(NamedTuple):
-    """This record defines a reward: how the reward of a slot follows from the events of the slot, and when a belief
-    learns the reward.
+    """This record defines a reward: a number computed from the events of a slot.
 
-    weights: the weight of each kind of event that counts; transforms: the transform of each kind whose sum is
-    changed before it is weighed."""
+    weights: the weight of each kind of event that counts; transforms: the changes to sums of values before they are
+    weighted, by kind of event; window_us: how long after a decision events count, in microseconds; default: the
+    reward of a slot without such events; clip_low, clip_high: bounds of the reward; learn: when a belief learns from
+    a slot, `served` (at once) or `settled` (when the window is over); late: whether events after the window still
+    correct a belief, `count` or `ignore`."""
 
     id: int
     name: str
@@ -137,8 +140,8 @@ class Reward(NamedTuple):
 
 class StoredPolicy(NamedTuple):
     """This record is a policy, which never changes. A variant of an experiment has a belief of its own, and is
-    therefore a policy of its own, with the name POLICY@EXPERIMENT/VARIANT. base_id: the id of the policy of which a
-    variant is a copy; it is None for other policies, and for a uniform holdout."""
+    therefore a policy of its own, with the name POLICY@EXPERIMENT/VARIANT. base_id: the id of the policy that a variant
+    copies, or None for a policy that is no copy, such as a uniform holdout."""
 
     id: int
     name: str
@@ -148,18 +151,19 @@ class StoredPolicy(NamedTuple):
 
     @property
     def base(self) -> str:
-        """Return the name that a user gave to the policy. For a variant, return the name of the policy of which the
-        variant is a copy."""
+        """Return the name that a user gave to the policy. For a variant, return the name of the policy that the variant
+        copies."""
         return self.name.partition("@")[0]
 
 
 class Version(Record):
-    """This record is a version: a numbered belief of a policy. seq, ordinal: the number of the policy's last change,
-    and the number of its decisions, when the version was created.
+    """This record is a version: a numbered belief of a policy.
 
-    entered_to: the last decision of the policy that has entered the belief, or None if all decisions have entered;
-    parameters: the design of a contextual policy, the curve and prior of a version that was rebuilt, and `since`,
-    the first decision in the belief; has_omissions: whether the belief left out any decisions."""
+    seq, ordinal: the numbers of changes and of decisions that the policy had when the version was created;
+    entered_to: the id of the policy's last decision that has entered the belief, or None if all have entered;
+    learned_from: how the belief came about, such as from a rebuild; parameters: the design of a contextual policy,
+    the position curve and the prior of a rebuilt version, and `since`, the first decision in the belief;
+    has_omissions: whether the belief left out any decisions."""
 
     id: int
     policy: StoredPolicy
@@ -177,8 +181,8 @@ class Version(Record):
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """Return the parameters of the policy. If the version was rebuilt, its own curve and prior replace those of the
-        policy."""
+        """Return the parameters of the policy. If the version was rebuilt, its own position curve and prior replace the
+        policy's."""
         return {**self.policy.params, **{name: self.parameters[name] for name in LEARNED if name in self.parameters}}
 
     @property
@@ -201,8 +205,8 @@ class Version(Record):
 
 
 class Head(NamedTuple):
-    """This record is the row of a policy that changes. seq: the number of the policy's last change; ordinal: the number
-    of its decisions (if it forgets); live_id: the version that is live."""
+    """This record is the changing state of a policy. seq: the number of the policy's last change; ordinal: the number
+    of its decisions, counted only if the policy forgets; live_id: the id of the version that serves."""
 
     policy_id: int
     seq: int
@@ -211,8 +215,9 @@ class Head(NamedTuple):
 
 
 class Event(NamedTuple):
-    """This record is an event of a slot or, if `position` is None, of a whole page. number: the number of the event
-    within the decision."""
+    """This record is an event of a slot or, if `position` is None, of a whole slate. number: the number of the event
+    within the decision; seq: the number of the policy's change that stored the event; key: the key of its feedback
+    line."""
 
     decision_id: int
     position: int | None
@@ -229,9 +234,9 @@ class Line(NamedTuple):
     """This record is one line of feedback. number: the number of the line in the input, for errors; at: a time in
     microseconds since 1970 UTC.
 
-    user: the key of a user, given in place of a decision; the last page that the user saw within the window gets the
-    events. arm: the key of an arm; the last page that showed this arm gets them. is_spread: whether all such pages
-    get an equal share of the values."""
+    user: the key of a user, in place of a decision. The events then belong to the last slate that the user saw in
+    the time `window_us` or, if `arm` (the key of an arm) is given, to the last such slate with this arm. is_spread:
+    whether to divide the values equally among all such slates instead."""
 
     decision_id: int | None = None
     request_id: str | None = None
@@ -248,7 +253,10 @@ class Line(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """This record is one position of a logged slate. A propensity is None if an imported log does not have it."""
+    """This record is one position of a logged slate. propensity: the probability of the arm given the arms above, or
+    None if an imported log does not have it; marginal: the probability of the arm at this position; min_propensity: the
+    smallest propensity of any arm left at this position; rounded: whether a probability was too small to be stored
+    exactly."""
 
     position: int
     arm_id: int
@@ -261,7 +269,8 @@ class Slot(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """This record is a logged slate with everything that is needed to score another policy on the slate."""
+    """This record is a logged slate with everything that is needed to score another policy on the slate. The list
+    DECISION in the module log_fields describes the fields."""
 
     id: int
     policy_id: int

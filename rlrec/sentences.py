@@ -60,35 +60,36 @@ def rounding(*figures: float | None) -> float:
 
 
 def difference_direction(row: Mapping[str, Any]) -> str:
-    """Return the direction of a difference between two groups (see `direction`). row: the difference, as `outcomes` and
-    `experiment show` report it."""
+    """Return the direction (`more`, `less`, `equal` or `unsure`) of a difference between two groups. row: the
+    difference, as `outcomes` and `experiment show` report it."""
     base = row["value"] / row["relative"] if row.get("relative") else None
     return direction(row["lower"], row["upper"], tolerance=rounding(base))
 
 
 def is_growing(row: Mapping[str, Any]) -> bool:
-    """Tell whether a difference is certain for the time so far and has no other reasons for doubt than that it may
-    still grow. At least one of these reasons must be given."""
+    """Tell whether a difference is certain so far, and the only reasons for doubt are that it may still grow. Without
+    any reason for doubt, the result is False. row: the difference, as `experiment show` reports it."""
     return difference_direction(row) in ("more", "less") and set() < {*row["reasons"]} <= GROWING
 
 
 def shown_p(row: Mapping[str, Any]) -> float | None:
-    """Return the p-value of a difference, or None if the p-value must not be shown. It is not shown if it is only about
-    the time so far, since a reader would take it for the p-value of the answer. A p-value of 1 is not shown either,
-    since a reader would take it for a share."""
+    """Return the p-value of a difference, or None if it would mislead readers. If the difference describes only the
+    time so far, they would take its p-value for the p-value of the answer. They would take a p-value of 1 for a
+    share."""
     is_so_far = row["answer"] == "unknown" and {*GROWING, "turned"} & {*row["reasons"]}
     p_value: float | None = None if is_so_far or row["p_value"] == 1 else row["p_value"]
     return p_value
 
 
 def gate_direction(gate: Mapping[str, Any]) -> str:
-    """Return the direction (see `direction`) of the gain in the report of a gate."""
+    """Return the direction (`more`, `less`, `equal` or `unsure`) of the gain of a candidate. gate: the report of a
+    gate."""
     return direction(gate["lower"], gate["upper"], tolerance=rounding(gate["value"], gate["live_value"]))
 
 
 def gate_against(gate: Mapping[str, Any]) -> str:
-    """Return words for what a gate compared a candidate with: a reference, the number of a version, or the logged
-    average."""
+    """Return words for what a gate compared a candidate with: the reference of a policy, `version N`, or `the logged
+    average`. gate: the report of the gate."""
     rival = gate["against"]
     return rival if isinstance(rival, str) else "the logged average" if rival is None else f"version {rival}"
 
@@ -98,19 +99,20 @@ def gate_against(gate: Mapping[str, Any]) -> str:
 
 class Claim(NamedTuple):
     """This record is a comparison of `name` with `rival` that is to be put into words. If `name` is empty, the sentence
-    continues a sentence that names the first side.
+    continues a sentence that has named the candidate.
 
     answer: `better`, `worse`, `same` or `unknown`; value, lower, upper: the difference and its bounds, or None where
-    they are unknown or unreliable. base: the figure by which the difference is divided to give percent; 1 if the
-    difference is a share already; 0 or None if it is not given in percent. needed: how many more clusters would give
-    an answer; days: the days that these clusters take with the present traffic; cluster: what a cluster is, `user`,
-    `session` or `row`.
+    they are unknown or unreliable; base: the figure that counts as 100 % (1 if the difference is a share already, 0
+    or None if the difference is not given in percent); needed: how many more clusters would give an answer; days:
+    the days that these clusters take with the present traffic; cluster: what a cluster is, `user`, `session` or
+    `row`.
 
-    groups: the reasons for an unknown answer, by the name of their group. basis: the unit of the mean, such as `per
-    visit`; reward: the name of the reward, if it must be stated. caveat: a reason for less trust in a known answer;
-    decided_by: the command of an experiment that answers the question better. is_logger: whether only `name` served the
-    rows that were used; has_other_loggers: whether `rival` is one of several loggers; way: words for the command that
-    compares `name` with these loggers. seems: whether the evidence is weak, so that the sentence says `seems`."""
+    groups: the reasons for an unknown answer, by the name of a group of reasons; basis: the unit of the mean, such as
+    `per visit`; reward: the name of the reward, if it must be stated; caveat: a reason for less trust in a known
+    answer; decided_by: the command of an experiment that answers the question better; is_logger: whether `name` alone
+    served the rows that were used; has_other_loggers: whether `rival` is one of several loggers; way: words for the
+    command that compares `name` with these loggers; seems: whether the evidence is weak, so that the sentence says
+    `seems`."""
 
     name: str
     rival: str
@@ -191,19 +193,20 @@ class Claim(NamedTuple):
 
 
 def is_weak(gate: Mapping[str, Any]) -> bool:
-    """Tell whether a gate has the verdict `weak` for another reason than a small sample."""
+    """Tell whether a gate has the verdict `weak` for any reason besides a small sample."""
     return gate["verdict"] == "weak" and not {*gate["reasons"]} <= {"low-ess"}
 
 
 def gate_claim(
     gate: Mapping[str, Any], name: str = "", *, rival: str | None = None, groups: Mapping[str, Sequence[str]] = {}
 ) -> Claim:  # fmt: skip
-    """Return the claim that the report of a gate makes about a candidate. Reports of earlier releases have no answer;
-    the answer is then `unknown`, unless the gate was passed.
+    """Return the claim that the report of a gate makes about a candidate. If the gate was passed, the claim says
+    `better`. Otherwise it has the answer of the report, or `unknown` for a report of an earlier release, which has no
+    answer.
 
-    name: the name of the candidate; if it is empty, the sentence continues a sentence that names the candidate.
-    rival: another name for the other side of the comparison. groups: the reasons that decided, by the name of their
-    group; by default all reasons are given."""
+    name: the name of the candidate, or empty if the sentence continues a sentence that names the candidate; rival: a
+    name for what the candidate is compared with, by default as the report names it; groups: the reasons to state, by
+    the name of a group of reasons, by default all reasons of the gate."""
     answer, n_needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
     groups = groups or ({verdict: gate["reasons"]} if gate["reasons"] else {})
@@ -227,11 +230,11 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None,
     newest_per_day: float | None = None,
 ) -> str:  # fmt: skip
-    """Return a sentence about a difference in reward per unit. row: the difference, as `experiment show` reports it.
+    """Return a sentence about a difference in reward per user, session or decision.
 
-    unit: the noun of a unit; by_reward: whether the sentence names the reward; per_day: the number of new units per
-    day; newest_per_day: the number of new units per day on the newest days, on which most people who come again have
-    come only once."""
+    row: the difference, as `experiment show` reports it; unit: the noun, such as `user`; by_reward: whether the
+    sentence names the reward; per_day: the number of new units per day, or None if it is not known; newest_per_day:
+    this number for the second half of the time, when most users who come again have already been counted."""
     name, reward = row.get("group", row.get("variant")), by_reward_name(row["reward"] if by_reward else None)
     if TOO_EARLY & {*row["reasons"]}:
         needs = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
@@ -260,14 +263,16 @@ def difference_sentence(
 
 
 def _days_until(row: Mapping[str, Any], units: float, per_day: float | None) -> float | None:
-    """Return the number of days until this many more units have come, or infinity if they will never come. Return None
-    if the number of new units per day is not known."""
+    """Return the number of days until this many more users or sessions have come, or infinity if they will never
+    come. Return None if the pace is not known. row: the difference that needs them; per_day: how many new ones come
+    per day."""
     days = row.get("needed_days", per_day and units / per_day)
     return inf if (days is None and "needed_days" in row) or per_day == 0 else days
 
 
 def _basis(row: Mapping[str, Any], unit: str) -> str:
-    """Return words for the unit of the mean that a metric is, such as `per visit`."""
+    """Return words for what a metric is an average over, such as `per visit`. row: a difference, which names the
+    metric; unit: `user`, `session` or `decision`."""
     name = row.get("metric", "reward_per_unit")
     return f"per {unit}" if name == "reward_per_unit" else BASES.get(name, f"in {name}").format(unit=unit)
 
@@ -293,8 +298,9 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
 
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
-    """Return the conclusions from an experiment: sentences about the metrics that decide (or about the credit of
-    interleaved teams), and about the guards that are broken or open. answer: the answer of `experiment show`."""
+    """Return the conclusions from an experiment. They are about the metrics that decide (or the credit of interleaved
+    teams), and about the guards, which limit losses, that are broken or undecided. answer: the answer of `experiment
+    show`."""
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
@@ -322,8 +328,8 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _incomplete_rewards(answer: Mapping[str, Any]) -> list[str]:
-    """Return a list with a sentence that says how many units count in the reward that decides. The list is empty unless
-    the rewards of many units are incomplete."""
+    """Return a list with a sentence that says how many users or sessions have a complete reward. The list is empty if
+    nearly all have. answer: the answer of `experiment show`."""
     units = Counter[tuple[str, str | None]]()
     for row in answer.get("outcomes", ()):
         units[row["metric"], row["reward"]] += row["units"]
@@ -336,9 +342,9 @@ def _incomplete_rewards(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _second_half(answer: Mapping[str, Any]) -> list[str]:
-    """Return a list with a sentence that advises to compare the units of the experiment's second half. It is only given
-    if variants learn and the first metric that decides tells nothing yet, since the figures of such variants are
-    averages over all versions of their knowledge."""
+    """Return a list with advice to compare only users or sessions of the second half of an experiment. Variants that
+    learn change, so that the figures of the whole experiment are averages over all that they knew. The list is empty if
+    no variant learns, or if the first metric that decides has an answer."""
     labels = [row["variant"] for row in answer["variants"] if row.get("learns")]
     first_at, last_at = (parse(answer[end] or answer["created_at"]) for end in ("first_at", "last_at"))
     deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"][:1]}
@@ -351,8 +357,8 @@ def _second_half(answer: Mapping[str, Any]) -> list[str]:
 
 
 def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
-    """Return a list with a sentence about means that come from a prior alone, or that include a prior which a user
-    gave. The list is empty if there are no such means. belief: the answer of `policy show`."""
+    """Return a list with a sentence about means of arms that come from the prior alone, or that include a prior which a
+    user gave. The list is empty if there are no such means. belief: the answer of `policy show`."""
     arms = [arm for arm in belief["arms"] if arm["mean"] is not None and arm["status"] == "active"]
     n_unseen = sum(arm["pulls"] == 0 for arm in arms)
     origin = " that was given" if belief["has_prior"] else ""
@@ -364,9 +370,10 @@ def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
 
 
 def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
-    """Return a list with the command that compares units over equal times, each beginning when the unit came. The list
-    is empty unless the metrics that decide depend on how long ago a unit came, and some units came at least a day ago.
-    log: the filter of the log."""
+    """Return a list with the command that compares users or sessions over equal times since they first came, or
+    compares only newer ones. The list is empty unless the deciding metrics depend on how long ago that was.
+
+    answer: the answer of `experiment show`; log: the filter of the log."""
     days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     if newer_commands := newer_units(answer, log):
@@ -385,8 +392,8 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
 
 
 def ending_command(answer: Mapping[str, Any]) -> list[str]:
-    """Return a list with the command that acts on the answer about a running experiment with two variants. The list is
-    empty unless the answer is sure."""
+    """Return a list with the command that ends or rolls back a running experiment with two variants. The list is empty
+    unless the answer of `experiment show` is sure."""
     deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in deciding_names]
     is_trusted = all(
@@ -408,15 +415,16 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
 
 
 def next_looks(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
-    """Return commands that tell more than an answer does: about units of equal age, about segments, and about the
-    second half of an experiment whose variants learn. answer: the answer of `experiment show`; log: the filter of the
-    log."""
+    """Return the commands that tell more than an answer does. They compare users or sessions over equal times, by
+    segment, and in the second half of an experiment whose variants learn.
+
+    answer: the answer of `experiment show`; log: the filter of the log."""
     return [*equal_ages(answer, log), *_segment_command(answer), *_second_half(answer)]
 
 
 def _segment_command(answer: Mapping[str, Any]) -> list[str]:
-    """Return a list with the command that compares segments of the units. The list is empty unless the answer about all
-    units is sure."""
+    """Return a list with the command that compares variants by a field of contexts. The list is empty unless the answer
+    about all users or sessions is sure."""
     deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in deciding_names]
     fields = answer.get("context_fields", [])[:MAX_FIELDS]
@@ -428,8 +436,8 @@ def _segment_command(answer: Mapping[str, Any]) -> list[str]:
 
 
 def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
-    """Return a list with the command that compares only the newer units. The list is empty unless the difference in
-    reward has the other sign for older units."""
+    """Return a list with the command that compares only the newer users or sessions. The list is empty unless the
+    difference in reward has the opposite sign among the older ones."""
     rows = [row for row in (answer.get("unit_differences") or answer["differences"]) if "turned_at" in row]
     reward_rows = [row for row in rows if row["reward"]]
     if not reward_rows:
@@ -442,8 +450,8 @@ def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
-    """Return a sentence that says whether a variant keeps to a guard. row: the guard, as `experiment show` reports
-    it."""
+    """Return a sentence that says whether a variant keeps to a guard (a limit of losses). row: the guard, as
+    `experiment show` reports it; unit: `user` or `session`."""
     name = f"reward {_basis(row, unit)}" if row["reward"] else _basis(row, unit).removeprefix("in ")
     basis, limit = name + by_reward_name(row["reward"]), f"{100 * row['least']:.12g} %"
     share, low, high = (None if row[name] is None else percent(row[name]) for name in ("relative", "lower", "upper"))
@@ -459,8 +467,8 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
 
 
 def join_doubts(texts: Sequence[str]) -> str:
-    """Return the sentences as one line. If any of them says that the result may still change, the line says so only
-    once, at the end."""
+    """Return the sentences as one line. If several say that the result may still change, the line says so only once, at
+    the end."""
     line, doubt = "; ".join(texts), f"; {YOUNG}"
     return line.replace(doubt, "") + doubt if doubt in line else line
 
@@ -509,12 +517,12 @@ def earned_sentences(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
     per_day: float | None = None, newest_per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
-    """Return a sentence for each of these differences, and further sentences if metrics disagree. The sentence also
+    """Return a sentence for each difference in `rows`, and further sentences if metrics disagree. The sentence also
     states if visits fall although the reward does not.
 
-    rows: the differences in the metrics that decide, one for each group and metric; differences: the differences in
-    all metrics; equal_ages: whether units were compared over times of equal length, so that nothing is added later.
-    unit, per_day, newest_per_day: as in `difference_sentence`."""
+    rows: the differences in the metrics that decide, by group and metric; differences: the differences in all
+    metrics; equal_ages: whether users or sessions were compared over times of equal length, so that the differences
+    are final; unit, per_day, newest_per_day: as in `difference_sentence`."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits"}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     sentences = []
@@ -541,7 +549,9 @@ def _lost_visits(
     reward_row: Mapping[str, Any], visits_row: Mapping[str, Any] | None, unit: str, *, equal_ages: bool = False
 ) -> str:  # fmt: skip
     """Return a clause that says that a group has fewer visits. The clause is empty if the reward of the group is worse,
-    or if the answers about the reward and about the visits are both unknown."""
+    or if neither the reward nor the visits have an answer.
+
+    reward_row, visits_row: the differences in reward and in visits; equal_ages: as in `fewer_visits`."""
     if not reward_row["reward"] or reward_row["answer"] == "worse" or visits_row is None:
         return ""
     words = fewer_visits(visits_row, unit, equal_ages=equal_ages)
@@ -553,8 +563,8 @@ def fewer_visits(visits_row: Mapping[str, Any], unit: str, *, equal_ages: bool =
     """Return words that say that a group brings people back less often than the group it is compared with. The words
     are empty if it does not.
 
-    visits_row: the difference in visits between the two groups; equal_ages: whether units were compared over times
-    of equal length."""
+    visits_row: the difference in visits between the two groups; equal_ages: whether users or sessions were compared
+    over times of equal length."""
     if not _visits_fall(visits_row) or not visits_row["relative"]:
         return ""
     so_far = "" if equal_ages else " so far"
@@ -562,8 +572,8 @@ def fewer_visits(visits_row: Mapping[str, Any], unit: str, *, equal_ages: bool =
 
 
 def _visits_fall(row: Mapping[str, Any]) -> bool:
-    """Tell whether a difference in visits is surely negative. It may be so only for the time so far, in which not all
-    units have had the time to come again."""
+    """Tell whether a difference in visits is surely negative, at least for the time so far. Some users or sessions may
+    not have had time to come again."""
     return row["upper"] is not None and row["upper"] < 0 and {*row["reasons"]} <= {*GROWING, "other-metric"}
 
 
@@ -589,8 +599,8 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
     best arm whose effect is surely positive. Retired arms are left out.
 
     arms: the effects of the arms, best first; level: the confidence with which the conclusion holds for all arms
-    together; has_groups: whether the effects are those of one of several groups (such as the pages of one policy),
-    drawn towards the effects of all groups. The pages of this group alone must then agree with the conclusion."""
+    together; has_groups: whether these are effects within one of several groups, such as one policy, shrunk towards
+    the effects of all groups. The unshrunk effects of the group must then agree with the conclusion."""
     z_bound = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
     sure_arms = [row for row in arms if abs(row["shrunk"]) > z_bound * row["shrunk_sd"] > 0 and not row.get("retired")]
     if has_groups and (pooled_arms := sure_arms):
@@ -621,8 +631,8 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
 
 
 def pooled_sentence(surfaces: Sequence[str], log: str | None = None) -> str:
-    """Return a sentence that says that visits to several surfaces were treated as visits to one surface. surfaces: the
-    filters of these surfaces; log: the filter of the log."""
+    """Return a sentence that says that visits to several surfaces (policies or experiments) were treated as visits to
+    one. surfaces: a filter for each surface; log: the filter of the log."""
     surface_filter = shlex.quote(",".join(filter(None, [log, surfaces[0]])))
     sentence = (
         f"visits of {_join_names(surfaces)} are pooled, which share users: a return counts for whichever came before"
@@ -647,8 +657,8 @@ def time_text(days: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return the text of a share in percent with its sign. It has one decimal if it is below 10 %, and no decimals
-    otherwise."""
+    """Return the text of a share in percent, with its sign. A share below 10 % has one decimal, any other share
+    none."""
     return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")
 
 

@@ -96,8 +96,8 @@ def date(day: int) -> str:
 
 
 def middle(first_at: int, last_at: int) -> str:
-    """Return the text of the time in the middle between two times. If this time is on a later day than the first time,
-    the text is only its date."""
+    """Return the text of the time halfway between two times. If this time is on a later day than the first time, the
+    text is only a date."""
     text = format_time((first_at + last_at) // 2)
     return text[:10] if text[:10] != format_time(first_at)[:10] else f"{text[:19]}Z"
 

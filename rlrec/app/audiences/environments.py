@@ -1,5 +1,5 @@
-"""This module makes audiences from what users name, which is an environment and its parameters as K=V. It also lets the
-visitors of an audience arrive."""
+"""This module makes audiences from the name of an environment and its parameters as K=V. It also lets the visitors of
+an audience arrive."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
 def check(environment: str, audience: Audience, arms: int, *, size: int = 1, steps: int | None = None) -> None:
     """Raise InputError for slates or visits that the audience does not allow.
 
-    arms: the number of arms; size: the number of positions of a page; steps: the requested number of decisions per
-    visit, or None."""
+    environment: the name of the environment; arms: the number of arms; size: the length of a slate; steps: the
+    requested number of decisions per visit, or None."""
     if size > arms:
         raise InputError(f"k is {size}, but the audience has {arms} arms", field="k")
     if not isinstance(audience, Visitors):
@@ -71,8 +71,8 @@ def figures(
     recognise visitors. All figures are means over runs.
 
     shows (runs, arms): the number of slots that showed each arm; length: the number of decisions of a visit; visits:
-    the number of visits; reward: the reward of all visits; size: the number of positions of a page; visitors: the
-    number of visitors; returners: the number of visitors who came again."""
+    the number of visits; reward: the reward of all visits; size: the length of a slate; visitors: the number of
+    visitors; returners: the number of visitors who came again."""
     names = ("coverage", "gini", "effective_arms")
     evenness = np.array([[row[name] for name in names] for row in map(spread, shows)], np.float64).mean(axis=0)
     coverage, gini, effective_arms = map(finite_or_none, evenness)
@@ -88,9 +88,9 @@ def figures(
 
 
 def _parse(word: str, text: str, default: Any) -> Any:
-    """Return the value of a parameter, which has the type of the parameter's default.
+    """Return the value of a parameter. Except for lists, it has the type of the parameter's default.
 
-    word: the name of the parameter; text: its value as the user typed it."""
+    word: the name of the parameter; text: the value as the user typed it."""
     if word == "rates":
         hint = "give numbers, 0.9,0.8, or a CSV arm,rate"
         return tuple(_number(rate, "a rate", hint=hint) for rate in text.split(","))
@@ -126,8 +126,8 @@ def _integer(text: str, noun: str) -> int:
 class Returning(NamedTuple):
     """This record holds a visitor who is to come again.
 
-    key: the key of the visitor; trait: the number of the visitor's trait; delay: the time until the visitor comes
-    again."""
+    key: the key of the visitor; trait: a whole number that the visitor keeps from visit to visit; delay: the time
+    until the visitor comes again."""
 
     key: str
     trait: int
@@ -135,13 +135,14 @@ class Returning(NamedTuple):
 
 
 class Crowd:
-    """A Crowd lets visitors take seats for their visits. Visitors and visits are numbered from 0, visitors in the order
-    of their first visits. Visitors of an earlier run have the first numbers.
+    """A Crowd decides which visitors come. A fixed number of visits take place at the same time, each in a numbered
+    place called seat. Visitors and visits are numbered from 0, visitors in the order of their first visits. Visitors of
+    an earlier run have the first numbers.
 
-    visitor, visit: the number of the visitor and of the visit in every seat, (seats,), where the visitor is
-    NO_VISITOR in a free seat; visits: the number of visits of each visitor so far; visits_left: the number of visits
-    still to begin; n_earlier: the number of visitors of an earlier run; n_new: the number of new visitors so far;
-    periods: the number of periods that are over.
+    visitor, visit (seats,): the number of the visitor (NO_VISITOR in a free seat) and of the visit in each seat;
+    visits: the number of visits of each visitor so far; visits_left: the number of visits still to begin; n_earlier:
+    the number of visitors of an earlier run; n_new: the number of new visitors so far; periods: the number of
+    periods that are over.
 
     daily: the number of new visitors per day, spread over the `a_day` periods of a day. Time then counts days, and
     visitors come again after the number of days that the audience says. If daily is 0, time counts decisions, and a
@@ -164,7 +165,7 @@ class Crowd:
 
     @property
     def busy_seats(self) -> Index:
-        """Return the indexes of the seats with a visit."""
+        """Return the indices of the seats in which a visit takes place."""
         return np.flatnonzero(self.visitor != NO_VISITOR)
 
     @property
@@ -174,8 +175,8 @@ class Crowd:
 
     @property
     def n_returners(self) -> int:
-        """Return the number of visitors of this run who have come again. A visitor of an earlier run counts at the
-        first visit."""
+        """Return the number of visitors of this run who have come again. For a visitor of an earlier run, the first
+        visit of this run already counts as coming again."""
         return sum(visits + (number < self.n_earlier) > 1 for number, visits in enumerate(self.visits) if visits)
 
     def due_visitors(self, now: float) -> list[tuple[int, float]]:
@@ -205,8 +206,10 @@ class Crowd:
         return len(self.visits) - 1
 
     def leave(self, seats: Index, *, days: Array, now: float) -> None:
-        """End the visits in these seats. The visitor of a seat comes again if the seat's element of `days`, (n,), is
-        above 0."""
+        """End the visits in n seats.
+
+        days (n,): the days until the visitor of each seat comes again, or 0 for a visitor who does not come again.
+        now: the present time."""
         for visitor, delay in zip(self.visitor[seats].tolist(), days.tolist(), strict=True):
             if delay > 0:
                 self._departures += 1

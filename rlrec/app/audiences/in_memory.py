@@ -50,11 +50,11 @@ def study(
     names: Sequence[str] | None = None, size: int = 1,
 ) -> Totals:  # fmt: skip
     """Return the totals of each run. A run has `sessions` sessions one after another, each of `steps` decisions. If the
-    audience recognises visitors, a session is a visit that is played to its end. A visitor who comes again does so at
-    once. A run that has played all its sessions no longer counts. The regret compares means (pseudo-regret), without
-    the noise of rewards.
+    audience recognises visitors, a session is a visit that is played to its end, and a visitor who comes again does so
+    at once. The totals of a run do not change after its last session. The regret compares means (pseudo-regret),
+    without the noise of rewards.
 
-    names: the names of the arms; size: the number of positions of a page."""
+    names: the names of the arms; size: the length of a slate."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     visitors = _Arrivals(audience, runs) if isinstance(audience, Visitors) else None
     turns_left = np.full(runs, sessions if visitors else sessions * steps)
@@ -80,10 +80,10 @@ def study(
 
 
 class _Arrivals:
-    """An _Arrivals object admits the next visitor of each run after a visit. This is the same visitor again, or a new
+    """An _Arrivals object admits the next visitor of each run when a visit ends: the same visitor again, or a new
     visitor.
 
-    count, returners (runs,): the number of visitors so far, and of visitors who came again."""
+    count, returners (runs,): the number of visitors so far, and the number of visitors who came again."""
 
     def __init__(self, audience: Visitors, runs: int) -> None:
         self.audience, self.count, self.returners = audience, np.ones(runs), np.zeros(runs)
@@ -91,10 +91,10 @@ class _Arrivals:
         self._n_visitors = runs
 
     def follow(self, has_ended: Flags, goes_on: Flags, *, comes_again: Flags) -> None:
-        """Admit and count the next visitors after visits that ended.
+        """Admit the next visitor of each run whose visit ended, and count the visitors.
 
-        has_ended: the runs whose visit ended; goes_on: the runs whose visit ended and that go on; comes_again: the runs
-        whose visitor comes again."""
+        has_ended (runs,): whether the visit ended; goes_on: whether it ended and the run has further visits;
+        comes_again: whether the visitor comes again."""
         self.returners += goes_on & comes_again & (self._earlier_visits == 0)
         self.count += goes_on & ~comes_again
         self._earlier_visits = np.where(has_ended & ~comes_again, 0, self._earlier_visits + has_ended)
@@ -105,7 +105,7 @@ class _Arrivals:
 
 class Runs:
     """A Runs object plays many runs of a policy on an audience together, one decision at a time. A decision shows a
-    page of `size` positions."""
+    slate of `size` arms."""
 
     def __init__(
         self, policy: Policy, audience: Audience, *, runs: int, seed: int, names: Sequence[str] | None, size: int = 1
@@ -148,19 +148,19 @@ class Runs:
 
 
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
-    """Return the design of a contextual kind for an audience. The design has a constant and the observation, and for
-    models that share weights also the names of arms."""
+    """Return the design of a contextual kind for an audience. The design has a constant and the observation. For models
+    that share weights between arms, it also has the names of arms."""
     arm = {"arm": list(names)} if model in (SHARED, HYBRID, FEATURES) else {}
     context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
     return Design(context=Encoder.parse({"fields": context}), arm=Encoder.parse({"fields": arm}))
 
 
 def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: np.random.Generator) -> Index:
-    """Return a drawn slate for each run, as arm indexes (runs, k), where k is the number of floors. At every position,
-    the floor is the probability of a uniform draw among the arms not shown yet. Otherwise the arm with the best noisy
-    score wins. Correlated scores get new noise at every position.
+    """Return a drawn slate for each run, as arm indices (runs, k). At every position, an arm is drawn uniformly with
+    the probability of the position's floor. Otherwise the arm with the best noisy score is taken. No arm is drawn
+    twice. Correlated scores get new noise at every position.
 
-    shape: the numbers of runs and of arms."""
+    shape: the numbers of runs and of arms; floors (k,): the floor of each position."""
     runs, m = shape
     slates, row = np.empty((runs, len(floors)), np.intp), np.arange(runs)[:, None]
     values = scores.noise(shape, rng)
@@ -183,7 +183,8 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
 
 
 def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
-    """Return the probability with which the policy chose the arm of each run, (runs,)."""
+    """Return the probability with which the policy chose the arm of each run, (runs,). arms (runs,): the chosen arms;
+    floor: the share of uniform draws."""
     assert isinstance(scores, ExactScores)  # kinds that need a propensity have no other scores
     best_chances = scores.best_of_each()
     p_best: Array = best_chances[np.arange(len(arms)), arms] if best_chances.ndim > 1 else best_chances[arms]
@@ -202,12 +203,12 @@ def _best_arms(values: Array, rng: np.random.Generator) -> Index:
 
 
 class RunBeliefs:
-    """A RunBeliefs object holds the beliefs of all runs. A decision enters the belief with reward 0 when it is drawn. A
-    delayed reward corrects the belief later, with the weight that the decision has by then. Rewards are 0 or 1, or 0 or
-    -1.
+    """A RunBeliefs object holds the beliefs of all runs. When a decision is drawn, it enters the belief with the reward
+    0. A reward that arrives later corrects the belief, with the weight that the decision has by then. Rewards are 0 or
+    1, or 0 or -1.
 
-    Arrays of cells have a cell for each run and arm, at the index of the run, times the number of arms, plus the
-    index of the arm."""
+    A cell is an arm of a run. Its index in arrays of cells is the index of the run, times the number of arms, plus
+    the index of the arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
         self.policy, self.needs, self.shape = policy, policy.needs, (runs, len(names))
@@ -273,8 +274,8 @@ class RunBeliefs:
 
 
 class ForgettingSums:
-    """A ForgettingSums object holds sums for all runs and arms, (cells, ...). The sums forget older decisions by their
-    ordinal, as `Forgetting` defines."""
+    """A ForgettingSums object holds sums for each cell, which is an arm of a run. The sums forget older decisions as
+    `Forgetting` defines, where age is counted in decisions (ordinals)."""
 
     def __init__(self, forgetting: Forgetting, *shape: int) -> None:
         self.forgetting = forgetting
@@ -284,7 +285,7 @@ class ForgettingSums:
         self._oldest_bucket = self._ordinal = 0
 
     def advance(self, ordinal: int) -> None:
-        """Fade the sums by one step. The ordinal of the newest decision is then `ordinal`."""
+        """Move on to the decision number `ordinal`, so that older decisions count less, or no longer."""
         self._ordinal = ordinal
         if self.forgetting.discount < 1:
             self.now *= self.forgetting.discount
@@ -295,9 +296,10 @@ class ForgettingSums:
             self.now = self._buckets.sum(axis=0)
 
     def add(self, cells: Index, values: Array, ordinal: int) -> None:
-        """Add the values of decisions with this ordinal to the sums of cells. A call has at most one decision per run.
+        """Add values to the sums of cells, at most one cell per run.
 
-        cells: the cell of each decision."""
+        cells (n,): the indices of the cells; values: a row for each cell; ordinal: the number of the decisions to
+        which the values belong."""
         if self.forgetting.discount < 1:
             values = values * self.forgetting.discount ** (self._ordinal - ordinal)
         if self.forgetting.window:
