@@ -1,1 +1,1 @@
-"""Modules here compute from the log what policies earn, as estimates and other figures."""
+"""Modules here compute from the log what policies earn and what they show."""

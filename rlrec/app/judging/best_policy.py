@@ -1,9 +1,9 @@
-"""This module finds which policy is best in the long run, among the policies of the store and the policies that the log
-can teach.
+"""This module finds which policy is best in the long run, among the policies of the store and further policies that
+could be learned from the log.
 
-One regression of effects evaluates all candidates. A look is a slot weighted by the examination of its position. To
-first order, the gain of a candidate on a page is a sum over arms: the effect of one look at the arm, times the looks
-that the candidate gives the arm beyond the looks in the log."""
+One regression of the effects of arms evaluates all candidates. A look is a slot weighted by the examination of its
+position. To first order, the gain of a candidate on a slate is a sum over arms: the effect of one look at the arm,
+times the looks that the candidate gives the arm beyond the looks in the log."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ Result = TypedDict("Result", {
 class Draft(NamedTuple):
     """A Draft is a candidate for the best policy.
 
-    command: the command that makes the candidate serve; serving: its distribution of slates; version_id: the id of a
-    stored version that may have served, else 0."""
+    command: the command that makes the candidate serve; distribution: how the candidate draws slates; version_id:
+    the id of a stored version that may have served, else 0."""
 
     name: str
     command: str
@@ -74,11 +74,11 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _NewestPages:
-    """This record holds the newest pages of a log.
+    """This record summarises the newest slates of a log.
 
-    counts: the number of pages by eligible set, length and context; examination: the examination of each position;
-    columns: the column of each arm in arrays (k,), by the id of the arm; keys: the key of each arm, by id; version_id:
-    the version that served most of these pages."""
+    counts: the number of slates by eligible set, length and context; sets: the arms of each eligible set; contexts:
+    the contexts by id; examination: the examination of each position; columns: the index of each arm in arrays (k,),
+    by the id of the arm; keys: the key of each arm, by id; version_id: the version that served most of these slates."""
 
     counts: Counter[tuple[int, int, int]]
     sets: Mapping[int, tuple[int, ...]]
@@ -90,9 +90,8 @@ class _NewestPages:
 
     @classmethod
     def read(cls, unit: Unit, selection: Selection, examination: Array, arm_keys: Sequence[str]) -> _NewestPages:
-        """Read the newest pages of a selection of the log.
-
-        arm_keys: the keys of all arms; the place of a key is the column of its arm in arrays (k,)."""
+        """Read the newest slates of a selection of the log. arm_keys: the keys of all arms, in the order of arrays
+        (k,)."""
         rows = selected.newest_pages(unit, selection, PAGES)
         context_ids = np.array([row.context_id for row in rows])
         contexts, _ = stored_contexts.distinct_contexts(unit, context_ids)
@@ -108,13 +107,14 @@ class _NewestPages:
 
     @property
     def looks(self) -> float:
-        """Return the mean number of looks on a page, summed over all arms."""
+        """Return the mean number of looks on a slate, summed over all arms. A look is a slot weighted by its
+        examination."""
         total = sum(count * self.examination[:size].sum() for (_, size, _), count in self.counts.items())
         return float(total / self.counts.total())
 
     def exposures(self, distribution: VersionDistribution) -> Array | None:
-        """Return the expected number of looks at each arm on a page of a candidate, (k,). The result is None where this
-        number has no closed form."""
+        """Return the expected number of looks (slots weighted by examination) at each arm on a slate that a candidate
+        draws, (k,). The result is None if there is no closed form."""
         if distribution.trained_model is not None or distribution.generator is not None or distribution.rankers:
             return None
         looks, counts = np.zeros(len(self.columns)), Counter[tuple[int, int, int]]()
@@ -131,8 +131,8 @@ class _NewestPages:
         return None if np.isnan(looks).any() else looks / self.counts.total()
 
     def served_looks(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
-        """Return the mean number of looks at each arm on the newest pages of a version, (k,), or None where the version
-        served too few pages."""
+        """Return the mean number of looks (slots weighted by examination) at each arm on the newest slates of a
+        version, (k,). The result is None if the version served too few slates."""
         looks, pages = np.zeros(len(self.columns)), 0
         version_selection = replace(selection, version_ids=[version_id])
         for row in selected.newest_slots(unit, version_selection, COUNTED):
@@ -143,16 +143,16 @@ class _NewestPages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArmEffects:
-    """This record holds the effects of k arms in two forms: as raw estimates, and as posteriors, which also exist for
-    arms whose raw effect cannot be estimated.
+    """This record holds the long-run effects of k arms in two forms. Raw estimates exist only for some arms; posteriors
+    exist for all.
 
-    even_looks (k,): the looks at each arm on a page under `uniform`; log_looks (k,): the looks at each arm on a page in
-    the log.
+    even_looks (k,): the looks at each arm on a slate of the policy `uniform`; log_looks (k,): the looks at each arm
+    on a slate in the log. A look is a slot weighted by its examination.
 
     Raw effects are unbiased, and evaluate `uniform` and versions that served. A candidate that learned from this very
-    log shows the arms that happened to look good in it, so the difference between the candidate and `uniform` is
-    evaluated with posteriors around the mean of all arms. Posteriors around the predictions of slot events would repeat
-    the noise by which the candidate chose."""
+    log shows the arms that happened to look good in it. The difference between such a candidate and `uniform` is
+    therefore evaluated with posteriors around the mean of all arms. Posteriors around the predictions of slot events
+    would repeat the noise by which the candidate chose."""
 
     raw: EffectEstimates
     log_looks: Array
@@ -164,10 +164,10 @@ class ArmEffects:
         return self.raw.long_run(self.raw.shrink_effects())
 
     def gain(self, exposures: Array, *, has_learned: bool) -> tuple[float, float]:
-        """Return the reward that a candidate adds to a page of the log, and the standard error of this reward.
+        """Return how much more reward than the log a candidate earns per slate, and the standard error of this gain.
 
-        exposures: the looks that the candidate gives each arm on a page, (k,); has_learned: whether the
-        candidate learned from this log."""
+        exposures (k,): the looks that the candidate gives each arm on a slate; has_learned: whether the candidate
+        learned from this log."""
         raw_looks, error = self.even_looks if has_learned else exposures, self.raw.total(now=1.0)[1]
         is_judged = self.raw.varies & (error > 0)
         change = np.where(is_judged, raw_looks - self.log_looks, 0.0)
@@ -182,8 +182,9 @@ class ArmEffects:
 def find(
     store: Store, *, by: str, reward: str | None = None, policy: str | None = None, log: str | None = None
 ) -> str | None:
-    """Return the sentence that names the best known policy for a reward, from a log, and store the sentence for
-    `status`. The result is None where the reward ends with the visit, or the log has too few data.
+    """Find the best known policy for a reward, by the log. Return the sentence that names this policy, and store the
+    sentence for `status`. The result is None if the reward does not count returns of visitors, or if the log has too
+    few data.
 
     reward: the name of the reward, or None for the reward that `policy` learns; by: the name of the calling command."""
     if log is not None and log.startswith(log_stores.PREFIX):
@@ -205,7 +206,7 @@ def find(
 
 
 def last_reward(store: Store) -> str | None:
-    """Return the reward of the newest answer, which `status` shows, or None where no answer is stored yet."""
+    """Return the name of the reward for which the best policy was last looked for, or None if this never happened."""
     from rlrec.store.log import activity
 
     with store.read() as unit:
@@ -214,8 +215,8 @@ def last_reward(store: Store) -> str | None:
 
 
 def answer(unit: Unit, reward: str, log: str | None) -> Result:
-    """Return the candidates and the sentence that names the best candidate, within a transaction that is open already.
-    Raises CheckFailed for a log that cannot show effects."""
+    """Return the candidates for the best policy, and the sentence that names the best of them. `unit` is a transaction
+    that is already open. Raises CheckFailed for a log that cannot show effects."""
     from rlrec.app.evaluation.passes import arm_effects
     from rlrec.ope.intervals.tails import t_quantile
 
@@ -260,8 +261,8 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
 
 
 def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int]) -> Iterator[Draft]:
-    """Yield the candidates. They are `uniform`, every live policy, each bandit retrained with the reward, and a policy
-    with the effects of these arms as its belief.
+    """Yield the candidates for the best policy. They are `uniform`, every live policy, newer versions that wait to go
+    live, bandits retrained with the reward, and a policy of kind `long-term` whose belief is these effects.
 
     effects: the long-run effects of arms; arm_ids: the id of the arm of each effect."""
     uniform = designs.make_draft("uniform", {}, reward)
@@ -288,8 +289,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
 
 
 def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
-    """Return a sentence on a live policy. It says that the policy already reaches callers, or by which command it can
-    reach them."""
+    """Return words that say that a live policy already serves users, or by which command a route can lead to it."""
     changes = routes.newest_changes(unit)
     for change in changes:
         if change.policy_id == policy.id and change.number is None:
@@ -303,9 +303,9 @@ def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
 
 
 def _reprice_version(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
-    """Yield one candidate: a bandit that has learned this reward from the decisions of a version's policy. The bandit
-    is of another kind where the policy's kind cannot learn the reward. Nothing is yielded where no slot can be learned
-    from, or where a policy with this name exists already."""
+    """Yield one candidate: a bandit that has learned this reward from the decisions of the version's policy. If the
+    policy's kind cannot learn the reward, the bandit is of the kind epsilon-greedy. Nothing is yielded if no slot can
+    be learned from, or if a policy with the name of this bandit exists already."""
     from rlrec.app.learning import slot_statistics, warm_start
 
     name, command = version.policy.name, f"`rlrec policy rebuild {version.policy.name} --reward {reward.name}` makes it"
@@ -329,8 +329,8 @@ def _reprice_version(unit: Unit, version: Version, reward: Reward) -> Iterator[D
 def _long_term(
     unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], learners: Sequence[Version]
 ) -> Draft:
-    """Return the candidate whose belief is these effects. It is the newest `long-term` policy that learns this reward,
-    rebuilt, or a new policy where `learners` is empty.
+    """Return a candidate of kind `long-term` whose belief is the given effects. If there are learners, the candidate is
+    the newest learner, rebuilt; otherwise it is a new policy.
 
     effects: the long-run effects of arms; arm_ids: the id of the arm of each effect; learners: the live versions of
     `long-term` policies that learn this reward."""
@@ -351,8 +351,8 @@ def _long_term(
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
-    """Return the sentence that names the best candidate and says how uncertain its gain is. Where the best candidate
-    serves already, the sentence also names the candidate that may be better."""
+    """Return the sentence that names the best candidate and says how uncertain its gain is. If the best candidate
+    already serves, the sentence also names a candidate that may be better."""
     pick, start, clause = candidates[0], f"best known for {reward} in the long run", ""
     holder = next((row for row in candidates if row["serves"]), None)
     if holder is not None and (pick is holder or pick["lower"] <= max(0.0, holder["gain"])):

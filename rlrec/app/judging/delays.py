@@ -1,5 +1,5 @@
-"""This module computes which part of the reward arrives within each window after a decision. The method is a chain
-ladder over the log, which multiplies the ratios of rewards in neighbouring windows."""
+"""This module computes the share of the reward that arrives within a time after a decision, for several times
+(windows). The method is a chain ladder over the log, which multiplies the ratios of rewards in neighbouring windows."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Result = TypedDict("Result", {
 
 
 def delays(store: Store, name: str | None = None, *, log: str | None = None) -> list[Result]:
-    """Return a row for each window, with the share of the reward that arrives within this time after the decision. The
-    last row is the longest window with a weighted event among the decisions that are older than the window. Raises
-    InputError where no decision has such an event.
+    """Return a row for each window (a time after a decision), with the share of the reward that arrives in it. Only
+    decisions older than the window count. The last window is the longest with an event that the reward weighs. Raises
+    InputError if there is no such event.
 
     name: the name of the reward; log: a filter of the decisions."""
     with store.read() as unit:
@@ -68,9 +68,11 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
 
 
 def _window_sums(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
-    """Return the columns DECISIONS to COUNTED of a batch, (windows, 5). EARLIER_REWARD is the reward of the same
-    decisions in the previous window. COUNTED is the number of decisions, including the decisions that the log
-    dropped."""
+    """Return sums over the decisions of a batch that are older than each window, (windows, 5), in the columns DECISIONS
+    to COUNTED. EARLIER_REWARD is the reward of the same decisions in the previous window. COUNTED is the number of
+    decisions, including decisions that the log dropped when it was sampled.
+
+    windows: times after a decision in microseconds, ascending; now: the present time."""
     slots = batch.slots
     is_uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
     all_decisions, event_batch = _decisions(slots, is_uncensored), _weighted_events(batch, definition, is_uncensored)
@@ -97,10 +99,10 @@ def _window_sums(batch: Batch, definition: Reward, windows: Sequence[int], *, no
 
 
 def _weighted_events(batch: Batch, definition: Reward, is_uncensored: Flags) -> Batch:
-    """Return the weighted events of a batch, and the slots of the decisions with such events. All other decisions
-    earned the default.
+    """Return the events of a batch that the reward weighs, and the slots of the decisions with such events. All other
+    decisions earned the default reward.
 
-    is_uncensored: whether each slot belongs to a decision without censored slots."""
+    is_uncensored (slots,): whether no slot of the same decision is censored."""
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     is_weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][is_uncensored])
     events = take(batch.events, is_weighed)
@@ -109,8 +111,7 @@ def _weighted_events(batch: Batch, definition: Reward, is_uncensored: Flags) -> 
 
 
 def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
-    """Return the columns _MARKS with one row for each decision of these slots, in order of the decision's id.
-
-    rows: the slots to take."""
+    """Return a row for each decision of the slots, in order of the decision's id, with its age and its probability of
+    being kept (columns _MARKS). rows: the slots to use."""
     _, first = np.unique(slots["decision_id"][rows], return_index=True)
     return {name: slots[name][rows][first] for name in _MARKS}

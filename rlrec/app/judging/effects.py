@@ -1,5 +1,5 @@
-"""This module computes the effects of arms in a log, from one snapshot of the store. It also suggests a reward for the
-long run. The suggestion rests on how events at the slots of an arm are related to what follows a look at the arm."""
+"""This module computes the effects of showing arms, from one snapshot of the log. It also suggests a reward for the
+long run. The suggestion rests on how the events of an arm's slots are related to what follows a look at the arm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DIGITS = 3  # decimal digits of a weight
 
 
 def effects(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
-    """Return the effects of every arm in the selected log.
+    """Return the effect of showing each arm, now and later, in the selected log.
 
     Raises InputError for unknown names and an empty log, CheckFailed for a log with too few data."""
     with log_stores.reading(store, request.log, workers) as (unit, log, engine):
@@ -57,9 +57,10 @@ Suggestion = TypedDict("Suggestion", {
 
 
 def suggest(store: Store, request: Request) -> Suggestion:
-    """Return weights of events with which the reward of an arm's slot equals the long-run effect of a look at the arm.
+    """Suggest a reward for the long run. Return weights of events with which the reward of a slot is the long-run
+    effect of a look at its arm.
 
-    request: a request without groups, whose curve is the one that the log tells.
+    request: a request without groups, with the examination of positions estimated from the log.
 
     Raises InputError for unknown names and an empty log, CheckFailed for a log with too few data."""
     with store.read() as unit:

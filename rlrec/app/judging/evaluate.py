@@ -87,8 +87,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
 
 def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Path) -> Request:
-    """Return the request with the tables of its sources, which are stored in files of the folder. Raises InputError for
-    an incomplete table, and for an option that needs a table."""
+    """Return the request with its sources (numbers by decision) as tables, which are stored in files of the folder.
+    Raises InputError for an incomplete table, and for an option that needs a table."""
     from rlrec.app.inputs import decision_tables
     from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, REWARD, SCORE, DecisionTable
 
@@ -124,8 +124,8 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
 def _with_visits(
     unit: Unit, request: Request, rows: list[EstimateRow], selection: Selection, engine: Engine | None
 ) -> list[EstimateRow]:
-    """Return the rows of estimates. Where a step of a visit affects later steps, estimates of whole visits are put
-    before the other rows, and are marked as the answer."""
+    """Return the rows of estimates. If a step of a visit affects later steps, estimates of whole visits are added
+    before them and marked as the answer. engine: the engine that reads the log in parallel, if any."""
     answer_rows = {(row.name, row.group): row for row in answering_rows(rows)}
     names = {row.name: None for row in answer_rows.values() if "carry-over" in row.estimate.reasons}
     if not names:
@@ -145,11 +145,11 @@ def _with_visits(
 def former_rivals(
     unit: Unit, selection: Selection, shares: Mapping[str, Mapping[str | None, float]], *, log: str | None
 ) -> dict[str, tuple[str, str]]:
-    """Find the targets that are compared mostly with other policies than the policy that serves now. Returns for each
-    such target a sentence that says this, and a filter that selects the decisions of the serving policy.
+    """Find the targets that are mostly compared with policies that no longer serve. Return, for each such target, a
+    sentence that says this, and a filter of the log for the decisions of the policy that serves now.
 
-    shares: for each target, the part of its log that each logger served, by version; log: the filter of the selected
-    log."""
+    shares: for each target, the share of each logger in its log, by the name of the version; log: the filter of the
+    selected log."""
     if unit.folder is not None or not (shares := {name: by_logger for name, by_logger in shares.items() if by_logger}):
         return {}
     changes = routes.newest_changes(unit)
@@ -174,8 +174,8 @@ def former_rivals(
 
 
 def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -> str | None:
-    """Return the time of the newest change of an arm that `doctor` finds in this log. The result is None where no
-    estimate says that rewards drift, or where `doctor` finds no change within the log."""
+    """Return the time of the newest change of an arm's reward that `doctor` finds within the log, or None if it finds
+    no change. The result is also None if no estimate says that rewards drift."""
     if unit.folder is not None or not any("drift" in row.estimate.reasons for row in rows):
         return None
     from rlrec.app.audit.draws import newest
@@ -188,7 +188,7 @@ def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -
 
 
 def comparable_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """Return the rows of one table. Where targets are judged on different rows of the log, a target that is compared
+    """Return the rows as one table. If targets are evaluated on different rows of the log, a target that is compared
     with its own log gets no figures, since readers would compare these figures with those of the other targets."""
     if len({f"{row.estimate.served or 0.0:.3g}" for row in rows}) < 2:
         return [*rows]
@@ -201,8 +201,8 @@ def comparable_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def explain_rows(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return lines that explain the reasons of these estimates. Further lines name the step of a visit from which on
-    the log does not support a target."""
+    """Return lines that explain the reasons of doubt about the estimates, and the commands to try next. If the log
+    supports only the first steps of visits for a target, a line says from which step on it does not."""
     horizons: dict[str, int] = {}
     for row in rows:
         if (horizon := row.estimate.horizon) is not None:
@@ -222,10 +222,10 @@ def explain_rows(rows: Sequence[EstimateRow]) -> list[str]:
 def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     """Return the estimate that answers, for each target and group.
 
-    On pages, unless estimators were requested, the estimate that assumes least answers. Elsewhere the answer is an
-    estimate of the first unit, namely the estimate with the best verdict. Of several equal verdicts the later
-    estimate wins, since its estimator does more. An estimate without a valid interval answers only where no estimate
-    has an interval."""
+    If rows are marked as answers (as for slates and visits), these are returned. Otherwise only estimates of the
+    unit of the first row (such as the slot) are considered. The estimate with the best verdict answers. Of equally
+    good estimates, the last answers, since its estimator corrects more. An estimate without a valid interval answers
+    only if no estimate has an interval."""
     if any(row.is_answer for row in rows):
         return [row for row in rows if row.is_answer]
     best_rows: dict[Any, EstimateRow] = {}
@@ -242,8 +242,9 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return lines that explain the reasons of these estimates, by group of reasons. Each reason has a line for each
-    target that has it, or one line if all targets have it. The last lines say what to try."""
+    """Return lines that explain the reasons of doubt about the estimates, by group of reasons. A reason has one line if
+    all targets have it, else a line for each target that has it. The last lines say what to try, which loggers are
+    used, and what the estimators assume."""
     lines, records = list[str](), {row.name: row.record for row in rows if not row.is_moot}
     for group, meaning in GROUPS.items():
         targets: dict[str, list[str]] = {}
@@ -259,8 +260,8 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
-    """Return at most one command for each target, by the name of the target. The command helps against the worst of the
-    target's reasons for which a command exists. A target that equals its log needs no command."""
+    """Return what to do next for each target, by the name of the target. It helps against the target's worst reason for
+    doubt that has a remedy. A target without such a reason, or equal to its log, is left out."""
     by_name: dict[str, list[EstimateRow]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).extend([row] * (row.answer[0] != "same"))
@@ -286,7 +287,7 @@ def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
 
 
 def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return the commands of `steps` as lines. Targets with the same command share a line."""
+    """Return the results of `steps`, which say what to do next, as lines. Targets with the same step share a line."""
     names, commands = {row.name for row in rows}, steps(rows)
     names_by_step = {step: [name for name in commands if commands[name] == step] for step in commands.values()}
     return [
@@ -296,8 +297,9 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def _names(row: EstimateRow, reason: str) -> dict[str, str]:
-    """Return the names that the hint on a target contains, by placeholder. The command in the hint repeats those
-    options of the request that it does not change."""
+    """Return the words that fill the placeholders of a hint about a target, by the name of the placeholder. The command
+    in the hint repeats the options of the request, except the options that it changes. reason: the reason that the hint
+    is for."""
     name = row.name if row.origin is None else f"--target {row.name}=FILE"
     words = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
     extent, log = row.extent, row.options.get("log", "")
@@ -323,14 +325,14 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
 
 
 def list_assumptions(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return the assumptions of the answering estimators, one assumption per line."""
+    """Return the assumptions of the estimators of these rows, one line for each estimator."""
     labels = dict.fromkeys(row.estimate.estimator for row in rows if not row.is_moot)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
 def log_read(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return a line on the decisions that were read and their rewards. Further lines name the arms that targets may
-    show today but that none of these decisions could show."""
+    """Return a line about the decisions that were read and their rewards. Further lines name the arms that targets may
+    show today but that no decision of the log could show."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
     first_day, last_day = (date(day_of(at)) for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
@@ -354,9 +356,9 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
-    """Return a line for each target whose log comes from several loggers. The line has the weights of the loggers'
-    rows, and says which loggers are left out. Further lines say whether targets are judged on different rows, so that
-    their lifts cannot be compared, and for which targets the bounds of lifts hold together."""
+    """Return a line for each target whose loggers have different weights, which states the weights of their rows.
+    Further lines say whether targets are evaluated on different rows, so that their lifts cannot be compared, and for
+    which targets the bounds of lifts hold together."""
     by_target: dict[str, dict[str, list[float]]] = {}
     served_means: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:

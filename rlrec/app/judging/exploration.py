@@ -79,24 +79,24 @@ PolicyFigures = TypedDict("PolicyFigures", {
 
 
 class Result(PolicyFigures, CostFigures):
-    """This record holds the figures of a policy.
+    """This record holds what the exploration of a policy costs and brings.
 
     mean: the reward per row as served; total: the cost over all rows."""
 
 
 class ExplorationSums(Sums, kw_only=True):
-    """This record holds sums over rows of the log, which can be added.
+    """This record holds sums over rows of the log, which can be added. A row is an impression (one slot).
 
-    cost: the sums of COLUMNS over clusters; days: the same sums by day; left_out: the number of rows without the two
-    probabilities to compare; waiting: the number of rows that are not mature.
+    cost: the sums of COLUMNS over clusters; days: the same sums by day; left_out: the number of rows whose
+    probability with or without exploration is not known; n_waiting: the number of rows that are not mature.
 
     weights (targets, 4): for each target, the sums of w, w^2, w and w^2 / q over rows, where w is the weight of the
     target and q the weight of the greedy policy. The last sum is what the sum of squares would be in a log of the
     greedy policy.
 
-    served_sums, greedy_sums, n_eligible (PERIODS, a): three sums over the decisions of a period, for each arm. They are
-    the probability of the arm at position 1 as served, the same without exploration, and the number of decisions in
-    which the arm was eligible."""
+    served_sums, greedy_sums, n_eligible (PERIODS, arms): sums over the decisions of each period. They are the
+    probability of each arm at position 1 as served, the same without exploration, and the number of decisions in which
+    the arm was eligible."""
 
     cost: Moments
     days: Mapping[int, Moments]
@@ -150,7 +150,8 @@ def _only_policy(unit: Unit) -> str:
 class FloorComparison:
     """A FloorComparison compares a policy with its greedy form, which does not explore, on the policy's own log.
 
-    start, period_us: the start of the first period, and the length of each period."""
+    name: the name of the policy; positions: the number of positions of the longest slate; start, period_us: the
+    start of the first period, and the length of each period."""
 
     request: Request
     evaluation: Evaluation
@@ -162,8 +163,8 @@ class FloorComparison:
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> FloorComparison:
-        """Return the comparison that a request asks for. Raises InputError for unknown names, and for kinds that have
-        no greedy form in this comparison."""
+        """Look up the names of a request, and return the comparison. Raises InputError for unknown names, and for kinds
+        without a greedy form."""
         pairs = filters.parse(request.log or "")
         name = request.policy or pairs.get("policy") or _only_policy(unit)
         version = lookup.version(unit, name)[0]
@@ -200,9 +201,9 @@ class FloorComparison:
         )  # fmt: skip
 
     def _greedy_weights(self, rows: ImpressionRows, batch: LoggedBatch) -> tuple[Array, Array]:
-        """Return two arrays. The first has the weight of every row for the policy without exploration, (n,), which is
-        NaN where this weight is not known. The second stacks the sums `served_sums`, `greedy_sums` and `n_eligible` of
-        ExplorationSums, (3, PERIODS, a)."""
+        """Return the weight of each of n rows for the policy without exploration, (n,), which is NaN where it is not
+        known. Return also the sums `served_sums`, `greedy_sums` and `n_eligible` of ExplorationSums, stacked (3,
+        PERIODS, arms)."""
         slots, weight = rows.slots, np.full(len(rows), np.nan)
         vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
         period, top = (slots["at"] - self.start) // self.period_us, slots["position"] == 1
@@ -219,7 +220,7 @@ class FloorComparison:
         return weight, vectors
 
     def _weights(self, rows: ImpressionRows, greedy_weight: Array, batch: LoggedBatch) -> Array:
-        """Return the sums of the weights of each target, (targets, 4), which become `weights` in ExplorationSums.
+        """Return sums of the weights of the rows for each target, (targets, 4): the field `weights` of ExplorationSums.
 
         greedy_weight: the weight of each row for the policy without exploration."""
         sums = np.zeros((len(self.evaluation.targets), 4))
@@ -274,9 +275,9 @@ class FloorComparison:
         )  # fmt: skip
 
     def _find_risen_arms(self, total: ExplorationSums) -> list[RisenArm]:
-        """Return the arms that exploration brought up. In an earlier period the greedy probability of such an arm was
-        less than half of its probability as served. In the last period its probability as served is larger than an
-        equal part. All probabilities are at position 1."""
+        """Return the arms that exploration brought up. In some earlier period, the probability of such an arm without
+        exploration was less than half of its probability as served. In the last period, its probability as served is
+        larger than an equal share. All probabilities are at position 1."""
         with np.errstate(divide="ignore", invalid="ignore"):
             p_served, p_greedy = total.served_sums / total.n_eligible, total.greedy_sums / total.n_eligible
         periods = np.flatnonzero(total.n_eligible.any(axis=1))

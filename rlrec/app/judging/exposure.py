@@ -1,5 +1,5 @@
-"""This module computes how a log exposes the catalogue. It gives the expected and the realised exposure of each arm,
-and how evenly exposure is spread over arms."""
+"""This module computes how often a log shows each arm (its exposure), in expectation and in fact, and how evenly the
+exposure is spread over arms."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Request:
     """This record holds the arguments of `exposure`.
 
     policy: the name of a policy, to read only its decisions; log: a filter; by: None or `day`; reward: the reward of
-    the rates, where None means the reward that the policy learns, or the default; position: a curve, where None
-    means the curve of the policy if it has one; expected: whether to derive the probabilities of every belief that
-    served, which takes long for pages."""
+    the rates, where None means the reward that the policy learns, or the default; position: a position curve, where
+    None means the curve of the policy if it has one; expected: whether to compute expected exposure from the beliefs
+    that served, which takes long for slates of several arms."""
 
     policy: str | None = None
     log: str | None = None
@@ -95,12 +95,15 @@ class ExposureSums(Sums, kw_only=True):
     """This record holds sums over decisions, which can be added. Each array has the shape (a,), for the arms of the
     store.
 
-    shown_counts, expected_exposures: the two exposures of each arm, where each decision also counts for the decisions
-    that the log dropped; expected_exposures is NaN once the probabilities of a decision cannot be derived; n_underived:
-    the number of such decisions; eligible_counts: the number of decisions in which each arm was eligible; drawn_slots:
-    the number of slots that the store drew; uniform_slots: the expected number of these that uniform picks filled;
-    young_slots: the number of these slots with a young arm; slates: the number of slates with several arms that all
-    have features; variety: the sum over these slates of the mean distance between two arms."""
+    shown_counts, expected_exposures: the realised and the expected exposure of each arm, where each decision also
+    counts for the decisions that the log dropped; expected_exposures is NaN if the probabilities of any decision
+    cannot be derived; n_underived: the number of such decisions; eligible_counts: the number of decisions in which
+    each arm was eligible.
+
+    drawn_slots: the number of slots that the store drew itself; uniform_slots: the expected number of drawn slots
+    filled by uniform exploration; young_slots: the number of drawn slots with a young arm; slates: the number of slates
+    with several arms that all have features; variety: the sum over these slates of the mean distance between two arms.
+    """
 
     decisions: int
     slots: int
@@ -139,8 +142,8 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
 
 
 def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of arms, each with ARM_FIGURES over the whole log. The figures are None for an arm that was
-    never eligible."""
+    """Return the records of arms, each with the exposure and rate of the arm in the whole log (ARM_FIGURES). The
+    figures are None for an arm that was never eligible."""
     figures: dict[str, ArmFigures] = {}
     with suppress(EmptyLog):
         figures = {row["arm"]: row for row in exposure(store, Request())["arms"]}
@@ -152,9 +155,10 @@ def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[st
 class Census:
     """A Census sums the exposure of arms over the log, for a request whose names are looked up.
 
-    added_at (a,): the time at which each arm of `evaluation.arms` was added; arm_vectors (a, v): a unit vector of the
-    features of each arm, which is zero for an arm without features, or None where no arm has features; curve: the
-    curve by which pulls count in the rates, or None where every slot counts as one pull."""
+    derives: whether to compute expected exposure; added_at (a,): the time at which each arm of `evaluation.arms` was
+    added; arm_vectors (a, v): a unit vector of the features of each arm, which is zero for an arm without features,
+    or None if no arm has features; curve: the position curve that weights slots in the rates, or None if every slot
+    counts fully."""
 
     evaluation: Evaluation
     reward: Reward
@@ -166,7 +170,7 @@ class Census:
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> Census:
-        """Return the census that a request asks for. Raises InputError for unknown names."""
+        """Look up the names of a request, and return the census. Raises InputError for unknown names."""
         log = filters.join_filters(request.policy and f"policy={request.policy}", request.log) or None
         evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=log))
         version = None if request.policy is None else lookup.version(unit, request.policy)[0]
@@ -225,8 +229,10 @@ class Census:
 
     def _exposures(self, slots: Columns, starts: Ids, batch: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
         """Return the expected exposure of each arm, (a,), and the number of decisions whose probabilities cannot be
-        derived. The expected exposure of an arm is the sum of its probabilities over the positions of all these
-        decisions."""
+        derived. The expected exposure of an arm is the sum of its probabilities over the positions of all decisions of
+        the slots.
+
+        starts: the index of each decision's first slot."""
         exposures = np.zeros(len(self.added_at))
         if not self.derives:
             return np.full(len(exposures), np.nan), 0
@@ -242,9 +248,8 @@ class Census:
         return np.full(len(exposures), np.nan) if n_underived else exposures, n_underived
 
     def _eligible(self, sets: Ids, batch: LoggedBatch) -> Array:
-        """Return the number of these decisions in which each arm was eligible, (a,).
-
-        sets: the number of each decision's eligible set."""
+        """Return the number of decisions in which each arm was eligible, (a,). sets: the id of each decision's eligible
+        set."""
         decisions = np.zeros(len(self.added_at))
         for key, n in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
             arms = batch.lists.catalogues[key] if key in batch.lists.catalogues else batch.eligible[key]
@@ -253,7 +258,7 @@ class Census:
 
     def _variety(self, arm: Ids, starts: Ids, count: Array) -> tuple[float, float]:
         """Return the number of slates with several arms that all have features, and the sum over these slates of the
-        mean distance between two arms. Both weigh each slate by `count`.
+        mean distance between two arms. In both, each slate counts `count` times.
 
         arm: the arm of each slot; starts: the index of each slate's first slot; count: the weight of each slate."""
         if self.arm_vectors is None:
@@ -317,13 +322,13 @@ class Census:
         return result
 
     def _age_days(self, added_at: int) -> float | None:
-        """Return the age of an arm in days. The result is None where the arm was added after the end of the log, as by
-        an import."""
+        """Return the age of an arm in days. The result is None if the arm was added after the end of the log, as an
+        import does."""
         return None if added_at > self.evaluation.extent.last_at else (self.evaluation.now - added_at) / DAY_US
 
 
 def _count_uniform_picks(slots: Columns, reader: LogReader) -> float:
-    """Return the expected number of these slots that were filled by uniform picks."""
+    """Return the expected number of the slots that were filled by uniform exploration."""
     ids, version = np.unique(slots["version_id"], return_inverse=True)
     reader.loggers.versions(ids)
     n_uniform = 0.0
@@ -335,9 +340,10 @@ def _count_uniform_picks(slots: Columns, reader: LogReader) -> float:
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
-    """Return the figures of a catalogue, over the arms that were eligible in at least one of these decisions.
+    """Return how evenly the sums spread exposure over the arms that were eligible in at least one decision, and other
+    figures of the catalogue.
 
-    popularity: the sum of rewards of each arm, (a,)."""
+    popularity (a,): the sum of rewards of each arm."""
     arm_mask = sums.eligible_counts > 0
     shown_spread, expectations = (spread(counts[arm_mask]) for counts in (sums.shown_counts, sums.expected_exposures))
     mean = popularity[arm_mask].mean()
@@ -352,9 +358,9 @@ def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
 
 
 def feature_vectors(catalogue: Sequence[Arm]) -> csr_array | None:
-    """Return a unit vector of the features of each arm, as an array (a, v), or None where no arm has features. In a
-    vector before scaling, each text, each flag and each item of a list gives 1, and each number is divided by the
-    largest number of its field."""
+    """Return a unit vector of the features of each arm, (a, v), or None if no arm has features. Each text, each flag
+    and each item of a list gives 1, and each number is divided by the largest number of its field. The vector is then
+    scaled to length 1."""
     entries = [
         (row, path if number is None else f"{path}\x1e", 1.0 if number is None else float(number))
         for row, arm in enumerate(catalogue)

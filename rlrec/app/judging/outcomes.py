@@ -1,5 +1,4 @@
-"""This module computes how often units (users or sessions) came, whether they came again, and their rewards, by
-group."""
+"""This module computes how often users or sessions came, whether they came again, and their rewards, by group."""
 
 from __future__ import annotations
 
@@ -58,14 +57,14 @@ Result = TypedDict("Result", {
 
 
 def outcomes(store: Store, request: Request) -> Result:
-    """Return the outcomes of the selected log, from one snapshot. Raises InputError for unknown names, and an empty
-    log."""
+    """Return the visits, returns and rewards of users or sessions in the selected log, by group. Raises InputError for
+    unknown names, and an empty log."""
     return answer_requests(store, [request])[0]
 
 
 def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
-    """Return the outcomes for several requests. The other requests may differ from the first request only in their
-    groups and in a later start."""
+    """Return a result of `outcomes` for each request, from one snapshot. The requests may differ only in their groups
+    and in the start of their log, which is earliest in the first request."""
     for request in requests:
         _check(request)
     with store.read() as unit, bulk.alongside(unit):
@@ -85,7 +84,8 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
 
 
 def _arrivals(unit: Unit, study: Study) -> NewUnits | None:
-    """Return the counts of new units for the study of a running experiment, or None for any other study."""
+    """Return how many new users or sessions come, for the study of a running experiment. For any other study, return
+    None."""
     is_running = study.experiment is not None and study.experiment.status == "running" and study.by == "variant"
     return NewUnits.count(unit, study) if is_running else None
 
@@ -147,8 +147,8 @@ def _study(unit: Unit, request: Request) -> Study:
 
 
 def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ()) -> list[str]:
-    """Return a line that explains each reason of these rows, and each element of `reasons`. If only a few metrics have
-    the reason, the line names these metrics."""
+    """Return a line for each reason of doubt of these rows, and for each of the further `reasons`, that explains it. If
+    only a few metrics have the reason, the line names them."""
     metrics: dict[str, dict[str, None]] = {reason: {} for reason in reasons}
     rows = [*rows]
     for row in rows:

@@ -1,5 +1,5 @@
-"""This module estimates position curves from the log, stores curves and compares them. A curve has the examination of
-each position."""
+"""This module estimates position curves from the log, stores curves and compares them. A curve says how likely each
+position is examined, relative to the first."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ EXPLAINED = {
 class Request:
     """This record holds the options of `position fit`.
 
-    positions: the number of positions, where None means that of the longest slate; model: one of `positions.MODELS`."""
+    positions: the number of positions, where None means the length of the longest slate, up to MAX_POSITIONS; model:
+    the click model, one of `positions.MODELS`."""
 
     name: str
     log: str | None = None
@@ -81,9 +82,9 @@ CurveAnswer = TypedDict("CurveAnswer", {
 
 
 def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveAnswer:
-    """Estimate a curve and store it under the next number of its name.
+    """Estimate a position curve and store it under the next number of its name.
 
-    Raises CheckFailed where not even the second position can be compared with the first. No curve is stored then."""
+    Raises CheckFailed, without storing a curve, if not even positions 1 and 2 can be compared."""
     if request.positions is not None and request.positions < 2:
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
     with store.read() as unit:
@@ -111,9 +112,9 @@ class _Estimation:
 class _LogSums(Sums, kw_only=True):
     """This record holds sums over batches of the log.
 
-    overlap: the sums for the position-based curve; clicks: the sums for click models; cells: the cells of imported
-    slots whose marginals are not known; partial: the number of pages of which a slot is missing or censored, which
-    the other sums leave out."""
+    overlap: the sums for the position-based curve; clicks: the sums for click models; cells: the sums by context,
+    arm and position of imported slots with unknown marginals; partial: the number of slates with a missing or
+    censored slot, which `overlap` and `clicks` leave out."""
 
     overlap: OverlapSums
     clicks: ClickSums
@@ -121,14 +122,14 @@ class _LogSums(Sums, kw_only=True):
     partial: int
 
     def __post_init__(self) -> None:
-        """Raise InputError if the log has more cells than can be compared."""
+        """Raise InputError if the log has more cells (contexts with arms) than can be compared."""
         if len(self.cells.slots) > CELLS:
             raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
 
 
 class _PassSums(Sums):
-    """This record holds the sums of usable rows, or None where no row is usable, and the number of rows that are too
-    young."""
+    """This record holds the sums of usable rows, or None if there are none, and the number of rows whose reward window
+    is still open."""
 
     usable_sums: _LogSums | None = None
     n_waiting: int = 0
@@ -202,8 +203,8 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
 
 
 def _curve(sums: _LogSums, model: str, size: int) -> _Estimation:
-    """Return the curve of a model, with the method that estimated it. Raises CheckFailed where the curve ends at
-    position 1."""
+    """Return the curve of a click model, and the method that estimated it. Raises CheckFailed if the curve ends at
+    position 1. size: the largest number of positions."""
     if model == "pbm":
         estimation = _by_position(sums, size)
     else:
@@ -214,8 +215,9 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimation:
 
 
 def _by_position(sums: _LogSums, size: int) -> _Estimation:
-    """Return the position-based curve, estimated by overlap, or by expectation-maximisation where the log has no
-    overlap."""
+    """Return the curve of the position-based model. It is estimated from arms that were likely at neighbouring
+    positions (overlap) or, if there are no such arms, by expectation-maximisation. size: the largest number of
+    positions."""
     curve = positions.chained_curve(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
         curve = positions.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
@@ -274,8 +276,8 @@ def _store(unit: Unit, request: Request, definition: Reward, estimation: _Estima
 
 
 def fit_positions(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
-    """Return the positions of the curve that `fit` would store for the log of a version's policy. The list is empty
-    where this curve cannot be estimated."""
+    """Return the positions of the curve that `fit` would estimate from the log of a version's policy. The list is empty
+    if this curve cannot be estimated."""
     request = Request(name=version.policy.name, log=f"policy={version.policy.name}", reward=version.reward.name)
     try:
         return _estimate(unit, request, version.reward, filters.selection(unit, request.log)).curve.positions
@@ -298,15 +300,15 @@ def list_curves(store: Store) -> list[CurveRow]:
 
 
 def show(store: Store, reference: str) -> CurveAnswer:
-    """Return a stored curve. A NAME without a number means the newest curve of this name. Raises InputError where no
-    curve has this name."""
+    """Return a stored curve. reference: NAME@NUMBER, or NAME for the newest curve of this name. Raises InputError if
+    there is no such curve."""
     with store.read() as unit:
         return _answer(unit, lookup.curve(unit, reference))
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
-    """Return a row for each position of either curve. The row has the examination in both curves, and the examination
-    in the second curve minus that in the first."""
+    """Compare two stored curves. Return a row for each position, with the examination in both curves, and the second
+    minus the first."""
     with store.read() as unit:
         sides = [lookup.curve(unit, reference).examination for reference in (first, second)]
     return [
@@ -319,7 +321,7 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 
 def explain_curve(answer: CurveAnswer) -> list[str]:
-    """Return a line that explains each reason of a curve."""
+    """Return a line for each reason of doubt about a curve, which explains it."""
     return [f"{reason}: {EXPLAINED[reason.partition(':')[0]]}" for reason in answer["reasons"]]
 
 
@@ -336,6 +338,6 @@ def _answer(unit: Unit, curve: Curve) -> CurveAnswer:
 
 
 def _position(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a position as JSON. Whole numbers, which the store may have read as integers, become floats."""
+    """Return a position of a stored curve as JSON. Figures that the store may have read as integers become floats."""
     bounds = {name: None if row[name] is None else float(row[name]) for name in ("examination", "lower", "upper")}
     return {"position": row["position"], **bounds, "rewards": row["rewards"], "slots": row["slots"]}

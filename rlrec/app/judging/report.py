@@ -1,4 +1,4 @@
-"""This module collects the contents of a page about a store, from the answers of other commands."""
+"""This module collects the contents of a report about a store, from the answers of other commands."""
 
 from __future__ import annotations
 
@@ -89,15 +89,15 @@ class Training(NamedTuple):
 
 @dataclass(kw_only=True)
 class Result:
-    """This record holds the contents of the page. Where a part is None or empty, the entry of `remarks` under its name
+    """This record holds the contents of the report. If a part is None or empty, the entry of `remarks` under its name
     has sentences that say why.
 
     log: the filter of the decisions; reward: the reward of `over_time`, of `exposure` and of the comparison with
-    uniform, or None where the page shows no policy; earlier, excluded: the numbers of decisions that `since` and
-    exclusions leave out; period: the period of `over_time`, which is an hour, day or week; weeks: the outcomes by
-    whole weeks, or None where there are fewer than two weeks; judged: the number of newest decisions that estimates
-    and exposure use, or None where they use all; steps: what to do next, by target; best: the sentence that names
-    the best known policy; audit: what `doctor` found last."""
+    uniform, or None if the report shows no policy; earlier, excluded: the numbers of decisions that `since` and
+    exclusions leave out; period: the period of `over_time`: an hour, day or week; weeks: the outcomes by whole
+    weeks, or None if there are fewer than two weeks; judged: the number of newest decisions that estimates and
+    exposure use, or None if they use all; steps: what to do next, by target; best: the sentence that names the best
+    known policy; audit: what `doctor` found last."""
 
     created_at: str
     log: str
@@ -127,8 +127,8 @@ class Result:
 
 
 def report(store: Store, request: Request) -> Result:
-    """Return the contents of a report page. A section that cannot be computed has a remark that says why. Raises
-    InputError for unknown names."""
+    """Return the contents of a report about the store. A section that cannot be computed has a remark that says why.
+    Raises InputError for unknown names."""
     # exposure and estimates use the same decisions
     with store.snapshot() as unit, bulk.alongside(unit), partitions.share_partitions(unit):
         return _Gathering(store, unit, request).result()
@@ -142,8 +142,8 @@ def quick_findings(store: Store) -> list[Finding]:
 
 
 def newest_filter(store: Store) -> str | None:
-    """Return the filter of the newest decisions, as many as estimates use. The result is None where the log has no more
-    decisions than that."""
+    """Return a filter of the newest decisions, as many as the estimates of a report use. The result is None if the log
+    has no more decisions than this."""
     with store.read() as unit:
         since = selected.newest_at(unit, filters.selection(unit, ""), JUDGED)
     return filters.with_since(None, since)
@@ -152,7 +152,7 @@ def newest_filter(store: Store) -> str | None:
 class _Ranking:
     """A _Ranking puts the policies of a store in order, by the number of decisions that each policy served.
 
-    policy: the policy that the request names, or None."""
+    policy: the policy that the request names, or None; counts: the number of decisions by the id of the policy."""
 
     policy: StoredPolicy | None = None
 
@@ -163,9 +163,9 @@ class _Ranking:
         self.live = {policy.version.policy.id: policy.version for policy in live.values()}
 
     def _rankers(self) -> list[int]:
-        """Return the ids of the policies in order. Where the request names a policy, these are this policy and its
+        """Return the ids of the policies in order. If the request names a policy, these are this policy and its
         variants. Otherwise they are the policies that served, most decisions first, followed by other policies that can
-        serve, newest first. The policy of an imported log is left out."""
+        serve, newest first. Policies of imported logs are left out."""
         ids = [key for key, _ in self.decision_counts.most_common()]
         if self.policy is None:
             served_ids = {*ids, *(self.policies[key].base_id for key in ids)}
@@ -177,22 +177,22 @@ class _Ranking:
         return [key for key in ids if self.policies[key].kind != "logged"]
 
     def _shown_policies(self) -> list[StoredPolicy]:
-        """Return the policies whose beliefs the page shows, and whose newest decisions are checked."""
+        """Return the policies whose beliefs the report shows, and whose newest decisions are checked."""
         rankers = [self.policies[key] for key in self._rankers()]
         return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
 
     def quick_findings(self, *, on_its_clock: bool) -> list[Finding]:
         """Return the findings of checks that do not read the whole log.
 
-        on_its_clock: the argument of the same name of `newest.check`."""
+        on_its_clock: whether the store uses the clock of the database, and no other time given by the user."""
         findings = Findings()
         live_versions.check(self.unit, findings=findings, policy=None if self.policy is None else self.policy.name)
         return [*newest.check(self.unit, self._shown_policies(), on_its_clock=on_its_clock), *findings.in_order()]
 
 
 class _Gathering(_Ranking):
-    """A _Gathering collects the contents of the page in one snapshot. It first reads the state of the store, then fills
-    one part after the other."""
+    """A _Gathering collects the contents of a report in one snapshot. It first reads the state of the store, then fills
+    in one part after the other."""
 
     def __init__(self, store: Store, unit: Unit, request: Request) -> None:
         super().__init__(unit, {})
@@ -221,8 +221,8 @@ class _Gathering(_Ranking):
         self._judged_log = filters.with_since(request.filter, since)
 
     def _count_traffic(self) -> Counter[int]:
-        """Return the number of decisions of each policy, by the id of the policy, and fill the answer's table of
-        traffic."""
+        """Fill in the answer's table of traffic, and return the number of decisions of each policy, by the id of the
+        policy."""
         versions = policies.versions(self.unit, list(self.policies))
         owners = StoredRows("version", ((version.id, version) for version in versions))
         count, day = Counter[int](), dict[int, int]()
@@ -240,7 +240,7 @@ class _Gathering(_Ranking):
         return count
 
     def result(self) -> Result:
-        """Fill the parts of the answer one by one, and return the answer."""
+        """Fill in the parts of the report one by one, and return the report."""
         answer, fill = self.answer, self._fill
         if answer.decisions:
             answer.over_time = fill("time", self._over_time)
@@ -262,10 +262,10 @@ class _Gathering(_Ranking):
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Return the result of `work`, which is a part of the page. Where `work` fails, the result is None, and a
+        """Return the result of `work`, which computes a part of the report. If `work` fails, the result is None, and a
         remark on the part says why.
 
-        name: the name of the part; work: the function that computes the part from the other arguments."""
+        name: the name of the part; args, kwargs: the arguments of `work`."""
         self._parts.add(name)
         self.unit.progress(f"of {PARTS} parts of the page", len(self._parts), None)
         try:
@@ -278,14 +278,15 @@ class _Gathering(_Ranking):
             return None
 
     def _remark(self, name: str, text: str) -> None:
-        """Add a remark to a part, unless the part has this remark already."""
+        """Add a remark to a part of the report, unless the part has this remark already. name: the name of the part."""
         if text not in self.answer.remarks[name]:
             self.answer.remarks[name].append(text)
 
     # -- parts --
 
     def _over_time(self) -> outcomes.Result:
-        """Return outcomes by period. They begin after the last long gap in the log."""
+        """Return visits, returns and rewards by hour, day or week, and set the answer's period and weeks. They begin
+        after the last long gap in the log."""
         days = sorted({row.day for row in self.days})
         start = max((next_day for day, next_day in pairwise(days) if next_day - day > GAP), default=days[0])
         span = days[-1] - start + 1
@@ -310,9 +311,9 @@ class _Gathering(_Ranking):
         return over_time
 
     def _estimates(self) -> None:
-        """Fill in the estimates of the targets. Targets are grouped by the reward that they learn, and each group is
-        evaluated as in `evaluate`. The policy uniform is a further target, shown last, if another policy of the store
-        has served. It is also the target of an imported log that has no other target."""
+        """Fill in the estimates of the targets. Targets that learn the same reward are evaluated together, as by
+        `evaluate`. If another policy of the store has served, `uniform` is a further target and shown last. It is also
+        the target of an imported log that has no other target."""
         answer, by_reward = self.answer, defaultdict[str, list[str]](list)
         for version in self._targets():
             by_reward[self.request.reward or version.reward.name].append(version.policy.name)
@@ -329,8 +330,8 @@ class _Gathering(_Ranking):
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
     def _judge(self, reward: str, targets: list[str]) -> list[EstimateRow]:
-        """Return the estimates that answer about these targets. Where a target cannot be evaluated here, the targets
-        are evaluated one by one."""
+        """Return one estimate for each target and group, by the estimator that answers. If the targets cannot be
+        evaluated together, they are evaluated one by one."""
         request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
         try:
             return evaluate.answering_rows(evaluate.evaluate(self.store, request))
@@ -340,8 +341,9 @@ class _Gathering(_Ranking):
         return [row for name in targets for row in self._fill("estimates", self._judge, reward, [name]) or []]
 
     def _failed_checks(self) -> list[Finding]:
-        """Return the checks of the log that estimates fail, with the affected targets. Checks of logs or models that
-        differ from each other give a finding of the severity info, because `doctor` does not make these checks."""
+        """Return a finding for each check of the log that fails in an estimate, with the affected targets. Checks of
+        logs or models that differ from each other have the severity info, because `doctor` does not make these
+        checks."""
         severities = {check.reason: "warning" for check in CHECKS} | {"models-differ": "info", "unlike-loggers": "info"}
         rows = self.answer.estimates
         return [
@@ -351,8 +353,8 @@ class _Gathering(_Ranking):
         ]
 
     def _targets(self) -> list[Version]:
-        """Return the live versions of the policies to evaluate, in the order of `_rankers`. Holdouts are left out,
-        because they serve uniform, which is evaluated anyway."""
+        """Return the live versions of the policies to evaluate, most decisions first. Policies that draw uniformly,
+        such as holdouts, are left out, since `uniform` is evaluated anyway."""
         live = policies.live(self.unit, [self.policies[key].name for key in self._rankers()])
         targets, log = list[Version](), {"log": self.request.filter} if self.request.filter else {}
         for version, head in (live[self.policies[key].name] for key in self._rankers()):
@@ -379,7 +381,7 @@ class _Gathering(_Ranking):
         return [comparison for comparison in comparisons if comparison is not None]
 
     def _order_of(self, experiment: Experiment) -> tuple[bool, bool, int]:
-        """Return the sort key of an experiment on the page. Running experiments come before stopped experiments, and
+        """Return the sort key of an experiment in the report. Running experiments come before stopped experiments, and
         holdouts of routes before other experiments."""
         is_running = experiment.status == "running"
         return not is_running, lookup.route_of_holdout(self.unit, experiment) is None, -experiment.created_at

@@ -64,9 +64,10 @@ class Status(TypedDict):
     """This record holds the answer of `status`.
 
     arms: the number of arms that may be served; policies: the policies, except variants of stopped experiments that
-    no route serves; experiments: the running experiments; events_by_hour: the number of events in each of the last
-    24 hours, with the present hour last; warnings: the findings, as in `doctor`; best: the newest answer on the best
-    known policy; training, doctor: the newest runs of `train-pg` and `doctor`, or None where the command never ran."""
+    no route serves; experiments: the running experiments; holdouts, ramps: the last result of each running holdout
+    and ramp of a route; events_by_hour: the number of events in each of the last 24 hours, with the present hour
+    last; warnings: the findings, as in `doctor`; best: the newest answer on the best known policy; training, doctor:
+    the newest runs of `train-pg` and `doctor`, or None if the command never ran."""
 
     revision: str
     arms: int
@@ -89,7 +90,7 @@ class Status(TypedDict):
 
 
 def status(store: Store) -> Status:
-    """Return the state of a store, from one snapshot. The whole log is never read for this."""
+    """Return the state of a store, from one snapshot, without reading the whole log."""
     with store.read() as unit:
         stored_policies = policies.all_policies(unit)
         live = StoredRows("policy", policies.live(unit, {policy.name for policy in stored_policies}).items())
@@ -171,9 +172,8 @@ def status(store: Store) -> Status:
 
 
 def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> tuple[str | None, bool]:
-    """Return the sentence on the newest gate test of a version, or None where no gate tested it, and whether the
-    version passed. If the gate of a route tested the version, this test counts, else the test at the end of its
-    training.
+    """Return the sentence on the newest gate test of a version, or None if no gate tested it, and whether the version
+    passed. A test by the gate of a route takes precedence over the test at the end of training.
 
     looks: the newest test by the gate of a route, by the id of the version."""
     look = looks.get(version.id)
@@ -202,7 +202,7 @@ def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], n_decis
 
 
 def _waiting_version(unit: Unit, live: Version, number: int, sources: Container[int | None]) -> WaitingVersion | None:
-    """Return the newest version of a policy if this version was trained or rebuilt and waits to go live, else None.
+    """Return the newest version of a policy if it was trained or rebuilt and is not live yet, else None.
 
     live: the live version of the policy; number: the number of the newest version; sources: the ids of versions that
     do not wait, because experiments serve copies of them."""
@@ -228,7 +228,8 @@ def _looked_at(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
 
 
 def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
-    """Add a warning where slots whose window is over have not yet entered the version's belief."""
+    """Add a warning if slots should have entered the version's belief, since their reward window is over, but have
+    not."""
     first_id, drawn_before = (version.entered_to or 0) + 1, unit.now - version.reward.window_us
     if ids := decisions.find_overdue(unit, version.policy.id, first=first_id, drawn_before=drawn_before, slots=1):
         since = format_time(activity.decision_times(unit, ids)[ids[0]])
@@ -237,8 +238,8 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
 
 
 def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
-    """Add a warning where events stopped coming. The check reads the policy's newest decisions that are not
-    excluded."""
+    """Add a warning if events stopped coming. Only the newest decisions of the version's policy are read, without
+    excluded decisions."""
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 

@@ -2,8 +2,8 @@
 is evaluated on later blocks.
 
 Blocks are stretches of time with about equal numbers of decisions. What a candidate has learned is fixed before a
-block begins, and what the log shows in the block was drawn with known probabilities. Weights are therefore exact for
-any logger, even a logger that learns, and no row is used to evaluate what this row taught.
+block begins, and the log's draws in the block have known probabilities. Weights are therefore exact for any logger,
+even a logger that learns. No row evaluates a candidate that has learned from this row.
 
 Source: Blum, Kalai & Langford 1999 (progressive validation), on weighted rows."""
 
@@ -60,8 +60,8 @@ class Request:
     """This record holds the arguments of `sweep`.
 
     kinds: the names of kinds, joined by commas; params: values of parameters, each as KIND:NAME=V1,V2; features: the
-    features of contexts as JSON; features_path: the file of these features; log: a filter; cluster: as in
-    `evaluate`."""
+    features of contexts as JSON; features_path: the file of these features; log: a filter; cluster: what rows may
+    depend on each other within, as in `evaluate`."""
 
     kinds: str
     params: Sequence[str] = ()
@@ -84,7 +84,7 @@ Result = TypedDict("Result", {
 
 
 class Candidate(NamedTuple):
-    """A Candidate is a kind with values of its parameters.
+    """A Candidate is a kind with values of its parameters, which is to be evaluated.
 
     texts: the values of parameters as the user typed them, by name; version: a version with this kind and these
     parameters, which is not stored."""
@@ -103,7 +103,8 @@ class Candidate(NamedTuple):
 
     @property
     def count_key(self) -> Any:
-        """Return a key. Candidates have equal keys if every slot adds the same numbers to their beliefs."""
+        """Return a key for sharing sums. Candidates with equal keys add the same numbers to their beliefs for every
+        slot."""
         policy = designs.policy_of(self.version)
         if policy.contextual and getattr(policy, "expands_model", False):  # around its own weights
             return self.name
@@ -122,10 +123,11 @@ class Moment(NamedTuple):
 def sweep(
     store: Store, request: Request, workers: Workers = IN_PROCESS
 ) -> tuple[Result, list[EstimateRow], list[EstimateRow]]:
-    """Estimate what each candidate would have earned. Returns the result, one estimate for each candidate (best first),
+    """Estimate what each candidate would have earned. Return the result, one estimate for each candidate (best first),
     and the estimates by all estimators.
 
-    Raises InputError for unknown names and impossible values, CheckFailed for a log too short to teach and evaluate."""
+    Raises InputError for unknown names and impossible values, CheckFailed for a log too short to learn from and
+    evaluate on."""
     if (request.log or "").startswith(PREFIX):
         raise InputError("a sweep learns from the log of a store", hint="`rlrec import-log` brings it into one")
     with store.read() as unit, bulk.alongside(unit), workers.open_engine(store, unit.now) as engine:
@@ -216,8 +218,8 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
 
 
 def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selection) -> list[Candidate]:
-    """Return the candidates of a request. Features of contexts are fitted to the log as in `policy create
-    --from-log`."""
+    """Return the candidates of a request. For kinds that read contexts, the design of features is fitted to the log, as
+    in `policy create --from-log`."""
     features = {} if request.features is None else parameters.parse_features(request.features)
     candidates, fits = list[Candidate](), dict[bool, Design]()
     for kind, texts in _combinations(request):
@@ -247,8 +249,8 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
 def learn(
     unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward
 ) -> dict[Any, list[Moment]]:
-    """Return what candidates have learned at the beginning of each evaluated block, by their `count_key`. Each block is
-    read once for all candidates."""
+    """Return what candidates have learned at the beginning of each evaluated block, by the candidates' `count_key`.
+    Each block is read once for all candidates."""
     drafts = {candidate.count_key: candidate.version for candidate in candidates}
     sums = {key: Totals() for key in drafts}
     moments = {key: list[Moment]() for key in drafts}
@@ -286,8 +288,8 @@ def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment],
 
 
 def _rank_targets(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """Return one estimate for each target, best first. All estimates are by the estimator with the best verdicts, where
-    later estimators win ties. The bounds of lifts hold for all targets together."""
+    """Return one estimate for each target, best first. All are by the estimator whose verdicts are best overall; of
+    equally good estimators, by the last. The bounds of lifts hold for all targets together."""
     scores = dict.fromkeys((row.estimate.estimator for row in reversed(rows)), 0)
     for row in rows:
         scores[row.estimate.estimator] += VERDICTS.index(row.estimate.verdict) * (row.estimate.std_error is not None)
@@ -301,9 +303,9 @@ def _rank_targets(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def creation_command(candidate: Candidate, request: Request, taken_names: set[str]) -> str:
-    """Return the command that creates a policy like this candidate, which learns from the whole log.
+    """Return the command that creates a policy like this candidate, and lets it learn from the whole log.
 
-    taken_names: the names of existing policies."""
+    taken_names: the names of existing policies, which the new policy cannot have."""
     names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken_names) + 3)))
     words = ["rlrec policy create", next(name for name in names if name not in taken_names), "--kind", candidate.kind]
     words += [f"--param {shlex.quote(f'{name}={text}')}" for name, text in candidate.texts.items()]
