@@ -293,6 +293,8 @@ class _TrainingRun:
                 by_position, gate = trainer.by_position, self.report.gate_visits
                 tune = value_of_split(splits[TUNE], max_visits=TUNE_VISITS, gate_visits=gate, by_position=by_position)
             result = trainer.train(tune, progress=self._report_epoch)
+        by_slot = self.request.weights == SLOT
+        self.logged_values = [] if tune is None else tune.logged_values(by_slot=by_slot)
         if tune is not None and result.best_epoch is not None and result.best_epoch.supported:
             result = self._train_on_both(result, tune, factors)
         self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
@@ -466,5 +468,5 @@ class _TrainingRun:
         return report.result(
             self.parent, number, self.report.visits, gate, seed=self.seed, ascent=result, promoted=is_promoted,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
-            why=reason, passed_by=passed_by,
+            why=reason, passed_by=passed_by, loggers=self.logged_values,
         )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 from math import sqrt
 from operator import add
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -40,6 +40,9 @@ ESTIMATOR = "wdr"
 VISITS = 500  # visits per batch in the held-out splits
 CELLS = 1 << 19  # scores that are computed at a time, so that they stay in the processor's cache
 CHANCE = 3.0  # times the root of an ESS, added to the gate's minimum, since splits differ by chance
+# What a logger earned. users: the number of its users, and of its sessions without a user; value: the mean reward of a
+# visit or of a slot; std_error: the standard error of this mean over users.
+LoggedValue = TypedDict("LoggedValue", {"logger": str, "users": int, "value": float, "std_error": float})
 ByStratum = Mapping[Stratum, RowSums]
 GAIN_REPLICATES = 50  # replicates of an interval that is not used
 
@@ -179,6 +182,28 @@ class HoldoutValue:
             return mean, None
         deviation = np.bincount(self._cluster, gain) - mean * slots
         return mean, float(np.sqrt((deviation**2).sum()) / slots.sum())
+
+    def logged_values(self, *, by_slot: bool) -> list[LoggedValue]:
+        """Return what each logger of these visits earned, highest mean first. A logger with a single user is left out.
+
+        by_slot: whether the mean is the reward of a slot; otherwise it is the discounted sum of a visit."""
+        columns = []
+        for rows in self.split.batches(self.max_visits):
+            reward = rows.reward if by_slot else rows.reward * self.fold.gamma ** returns.steps(rows.start)
+            units = np.add.reduceat(rows.size, rows.start[:-1]) if by_slot else np.ones(len(rows))
+            columns.append((rows.stratum, rows.cluster, np.add.reduceat(reward, rows.start[:-1]), units))
+        stratum, cluster, reward, units = map(np.concatenate, zip(*columns, strict=True))
+        loggers = [logger for logger, _ in self.split.strata]
+        values = list[LoggedValue]()
+        for name in dict.fromkeys(filter(None, loggers)):
+            rows_of_logger = np.flatnonzero(np.array([logger == name for logger in loggers])[stratum])
+            user = np.unique(cluster[rows_of_logger], return_inverse=True)[1]
+            if (n := int(user.max(initial=-1)) + 1) > 1:
+                total, mean = units[rows_of_logger].sum(), reward[rows_of_logger].sum() / units[rows_of_logger].sum()
+                deviation = np.bincount(user, reward[rows_of_logger] - mean * units[rows_of_logger])
+                error = np.sqrt(np.square(deviation).sum() * n / (n - 1)) / total
+                values.append({"logger": name, "users": n, "value": float(mean), "std_error": float(error)})
+        return sorted(values, key=lambda row: -row["value"])
 
     def difference(self, partials: ByStratum, **options: Any) -> Comparison:
         """Return the value from these sums minus the value of the reference. Both values have the same weights of

@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.training.ascent import BOLD_ESS, TrainingResult
+from rlrec.app.training.holdout_value import LoggedValue
 from rlrec.errors import quantity
 from rlrec.records import Version
 
@@ -27,13 +28,14 @@ NO_LOOK = dict.fromkeys(GateReport.__annotations__)  # the fields in a report wh
 
 
 # log: the filter of the training log. trained: whether there is a new version; why: there is none, or it is no better,
-# or was not promoted; training: the part that the version stores, epochs and the gate.
+# or was not promoted; training: the part that the version stores, epochs and the gate; loggers: what each logger earned
+# on the visits by which the epoch was chosen.
 RunFigures = TypedDict("RunFigures", {
     "policy": str, "version": int, "parent": int, "promoted": bool, "gate_sessions": int | None,
     "tune_estimate": float | None, "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None,
     "weights": str | None, "log": str | None, "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int,
     "why": str | None, "training": NotRequired[Mapping[str, Any] | None], "at": NotRequired[str],
-    "passed_by": list[str],
+    "passed_by": list[str], "loggers": list[LoggedValue],
 })  # fmt: skip
 
 
@@ -58,7 +60,7 @@ def result(
         "gate_sessions": gate and gate["sessions"],
         "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "trained": ascent is not None,
         "epochs": 0 if ascent is None else len(ascent.curve), "best_epoch": None if ascent is None else ascent.best,
-        "seed": seed, "passed_by": [], **figures,
+        "seed": seed, "passed_by": [], "loggers": [], **figures,
     }  # fmt: skip
     return cast(Result, {name: fields.get(name) for name in Result.__annotations__ if name != "at"})
 

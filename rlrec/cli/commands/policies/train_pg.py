@@ -29,6 +29,7 @@ from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, ParsedType, parse
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_against, gate_claim, is_weak
 
+LEAST_USERS = 100  # of another policy, for a sentence that says that it earned more
 CLIP = ParsedType("number|none", lambda text: None if text == "none" else parse_number(text))
 
 
@@ -126,7 +127,7 @@ def train_pg(
     for text in reason_notes if show.format != "table" else []:
         notice(text)
     if result["trained"]:
-        print_sentences(show, _result_sentence(result))
+        print_sentences(show, _result_sentence(result), *_rival_sentence(result))
         if show.format == "table" and (
             best_sentence := app.best_policy.find(store, by="train-pg", policy=result["policy"])
         ):
@@ -191,6 +192,27 @@ def _result_sentence(result: Mapping[str, Any]) -> str:
     if (reason := refusal_sentence(result, rival)) is not None:
         return f"{new_version}: {reason}; {promotion_phrase}."
     return f"{gate_claim(result, new_version, rival=rival).sentence}; {promotion_phrase}."
+
+
+def _rival_sentence(result: Mapping[str, Any]) -> list[str]:
+    """Return a sentence that names another policy of the log whose visits earned surely more than the new version is
+    estimated to earn. The list is empty if there is no such policy, or if an experiment compares it already."""
+    name, new_version, value = result["policy"], f"{result['policy']}@{result['version']}", result["value"]
+    owners = [row["logger"].rpartition("@")[0] for row in result["loggers"]]
+    clause = f"{new_version} is estimated to earn"
+    if value is None and name in owners:
+        logger_row = result["loggers"][owners.index(name)]
+        value, clause = logger_row["value"], f"{logger_row['logger']} earned"
+    for owner, row in zip(owners, result["loggers"], strict=True):
+        is_rival = owner != name and "@" not in owner and value is not None
+        if is_rival and row["users"] >= LEAST_USERS and row["value"] - 2 * row["std_error"] > value:
+            unit = "slot" if result["weights"] == "slot" else "visit"
+            command = f"rlrec experiment create {owner}-{name} --variant {owner}={owner} --variant {name}={new_version}"
+            return [
+                f"in this log, {row['logger']} earned {cell(row['value'])} a {unit}, and {clause} {cell(value)}; "
+                f"its users may be others, so `{command}` is the fair comparison."
+            ]
+    return []
 
 
 def _suggest_command(show: Show, result: Mapping[str, Any]) -> None:

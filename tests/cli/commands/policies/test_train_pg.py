@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -140,6 +141,31 @@ def test_loggers_count_where_none_of_them_supports_the_policy(run_sqlite: Run, t
     result = run_sqlite("--now", "2026-02-15", "train-pg", "pg", *QUICK, "--json")
     assert (result.exit_code, "nan" in result.stderr) == (0, False)
     assert "gain 0" in result.stderr
+
+
+def test_another_policy_that_earned_more_is_named_with_the_experiment_that_compares(
+    run_sqlite: Run, sqlite_db: str
+) -> None:
+    with closing(opening(Path(sqlite_db))) as store:
+        shop = opened(store)
+        serve(shop, name="visits", liked=lambda key, *_: key == "tea", visits=600, users=600, prefix="visits")
+        serve(shop, liked=lambda *_: True, visits=600, users=600, prefix="base", start=START + MINUTE)
+    result = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK, "--json")
+    earned = {row["logger"]: (row["users"], row["value"]) for row in result.json["loggers"]}
+    with closing(sqlite3.connect(sqlite_db)) as connection:
+        tuned = "FROM session s WHERE s.split = 1 AND s.key LIKE ?"
+        clicks = "(SELECT count(*) FROM event e JOIN decision d ON d.id = decision_id WHERE session_id = s.id)"
+        for name in ("base", "visits"):
+            users, value = connection.execute(f"SELECT count(*), avg({clicks}) {tuned}", [f"{name}%"]).fetchone()
+            assert earned[f"{name}@1"] == (users, pytest.approx(value, rel=1e-12))
+    assert list(earned) == ["base@1", "visits@1"]
+    printed = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK).stderr
+    command = "rlrec experiment create base-visits --variant base=base --variant visits=visits@3"
+    assert "in this log, base@1 earned 3 a visit, and visits@3 is estimated to earn " in printed
+    assert f"`{command}` is the fair comparison" in printed
+    assert run_sqlite("--now", NOW, *command.split()[1:]).exit_code == 0
+    alone = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK, "--log", "policy=visits").stderr
+    assert "in this log" not in alone
 
 
 @pytest.mark.parametrize("lr", [5.0, 50.0])
