@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import isfinite
@@ -54,7 +55,7 @@ Outcome = Union[Result, "PersonalResult", InputError]
 def feedback(store: Store, line: Line) -> Result | PersonalResult:
     """Record one line in one transaction. A line that is refused stores nothing."""
     transaction = feedback_group(store, [line], all_or_none=True)
-    for name in sorted(transaction.late_rewards):
+    for name in sorted(transaction.late_lines):
         store.notice(f"it came after the window of reward {name}: beliefs may learn from it, no estimate counts it")
     (outcome,) = transaction.outcomes
     assert not isinstance(outcome, InputError)
@@ -103,29 +104,36 @@ def feedback_stream(
     """Record many lines in one transaction, or none of them: the first error is raised. With `quarantine`, each group
     is a transaction, and errors of lines are given to `reject`. `groups` returns the input from its start each time
     it is called."""
-    unweighed_kinds = set[str]()
+    unweighed_kinds, versions = set[str](), dict[int, Version]()
 
-    def work(unit: Unit, ledger: Ledger, *, portion: Callable[[], Iterable[Group]]) -> tuple[Summary, list[InputError]]:
-        summary, errors = Summary(), list[InputError]()
+    def work(
+        unit: Unit, ledger: Ledger, *, portion: Callable[[], Iterable[Group]]
+    ) -> tuple[Summary, list[InputError], Counter[str]]:
+        summary, errors, late_lines = Summary(), list[InputError](), Counter[str]()
         for group in portion():
-            transaction = FeedbackTransaction(unit, ledger, group)
+            transaction = FeedbackTransaction(unit, ledger, group, versions)
             unweighed_kinds.update(transaction.unweighed_kinds)
+            late_lines += transaction.late_lines
             if transaction.errors and not quarantine:
                 raise transaction.errors[0]
             errors += transaction.errors
             n_accepted, n_duplicates = map(transaction.results.count, (True, False))
             summary += Summary(accepted=n_accepted, duplicates=n_duplicates, rejected=len(transaction.errors))
-        return summary, errors
+        return summary, errors, late_lines
 
-    total = Summary()
+    total, late_total = Summary(), Counter[str]()
     portions: Iterable[Callable[[], Iterable[Group]]] = [groups]
     if quarantine:
         portions = (partial(list, [group]) for group in groups())
     for portion in portions:
-        summary, errors = _write(store, partial(work, portion=portion), references_hold=True)
+        summary, errors, late_lines = _write(store, partial(work, portion=portion), references_hold=True)
         total += summary
+        late_total += late_lines
         for error in errors:
             reject(error)
+    for name, n_late in sorted(late_total.items()):
+        count = f"{n_late:,} of {quantity(total.accepted, 'line')}"
+        store.notice(f"{count} came after the window of reward {name}: beliefs may learn, no estimate counts them")
     warn_of_kinds(store, unweighed_kinds)
     return total
 
@@ -175,14 +183,17 @@ class FeedbackTransaction:
     results: for each line, whether it was stored (else it is a duplicate), or its error; errors: the errors of all
     refused lines. outcomes: the answers, with the reward after each line. later_transaction: the result for lines whose
     requests had to wait for other requests of the group. unweighed_kinds: the kinds of events that no reward definition
-    weighs. late_rewards: the reward definitions that weigh an event which came after their window.
+    weighs. late_lines: for each reward definition, the number of new lines with an event that it weighs and that came
+    after its window.
 
     returns: whether the lines are the `return` events that the store records itself. Other lines may not have this
     event once a definition weighs it, since a visit would count twice."""
 
     def __init__(
-        self, unit: Unit, ledger: Ledger, group: Group, *, answers: bool = False, returns: bool = False
-    ) -> None:
+        self, unit: Unit, ledger: Ledger, group: Group, versions: dict[int, Version] | None = None, *,
+        answers: bool = False, returns: bool = False,
+    ) -> None:  # fmt: skip
+        """Store the lines. versions: versions by id that are known already, to which those of the group are added."""
         self.unit, self.ledger, self.returns = unit, ledger, returns
         self.results: list[bool | InputError] = []
         self.outcomes: list[Outcome] = []
@@ -214,16 +225,16 @@ class FeedbackTransaction:
         # the arm at each position of the pages that lines name
         self.pages = events.slates(unit, pages) if pages else {}
         self.kinds = self.weighed_kinds - {RETURN}  # the kinds of events that need no further check
-        self.versions = dict[int, Version]()  # the versions that served the decisions
-        if answers:
-            learning_versions = {version.id: version for versions in ledger.learners.values() for version in versions}
-            version_ids = {target.version_id for target in targets} - {None}
-            other_versions = policies.by_id(unit, ids) if (ids := version_ids - learning_versions.keys()) else {}
-            self.versions = {number: learning_versions.get(number) or other_versions[number] for number in version_ids}
+        self.versions = {} if versions is None else versions  # the versions that served the decisions
+        if new_ids := {target.version_id for target in targets} - self.versions.keys() - {None}:
+            learners = {version.id: version for versions in ledger.learners.values() for version in versions}
+            self.versions |= {number: learners[number] for number in new_ids & learners.keys()}
+            if other_ids := new_ids - learners.keys():
+                self.versions |= policies.by_id(unit, other_ids)
         self.new_rows: dict[int, list[Row]] = {}  # new events by decision
         # by decision: its events, and how many of its new events are among them
         self.reward_events: dict[int, tuple[list[Event], int]] = {}
-        self.unweighed_kinds, self.late_rewards = set[str](), set[str]()
+        self.unweighed_kinds, self.late_lines = set[str](), Counter[str]()
         self._take_lines(group, answers=answers)
         if credited_lines is not None:
             self.outcomes = credited_lines.answers(self.outcomes) if answers else []
@@ -245,7 +256,7 @@ class FeedbackTransaction:
                 continue
             position, values, at, key, censor = line[2:7]
             target = next(targets)
-            _, decision_id, policy_id, _, served_at, size, is_imported, arm_id, count, ordinal, context_id = target
+            _, decision_id, policy_id, version_id, served_at, size, is_imported, arm_id, count, *further = target
             if position is None and size == 1:
                 position = 1
             event_at = now if at is None else at
@@ -261,11 +272,14 @@ class FeedbackTransaction:
                 if policy_id not in seqs:
                     seqs[policy_id] = self.ledger.seq(policy_id)
                 seq, rows = seqs[policy_id], new_rows.get(decision_id)
+                reward = self.versions[version_id].reward
+                if event_at - served_at > reward.window_us and not reward.weights.keys().isdisjoint(values):
+                    self.late_lines[reward.name] += 1
                 if not is_usual:
                     self.unweighed_kinds |= values.keys() - self.weighed_kinds
                 if rows is None:
                     new_rows[decision_id] = rows = []
-                    changes.append((decision_id, policy_id, served_at, is_imported, arm_id, ordinal, context_id, rows))
+                    changes.append((decision_id, policy_id, served_at, is_imported, arm_id, *further, rows))
                 elif position is not None:
                     arms[decision_id, position] = arm_id
                 number = count + len(rows)
@@ -357,8 +371,6 @@ class FeedbackTransaction:
         position, count = 1 if size == 1 else line.position, len(line.events) + (line.censor is not None)
         positions = self.pages.get(decision_id, ()) if position is None else (position,)
         reward = self.versions[target.version_id].reward
-        if (line.at or self.unit.now) > served_at + reward.window_us and line.events.keys() & reward.weights.keys():
-            self.late_rewards.add(reward.name)
         slot_rewards = rewards_of(reward, reward_events, served_at=served_at, slots=positions)
         return Result(
             decision_id=decision_id, events=count if result else 0, duplicates=0 if result else count,

@@ -151,6 +151,29 @@ def test_quarantine_stores_the_good_lines_and_keeps_the_bad_ones(shop: Run, tmp_
     assert (pulls(shop), clicks(shop)) == (3, 2)
 
 
+@pytest.mark.parametrize("options", [(), ("--on-error", "quarantine", "--rejects", "rejects.ndjson")])
+def test_lines_after_the_window_of_a_reward_are_counted(
+    run_sqlite: Run, options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default reward counts clicks of 30 minutes; `looks` counts them for a day."""
+    monkeypatch.chdir(tmp_path)
+    run_sqlite("arm", "add", "a")
+    run_sqlite("reward", "define", "looks", "look=1", "--window", "1d")
+    for name, reward in (("short", "default"), ("long", "looks")):
+        run_sqlite("policy", "create", name, "--kind", "uniform", "--reward", reward)
+        run_sqlite("--now", "2026-01-02T08:00Z", "recommend", "--policy", name, "--session", name)
+    times = "08:29:59", "08:30:00", "08:30:01", "09:00:00"
+    lines = [
+        {"decision_id": number, "events": {kind: 1}, "at": f"2026-01-02T{time}Z", "key": f"{number} {kind} {time}"}
+        for time in times for number, kind in ((1, "click"), (1, "look"), (2, "look"))
+    ]  # fmt: skip
+    words = "--now", "2026-01-02T10:00Z", "feedback", "--input", "-", *options
+    notices = [line for line in run_sqlite(*words, stdin=lines).done().stderr.splitlines() if "window" in line]
+    assert len(notices) == 1
+    assert "2 of 12 lines came after the window of reward default" in notices[0]
+    assert "window" not in run_sqlite(*words, stdin=lines).done().stderr  # all are duplicates
+
+
 def test_quarantine_and_its_file_go_together(shop: Run, tmp_path: Path) -> None:
     (tmp_path / "in").write_text(jsonl(GOOD))
     assert shop("feedback", "--input", tmp_path / "in", "--on-error", "quarantine").exit_code == 2
