@@ -67,15 +67,16 @@ def load(kind: str) -> type[Policy]:
 
 
 def learns_from_slots(kind: str) -> bool:
-    """Tell whether a kind of policy can learn from the log of any policy, where each slot counts by itself."""
+    """Tell whether a kind of policy can learn from the log of any policy, one slot at a time."""
     return load(kind).online and kind not in (*KINDS_THAT_DO_NOT_LEARN, TWO_STAGE, *INTERNAL)
 
 
 def parameters(kind: str, typed_parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the parameters of a policy kind with their default values, which are not checked.
+    """Return the default value of each parameter of a policy kind, by name. Values are not checked.
 
-    typed_parameters: the parameters that a user typed. With them, the result includes the rules among them, such as
-    `pin`, and for a two-stage policy the parameters of both stages, such as `first.floor`."""
+    typed_parameters: the parameters that a user typed. With them, the result includes the rules that the user typed,
+    such as `pin`. For a two-stage policy, the result then also includes the parameters of both stages, such as
+    `first.floor`."""
     defaults = dict(_defaults(kind)) | {name: "" for name in COMMON_PARAMETERS if name in (typed_parameters or {})}
     if typed_parameters is not None and kind == TWO_STAGE:
         for stage in STAGES:
@@ -186,5 +187,6 @@ def learns_stated(policy: Policy) -> TypeGuard[ContextualPolicy]:
 
 
 def learns_by_column(policy: Policy) -> bool:
-    """Tell whether the belief of a policy has sums for each column of sparse contexts instead of moments."""
+    """Tell whether the belief of a policy has sums for each column of sparse contexts. The beliefs of other contextual
+    policies have moments, which are sums of products of two columns."""
     return learns_from_contexts(policy) and policy.design.context.is_sparse

@@ -1,8 +1,8 @@
 """This module defines policies and beliefs. A policy object holds parameters and a belief holds what was learned. A
 policy and a belief together give a distribution of scores.
 
-This module imports no numpy, and neither do the kinds that read no context, since a single `feedback` command calls
-only their `entry`."""
+This module imports no numpy, and neither do the kinds that read no context. A single `feedback` command calls only
+the method `entry` of such a kind, which needs no numpy."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 class Belief(Record, eq=False, repr=False):
-    """A Belief holds sums per arm, each (..., m), in the order of the arms of a request. Several beliefs in one object
-    have leading axes.
+    """A Belief holds sums for each of m arms, in the order of the arms of a request. The arrays have the shape (...,
+    m). If one object holds several beliefs, the arrays have further axes in front.
 
     pulls, reward_sum, reward_squares: the sums over the counted slots, without the prior. alpha, beta: the prior as
     pseudo-counts of reward and of missing reward (0 without a prior). total: the pulls of all arms of the belief, a
-    number or (..., 1). extra (..., m, w): the sums of the statistics that only this kind has. moments: the unpacked
-    moments, for kinds that read the context. read_column_sums: for kinds that read sparse contexts, a function of
-    columns (c,) that returns the sums on these columns, followed by the weights of the anchor, (c, m, 4). parameters:
-    the parameters of a trained kind for these arms, and the features of the arms, (m, p). cost (m,): the expected
-    cost of showing each arm, if the policy has a budget."""
+    number or (..., 1). extra (..., m, w): w further sums, which only this kind of policy has. moments: the unpacked
+    moments, for kinds that read the context. read_column_sums: for kinds that read sparse contexts, a function that
+    takes c columns and returns an array (c, m, 4): three sums for each column, and the weight of the anchor (a model
+    fitted to a log). parameters: the parameters of a trained kind for these arms, and the features of the arms, (m,
+    p). cost (m,): the expected cost of showing each arm, if the policy has a budget."""
 
     pulls: Array
     reward_sum: Array
@@ -83,9 +83,9 @@ class Policy(ABC):
     By default a policy counts every slot, forgets nothing, reads no context, and learns from any reward. A subclass
     becomes a frozen dataclass; the options of its class statement are options of the dataclass.
 
-    Some kinds have other statistics than pulls, reward and squared reward. Such a kind overrides `statistics` and
-    `width` (more columns behind the three), `needs` (the fields of a slot that the kind uses beside arm and reward) and
-    `entry`. The ledger adds statistics over slots, discounts them by age and sums them by arm."""
+    The belief of every kind sums pulls, reward and squared reward. A kind with further sums overrides `statistics` and
+    `width` (the further columns follow the three), `needs` (the fields of a slot that the kind uses besides arm and
+    reward) and `entry`. The ledger discounts the rows of `statistics` by age and sums them by arm."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -146,7 +146,8 @@ class Policy(ABC):
 
     @property
     def exploration(self) -> Floor:
-        """Return the probability of a uniform pick, in [0, 1], for every position or for each position."""
+        """Return the floor, which is the probability of a uniform pick, in [0, 1]. The result is one number for all
+        positions, or a number for each position."""
         return self.floor
 
     @property
@@ -170,7 +171,7 @@ class Policy(ABC):
         return None
 
     def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
-        """Return alpha and beta of the Beta posterior of each arm's mean reward, (..., m) each."""
+        """Return alpha and beta of the Beta posterior of each arm's mean reward, as two arrays (..., m)."""
         import numpy as np
 
         return belief.alpha + belief.reward_sum, belief.beta + np.maximum(belief.pulls - belief.reward_sum, 0.0)
@@ -181,7 +182,7 @@ class Policy(ABC):
         return belief.mean(default=default)
 
     def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
-        """Return the belief that applies in a context. Only kinds with a belief for each value of a context field
+        """Return the belief that applies in a context. Kinds that hold a belief for each value of a context field
         override this method."""
         return belief
 
@@ -205,7 +206,8 @@ class Policy(ABC):
         return {}
 
     def rewards_and_pulls(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
-        """Return the reward that each slot adds to a belief and the pulls that the slot counts as, (n,) each.
+        """Return two arrays (n,): the reward that each slot adds to a belief, and the number of pulls that the slot
+        counts as.
 
         reward (n,): the reward of each slot; position (n,): the position of each slot, which may be None if the
         policy has no position curve."""
@@ -220,12 +222,12 @@ class Policy(ABC):
 
 
 def rewards_and_pulls(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return the reward that each slot adds to a belief and the pulls that the slot counts as, (n,) each, for a
-    position curve.
+    """Return two arrays (n,): the reward that each slot adds to a belief, and the number of pulls that the slot counts
+    as.
 
-    reward, position (n,): the reward and the position of each slot; examination: the curve, which is the pulls that
-    a slot counts as at each position. With an empty curve every slot counts as one pull. A slot below the end of the
-    curve has no pulls and no reward."""
+    A slot below the end of the position curve has no pulls and no reward. reward, position (n,): the reward and the
+    position of each slot; examination: the position curve, which holds the number of pulls for a slot at each
+    position (if empty, every slot counts as one pull)."""
     import numpy as np
 
     if not examination:
@@ -257,8 +259,9 @@ class FlooredPolicy(Policy, init=False, eq=False, repr=False):
 
     @property
     def exploration(self) -> Floor:
-        """Return the floor at the positions where it applies, combined with the rates in `uniform_rate_parameters`. The
-        result is one number, or a number for each position."""
+        """Return the probability of a uniform pick: the floor at the positions where it applies, combined with the
+        parameters named in `uniform_rate_parameters`, which apply everywhere. The result is one number, or a number for
+        each position."""
         rates = [getattr(self, name) for name in self.uniform_rate_parameters]
         floored_rate = probability_of_any(*rates, self.floor) if rates else self.floor
         if self.explore_slots == "":
@@ -272,8 +275,8 @@ class FlooredPolicy(Policy, init=False, eq=False, repr=False):
 
 
 class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
-    """CurvePolicy is the base class of kinds that may count slots by a position curve. `position` is the name of the
-    curve, and `examination` holds its values.
+    """CurvePolicy is the base class of kinds that may have a position curve, which says how many pulls a slot at each
+    position counts as. `position` is the name of the curve, and `examination` holds its values.
 
     A slot at position k counts as examination[k - 1] pulls, with its full reward; a slot below the end of the curve
     adds nothing. Kinds that read no context have further statistics: for each position of the curve, the sum of 1 -
@@ -318,8 +321,8 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
         return count_slots(replace(slots, reward=reward), missed_rewards, pulls=pulls)
 
     def missed_rewards(self, belief: Belief) -> Array | None:
-        """Return, for each arm and position, the sum of 1 - reward over the slots, (..., m, k). The result is None
-        without a position curve."""
+        """Return the sum of 1 - reward over the slots of each arm at each of the k positions of the curve, (..., m, k).
+        The result is None without a position curve."""
         if not self.examination or self.contextual or belief.extra is None:
             return None
         return belief.extra[..., -len(self.examination) :]
@@ -339,8 +342,8 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
 
 
 class OnlineLearner(CurvePolicy, init=False, eq=False, repr=False):
-    """OnlineLearner is the base class of kinds that learn. These kinds have a floor of uniform exploration, forgetting
-    by discount or window, and a position curve."""
+    """OnlineLearner is the base class of kinds that learn. These kinds have a floor of uniform exploration, can forget
+    by a discount or a window, and can have a position curve."""
 
     discount: float = 1.0
     window: float = 0.0
@@ -373,8 +376,7 @@ class OnlineLearner(CurvePolicy, init=False, eq=False, repr=False):
         return self.subtract_cost(self.mean(belief), belief, context)
 
     def subtract_cost(self, score: Array, belief: Belief, context: Mapping[str, Any] | None) -> Array:
-        """Return the score of each arm minus the expected cost of the arm times the price, (m,). The price is in the
-        context."""
+        """Return the score of each arm minus price x expected cost of the arm, (m,). The context holds the price."""
         return score if belief.cost is None else score - ((context or {}).get(PRICE) or 0.0) * belief.cost
 
 
@@ -393,8 +395,7 @@ P = TypeVar("P")
 
 
 def unchecked_copy(policy: P, **parameters: Any) -> P:
-    """Return a copy of the policy with other parameters. The parameters are not checked, since the constructor may
-    refuse them.
+    """Return a copy of the policy with other parameters, which the constructor might refuse and which are not checked.
 
     The copy is never stored and logs nothing."""
     clone = copy(policy)

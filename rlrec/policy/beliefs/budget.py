@@ -51,15 +51,15 @@ class Budget(NamedTuple):
         return _FROM_MONDAY_US if self.period == "week" else 0
 
     def slices(self, time: int) -> float:
-        """Return the number of slices, with a fraction, from the beginning of the period that contains 1970-01-01 until
-        a time. Every period begins at a multiple of SLICES.
+        """Return the time in slices, with a fraction, since the beginning of the period that contains 1970-01-01. A
+        period has SLICES slices, so every period begins at a multiple of SLICES.
 
         time: in microseconds since 1970-01-01."""
         return (time + self.offset_us) / self.slice_us
 
     def bucket(self, time: int) -> int:
-        """Return the number of the bucket of a belief that holds the spend at a time. The numbers of buckets of spend
-        are negative.
+        """Return the number of the bucket of a belief in which the spend at a time is summed. There is a bucket for
+        each slice, with a negative number.
 
         time: in microseconds since 1970-01-01."""
         return -1 - (time + self.offset_us) // self.slice_us

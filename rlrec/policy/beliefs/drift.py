@@ -14,11 +14,11 @@ from rlrec.records import Record
 
 
 class Change(Record):
-    """A Change describes a detected change of the mean.
+    """A Change describes a detected change of the mean. A mark is the number that the caller of `take` gave to a
+    reward, such as the id of its decision.
 
     start: the mark of the first reward after the change (an estimate); alarm: the mark of the reward at which the
-    change was detected; mean_before, mean_after: the means of the rewards before and after the change. Marks are the
-    numbers given to `take`."""
+    change was detected; mean_before, mean_after: the means of the rewards before and after the change."""
 
     start: int
     alarm: int
@@ -43,13 +43,14 @@ MIN_SIDE_REWARDS = 5  # rewards that each side of a cut needs
 
 
 class Adwin:
-    """An Adwin object detects changes by a window of recent rewards. The window grows while its mean stays the same,
-    and is cut at a point where the means of the two sides differ. Rewards may have any range.
+    """An Adwin object detects changes by a window of recent rewards. The window grows while its mean stays the same. If
+    the mean before some point of the window differs from the mean after it, the window is cut there. Rewards may have
+    any range.
 
     delta: a bound on the probability of a false alarm. The true probability is close to the bound only if a window
-    is checked once; on click rates false alarms are far rarer. The bound needs the width of the range of rewards,
-    and takes the range of the rewards so far. The window is an exponential histogram of at most 5 buckets of each
-    power of two.
+    is checked once; on click rates false alarms are far rarer. The bound depends on the width of the range of
+    rewards, which is taken from the rewards seen so far. The window is an exponential histogram of at most 5 buckets
+    of each power of two.
 
     Source: Bifet and Gavalda 2007, ADWIN2. At an alarm, all rewards before the clearest cut are dropped at once, so
     that one change is reported once."""
@@ -113,11 +114,11 @@ class Adwin:
         return changes
 
     def _merge_buckets(self, edges: list[int]) -> None:
-        """Add the new buckets of one tick (32 rewards). While a size has more than 5 buckets, merge the two oldest
-        buckets of this size.
+        """Add 32 new buckets of one reward. While there are more than 5 buckets of a size, merge the two oldest of them
+        into a bucket of twice the size.
 
-        Two merged buckets become a bucket of the next size. edges: the columns of the edges between buckets, from
-        which the edges inside merged buckets are deleted."""
+        edges: the columns of the running sums at which buckets begin and end. The edges inside merged buckets are
+        deleted."""
         bucket_counts, last_edge, size = self._sizes, len(edges) - 1, 0
         bucket_counts[0] += CHECK_INTERVAL
         while (n_pairs := (bucket_counts[size] - MAX_BUCKETS + 1) // 2) > 0:
@@ -130,8 +131,8 @@ class Adwin:
             last_edge, size = first_edge + n_pairs, size + 1
 
     def _find_cut(self, sums: Array, width: float) -> int:
-        """Return the index of the edge at which the means of the two sides differ most clearly. The result is 0 if no
-        difference is significant.
+        """Return the index of the edge at which the mean before and the mean after differ most clearly. The result is 0
+        if no difference is significant.
 
         sums (3, e): the number, the sum and the sum of squares of the rewards before each edge; width: the width of
         the range of rewards."""
@@ -150,8 +151,8 @@ class Adwin:
 def _describe_change(sums: Array, marks: Ids) -> Change:
     """Return the change at a cut of the window.
 
-    sums (3, 3): the sums at the start of the window, at the cut and at the end; marks: the marks of the first reward
-    after the cut and of the last reward."""
+    sums (3, 3): the number, the sum and the sum of squares of rewards (rows) before the start of the window, before
+    the cut and before the end (columns); marks: the marks of the first reward after the cut and of the last reward."""
     count, reward_sum, _ = np.diff(sums, axis=1)
     mean_before, mean_after = (reward_sum / count).tolist()
     return Change(start=int(marks[0]), alarm=int(marks[1]), mean_before=mean_before, mean_after=mean_after)
@@ -169,14 +170,14 @@ class PageHinkley:
     """A PageHinkley object raises an alarm when a running sum exceeds its minimum by more than THRESHOLD. The sum adds
     each reward minus the running mean of rewards minus DELTA. A second test does the same with the negative rewards.
 
-    With m_t = m_(t-1) + x_t - mean_t - DELTA, the alarm comes where m_t - min m exceeds THRESHOLD; then the test
-    starts again. The test suits steps of a known size. Where rewards have variance v, each direction has one false
-    alarm in about (exp(a) - 1 - a) v / 2 DELTA^2 rewards, where a = 2 DELTA THRESHOLD / v. A step s is detected
-    after about THRESHOLD / (s - DELTA) rewards. These constants suit click rates up to 10 %: with v = 0.09 a false
-    alarm comes once in 3e7 rewards, and a step of 0.1 is detected after about 600 rewards. Rewards with more
-    variance raise false alarms more often.
+    For rewards x_t, the sum is m_t = m_(t-1) + x_t - mean_t - DELTA. After an alarm, the test starts again. The test
+    suits steps of a known size. Where rewards have variance v, each direction has one false alarm in about (exp(a) -
+    1 - a) v / 2 DELTA^2 rewards, where a = 2 DELTA THRESHOLD / v. A step s is detected after about THRESHOLD / (s -
+    DELTA) rewards. These constants suit click rates up to 10 %: with v = 0.09 a false alarm comes once in 3e7
+    rewards, and a step of 0.1 is detected after about 600 rewards. Rewards with more variance raise false alarms
+    more often.
 
-    Source: the test of Page and Hinkley as it is commonly written; the rate of false alarms is an own derivation."""
+    Source: the test of Page and Hinkley as it is commonly written. We derived the rate of false alarms."""
 
     def __init__(self) -> None:
         self._reset()
@@ -226,8 +227,8 @@ class PageHinkley:
 
 
 class _Direction:
-    """A _Direction is one direction of the Page-Hinkley test, up or down. It holds the running sum, the minimum of the
-    sum, and the place of the minimum in the stream.
+    """A _Direction runs the Page-Hinkley test in one direction, up or down. It holds the running sum, the minimum of
+    the sum, and the place of the minimum in the stream.
 
     sign: 1 for a test of rising rewards, -1 for falling rewards."""
 

@@ -12,8 +12,8 @@ _PRECISION = 1e-13
 
 
 def posterior(alpha: Array, beta: Array, missed_rewards: Array, examination: Array) -> tuple[Array, Array]:
-    """Return alpha and beta of a Beta distribution that approximates the posterior of each arm's attraction, (..., m)
-    each. The attraction is the probability of a click on an examined slot.
+    """Return alpha and beta of a Beta distribution that approximates the posterior of each arm's attraction, as two
+    arrays (..., m). The attraction is the probability of a click on an examined slot.
 
     alpha (..., m): the rewards plus the prior's alpha; beta (..., m), above 0: the prior's beta; missed_rewards
     (..., m, k): the sum of 1 - reward over the slots at each position; examination (k,): the probability t_k that a
@@ -36,7 +36,7 @@ def posterior(alpha: Array, beta: Array, missed_rewards: Array, examination: Arr
 
 
 def _posterior_mode_odds(alpha: Array, beta: Array, weight: Array, unexamined_share: Array) -> tuple[Array, Array]:
-    """Return the odds o at the mode of each arm's posterior, and the weight of the misses at the mode, (m,) each.
+    """Return two arrays (m,): the odds o at the mode of each arm's posterior, and the weight of the misses at the mode.
 
     alpha, beta (m,): the parameters of `posterior`; weight (k, m): the misses at each position, times the
     probability of an examination; unexamined_share (k, 1): the probability u that a slot is not examined.

@@ -17,14 +17,14 @@ PAIRS = 10_000  # of parameters at a time: each takes a kB
 
 
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
-    """Return the lower and the upper bound of each arm's mean reward, (m,) each. The bounds are NaN where nothing is
-    known.
+    """Return the lower and the upper bound of each arm's mean reward, as two arrays (m,). The bounds are NaN where
+    nothing is known.
 
     If the policy has a normal posterior, the bounds are those of this posterior. For rewards in [0, 1], an arm with
-    a prior has the equal-tailed interval of its Beta posterior, and any other arm has Wilson's interval. With a
-    position curve, the Beta interval begins at 0 if the arm has had no reward and its posterior density is highest
-    at 0, since many arms of long pages are hardly looked at. Other rewards have the normal interval, from two pulls
-    on. Source: Wilson 1927 (score interval).
+    a prior has the equal-tailed interval of its Beta posterior, and any other arm has Wilson's interval. Other
+    rewards have the normal interval, from two pulls on. With a position curve, the Beta interval begins at 0 if the
+    arm has had no reward and its posterior density is highest at 0, since many arms of long pages are hardly looked
+    at. Source: Wilson 1927 (score interval).
 
     level: the probability that the interval contains the mean."""
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -45,12 +45,11 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
 
 
 def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
-    """Return two values for each Beta variable: the variable lies below the first, and above the second, with
-    probability `tail` each.
+    """Return the `tail` quantile and the 1 - `tail` quantile of each Beta variable.
 
     alpha, beta: the parameters, in one common shape, which is also the shape of the results. The relative error is
     1e-12 for parameters from 0.1 on and tails up to 0.1. Newton's method is used on the logit scale, where densities
-    are log-concave; each tail is integrated from its own end, where it is small. Source: own derivation."""
+    are log-concave. Each tail is integrated from its own end, where it is small. Source: own derivation."""
     pairs, index = np.unique(np.stack([alpha.ravel(), beta.ravel()]), axis=1, return_inverse=True)
     chunks = [_distinct_bounds(pairs[:, start : start + PAIRS], tail) for start in range(0, pairs.shape[1] or 1, PAIRS)]
     lower, upper = np.hstack(chunks)[:, index.ravel()].reshape(2, *alpha.shape)
@@ -93,7 +92,7 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
 
 
 def widen(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
-    """Return the means, and lower and upper bounds that include the error of the position curve, too. Bounds in [0, 1]
+    """Return the means, and their lower and upper bounds, widened by the error of the position curve. Bounds in [0, 1]
     stay in [0, 1].
 
     mean, lower, upper: the means and their bounds without this error, in one shape; error: the error of the

@@ -32,8 +32,8 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 def rewards_of(
     definition: Reward, events: Iterable[Event], *, served_at: int, slots: Iterable[int]
 ) -> dict[int | None, float]:
-    """Return the reward of each slot of a decision, by position. Under the key None is the reward from the events of
-    the page itself.
+    """Return the reward of each slot of a decision, by position. The key None has the reward of the page, which comes
+    from events that belong to no slot.
 
     The reward of the page has no default and no clip. Only events inside the window count, as in estimates. events:
     all events of the decision; served_at: the time of the decision; slots: the positions that were shown."""
@@ -46,7 +46,8 @@ def rewards_of(
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
-    """Return the events of one decision, grouped by position. The events of the page are under the key None."""
+    """Return the events of one decision, grouped by position. Events that belong to the page, not to a slot, are under
+    the key None."""
     by_slot: dict[int | None, list[Event]] = {}
     for event in events:
         by_slot.setdefault(event.position, []).append(event)
@@ -54,8 +55,9 @@ def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
 
 
 def _weighted_values(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
-    """Return the weighted values of the events that count. Whether an event counts depends on the time at which it
-    happened, not on the time of its arrival.
+    """Return weight x value of the events that count: all events inside the window and, if the definition counts late
+    events and `settled_only` is False, the late ones. An event is late by the time at which it happened, not by its
+    arrival.
 
     If the definition has transforms, there is one value for each kind of event. The values of a kind are summed
     before the transform, so that the order of events cannot matter."""
@@ -97,12 +99,12 @@ def is_bounded(value: float) -> bool:
 def slot_rewards(
     definition: Reward, *, n: int, slot: Ids, kind: Ids, value: Array, age_us: Ids, settled_only: bool = True
 ) -> tuple[Array, Flags]:
-    """Return the rewards of n slots, (n,), and whether each reward is the default, (n,). The function is `slot_reward`
-    for many slots.
+    """Compute `slot_reward` for n slots. Return two arrays (n,): the rewards, and whether each reward is the default
+    because the slot has no event that counts.
 
     slot (m,): the slot of each event; kind (m,): the index of the event's kind in the definition's `weights` (-1 if
     the kind has no weight); value (m,): the value of each event; age_us (m,): the time from the decision to the
-    event in microseconds; settled_only: as in `slot_reward`."""
+    event in microseconds; settled_only: whether only events inside the window count."""
     import numpy as np
 
     is_counted = kind >= 0
@@ -116,10 +118,11 @@ def slot_rewards(
 
 
 def page_rewards(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
-    """Return the reward of each of n pages from the events of the page itself inside the window, (n,), as in
-    `rewards_of`.
+    """Return the reward of each of n pages, (n,), from events inside the window that belong to the page and not to a
+    slot.
 
-    page (m,): the page of each event; kind, value, age_us (m,): as in `slot_rewards`."""
+    page (m,): the page of each event; kind, value, age_us (m,): the index of the event's kind, its value, and the
+    microseconds since the decision, as in `slot_rewards`."""
     is_counted = (kind >= 0) & (age_us <= definition.window_us)
     return _sum_events(definition, n=n, row=page[is_counted], kind=kind[is_counted], value=value[is_counted])
 
@@ -153,15 +156,14 @@ def bounds(definition: Reward) -> tuple[float, float] | None:
 
 
 def term_text(kind: str, transform: Transform) -> str:
-    """Return the term of one kind of event in the form in which `reward define` takes it, such as
-    log1p(min(dwell_s,60))."""
+    """Return the term of one kind of event as the command `reward define` takes it, such as log1p(min(dwell_s,60))."""
     capped_kind = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
     return f"log1p({capped_kind})" if transform.log1p else capped_kind
 
 
 def largest_reward(definition: Reward) -> float:
-    """Return the largest reward of a slot. If the definition has no clip, the result is the reward of one event of each
-    kind, whose value is the cap or, without a cap, 1."""
+    """Return the largest reward of a slot. If the definition has no clip, the result is the reward of a slot with one
+    event of each kind, at the cap of the kind or, without a cap, at the value 1."""
     if definition.clip_high is not None:
         return max(definition.default, definition.clip_high)
     transforms = ((definition.transforms.get(kind, Transform()), weight) for kind, weight in definition.weights.items())
@@ -200,8 +202,8 @@ def within_unit_hint(definition: Reward) -> str:
 
 
 def weights(weight_by_kind: Mapping[str, float]) -> dict[str, float]:
-    """Return the weights of a definition, which are checked. Raises InputError if a weight is not finite, or if there
-    is no weight.
+    """Return the weights of a reward as a dictionary, after a check. Raises InputError if a weight is not finite, or if
+    there is no weight.
 
     weight_by_kind: the weight of each kind of event."""
     if not weight_by_kind:

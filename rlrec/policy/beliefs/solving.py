@@ -43,8 +43,8 @@ class StatedTerms(Record, kw_only=False, eq=False):
     """A StatedTerms object holds sums over all slots of each of t arms. A slot has the features z with which the arm
     was shown, and q features x of the context.
 
-    rows (t,): the indices of these arms among the m arms of an `ArmMoments`; gram (t, q, q), response (t, q): the
-    sums of `ArmMoments`, over all slots; cross (t, q, pq): sums of weight x (z (x) x)'."""
+    rows (t,): the indices of these arms among the m arms of an `ArmMoments`; gram (t, q, q): sums of weight x x';
+    response (t, q): sums of (weighted reward) x; cross (t, q, pq): sums of weight x (z (x) x)'."""
 
     rows: Index
     gram: Array
@@ -87,8 +87,9 @@ def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
 def pack_stated(rows: Array, z: Array, q: int) -> Array:
     """Return the packed moments of the products z (x) x, summed over n observations, (w,).
 
-    rows (n, width): the weighted moments of x, as returned by `pack_each`; z (n, p): the features of the arm in
-    each observation. Of the gram zz' (x) xx', only the upper triangles of zz' and of xx' are stored."""
+    rows (n, width): the weighted moments of x, as returned by `pack_each`; z (n, p): the features of the arm in each
+    observation; q: the number of features of x. Of the gram zz' (x) xx', only the upper triangles of zz' and of xx'
+    are stored."""
     row, column = np.triu_indices(z.shape[1])
     return np.concatenate([((z[:, row] * z[:, column]).T @ rows[:, :-q]).ravel(), (z.T @ rows[:, -q:]).ravel()])
 
@@ -101,16 +102,19 @@ def unpack_stated(sums: Array, p: int, q: int) -> tuple[Array, Array]:
 
 
 def pack_terms(rows: Array, z: Array, q: int) -> Array:
-    """Return the packed sums of `StatedTerms` of one arm, (w,). The arguments are those of `pack_stated`."""
+    """Return the packed sums of `StatedTerms` of one arm, (w,).
+
+    rows (n, width): the weighted moments of x for n observations, as returned by `pack_each`; z (n, p): the features
+    of the arm in each observation; q: the number of features of x."""
     return np.concatenate([(np.column_stack([np.ones(len(z)), z]).T @ rows[:, :-q]).ravel(), rows[:, -q:].sum(axis=0)])
 
 
 def unpack_terms(sums: Array, moments: ArmMoments, features: Array, rows: Index) -> StatedTerms:
     """Return the `StatedTerms` of t arms from their packed sums.
 
-    sums (t, w): the results of `pack_terms`; moments: the moments of all arms, which are added; features (t, p): the
-    features of the catalogue, which the slots of these moments have; rows (t,): the indices of the t arms in
-    `moments`."""
+    sums (t, w): the results of `pack_terms`, for slots with stated features; moments: the moments of all arms, for
+    the other slots, which are added; features (t, p): the features of the catalogue, with which these other slots
+    were shown; rows (t,): the indices of the t arms in `moments`."""
     (t, p), q = features.shape, moments.response.shape[-1]
     gram, blocks = moments.gram[rows], _fill_symmetric(sums[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
     cross = (features[:, :, None, None] * gram[:, None] + blocks[:, 1:]).swapaxes(1, 2).reshape(t, q, p * q)
@@ -148,7 +152,7 @@ class DisjointPosterior(Record, kw_only=False, eq=False):
 
 class SharedPosterior(Record, kw_only=False, eq=False):
     """A SharedPosterior is the normal posterior of a model in which all arms share a matrix W. The score of an arm with
-    features z is z'W x. Its methods are those of `DisjointPosterior`.
+    features z is z'W x, for a context with features x.
 
     weights (..., p, q): the mean of W; root (..., pq, pq): the covariance of W is root' root. rows (g, p): the
     distinct features z of the m arms; row (m,): the index of each arm's features in `rows`."""
@@ -185,13 +189,13 @@ class SharedPosterior(Record, kw_only=False, eq=False):
 
 
 class HybridPosterior(Record, kw_only=False, eq=False):
-    """A HybridPosterior is the normal posterior of a model in which all arms share a matrix W, and each arm has
-    separate weights v, too. The score of an arm with features z is (z'W + v) x. Given W, arms are independent.
+    """A HybridPosterior is the normal posterior of a model in which all arms share a matrix W, and each arm also has
+    separate weights v. The score of an arm with features z is (z'W + v) x. Given W, arms are independent.
 
-    rows (g, p): the features of distinct arms, which differ in their features or in what was learned; row (m,): the
-    index of each arm in `rows`. weights (..., g, q): the means of z'W + v; root (..., pq, pq): the root of the
-    covariance of W; term_root (..., g, q, q): the root of the covariance of v given W; ridge: the prior precision of
-    v."""
+    rows (g, p): the features of g distinct arms (arms are equal if neither their features nor their learned weights
+    differ); row (m,): the index of each arm in `rows`. weights (..., g, q): the means of z'W + v; root (..., pq,
+    pq): the root of the covariance of W; term_root (..., g, q, q): the root of the covariance of v given W; ridge:
+    the prior precision of v."""
 
     weights: Array
     root: Array
@@ -212,8 +216,8 @@ class HybridPosterior(Record, kw_only=False, eq=False):
     def factor(self, x: Array) -> Array:
         """Return a factor of the part of the scores' covariance that is due to W, (..., m, pq).
 
-        If W moves by D, v moves against D by what the arm has learned, and the score moves by z'D (ridge
-        term_root'term_root) x."""
+        If W changes by D, the posterior mean of v changes in the opposite direction, the more the arm has learned.
+        In total the score changes by z'D (ridge term_root'term_root) x."""
         residual_x = self.ridge * (self.term_root.swapaxes(-1, -2) @ self._term_halves(x)[..., None])[..., 0]
         regressors = (self.rows[:, :, None] * residual_x[..., None, :]).reshape(
             *residual_x.shape[:-1], self.root.shape[-1]
@@ -233,15 +237,16 @@ class HybridPosterior(Record, kw_only=False, eq=False):
 
 
 class StatedHybridPosterior(HybridPosterior, kw_only=False, eq=False):
-    """A StatedHybridPosterior is a `HybridPosterior` for arms that were shown, or are requested, with stated features.
+    """A StatedHybridPosterior is a `HybridPosterior` for arms whose features were stated, by the current request or by
+    requests in which the arms were shown.
 
     rows (g, p): the requested features; cross (g, q, pq): the cross sums of `StatedTerms`."""
 
     cross: Array
 
     def factor(self, x: Array) -> Array:
-        """Return a factor of the part of the scores' covariance that is due to W, (..., m, pq), as in
-        `HybridPosterior`. If W moves by D, the score moves by z'D x minus the movement of v."""
+        """Return a factor of the part of the scores' covariance that is due to W, (..., m, pq). If W changes by D, the
+        score changes by z'D x minus the opposite change of v."""
         solved_x = self._term_halves(x)[..., None, :] @ self.term_root
         movement = (solved_x @ self.cross)[..., 0, :]
         regressors = (self.rows[:, :, None] * x[..., None, None, :]).reshape(movement.shape) - movement

@@ -1,5 +1,5 @@
-"""This module tracks the spend of a policy with a budget. It finds the price of cost at which the policy spends exactly
-what is left of the budget.
+"""This module tracks the spend of a policy with a budget, and computes a price. The score of an arm is reduced by price
+x expected cost. The price is set so that the policy spends exactly what is left of the budget.
 
 The price is the multiplier of the budget in the linear program that maximises the expected reward of the remaining
 requests, under the remaining expected cost. The price is computed again at every change of the belief, as in
@@ -30,8 +30,8 @@ _TANH = (2 / np.pi) ** 0.5
 
 
 class Spend:
-    """A Spend object holds the spend of a policy and the number of slots that the policy has shown, by slice of the
-    period. It also holds the expected cost of each arm.
+    """A Spend object holds the spend of a policy and the number of slots that the policy has shown, for each slice (a
+    period of the budget has SLICES slices). It also holds the expected cost of each arm.
 
     A slot whose cost is not known yet counts with the expected cost of its arm. The expected cost is the mean of the
     arm's known costs and of one additional cost, which is the mean cost over all arms. cost (m,): the expected cost
@@ -40,8 +40,8 @@ class Spend:
     def __init__(self, budget: Budget, rows: Sequence[tuple[float, ...]]) -> None:
         """Sum the rows by arm and by slice.
 
-        rows: for each slice and arm a tuple of the slice, the arm, the number of slots shown, their known cost, and
-        the number of slots with a known cost."""
+        rows: a tuple for each slice and arm, which holds the slice, the arm, the number of slots shown, their known
+        cost, and the number of slots with a known cost."""
         self.budget = budget
         table = np.array(rows, np.float64).reshape(len(rows), 5)
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
@@ -147,8 +147,9 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_unif
     """Return the smallest price, up to rounding, at which the expected cost of a slot is at most `target`. If no price
     reaches the target, the result is a price with the lowest possible cost.
 
-    If the expected cost jumps over the target, the price on the closer side of the jump is returned. The arguments
-    location, deviation, cost and p_uniform are those of `Spend.price`."""
+    If the expected cost jumps over the target, the price on the closer side of the jump is returned. location,
+    deviation (m,): the mean and the standard deviation of each arm's score (deviation is None without noise); cost
+    (m,): the cost of showing each arm; p_uniform: the probability of a uniform pick."""
     is_finite = np.isfinite(location)
     location, cost = location[is_finite], cost[is_finite]
     deviation = None if deviation is None else deviation[is_finite]
@@ -187,9 +188,9 @@ def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
     """Return the approximate probability that each arm has the largest score, (m,). The result is exact for scores
     without noise.
 
-    The price that is computed from the result is logged, and propensities are exact given the price. An inexact
-    probability therefore delays the right spend a little, but causes no error. location, deviation (m,): as in
-    `Spend.price`."""
+    Propensities stay exact although this result is not: only the price is computed from it, and the price is logged.
+    An inexact probability delays the right spend a little. location, deviation (m,): the mean and the standard
+    deviation of each arm's score (deviation is None without noise)."""
     if deviation is None:
         is_best = location == location.max()
         return np.asarray(is_best / is_best.sum())
@@ -210,6 +211,7 @@ def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
 
 @cache
 def _normal_quadrature() -> tuple[Array, Array]:
-    """Return the nodes and weights, (NODES,) each, that give the mean of a function of a standard normal variable."""
+    """Return two arrays (NODES,): the nodes and the weights that give the mean of a function of a standard normal
+    variable."""
     node, weight = np.polynomial.hermite_e.hermegauss(NODES)
     return node, weight / weight.sum()

@@ -53,11 +53,12 @@ def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) 
 
 
 class SlotColumns(Record, eq=False, repr=False):
-    """A SlotColumns object holds n slots with their rewards as columns, (n,) each. Columns that the policy kind does
-    not need are None.
+    """A SlotColumns object holds n slots with their rewards, one array (n,) for each field. An array is None if the
+    policy kind does not need the field.
 
-    context (n, q): the features of the context, encoded by the design of the policy; prediction (n,): the prediction
-    of the anchor of a policy that reads sparse contexts; the other columns are the fields of `CountedSlot`."""
+    context (n, q): the features of the context, encoded by the design of the policy; prediction (n,): for a policy
+    that reads sparse contexts, the reward that its anchor (a model fitted to a log) predicts; the other columns are
+    the fields of `CountedSlot`."""
 
     arm_id: Ids
     reward: Array
@@ -94,11 +95,12 @@ def count_slots(slots: SlotColumns, further_columns: Array | None = None, *, pul
 class Forgetting(Record, kw_only=False):
     """A Forgetting object defines how the weight of an old decision falls as the policy makes more decisions.
 
-    A decision with ordinal t has weight discount^(T - t) when the policy has made T decisions. With a window,
-    decisions are grouped into buckets of consecutive ordinals, and the weight is 0 once the newest ordinal of the
-    bucket is T - window or older. Ordinals count the decisions of a policy from 1. discount: a number in (0, 1],
-    where 1 forgets nothing; window: a number of decisions, 0 for no window. Source: Garivier & Moulines 2011
-    (discounted and sliding-window UCB); the buckets are our addition."""
+    discount: a number in (0, 1], where 1 forgets nothing; window: a number of decisions, 0 for no window.
+
+    The ordinal t numbers the decisions of a policy from 1. When the policy has made T decisions, decision t has weight
+    discount^(T - t). With a window, decisions are grouped into buckets of consecutive ordinals, and the weight is 0
+    once the newest ordinal of the bucket is T - window or older. Source: Garivier & Moulines 2011 (discounted and
+    sliding-window UCB); the buckets are our addition."""
 
     discount: float = 1.0
     window: float = 0

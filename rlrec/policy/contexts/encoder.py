@@ -37,8 +37,9 @@ class Encoder:
     """An Encoder turns JSON objects into rows of numbers with named columns. The `spec` of an encoder defines it
     completely.
 
-    width: the number of columns. is_sparse: whether there are more than WIDEST columns, so that only `encode_sparse`
-    encodes. reads: the names of the fields that the encoder uses. intercept: whether column 0 is always 1."""
+    width: the number of columns. is_sparse: whether there are more than WIDEST columns; the rows of such an encoder
+    come from `encode_sparse` only. reads: the names of the fields that the encoder uses. intercept: whether column 0
+    is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
         """Build an encoder from the fields that it reads. Fields are sorted by name, since JSON has no order.
@@ -102,7 +103,7 @@ class Encoder:
         """Raise InputError, with the name of the field, if a value does not fit the declaration of its field.
 
         Missing values, null, unlisted categories and fields that are not read are accepted. values: the object;
-        subject: what the object is, for the error; owner: text that names the arm or other owner of the values."""
+        subject: a word for the object, in the error; owner: a text that names the arm of the values, in the error."""
         for reader in self.fields:
             value = value_of(values, reader.name)
             if value is not None and (kind_text := reader.mismatch(value)):
@@ -256,8 +257,9 @@ class _FieldValues(Record, kw_only=False):
     def field(self, name: str, *, max_values: int, n_listed: int) -> Field | None:
         """Return the field that fits these values. The result is None if no type of field fits.
 
-        A hash that would take more columns than it saves is used only if there are more than `max_values` texts.
-        name: the name of the field; n_listed: the number of texts that get their own column."""
+        Texts that get no column of their own are hashed. All texts get a column if there are at most `max_values`
+        texts, and if the further columns are not more than the columns of a hash. name: the name of the field;
+        n_listed: the number of texts that get a column otherwise."""
         kind = next((kind for kind, count in self.kinds.items() if 2 * count > self.kinds.total()), None)
         if kind == "number":
             return self._number(name)
@@ -373,7 +375,7 @@ class Design(Record, eq=False):
 class ContextualPolicy(Policy):
     """ContextualPolicy is the base class of kinds whose scores depend on the encoded context x, (q,).
 
-    Several contexts, one for each belief, are x (..., q). Contexts with many columns are `Sparse`."""
+    Several contexts, one for each belief, form an array x (..., q). Contexts with many columns are `Sparse` objects."""
 
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
@@ -437,7 +439,7 @@ class ContextualPolicy(Policy):
 
     @abstractmethod
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Return the mean reward of each arm in a context, the value z standard deviations below the mean, and the
-        value z above it, (m,) each.
+        """Return three arrays (m,) for a context: the mean reward of each arm, the value z standard deviations below
+        the mean, and the value z standard deviations above the mean.
 
         The values are NaN if the scores of the policy are not rewards."""

@@ -45,7 +45,7 @@ class Sparse(Record, kw_only=False, eq=False):
 
     start (n + 1,): the first entry of each context, and the number of entries; column (e,): the column of each
     entry; value (e,): the value of each entry, where the entries of a column of a context are added up; is_single:
-    whether the object is one context without an axis of contexts."""
+    whether the object stands for one context, not for a sequence of contexts."""
 
     start: npt.NDArray[np.int32]
     column: npt.NDArray[Any]
@@ -93,7 +93,8 @@ class Sparse(Record, kw_only=False, eq=False):
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def select_columns(self, columns: Index) -> Sparse:
-        """Return the contexts with only the entries in these columns. A column becomes its index in `columns`.
+        """Return the contexts with only the entries in these columns. The columns are numbered anew, by their index in
+        `columns`.
 
         columns: the columns, ascending."""
         index, is_selected = look_up(columns, self.column)
@@ -222,7 +223,7 @@ def _entry_codes(names: Sequence[str], values: Sequence[Any]) -> Index:
 
 
 class _Cache(dict[str, Any]):
-    """A _Cache maps a text to the result of `make` for this text. The cache is emptied when it has `max_entries`
+    """A _Cache maps a text to the result of `compute` for this text. The cache is emptied when it has `max_entries`
     entries."""
 
     def __init__(self, max_entries: int, compute: Callable[[str], Any]) -> None:
@@ -246,8 +247,8 @@ _TEXTS = _Cache(1_000, lambda name: _Cache(10_000, lambda text: _code(f"\x1f{nam
 
 
 def text_of(value: Any) -> str:
-    """Return a value of a context as a file writes it. Text stays as it is, and any other value is written as JSON,
-    where 1.0 and 1 are the same."""
+    """Return a value of a context as a text. A text stays as it is, and any other value is written as JSON, where 1.0
+    and 1 are the same."""
     if isinstance(value, str):
         return value
     is_integral = isinstance(value, float) and value.is_integer()
@@ -255,7 +256,8 @@ def text_of(value: Any) -> str:
 
 
 def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
-    """Yield the path of each value inside a list or an object, and the value if it is a number (else None)."""
+    """Yield a path for each plain value inside a list or an object, and the value if it is a number (else None). A path
+    joins the keys that lead to a value, followed by the value if it is not a number."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from items(f"{path}\x1f{key}", item)
@@ -430,7 +432,8 @@ class Words(Field, kw_only=False):
         return len(self.values) + column % self.hash, sign
 
     def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
-        """Return two lists of the same length: for each word in n values the index of its value, and the word."""
+        """Return the words in n values, and the index of the value that contains each word. The two results have the
+        same length, and the indices come first."""
         raise NotImplementedError
 
     def encode(self, values: Sequence[Any]) -> Array:
@@ -443,8 +446,8 @@ class Words(Field, kw_only=False):
         return row[has_column], column[has_column], sign[has_column]
 
     def _signed_columns(self, row: Index, words: Sequence[str]) -> tuple[Index, Index, Array]:
-        """Return the row, the column and the sign of each word, (e,) each. A word without a column has the index after
-        the last column.
+        """Return three arrays (e,): the row, the column and the sign of each word. A word without a column has the
+        index after the last column.
 
         row (e,): the index of the value that contains the word; words: the words."""
         columns = {word: self._word_column(word) for word in set(words)}
@@ -564,8 +567,8 @@ def value_of(values: Mapping[str, Any], name: str) -> Any:
     """Return the value of a field in an object. The result is None if the object does not have the field.
 
     The value is under the name of the field. For a name such as `User.name`, the value may also be inside an object
-    `User` or, if `User` is a list, in the first object of the list that has a value. For statements on arms, the
-    result is the value of each arm, by key."""
+    `User` or, if `User` is a list, in the first object of the list that has a value. For a name under `@arms`, which
+    holds what a request states about arms, the result is the value of each arm, by key."""
     value = values.get(name)
     if value is not None or "." not in name:
         return value
@@ -600,8 +603,8 @@ def quote(value: Any) -> str:
 
 
 def _numbers(values: Sequence[Any], limit: float = sys.float_info.max) -> Array:
-    """Return the values as numbers, (n,). The result is NaN for a value that is not a number, or larger than
-    `largest`."""
+    """Return the values as numbers, (n,). The result is NaN for a value that is not a number, or whose absolute value
+    is above `limit`."""
     number_types = NUMBERS
     numbers = (value if type(value) in number_types and -limit <= value <= limit else np.nan for value in values)
     return np.fromiter(numbers, np.float64, len(values))

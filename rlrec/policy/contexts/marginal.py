@@ -71,7 +71,7 @@ class Anchor(Record, kw_only=False, eq=False):
         return weight
 
     def predict_rewards(self, x: Sparse, context_index: Index, arm: Ids) -> Array:
-        """Return the predicted reward of each slot minus the mean of its arm, (n,).
+        """Return how much more reward than the mean of its arm each slot is predicted to have, (n,).
 
         x: the contexts; context_index (n,): the row of each slot's context in x; arm (n,): the id of each slot's
         arm."""
@@ -87,7 +87,8 @@ def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool
     regression with conjugate gradients.
 
     x: the contexts of the arm's slots; pulls (n,): the number of pulls that each slot counts as; reward (n,): the
-    reward of each slot times this number. Source: Hestenes & Stiefel 1952."""
+    reward of each slot times this number; ridge: the prior precision of each weight; intercept: whether the model
+    also has an intercept, which is not returned. Source: Hestenes & Stiefel 1952."""
     columns = np.unique(x.column).astype(np.int64)
     x, total = x.select_columns(columns), float(pulls.sum())
 

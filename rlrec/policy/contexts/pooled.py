@@ -1,5 +1,5 @@
-"""This module computes the orders of many cases at once, on the nodes of one table. Each case has the same number of
-independent continuous scores.
+"""This module computes the probabilities of the rankings of many cases at once. Each case has the same number of
+independent continuous scores, and all scores are tabulated on the same nodes.
 
 If lists of candidates differ between decisions and the belief does not, the same scores occur in other combinations.
 They are then tabulated only once."""
@@ -23,7 +23,7 @@ _MAX_ENTRIES = 1 << 18  # numbers in a working array
 
 
 class PooledOrders:
-    """A PooledOrders object holds the orders of u cases, each of s scores.
+    """A PooledOrders object holds the random rankings of u cases, each of which ranks s arms by noisy scores.
 
     rows (u, s): the row of each score in the table that all cases share."""
 
@@ -39,7 +39,7 @@ class PooledOrders:
         self.rows: Index = row[pair_index].reshape(first_parameters.shape)
 
     def ranks(self, size: int) -> Array:
-        """Return the probability that each arm stands at rank 1..size of the order of its case, (u, size, s)."""
+        """Return the probability that each arm has rank 1, ..., `size` in the ranking of its case, (u, size, s)."""
         table, (u, s) = self.table, self.rows.shape
         ranks = np.empty((u, size, s))
         step = max(1, _MAX_ENTRIES // (s * size * len(table.nodes)))
@@ -51,8 +51,8 @@ class PooledOrders:
         return ranks
 
     def each_position(self, case: Index, slates: Index, *, floors: Array) -> Iterator[tuple[Array, Index]]:
-        """Yield two arrays at each position of n slates: the probability of each next arm for the distinct prefixes
-        above the position, (p, s), and the index of each slate's prefix, (n,), as `DrawnOrder.each_position` does.
+        """Yield two arrays at each position of n slates: the probability of each next arm after each of the p distinct
+        prefixes, (p, s), and the index of each slate's prefix, (n,). A prefix is the list of arms above the position.
 
         case (n,): the case of each slate; slates (n, k): the arms, as indices 0..s - 1, sorted by case and then by
         arm; floors (k,): the floor at each position."""
@@ -72,10 +72,11 @@ class PooledOrders:
 
 
 def pool_orders(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
-    """Return the orders of all cases on one table. The result is None if the orders are not continuous, or if a table
-    for each case is better.
+    """Return the rankings of all cases on one table. The result is None if scores are not continuous, or if a table for
+    each case is faster.
 
-    orders: the order of each case, with the same number of scores; positions: the lowest position in question."""
+    orders: the distribution of the ranking of each case, with the same number of scores; positions: the lowest
+    position whose probabilities are needed."""
     continuous_orders = [order for order in map(_to_continuous, orders) if order is not None]
     if len(continuous_orders) < max(len(orders), _MIN_CASES) or len({order.density for order in continuous_orders}) > 1:
         return None
