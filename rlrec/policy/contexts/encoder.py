@@ -338,11 +338,11 @@ def _by_frequency(words: Counter[str | None]) -> list[str]:
 
 
 class Design(Record, eq=False):
-    """A Design says how a version reads features of contexts and arms, and around which weights its model is expanded.
-    The design is part of the version and, like the version, immutable.
+    """A Design says how a version encodes contexts and arms as features, and at which weights its logistic model
+    starts. The design is part of the version and, like the version, immutable.
 
-    context, arm: the encoders of contexts and of arms. anchor: the weights (q,) around which a logistic model is
-    expanded, by arm id; an arm without an entry has the weights of the prior. columns: the columns of sparse
+    context, arm: the encoders of contexts and of arms. anchor: the weights (q,), by arm id, at which the Newton step
+    of a logistic model starts; an arm without an entry has the weights of the prior. columns: the columns of sparse
     contexts that have weights in a trained model, ascending. learns_stated: whether a belief learns from the
     features of arms that requests and imported lines state."""
 

@@ -38,8 +38,8 @@ class State(Record, kw_only=False, eq=False):
 
     x (n, d): the features of context and session. row (e,), arm (e,), memory (e, 4): for each arm that was shown
     before in the visit, the state, the arm, and the features MEMORY of the arm; an arm occurs once per state. All
-    numbers are without unit, squeezed to about 1. words: the other features of a sparse context, in the columns that
-    have weights in the policy."""
+    numbers are scaled to about 1. words: the other features of a sparse context, in the columns that have weights in
+    the policy."""
 
     x: Array
     row: Index
@@ -65,7 +65,7 @@ class State(Record, kw_only=False, eq=False):
         return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries], words)
 
     def slice_rows(self, start: int, end: int) -> State:
-        """Return the states from `start` to before `end`. The states of the memory, `row`, must be ascending."""
+        """Return the states from `start` to before `end`. The array `row` must be ascending."""
         begin, stop = np.searchsorted(self.row, (start, end)).tolist()
         words = None if self.words is None else self.words[start:end]
         return State(
@@ -78,13 +78,13 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     model linear: each arm has weights on the features of context and session, and the arm's own features have
     effects, too. model bilinear: all arms share weights on the products of features of state and arm. Both models
-    have a bias for each arm of the log. Both also have weights on what the visit has shown of the arm itself (how
-    often it was shown, how recently, by `recency` ^ decisions ago, and what it earned), and of arms with the same
-    features. An arm that is new to the policy is scored by its features.
+    have a bias for each arm of the log. Both also have weights on what the visit has shown before: how often the arm
+    was shown, how recently (by `recency` ^ decisions ago), what it earned, and how recently arms with the same
+    features were shown. An arm that is new to the policy is scored by its features.
 
-    If slots are trained separately (`train-pg --top-k`), `position` divides what the slots earned by their examination.
-    With model linear, contexts may have up to 262144 columns, of which the columns that occur in the log have weights.
-    """
+    If slots are trained separately (`train-pg --top-k`), their rewards are divided by the examination of their
+    position, as the curve `position` states. With model linear, contexts may have up to 262144 columns, of which the
+    columns that occur in the log have weights."""
 
     model: str = LINEAR
     temperature: float = bounded_parameter(1.0, 1e-9, 1e9)
@@ -121,15 +121,15 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     @property
     def context_columns(self) -> Index:
-        """Return the indices of the context features among the weights of a state, including the words of sparse
-        contexts."""
+        """Return the indices of the weights of context features among all weights of a state. For sparse contexts,
+        these include the weights of words."""
         n, words = len(self._context_names), len(self.design.columns)
         return np.r_[:n, len(self.names) : len(self.names) + words]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names of the features of a state, (d,). The weights of a state begin with the weights of these
-        features, which are followed by the weights of the words of sparse contexts."""
+        """Return the names of the features of a state, (d,). A policy for sparse contexts has weights of these
+        features, followed by the weights of words."""
         similar_names = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
         return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar_names)
 
@@ -206,8 +206,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **shared_values}
 
     def arm_weights(self, parameters: Parameters, arm_features: Array) -> tuple[Array, Array, Array]:
-        """Return the effective parameters of m arms, into which the features of the arms are multiplied. These are the
-        weights of a state, (m, d), the bias, (m,), and the weights of the memory of the arm, (m, 4).
+        """Combine the parameters with the features of m arms. Return the effective parameters of each arm: the weights
+        of the features of a state, (m, d), the bias, (m,), and the weights of the features MEMORY of the arm, (m, 4).
 
         arm_features (m, p): the features of each arm."""
         crossed_weights = arm_features @ parameters["cross"]
@@ -218,7 +218,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return weights, bias, parameters["history"] + parameters["own"]
 
     def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, arm_features: Array) -> Parameters:
-        """Return the gradient by the parameters, given the gradients by the effective parameters of `arm_weights`.
+        """Return the gradient with respect to the parameters, from the gradients with respect to the results of
+        `arm_weights`.
 
         weights (m, d), bias (m,), memory (m, 4): the given gradients; arm_features (m, p): the features of each arm."""
         is_bilinear = self.model == BILINEAR
@@ -280,7 +281,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return np.column_stack([bias, weights[:, : len(self.names)], memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Return three arrays of NaN, (m,) each, since the scores are not rewards."""
+        """Return three arrays of NaN, (m,), since the scores are not rewards."""
         unknown_scores = np.full(len(belief.pulls), np.nan)
         return unknown_scores, unknown_scores, unknown_scores
 
@@ -290,7 +291,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
 
 def restrict_memory(state: State, arms: Ids) -> State:
-    """Return the states with the memory of only these arms. In the result, an arm of the memory is an index in `arms`.
+    """Return the states, in which only these arms are remembered. An arm of the memory becomes an index in `arms`.
 
     arms (m,): the ids of the arms, ascending."""
     index, is_selected = look_up(arms, state.arm)
@@ -326,8 +327,8 @@ def order_by_row(rows: Index, arm: Ids) -> Index:
 
 
 def arm_memory(history: History, fade: Array) -> tuple[Index, Ids, Array]:
-    """Return what n decisions remember of each arm shown before: the decision, (e,), ascending, the arm, (e,), and the
-    features MEMORY of the arm, (e, 4).
+    """Return what n decisions remember of the arms shown before, with one entry for each decision and arm: the
+    decision, (e,), ascending; the arm, (e,); the features MEMORY of the arm, (e, 4).
 
     fade (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows

@@ -111,10 +111,10 @@ class WordOffsets:
     """A WordOffsets object holds the places of the fields of n packed histories, in words. The histories lie one after
     another.
 
-    count (n,): the number of slots of each history; is_long (n,): whether each slot of the history takes two words;
+    count (n,): the number of slots of each history; is_long (n,): whether a slot of the history takes two words;
     bits (n, 64): which slots have a nonzero reward. earning (e,): whether each slot of all histories has a nonzero
-    reward; short_slots: the places of the slots that take half a word, counted in half words; long_slots: the places of
-    both words of the long slots; values: the places of the rewards."""
+    reward; short_slots: the places of the slots that take half a word, counted in half words; long_slots: the places
+    of both words of the long slots; values: the places of the rewards."""
 
     def __init__(self, count: Ints, is_long: Flags, bits: Flags) -> None:
         self.count, self.is_long, self.bits = count, is_long, bits
@@ -187,7 +187,7 @@ def is_packed(blob: bytes) -> bool:
 
 
 def match_steps(blobs: Sequence[bytes], step: Ints) -> Flags:
-    """Tell whether the bytes of each decision can be its history, (n,).
+    """Tell whether the bytes of each decision are the history of a decision at this step, (n,).
 
     blobs: the bytes of each decision, which must be empty at the first step of a visit and only there; step (n,):
     the number of earlier decisions in the visit."""
@@ -212,10 +212,12 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
 
 
 class ShownHistory(NamedTuple):
-    """A ShownHistory is a history parsed from the result of `to_json`. It has entries at every step of a visit but the
-    first.
+    """A ShownHistory is a history parsed from the result of `to_json`. Only at the first step of a visit it has no
+    entries.
 
-    entries: for each remembered slot the key of the arm, how many decisions ago it was shown, and its reward."""
+    gap_s: the seconds since the previous decision; n_shown: the number of slots shown before in the visit; reward:
+    the reward of the visit so far; entries: for each remembered slot the key of the arm, how many decisions ago it
+    was shown, and its reward."""
 
     gap_s: float
     n_shown: int
@@ -240,8 +242,8 @@ def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[byte
 
 
 def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
-    """Split a state, in the form that answers show, into the state that is stored and its history. The history is None
-    if it is missing or malformed."""
+    """Split a state that an answer shows into the state without history, which is stored, and the history. The history
+    is None if it is missing or malformed."""
     if state == {"step": 0}:
         return state, NO_HISTORY
     history = _parse_history(state) if "history" in state else None

@@ -28,18 +28,19 @@ MIN_PROBABILITY = 1e-12  # smallest probability that an arm counts with
 
 
 def scores(probability: Array, policy: Gradient) -> Array:
-    """Return noiseless scores of m arms, (m,), with which arms are drawn at position 1 with the given probabilities,
-    which include the floor.
+    """Return noiseless scores of m arms, (m,), with which the policy draws the arms at position 1 with the given
+    probabilities. The probabilities include the floor.
 
-    The mean of exp(score / temperature) is 1. This is also the value of an arm that is not among the m arms, whose
-    score is 0. probability (m,): the probability of each arm."""
+    The scores are shifted so that the mean of exp(score / temperature) is 1, as for an arm with score 0, which an
+    unknown arm has. probability (m,): the probability of each arm."""
     floor = at_positions(policy.exploration, 1).item()
     best_probability = np.maximum(probability - floor / len(probability), 0.0) + MIN_PROBABILITY * (1 - floor)
     return policy.temperature * np.log(best_probability / best_probability.mean())
 
 
 def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
-    """Return the parameters that minimise the divergence KL(served || policy).
+    """Return the parameters that minimise the divergence KL(served || policy), where `served` is the distribution from
+    which the slates were drawn.
 
     start: the parameters with which the fit begins; slates: drawn slates with the logarithm of the probability of
     every slot, weighted by their `gain`; contextual: whether weights on contexts are fitted, not only biases.
@@ -76,9 +77,10 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
 
 
 def divergence(policy: Gradient, parameters: Parameters, slates: Sequence[LoggedSlates]) -> float:
-    """Return the mean divergence KL(served || policy) of a slate, in nats.
+    """Return the mean divergence KL(served || policy) of a slate, in nats, where `served` is the distribution from
+    which the slates were drawn.
 
-    slates: drawn slates, as in `fit`."""
+    slates: drawn slates with the logarithm of the probability of every slot, weighted by their `gain`."""
     losses = [-_log_ratio(policy, parameters, batch) for batch in slates]
     return max(0.0, _mean_loss(slates, losses))
 

@@ -1,5 +1,5 @@
-"""This module takes natural steps. Such steps move parameters in the unit of their effect on the policy, and shrink if
-the log has little information.
+"""This module computes natural gradient steps. Such steps are measured by their effect on the policy, and shrink if the
+log has little information.
 
 Steps of one size for all parameters (Adam: Kingma & Ba 2015) ignore the effect of a parameter on the policy. Where
 rewards are rare or visits long, the gradients of most parameters are noise, and steps along all of them soon lead
@@ -42,7 +42,7 @@ class FoldGradients:
         self._cross_fold_share = 1 - float(sum(size**2 for size in sizes)) / max(1, sum(sizes)) ** 2
 
     def signal(self, *names: str) -> float:
-        """Return the estimated squared length of the total gradient of these groups of parameters without its noise,
+        """Return the estimated squared length of the total gradient of some groups of parameters without its noise,
         minus DOUBT standard errors. A negative result is replaced by 0, and with a single fold the result is 0.
 
         names: the names of the groups. The estimate is made from products of different folds, which have no noise on
@@ -74,15 +74,15 @@ class MeanFeatures(Record, kw_only=False, eq=False):
     state (d,): the means of the features of a state, followed by the means of its words. memory (arms, 4): the means
     of what a state remembers of each arm, where an arm that is not remembered counts as zeros.
 
-    Gradients are taken by features minus their means. What the weights of states and memories have in common with the
-    biases is thus left to the biases, so that nothing is moved twice."""
+    The means are subtracted from the features before gradients are taken. Otherwise a step of the weights would also
+    move the mean score of an arm, which the step of its bias already does."""
 
     state: Array
     memory: Array
 
     def centre_gradient(self, gradient: Parameters) -> Parameters:
-        """Return the gradient by features minus their means, from the gradient by features. If the model has no weights
-        of states, their gradient stays as it is."""
+        """Return the gradient for centred features (features minus their means), from the gradient for the features. If
+        the model has no weights of states, their gradient stays empty."""
         bias = gradient[BIAS][:, None]
         mean_memory = bias * self.memory
         centred_gradient = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}
@@ -92,7 +92,8 @@ class MeanFeatures(Record, kw_only=False, eq=False):
         return centred_gradient
 
     def change(self, step: Parameters) -> Parameters:
-        """Return the change of parameters that corresponds to a change of the weights on features minus their means."""
+        """Return the change of the parameters from a step of the parameters for centred features (features minus their
+        means)."""
         bias_change = (self.memory * (step[ARM_MEMORY] + step[HISTORY])).sum(axis=1)
         if step[WEIGHTS].shape[1]:
             bias_change = bias_change + step[WEIGHTS] @ self.state
@@ -102,9 +103,8 @@ class MeanFeatures(Record, kw_only=False, eq=False):
 class NaturalSteps(Record, kw_only=False, eq=False):
     """A NaturalSteps object changes parameters by natural gradient steps, which raise the objective.
 
-    sizes: the step size of each parameter; means: the means of the features. common_step (arms,): the step of each bias
-    along the mean gain of all arms; shares (arms,): the weight of each arm in this mean, as `from_gradients`
-    explains."""
+    sizes: the step size of each parameter; means: the means of the features. common_step (arms,): the step of each
+    bias per unit of the mean gain of all arms; shares (arms,): the weight of each arm in this mean."""
 
     sizes: Parameters
     means: MeanFeatures

@@ -1,7 +1,7 @@
 """This module computes REINFORCE gradients on logged slates. The gradient of a batch is kept as sums that can be added.
 
-The gradient by the logits is the gain of a decision (its return minus a baseline), times the importance weight of
-the slate, times the score function. The results are exact for the policy as served, with its floor."""
+The gradient with respect to the logits is the gain of a decision (its return minus a baseline), times the importance
+weight of the slate, times the score function. The results are exact for the policy as served, with its floor."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Objective(Record):
     """An Objective defines what training maximises: the mean over decisions of weight x gain, plus entropy x the
     entropy of position 1.
 
-    clip: the largest importance weight; uses_weights: whether importance weights are used (False: as if the policy had
-    logged the slates itself). top_k: 0 for slates by their exact joint probability; K > 0 for every slot separately,
-    as one of K arms that are drawn with replacement (Chen et al. 2019). by_slot: whether every slot has a separate
-    gain, and a separate weight given the slots above, so that each slot is improved in the states of the log."""
+    clip: the largest importance weight; uses_weights: whether importance weights are used (False: as if the policy
+    had logged the slates itself). top_k: 0 for slates by their exact joint probability; K > 0 for every slot
+    separately, as one of K arms that are drawn with replacement (Chen et al. 2019). by_slot: whether every slot has
+    its own gain, and its own weight given the slots above."""
 
     clip: float = np.inf
     entropy: float = 0.0
@@ -150,11 +150,11 @@ def _effective_gradients(
     policy: Gradient, arm_weights: tuple[Array, Array, Array], slates: LoggedSlates, gains: Sequence[Array],
     objective: Objective, figures: dict[str, float] | None,
 ) -> list[tuple[Array, Array, Array]]:  # fmt: skip
-    """Return, for each array of gains, the gradients by the effective parameters of `Gradient.arm_weights`. The
-    gradients are computed chunk by chunk.
+    """Return a tuple of gradients for each array of gains: the gradients with respect to the weights, the biases and
+    the memory weights that `Gradient.arm_weights` returns. The decisions are processed in chunks.
 
-    What does not depend on gains is computed once. arm_weights: the result of `Gradient.arm_weights`; gains: the gains
-    of the slates, once for each gradient; figures: as in `gradients`."""
+    arm_weights: the result of `Gradient.arm_weights`; gains: for each gradient the gains of the slates; figures:
+    sums of `GradientSums` by name, to which the sums of the slates are added in place (None: they are not computed)."""
     weights, bias, history = arm_weights
     if policy.design.context.intercept:  # the feature that is 1 in every state can hold the biases
         weights[:, 0] += bias
@@ -178,11 +178,11 @@ def _effective_gradients(
 
 
 def _subtract_mean(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
-    """Return the effective parameters of `Gradient.arm_weights`, or their gradient, without the part that all arms have
-    in common.
+    """Return the results of `Gradient.arm_weights`, or gradients with respect to them, with the mean over arms
+    subtracted from the weights and the biases.
 
-    No probability depends on the common part. With it, steps would follow rounding errors, and the scores of all
-    arms in a state would drift."""
+    The mean changes no probability. If it were kept, steps would follow rounding errors, and the scores of all arms
+    in a state would drift."""
     return weights - weights.mean(axis=0), bias - bias.mean(), history
 
 
@@ -190,10 +190,11 @@ class SlateScores(Record, kw_only=False, eq=False):
     """A SlateScores object holds the score functions (derivatives of the log probability) of n slates. Arrays (n, c)
     have one column for whole slates, or one column for each of k separate slots.
 
-    weight (n, c): the clipped importance weight times its factor; excess (n, c): what clipping removed from the
-    weight; square (n, c): the squared length of the derivative of the log probability by the logits. share (n, k),
-    spread (n, k): the derivative for a position is `share` for the arm shown there, and -spread x exp(score) for
-    every arm that is left there. is_joint: whether arms shown above a position are no longer left at this position."""
+    weight (n, c): the clipped importance weight times the decision's scale (and the top-K factor); excess (n, c):
+    what clipping removed from the weight; square (n, c): the squared length of the derivative with respect to the
+    logits. share (n, k), spread (n, k): the derivative for a position is `share` for the arm shown there, and
+    -spread x exp(score) for every arm that is left there. is_joint: whether arms shown above a position are no
+    longer left at this position."""
 
     weight: Array
     excess: Array
@@ -204,7 +205,7 @@ class SlateScores(Record, kw_only=False, eq=False):
 
 
 class _SlateChunk:
-    """A _SlateChunk holds the exponentials of the scores of m arms in n decisions, and what is computed from them.
+    """A _SlateChunk holds the exponentials of the scores of m arms in n decisions, and computes gradients from them.
 
     Only a few numbers per row are computed position by position: the arms left at a position are all arms except the
     arms shown above it. The arms shown are kept separately, in float64, so that the sums over the arms left add
@@ -320,8 +321,8 @@ class _SlateChunk:
         return SlateScores(weight, excess, square[:, None], spread, share, is_joint=True)
 
     def _mix_floor(self, softmax: Array, *, n_left: Index, floors: Array) -> tuple[Array, Array]:
-        """Return the logarithm of the probability of each arm, with the floor, (n, k), and the derivative of this
-        logarithm by the logarithm of the softmax, (n, k).
+        """Return two arrays (n, k): the logarithm of the probability of each arm, with the floor, and the derivative of
+        this logarithm with respect to the logarithm of the softmax.
 
         softmax (n, k): the probability of each arm without the floor; n_left: the number of arms left at each
         position; floors (k,): the floor at each position."""
@@ -329,7 +330,7 @@ class _SlateChunk:
         return np.log(probability), (1 - floors) * softmax / probability
 
     def score_gradient(self, scores: SlateScores, gain: Array, *, is_last: bool) -> Array:
-        """Return the derivative of the objective by the score of each arm in each decision, (n, m).
+        """Return the derivative of the objective with respect to the score of each arm in each decision, (n, m).
 
         gain (n, c): the gains; is_last: whether this call is the last, which may overwrite `other_exp`."""
         # for the arms shown
@@ -350,10 +351,8 @@ class _SlateChunk:
         return derivative
 
     def _entropy_gradient(self) -> tuple[Array, Array]:
-        """Return the contribution of the entropy to the derivative by the scores.
-
-        The first array, (n, m), is for the arms that were not shown, and the second array, (n, k), for the arms
-        shown."""
+        """Return the derivative of the entropy term with respect to the scores. The first array, (n, m), is for the
+        arms that were not shown, and the second array, (n, k), for the arms shown."""
         dtype, gradient = self.other_exp.dtype, self.other_exp * self.logits
         weighted_logits = gradient.sum(axis=1, dtype=np.float64) + (self.shown_exp * self.shown_logits).sum(axis=1)
         mean = -weighted_logits / self.total  # entropy minus the log of the total
@@ -363,9 +362,9 @@ class _SlateChunk:
         return gradient, -factor[:, None] * self.shown_exp * (self.shown_logits + mean[:, None])
 
     def weight_gradients(self, score_gradient: Array) -> tuple[Array, Array, Array]:
-        """Return the gradients by the effective parameters of `Gradient.arm_weights`, in their shapes.
+        """Return the gradients with respect to the results of `Gradient.arm_weights`, in their shapes.
 
-        score_gradient (n, m): the derivatives by the scores."""
+        score_gradient (n, m): the derivatives with respect to the scores."""
         m, memory_gradient = score_gradient.shape[1], score_gradient.reshape(-1)[self.cells]
         by_weights = matrix_product(score_gradient.T, self.state.x)
         if self.n_words:
@@ -383,7 +382,7 @@ class _SlateChunk:
         )
 
     def figures(self, scores: SlateScores) -> dict[str, float]:
-        """Return the sums of the chunk by name, as in `GradientSums`."""
+        """Return the sums of the chunk, except the gradient, by the names of the fields of `GradientSums`."""
         x = self.state.x
         feature_squares = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
         if (words := self.state.words) is not None:

@@ -40,7 +40,7 @@ def discount_rewards(reward: Array, start: Ids, *, gamma: float) -> Array:
 def steps(start: Ids) -> Ids:
     """Return the number of earlier decisions in the visit of each decision, (n,).
 
-    start (s + 1,): the beginnings of the visits, as in `discount_rewards`."""
+    start (s + 1,): the index at which each visit begins, and the end of the last visit."""
     return numbers_in_runs(start[:-1], int(start[-1]))
 
 
@@ -69,7 +69,7 @@ class ValueSums(Sums):
 
 
 def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
-    """Return the sums of one batch of n states.
+    """Return the `ValueSums` of one batch of n states.
 
     x (n, d): the features of the states; returns (n,): the returns; fold (n,): the fold of each state's visit."""
     width = x.shape[1] + 1

@@ -1,7 +1,7 @@
 """This module holds the policies that do not learn.
 
-Such a policy draws uniformly, by given probabilities, or by the scores of a request. The policy of an imported log
-and the policy that drafts slates from two rankers do not learn either."""
+Some draw uniformly, by given probabilities, or by the scores of a request. The module also holds the policy of an
+imported log, and the policy that drafts slates from two rankers."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
 
     @property
     def score_name(self) -> str:
-        """Return the name under which requests state the scores by which this policy ranks."""
+        """Return the name under which requests state the scores that this policy uses."""
         return f"{SCORES}.{self.score}" if self.score else SCORE
 
     @property

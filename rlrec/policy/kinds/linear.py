@@ -71,11 +71,10 @@ class Linear(ContextualPolicy, OnlineLearner):
         return self.model != DISJOINT
 
     def moment_weights(self, x: Array, arms: Ids) -> tuple[Array, Array]:
-        """Return the weight of xx', (n,), and the offset of the reward, (n,), with which slots enter the moments of
-        their arms.
+        """Return the weights and the offsets, (n,), with which slots enter the moments of their arms. The gram matrix
+        of an arm grows by weight x x', and the response by (reward + offset) x.
 
-        x (n, q): the features of the contexts; arms (n,): the ids of the arms. The gram matrix of an arm grows by
-        weight xx', and the response by (reward + offset) x."""
+        x (n, q): the features of the contexts; arms (n,): the ids of the arms."""
         return np.ones(len(x)), np.zeros(len(x))
 
     @property
@@ -95,7 +94,7 @@ class Linear(ContextualPolicy, OnlineLearner):
         return count_slots(counted_slots, moments, pulls=pulls)
 
     def column_statistics(self, slots: SlotColumns, row: Index, value: Array) -> Array:
-        """Return the columns that the entries of sparse contexts add to the sums of their arm and column, (e, 3).
+        """Return the three numbers that each entry of a sparse context adds to the sums of its arm and column, (e, 3).
 
         row (e,): the slot of each entry; value (e,): the value of each entry."""
         reward, pulls = self.rewards_and_pulls(slots.reward, slots.position)
@@ -136,8 +135,8 @@ class Linear(ContextualPolicy, OnlineLearner):
         """Return the weight of each arm's intercept in a model of sparse contexts, (m,). The weight is 0 if contexts
         have no intercept.
 
-        The weight is the mean of the arm's rewards minus the prediction of the anchor (the model of --from-log),
-        shrunk by `ridge` pulls of reward 0."""
+        The weight is the mean over the arm's slots of the reward minus the prediction of the anchor (the model of
+        --from-log). The mean is shrunk by `ridge` pulls of reward 0."""
         mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
         if not self.design.context.intercept:
             return mean
@@ -148,8 +147,8 @@ class Linear(ContextualPolicy, OnlineLearner):
         return self.posterior(belief).by_arm
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Return the posterior mean of each arm in a context, the value z posterior standard deviations below the mean,
-        and the value z above it, (m,) each."""
+        """Return three arrays (m,) for a context: the posterior mean of each arm, the value z posterior standard
+        deviations below the mean, and the value z standard deviations above the mean."""
         x = self.encode(context)
         if self.is_sparse:  # without pairs of columns the error is not known
             unknown_scores = np.full(len(belief.pulls), np.nan)
@@ -305,9 +304,9 @@ class LogisticThompson(LinThompson):
     """Draw by Thompson sampling for clicks. The logit of the mean is linear, and its posterior is Laplace's
     approximation.
 
-    Every slot counts as in the Newton step from the weights around which the version is expanded. At first these are
-    the weights of the prior, with intercept logit(rate). Rebuilding the policy repeats the step from the weights to
-    which the last step led. Source: own derivation (iteratively reweighted least squares, in sums that add up)."""
+    The model is fitted by one Newton step from fixed weights, so that every slot adds a fixed number to sums. At
+    first these are the weights of the prior, with intercept logit(rate). Rebuilding the policy takes the next step,
+    from the weights to which the last step led. Source: own derivation (iteratively reweighted least squares)."""
 
     alpha: float = bounded_parameter(1.0, 1e-6, 1e6)
     rate: float = 0.5
@@ -352,8 +351,9 @@ class LogisticThompson(LinThompson):
         return weights
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """Return the precision and the response of a normal distribution for each arm, which matches the distribution
-        of the logit at its mode, where the click rate has the Beta(alpha, beta) prior."""
+        """Return the precision and the response of each arm's intercept for the Beta(alpha, beta) prior of the click
+        rate. They define the normal distribution that has the mode, and the curvature at the mode, of the prior of the
+        logit."""
         is_proper = (alpha > 0) & (beta > 0)
         safe_alpha, safe_beta = np.where(is_proper, alpha, 1.0), np.where(is_proper, beta, 1.0)
         precision = np.where(is_proper, safe_alpha * safe_beta / (safe_alpha + safe_beta), 0.0)

@@ -30,9 +30,9 @@ class LongTerm(FlooredPolicy):
     not know has the prior of `prior_mean` and `prior_sd`, which describe the arms of the policy's log. Until the
     policy has learned, all arms are equal.
 
-    by: a field of the context. Each value of the field that the log had (listed in `cells`) has separate effects, which
-    are drawn towards the effects in all contexts together. A context with another value, or with none, uses the effects
-    in all contexts together."""
+    by: a field of the context. Each value of the field in the log (listed in `cells`) has separate effects, which are
+    shrunk towards the effects in all contexts together. A context with no value, or another one, uses the effects in
+    all contexts together."""
 
     floor: float = bounded_parameter(0.05, 0, 1)
     by: str | None = None
@@ -109,10 +109,11 @@ class LongTerm(FlooredPolicy):
 
     @staticmethod
     def statistics_of(mean: float, sd: float, *, prior_mean: float, prior_sd: float) -> tuple[float, float]:
-        """Return the pulls and the rewards with which a belief has the posterior of this mean and standard deviation.
-        Both are 0 if the posterior is the prior.
+        """Return the pulls and the rewards of a belief whose posterior has this mean and standard deviation. Both are 0
+        if the posterior is the prior.
 
-        The numbers of a cell may be negative, since less may be known of the cell than of the arm."""
+        The numbers of a cell (a value of the field `by`) may be negative, since less may be known of the cell than
+        of the arm."""
         pulls, prior_pulls = sd**-2, prior_sd**-2
         if abs(pulls - prior_pulls) <= prior_pulls * 1e-9 and mean == prior_mean:
             return 0.0, 0.0

@@ -34,13 +34,13 @@ KINDS_WITHOUT_STAGE = {
 class TwoStage(Policy):
     """Draw candidates by one kind, in order, and rank the slate from these by another kind.
 
-    The first of the `stages` draws the list of candidates from all arms. The other methods of the policy take an
-    eligible set for such a list, and answer as the second stage. Both stages learn from the arms that were shown.
-    The greedy version draws candidates as before, and ranks them without exploration.
+    The first of the `stages` draws the list of candidates from all arms. The other methods of the policy are those
+    of the second stage, for which the candidates are the eligible set. Both stages learn from the arms that were
+    shown. The greedy version draws candidates as before, and ranks them without exploration.
 
     A stage is of any kind but exp3, gradient, logged and two-stage; the parameters of a stage are named `first.floor`
-    and the like. Both stages have the same `discount`, `window` and `position`. A logistic model stays expanded around
-    its prior."""
+    and the like. Both stages have the same `discount`, `window` and `position`. A logistic model always takes its
+    Newton step from the weights of its prior."""
 
     first: str = "plackett-luce"
     second: str = "thompson"
@@ -131,15 +131,15 @@ class TwoStage(Policy):
 
     @property
     def columns(self) -> tuple[list[int], list[int]]:
-        """Return two lists of columns of the belief: those that form the belief of the first stage, and of the second
-        stage."""
+        """Return two lists of columns of the belief: the columns that the first stage reads, and the columns that the
+        second stage reads."""
         count_columns, first_width = list(range(N_COUNT_COLUMNS)), self.stages[0].width
         return list(range(first_width)), count_columns + list(range(first_width, self.width))
 
     @property
     def _counting_stage(self) -> Policy:
-        """Return the stage whose counts apply to both stages. This is a stage with a position curve, if either has a
-        curve."""
+        """Return the stage whose pulls and rewards are stored for both stages. This is a stage with a position curve,
+        if either has a curve."""
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:

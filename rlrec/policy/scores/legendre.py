@@ -25,8 +25,8 @@ _GAUSS = {
 
 
 def gauss(n: int) -> tuple[Array, Array]:
-    """Return the nodes of the Gauss-Legendre rule on [-1, 1], in increasing order, and their weights, (n,) each. The
-    rule is exact for polynomials up to degree 2 n - 1. n is 4 or 16."""
+    """Return two arrays (n,): the nodes of the Gauss-Legendre rule on [-1, 1], in increasing order, and their weights.
+    The rule is exact for polynomials up to degree 2 n - 1. n is 4 or 16."""
     nodes, weights = np.array(_GAUSS[n]).T
     return np.concatenate([-nodes[::-1], nodes]), np.concatenate([weights[::-1], weights])
 
@@ -43,7 +43,7 @@ def polynomials(x: Array, degree: int) -> Array:
 
 
 def evaluate(x: Array, series: Array) -> Array:
-    """Return the value of each Legendre series at the point of this series, (n,).
+    """Return the value of each of n Legendre series at one point, (n,).
 
     x (n,): the point of each series; series (terms, n): the coefficients of each series, at least two. Source:
     Clenshaw's recurrence."""

@@ -53,7 +53,7 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
     logits (m,): the logit of each arm, to which standard Gumbel noise is added. The order of the arms is therefore
     that of random arrivals at rates exp(logits). Until enough arms have arrived, most arms are so rare that the
     dependence on the rate of a single arm is a short power series, and power sums of the rates represent all rare
-    arms. Errors are as in `ranks`. Source: own derivation."""
+    arms. The error is below 1e-11. Source: own derivation."""
     # the logarithm of the time by which enough arms have arrived, and the expected arrivals of each by then
     rate, low_time, high_time = np.exp(logits - logits.max()), -60.0, 60.0 + np.ptp(logits)
     for _ in range(40):
@@ -97,8 +97,8 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
 def _probability_of_larger(
     count: Array, log_cdf: Array, singles: Index, groups: Index, size: int
 ) -> tuple[Array, Array]:
-    """Return the probability that 0, 1, ... (fewer than size) scores exceed the node, where one score of the row is
-    left out.
+    """Leave out one score of each row, and return the probability that 0, 1, ... (fewer than size) of the other scores
+    exceed each node.
 
     Two arrays (terms, rows, nodes) are returned: for the rows `singles`, whose count is 1, and for the rows
     `groups`, whose counts are larger and whose polynomials are longer. The probabilities are the coefficients of a

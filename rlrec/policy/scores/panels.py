@@ -1,7 +1,7 @@
 """This module defines log-concave densities of scores, and places the panels on which the densities are integrated.
 
-A panel is an interval with quadrature nodes. The panels extend from the highest score down to the point where the
-best scores are decided.
+A panel is an interval with quadrature nodes. The panels extend from the highest score down to a point below which no
+score is among the best.
 
 A density is its peak times exp(-fall). The fall below the peak is computed from the distance to the mode, so that no
 large logarithms cancel (the textbook form of a Beta density loses 8 digits at parameters of 1e7)."""
@@ -43,7 +43,7 @@ class Tails(NamedTuple):
 
     rows (t,): the rows of these scores. Left of the left knee (t,), log densities rise by left_rate (t,) per unit;
     right of the right knee (t,), log densities fall by right_rate (t,) per unit. Between lowest and highest, no
-    panel may be wider than the step of any score."""
+    panel may be wider than `Density.step` of any score."""
 
     rows: Index
     left_knee: Array
@@ -74,8 +74,8 @@ class Density(Protocol):
         The result has the shape of `fall`."""
 
     def reach(self) -> tuple[Array, Array]:
-        """Return two distances from the mode, to the left and to the right, at which the fall is at least TAIL. Both
-        are (g,) and positive."""
+        """Return two arrays (g,), the distances from the mode to the left and to the right at which the log density
+        lies at least TAIL below its peak. Both are positive."""
 
 
 def densities_at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
@@ -229,8 +229,8 @@ class _PanelWalk(Record, kw_only=False, eq=False):
         return np.array(new_edges)
 
     def _next_edge(self, u: float, limit: float, lowest_edge: float) -> float:
-        """Return the left edge of the widest panel below u that is right for every score. A score limits the panel by
-        the width that the score allows, or by the upper end of its support if the support lies below u.
+        """Return the left edge of the widest panel below u on which every score can be integrated. A score limits the
+        panel by the width that the score allows, or by the upper end of its support if the support lies below u.
 
         limit: the largest width of the panel; lowest_edge: the lowest edge that may be returned."""
         edge = np.minimum(u - widths(self.density, u) / self.refine, self.upper)

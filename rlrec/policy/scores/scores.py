@@ -53,7 +53,7 @@ class ExactOrder(Order):
         return self.next_arms(np.empty((1, 0), np.intp), floor=0.0)[0]
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
-        """Yield two arrays at each position of sorted slates. The first is the result of `next_arms` for the distinct
+        """Yield two arrays at each position of sorted slates. The first is the result of `next_arms` for the u distinct
         prefixes above the position, (u, m). The second is the index of each slate's prefix among the distinct prefixes,
         (n,).
 
@@ -65,8 +65,8 @@ class ExactOrder(Order):
 
 
 class DrawnOrder(ExactOrder):
-    """A DrawnOrder is an order that is drawn as a whole, unlike an order of samples, which is drawn position by
-    position."""
+    """A DrawnOrder is an order of which whole rankings can be drawn. Other orders, which consist of samples, are drawn
+    position by position."""
 
     @abstractmethod
     def ranking(self, keys: Array, size: int) -> Index:
@@ -76,19 +76,19 @@ class DrawnOrder(ExactOrder):
 
 
 class Scores(Protocol):
-    """A Scores object is the distribution of the noisy score of each of m arms. Axes of its arrays before the axis of
-    the arms stand for several runs."""
+    """A Scores object is the distribution of the noisy score of each of m arms. The last axis of the arrays is that of
+    the arms, and axes before it stand for several runs."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def samples(self) -> int:
-        """Return the number of samples that represent the distribution. The samples are drawn for each decision. The
-        number is 0 if probabilities are exact."""
+        """Return the number of samples that represent the distribution and are drawn for each decision. The number is 0
+        if probabilities are exact."""
 
     @property
     def is_ruled(self) -> bool:
-        """Tell whether the scores include rules of the page, and with the rules the floor."""
+        """Tell whether the scores already include the rules of the page and the floor."""
 
     def __len__(self) -> int:
         """Return the number of arms, m."""

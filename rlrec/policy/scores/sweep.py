@@ -1,5 +1,5 @@
-"""This module orders independent continuous scores (Thompson sampling). It computes the probabilities of slates by one
-sweep over the nodes of a table."""
+"""This module computes the probabilities of slates that are ranked by independent continuous scores (Thompson
+sampling). One sweep over the nodes of a table gives the probabilities of all positions."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ContinuousOrder(DrawnOrder):
     """A ContinuousOrder is the order of the independent scores of m arms. Its probabilities are computed on a table.
 
     density: the densities of the scores, made from two parameters of each arm; first, second (m,): these parameters;
-    origin: the point from which normal means are measured; positions: the lowest position in question; refine: the
-    number by which the widths of panels are divided; earlier_order: an order whose table is updated if its nodes are
-    right for these scores."""
+    origin: the point from which normal means are measured; positions: the lowest position whose probabilities are
+    needed; refine: the number by which the widths of panels are divided; earlier_order: an order whose table is
+    updated and reused if its nodes suit these scores."""
 
     is_continuous = True
 
@@ -69,8 +69,8 @@ class ContinuousOrder(DrawnOrder):
         return ranks.take(column, axis=1)
 
     def shared_ranks(self, size: int) -> tuple[Array, Index]:
-        """Return the `ranks` of distinct arms, (size, g + 1), and the column of each arm in this array, (m,). Equal
-        arms share a column."""
+        """Return the probability of each rank for distinct arms, (size, g + 1), and the column of each arm in this
+        array, (m,). Equal arms share a column."""
         # Summed over the arms that may stand above, the density of a rank is as wide as that of sqrt(size) arms on a
         # slate.
         n_densities = min(size, math.ceil(4 * math.sqrt(size)))
@@ -82,7 +82,7 @@ class ContinuousOrder(DrawnOrder):
         return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])
 
     def _next_arm(self, prefix: Index, floors: Array) -> Array:
-        """Return the result of `next_arms` for a single prefix, (m,).
+        """Return the probability that each arm is the best of the arms left after a prefix, given this prefix, (m,).
 
         prefix (k,): the arms of the prefix; floors (k,): the floor at each position of the prefix."""
         table, row = self.tabulation.table, self.tabulation.row
@@ -110,7 +110,7 @@ class ContinuousOrder(DrawnOrder):
         return probability, minimum
 
     def _sweep_conditionals(self, slates: Index, floors: Array, with_minimum: bool) -> tuple[Array, Array]:
-        """Return the two arrays of `conditionals`, (n, k) each, for sorted slates.
+        """Return the two arrays (n, k) of `conditionals` for sorted slates.
 
         floors (k,): the floor at each position."""
         table, row = self.tabulation.table, self.tabulation.row
@@ -205,7 +205,8 @@ def sweep_slates(
 
 
 def _prefix_indices(prefixes: Index, number: int) -> Index | slice:
-    """Return the indices of prefixes. If no prefix is repeated, a slice is returned, with which numpy copies nothing.
+    """Return an index with which numpy selects prefixes. If no prefix is repeated, this is a slice, with which numpy
+    copies nothing.
 
     prefixes: ascending indices, among which each of the `number` prefixes occurs at least once."""
     return slice(None) if len(prefixes) == number else prefixes

@@ -40,7 +40,7 @@ _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 class ScoreTable:
     """A ScoreTable holds g scores on N = 16 P increasing nodes, with one row for each score. The last row, g, stands
-    for all scores that never matter.
+    for all scores that are too low to matter.
 
     edges (P + 1,): the edges of the panels; nodes, weights (N,): the nodes and weights of the quadrature; count (g +
     1,): the number of equal arms of each row (0 in the last row and in spare rows); log_cdf (g + 1, N): the
@@ -113,8 +113,8 @@ class ScoreTable:
 def tabulate(
     density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, n_spare: int = 0
 ) -> tuple[ScoreTable, Index]:
-    """Return the table whose nodes decide which scores hold the best `ranks` ranks, and the row of each score in the
-    table, (g,). A score that certainly lies below the lowest edge of the table has row -1.
+    """Return a table of the scores with nodes where the best `ranks` ranks are decided, and the row of each score in
+    the table, (g,). A score that certainly lies below the lowest edge of the table has row -1.
 
     The probability that fewer than `ranks` scores lie above the lowest edge is below 1e-16. Source: own derivation
     (running integrals by a Legendre integration matrix).
@@ -142,7 +142,7 @@ def tabulate(
 
 
 def spread(edges: Array) -> tuple[Array, Array]:
-    """Return the Gauss-Legendre nodes and weights of all panels, (16 p,) each.
+    """Return two arrays (16 p,): the Gauss-Legendre nodes and weights of all p panels.
 
     edges (p + 1,): the edges of the panels."""
     half_width, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])

@@ -25,12 +25,12 @@ _MAX_LOST_PROBABILITY = 3e-12  # probability that may be lost
 
 
 class Tabulation:
-    """A Tabulation holds the scores of m arms on a table. Equal arms share a row, and row -1 stands for arms that
-    never matter.
+    """A Tabulation holds the scores of m arms on a table. Equal arms share a row, and row -1 stands for arms whose
+    scores are too low to matter.
 
     density: makes the densities of the scores from two parameters of each arm; first, second (m,): these parameters;
-    positions: the lowest position in question; n_densities: the number of densities whose product the panels must
-    represent; refine: the number by which the widths of panels are divided."""
+    positions: the lowest position whose probabilities are needed; n_densities: the number of densities whose product
+    the panels must represent; refine: the number by which the widths of panels are divided."""
 
     def __init__(
         self, density: DensityFactory, first: Array, second: Array, *, positions: int, n_densities: int, refine: int = 1

@@ -24,7 +24,7 @@ from rlrec.records import Record
 
 
 class Ranker(NamedTuple):
-    """A Ranker is one of the two policies. It has the scores of m arms, and a floor."""
+    """A Ranker holds the scores of m arms by one of the two policies, and the floor of this policy."""
 
     scores: Scores
     floor: Floor
@@ -39,7 +39,7 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
     size: int
 
     def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
-        """Return the slates of n decisions, drawn with the team of each position.
+        """Draw the slates of n decisions, and the team that picks at each position.
 
         The propensity and the minimum are probabilities given the coins and the arms above; marginals have no closed
         form and are NaN. Of the uniforms of a decision (`sampler.uniforms`), number p draws the arm of position p,
@@ -91,6 +91,6 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
 def teams_of(coins: Flags, size: int) -> Index:
     """Return the team that picks at every position, 0 or 1, (n, size).
 
-    coins (n, pairs): whether ranker 1 picks first in each pair of positions."""
+    coins (n, pairs): whether team 1 picks first in each pair of positions."""
     pairs = np.stack([coins, ~coins], axis=2).astype(np.intp)
     return pairs.reshape(len(coins), -1)[:, :size]

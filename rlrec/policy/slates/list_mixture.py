@@ -79,8 +79,8 @@ class ListMixture(Record, kw_only=False, eq=False):
         return p_joint
 
     def each_position(self, slates: Index, weight: Array) -> Iterator[tuple[Index, int, Array, Index]]:
-        """Yield the probability of each arm at each position of slates, for portions of the slates, position by
-        position.
+        """Yield the probability of each arm at each position of slates, position by position. The slates are processed
+        in portions.
 
         Four values are yielded: the indices of the slates of the portion, the position from 0, the probability of
         each arm after each distinct prefix, (v, arms), and the index of each slate's prefix. The probability is the
@@ -136,12 +136,12 @@ class ListMixture(Record, kw_only=False, eq=False):
         return totals, [share.reshape(-1, self.arms) for share in shares]
 
     def _lengthen_tops(self, lists: Index, node: Index, tree: _PrefixTree, depth: int) -> tuple[Index, Index, Index]:
-        """Return the pairs of a list and a longer prefix that follow from pairs of a list and a prefix. The prefix is
-        made longer by its next arm in a slate, if the list has this arm.
+        """Add one arm to the prefix of each pair of a list and a prefix, in every way that a slate continues the prefix
+        and the list has the arm.
 
-        Three arrays are returned, with an entry for each new pair: the index of the old pair, the longer prefix, and
-        the rank of the added arm in the list. lists, node: the list and the prefix of each old pair; depth: the
-        length of the prefixes."""
+        Return three arrays, with an entry for each new pair: the index of the old pair, the longer prefix, and the
+        rank of the added arm in the list. lists, node: the list and the prefix of each old pair; depth: the length
+        of the prefixes."""
         first_child, counts = tree.children[depth]
         pair, longer_top = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first_child[node], counts[node])
         key = lists[pair] * self.arms + tree.arm[depth + 1][longer_top]

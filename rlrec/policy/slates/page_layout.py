@@ -52,8 +52,8 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def has_closed_form(self) -> bool:
-        """Tell whether every marginal has a closed form. This is so if the arms without a pin compete as on a separate
-        page, without caps and least shares."""
+        """Tell whether every marginal has a closed form. This is so without caps and least shares (smallest
+        probabilities), where the arms without a pin compete as on a separate page."""
         return not self.has_caps and not self.least
 
     @property
@@ -62,7 +62,7 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def counts(self) -> Index:
-        """Return how often the pinned arms raise each counter, (c,)."""
+        """Return the number of pinned arms that raise each counter, (c,)."""
         return np.bincount(self.cell_counters[self.cell[self.pinned_arms]].ravel(), minlength=len(self.limit))
 
     def sum_by_counter(self, by_cell: Array | Index) -> Array:
@@ -75,7 +75,8 @@ class PageLayout(Record, kw_only=False, eq=False):
         return sums
 
     def find_open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
-        """Tell, for each of u prefixes, which cells have no counter at its limit, (u, cells).
+        """Tell, for each of u prefixes, which cells (sets of arms with equal values of all capped fields) have no
+        counter at its limit, (u, cells).
 
         counts (u, c): the count of each counter; by_request: whether only caps of the request are considered."""
         is_full = counts >= self.limit
@@ -167,8 +168,8 @@ class PageLayout(Record, kw_only=False, eq=False):
         return n_blocked
 
     def _count_fillable(self, cell_sizes: Index, positions: Sequence[int]) -> tuple[int, bool]:
-        """Return the number of these positions that have an arm for every way in which arms of cells can be used up,
-        and whether this number is exact.
+        """Return the number of these positions that certainly have an arm, whatever the arms above, and whether this
+        number is exact. All ways of showing arms of the cells are tried.
 
         The number is not exact if there are too many ways. cell_sizes (cells,): the number of arms of each cell that
         are not pinned; positions: the positions without a pin."""
@@ -285,7 +286,8 @@ def _lay_out_caps(
 ) -> tuple[Index, Index, Index, Index, Flags, list[str]]:
     """Return the fields cell, cell_counters, limit, cap, by_request and names of a `PageLayout`.
 
-    Raises InputError if a request caps a field that no arm has. The arguments are those of `lay_out`."""
+    Raises InputError if a request caps a field that no arm has. rules: the rules of the request and of the policy;
+    keys: the key of each arm; values: returns for a field the value of each arm."""
     caps = [(page, field, limit) for page in rules for field, limit in page.most.items()]
     cell, raised_by_cell = np.zeros(len(keys), np.intp), np.empty((1, 0), np.intp)  # -1: none
     columns: list[tuple[int, int]] = []  # the cap and the limit of each counter

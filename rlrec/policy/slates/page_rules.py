@@ -21,8 +21,8 @@ class PageRules(Record):
     """A PageRules object holds the rules of one page that a request or a policy declares.
 
     pin: the arm of each pinned position, from 1; most: the largest number of arms with the same value of a field, by
-    field; least: the smallest probability of an arm, or of a group, by name and position; owner: who declares the
-    rules, for errors."""
+    field; least: the smallest probability of an arm, or of a group, by name and position; owner: `request` or
+    `policy`, for errors."""
 
     pin: Mapping[int, str]
     most: Mapping[str, int]
@@ -92,7 +92,7 @@ def share_text(name: str, by_position: Mapping[int, float]) -> str:
 def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
     """Return the rules that a JSON object declares. Raises InputError for any other value.
 
-    owner: who declares the rules, for errors."""
+    owner: `request` or `policy`, for errors."""
     if not isinstance(value, Mapping):
         raise _error(
             f"the page is {value!r}", 'write {"pin": {"1": "KEY"}, "most": {"FIELD": 2}, "least": {"KEY": 0.05}}'

@@ -28,8 +28,8 @@ def softmax(score: Array, *, temperature: float = 1.0) -> Array:
 def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Iterator[Array]:
     """Yield, at each position of n slates, the softmax of the scores of the arms left at this position, (n, m).
 
-    score (n, m): the finite scores of each slate; slates (n, k): the arms shown, 0..m - 1. Source: as for
-    `gumbel.PlackettLuceOrder`."""
+    score (n, m): the finite scores of each slate; slates (n, k): the arms shown, 0..m - 1. Source: own derivation
+    (Plackett-Luce)."""
     left_scores, rows = np.array(score, np.float64), np.arange(len(slates))
     for position in range(slates.shape[1]):
         if position:
@@ -63,11 +63,12 @@ def log_conditionals(
 def chi_squares(
     score: Array, reference: Array, slates: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """Return the chi-squared divergence of the distribution of each slot under `score` from that under `reference`,
-    given the slots above, (n, k).
+    """Return, for each slot, the chi-squared divergence of its distribution under `score` from its distribution under
+    `reference`, given the slots above, (n, k).
 
     The divergence is the variance, under `reference`, of the slot's weight over all arms that the position could
-    show. score, reference (n, m): the two scores of each arm; slates, eligible: as in `log_conditionals`."""
+    show. score, reference (n, m): the two scores of each arm; slates (n, k): the arms shown, as indices; eligible
+    (n, m): the arms that each slate may show (None: all arms)."""
     sides = _slots(score, reference, slates, eligible, temperature=temperature, floor=floor)
     return np.stack([((p_new - p_old) ** 2 / np.maximum(p_old, 1e-300)).sum(axis=1) for p_new, p_old in sides], axis=1)
 
@@ -75,11 +76,11 @@ def chi_squares(
 def divergences(
     score: Array, reference: Array, slates: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """Return the divergence KL(reference || score) of each slot, given the slots above, (n, k), in nats. The arguments
-    are those of `chi_squares`.
+    """Return the divergence KL(reference || score) of each slot, given the slots above, (n, k), in nats.
 
     The sum over the slots of a slate, averaged over slates drawn under the reference scores, is the divergence of
-    whole slates."""
+    whole slates. score, reference (n, m): the two scores of each arm; slates (n, k): the arms shown, as indices;
+    eligible (n, m): the arms that each slate may show (None: all arms)."""
     sides = _slots(score, reference, slates, eligible, temperature=temperature, floor=floor)
     logs = ((p_old, np.log(np.maximum(p_old, 1e-30)) - np.log(np.maximum(p_new, 1e-30))) for p_new, p_old in sides)
     return np.stack([np.einsum("nm,nm->n", p_old, log_ratio) for p_old, log_ratio in logs], axis=1)
@@ -88,10 +89,11 @@ def divergences(
 def _slots(
     score: Array, reference: Array, slates: Index, eligible: Flags | None, *, temperature: float, floor: Floor
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield two distributions of each slot, given the slots above, (n, m) each: under `score` and under `reference`.
+    """Yield two distributions of each slot, given the slots above, as arrays (n, m): under `score` and under
+    `reference`.
 
-    The arguments are those of `chi_squares`. Arms that are not left have the same probability in both distributions,
-    so that they contribute nothing to a divergence."""
+    Arms that are not left have the same probability in both distributions, so that they contribute nothing to a
+    divergence."""
     n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, slates.shape[1])
     logits = (_mask_scores(score, eligible), _mask_scores(reference, eligible))
     sides = (remaining(scores, slates, temperature=temperature) for scores in logits)

@@ -9,10 +9,10 @@ arms that may come next, and their probabilities.
 
 At a position without a pin, a coin may show an arm of a least share (a smallest probability that some arms have
 together), as long as such an arm is left and allowed. If no coin does, the floor picks uniformly among the allowed arms
-left, or the best of these arms in the one vector of noisy scores is taken. An arm that a cap removes has lost to the
-last arm that was taken as the best, whose score is an upper bound of all arms that competed with it. In the sweep over
-prefixes (`policy/scores/sweep.py`) the removed arm leaves the product of the arms left, and its distribution function
-at the bound joins the density of the prefix. Source: own derivation, checked against enumeration."""
+left. Otherwise the best of these arms is taken, by one vector of noisy scores for the whole slate. An arm that a cap
+removes is known to have a lower score than the last arm that was taken as the best. The sweep over prefixes
+(`policy/scores/sweep.py`) therefore multiplies the density of this last score by the distribution function of the
+removed arm, and divides the removed arm out of the arms left. Source: own derivation, checked against enumeration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ _CERTAIN = 34.0  # minus the log of the probability that an arm lies below the n
 
 
 class BestLeft(Protocol):
-    """A BestLeft object computes, for each of u prefixes of slates, which of the allowed arms is the best."""
+    """A BestLeft object computes, for each of u prefixes of slates, the probability that an allowed arm is the best
+    one."""
 
     def probability(self, is_allowed: Flags) -> Array:
         """Return the probability that each arm is the best of the allowed arms, given the prefix, (u, m). Rows sum to
@@ -239,8 +240,8 @@ class SlateWalk:
 
 
 class RuledScores(Record, kw_only=False, eq=False):
-    """A RuledScores object holds the scores of m arms on a page with rules. The results include the floor, so callers
-    must not add the floor again.
+    """A RuledScores object holds the scores of m arms on a page with rules. Probabilities from these scores already
+    include the floor, so callers must not add the floor again.
 
     scores: the scores without rules; layout: the rules; floor: the probability of a uniform pick."""
 
@@ -363,8 +364,8 @@ class RuledOrder(ExactOrder):
 
 
 def _reaches_enough_arms(tabulation: Tabulation, layout: PageLayout, size: int) -> bool:
-    """Tell whether enough arms lie above the lowest node of the table, whichever values of capped fields a page uses
-    up.
+    """Tell whether enough arms lie above the lowest node of the table, even if caps remove the arms of the most likely
+    values.
 
     size: the number of positions of the page."""
     from rlrec.policy.scores.panels import sufficient_count
@@ -468,8 +469,8 @@ def _follow_slates(walk: SlateWalk, prefix: Index, slates: Index, *, with_minimu
 
 
 def _draw_from_walk(walk: SlateWalk, prefix: Index, uniform: Array) -> tuple[Index, Array, Array]:
-    """Return the arms of slates that are drawn from uniforms, their propensities, and the smallest propensity of any
-    arm at each slot, (n, k) each.
+    """Return three arrays (n, k): the arms of slates that are drawn from uniforms, their propensities, and the smallest
+    propensity of any arm at each slot.
 
     prefix (n,): the index of the prefix of `walk` from which each slate starts; uniform (n, k): a uniform for each
     slot."""

@@ -48,7 +48,8 @@ def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, is
     """Return the `marginals` of each of several scores with the same number of arms. Independent continuous scores are
     computed together.
 
-    is_shared: whether scores are computed together for one position, too, since many cases share a few scores."""
+    is_shared: whether continuous scores are also computed together for a single position. This pays if many cases
+    have scores in common."""
     orders = [scores.order(size) for scores in case_scores]
     if size > 1 or (is_shared and orders[0].is_continuous):
         from rlrec.policy.contexts.pooled import pool_orders  # a single request needs none of it
@@ -101,7 +102,7 @@ def remaining(scores: Scores, prefix: Index, *, floor: Floor) -> Array:
     """Return the probability of each arm at the position after a prefix, given this prefix, (m,), with sum 1. The arms
     in the prefix have 0.
 
-    prefix (k,): the arms at the first k positions, k < m. Errors are as in `conditionals`."""
+    prefix (k,): the arms at the first k positions, k < m. The numerical errors are those of `conditionals`."""
     return remaining_each(scores, np.asarray(prefix, np.intp)[None], floor=floor)[0]
 
 
@@ -136,8 +137,8 @@ def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index,
 def each_position(
     case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """Yield the result of `remaining` at each position of slates, for portions of the slates, each under the exact
-    scores of its case.
+    """Yield the probability of each arm at each position of slates, given the arms above, under the exact scores of the
+    slate's case. The slates are processed in portions.
 
     Four values are yielded: the indices of the sorted slates of the portion, (r,), the position from 0, the
     probabilities after each distinct case and prefix, (u, m), and the index of the case and prefix of each slate,
@@ -152,10 +153,10 @@ def each_position(
 def each_position_of(
     orders: Sequence[Order], case: Index, slates: Index, *, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """Yield the four values of `each_position`, from the orders of cases with the same number of arms.
+    """Yield the four values of `each_position`, computed from the random rankings of cases instead of their scores.
 
-    orders: the order of each case, which keeps its table afterwards; case (n,): the case of each slate; slates (n,
-    k): the arms; arms: the number of arms of a case."""
+    orders: the distribution of the ranking of each case, which keeps its table afterwards; case (n,): the case of
+    each slate; slates (n, k): the arms; arms: the number of arms of a case."""
     floors = at_positions(floor, slates.shape[1])
     for rows, by_position in _sweep_portions(orders, case, slates, arms, floor):
         for position, (probability, prefix) in enumerate(by_position):

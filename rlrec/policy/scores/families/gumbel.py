@@ -113,7 +113,9 @@ class PlackettLuceOrder(DrawnOrder):
         return np.where(total == -np.inf, 1 / n_left, np.minimum(probability, 1))
 
     def _lowest_left(self, slates: Index) -> Array:
-        """Return the smallest logit of the arms left at each position, (n, k)."""
+        """Return the smallest logit among the arms that are left at each position of each slate, (n, k).
+
+        slates (n, k): the arm at each position."""
         n, k = slates.shape
         ascending_arms = np.argsort(self.logits, kind="stable")[:k]
         is_taken, minimum = np.zeros((n, len(ascending_arms)), dtype=bool), np.empty((n, k))
@@ -133,7 +135,7 @@ def continuous_order(logits: Array, *, positions: int) -> ContinuousOrder:
     """Return the order of finite logits with Gumbel noise, treated as general continuous scores. It is used for the
     probabilities of ranks.
 
-    logits (m,): the logit of each arm; positions: the lowest rank in question."""
+    logits (m,): the logit of each arm; positions: the lowest rank whose probabilities are needed."""
     return ContinuousOrder(_density, logits, np.zeros(len(logits)), positions=positions)
 
 
