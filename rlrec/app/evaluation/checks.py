@@ -1,5 +1,5 @@
-"""This module has the checks of the log that estimates rest on. All checks run, whatever estimators were requested. To
-add a check, write a class here and add the class to CHECKS."""
+"""This module has the checks that tell whether estimates from a log can be trusted. All checks run, whatever estimators
+were requested. To add a check, write a class here and add the class to CHECKS."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class CheckedLog(Record, eq=False):
 
     @cached_property
     def top_slots(self) -> tuple[Index, Array]:
-        """Return the slots at position 1 that were drawn among the eligible arms, and the propensities of these slots,
-        (n,) each."""
+        """Return the indices of the n slots at position 1 that were drawn among the eligible arms, and the propensities
+        of these slots, as two arrays (n,)."""
         slots = self.batch.log.slots
         top = run_starts(slots["decision_id"])
         p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
@@ -57,24 +57,23 @@ class CheckedLog(Record, eq=False):
 
     @cached_property
     def in_sample(self) -> Flags:
-        """Tell for each slot of `top_slots` whether the slot is in the sample (see `is_sampled`), (n,)."""
+        """Tell for each slot of `top_slots` whether it is in the sample of expensive checks, (n,). The slots of a
+        session are sampled together."""
         return self.is_sampled(self.batch.log.slots["session_digest"][self.top_slots[0]])
 
     def is_sampled(self, digest: Ids) -> Flags:
-        """Tell for each row whether the row is in a sample of about SAMPLE_SIZE decisions of the log, (n,). Rows with
-        equal digests are sampled together.
+        """Tell for each row whether it is in a random sample of about SAMPLE_SIZE decisions of the log, (n,).
 
-        digest: the digest of each row, (n,)."""
+        digest (n,): the digest of each row. Rows with equal digests are sampled together."""
         return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLE_SIZE / max(self.extent.decisions, 1)
 
 
 class CheckedRows(CheckedLog, eq=False):
-    """This record has a batch for the checks, with the mature, uncensored impressions of the batch and the rewards of
-    the impressions.
+    """This record has a batch for the checks, with the mature, uncensored impressions of the batch and their rewards.
 
-    `cluster` is the kind of unit that was randomised. `model` is a model of rewards that was fitted on other
-    clusters, or None where no check needs a model. `people` says how it is known that each session without a user is
-    another person, and has the values of `Evaluation.people`."""
+    cluster: what is a cluster, such as `user`; model: a model of rewards that was fitted on other clusters, or None
+    if no check needs a model; people: how it is known that each session without a user is another person, with the
+    values of `Evaluation.people`."""
 
     cluster: str
     rows: ImpressionRows
@@ -84,21 +83,22 @@ class CheckedRows(CheckedLog, eq=False):
 
 
 class Check(ABC):
-    """A Check is a test of the log. A Check holds no data. The sums of the batches are added, and the total decides.
+    """A Check is a test of the log. It first sums up each batch of the log. The total of these sums decides whether the
+    log fails. The object itself holds no data.
 
-    `reason` is the reason that a failure adds to the verdicts of the affected estimates. `needs_model` tells whether
-    the check needs a model of rewards, and `encodes` tells whether the check needs the features of contexts."""
+    reason: the reason for doubt that a failure adds to the affected estimates; needs_model: whether the check needs
+    a model of rewards; encodes: whether the check needs the features of contexts."""
 
     reason: ClassVar[str]
     needs_model: ClassVar[bool] = False
     encodes: ClassVar[bool] = False
 
     def is_possible(self, extent: LogExtent) -> bool:
-        """Tell whether a log of this extent can fail the check."""
+        """Tell whether a log with this extent of time and positions can fail the check."""
         return True
 
     def concerns(self, estimator: Estimator) -> bool:
-        """Tell whether a failure affects estimates by this estimator."""
+        """Tell whether a failure of this check casts doubt on estimates by this estimator."""
         return True
 
     @abstractmethod
@@ -107,7 +107,8 @@ class Check(ABC):
         can be added."""
 
     def fails(self, sums: Any) -> bool:
-        """Tell whether the log fails the check. Of logs without a fault, at most one in a hundred fails."""
+        """Tell whether the log fails the check, by the sums of all batches. Of logs without a fault, at most one in a
+        hundred fails."""
         return bool(sums.raises_alarm)
 
 
@@ -115,21 +116,22 @@ class Check(ABC):
 
 
 class PropensityBets(Sums, kw_only=True):
-    """This record has the sums of bets against the propensities, with one bet on each arm in `arms`, and one bet on
-    each arm within each cell of contexts in `cells`."""
+    """This record has sums of bets that win if arms are shown more often than their propensities say. arms: a bet on
+    each arm; cells: a bet on each arm within each group of contexts."""
 
     arms: BetSums
     cells: BetSums
 
     @property
     def raises_alarm(self) -> bool:
-        """Tell whether any arm was shown more often than the propensities of the arm allow."""
+        """Tell whether any arm was shown more often than its propensities allow."""
         return any(propensities_are_wrong(bets, alpha=BET_ALPHA / 2) for bets in (self.arms, self.cells))
 
 
 class WrongPropensities(Check):
-    """This check bets against the propensities of the arms at position 1. The check bets on each arm, and on each arm
-    within each value of every context field and within repeated contexts."""
+    """This check tests whether arms are shown at position 1 as often as their propensities say. It bets against the
+    propensities of each arm, in the whole log, within each value of every context field, and within repeated
+    contexts."""
 
     reason = "wrong-propensities"
     encodes = True
@@ -157,7 +159,7 @@ class WrongPropensities(Check):
 
 
 class ClippedPropensities(Check):
-    """This check tests whether propensities were clipped from below."""
+    """This check tests whether small propensities were replaced by a larger number (clipped from below)."""
 
     reason = "clipped-propensities"
 
@@ -172,7 +174,7 @@ class ClippedPropensities(Check):
 
 
 class RepeatedRows(Check):
-    """This check tests whether decisions are in the log more than once, with different keys."""
+    """This check tests whether decisions are in the log more than once, under different keys."""
 
     reason = "repeated-rows"
     encodes = True
@@ -206,8 +208,8 @@ class RepeatedRows(Check):
 def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: int, arms: int) -> Array:
     """Return the number of rows of each cell in which each of the first `arms` arms was eligible, (cells * arms,).
 
-    cell: the cell of each row, (n,); set_index: the eligible set of each row, (n,); members: the ranks of the arms
-    of each eligible set; cells: the number of cells."""
+    cell (n,): the cell of each row; set_index (n,): the eligible set of each row; members: the ranks of the arms of
+    each eligible set; cells: the number of cells."""
     n_rows = np.zeros((cells, arms))
     for start in range(0, len(members), _MAX_SETS):
         portion = members[start : start + _MAX_SETS]
@@ -243,7 +245,8 @@ def _events(log: Batch) -> tuple[Index, Words]:
 
 
 class LogDrift(Check):
-    """This check tests whether the rewards of arms, at position 1 of the first page of a visit, changed over time."""
+    """This check tests whether the rewards of arms changed over time. It uses position 1 of the first slate of each
+    visit."""
 
     reason = "drift"
 
@@ -267,8 +270,8 @@ class LogDrift(Check):
 
 
 class YoungRewards(Check):
-    """This check tests whether rewards of imported decisions were still arriving when the log ended. Imported decisions
-    count at any age."""
+    """This check tests whether rewards of imported decisions were still arriving when the log ended. Their rewards are
+    then too low, since estimates use imported decisions of any age."""
 
     reason = "young-rewards"
 
@@ -292,15 +295,14 @@ class YoungRewards(Check):
 
 
 class NoUsers(Check):
-    """This check fails where no user is known and nobody stated that each session is another person. People who come
-    back under other keys then make intervals too narrow, and the log cannot show such people."""
+    """This check fails if no user is known and nobody stated that each session is another person. People who come back
+    under other keys then make intervals too narrow, and the log cannot show such people."""
 
     reason = "no-users"
 
     def sums(self, data: CheckedRows) -> Ids | None:
-        """Return two numbers, (2,): how many slots have a user, and how many slots have no user and may belong to
-        people who come back. Return None where the request or an experiment stated that each session is another
-        person."""
+        """Return two numbers, (2,): how many slots have a user, and how many have no user and may belong to people who
+        come back. Return None if the request or an experiment stated that each session is another person."""
         if data.people == "stated":
             return None
         slots = data.rows.slots
@@ -314,8 +316,7 @@ class NoUsers(Check):
 
 
 class MachineSessions(Check):
-    """This check tests whether the number of sessions that click nearly everything is larger than people account
-    for."""
+    """This check tests whether more sessions click nearly everything than people would."""
 
     reason = "machine-sessions"
 
@@ -327,8 +328,8 @@ class MachineSessions(Check):
 
 
 class CarryOver(Check):
-    """This check tests whether the reward of an arm depends on the step of the visit, or on how often the visit has
-    shown the arm before."""
+    """This check tests whether the reward of an arm depends on what the visit has shown before: on the number of
+    earlier slates, or of earlier slates with the same arm."""
 
     reason = "carry-over"
 
@@ -350,7 +351,7 @@ class CarryOver(Check):
 
 
 class DependentSlots(Check):
-    """This check tests whether a slot earns a lower reward when the arms above the slot attract clicks."""
+    """This check tests whether a slot earns less if the arms above it attract clicks."""
 
     reason = "dependent-slots"
     needs_model = True
@@ -379,8 +380,8 @@ class DependentSlots(Check):
 
 
 def _cells(data: CheckedRows) -> tuple[Ids, int]:
-    """Return the cell of each slot, (n,), and the number of cells. A cell is a pair of an arm and a position. Only the
-    first arms, in order of key, have cells, and the cell of any other slot is -1."""
+    """Return the number of each slot's cell, (n,), and the number of cells. A cell is a pair of an arm and a position.
+    If there are too many arms, only the first arms, in order of key, have cells. Other slots have the number -1."""
     slots, arms, positions = data.rows.slots, data.arms, data.extent.positions
     rank = arms.ranks(slots["arm_id"])
     n_arms = min(len(arms), max(1, dependence.CELLS // positions))
@@ -397,7 +398,8 @@ Failures = Mapping[int, Sequence[Check]]
 
 
 def find_failures(sums: Mapping[tuple[int, str], Any]) -> dict[int, list[Check]]:
-    """Return the failed checks of each group of targets, by the number of the group in `Evaluation.shared_rows`.
+    """Return the failed checks, by the number of the group of targets that share rows (the index in
+    `Evaluation.shared_rows`).
 
     sums: the summed data of each check, by the number of the group and the reason of the check."""
     failures: dict[int, list[Check]] = {}

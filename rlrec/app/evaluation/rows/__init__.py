@@ -1,1 +1,1 @@
-"""This package has the rows of a log, with all data of the store that evaluations need about the rows."""
+"""This package defines the rows of a log for evaluations, with all data of the store that evaluations need."""

@@ -1,5 +1,5 @@
-"""This module reads the contexts of the log for an evaluation. Each context is decoded once, while the cache has
-room."""
+"""This module reads the contexts of the log for an evaluation. Contexts are cached, so that most are decoded only
+once."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ PORTION = 10_000  # contexts decoded at a time
 
 
 class ContextTable:
-    """This table has the m distinct contexts of a batch. It has the fields that are read and, where needed, the
-    features of each context.
+    """This table has the m distinct contexts of a batch, with the fields that are read and, if needed, with features.
 
-    `values` has, for each field, the value of the field in each context, which is None where the field is missing.
-    For the field ENTIRE, `values` has the whole contexts. `names` has the fields of all contexts read so far."""
+    values: for each field, its value in each context, or None where the field is missing. The field ENTIRE stands
+    for the whole context. names: the names of the fields in all contexts read so far."""
 
     def __init__(self, values: dict[str, list[Any]], names: frozenset[str], features: Sparse) -> None:
         self.size, self.values, self.names, self._features = len(features), values, names, features
@@ -45,25 +44,25 @@ class ContextTable:
 
     @property
     def entries(self) -> tuple[Ids, Ids, Array]:
-        """Return three arrays with an entry for each nonzero feature: the index of the context, the column and the
+        """Return the nonzero features as three arrays of the same length: the index of the context, the column and the
         value."""
         return self._features.row, self._features.column.astype(np.int64), self._features.value
 
     @cached_property
     def sparse_features(self) -> Sparse:
-        """Return the nonzero features of every context, where features in the same column are added up. The features
-        are hashed into as many columns as the cache has."""
+        """Return the nonzero features of every context, hashed into as many columns as the cache has. Features in the
+        same column are added up."""
         return features.merge(self.size, *self.entries)
 
     @cached_property
     def have_rules(self) -> Flags:
-        """Tell for each context whether the context states rules of its page, (m,)."""
+        """Tell for each context whether it states rules that its slates must keep, such as caps, (m,)."""
         pages = self.values.get(PAGE) or [None] * self.size
         return np.array(list(map(bool, pages)), np.bool_)
 
     def value_codes(self, field: str, key_function: Any = repr) -> tuple[Ids, list[Any]]:
-        """Return the distinct values of a field, and for each context the index of its value among the distinct values,
-        (m,). The indices come first. Two values are equal where `key_function` returns the same for both."""
+        """Number the distinct values of a field. Return the number of each context's value, (m,), and the list of the
+        distinct values. key_function: a function; values are equal if it returns the same for both."""
         values = self.values[field]
         keys = list(map(key_function, values))
         first_values = dict(zip(reversed(keys), reversed(values), strict=True))  # the first value of each key
@@ -71,9 +70,8 @@ class ContextTable:
         return np.array([number_by_key[key] for key in keys], np.int64), [first_values[key] for key in number_by_key]
 
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """Return the contexts as a policy sees them that reads only the given fields. The first result is the index of
-        each context among the distinct contexts that the policy sees, (m,). The second result has these distinct
-        contexts."""
+        """Return the distinct contexts as seen by a policy that reads only the given fields. The first result is the
+        index of each context in the list of distinct contexts, (m,), and the second result is this list."""
         if ENTIRE in fields:
             return np.arange(self.size), self.values[ENTIRE]
         if self.have_rules.any() or any(self.values.get(GROUPS, ())):
@@ -87,8 +85,8 @@ class ContextTable:
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _reading_with_rules(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """Return the same as `reading`, for a batch in which a context states page rules or groups of arms. Rules and
-        groups apply whatever a policy reads, and so do the features of arms that a cap counts."""
+        """Return the same as `reading`, for a batch in which a context states rules for slates, or groups of arms.
+        Rules and groups apply whatever a policy reads, and so do the features of arms that a cap counts."""
         contexts = list[dict[str, Any]]()
         for row, (page, groups, arm_features) in enumerate(
             zip(*map(self.values.__getitem__, PAGE_FIELDS), strict=True)
@@ -107,8 +105,8 @@ class ContextCache:
     """This cache has the contexts of one evaluation. Each context is decoded once while the cache has room. The first
     contexts of the log are cached, since every pass reads the contexts in the same order.
 
-    `encode` tells whether features are needed. `columns` is the number of columns into which features are hashed, a
-    power of two. `fields` has the fields that every batch needs."""
+    fields: the fields that every batch needs; encode: whether features are needed; columns: the number of columns
+    into which features are hashed, a power of two."""
 
     def __init__(
         self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.WIDTH
@@ -124,7 +122,7 @@ class ContextCache:
     def unread(self, context_id: Ids) -> Ids:
         """Return the ids of the contexts that are not cached, ascending.
 
-        context_id: the id of the context of each row."""
+        context_id: the id of each row's context."""
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
     def table(
@@ -132,8 +130,9 @@ class ContextCache:
     ) -> tuple[ContextTable, Ids]:
         """Return the table of the distinct contexts of n rows, and the index of each row's context in the table, (n,).
 
-        context_id: the id of the context of each row, (n,); texts: the texts of the contexts that `unread` returned.
-        If `fields` names further fields, the texts are read here."""
+        context_id (n,): the id of each row's context; texts: the JSON of the contexts that `unread` returned, or
+        None to read it here; fields: fields needed beside the fields of the cache. If there are such fields, the
+        JSON is read here, too."""
         first_rows, code = distinct(context_id)
         ids = context_id[first_rows]
         needed_fields = self.fields | set(fields)
@@ -166,7 +165,7 @@ class ContextCache:
         """Return the values of the fields in these contexts, by field and by id of the context, and the features of the
         contexts.
 
-        ids: the ids of the contexts; texts: the JSON of each context."""
+        ids: the ids of the contexts; texts: the JSON of each context; fields: the fields to decode."""
         values: dict[str, dict[int, Any]] = {field: {} for field in fields}
         portions = [Sparse.empty(0)]
         for start in range(0, len(ids), PORTION):
@@ -185,7 +184,7 @@ class ContextCache:
 
 
 class _FeatureCache:
-    """This cache has the features of contexts, by the id of the context, as long as the cache has room."""
+    """This cache has the features of contexts, by the id of the context. When the cache is full, nothing is added."""
 
     def __init__(self) -> None:
         self._ids = self._rows = np.empty(0, np.int64)  # ascending ids, and the row of each in `_features`
@@ -196,10 +195,10 @@ class _FeatureCache:
         return look_up(self._ids, ids)[1]
 
     def gather(self, ids: Ids, new_ids: Ids, new_features: Sparse) -> Sparse:
-        """Return the features of the given contexts, and cache new features as long as the cache has room.
+        """Return the features of the given contexts. New features are cached if there is room.
 
-        ids: the ids of the contexts, ascending; new_ids: the ids of the contexts that are not cached; new_features:
-        the features of the contexts that are not cached."""
+        ids: the ids of the contexts, ascending; new_ids, new_features: the ids and the features of the contexts that
+        are not cached."""
         is_new = look_up(new_ids, ids)[1]
         old_features = self._features[self._rows[look_up(self._ids, ids[~is_new])[0]]]
         order = np.argsort(np.r_[np.flatnonzero(is_new), np.flatnonzero(~is_new)])
@@ -218,7 +217,7 @@ class _FeatureCache:
 
 
 def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the names of the fields that lie inside objects of the contexts, in the form that `value_of` takes."""
+    """Return the names of fields inside objects of the contexts, as OUTER.INNER."""
     return {
         f"{name}.{inner_name}"
         for context in contexts

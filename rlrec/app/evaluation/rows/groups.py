@@ -31,7 +31,7 @@ def group_rows(
 ) -> tuple[list[RowGroup], Ids]:
     """Return the groups of n rows, and the index of each row's group, (n,). Without a field, all rows are one group.
 
-    by: the field of `--by`; context: the index of each row's context in the table, (n,); keys: the key of each arm,
+    by: the field of `--by`; context (n,): the index of each row's context in the table; keys: the key of each arm,
     by id."""
     if by is None:
         return [RowGroup(None, None)], np.zeros(len(context), np.int64)
@@ -51,7 +51,8 @@ def group_rows(
 
 
 def _group_labels(by: str, group_numbers: Ids, keys: Mapping[int, str], loggers: Loggers) -> Mapping[int, Label]:
-    """Return the label of each group, by the number of the group."""
+    """Return the label of each group for reports, by the number of the group. by: a column of the log; keys: the key of
+    each arm, by id."""
     codes = group_numbers.tolist()
     if by == "arm":
         return keys
@@ -68,10 +69,10 @@ def _group_labels(by: str, group_numbers: Ids, keys: Mapping[int, str], loggers:
 
 
 def day_numbers(at: Ids) -> Ids:
-    """Return the number of the day that contains each time, (n,). Days begin at midnight of the time zone, and have the
-    numbers of `times.day_of`.
+    """Return the number of the day of each time, (n,), as `times.day_of` counts days. Days begin at midnight in the
+    configured time zone.
 
-    at: times in microseconds, (n,)."""
+    at (n,): times in microseconds."""
     days = at // times.DAY_US
     if times.zone is None or not len(at):
         return days
@@ -83,13 +84,13 @@ def day_numbers(at: Ids) -> Ids:
 
 
 def field_of_context(by: str | None) -> str | None:
-    """Return the field of the context that rows are grouped by. The result is None where rows are grouped by a column
-    of the log, or not at all."""
+    """Return the field of the context by which `--by` groups rows, or None if it groups by a column of the log or not
+    at all."""
     return None if by is None or by in FIELDS else by
 
 
 def refuse_group(by: str | None) -> None:
-    """Raise InputError where `by` names a group of the log, since the contexts of requests have no such groups."""
+    """Raise InputError if `by` is a column of the log, such as `day`. A policy can only use fields of contexts."""
     if by in FIELDS:
         hint = f"give the field of the context another name, such as user_{by}"
         raise InputError(f"by={by} is a group of the log, not a field of the context", hint=hint)
@@ -116,9 +117,10 @@ def too_many_groups(by: str | None) -> InputError:
 
 
 def group_members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
-    """Yield the number of each group that has rows, and the indices of these rows, or None for all rows.
+    """Yield the number of each group that has rows, with the indices of its rows. If there is only one group, yield
+    None in place of all indices.
 
-    codes: the group of each row, (n,); number: the number of groups."""
+    codes (n,): the group of each row; number: the number of groups."""
     if number == 1:
         yield 0, None
         return
@@ -127,8 +129,8 @@ def group_members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
 
 
 def sort_groups(groups: Iterable[RowGroup]) -> list[RowGroup]:
-    """Return the groups in a fixed order. Groups with a number as label come first, by size, then texts alphabetically,
-    and groups without a label last."""
+    """Return the groups in a fixed order. Groups with a number as label come first, by this number, then texts
+    alphabetically, and groups without a label last."""
     return sorted(
         groups, key=lambda group: (group.label is None, isinstance(group.label, str), group.label, group.name or "")
     )

@@ -1,10 +1,10 @@
-"""This module defines the log as folds read it: batches with all data of the store that folds need. The module has the
-impressions of a batch, and the clusters and slates of the impressions.
+"""This module defines batches of the log with all data of the store that evaluations need. It has the impressions of a
+batch, and the clusters and slates of the impressions.
 
-The module also says how a list of candidates changes the weight of a target in the log of a two-stage policy. The
-eligible set of such a decision is the list. A target with the same first stage is weighed given the list. For a
-target with another first stage, the weight includes the probability of the list. A target without a first stage is
-evaluated on the lists that the logger drew."""
+A two-stage policy first draws a list of candidates, then ranks it. In its log, the eligible set of a decision is the
+list. A target with the same first stage is weighted given the list. For a target with another first stage, the
+weight includes the probability of the list. A target without a first stage is evaluated on the lists that the logger
+drew."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ CELLS = 50_000_000  # most arms times squared candidates in these; the first one
 
 
 class Inclusion(Record, kw_only=False):
-    """This record has the smallest probability with which an arm that was shown became a candidate, and the number of
-    decisions for which the probability was computed. The records of two batches can be added."""
+    """This record is about how likely arms became candidates in the first stage of two-stage policies. smallest: the
+    smallest such probability of an arm that was shown; decisions: the number of decisions for which it was computed.
+    The records of two batches can be added."""
 
     smallest: float = 1.0
     decisions: int = 0
@@ -49,11 +50,11 @@ class Inclusion(Record, kw_only=False):
 
 
 class LoggedLists(Record, eq=False):
-    """This record has the lists of candidates of a batch.
+    """This record has the lists of candidates that two-stage policies drew in a batch.
 
-    `lists` has the list of each decision, by id. `first_stages` has a name of the first stage of each version, by
-    id. `catalogues` has the arms from which candidates were drawn, by the id of the set of these arms. `inclusion`
-    tells how likely the arms that were shown were to become candidates."""
+    lists: the list of each decision, by id; first_stages: a name of the first stage of each version, by id;
+    catalogues: the arms from which candidates were drawn, by the id of the set of these arms; inclusion: how likely
+    the arms that were shown became candidates."""
 
     lists: Mapping[int, CandidateList] = field(default_factory=dict)
     first_stages: Mapping[int, Hashable] = field(default_factory=dict)
@@ -61,29 +62,29 @@ class LoggedLists(Record, eq=False):
     inclusion: Inclusion = field(default_factory=Inclusion)
 
     def has_list(self, slots: Columns) -> Flags:
-        """Tell for each row whether its decision has a list, (n,)."""
+        """Tell for each row whether its decision has a list of candidates, (n,)."""
         return np.isin(slots["decision_id"], list(self.lists))
 
     def weighable(self, slots: Columns) -> Flags:
-        """Tell for each row whether its decision has a list from a known catalogue, (n,). The first stage of a target
-        then has a known probability of drawing the list."""
+        """Tell for each row whether its decision has a list of candidates drawn from known arms, (n,). The probability
+        that another first stage draws the list is then known."""
         decisions = [key for key, candidates in self.lists.items() if candidates.catalogue_id is not None]
         return np.isin(slots["decision_id"], decisions)
 
     def catalogues_of(self, decision_id: Ids, eligible_id: Ids) -> Ids:
-        """Return the id of the eligible set of each decision, (n,). Where candidates were drawn, the result is the id
-        of the catalogue from which they were drawn.
+        """Return the id of the set of arms from which each decision drew, (n,). For a decision with a list of
+        candidates, this is the set from which the candidates were drawn.
 
-        eligible_id: the id of the set from which each slate was drawn, (n,)."""
+        eligible_id (n,): the id of the set from which each slate was drawn."""
         pairs = zip(map(self.lists.get, decision_id.tolist()), eligible_id.tolist(), strict=True)
         return np.array([set_id if row is None else row.catalogue_id or set_id for row, set_id in pairs])
 
     def log_ratio(
         self, serving: VersionDistribution, slots: Columns, contexts: ContextTable, *, keys: Mapping[int, str]
     ) -> Array | None:
-        """Return for each row the logarithm of the target's probability of the decision's list divided by the logger's
-        probability of the list, (n,). The value is 0 where the target and the logger have the same first stage, or
-        where the decision has no list. The result is None where all values are 0.
+        """Return for each row the logarithm of a ratio: the probability that the target draws the decision's list of
+        candidates, divided by the probability that the logger draws it, (n,). The value is 0 if both have the same
+        first stage, or if the decision has no list. The result is None if all values are 0.
 
         serving: the distribution of the target; keys: the key of each arm, by id."""
         generator = serving.generator
@@ -124,8 +125,8 @@ class LoggedLists(Record, eq=False):
 
 
 def first_stage(version: Version) -> Hashable:
-    """Return a name of the first stage of a version, or None for a version without a first stage. Versions with equal
-    names draw lists from the same distribution at any moment."""
+    """Return a value that names the first stage of a version, or None for a version without a first stage. Versions
+    with equal values draw lists from the same distribution at any moment."""
     policy = designs.policy_of(version)
     if not policy.stages:
         return None
@@ -138,11 +139,11 @@ def smallest_inclusion(
     lists: LoggedLists, slots: Columns, moments: Iterator[tuple[Ids, VersionDistribution]], contexts: ContextTable, *,
     keys: Mapping[int, str], budget: int,
 ) -> Inclusion:  # fmt: skip
-    """Return the smallest probability with which an arm that was shown became a candidate, from at most `budget`
-    distributions.
+    """Return the smallest probability with which an arm that was shown became a candidate in the first stage of its
+    logger.
 
     moments: yields rows, and the distribution of the version at the moment when these rows were drawn; keys: the key
-    of each arm, by id."""
+    of each arm, by id; budget: the largest number of distributions to compute."""
     total, cells = Inclusion(), 0
     for rows, serving in moments:
         if serving.generator is None:
@@ -195,8 +196,8 @@ SLOT_SET = "slot_set"  # a column of slots: the id of the slot's own set of arms
 
 
 class ArmTable:
-    """This table has the a arms of a store. `ids` (a,) has the id of each arm, ascending. `keys` has the key of each
-    arm, by id. `rank` (a,) is the place of each arm in the order of the keys.
+    """This table has the a arms of a store. ids (a,): the id of each arm, ascending; keys: the key of each arm, by id;
+    rank (a,): the place of each arm in the order of the keys.
 
     Sums over arms are in the order of the keys, which is the same in every store."""
 
@@ -210,7 +211,8 @@ class ArmTable:
         return len(self.ids)
 
     def check(self, arm_ids: Ids) -> None:
-        """Raise RlrecError if any of these arms is missing, since `index` would return the index of another arm."""
+        """Raise RlrecError if any of these arms is missing. Without this check, `index` would return the index of
+        another arm."""
         for arm in arm_ids[~np.isin(arm_ids, self.ids, assume_unique=True)][:1].tolist():
             raise damage_error(f"row {arm} of table arm is gone")
 
@@ -224,28 +226,26 @@ class ArmTable:
 
 
 class RowGroup(NamedTuple):
-    """A RowGroup is a group of rows. `name` distinguishes the group from all other groups, and `label` is the value
-    that reports show."""
+    """A RowGroup is a group of rows. name: a text that no other group has; label: the value that reports show."""
 
     name: str | None
     label: str | float | bool | None
 
 
 class LoggedBatch(Record, eq=False):
-    """This record has whole sessions of the log with all data that a fold needs. A fold makes no further query for
-    them.
+    """This record has whole sessions of the log, with all data that an evaluation needs.
 
-    `log` has the slots, with the columns of the reader, the columns of `slate_places`, `loggers.unknown_support` and
-    `Loggers.support`, and the columns `cluster`, `context` (an index in `contexts`), `group` and `draw`. `groups`
-    has the groups of `--by`. `eligible` has the arms of each eligible set, by id.
+    log: the slots, with the columns of the reader, of `slate_places`, `loggers.unknown_support` and
+    `Loggers.support`, and the columns `cluster`, `context` (an index in `contexts`), `group` and `draw` (an index in
+    `shares`, or -1 where the distribution is not known); groups: the groups of `--by`; eligible: the arms of each
+    eligible set, by id.
 
-    `zeros` has, for each case of a logger, a flag for each arm that the logger could not show at each position, (size,
-    m), or None where these arms are not known. `pairs` has the probabilities of all slates in a distribution, by the
-    number in the column `logger_pairs`, as `LoggerMarginals.pairs` returns them. `lists` has the lists of candidates.
-    `features` has the JSON of features of arms that hold for one decision, by the negative number that the decision has
-    as revision of the catalogue. `shares` (c, k, a) has the probability of each arm, in order of key, at each position
-    in each distribution of the loggers. The column `draw` has the index of each row's distribution in `shares`, or -1
-    where the distribution is not known."""
+    zeros: for each case of a logger, a flag for each of m arms that the logger could not show at each position, (size,
+    m), or None where these arms are not known; pairs: the probabilities of all slates in a distribution, by the number
+    in the column `logger_pairs`, as `LoggerMarginals.pairs` returns them; lists: the lists of candidates of two-stage
+    loggers; features: the features of arms, as JSON, that hold for only one decision, by the negative number in its
+    column `catalogue_revision`; shares (c, k, a): the probability of each of a arms, in order of key, at each of k
+    positions in each of c distributions of the loggers."""
 
     log: Batch
     contexts: ContextTable
@@ -259,26 +259,27 @@ class LoggedBatch(Record, eq=False):
 
 
 class ImpressionRows(reward_log.RewardedSlots, eq=False):
-    """This record has the mature, uncensored impressions of a batch. `slots` has the columns of `LoggedBatch`.
-    `shown_arms` has the arm of every impression of the batch, including the impressions that were left out, since the
-    column `start` counts all impressions."""
+    """This record has the mature, uncensored impressions of a batch. slots: the columns of `LoggedBatch`; shown_arms:
+    the arm of every impression of the batch. This includes impressions that were left out, since the column `start`
+    counts all impressions."""
 
     shown_arms: Ids
 
     @property
     def begins(self) -> Ids:
-        """Return the index of the first slot of each row, (n,). Each row is one slot."""
+        """Return the index of the first slot of each row, (n,), which is the row's own index, since a row is one
+        slot."""
         return np.arange(len(self))
 
 
 def slate_places(slots: Columns) -> Columns:
-    """Return columns that tell where each impression stands on its slate, (n,) each. The batch is in order of decision
+    """Return columns (n,) that tell where each of n impressions stands on its slate. `slots` is in order of decision
     and position.
 
-    `start` is the index of the first row of the slate. `depth` is the number of impressions above the row, and
-    `complete` tells whether all positions above are present. `prefix` is the logger's probability of the slate down
-    to the row. `smallest_prefix` is the product of the smallest conditional probabilities down to the row. Both are
-    NaN where a factor is unknown or the batch was read without propensities."""
+    start: the index of the first row of the slate; depth: the number of impressions above the row; complete: whether
+    all positions above are present; prefix: the logger's probability of the slate down to the row; smallest_prefix:
+    the product of the smallest conditional probabilities down to the row. The last two are NaN if a factor is
+    unknown or the batch was read without propensities."""
     depth = _depths(slots)
     is_complete = slots["position"] == depth + 1
     propensities = (np.where(is_complete, slots.get(name, np.nan), np.nan) for name in ("propensity", "min_propensity"))
@@ -294,8 +295,8 @@ def slate_places(slots: Columns) -> Columns:
 
 
 def visit_course(slots: Columns) -> Columns:
-    """Return two columns that tell what the visit of each slot has shown, (n,) each. `repeats` is the number of earlier
-    slates of the visit that showed the arm of the slot. `length` is the number of decisions of the visit."""
+    """Return two columns (n,) about the visit of each slot. repeats: the number of earlier slates of the visit that
+    showed the arm of the slot; length: the number of decisions of the visit."""
     step = slots["step"]
     if not step.any():
         return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
@@ -314,7 +315,7 @@ def visit_course(slots: Columns) -> Columns:
 def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
     """Return the number of arms in the eligible set of each row, (n,).
 
-    eligible_id: the id of each row's eligible set, (n,); eligible: the arms of each set, by id."""
+    eligible_id (n,): the id of each row's eligible set; eligible: the arms of each set, by id."""
     first_rows, set_index = distinct(eligible_id)
     return np.array([len(eligible[key]) for key in eligible_id[first_rows].tolist()], np.int64)[set_index]
 
@@ -325,13 +326,13 @@ def _depths(slots: Columns) -> Ids:
 
 
 def cluster_digests(slots: Columns, unit: str) -> Ids:
-    """Return a digest of the randomised unit of each row, (n,).
+    """Return a digest of the cluster of each row, (n,).
 
-    Digests depend on keys instead of ids, so the same log in another order has the same clusters. The last bit of a
-    digest distinguishes a user from a session with the same key.
+    Digests depend on keys instead of ids, so that the same log in another order has the same clusters. The last bit
+    of a digest tells a user from a session with the same key.
 
-    slots: rows with the columns of the unit in CLUSTERS; unit: `session`, `row` for the row itself, or `user`. With
-    `user`, the unit of a row is the user where the user is known, and otherwise the session."""
+    slots: rows with the columns of the cluster in CLUSTERS; unit: `session`, `row` for the row itself, or `user`. With
+    `user`, the cluster of a row is the user if the user is known, else the session."""
     session = slots["session_digest"]
     # a session's first row has the session's digest, so that sessions of one row have the same clusters as rows
     if unit == "row":
@@ -343,11 +344,12 @@ def cluster_digests(slots: Columns, unit: str) -> Ids:
 def person_visits(
     columns: Columns, *, timeout_us: int, now: int, import_end: int = 0, by_session: bool = False, any_user: bool = True
 ) -> Visits:
-    """Return the visits of persons. A visit that nobody ended ends when the timeout after its last decision is over.
+    """Return the visits of persons. A visit that nobody ended is over when the timeout after its last decision has
+    passed.
 
-    columns: the stored columns of the visits; import_end: the time of the newest imported decision, after which an
-    imported log would not show a return; by_session: whether the unit is the session; any_user: whether the store
-    has any user."""
+    columns: the stored columns of the visits; timeout_us: the timeout in microseconds; import_end: the time of the
+    newest imported decision, after which an imported log would not show a return; by_session: whether sessions, not
+    users, are counted; any_user: whether the store has any user."""
     from rlrec.ope.sums.unit_visits import FAR_FUTURE, Visits
 
     lapsed_at, has_ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
@@ -362,8 +364,8 @@ def person_visits(
 
 
 def decision_digests(slots: Columns) -> Ids:
-    """Return a digest of the session, visit and step of each row, (n,). A target that uses these digests as seeds draws
-    the same arms in every store."""
+    """Return a digest of the session, visit and step of each row, (n,). With these digests as seeds, a target draws the
+    same arms in every store."""
     return _hash_digest(_hash_digest(slots["session_digest"], slots["visit"] - 1, salt=0), slots["step"], salt=1)
 
 
@@ -372,9 +374,10 @@ def _hash_digest(digest: Ids, number: Ids, *, salt: int) -> Ids:
 
 
 def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
-    """Return the rows of a batch that count in estimates of a reward, and the number of rows that are not mature yet.
+    """Return the rows of a batch that are used in estimates of a reward, and the number of rows whose reward window is
+    still open. Other rows that are left out are censored.
 
-    definition: the definition of the reward."""
+    definition: the definition of the reward; now: the present time."""
     rewards, slots = reward_log.with_rewards(batch, definition), batch.slots
     is_mature = reward_log.is_mature(slots, definition, now=now)
     rows = ImpressionRows(slots=slots, reward=rewards.reward, default=rewards.default, shown_arms=slots["arm_id"])
@@ -388,11 +391,11 @@ def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[Impressi
 
 
 def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]]) -> tuple[Ids, dict[int, Ids]]:
-    """Return the column SLOT_SET, (n,), and the arms of each set, by the id of the set. The id is a negative digest,
-    which no stored set has.
+    """Return the column SLOT_SET, (n,), with the id of each slot's own set of arms to draw from, and the arms of each
+    set, by id. An id is a negative digest, which no stored set has. Slots without a set of their own have the id 0.
 
-    slots: the slots, in order of decision and position; sets: the sets of arms of the slots of each decision, from
-    the top."""
+    slots: the slots, in order of decision and position; sets: for each decision, the sets of its slots, from the
+    top."""
     ids, arms, arms_above = np.zeros(len(slots["decision_id"]), np.int64), dict[int, Ids](), list[int]()
     slot_arms = zip(slots["decision_id"].tolist(), slots["arm_id"].tolist(), strict=True)
     last_decision, slot_number = 0, 0
@@ -410,14 +413,14 @@ def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]])
 
 
 def slot_set_flags(slots: Columns) -> Flags | None:
-    """Tell for each slot whether the slot has a set of arms of its own, (n,). The result is None where no slot has such
+    """Tell for each slot whether it has its own set of arms to draw from, (n,). The result is None if no slot has such
     a set."""
     has_set = slots[SLOT_SET] != 0 if SLOT_SET in slots else np.zeros(0, np.bool_)
     return has_set if has_set.any() else None
 
 
 def as_decisions(rows: ImpressionRows) -> ImpressionRows:
-    """Return the rows. Each slot with a set of arms of its own becomes a decision of one slot."""
+    """Return the rows, where each slot with its own set of arms to draw from is changed to a decision of one slot."""
     slots, has_set = rows.slots, slot_set_flags(rows.slots)
     if has_set is None:
         return rows
@@ -430,11 +433,11 @@ def as_decisions(rows: ImpressionRows) -> ImpressionRows:
 
 
 def down_to_rows(slots: Columns, has_set: Flags, steps: Array) -> Array:
-    """Return for each slot the product of `steps` over the slots from the top of the slate down to the slot, (n,). The
-    product is NaN where a slot above is missing.
+    """Return for each slot the product of `steps` over the slots from the top of the slate down to it, (n,). The
+    product is NaN if a slot above is missing.
 
-    has_set: whether each slot has a set of arms of its own (other slots keep their element of `steps`); steps: a
-    factor for each slot, (n,)."""
+    has_set: whether each slot has its own set of arms to draw from. Only these slots are multiplied; any other slot
+    keeps its value in `steps`. steps (n,): a factor for each slot."""
     rows, products = np.flatnonzero(has_set), steps.copy()
     depth = numbers_in_runs(run_starts(slots["decision_id"][rows]), len(rows))
     is_below_all = slots["depth"][rows] == depth

@@ -36,7 +36,8 @@ _DISTRIBUTION = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "c
 
 
 class Loggers:
-    """This cache has the versions that logged. Each version is looked up once."""
+    """This cache has the versions that served the decisions of the log, and their distributions. Each version is looked
+    up once."""
 
     def __init__(self, unit: Unit, arms: ArmTable) -> None:
         self.unit, self.arms = unit, arms
@@ -56,19 +57,20 @@ class Loggers:
     def reads(self, slots: Columns, selected_rows: Flags) -> set[str]:
         """Return the context fields that the loggers of the selected rows depend on.
 
-        selected_rows: a flag for each row, (n,)."""
+        selected_rows (n,): a flag for each row."""
         return {field for key in self.versions(slots["version_id"][selected_rows]) for field in self.policy(key).reads}
 
     def support(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
     ) -> tuple[Columns, list[Array | None]]:
-        """Return columns that describe what the logger of each row could show, (n,) each, and a list with an array for
-        each case of a logger. The array has a flag for each arm that the logger could not show at each position, (size,
-        m). The array is None where the limit of derived distributions was reached, or the logger read the session.
+        """Return columns (n,) about what the logger of each row could show, and a list with an array for each case
+        (rows that share a distribution). An array has a flag for each of m arms that the logger could not show at each
+        position, (size, m). It is None if the limit of derived distributions was reached, or if the logger read the
+        session.
 
-        The column `smallest` is a lower bound of the probability that any arm could have had in the row, or NaN
-        where no bound is known. The column `full` tells whether every arm could be shown. The column `logger_case`
-        is the index of the row's case in the list, or -1 where no case is needed.
+        Columns: smallest: a lower bound of the probability that any arm could have had in the row, or NaN if no
+        bound is known; full: whether every arm could be shown; logger_case: the index of the row's case in the list,
+        or -1 if no case is needed.
 
         slots: the slots, with the column `context` and the columns of `log_rows.slate_places` and `unknown_support`."""
         self.versions(slots["version_id"])
@@ -85,9 +87,9 @@ class Loggers:
         return {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}, zeros
 
     def _floors(self, slots: Columns, deeper_rows: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
-        """Return lower bounds of the marginals at positions below the first. A floor guarantees these bounds whatever
-        the scores are. The smallest conditional probability of a row is no lower bound, since an arm that mostly stands
-        higher on the slate is rare at this position.
+        """Return lower bounds of the marginals at positions below the first, which a floor guarantees whatever the
+        scores are. The smallest conditional probability of a row is no such bound: an arm that mostly stands higher on
+        the slate is rare at this position.
 
         deeper_rows: the indices of the rows; smallest: the lower bound known so far for each of these rows."""
         version, size = slots["version_id"][deeper_rows], slots["size"][deeper_rows]
@@ -103,9 +105,9 @@ class Loggers:
     def _cases(
         self, slots: Columns, unknown_rows: Ids, contexts: ContextTable
     ) -> Iterator[tuple[Ids, tuple[int, ...], Mapping[str, Any]]]:
-        """Group rows by the distribution of their logger. For each group, yield the indices of the rows, the values of
-        the columns _DISTRIBUTION, and the context as the logger reads it. The value of a column is 0 where the
-        distribution does not depend on the column."""
+        """Group rows whose logger has the same distribution. For each group, yield the indices of the rows, the values
+        of the columns _DISTRIBUTION, and the context as the logger reads it. A column on which the distribution does
+        not depend has the value 0."""
         columns = {name: slots[name][unknown_rows] for name in _DISTRIBUTION}
         reading, values_read = np.zeros(len(unknown_rows), np.int64), dict[int, list[dict[str, Any]]]()
         for rows in rows_by_kind(columns["version_id"]):
@@ -127,8 +129,8 @@ class Loggers:
     def _zeros_of(
         self, values: tuple[int, ...], context: Mapping[str, Any], eligible: Mapping[int, Ids]
     ) -> Array | None:
-        """Return a flag for each arm that the logger of a case could not show at each position, (size, m). The result
-        is None where these arms cannot be derived.
+        """Return a flag for each of m arms that the logger of a case (rows that share a distribution) could not show at
+        each position, (size, m). The result is None if these arms cannot be derived.
 
         values: the values of the columns _DISTRIBUTION; context: the context as the logger reads it."""
         version_id, seq, ordinal, set_id, revision, size = values
@@ -147,9 +149,9 @@ class Loggers:
 def logged_zeros(
     slots: Columns, supports: Mapping[int, Sequence[float]], eligible: Mapping[int, Ids], zeros: list[Array | None]
 ) -> Columns:
-    """Return the updated columns `unknown_support` and `logger_case`. The update concerns top slots of imported
-    decisions that state which arms had probability 0. A flag for each such arm, (1, m), is appended to `zeros`, and
-    equal flags are appended once.
+    """Use the probabilities that imported decisions state for all arms at position 1. Return the columns
+    `unknown_support` and `logger_case`, updated for these slots. For each distinct case, flags for the arms with
+    probability 0, (1, m), are appended to `zeros`.
 
     supports: the stored probabilities of the arms, by the id of the decision."""
     case_by_name: dict[tuple[int, bytes], int] = {}
@@ -168,8 +170,8 @@ def logged_zeros(
 
 
 def unknown_support(slots: Columns) -> Columns:
-    """Return two columns of flags, (n,) each. `alone` tells whether the arm shown was the only arm that could be shown.
-    `unknown_support` tells whether only the logger's belief can tell which arms could be shown."""
+    """Return two columns of flags, (n,). alone: whether the arm shown was the only arm that could be shown;
+    unknown_support: whether only the logger's belief can tell which arms could be shown."""
     probability = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
     is_alone = (probability >= CERTAIN_PROPENSITY) & ~(slots["min_propensity"] > 0)
     return {"alone": is_alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~is_alone}
@@ -177,11 +179,10 @@ def unknown_support(slots: Columns) -> Columns:
 
 @lru_cache(maxsize=1_000)
 def least_propensities(size: int, m: int, *, floor: Floor) -> Array:
-    """Return the smallest probability that any arm can have at each position, (size,), where a positive floor is all
-    that is known.
+    """Return the smallest probability that any arm can have at each position, (size,), if only the floor is known.
 
-    The probability at a position is a mean of `slate.placement_probabilities` over the rank of the arm in the score
-    vector.
+    The probability of an arm is a mean of `slate.placement_probabilities` over the possible ranks of its score, and
+    therefore at least the smallest of them.
 
     size: the number of positions; m: the number of arms."""
     probability, unranked_share = slate.placement_probabilities(size, m, floor=floor)
@@ -189,16 +190,16 @@ def least_propensities(size: int, m: int, *, floor: Floor) -> Array:
 
 
 class LoggingVersions(Record, eq=False):
-    """This record has the versions that served the selected decisions. `names` has the reference POLICY@VERSION of each
+    """This record has the versions that served the selected decisions. names: the reference POLICY@VERSION of each
     version, by id, with the most frequent version first."""
 
     names: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def from_log(cls, unit: Unit, selection: Selection, extent: LogExtent) -> LoggingVersions:
-        """Return the versions that logged a selection of decisions. The version with most decisions comes first.
+        """Return the versions that served a selection of decisions, the version with most decisions first.
 
-        extent: the extent of the selection."""
+        extent: the first and last times and versions of the selection, and the number of its decisions."""
         decisions = {extent.last_version: extent.decisions} if extent.decisions else {}
         if extent.first_version != extent.last_version:
             decisions = selected.version_counts(unit, selection)
@@ -206,27 +207,25 @@ class LoggingVersions(Record, eq=False):
         return cls(names={key: names[key] for key in sorted(names, key=lambda key: (-decisions[key], names[key]))})
 
     def count_named(self, max_loggers: int) -> int:
-        """Return the number of loggers that have weights of their own.
-
-        max_loggers: the largest number of loggers that can have weights."""
+        """Return the number of loggers that have a separate weight. If there are more than `max_loggers` loggers, the
+        less frequent loggers share the last weight."""
         return len(self.names) if len(self.names) <= max_loggers else max_loggers - 1
 
     def strata(self, max_loggers: int) -> list[Stratum]:
-        """Return the strata of rows. Each logger with weights of its own has two strata, which are halves of its rows.
-        All other loggers together have two strata.
+        """Return the strata of rows. The rows of each named logger (see `count_named`) form two strata, each with half
+        of its clusters. The rows of all other loggers together form two strata.
 
-        max_loggers: as in `count_named`."""
+        max_loggers: the largest number of named loggers, where the others count as one."""
         if min(len(self.names), max_loggers) < 2:
             return [NO_LOGGER]
         names = [*list(self.names.values())[: self.count_named(max_loggers)], None]
         return [Stratum(name, half) for name in names for half in (0, 1)]
 
     def stratum_codes(self, slots: Columns, begins: Ids, *, spans_batches: bool, max_loggers: int) -> Ids:
-        """Return the index of the stratum of each row.
+        """Return the index of the stratum of each row, in the order of `strata`.
 
         begins: the index of the first slot of each row; spans_batches: whether a cluster may have rows in several
-        batches. If not, all rows of a cluster belong to the stratum of the first row. max_loggers: as in
-        `count_named`."""
+        batches. If not, all rows of a cluster belong to the logger of the first row. max_loggers: as in `strata`."""
         if min(len(self.names), max_loggers) < 2:
             return np.zeros(len(begins), np.int64)
         ids = np.array(list(self.names)[: self.count_named(max_loggers)], np.int64)
@@ -239,10 +238,9 @@ class LoggingVersions(Record, eq=False):
 
 
 def taken_loggers(target: str, weights: Mapping[str, Sequence[float]]) -> str:
-    """Return a sentence that names the loggers whose rows count for a target.
+    """Return a sentence that names the loggers whose rows are used for a target, with the weights of these rows.
 
-    target: the name of the target; weights: the weights of each logger's rows, which are 0 where the rows are left
-    out."""
+    target: the name of the target; weights: the weights of each logger's rows, which are 0 if the rows are left out."""
     spans = {name: [f"{extreme(values):.3g}" for extreme in (min, max)] for name, values in weights.items()}
     taken_texts = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
     left_out_names = [name for name in spans if not max(weights[name])]
