@@ -1,1 +1,1 @@
-"""This package has the models of rewards."""
+"""This package has the models of rewards that evaluations use."""

@@ -1,5 +1,5 @@
-"""This module has the reward models of an evaluation. A reward model is given as a table, or is fitted to the log
-itself, where each cluster is predicted by coefficients from the other clusters.
+"""This module has the reward models of an evaluation. A reward model is a table, or is fitted to the log itself. The
+coefficients that predict a row are then fitted without the rows of the same cluster.
 
 The module also has a model of returns. A return is the discounted sum of the rewards of a visit from a decision on.
 The model predicts the return from the state and from the arm on top of the slate.
@@ -40,11 +40,11 @@ SPARSE_CELLS = 1 << 21  # values of arms in memory at a time
 
 
 class ContextMoments(Record, kw_only=False, eq=False):
-    """This record has sums for each pair of a context column and an arm that occurs, by the fold of cross-fitting. Two
-    such records can be added.
+    """This record has sums for each pair of a context column and an arm that occur together, by the fold of
+    cross-fitting. Two such records can be added.
 
-    `key` (e,) has a number for each pair, which is column * arms + arm, ascending. `sums` (e, folds, 3) has the sums
-    of each pair in each fold, as `marginal.column_sums` returns sums."""
+    key (e,): a number for each of e pairs, which is column * number of arms + arm, ascending; sums (e, folds, 3):
+    the sums of each pair in each fold, as `marginal.column_sums` returns them."""
 
     key: Ids
     sums: Array
@@ -61,11 +61,10 @@ class ContextMoments(Record, kw_only=False, eq=False):
         cls, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, arms: int, fold: Ids, folds: int, pulls: Array,
         reward: Array,
     ) -> ContextMoments:  # fmt: skip
-        """Sum n rows for each column of their contexts, arm and fold.
+        """Sum n rows by column of their contexts, arm and fold.
 
-        arm: the index of the arm of each row, (n,); arms: the number of arms; fold: the fold of each row, (n,);
-        folds: the number of folds; pulls: the weight of each row, (n,); reward: the weighted reward of each row,
-        (n,)."""
+        arm (n,): the index of each row's arm; arms: the number of arms; fold (n,): the fold of each row; folds: the
+        number of folds; pulls (n,): the weight of each row; reward (n,): the weighted reward of each row."""
         x = contexts.sparse_features
         entries, row = x.entries(rows.slots["context"])
         sums_by_pair = marginal.column_sums(x.value[entries], pulls=pulls[row], reward=reward[row])
@@ -77,8 +76,9 @@ class ContextMoments(Record, kw_only=False, eq=False):
 
 
 class SparseModel(Record, kw_only=False, eq=False):
-    """This fitted model predicts the reward q(row, arm) = clip(effects[fold, arm] + offset(row) + weights[fold, arm]
-    x). Arms have the same numbers as in `moments`."""
+    """This fitted model predicts rewards from sparse contexts x, with a weight for each arm and column: the reward of
+    an arm in a row is clip(effects[fold, arm] + offset(row) + weights[fold, arm] x). Arms have the same numbers as in
+    `moments`."""
 
     model: Model
     moments: ContextMoments
@@ -102,9 +102,9 @@ class SparseModel(Record, kw_only=False, eq=False):
         ])  # fmt: skip
 
     def column_weights(self, columns: Ids, fold: int) -> Array:
-        """Return the weight of every arm in each of the given columns, (c, a).
+        """Return the weight of every arm in each of c given columns, (c, arms).
 
-        columns: the numbers of the columns, ascending, (c,)."""
+        columns (c,): the numbers of the columns, ascending; fold: the fold of cross-fitting."""
         arms = self.mean.shape[1]
         begin, end = np.searchsorted(self.moments.key, [columns * arms, (columns + 1) * arms])
         count, entry = end - begin, piece_rows(begin, end - begin)
@@ -115,42 +115,45 @@ class SparseModel(Record, kw_only=False, eq=False):
 
 
 class ModelValues(ABC):
-    """This object has the values that a model predicts for the n rows of a batch.
+    """A ModelValues object has the rewards (values) that a model predicts for the n rows of a batch.
 
-    `predictions` (n,) is the value of the arm shown in each row. `examination` (n,) is the examination of the position
-    of each row, or None. Examination is the probability that a slot is looked at, relative to position 1. With
-    `examination`, the model predicts the value of an arm that is looked at."""
+    predictions (n,): the value of the arm shown in each row; examination (n,): the examination of the position of
+    each row, or None. Examination is the probability that a slot is looked at, relative to position 1. With
+    `examination`, the model itself predicts the value of an arm that is looked at, which is multiplied by the
+    examination."""
 
     def __init__(self, predictions: Array, examination: Array | None) -> None:
         self.predictions: Array = predictions if examination is None else examination * predictions
         self._examination = examination
 
     def means(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Return the mean value of each given row when the arm is drawn with given probabilities.
+        """Return the mean value of each given row if its arm is drawn with the given probabilities.
 
-        shares: the probability of each arm, for each case, (m, arms); case: the case of each row; rows: the indices
+        shares (cases, arms): the probability of each arm in each case; case: the case of each row; rows: the indices
         of the rows in the batch."""
         mean = self.look_means(shares, case=case, rows=rows)
         return mean if self._examination is None else self._examination[rows] * mean
 
     @abstractmethod
     def look_means(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Return the same mean value as `means`, but for arms that are looked at with certainty. The arguments are as
-        in `means`."""
+        """Return the mean value of each given row as `means` does, but for a slot that is looked at with certainty.
+
+        shares (cases, arms): the probability of each arm in each case; case: the case of each row; rows: the indices
+        of the rows in the batch."""
 
 
 class SparseValues(ModelValues):
-    """This object has the values of a `SparseModel` for the rows of a batch."""
+    """A SparseValues object has the rewards that a `SparseModel` predicts for the rows of a batch."""
 
     def __init__(
         self, model: SparseModel, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, rank: Ids, fold: Ids,
         offset: Array, examination: Array | None,
     ) -> None:  # fmt: skip
-        """Predict the value of the arm shown in each row.
+        """Predict the value of the arm shown in each of n rows.
 
-        arm: the number of each row's arm in `moments`, (n,); rank: the number in `moments` of each arm of the
-        evaluation, (a,); fold: the fold of each row, (n,); offset: the part of each row's value that is the same for
-        all arms, (n,); examination: as in `ModelValues`."""
+        arm (n,): the number of each row's arm in `moments`; rank (arms,): the number in `moments` of each arm of the
+        evaluation; fold (n,): the fold of each row; offset (n,): the part of each row's value that is the same for
+        all arms; examination (n,): the examination of each row's position, or None."""
         self._model, self._x, self._code = model, contexts.sparse_features, rows.slots["context"]
         self._rank, self._fold, self._offset = rank, fold, offset
         predictions = np.empty(len(rows))
@@ -165,8 +168,8 @@ class SparseValues(ModelValues):
         return mean
 
     def _values(self, rows: Ids) -> Iterator[tuple[Ids, Array]]:
-        """Yield portions of the given rows. Each portion has the indices of its p rows within `rows`, and the clipped
-        value of every arm in each of them, (p, a)."""
+        """Yield the values of all arms in the given rows, in portions. A portion has the indices of p rows within
+        `rows`, and the clipped value of every arm in each of these rows, (p, arms)."""
         model = self._model.model
         for fold in np.unique(self._fold[rows]).tolist():
             fold_rows = np.flatnonzero(self._fold[rows] == fold)
@@ -188,15 +191,15 @@ POSITIONS = 32  # positions with an effect of their own; all lower positions sha
 
 
 class DenseValues(ModelValues):
-    """This object has the values that a model without sparse contexts predicts for the rows of a batch."""
+    """A DenseValues object has the rewards that a model without sparse contexts predicts for the rows of a batch."""
 
     def __init__(
         self, model: Model | RewardTable | DecisionRewards, arm: Ids, *, examination: Array | None, **columns: Any
     ) -> None:
-        """Predict the value of the arm shown in each row.
+        """Predict the value of the arm shown in each of n rows.
 
-        arm: the index of each row's arm, (n,); examination: as in `ModelValues`; columns: further columns that the
-        model needs, (n,) each."""
+        arm (n,): the index of each row's arm; examination (n,): the examination of each row's position, or None;
+        columns: further arrays (n,) that the model needs, by name."""
         super().__init__(model.predict(arm, **columns), examination)
         self._model, self._columns = model, columns
 
@@ -205,23 +208,22 @@ class DenseValues(ModelValues):
 
 
 def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
-    """Return the examination of the position of each row, (n,). The result is None where `examination` is empty.
+    """Return the examination of the position of each row, (n,), or None if `examination` is empty.
 
-    examination: the curve, which has the examination of each position from 1 on. Positions below the end of the
-    curve have the last value of the curve."""
+    examination: the position curve, which is the examination of each position from 1 on. Positions below the end of
+    the curve have its last value."""
     if not examination:
         return None
     return np.array(examination)[np.minimum(rows.slots["position"], len(examination)) - 1]
 
 
 class RewardModelFit(Record, eq=False):
-    """A RewardModelFit sums the normal equations of a reward model in the first pass over the log, batch by batch. The
-    sums are in order of the arms' keys.
+    """A RewardModelFit sums the normal equations of a reward model over the log, batch by batch. The sums are in order
+    of the arms' keys.
 
-    `positions` is the length of the longest slate. `examination` is a curve of examination, or empty. With a curve,
-    the value of an arm is multiplied by the examination of the position, and positions have no effects of their own.
-    `columns` is the number of columns into which contexts are hashed, where each arm has a weight for each column,
-    and otherwise 0."""
+    positions: the length of the longest slate; examination: a position curve, or empty. With a curve, the value of
+    an arm is multiplied by the examination of the position, and positions have no effects of their own. columns: the
+    number of columns into which contexts are hashed if each arm has a weight for each column, else 0."""
 
     arms: ArmTable
     positions: int
@@ -230,8 +232,8 @@ class RewardModelFit(Record, eq=False):
 
     @cached_property
     def ridge(self) -> Ridge:
-        """Return the ridge regression on arm, position and hashed context. The regression leaves out the context where
-        each arm has weights for the columns of the context."""
+        """Return the ridge regression on arm, position and hashed context. The context is left out if each arm has
+        weights for the columns of the context."""
         positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
         width = 0 if self.columns else features.WIDTH
         return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
@@ -255,15 +257,15 @@ class RewardModelFit(Record, eq=False):
         ))  # fmt: skip
 
     def context(self, rows: ImpressionRows, contexts: ContextTable) -> dict[str, Any]:
-        """Return the dense context features of the ridge regression, as keyword arguments. The result is empty where
-        the regression leaves out the context."""
+        """Return the dense context features of the ridge regression, as keyword arguments. The result is empty if the
+        regression leaves out the context."""
         return {} if self.columns else {"context": contexts.hashed_features, "code": rows.slots["context"]}
 
     def position(self, rows: ImpressionRows) -> Ids:
         return np.minimum(rows.slots["position"], self.ridge.positions)
 
     def finish(self, sums: RewardModelSums, definition: Reward | None) -> FittedRewardModel:
-        """Return the fitted model. The values of the model are clipped to the range of the reward.
+        """Return the model fitted to these sums. The values of the model are clipped to the range of the reward.
 
         definition: the definition of the reward, or None for a model whose values are not clipped."""
         reward_range = (bounds(definition) if definition else None) or (-np.inf, np.inf)
@@ -273,8 +275,8 @@ class RewardModelFit(Record, eq=False):
 
 
 class RewardModelSums(Sums):
-    """This record has the sums from which a reward model is fitted. `moments` has the sums of sparse contexts, where
-    each arm has weights for the columns of the context, and otherwise None."""
+    """This record has the sums from which a reward model is fitted. ridge: the sums of the ridge regression; moments:
+    the sums of sparse contexts if each arm has weights for the columns of the context, else None."""
 
     ridge: RidgeSums
     moments: ContextMoments | None = None
@@ -282,7 +284,7 @@ class RewardModelSums(Sums):
 
 class FittedRewardModel(Record, kw_only=False, eq=False):
     """This model is a ridge regression fitted to the log. The coefficients that predict a row were fitted without the
-    rows of the same cluster."""
+    rows of the same cluster. sparse: the weights of sparse contexts, if the model has them."""
 
     fit: RewardModelFit
     model: Model
@@ -307,9 +309,9 @@ class FittedRewardModel(Record, kw_only=False, eq=False):
 
 
 class DecisionRewards(Record, eq=False):
-    """This table has a reward for each pair of a decision and an arm. The methods are those of `RewardTable`, and the
-    argument `value` is the number of a decision. InputError is raised where an arm with a positive probability has no
-    reward."""
+    """This table has a reward for each pair of a decision and an arm. Its methods are the methods of `RewardTable`,
+    where the argument `value` is the id of each row's decision. InputError is raised if an arm with a positive
+    probability has no reward."""
 
     table: DecisionTable
     arms: ArmTable
@@ -330,8 +332,10 @@ class DecisionRewards(Record, eq=False):
 
 
 class TabledRewardModel(Record, eq=False):
-    """This model is a table of rewards. The table has a reward for each arm, for each value of a context field and each
-    arm, or for each decision and each arm."""
+    """This model is a table of rewards by arm, by value of a context field and arm, or by decision and arm.
+
+    values: the row of the table for each value of the context field; reads: the context field, or None; examination:
+    the position curve, or empty."""
 
     table: RewardTable | DecisionRewards
     arms: ArmTable
@@ -345,15 +349,15 @@ class TabledRewardModel(Record, eq=False):
         return DenseValues(self.table, arm, examination=examination, value=self._value(rows, contexts))
 
     def attraction(self, rows: ImpressionRows) -> Array:
-        """Return one value of each row's arm, (n,). The value is the mean over all rows of the table or, in a table by
-        decision, the value in the decision."""
+        """Return a value of each row's arm without its context, (n,), which is the mean over the rows of the table. In
+        a table by decision, return the value in the decision."""
         if isinstance(self.table, DecisionRewards):
             return self.table.predict(self.arms.index(rows.slots["arm_id"]), value=rows.slots["decision_id"])
         return self.table.values.mean(axis=0)[self.arms.index(rows.slots["arm_id"])]
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
-        """Return the index of the table's row that has the rewards for each row of the log, (n,). In a table by
-        decision, the index is the id of the decision."""
+        """Return, for each row of the log, the index of the table's row to use, (n,). In a table by decision, the index
+        is the id of the decision."""
         if isinstance(self.table, DecisionRewards):
             return rows.slots["decision_id"]
         if self.reads is None:
@@ -375,11 +379,11 @@ class TabledRewardModel(Record, eq=False):
 def read_table(
     path: str | DecisionTable, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()
 ) -> TabledRewardModel:
-    """Return the reward model that is in a CSV file, or in a table by decision. Raise InputError where the table names
-    an arm that the catalogue lacks, or lacks an arm of the catalogue.
+    """Read a reward model from a CSV file or from a table by decision. Raise InputError if the table names an unknown
+    arm, or lacks an arm of the catalogue.
 
     path: the path of the file, or the table by decision; by: the name of the context field whose values the table
-    has, if any; examination: the curve of examination. With a curve, the rewards of the table are rewards at
+    has, if any; examination: a position curve, or empty. With a curve, the rewards of the table are rewards at
     position 1."""
     if isinstance(path, DecisionTable):
         table, source = DecisionRewards(table=path, arms=arms), path.source
@@ -412,7 +416,8 @@ def _reward(path: str, row: Mapping[str, float], arm: str) -> float:
 
 
 def position_curve(unit: Unit, reference: str) -> PositionCurve:
-    """Return a stored curve of examination in the form that estimates use. Raise InputError for an unknown curve."""
+    """Return a stored position curve in the form that estimates use. Raise InputError for an unknown curve. reference:
+    NAME or NAME@NUMBER."""
     stored_curve = lookup.curve(unit, reference)
     age = (unit.now - stored_curve.created_at) / DAY_US
     return PositionCurve(name=stored_curve.reference, examination=stored_curve.examination, age_days=age)
@@ -429,11 +434,12 @@ class Decisions(Record, eq=False):
     """This record has n decisions of s visits, one visit after another, in the form that the model of returns uses.
     Arms are numbers from 0.
 
-    `start` (s + 1,) has the index of the first decision of each visit, and `cluster` (s,) has the cluster of each
-    visit. `top` (n,) is the arm on top of each slate, and `x` (n, d) has the features of each state. Three arrays
-    describe what earlier decisions of the visit have shown and earned, with an entry for each pair of a decision and
-    an arm: `row` (e,) is the decision, ascending, `arm` (e,) is the arm, and `memory` (e, 4) has the features
-    `gradient.MEMORY` of the pair."""
+    start (s + 1,): the index of the first decision of each visit, and n; cluster (s,): the cluster of each visit;
+    top (n,): the arm on top of each slate; x (n, d): the features of each state.
+
+    row, arm (e,): the pairs of a decision (ascending) and an arm that earlier decisions of the visit have shown; memory
+    (e, 4): the features `gradient.MEMORY` of each pair, which say how the visit has shown the arm and what it earned.
+    """
 
     start: Ids
     cluster: Ids
@@ -445,8 +451,8 @@ class Decisions(Record, eq=False):
 
     @property
     def steps(self) -> Ids:
-        """Return the step of each decision in its visit, (n,). Steps count from 1, and all steps from STEPS on are
-        STEPS."""
+        """Return the step of each decision in its visit, (n,). Steps count from 1 to STEPS, which stands for all later
+        steps, too."""
         return np.minimum(returns.steps(self.start) + 1, STEPS)
 
     @property
@@ -455,19 +461,20 @@ class Decisions(Record, eq=False):
         return np.repeat(self.cluster, np.diff(self.start))
 
     def memory_of_top(self) -> Array:
-        """Return the features `gradient.MEMORY` of the arm on top of each slate, (n, 4). The features are 0 where the
-        visit has not shown the arm before."""
+        """Return what the visit has shown before of the arm on top of each slate, as the features `gradient.MEMORY`,
+        (n, 4). They are 0 if the visit has not shown the arm before."""
         memory, is_top = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
         memory[self.row[is_top]] = self.memory[is_top]
         return memory
 
 
 class TargetSlates(Record, eq=False):
-    """This record has a target's probabilities for p decisions.
+    """This record has a target's probabilities for p decisions of a batch. A case is a set of decisions with the same
+    distribution.
 
-    `rows` (p,) has the index of each decision, and `log_slate` (p,) has the logarithm of the target's probability of
-    the slate shown. `share` (c, m) has the target's probability of each of m arms at position 1, in each of c cases.
-    `case` (p,) is the case of each decision, and `arms` (m,) has the number of each arm."""
+    rows (p,): the index of each decision; log_slate (p,): the logarithm of the target's probability of the slate
+    shown; arms (m,): the number of each arm; share (c, m): the target's probability of each arm at position 1, in
+    each of c cases; case (p,): the case of each decision."""
 
     rows: Ids
     log_slate: Array
@@ -484,9 +491,9 @@ class ReturnSums(Record, kw_only=False, eq=False):
 
     @classmethod
     def from_decisions(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
-        """Return the sums of a batch of n decisions.
+        """Return the sums of a batch of n decisions, from which a model of returns is fitted.
 
-        reward: the reward of each slate, (n,); gamma: the discount of each further decision of a visit; arms: the
+        reward (n,): the reward of each slate; gamma: the discount of each further decision of a visit; arms: the
         number of arms."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
         visit_returns = returns.discount_rewards(reward, decisions.start, gamma=gamma)
@@ -504,8 +511,8 @@ class ReturnSums(Record, kw_only=False, eq=False):
 
 
 class ReturnModel(Record, kw_only=False, eq=False):
-    """This fitted model predicts returns. The coefficients that predict the return of a decision were fitted without
-    the decision's cluster."""
+    """This fitted model predicts returns, the discounted sums of rewards from a decision to the end of the visit. The
+    coefficients that predict the return of a decision were fitted without its cluster."""
 
     model: Model
 
@@ -519,7 +526,8 @@ class ReturnModel(Record, kw_only=False, eq=False):
         return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, memory])), fold
 
     def predict_mean(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
-        """Return the predicted return of each decision, averaged over the arms that a target shows at position 1, (n,).
+        """Return the predicted return of each decision, (n,), as a mean over the arms that a target may show at
+        position 1.
 
         slates: the target's probabilities, in portions of the decisions."""
         n = len(decisions.top)

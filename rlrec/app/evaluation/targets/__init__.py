@@ -1,1 +1,1 @@
-"""This package has targets, and computes the probabilities with which a target would have shown what the log shows."""
+"""This package finds targets, and computes how likely a target would have shown what the log shows."""

@@ -1,5 +1,5 @@
-"""This module has the cases for which a target's distribution is computed, and the rows of a log that belong to each
-case."""
+"""This module has the cases for which a target's distribution is computed, and the rows of a log that belong to them. A
+case is a set of decisions that share one distribution."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ Draw = tuple[int, int]  # the seed and the number that identify random words
 
 
 class Block(Record, kw_only=False, eq=False):
-    """A Block has the distribution of one case. `arms` (m,) has the id of each arm, `shares` (k, m) is the probability
-    of each arm at each position, and `greatest` (k,) is the largest probability at each position.
+    """A Block has the distribution of one case (decisions that share one distribution). arms (m,): the id of each arm;
+    shares (k, m): the probability of each arm at each position; greatest (k,): the largest probability at each
+    position.
 
-    Where scores are correlated, every decision is a case of its own, with samples from its `draw`. At the first
-    `n_conditional` positions, `shares` are then conditional probabilities given the slate above as it was shown, and
-    `greatest` is an upper bound of the probability of any slate down to the position."""
+    If scores are correlated, every decision is a case of its own, with samples that its `draw` (a seed and a number)
+    determines. At the first `n_conditional` positions, `shares` are then conditional probabilities given the slate
+    above as it was shown, and `greatest` is an upper bound of the probability of any slate down to the position."""
 
     arms: Ids
     scores: Scores
@@ -47,21 +48,22 @@ class Block(Record, kw_only=False, eq=False):
     n_conditional: int = 0
 
     def take_replica(self, replica: int | None) -> Block:
-        """Return the same case with simulated shares, for shares that have no closed form.
+        """Return the same case with shares from simulated slates, for shares that have no closed form.
 
-        replica: the number of the replica whose shares to return, or None for the mean of all replicas. A replica is
-        an equal part of the simulated pages."""
+        replica: the number of the equal part (replica) of the simulated slates to use, or None for all of them."""
         shares = self._replicas.mean(axis=0) if replica is None else self._replicas[replica]
         return Block(self.arms, self.scores, self.floor, shares, shares.max(axis=1))
 
     @property
     def drawn_scores(self) -> Scores:
-        """Return the scores of the case. With a `draw`, return the samples of the scores that the decision drew."""
+        """Return the scores of the case. If the case is one decision with a `draw`, return the samples of scores that
+        it drew."""
         return self.scores if self.draw is None else self.scores.decision_scores(*self.draw)
 
     @cached_property
     def _replicas(self) -> Array:
-        """Return the shares in each of r equal parts of the simulated pages, (r, k, m)."""
+        """Return the probability of each arm at each position in each of r equal parts of the simulated slates, (r, k,
+        m)."""
         assert self.simulate is not None
         return self.simulate()
 
@@ -75,11 +77,11 @@ class Block(Record, kw_only=False, eq=False):
 class TargetProbabilities(Record, kw_only=False, eq=False):
     """This record has a target's probabilities on the n rows of a batch. Each array has the shape (n,).
 
-    `target` is the probability of the arm shown at its position. In a row with `is_prefix`, `target` is the
-    probability of the slate down to the row, and the logger's probability in the weight is of the same kind.
-    `greatest` is the largest probability of any arm. `support_gap` is the probability of the arms that the logger
-    could not show. `means` is the mean of the reward model under the target. Where `means` is a mean given the
-    slate above, `weight_above` is the weight of the slate above, and otherwise 1."""
+    is_prefix: whether the row is weighted by the slate down to the row, not by its slot alone; target: the
+    probability of the arm shown at its position or, if `is_prefix`, of the slate down to the row; greatest: the
+    largest probability of any arm; support_gap: the probability of arms that the logger could not show; means: the
+    mean of the reward model under the target; weight_above: the weight of the slate above, if `means` is a mean
+    given that slate, else 1."""
 
     is_prefix: Flags
     target: Array
@@ -100,10 +102,11 @@ DecisionName = tuple[CaseName | None, Draw, bytes]  # its case, its draw, and th
 def decision_block(
     block: Block, rows: ImpressionRows, row: int, draw: Draw, share_cache: dict[DecisionName, Array]
 ) -> Block:
-    """Return the case of one decision, with the samples from the decision's draw. The shares are conditional on the
-    slate above. Where the slate above is not known, the shares at position 1 stand for all positions.
+    """Return the distribution of one decision, from the samples that its draw determines. The shares are conditional on
+    the slate above. If the slate above is not known, the shares at position 1 stand for all positions.
 
-    row: the lowest row of the decision; share_cache: the shares of decisions computed before."""
+    block: the case of the decision; row: the lowest row of the decision; draw: the seed and the number of its
+    samples; share_cache: the shares of decisions computed before."""
     slots, decision = rows.slots, replace(block, draw=draw)
     start = int(slots["start"][row])
     order, length = possible_slates(block.arms, rows.shown_arms[None, start : start + int(slots["depth"][row])])
@@ -120,8 +123,8 @@ def decision_block(
 
 
 def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
-    """Yield the rows of pages with rules, by case. Here a case includes the slate above as it was shown. Decisions with
-    equal slates above share a case.
+    """Yield the rows of slates with rules, grouped by case. Here, decisions belong to the same case only if the slates
+    above their lowest rows are also equal.
 
     blocks: the cases without the slate above; case: the index of each row's block; indices: the index of each row in
     the batch; cells: the number of probabilities that may be in memory at a time."""
@@ -166,11 +169,11 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
 
 
 def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
-    """Return the index of each slate's arms among given arms, (n, k), and tell for each slate whether all its arms are
-    among the given arms and differ from each other, (n,).
+    """Return the index of each slate's arms among the given arms, (n, k). Return also whether a slate is possible,
+    (n,): all its arms are among the given arms and differ from each other.
 
-    arms: the given arms, ascending, (m,), or the given arms of each of u cases, (u, m); slates: the arms of n
-    slates, (n, k); case: the case of each slate, (n,)."""
+    arms: the given arms, ascending, (m,), or the given arms of each of u cases, (u, m); slates (n, k): the arms of n
+    slates; case (n,): the case of each slate."""
     case = np.zeros(len(slates), np.intp) if case is None else case
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
     keys, shown_keys = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
@@ -180,10 +183,12 @@ def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[I
 
 
 def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Ids]:
-    """Return the `arm_indices` of slates, (n, k), and how many arms from the top of each slate can be shown, (n,).
-    Below these arms the slate has probability 0, and the indices are of other arms.
+    """Return the index of each slate's arms among the given arms, (n, k), and how many arms from the top of each slate
+    can be shown, (n,). With one more arm, the slate has probability 0. Indices below are of other arms, as
+    placeholders.
 
-    arms, slates, case: as in `arm_indices`."""
+    arms: the given arms, ascending, (m,), or the given arms of each of u cases, (u, m); slates (n, k): the arms of n
+    slates; case (n,): the case of each slate."""
     order, is_possible = arm_indices(arms, slates, case=case)
     n, k = slates.shape
     length, impossible = np.full(n, k), np.flatnonzero(~is_possible)
@@ -209,12 +214,11 @@ def columns_of(arms: Ids, row: int, slots: Columns, batch: LoggedBatch) -> Index
 
 
 class CaseRows:
-    """A CaseRows object has the p rows of a batch that belong to given cases. `blocks` has the cases, `indices` (p,)
-    has the index of each row in the batch, and `case` (p,) has the index of each row's block.
+    """A CaseRows object has the p rows of a batch that belong to given cases. blocks: the distributions of the cases;
+    indices (p,): the index of each row in the batch; case (p,): the index of each row's block.
 
-    `per_decision_samples` tells whether the shares are computed from samples of each decision, given the slate
-    above. `second_pass` tells whether the rows were yielded before with simulated marginals, as explained in
-    `Scorer.probabilities`."""
+    per_decision_samples: whether the shares are computed from samples of each decision, given the slate above;
+    second_pass: whether the rows were yielded before with simulated marginals (see `Scorer.probabilities`)."""
 
     def __init__(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, per_decision_samples: bool = False,
@@ -252,9 +256,10 @@ class CaseRows:
         return table
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
-        """Write the target's probability of each row to the batch. For a row that is weighted by the slate down to the
-        row, write the probability of the slate down to the row. Rows below position 1 are so weighted where
-        probabilities come from samples. Where only the arm shown could be shown, all other arms count as unsupported.
+        """Write the target's probability of each row into the arrays of the batch. If a row is weighted by the slate
+        down to it, this is the probability of that slate. Rows below position 1 are weighted so if probabilities come
+        from samples. If the arm shown was the only possible arm, all other arms count as arms that the logger could not
+        show.
 
         probabilities: the arrays of the batch, to which this method writes."""
         is_alone = self.rows.slots["alone"]
@@ -274,13 +279,13 @@ class CaseRows:
 
     @property
     def samples(self) -> int:
-        """Return the number of samples that represent the scores. The result is 1 under rules of a page without a
-        closed form, and 0 where the probabilities at each position are known."""
+        """Return the number of samples that represent the scores, or 0 if the probabilities at each position are known.
+        Rules for slates without a closed form count as 1 sample."""
         return self.blocks[0].scores.samples or int(self.per_decision_samples)
 
     @property
     def has_above(self) -> Flags:
-        """Tell for each row whether other rows stand above the row on its slate, (p,)."""
+        """Tell for each row whether its slate has rows above it, (p,)."""
         return self.rows.slots["depth"][self.indices] > 0
 
     def log_slates(self) -> Array:
@@ -292,9 +297,9 @@ class CaseRows:
         return log_slate
 
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
-        """Yield the rows of each depth, (g,), with the target's probability of the arm at each position from the top
-        down to the row, given the arms above, (g, depth + 1). The probability is 0 where the target cannot show the
-        arm.
+        """Yield the given rows in groups of equal depth. With the indices of g rows, (g,), yield the target's
+        probability of the arm at each position from the top down to the row, given the arms above, (g, depth + 1). It
+        is 0 if the target cannot show the arm.
 
         deep: the indices of the rows among these p rows."""
         depth = self.rows.slots["depth"][self.indices[deep]]
@@ -316,10 +321,9 @@ class CaseRows:
     def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Ids]]:
         """Group the given rows by the length of the slate and the number of eligible arms. For each group, yield five
         values: the g rows, their blocks, the index of each row's block, the indices of the arms of each slate, (g,
-        length), and how many arms of each slate can be shown, (g,), as in `possible_slates`.
+        length), and how many arms from the top of each slate can be shown, (g,).
 
-        lowest: the indices of the rows, of which each is the lowest of its slate; length: the length of each row's
-        slate."""
+        lowest: the indices of the rows, each the lowest of its slate; length: the length of each row's slate."""
         start = self.rows.slots["start"][self.indices]
         first_rows, kind_number = distinct(length, self._stride[lowest])
         for number, size in enumerate(length[first_rows].tolist()):
@@ -344,11 +348,11 @@ class CaseRows:
             steps[self.indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
 
     def write_steps_and_means(self, steps: Array, means: Array, arms: Ids, values: ModelValues) -> None:
-        """Write the target's probability of the arm of each slot, given the slots above, and the mean of the reward
-        model under the target at each slot.
+        """Write the target's probability of the arm of each slot, given the slots above. Write also the mean value that
+        a reward model predicts if the target draws the arm of the slot.
 
-        steps, means: the arrays to write to; arms: the ids of the arms of the catalogue; values: the values of
-        the model."""
+        steps, means: the arrays to write to; arms: the ids of the arms of the catalogue; values: the values of the
+        model."""
         lowest = self._lowest
         size = self.rows.slots["size"][self.indices[lowest]]
         for group, blocks, case, order, length in self.slates(lowest, size):
@@ -363,28 +367,28 @@ class CaseRows:
 
     @property
     def _lowest(self) -> Index:
-        """Return the indices of the rows at the end of their slates."""
+        """Return the indices of the rows at the last position of their slates."""
         return np.flatnonzero(self.rows.slots["depth"][self.indices] + 1 == self.rows.slots["size"][self.indices])
 
     def _each_position(
         self, blocks: list[Block], case: Index, order: Index
     ) -> Iterator[tuple[Index, int, Array, Index]]:
-        """Yield the probability of every arm at each position of n slates of k positions, as `slate.each_position`
-        does.
+        """Yield the probability of every arm at each position of n slates of k positions, in the form of
+        `slate.each_position`.
 
-        case: the index of each slate's block, (n,); order: the indices of the arms of each slate, (n, k)."""
+        case (n,): the index of each slate's block; order (n, k): the indices of the arms of each slate."""
         return slate.each_position([block.scores for block in blocks], case, order, floor=blocks[0].floor)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
-        """Return the rank of each arm of the catalogue, (a,), and the probability of each arm at position 1 in each
-        case, (blocks, a)."""
+        """Return the place of each arm of the catalogue in the order of keys, (arms,), and the probability of each arm
+        at position 1 in each case, (blocks, arms)."""
         shares = np.zeros((len(self.blocks), len(arms)))
         for row, block in enumerate(self.blocks):
             shares[row, arms.index(block.arms)] = block.shares[0]
         return arms.rank, shares
 
     def fill_means(self, means: Array, arms: Ids, values: ModelValues) -> None:
-        """Write the mean of the reward model under the target, at the position of each row.
+        """Write the mean value that a reward model predicts if the target draws the arm at the position of each row.
 
         means: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
         first_rows, pair = distinct(self.case, self.position)
@@ -396,8 +400,8 @@ class CaseRows:
         means[self.indices] = values.means(shares, case=pair, rows=self.indices)
 
     def write_support_gap(self, support_gap: Array, batch: LoggedBatch) -> None:
-        """Write the target's probability of the arms that had probability 0 under the logger. This method covers only
-        the rows where the logger's belief is needed to tell which arms had probability 0.
+        """Write the target's probability of the arms that had probability 0 under the logger. Only rows are written for
+        which the logger's belief must tell which arms these are.
 
         support_gap: the array to write to."""
         slots = self.rows.slots

@@ -1,5 +1,5 @@
-"""This module has candidates that learn from the log on which they are evaluated. Each row is evaluated with what the
-candidate had learned before the row."""
+"""This module has targets that learn from the log on which they are evaluated. Each row is evaluated with what the
+target had learned before the row."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ STRETCHES = 20  # stretches of the log; no later rows could evaluate what a poli
 
 
 def time_blocks(unit: Unit, selection: Selection, n_blocks: int) -> list[Selection]:
-    """Divide the selected decisions by time, in blocks with about equal numbers of decisions. Raise CheckFailed where
-    the decisions have too few distinct times."""
+    """Divide the selected decisions by time, in blocks with about equal numbers of decisions. Raise CheckFailed if the
+    decisions have too few distinct times."""
     decisions = selected.extent(unit, selection).decisions
     start_times = {
         selected.newest_at(unit, selection, -(-decisions * n_later // n_blocks)) for n_later in range(1, n_blocks)
@@ -46,9 +46,11 @@ def time_blocks(unit: Unit, selection: Selection, n_blocks: int) -> list[Selecti
 
 
 class LearningTarget(Target, eq=False):
-    """A LearningTarget is a candidate while it learns. `begins` (b,) has times in microseconds, ascending. `moments`
-    has for each time a function that returns the distribution of the candidate from this time on, with what the
-    candidate had learned before. `serving` is the last of these distributions."""
+    """A LearningTarget is a candidate that learns from the log in b steps.
+
+    begins (b,): the time at which each step begins, in microseconds, ascending; moments: for each step, a function
+    that returns the candidate's distribution, with what it had learned before the step; serving: the last of these
+    distributions."""
 
     begins: Ids
     moments: Sequence[Callable[[], VersionDistribution]]
@@ -57,8 +59,8 @@ class LearningTarget(Target, eq=False):
 
 @dataclass(eq=False)
 class LearningScorer(Scorer):
-    """A LearningScorer computes the probabilities of a candidate at each moment of learning. The probabilities are
-    stored for one batch only, since the moments are many."""
+    """A LearningScorer computes the probabilities of a candidate at each step of learning. They are stored for one
+    batch only, since the steps are many. scorers: the scorer of each step; batch: the batch of these scorers."""
 
     target: LearningTarget
     scorers: dict[int, Scorer] = field(default_factory=dict)  # by moment, for one batch
@@ -94,9 +96,9 @@ class LearningScorer(Scorer):
 
 
 class CrammedTarget(Target, eq=False):
-    """A CrammedTarget is a version that learned from its own decisions in b steps. `begins` (b,) has the time at which
-    each step begins, in microseconds, ascending. `serving` is the distribution in the last step. `steps` has the
-    version as a target in each step. `counts` (b,) is the weight that a later row has for each step."""
+    """A CrammedTarget is a version that learned from its own decisions in b steps. begins (b,): the time at which each
+    step begins, in microseconds, ascending; serving: the distribution in the last step; steps: the version as a target
+    in each step; counts (b,): the weight of each step in the rows that come later."""
 
     begins: Ids
     steps: Sequence[Target]
@@ -104,15 +106,15 @@ class CrammedTarget(Target, eq=False):
     learns: ClassVar[bool] = True
 
     def taught_by(self, slots: Columns) -> Flags:
-        """Return False for each row, (n,). No row taught this target, since each step is evaluated only on rows after
-        the step."""
+        """Return False for each row, (n,): no row counts as a row that the target learned from, since each step is
+        evaluated only on later rows."""
         return np.zeros(len(slots["decision_id"]), np.bool_)
 
 
 @dataclass(eq=False)
 class CramScorer(Scorer):
-    """A CramScorer computes the probabilities of a version, and the weights of the steps in which the version
-    learned."""
+    """A CramScorer computes the probabilities of a version that learned from its own decisions, and the weights of the
+    steps in which it learned."""
 
     target: CrammedTarget
 
@@ -135,9 +137,11 @@ def scorer_type(target: Target) -> type[Scorer]:
 
 
 def cram_target(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:
-    """Split a target into the steps in which the target learned from the selected decisions. Return the target itself
-    if the target has learned from no decisions while serving. Raise InputError if the target began with what it had
-    learned from this log, or draws lists of candidates."""
+    """Split a target into the steps in which it learned from the selected decisions. If the target has learned nothing
+    while serving, return it unchanged. Raise InputError if the target began with what it had learned from this log, or
+    if it draws lists of candidates.
+
+    greedy: whether the target is evaluated without exploration."""
     if target.serving is None or not target.serving.version.learning or not target.lessons:
         return target
     version, (_, *initial_lessons) = target.serving.version, target.lessons

@@ -1,5 +1,5 @@
-"""This module computes the probability with which a two-stage target would have shown what the log shows, for a log
-without lists of candidates.
+"""This module evaluates two-stage targets on a log without lists of candidates. It computes the probability with which
+such a target would have shown what the log shows.
 
 The probability is the mean, over all lists, of the second stage's probability given the list. The mean is estimated
 from a sample of lists, drawn from the first stage for each case. The estimate is unbiased, since a weight is linear
@@ -27,8 +27,10 @@ from rlrec.store.database.bulk import Columns
 
 
 class ListBlock(Block, kw_only=False, eq=False):
-    """A ListBlock has one case with u lists drawn from the first stage. `weight` (u,) is the weight of each list, and
-    `replicas` (r, k, m) has the shares that follow from the lists of each of r replicas."""
+    """A ListBlock has the distribution of one case, as a mixture over u lists of candidates drawn from the first stage.
+
+    mixture: the lists; weight (u,): the weight of each list; replicas (r, k, m): the probability of each of m arms
+    at each of k positions, by the lists of each of r equal parts (replicas) of the sample."""
 
     mixture: ListMixture = field(kw_only=True)
     weight: Array = field(kw_only=True)
@@ -49,8 +51,8 @@ class ListBlock(Block, kw_only=False, eq=False):
 
 @dataclass(eq=False)
 class ListScorer(Scorer):
-    """A ListScorer computes the probabilities of one two-stage target. `list_scorer` computes the probabilities of the
-    same target for rows that have a list. Given the list, these probabilities are exact."""
+    """A ListScorer computes the probabilities of one two-stage target. list_scorer: the scorer for rows whose list of
+    candidates is logged. Given the list, its probabilities are exact."""
 
     list_scorer: Scorer = field(kw_only=True)
 
@@ -58,8 +60,8 @@ class ListScorer(Scorer):
         return ~(batch.lists.weighable(slots) | self._can_draw_list(slots, batch))
 
     def _can_draw_list(self, slots: Columns, batch: LoggedBatch) -> Flags:
-        """Tell for each row whether the row has no list, and the target's first stage could draw a list that fills the
-        slate, (n,)."""
+        """Tell for each row whether no list of candidates is logged, and the target's first stage could draw a list
+        long enough for the slate, (n,)."""
         arms = arms_of_sets(slots["eligible_id"], batch.eligible)
         length = self.serving.learner.n_candidates
         return ~batch.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
@@ -101,10 +103,11 @@ class ListScorer(Scorer):
     def _mixture(
         self, scores: Scores, eligible: int, arms: Ids, revision: int, context: Mapping[str, Any], *, name: str
     ) -> ListMixture:
-        """Return the lists that are drawn for a case. The seed and the order of arms do not depend on ids.
+        """Draw lists of candidates from the first stage for a case, and return them with the second stage's scores. The
+        seed and the order of arms do not depend on ids, so that every store draws the same lists.
 
-        scores: the scores by which all arms would be ranked; eligible: the id of the eligible set; revision: the
-        revision of the catalogue; name: the name of the context."""
+        scores: the second stage's scores of all arms; eligible: the id of the eligible set; arms: the ids of its
+        arms; revision: the revision of the catalogue; name: the name of the context."""
         keys, serving = self.arms.keys, self.serving
         order = np.argsort(self.arms.ranks(arms))
         arms_digest = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
@@ -140,7 +143,8 @@ class ListScorer(Scorer):
 
 
 class ListCaseRows(CaseRows):
-    """A ListCaseRows object has the rows of a batch that belong to given cases of a target that draws lists."""
+    """A ListCaseRows object has the rows of a batch that belong to given cases of a target that draws lists of
+    candidates."""
 
     @property
     def samples(self) -> int:
@@ -166,7 +170,7 @@ class ListCaseRows(CaseRows):
 
 
 def _rows_by_block(blocks: list[Block], case: Index) -> Iterator[tuple[ListBlock, Index]]:
-    """Yield each block that has slates, and the indices of its slates.
+    """Yield each block that has slates, with the indices of these slates.
 
     case: the index of each slate's block."""
     for number, block in enumerate(blocks):

@@ -1,5 +1,5 @@
-"""This module computes the logger's probability of showing each logged arm at every position of the page. The
-probabilities are derived again from the belief that the decision names."""
+"""This module computes the logger's probability of showing each logged arm at every position of the slate. The
+probabilities are computed again from the belief that the logger used."""
 
 from __future__ import annotations
 
@@ -39,13 +39,12 @@ _AGREEING = 1e-9  # relative difference below which probabilities count as equal
 
 
 class LoggerCase(NamedTuple):
-    """This record has the rows of a batch whose pages were drawn from one distribution.
+    """This record has the rows of a batch whose slates were drawn from one distribution.
 
-    `rows` (r,) has the index of each row in the batch, `arms` (m,) has the id of each arm, ascending, and `size` is
-    the number of positions of a page. `scores` and `floor` are the scores and the floor of the logger. The scores
-    are None where the marginals were cached, or where only the uniform draw of the logger is known. `marginals`
-    (size, m) is the probability of each arm at each position, and has the shape (0, m) until computed. `draw`
-    identifies the distribution within this transaction."""
+    rows (r,): the index of each row in the batch; arms (m,): the id of each arm, ascending; size: the length of a
+    slate; scores, floor: the scores and the floor of the logger, where the scores are None if the marginals were
+    cached or if only the uniform draw of the logger is known; marginals (size, m): the probability of each arm at
+    each position, (0, m) until it is computed; draw: numbers that identify the distribution within this transaction."""
 
     rows: Ids
     arms: Ids
@@ -58,17 +57,17 @@ class LoggerCase(NamedTuple):
 
 class LoggerMarginals:
     """A LoggerMarginals object computes the marginals of loggers, once per batch for each belief, eligible set and
-    context that loggers drew from. Up to MOST_PROBABILITIES probabilities are cached for all passes of a transaction.
+    context from which loggers drew. Up to MOST_PROBABILITIES probabilities are cached for all passes of a transaction.
 
-    `greedy` tells whether `cases` yields what the same beliefs would have shown without exploration."""
+    greedy: whether to compute what the same beliefs would have shown without exploration."""
 
     def __init__(self, loggers: Loggers, *, greedy: bool = False) -> None:
         self.loggers, self.greedy = loggers, greedy
 
     def tabulate(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
-        """Return the probability that the row's arm stood at each position of the page, (n, positions). The value is 0
-        below the end of the page, and NaN where the marginals cannot be derived. At the position where the arm was
-        shown, the value is the logged marginal, if one was logged.
+        """Return the logger's probability of showing the row's arm at each position of the slate, (n, positions). The
+        value is 0 below the end of the slate, and NaN if the marginals cannot be derived. At the position where the arm
+        was shown, the value is the logged marginal, if there is one.
 
         slots: the slots of a batch, with the column `context`; contexts: a table with the fields that
         `Loggers.reads` names; eligible: the arms of each eligible set, by id."""
@@ -85,14 +84,15 @@ class LoggerMarginals:
         return table
 
     def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
-        """Return a number for each row that tells how its logger drew pairs of slots, (n,), and a list with the
+        """Return a number for each row that says how its logger drew pairs of slots, (n,), and a list with the
         probabilities of all slates in some distributions.
 
-        The number of a row is UNIFORM where the logger drew uniformly among the arms left. The number is the index
-        of the row's distribution in the list, where the distribution has few enough slates to list. In any other
-        case the number is UNKNOWN. An item of the list has the probability of each of `pseudo_inverse.slates`.
+        The number is UNIFORM if the logger drew uniformly among the arms left. If the row's distribution has few
+        enough slates, the number is the index of the distribution in the list. Otherwise it is UNKNOWN. An item of
+        the list has the probability of each slate of `pseudo_inverse.slates`.
 
-        slots, contexts, eligible: as in `tabulate`."""
+        slots: the slots of a batch, with the column `context`; contexts: their contexts; eligible: the arms of each
+        eligible set, by id."""
         case_number, slate_probabilities = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
         start = run_starts(slots["decision_id"])
         is_uniform = (
@@ -116,15 +116,14 @@ class LoggerMarginals:
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int,
         per_decision_samples: bool = False, needs_scores: bool = False,
     ) -> Iterator[LoggerCase]:  # fmt: skip
-        """Yield the rows grouped by the distribution that the pages were drawn from, one case at a time.
+        """Yield the rows grouped by the distribution that drew their slates, one group (case) at a time.
 
-        Rows whose marginals cannot be derived are left out. These are rows of imports whose logger is not uniform,
-        of kinds that read the session, of correlated scores, and of slates by two rankers, whose coins are not
-        logged.
+        Rows whose marginals cannot be derived are left out: rows of imports whose logger is not uniform, of kinds
+        that read the session, of correlated scores, and of slates by two rankers, whose coins are not logged.
 
         slots, contexts, eligible: as in `tabulate`; positions: the largest number of positions of a case;
-        per_decision_samples: whether a page of one slot that was drawn from correlated scores is a case of its own, by
-        the samples that the decision drew (the slots then have the column `seed`); needs_scores: whether cases with
+        per_decision_samples: whether to yield slates of one slot that were drawn from correlated scores, each as a case
+        of its own with the decision's samples (the slots then have the column `seed`); needs_scores: whether cases with
         cached marginals have scores, too."""
         for version, rows in self.by_version(slots, ~slots["imported"]):
             arguments = slots, contexts, eligible, positions, per_decision_samples, needs_scores
@@ -135,7 +134,7 @@ class LoggerMarginals:
             yield from _uniform(slots, eligible, positions)
 
     def by_version(self, slots: Columns, flags: Flags) -> Iterator[tuple[Version, Ids]]:
-        """Yield each version and the indices of the version's rows that have a flag, in order of `belief_seq`."""
+        """Yield each version with the indices of its flagged rows, in order of `belief_seq`."""
         versions = self.loggers.versions(slots["version_id"])
         order = np.lexsort((slots["belief_seq"], slots["version_id"]))
         order = order[flags[order]]
@@ -143,8 +142,8 @@ class LoggerMarginals:
             yield versions[int(slots["version_id"][rows[0]])], rows
 
     def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, VersionDistribution]]:
-        """Group the rows of a version by the belief that they were drawn from, in order of `belief_seq`. For each
-        group, yield the rows and the distribution by the belief."""
+        """Group the rows of a version by the belief that drew them, in order of `belief_seq`. For each group, yield the
+        rows and the version's distribution with this belief. rows: the indices of the rows."""
         policy, unit = self.loggers.policy(version.id), self.loggers.unit
         if not policy.stateful and not policy.is_draft:
             seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
@@ -155,10 +154,10 @@ class LoggerMarginals:
         self, serving: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool, needs_scores: bool,
     ) -> Iterator[LoggerCase]:  # fmt: skip
-        """Yield the cases of rows that were drawn from one belief. The cases lack marginals where the kind reads
-        contexts or first draws a list of candidates.
+        """Yield the cases of rows that were drawn with one belief. If the kind reads contexts or first draws a list of
+        candidates, the cases still lack marginals.
 
-        serving: the distribution by the belief; rows: the indices of the rows; the other arguments are as in
+        serving: the distribution with this belief; rows: the indices of the rows; the other arguments are as in
         `cases`."""
         policy, keys = serving.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
@@ -201,7 +200,7 @@ class LoggerMarginals:
                             yield LoggerCase(np.array([row]), arms, k, scores, floor, marginals, (*draw, *words))
 
     def _compute_marginals(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
-        """Yield the same cases in the same order, with their marginals."""
+        """Compute the marginals of cases that lack them, and yield all cases in the same order."""
         tables = self.loggers.unit.marginals
         while portion := list(islice(cases, CASES_AT_A_TIME)):
             by_shape: dict[tuple[int, int, Floor], list[int]] = {}
@@ -220,8 +219,8 @@ class LoggerMarginals:
 
 
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
-    """Yield the cases of those imported versions whose probabilities in this batch all are the probabilities of uniform
-    slates."""
+    """Yield the cases of imported versions that drew uniformly. A version drew uniformly if all its probabilities in
+    this batch are the probabilities of uniform slates. positions: the largest number of positions of a case."""
     import_rows = np.flatnonzero(slots["imported"])
     if not len(import_rows):
         return
@@ -240,8 +239,8 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
 
 
 def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
-    """Tell for each row whether the arm was drawn uniformly among the arms left, (n,). In such a row, the propensity of
-    the arm shown and the smallest propensity both are 1 / (number of arms left)."""
+    """Tell for each row whether its arm was drawn uniformly among the arms left, (n,). The propensity of the arm and
+    the smallest propensity are then both 1 / (number of arms left)."""
     n_left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
     smallest = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
     is_even: Flags = (np.abs(slots["propensity"] * n_left - 1) <= _AGREEING) & (

@@ -1,7 +1,7 @@
 """This module computes the probability with which a target would have shown what the log shows.
 
-A row is scored with its own eligible arms and context, instead of today's catalogue. Each distinct case is computed
-once, and the values of the rows are found by array indexing."""
+A row is scored with the arms that were eligible and the context at its time, not with today's catalogue. Each
+distinct case is computed once, and the values of the rows are found by array indexing."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ MAX_CACHED = 8_000_000  # numbers of computed cases that are cached from batch t
 
 @dataclass(eq=False)
 class Scorer:
-    """A Scorer computes the probabilities of one target. The Scorer caches computed cases, which changes no result.
+    """A Scorer computes the probabilities of one target, and caches the cases that it has computed.
 
-    `samples` is the number of pages that are simulated where marginals have no closed form, and `seed` is the seed
-    of these pages. Without samples, rows without a marginal are weighted by the slate down to the row. `replica` is
-    the number of the part of the simulated pages that the scorer uses, or None for all pages."""
+    samples: the number of slates to simulate if marginals have no closed form. If this number is 0, rows without a
+    marginal are weighted by the slate down to the row. seed: the seed of these slates; replica: the number of the
+    part of the simulated slates to use, or None for all of them."""
 
     target: Target
     arms: ArmTable
@@ -69,7 +69,7 @@ class Scorer:
     _drawn_shares: dict[DecisionName, Array] = field(default_factory=dict)
 
     def describe(self, batch: LoggedBatch) -> None:
-        """Load the features of arms that hold for single decisions of a batch."""
+        """Load the features of arms that hold only for single decisions of a batch."""
         serving = self.target.serving
         for arm_features in (
             serving and serving.arm_features,
@@ -79,10 +79,12 @@ class Scorer:
                 arm_features.logged_features = batch.features
 
     def log_batch(self, rows: ImpressionRows, batch: LoggedBatch, values: ModelValues | None) -> LogBatch:
-        """Return the rows as a batch for the estimators per impression.
+        """Return the rows as a batch for the estimators that use one row for each impression.
 
-        A weight is the target's marginal at the position shown, divided by the logger's marginal. Where one of the
-        two marginals is unknown, the weight is the ratio of the probabilities of the slate down to the row."""
+        A weight is the target's marginal at the position shown, divided by the logger's marginal. If one of these
+        marginals is unknown, the weight is the ratio of the probabilities of the slate down to the row.
+
+        values: the values that a reward model predicts, or None."""
         slots, predictions = rows.slots, None if values is None else values.predictions
         shared_columns: dict[str, Any] = {
             "reward": rows.reward, "cluster": slots["cluster"], "predicted": predictions, "default": rows.default,
@@ -105,8 +107,8 @@ class Scorer:
         return log_batch if ratio is None else _reweigh_by_lists(log_batch, ratio)
 
     def replicas(self, slots: Columns, batch: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        """Return a scorer for each part of the target's simulated pages. Decisions with equal contexts share simulated
-        pages. The list is empty where no row has a simulated probability.
+        """Return a scorer for each part (replica) of the target's simulated slates. Decisions with equal contexts share
+        simulated slates. The list is empty if no row has a simulated probability.
 
         marginals: whether weights may be ratios of marginals."""
         # arms with one shared posterior have no closed form below position 1
@@ -116,20 +118,21 @@ class Scorer:
         return [replace(self, replica=number) for number in range(REPLICAS)]
 
     def list_ratio(self, slots: Columns, batch: LoggedBatch) -> Array | None:
-        """Return for each row the logarithm of the target's probability of the list of candidates divided by the
-        logger's, (n,). The result is None where all values are 0."""
+        """Return for each row the logarithm of a ratio, (n,): the target's probability of the decision's list of
+        candidates, divided by the logger's. The result is None if all values are 0."""
         if self.target.serving is None:
             return None
         return batch.lists.log_ratio(self.serving, slots, batch.contexts, keys=self.arms.keys)
 
     def has_gap(self, slots: Columns, batch: LoggedBatch) -> Flags:
-        """Tell for each row whether the target has no probability, since the list or the state that the target reads is
-        unknown, (n,)."""
+        """Tell for each row whether the target has no probability, since the list of candidates, the session state or
+        the scores that it needs are unknown, (n,)."""
         return ~batch.lists.weighable(slots) & self.target.draws_candidates
 
     def eligible_sets(self, slots: Columns, batch: LoggedBatch) -> Ids:
-        """Return the number of the eligible set of each row, (n,). `arms_of` takes these numbers. Where another policy
-        decided, the set has only the arms that the target may show."""
+        """Return the number of the set of arms that the target may show in each row, (n,). In decisions of other
+        policies, this is the eligible set without the arms that the target's rules take away. `arms_of` returns the
+        arms of a number."""
         numbers: Ids = slots["eligible_id"]
         if self.target.arm_lists is None or self.target.draws_candidates:
             return numbers
@@ -141,15 +144,13 @@ class Scorer:
         return np.where(is_narrowed, numbers + NARROWED, numbers)
 
     def arms_of(self, number: int, batch: LoggedBatch) -> Ids:
-        """Return the arms of an eligible set, ascending.
-
-        number: the number of the set, as `eligible_sets` returns it."""
+        """Return the arms of a set, ascending. number: the number of the set, as `eligible_sets` returns it."""
         return self._narrow_sets[number] if number in self._narrow_sets else batch.eligible[number]
 
     def refuses_page(self, slots: Columns, batch: LoggedBatch) -> Flags:
-        """Tell for each row whether the target cannot make the page, (n,). This is so for three reasons. The target's
-        rules and the rules of the request contradict each other, or leave too few arms. Or the target's lists of
-        allowed arms leave out arms that a rule of the request names."""
+        """Tell for each row whether the target cannot make the slate, (n,). This is so if the rules of the target and
+        of the request contradict each other or leave too few arms. It is also so if the target's lists of allowed arms
+        leave out arms that a rule of the request names."""
         is_refused, serving = self._short_of_arms(slots, batch), self.target.serving
         if serving is None or not self.target.is_weighed:
             return is_refused
@@ -169,12 +170,12 @@ class Scorer:
         return is_refused
 
     def _has_rules(self, slots: Columns, batch: LoggedBatch) -> Flags:
-        """Tell for each row whether the request or the target has rules for the page, (n,)."""
+        """Tell for each row whether the request or the target has rules for the slate, (n,)."""
         return batch.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
 
     def _short_of_arms(self, slots: Columns, batch: LoggedBatch) -> Flags:
-        """Tell for each row whether another policy served the page and the page has more positions than the target has
-        arms to show, (n,)."""
+        """Tell for each row whether its slate, which another policy served, has more positions than the target has arms
+        to show, (n,)."""
         if self.target.arm_lists is None or self.target.draws_candidates:
             return np.zeros(len(slots["context"]), np.bool_)
         size, has_sets = np.maximum(slots["size"], slots.get("depth", 0) + 1), log_rows.slot_set_flags(slots)
@@ -186,9 +187,9 @@ class Scorer:
         return n_arms[row_set] < size
 
     def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], batch: LoggedBatch) -> bool:
-        """Tell whether the target cannot make a page in a context.
+        """Tell whether the target cannot make a slate in a context.
 
-        numbers: the number of the eligible set, the revision of the catalogue, and the size of the page."""
+        numbers: the number of the eligible set, the revision of the catalogue, and the length of the slate."""
         (eligible, revision, size), refusal_key = numbers, (*numbers, repr(context))
         if refusal_key not in self._refusals:
             if len(self._refusals) > MAX_REFUSALS:
@@ -204,10 +205,10 @@ class Scorer:
         return self._refusals[refusal_key]
 
     def _leaves_out_named(self, number: int, context: Mapping[str, Any], batch: LoggedBatch) -> bool:
-        """Tell whether the target's lists of allowed arms leave out arms that a rule of the request names. A target
+        """Tell whether the target's lists of allowed arms leave out arms that a rule of the request names. A policy
         that serves refuses such a request.
 
-        number: the number of the eligible set."""
+        number: the number of the set of arms, as `eligible_sets` returns it."""
         if number not in self._narrow_sets:
             return False
         sets, groups = (self._narrow_sets[number], batch.eligible[number - NARROWED]), context.get(GROUPS, {})
@@ -227,9 +228,9 @@ class Scorer:
     ) -> TargetProbabilities:  # fmt: skip
         """Return the target's probabilities of the rows.
 
-        values: the values of a reward model, or None; on_rows: a function that receives each portion of the rows
-        after the portion was computed; joint: whether `on_rows` receives rows with simulated marginals a second
-        time, with the samples of each decision (`second_pass`)."""
+        values: the values that a reward model predicts, or None; on_rows: a function that receives each portion of
+        the rows once it is computed; joint: whether `on_rows` receives rows with simulated marginals a second time,
+        with the samples of each decision (`second_pass`)."""
         target, greatest, support_gap, means = (np.zeros(len(rows)) for _ in range(4))
         is_prefix, weight_above = self._needs_prefix(rows.slots), np.ones(len(rows))
         probabilities = TargetProbabilities(is_prefix, target, greatest, support_gap, means, weight_above)
@@ -257,12 +258,12 @@ class Scorer:
         return probabilities
 
     def _needs_prefix(self, slots: Columns) -> Flags:
-        """Tell for each row whether the row is weighted by the slate down to the row, (n,). These are the rows without
-        a marginal."""
+        """Tell for each row whether it is weighted by the slate down to the row, (n,). These are the rows without a
+        marginal."""
         return np.isnan(slots["marginal"])
 
     def slates(self, rows: ImpressionRows, batch: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
-        """Yield the target's probabilities of slates, in portions.
+        """Yield the target's probabilities of whole slates, in portions.
 
         rows: the lowest slot of each slate; shares: whether the probabilities of all arms at position 1 are needed."""
         from rlrec.app.evaluation.models.reward_models import TargetSlates
@@ -278,8 +279,9 @@ class Scorer:
     ) -> Iterator[Any]:  # fmt: skip
         """Yield the rows with the target's probabilities, grouped by case, in portions.
 
-        models: whether values of a reward model are needed; joint: as in `probabilities`; subset: the indices of the
-        rows to yield, or None for all rows."""
+        models: whether values of a reward model are needed; joint: whether rows with simulated marginals are yielded
+        a second time, with the samples of each decision; subset: the indices of the rows to yield, or None for all
+        rows."""
         subset = np.arange(len(rows)) if subset is None else subset
         subset = subset[~self.refuses_page(rows.slots, batch)[subset]]
         if not len(subset):
@@ -308,10 +310,10 @@ class Scorer:
         return min(CASES, max(1, CELLS // (max_slots * max(1, len(self.arms)))))
 
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], batch: LoggedBatch) -> list[Block]:
-        """Return the block of each of these cases.
+        """Return the distribution (Block) of each of c cases, from the cache or newly computed.
 
-        cases: the eligible set, the revision, the size of the page and the index of the context of each case, (c,
-        4)."""
+        cases (c, 4): the eligible set, the revision, the length of the slate and the index of the context of each
+        case."""
         names = [(*numbers, repr(contexts[context])) for *numbers, context in cases.tolist()]
         if self._cells > MAX_CACHED:
             self.serving.forget()
@@ -347,7 +349,7 @@ class Scorer:
         batch: LoggedBatch,
         context_by_name: Mapping[str, Mapping[str, Any]],
     ) -> Iterator[Block]:
-        """Yield the block of each of these cases, which have the same number of arms.
+        """Yield the distribution (Block) of each case. All cases have the same number of arms.
 
         case_scores: the scores of each case; size: the number of positions; context_by_name: each context, by name."""
         floor, first_scores = self.serving.policy.exploration, next(iter(case_scores.values()))
@@ -372,11 +374,11 @@ class Scorer:
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
     ) -> Iterator[CaseRows]:
-        """Yield rows with their cases. Where scores are correlated, the rows with simulated marginals come first, and
-        all other rows follow in portions of decisions. Pages with rules are yielded separately.
+        """Yield rows with their cases. If scores are correlated, the rows with simulated marginals come first, and all
+        other rows follow in portions of decisions. Slates with rules are yielded separately.
 
-        case: the index of each row's block; indices: the index of each row in the batch; joint: as in
-        `probabilities`."""
+        case: the index of each row's block; indices: the index of each row in the batch; joint: whether rows with
+        simulated marginals are yielded a second time, with the samples of each decision."""
         # under rules of a page there may be no closed form below position 1
         is_open = np.array([block.scores.is_ruled and not block.shares.size for block in blocks])[case]
         if is_open.any() and not blocks[0].scores.samples:
@@ -405,8 +407,8 @@ class Scorer:
             yield from self._drawn_rows(blocks, case[is_simulated], indices[is_simulated], rows, second_pass=True)
 
     def _is_simulated(self, slots: Columns) -> Flags:
-        """Tell for each row whether the target's marginals on its page are simulated, (n,). This is so on pages of
-        several slots for which all marginals of the logger are known."""
+        """Tell for each row whether the target's marginals on its slate are simulated, (n,). They are if the slate has
+        several slots and all its logger's marginals are known."""
         if not self.samples:
             return np.zeros(len(slots["marginal"]), np.bool_)
         first_rows, decision = distinct(slots["decision_id"])
@@ -442,10 +444,10 @@ class Scorer:
             yield CaseRows(decision_blocks, block_of, indices[portion_rows], rows, **options)
 
     def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
-        """Return a function that simulates the marginals of a case, (replicas, size, arms). The seed and the order of
-        arms do not depend on ids.
+        """Return a function that simulates slates for a case, and returns the marginals of each replica (equal part of
+        the slates), (replicas, size, arms). The seed and the order of arms do not depend on ids.
 
-        context: the name of the context."""
+        arms: the ids of the arms; size: the number of positions; context: the name of the context."""
         order = np.argsort(self.arms.ranks(arms))
 
         def simulate() -> Array:
@@ -463,8 +465,8 @@ class Scorer:
 
 @dataclass(eq=False)
 class RequestScorer(Scorer):
-    """A RequestScorer computes the probabilities of a target that ranks by the scores that requests state. A row has no
-    probability where any eligible arm lacks a score."""
+    """A RequestScorer computes the probabilities of a target that ranks by scores stated in requests. A row has no
+    probability if any eligible arm lacks a score."""
 
     def has_gap(self, slots: Columns, batch: LoggedBatch) -> Flags:
         return ~self._has_scores(slots, batch)
@@ -487,10 +489,10 @@ class RequestScorer(Scorer):
 
 
 def _reweigh_by_lists(batch: LogBatch, ratio: Array) -> LogBatch:
-    """Return the batch with the weights multiplied by exp(ratio). The two probabilities of a weight stay within [0, 1].
-    The largest weight of a reweighed row is then unknown.
+    """Return the batch with its weights multiplied by exp(ratio). The target's and the logger's probability in a weight
+    are changed so that both stay within [0, 1]. The largest weight of such a row is then unknown.
 
-    ratio: the result of `Scorer.list_ratio`, (n,)."""
+    ratio (n,): the result of `Scorer.list_ratio`."""
     is_reweighed, share = ratio != 0, np.exp(ratio)
     return replace(
         batch,

@@ -1,8 +1,8 @@
 """This module computes the probability with which a target would have shown what the log shows, for a target that has
 separate scores in each decision. Such a target reads session state, or is a table from a user.
 
-The state is the one that was recorded with the decision, and is not computed again from later data. Decisions with
-the same eligible set are computed together."""
+Session state is read as it was recorded with the decision, not computed again from later data. Decisions with the
+same eligible set are computed together."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class StateScorer(Scorer):
         return ~np.asarray(slots["recorded"], np.bool_)
 
     def _needs_prefix(self, slots: Columns) -> Flags:
-        """Tell for each row whether the row is weighted by the slate down to the row, (n,). This is so for all rows
-        below position 1, since a softmax has no closed marginal there."""
+        """Tell for each row whether it is weighted by the slate down to the row, (n,). This is so for all rows below
+        position 1, since a softmax has no closed marginal there."""
         return super()._needs_prefix(slots) | (slots["position"] > 1)
 
     def case_rows(self, rows: ImpressionRows, batch: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
@@ -84,15 +84,15 @@ class StateScorer(Scorer):
 @dataclass(eq=False)
 class TableScorer(StateScorer):
     """A TableScorer computes the probabilities of a target that is given as a table. The table has scores, by which
-    pages are drawn arm by arm, or probabilities at each position, or probabilities of the one slot of a decision.
-    InputError is raised where a decision has several slots and the table has neither scores nor a probability at each
-    position."""
+    slates are drawn arm by arm, or probabilities at each position, or probabilities of the only slot of a decision.
+    InputError is raised if a decision has several slots and the table has only probabilities of one slot."""
 
     table: DecisionTable = field(kw_only=True)
 
     def has_gap(self, slots: Columns, batch: LoggedBatch) -> Flags:
-        """Tell for each row whether the table gives no probability, (n,). Probabilities at each position do not give
-        the probability of a slot together with the slots above. A table needs no recorded state."""
+        """Tell for each row whether the table gives no probability, (n,). This is so if the row must be weighted
+        together with the slots above, and the table only has probabilities at each position. A table needs no recorded
+        state."""
         # rows of whole visits have no depth
         is_joint = np.isnan(slots["marginal"]) & (slots["depth"] > 0) if "depth" in slots else slots["size"] > 1
         return Scorer.has_gap(self, slots, batch) | (is_joint & (self.table.column == MARGINAL))
@@ -131,13 +131,13 @@ class TableScorer(StateScorer):
 
 
 class PositionCaseRows(CaseRows):
-    """A PositionCaseRows object has rows of decisions for which a table gives a probability at each position. Such
-    probabilities do not determine the joint probability of several slots."""
+    """A PositionCaseRows object has rows of decisions for which a table gives a probability at each position. The joint
+    probability of several slots does not follow from these."""
 
     samples = 0
 
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
-        """Yield the given rows with the value NaN for each row, since the conditional probabilities are unknown."""
+        """Yield the given rows once, with NaN for each row, since probabilities given the arms above are unknown."""
         yield deep, np.full((len(deep), 1), np.nan)
 
     def log_slates(self) -> Array:
@@ -149,9 +149,11 @@ class PositionCaseRows(CaseRows):
 
 
 class StateCaseRows:
-    """A StateCaseRows object has the p rows of d decisions that have the same eligible arms. `indices` (p,) has the
-    index of each row in the batch, and `decision` (p,) has the number of each row's decision. The constructor takes the
-    index in the batch where each decision begins, `starts` (d,), and the number of its rows, `counts` (d,)."""
+    """A StateCaseRows object has the p rows of d decisions that have the same m eligible arms. indices (p,): the index
+    of each row in the batch; decision (p,): the number of each row's decision.
+
+    group: the arms and the scores of the decisions; starts (d,): the index in the batch at which each decision
+    begins; counts (d,): the number of its rows; options: the temperature and the floor of the draw."""
 
     second_pass: ClassVar[bool] = False
 
@@ -164,8 +166,9 @@ class StateCaseRows:
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
-        """Write the target's probability of the arm in each row at position 1, and the probability of the slate down to
-        the row in each lower row. The largest probability of any arm at position 1 is an upper bound of both.
+        """Write the target's probabilities into the arrays of the batch. In a row at position 1, this is the
+        probability of the arm; in a lower row, the probability of the slate down to the row. The largest probability of
+        any arm at position 1 is an upper bound of both.
 
         probabilities: the arrays of the batch, to which this method writes."""
         slots = self.rows.slots
@@ -194,7 +197,8 @@ class StateCaseRows:
         return plackett_luce.probabilities(self.score, None, **self.options)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
-        """Return the rank of each arm, (m,), and the probability of each arm at position 1 in each decision, (d, m)."""
+        """Return the place of each of m arms in the order of keys, (m,), and the probability of each arm at position 1
+        in each decision, (d, m)."""
         return arms.ranks(self.arms), self.probability
 
     def log_slates(self, rows: Ids | None = None, *, with_row: bool = True) -> Array:
@@ -228,10 +232,10 @@ class StateCaseRows:
 
     def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
         """Return unbiased estimates of the target's probability of showing each row's arm at positions 1 to
-        `positions`, (p, positions). The estimates come from simulated pages, since a softmax has no closed marginal
-        below position 1. Below the end of the page the value is 0.
+        `positions`, (p, positions). The estimates come from simulated slates, since a softmax has no closed marginal
+        below position 1. Below the end of the slate the value is 0.
 
-        runs: the number of simulated pages of each decision; seed: the seed of the pages."""
+        runs: the number of simulated slates of each decision; seed: the seed of the slates."""
         table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
         index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
         first_of_decision, words = run_starts(self.decision), np.arange(runs * positions)
@@ -253,15 +257,16 @@ class StateCaseRows:
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
     def _slate_indices(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
-        """Return the index of each of the top arms of g slates among the eligible arms, (g, size), and tell for each
-        slate whether all these arms are eligible and differ, (g,).
+        """Return the indices of the top arms of g slates among the eligible arms, (g, size). Return also whether a
+        slate is possible, (g,): all its top arms are eligible and differ.
 
-        rows: the indices of rows, one of each slate; size: the number of arms from the top."""
+        rows (g,): the index of one row of each slate; size: the number of arms from the top."""
         start = self.rows.slots["start"][self.indices[rows]]
         return arm_indices(self.arms, self.rows.shown_arms[start[:, None] + np.arange(size)])
 
     def fill_means(self, means: Array, arms: Ids, values: ModelValues) -> None:
-        """Write the mean of the reward model under the target in each row, given the slate above as it was shown.
+        """Write the mean value that a reward model predicts if the target draws the arm of each row, given the slate
+        above as it was shown.
 
         means: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
         arm_columns, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
@@ -273,8 +278,8 @@ class StateCaseRows:
             means[rows] = values.means(shares, case=np.arange(len(portion)), rows=rows)
 
     def below_slate(self, rows: Ids) -> Array:
-        """Return the probability of each arm at the position of each given row, given the slate above, (g, m). Where
-        the slate above is not known, return the probability at position 1."""
+        """Return the probability of each of m arms at the position of each of g given rows, given the slate above, (g,
+        m). If the slate above is not known, this is the probability at position 1."""
         probability = self.probability[self.decision[rows]]
         is_complete = self.rows.slots["complete"][self.indices[rows]]
         deep = np.flatnonzero((self.depth[rows] > 0) & is_complete)
@@ -286,15 +291,15 @@ class StateCaseRows:
         return probability
 
     def _log_conditionals(self, score: Array, slates: Ids) -> Array:
-        """Return the logarithm of the probability of each slot of a slate, given the slots above, (n, k).
+        """Return the logarithm of the probability of each slot of n slates, given the slots above, (n, k).
 
-        score: the score of each arm, (n, m); slates: the indices of the arms of each slate, (n, k)."""
+        score (n, m): the score of each arm; slates (n, k): the indices of the arms of each slate."""
         return plackett_luce.log_conditionals(score, slates, **self.options)
 
     def _next_arms(self, score: Array, slates: Ids) -> Array:
-        """Return the probability of each arm at the position below each slate, (n, m).
+        """Return the probability of each arm at the position that follows each of n slates, (n, m).
 
-        score: the score of each arm, (n, m); slates: the indices of the arms of each slate."""
+        score (n, m): the score of each arm; slates: the indices of the arms of each slate."""
         is_left = np.ones(score.shape, np.bool_)
         np.put_along_axis(is_left, slates, False, axis=1)
         return plackett_luce.probabilities(score, is_left, **self.options, position=slates.shape[1] + 1)
@@ -318,7 +323,8 @@ class StateCaseRows:
 
 
 class RuledStateCaseRows(StateCaseRows):
-    """A RuledStateCaseRows object has rows as a `StateCaseRows` object has, for pages with equal rules."""
+    """A RuledStateCaseRows object is a StateCaseRows object for slates that must keep the same rules. layout: the
+    rules."""
 
     def __init__(
         self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, options: dict[str, Any],

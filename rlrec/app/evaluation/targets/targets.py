@@ -1,5 +1,5 @@
-"""This module finds the targets of an evaluation by name. A target is a policy to evaluate, and knows the rows that the
-policy learned from."""
+"""This module finds the targets of an evaluation by name. A target is a policy to evaluate, with the rows from which
+the policy learned."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ BUILT_IN = ("uniform",)
 class Target(Record, eq=False):
     """A Target is a version to evaluate, or a built-in target, whose `number` is None.
 
-    `serving` is the distribution of the target. `serving` is None for a table from a user, and for the policy of an
-    imported log, which only rows of this policy can evaluate. `lessons` says which decisions the target learned
-    from. `seq` is the number of the last change of the policy's beliefs. `arm_lists` has the rules of the target
-    that take away arms for all users. These rules also hold in decisions of other policies. `ruled_ids` has, for a
-    table, the ids of the policies whose pages have rules that the table does not know. `learns` tells whether the
-    target learns from the log on which it is evaluated."""
+    serving: the distribution of the target, or None for a table from a user and for the policy of an imported log,
+    which only its own rows can evaluate; lessons: which decisions the target learned from; seq: the number of the
+    last change of the policy's beliefs; table: the table from a user, if any; arm_lists: the rules of the target
+    that take away arms for all users, which also hold in decisions of other policies; ruled_ids: for a table, the
+    ids of the policies whose slates have rules that the table does not know; learns: whether the target learns from
+    the log on which it is evaluated."""
 
     learns: ClassVar[bool] = False
 
@@ -56,7 +56,7 @@ class Target(Record, eq=False):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Return the fields of the context that the target depends on, without the price of a logger's budget. A target
+        """Return the fields of the context that the target depends on. The price of a budget does not count: a target
         with a budget uses the price of a typical past period."""
         reads = () if self.serving is None else self.serving.learner.reads
         return () if reads == (PRICE,) else reads
@@ -68,9 +68,8 @@ class Target(Record, eq=False):
 
     @property
     def narrows(self) -> bool:
-        """Tell whether rules of the target's policy take away arms that decisions of other policies could show, in a
-        way that cannot be evaluated. Such rules are rules on the past of a person, and all rules of a policy that draws
-        candidates."""
+        """Tell whether the target's policy has rules that take away arms and cannot be evaluated in decisions of other
+        policies. These are rules about the past of a person and, if the policy draws candidates, all rules."""
         if self.serving is None:
             return False
         rules = policy_rules(self.serving.version.policy.params)
@@ -78,13 +77,14 @@ class Target(Record, eq=False):
 
     @property
     def is_weighed(self) -> bool:
-        """Tell whether the rows of the log are weighted by the target's probabilities."""
+        """Tell whether rows are weighted by the target's probabilities. If not, the target is evaluated on its own
+        rows."""
         return self.serving is not None or self.table is not None
 
     @property
     def spares_gate(self) -> bool:
-        """Tell whether the target learned from decisions of other policies, but from no such decision in the gate
-        split."""
+        """Tell whether the target learned from decisions of other policies, but from none in the gate split, which is
+        set aside for the test before a version goes live."""
         policy_ids = [] if self.serving is None else [self.serving.version.policy.id]
         lessons = [lesson for lesson in self.lessons if lesson.selection.policy_ids != policy_ids]
         splits = [lesson.selection.splits if lesson.splits is None else lesson.splits for lesson in lessons]
@@ -92,8 +92,8 @@ class Target(Record, eq=False):
 
     @property
     def sweep_version(self) -> Version | None:
-        """Return the target's version, if the version learned slot by slot from decisions of other policies. A sweep
-        can then judge the kind of the version. Return None otherwise."""
+        """Return the target's version if it learned slot by slot from decisions of other policies, so that a sweep can
+        evaluate its kind. Otherwise return None."""
         version = None if self.serving is None else self.serving.version
         if version is None or all(lesson.selection.policy_ids == [version.policy.id] for lesson in self.lessons):
             return None
@@ -108,17 +108,17 @@ class Target(Record, eq=False):
 
     @property
     def is_sampled(self) -> bool:
-        """Tell whether the target's probabilities may be computed from posterior samples that are drawn for each
+        """Tell whether the target's probabilities may be computed from posterior samples, which are drawn for each
         decision."""
         return self.serving is not None and any(
             hasattr(policy, "samples") for policy in (self.serving.policy, *self.serving.learner.stages)
         )
 
     def words(self, slots: Columns) -> tuple[Words, Ids]:
-        """Return a seed and a number for each row, (n,) each. Together they determine the random words from which the
-        posterior samples of the row are drawn. Where the target's present belief drew the row, the result is the stored
-        seed and the id of the decision. In any other row, the result is 0 and the digest of the decision. For a target
-        that draws candidates, the result has the seed of the ranking, which is derived from this seed."""
+        """Return two arrays (n,) for n rows, a seed and a number, from which the posterior samples of each row are
+        drawn. If the target's present belief drew the row, these are the stored seed and the id of the decision, which
+        repeat its samples. For any other row, they are 0 and the digest of the decision. A target that draws candidates
+        has the seed of its ranking, which is derived from this seed."""
         assert self.serving is not None
         version, policy = self.serving.version, self.serving.policy
         on_policy = slots["version_id"] == version.id
@@ -144,7 +144,7 @@ class Target(Record, eq=False):
 
     @property
     def gap_reason(self) -> str:
-        """Return the reason that estimates report for rows where the target has no probability."""
+        """Return the reason that estimates report if the target has no probability for some rows."""
         table = "no-state" if self.table is None else "no-propensity"
         return "no-candidates" if self.draws_candidates else "no-scores" if self.takes_scores else table
 
@@ -153,8 +153,8 @@ def resolve(
     unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool, selection: Selection | None = None,
     tables: Mapping[str, DecisionTable] | None = None,
 ) -> list[Target]:  # fmt: skip
-    """Return the targets with these names, with their present beliefs. Where a policy and a built-in target have the
-    same name, the policy is the target. Raise InputError for an unknown name.
+    """Return the targets with these names, with their present beliefs. If a policy and a built-in target have the same
+    name, the policy is the target. Raise InputError for an unknown name.
 
     reward: the name of the reward of all targets, or None for the reward that each target learns; greedy: whether
     targets are evaluated without exploration; selection: the log on which the targets are evaluated; tables: the
@@ -197,10 +197,10 @@ def resolve(
 
 def _shared_reward(unit: Unit, policy_rewards: Sequence[Reward], selection: Selection | None) -> Reward:
     """Return the reward for a target that learns no reward. This is the reward that the policies among the targets
-    learn or, without such policies, the reward that the policies of the log learn. Where these policies learn different
-    rewards, the result is the reward `default`.
+    learn or, if there are none, the reward that the policies of the log learn. If these learn different rewards, it is
+    the reward `default`.
 
-    policy_rewards: the rewards of the policies among the targets."""
+    policy_rewards: the rewards of the policies among the targets; selection: the log."""
     if not policy_rewards and selection is not None:
         counts = selected.version_counts(unit, selection)
         policy_rewards = [version.reward for version in policies.by_id(unit, counts).values()]
