@@ -33,7 +33,7 @@ from rlrec import drafts
 from rlrec.app.inputs import filters
 from rlrec.app.inputs.decision_tables import load_pyarrow
 from rlrec.app.log import partitions
-from rlrec.arrays import Ids
+from rlrec.arrays import Flags, Ids, look_up
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 from rlrec.records import Record
 from rlrec.store import Store, Unit
@@ -257,46 +257,69 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selec
     """Write the rows that the folder lacks, and return the number of new decisions.
 
     log: the log that the folder holds already."""
-    stored_ids, sessions = log.numbers("decisions", "decision_id", "session_id")
+    stored_ids, sessions = (_IdSet(*log.numbers("decisions", name)) for name in ("decision_id", "session_id"))
     writer.begin(selected.extent(unit, selection).decisions - len(stored_ids), log)
-    new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
     low, last_id, session = 0, decisions.peek(unit), log_tables.column_names(t.decision).index("session_id")
     count = 0
     while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
         low = ids[-1]
-        lacking_ids = np.array(ids)[~np.isin(ids, stored_ids)]
+        lacking_ids = np.array(ids)[~stored_ids.has(np.array(ids))]
         if len(lacking_ids):
             rows = log_tables.find_rows(unit, t.decision, "id", lacking_ids.tolist())
             writer.add("decisions", _decision_buckets(unit, rows), _decision_rows(unit, rows))
-            new_ids.append(lacking_ids)
-            new_sessions.append(np.unique([row[session] for row in rows]))
+            stored_ids.add(lacking_ids)
+            sessions.add(np.array([row[session] for row in rows]))
             count += len(lacking_ids)
         unit.progress("decisions", count, low / max(last_id, 1))
-    _write_events(unit, writer, log, np.union1d(stored_ids, np.concatenate(new_ids)))
-    _write_visits(unit, writer, log, np.unique(np.concatenate(new_sessions)))
+    _write_events(unit, writer, log, stored_ids)
+    _write_visits(unit, writer, log, sessions)
     return count
 
 
-def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids: Ids) -> None:
+class _IdSet:
+    """An _IdSet is a set of ids that takes one byte for each id up to its largest; arrays of ids would take eight."""
+
+    def __init__(self, ids: Ids) -> None:
+        self._flags = np.zeros(0, np.bool_)
+        self.add(ids)
+
+    def add(self, ids: Ids) -> None:
+        """Add ids to the set."""
+        last = int(ids.max(initial=-1))
+        if last >= len(self._flags):
+            self._flags = np.append(self._flags, np.zeros(max(last, len(self._flags)) + 1, np.bool_))
+        self._flags[ids] = True
+
+    def has(self, ids: Ids) -> Flags:
+        """Tell for each id whether it is in the set."""
+        bounded_ids = np.minimum(ids, len(self._flags) - 1)
+        return self._flags[bounded_ids] & (bounded_ids == ids) if len(self._flags) else np.zeros(len(ids), np.bool_)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._flags))
+
+
+def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_set: _IdSet) -> None:
     """Write the events of these decisions that the folder lacks. The numbers of events ascend within a decision, so an
     event is new if its number is higher than all numbers of this decision in the folder."""
-    owner, number = log.numbers("events", "decision_id", "number")
-    last_numbers = np.full(len(decision_ids), -1, np.int64)
-    np.maximum.at(last_numbers, np.searchsorted(decision_ids, owner), number)
+    query = "SELECT decision_id, max(number) AS number FROM events GROUP BY decision_id ORDER BY decision_id"
+    owners, last_numbers = log.columns(query, dict.fromkeys(("decision_id", "number"), np.int64)).values()
     for portion in log_tables.event_keys(unit):
         keys = np.array(portion, np.int64).reshape(-1, 2)
-        keys = keys[np.isin(keys[:, 0], decision_ids)]
-        keys = keys[keys[:, 1] > last_numbers[np.searchsorted(decision_ids, keys[:, 0])]]
+        keys = keys[decision_set.has(keys[:, 0])]
+        if len(owners):
+            index, has_events = look_up(owners, keys[:, 0])
+            keys = keys[~has_events | (keys[:, 1] > last_numbers[index])]
         if len(keys):
             new_ids, lacking_keys = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
-            owners = log_tables.find_rows(unit, t.decision, "id", new_ids)
-            buckets = dict(zip(new_ids, _decision_buckets(unit, owners), strict=True))
+            rows_of_owners = log_tables.find_rows(unit, t.decision, "id", new_ids)
+            buckets = dict(zip(new_ids, _decision_buckets(unit, rows_of_owners), strict=True))
             events = log_tables.find_rows(unit, t.event, "decision_id", new_ids)
             rows = [row for row in events if (row[0], row[1]) in lacking_keys]
             writer.add("events", [buckets[row[0]] for row in rows], rows)
 
 
-def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids) -> None:
+def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: _IdSet) -> None:
     """Write each visit of these sessions whose newest row in the folder is out of date."""
     names = [field.name for field in writer.schemas["visits"]]
     columns = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
@@ -306,9 +329,12 @@ def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids
         ends = [portion[0][0], portion[-1][0]] if portion else [0, -1]
         near_rows = slice(np.searchsorted(visits[0], ends[0]), np.searchsorted(visits[0], ends[1], side="right"))
         old_states = set(map(tuple, visits[:, near_rows].T.tolist()))
-        ids = set(sessions[slice(*np.searchsorted(sessions, [ends[0], ends[1] + 1]))].tolist())
+        exported = sessions.has(np.array([row[0] for row in portion], np.int64)).tolist()
         states = (tuple(ABSENT if row[index] is None else row[index] for index in columns) for row in portion)
-        rows = [row for row, state in zip(portion, states, strict=True) if row[0] in ids and state not in old_states]
+        rows = [
+            row for row, state, is_exported in zip(portion, states, exported, strict=True)
+            if is_exported and state not in old_states
+        ]  # fmt: skip
         if rows:
             user_digest, digest = names.index("user_digest"), names.index("session_digest")
             writer.add("visits", [_bucket(row[user_digest], row[digest]) for row in rows], rows)
