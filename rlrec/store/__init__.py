@@ -33,7 +33,8 @@ class _RehearsalEnd(Exception):
 
 
 class _Reconnection:
-    """A _Reconnection decides whether, and when, the store tries again to reach a server whose connection broke."""
+    """After a connection to the server has broken, a _Reconnection decides whether and when the store tries to reach
+    the server again."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -42,8 +43,8 @@ class _Reconnection:
         self._has_notified = False
 
     def wait(self, error: StoreBusy) -> bool:
-        """Wait before the next attempt, and return True. Return False at once if another attempt is pointless, or if
-        the time for attempts is over."""
+        """Wait before the next attempt, and return True. Return False without waiting if another attempt is pointless,
+        or if the time for attempts is over. error: the error of the last attempt."""
         store, now = self._store, time.monotonic()
         if not isinstance(error, Unreachable) or error.has_expired or store._rehearsal is not None:
             return False
@@ -135,8 +136,8 @@ class Store:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Run all transactions in this context as steps of one transaction, which is rolled back at the end. Each step
-        sees the changes of the steps before it. Other processes that want to write have to wait meanwhile."""
+        """Run all transactions in this context as steps of one transaction, which is rolled back at the end. A step
+        sees the changes of the steps before it. Until the end, other processes cannot write."""
         try:
             with engine.transaction(self.engine, write=True, address=self.address) as self._rehearsal:
                 yield
@@ -175,12 +176,13 @@ class Store:
         """Run `work` in one transaction and return its result. If the database asks for it, the whole transaction is
         repeated.
 
-        references_hold: whether every row that `work` writes refers only to rows that `work` itself read or wrote,
-        and whether `work` deletes, with a row, all rows that refer to it. SQLite then skips its own checks of
-        references; no other process can delete these rows before the end. repeatable: whether repeating the same
-        work changes nothing, because of its keys or its nature, so that a retry is safe if the connection breaks at
-        the end (work without a key sets `Unit.repeatable` to False). lazy: SQLite takes the write lock only at the
-        first change; StoreBusy is raised if another process holds the lock then, or has changed anything meanwhile."""
+        references_hold: True if `work` breaks no foreign key, so that SQLite need not check any. This is the case if
+        every written row refers only to rows that `work` itself read or wrote, and if `work` deletes, with a row,
+        all rows that refer to it. No other process can delete these rows before the end. repeatable: True if a
+        second run of the same work would change nothing, so that a retry is safe if the connection breaks at the end
+        (`work` sets `Unit.repeatable` to False if it has no key that prevents a second storage). lazy: True if
+        SQLite takes the write lock only at the first change; StoreBusy is raised if another process holds the lock
+        then, or has changed anything meanwhile."""
         attempt, reconnection = 0, _Reconnection(self)
         while attempt < ATTEMPTS:
             try:
@@ -220,8 +222,8 @@ class Store:
         raise StoreBusy(f"the store {self.address} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
 
     def flush(self) -> None:
-        """Wait until everything that any process has committed so far is on disk. Without this, a reader may have seen
-        changes that are not on disk yet."""
+        """Wait until everything that any process has committed so far is on disk. Otherwise, changes that a reader has
+        seen may still be lost."""
         if self.engine.dialect.name == "postgresql" and self._rehearsal is None:
             with engine.transaction(self.engine, write=True, address=self.address) as connection:
                 server = connection.info.get("server")
@@ -277,14 +279,15 @@ class Store:
                 self.write(lambda unit: unit.tell(f"ANALYZE {', '.join(ANALYSED)}"), repeatable=True)
 
     def _without_false_promise(self, error: StoreBusy) -> StoreBusy:
-        """Return the error. If the command has already stored something, the hint that a retry is safe is replaced."""
+        """Return the error. If the command has already stored something, the error gets another hint, since its hint
+        says that a retry is safe."""
         if self._is_unrepeatable and error.hint in (RETRY_HINT, database_errors.AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error
 
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
-        """Create the unit of a transaction. The time of the unit is the clock's time, or the time of the newest
-        decision that this store drew if that is later."""
+        """Create the unit of a transaction. The time of the unit is the time of the clock. If the newest decision drawn
+        by this store has a later time, the unit gets this later time."""
         unit = Unit(connection, now=self.now or 0, on_clock=self.now is None)
         unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
         columns, source = decisions.STATE, decisions.STATE_SOURCE
@@ -316,8 +319,8 @@ class Store:
         return unit
 
     def _note_exclusions(self, sentence: Callable[[], str | None]) -> None:
-        """Print a notice about the decisions that stored exclusions leave out, at most once per command. sentence: a
-        function that returns the text of the notice, or None for no notice."""
+        """Print a notice about the decisions that are hidden by stored exclusions, at most once per command. sentence:
+        a function that returns the text of the notice, or None for no notice."""
         if not self._exclusions_noticed and (text := sentence()) is not None:
             self.notice(text)
         self._exclusions_noticed = True

@@ -6,9 +6,10 @@ process break each other's locks on a file (when one closes the file, all locks 
 later changes are lost. A separate process also works while the process that sent the query computes.
 
 The program is run as a file, so that nothing else of rlrec is loaded. It first reads {"driver": a module, "uri": the
-database, "options": of statements}, then {"ask": SQL} or {"tell": SQL} for each query. It answers a query with batches,
-and at the end with None or the text of an error. A batch is a list of columns; a column is its format in Arrow's
-notation and its bytes. All messages are pickled."""
+database, "options": of statements}. Then it reads messages: {"ask": SQL} for a query with an answer, {"tell": SQL} for
+a statement without an answer. It answers a query with batches, and at the end of each message sends None or the text of
+an error. A batch is a list of columns; a column is its format in Arrow's notation and its bytes. All messages are
+pickled."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def _serve(connection: adbc.AdbcConnection, query: dict[str, str], options: dict
 
 def _buffers(column: Any, kind: str) -> list[bytearray]:
     """Return the bytes of a column as buffers. A column of numbers has one buffer, with the numbers. A column of texts
-    or bytes has two: the end of each value (after a first 0), and the bytes of all values."""
+    or bytes has two: the end of each value (after a first 0), and the bytes of all values. kind: the format of the
+    column in Arrow's notation."""
     if column.offset or column.null_count:
         raise ValueError("a column holds nulls, or begins in the middle")
     if kind not in NUMBERS + TEXTS:

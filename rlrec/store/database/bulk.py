@@ -1,8 +1,8 @@
 """This module reads rows as arrays. It uses the driver's cursor or, for a long log, Arrow and a second process
 (`arrow_worker`).
 
-The text of a query includes its values, which are all numbers. No column of the answer has nulls, since a column of
-Arrow has one type, which SQLite's driver derives from the first rows."""
+The values of a query, which are all numbers, are written into its text. Queries must not return nulls: SQLite's
+driver gives a column of Arrow one type, which it derives from the first rows."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _PIPE = 1 << 20  # bytes that may wait in the pipe, where the system allows that
 
 
 def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
-    """Yield all rows of a query in order, through the driver's cursor. Each portion of rows is a dictionary of
-    columns."""
+    """Yield all rows of a query in order, in portions, through the driver's cursor. A portion is a dictionary with an
+    array for each column. types: the numpy type of each column, by name."""
     for rows in unit.portions(text):
         columns = zip(types.items(), zip(*rows, strict=True), strict=True)
         yield {name: np.array(values, kind) for (name, kind), values in columns}
@@ -78,9 +78,9 @@ class PendingQuery:
 def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator[None]:
     """In this context, read a long log through Arrow in a second process, from the same snapshot as the unit.
 
-    Enter the context before anything is read, since on SQLite the unit takes a new snapshot (unless it has entered
-    the context before). If the driver is missing, or if writers never pause for long enough, the unit's own cursor
-    reads.
+    Enter the context before anything is read, since on SQLite the unit takes a new snapshot when it enters the
+    context for the first time. If the driver is missing, or if writers never pause for long enough, the log is read
+    through the unit's own cursor.
 
     policy_ids: if given, the length of the log of these policies decides whether the second process is used."""
     worker = _start_worker(unit) if not unit.alongside and unit.folder is None and is_long(unit, policy_ids) else None
@@ -99,8 +99,9 @@ def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator
 
 
 def is_long(unit: Unit, policy_ids: Collection[int] | None = None) -> bool:
-    """Tell whether the log is so long that a second process pays off, and whether another connection sees its rows.
-    policy_ids: if given, only the log of these policies counts."""
+    """Tell whether a second process may read the log, and whether the log is so long that this is faster. In a
+    rehearsal the result is False, since another process does not see rows that are not committed. policy_ids: if given,
+    only the length of the log of these policies counts."""
     if unit.connection.in_nested_transaction():  # a rehearsal: no other connection sees its rows
         return False
     if policy_ids is not None:
@@ -153,10 +154,11 @@ def _share_postgres_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
 
 def _share_sqlite_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
     """Let the unit and the worker begin a transaction on the same state of the database, and tell whether this
-    succeeded. It succeeds if no process commits between two looks of the worker, between which the unit takes its
-    snapshot.
+    succeeded. The worker reads the version of the database before and after the unit takes its snapshot. The attempt is
+    repeated if another process has committed in between.
 
-    The `data_version` of a connection changes when any other connection, in any process, has committed."""
+    The version is `data_version`, a number that changes for a connection when any other connection, in any process,
+    has committed."""
     worker.tell("PRAGMA cache_size = -32000")
     for _ in range(SNAPSHOT_ATTEMPTS):
         version = worker.version()
@@ -197,8 +199,7 @@ class ArrowWorker:
         self._pending_queries.append(query)
 
     def receive(self) -> None:
-        """Read the answer to the oldest query that was sent and not answered yet, and store the answer in this
-        query."""
+        """Receive the answer to the oldest query without an answer, and store it in the PendingQuery."""
         query = self._pending_queries.popleft()
         query.pieces = self.answer()
 

@@ -117,8 +117,8 @@ def _open_error(address: str) -> RlrecError:
 
 
 def creation_error(error: sqlite3.Error, *, address: str) -> Exception:
-    """Return the error that says, in the words of the operating system, why SQLite could not create a file. For other
-    errors of SQLite, return the result of `translate`."""
+    """Return the error that says, in the words of the operating system, why SQLite could not create a file. If `error`
+    has another cause, return the result of `translate`. address: the path of the file."""
     if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(address):
         return translate(error, address=address)
     folder = os.path.dirname(os.path.abspath(address))
@@ -160,8 +160,8 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
 
 
 def _refusal_error(state: str, message: str, *, address: str) -> RlrecError | None:
-    """Return the error for a statement that the server would refuse again if it were repeated. Return None for other
-    errors."""
+    """If the server would refuse a statement again, return the error for the user; else return None. state:
+    PostgreSQL's code for the reason; message: the server's message; address: the printable name of the database."""
     timeouts = "raise the statement_timeout of the role or of the database, or --statement-timeout"
     read_only = "see default_transaction_read_only of the role and of the database, or name the primary server"
     schema, short_message = "create the schema of its search_path", message[:200]

@@ -226,8 +226,9 @@ def transaction(
     """Run the block in one transaction, and yield the connection. Raise Retry if the database asks for a repetition,
     OutcomeUnknown if the connection broke after COMMIT was sent, and another RlrecError for any other database error.
 
-    references_hold: whether the writer guarantees that all foreign keys hold, so that SQLite need not check them;
-    lazy: as in `Store.write`."""
+    address: the printable name of the database, for errors; references_hold: whether the writer guarantees that all
+    foreign keys hold, so that SQLite need not check them; lazy: whether SQLite takes the write lock only at the
+    first change."""
     postgres = engine.dialect.name == "postgresql"
     is_committing = False
     try:
@@ -297,8 +298,8 @@ def flush(connection: sa.Connection) -> None:
 
 
 def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the KeyboardInterrupt during whose rollback the driver raised this error, or None if there was no
-    interrupt."""
+    """If the driver raised an error while a KeyboardInterrupt was handled, return this KeyboardInterrupt; else return
+    None."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error
@@ -317,9 +318,9 @@ def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
 
 
 def clock(connection: sa.Connection) -> int:
-    """Return the time of the database's clock, in microseconds since 1970 UTC. For SQLite, it is the clock of this
-    machine. For a replica, it is the time up to which the replica has all changes; otherwise rows that the replica
-    lacks would seem not to exist."""
+    """Return the time of the database's clock, in microseconds since 1970 UTC. For SQLite, this is the clock of this
+    machine. For a replica, it is the time of the last change that the replica has received. A later time would be
+    wrong, since the replica may lack rows up to it."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
     replayed_to = connection.exec_driver_sql(NOW).scalar_one()

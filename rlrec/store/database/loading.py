@@ -1,4 +1,5 @@
-"""Functions here insert rows column by column, in the fastest way of each database, and look up what imports need."""
+"""Functions here insert rows column by column, in the fastest way of each database. Other functions look up the ids,
+digests and keys that an import needs."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ def column(values: Sequence[Any]) -> Column:
 
 
 def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict: str = "") -> None:
-    """Insert rows, given as columns, into a table. At least one column must not be a `Same`. on_conflict: as in
-    `Unit.insert`."""
+    """Insert rows, given as columns, into a table. At least one column must not be a `Same`. on_conflict: the SQL text
+    after ON CONFLICT; if it is empty, a conflict is an error."""
     if unit.postgres or next(len(column) == 1 for column in columns.values() if not isinstance(column, Same)):
         values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
         rows = zip(*values)  # noqa: B905 (a `Same` is repeated endlessly)
@@ -65,9 +66,9 @@ def without_checks(unit: Unit) -> Iterator[None]:
 
 
 def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dict[Any, int]:
-    """Store rows, given as columns, that were not stored a moment ago. Return the id of each row by the value of the
-    first column, which must be unique. On PostgreSQL, a row that another writer has stored meanwhile does not change
-    (SQLite has no other writer)."""
+    """Store rows, given as columns, which the caller has looked up and not found. Return the id of each row by the
+    value of the first column, which must be unique. On PostgreSQL, a row that another writer has stored meanwhile does
+    not change (SQLite has no other writer)."""
     name, keys = next(iter(columns.items()))
     if not keys:
         return {}
@@ -88,8 +89,8 @@ def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, i
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: str = "") -> None:
     """Insert rows into a table of SQLite, many rows with each statement, since executemany would cost more than the
-    rows themselves. A statement has 1, 2, 4, ... rows, so that few different statements have to be prepared. The value
-    of a `Same` is sent once per statement."""
+    rows themselves. A statement has a power of 2 of rows, so that few different statements have to be prepared. The
+    value of a `Same` is sent once per statement."""
     constants = [column.value for column in columns.values() if isinstance(column, Same)]
     # One list may be several columns: it is bound once.
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
@@ -117,8 +118,8 @@ def _insertion(
     """Return the text of an INSERT of many rows. Its placeholders have no numbers, since from 3.12 on Python would look
     up the name of every numbered placeholder.
 
-    sources: for each column, the name of one of the `width` values of a row, or ? for a value that is the same in
-    all rows."""
+    names: the columns of the table; sources: what each column gets, `columnN` for the N-th value of a row, or ? for
+    a value that is the same in all rows; width: the number of values of a row; rows: the number of rows."""
     placeholders = f"({','.join('?' * width)})"
     conflict_clause = f" WHERE true ON CONFLICT {on_conflict}" if on_conflict else ""
     columns, values = quote_columns(names), ",".join([placeholders] * rows)
@@ -129,7 +130,7 @@ def _insertion(
 
 
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """Return those of these digests that belong to lines which the policy has imported before."""
+    """Return the digests, among the given ones, of lines that the policy has already imported."""
     text = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(text, policy_id, portion)}
 
@@ -155,7 +156,7 @@ def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
 
 
 def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
-    """Return those of these keys under which a session is stored."""
+    """Return the keys, among the given ones, that have a stored session."""
     # Keys that begin with a time are mostly greater than all stored ones. PostgreSQL may order them differently.
     overlap = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
     if not keys or not (unit.postgres or unit.ask_value(overlap, min(keys), max(keys))):
@@ -165,8 +166,8 @@ def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
 
 
 def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
-    """Return a list that stays equal as long as nobody changes one of these policies, whose heads must be locked, or
-    deletes decisions. It has a row for each policy: the policy id, the number of its last change, and the number of
-    removals."""
+    """Return a list that shows whether others have changed these policies or deleted decisions: if so, a later call
+    returns another list. The list has a row for each policy: the policy id, the number of its last change, and the
+    number of commands that deleted decisions. The heads of the policies must be locked."""
     columns = "policy_id, seq, (SELECT removals FROM settings)"
     return unit.ask(f"SELECT {columns} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id", list(policy_ids))

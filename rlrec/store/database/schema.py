@@ -46,11 +46,11 @@ def revisions(connection: sa.Connection) -> list[str] | None:
 
 
 def check(unit: Unit, *, address: str, write: bool = False, state: str = "", source: str = "") -> Row:
-    """Check that the store has the revision that this program needs. Return further columns of the store's state, which
-    the same SELECT reads. Raise CheckFailed if the store has another revision.
+    """Check that the store has the revision that this program needs; raise CheckFailed if it has another one. Return
+    the values of the columns in `state`, which the same SELECT reads.
 
     write: whether the transaction writes; the server may then end it if the client stops in the middle (see
-    `engine.IDLE_TIMEOUT`). state: the further columns, in SQL; source: the tables of these columns, joined to the
+    `engine.IDLE_TIMEOUT`). state: further columns, in SQL; source: the tables of these columns, joined to the
     version table. An older store may lack the columns and tables."""
     columns, server = ["version_num"], unit.connection.info.get("server") if write and unit.postgres else None
     if write and unit.postgres:
@@ -164,8 +164,8 @@ def _check_folder(path: str) -> None:
 
 
 def _refuse_left_changes(path: str) -> None:
-    """Raise RlrecError if the path has no store but the WAL of a store that was moved or deleted. SQLite would delete
-    the last changes, which are in this WAL."""
+    """Raise RlrecError if the path has no store, but the WAL of a store that was moved or deleted. This WAL holds the
+    last changes of that store, and SQLite would delete it."""
     wal_path = f"{path}-wal"  # looked for first: another `init` makes the store before it
     if os.path.exists(wal_path) and os.path.getsize(wal_path) and not os.path.lexists(path):
         hint = "move it beside the store, as STORE-wal, if nobody has opened that since; else delete it"

@@ -45,8 +45,8 @@ def _columns(kind: TypeEngine[Any], *names: str) -> list[Column[Any]]:
 
 
 def _ids(*names: str) -> list[Column[Any]]:
-    """Return columns that hold ids of other tables. REFERENCES names the table of a column; for other columns, it is
-    the column's name without `_id`."""
+    """Return columns with these names, each of which holds ids of another table. The name of this table is in
+    REFERENCES; if not, it is the name of the column without `_id`."""
     columns = _columns(BIG, *names)
     for column in columns:
         target = REFERENCES.get(column.name, column.name.removesuffix("_id"))

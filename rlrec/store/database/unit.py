@@ -41,7 +41,8 @@ FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
 def no_progress(noun: str, rows: int, share: float | None) -> None:
-    """Ignore a report of progress."""
+    """Do nothing. A unit calls this function to report progress until a command sets another function. noun: what is
+    counted; rows: the number so far; share: the fraction of the work that is done, or None."""
 
 
 class Unit:
@@ -86,20 +87,21 @@ class Unit:
 
     @property
     def driver(self) -> Any:
-        """Return a cursor of the driver within this transaction. Waiting changes are executed first."""
+        """Return a cursor of the driver within this transaction. Statements that `note` has put off are executed
+        first."""
         if self._changes:
             self.send()
         return self._cursor
 
     @property
     def connection(self) -> sa.Connection:
-        """Return the connection of this transaction. Waiting changes are executed first."""
+        """Return the connection of this transaction. Statements that `note` has put off are executed first."""
         if self._changes:
             self.send()
         return self._connection
 
     def send(self) -> None:
-        """Execute the waiting changes in order. On PostgreSQL this takes one round trip."""
+        """Execute the statements that `note` has put off, in order. On PostgreSQL this takes one round trip."""
         changes, self._changes = self._changes, []
         with self._connection.connection.pipeline() if len(changes) > 1 else nullcontext():
             for text, values in changes:
@@ -121,7 +123,8 @@ class Unit:
             self.folder = previous_folder
 
     def in_folder(self, text: str) -> bool:
-        """Tell whether the unit reads the log from a folder, and the query asks for rows of the log."""
+        """Tell whether a query is answered from a folder: the unit must read the log from a folder, and the query must
+        ask for rows of the log."""
         return self.folder is not None and _LOG_ROWS.search(text) is not None
 
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
@@ -130,8 +133,8 @@ class Unit:
         return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
 
     def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
-        """Return rows of a table as records of this kind. The fields of the record are the names of the columns that
-        are read. source: the text of the query after FROM."""
+        """Return rows of a table as records of this kind. Only the columns that are fields of the record are read.
+        source: the text of the query after FROM."""
         return self.records(kind, f"SELECT {', '.join(kind._fields)} FROM {source}", *values)
 
     def portions(self, text: str) -> Iterator[list[Row]]:
@@ -187,8 +190,8 @@ class Unit:
         return int(self._run(text, values).rowcount)
 
     def note(self, text: str, *values: Any) -> None:
-        """Execute a statement that changes rows, without returning their number. On PostgreSQL the statement waits for
-        the next query or the end of the transaction, so that several statements take one round trip."""
+        """Execute a statement that changes rows, without returning their number. On PostgreSQL the statement is put off
+        until the next query or the end of the transaction, so that several statements take one round trip."""
         if self.gathers and self.postgres:
             self._changes.append((_postgres_text(text), [_as_list(value) for value in values]))
         else:
@@ -331,7 +334,8 @@ def to_text(value: Any) -> str:
 
 def parse(text: str, column: str, kind: type = dict) -> Any:
     """Return the value of a JSON text from a column. Raise RlrecError if the text is no JSON, or if its value is not of
-    this kind. column: words for the column, with its table and row, for the text of the error."""
+    this kind. column: a description of the column, table and row, for the text of the error; kind: the Python type that
+    the value must have."""
     try:
         value = json.loads(text)
     except ValueError:

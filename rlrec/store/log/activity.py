@@ -51,8 +51,8 @@ def decision_times(unit: Unit, decision_ids: Sequence[int]) -> dict[int, int]:
 
 
 def first_id_since(unit: Unit, at: int) -> int | None:
-    """Return an id such that all decisions served since the time `at` have this id or a larger one. Return None where
-    no decision was served since a minute before that time."""
+    """Return the id of the first decision that was served since the time `at` or in the minute before. All decisions
+    since `at` have this id or a larger one. Return None if there is no such decision."""
     condition = "imported = 0 AND at >= ? ORDER BY at, id LIMIT 1"
     first_id: int | None = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", at - SLACK_US)
     return first_id

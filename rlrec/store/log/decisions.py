@@ -80,7 +80,7 @@ def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collectio
 
 class Showing(NamedTuple):
     """This record is a decision that a user saw. position: the position of the arm that was searched for. If no arm was
-    searched for, the position is 1 on a page with one slot, and None on a longer page."""
+    searched for, the position is 1 for a slate with one slot, and None for a longer slate."""
 
     decision_id: int
     position: int | None
@@ -213,10 +213,10 @@ def slot_counts(
     """Return the number of slots that each arm got in the decisions of a policy, by arm id. Only decisions with an id
     of at least `first` count; with `version_id`, only decisions of this version count.
 
-    since: count only slots whose rewards are not complete yet. These slots belong to decisions that were served
-    since this time, or that have an id above entered_to. entered_to: the last decision that entered the belief
-    (None: decisions enter the belief at once). is_censored: count only censored slots (True), or only slots that are
-    not censored (False)."""
+    since: if given, only slots whose rewards may be incomplete count. They belong to decisions that were served
+    since this time, or that have an id above `entered_to`. entered_to: the id of the last decision that entered the
+    belief (None: decisions enter the belief at once). is_censored: True to count only censored slots, False to count
+    only the other slots."""
     tests = [f"policy_id = {policy_id}", *([] if version_id is None else [f"version_id = {version_id}"])]
     tests += [f"decision.id >= {first}"] * (first > 1)
     tests += [] if is_censored is None else [f"censored = {int(is_censored)}"]
@@ -287,12 +287,12 @@ def find_ahead(unit: Unit) -> DecisionsAhead:
 
 
 def put_back(unit: Unit, decisions_ahead: DecisionsAhead) -> int:
-    """Move all decisions that are ahead of the clock, and their events, back in time by the same distance, so that the
-    newest decision has the clock's time. Return how many times in other tables were moved.
+    """Move all decisions that are ahead of the clock, and their events, back in time by the same distance. The newest
+    decision then has the clock's time. Return the number of times that were changed in other tables.
 
     The time from a decision to each of its events stays the same, and with it the rewards. Times in other tables,
-    such as those of visits, are moved by the same distance if they are ahead of the clock, but not to before the new
-    time of the first moved decision."""
+    such as the times of visits, are moved by the same distance if they are ahead of the clock, but not to before the
+    new time of the first moved decision."""
     from rlrec.store.database.tables import time_columns  # a single decision does without this import
 
     distance, clock = decisions_ahead.distance_us, decisions_ahead.clock

@@ -28,9 +28,10 @@ class FeedbackTarget(NamedTuple):
     """A FeedbackTarget is the decision and the slot that a line of feedback names. If there is no such decision,
     `ordinal` and `event_count` are 0, and all other fields except `number` are None.
 
-    number: the id of the decision and the position, packed into one integer; arm_id: the arm of the slot, or None if
-    the line names a whole page or a slot that does not exist; event_count: the number of events that the decision
-    has."""
+    number: the id of the decision and the position, packed into one integer; size: the length of the slate; arm_id:
+    the arm of the slot, or None if the line names a whole slate or a slot that does not exist; event_count: the
+    number of events that the decision has; ordinal: the number of decisions that the policy had made before, or 0 if
+    it is not counted."""
 
     number: int
     decision_id: int
@@ -101,8 +102,10 @@ def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int
 
 def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
     """Return the events of these kinds, and all `!censor` events, that these decisions had received by a time. For each
-    decision, events are in the order in which they were stored. If the ids of the decisions lie close together, events
-    of other decisions with ids between them are returned, too, since it would cost more to leave them out."""
+    decision, events are in the order in which they were stored.
+
+    The result may also have events of other decisions: if the given ids lie close together, all ids between them are
+    read, since this is faster."""
     first, last = int(decision_ids.min()), int(decision_ids.max())
     is_dense = last - first < MAX_SPREAD * len(decision_ids)
     test = "decision_id BETWEEN ? AND ?" if is_dense else "decision_id IN (?*)"
@@ -139,7 +142,7 @@ def by_decision(
 
 def largest_values(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
     """Return the largest absolute value of the events of each of these kinds in the log, by kind. With `slots_only`,
-    events of whole pages are left out."""
+    events that belong to a whole slate are left out."""
     source = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if slots_only else ''}"
     return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {source} GROUP BY kind", kinds))
 
@@ -159,7 +162,7 @@ def smallest_age(unit: Unit, kinds: Collection[str], n_events: int) -> int | Non
 
 
 def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
-    """Tell whether an event of one of these kinds belongs to a whole page and not to one slot."""
+    """Tell whether an event of one of these kinds belongs to a whole slate and not to one slot."""
     text = "SELECT decision_id FROM event WHERE position IS NULL AND kind IN (?*) LIMIT 1"
     return bool(unit.ask(text, sorted(kinds)))
 

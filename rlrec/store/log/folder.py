@@ -31,8 +31,8 @@ _GONE = f"repeat the command if an export has merged files meanwhile; else {_HIN
 
 
 def _child_query(table: sa.Table) -> str:
-    """Return a query for the rows of a child table. In the files, the rows of such a table are a list in the row of
-    each decision."""
+    """Return a query for the rows of a table that refers to decisions, such as slots or events. In the files, these
+    rows are a list in the row of their decision."""
     names = ", ".join(f'r."{name}"' for name in column_names(table) if name != "decision_id")
     return f"SELECT decision_id, {names} FROM (SELECT decision_id, unnest({table.name}) AS r FROM decisions)"
 
@@ -76,8 +76,8 @@ class FolderLog:
     process. The partitions of a process share one connection.
 
     files: the paths of the files of each dataset; number: the number of partitions, or None for the whole log;
-    index: the number of this partition; moves: for each session whose user was named or merged after some of its
-    decisions were exported, whether the session belongs to this partition (other sessions are not in this mapping)."""
+    index: the number of this partition; moves: the sessions whose user became known or was merged after some of
+    their decisions were exported, each with a truth value that says whether the session belongs to this partition."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
@@ -106,9 +106,9 @@ class FolderLog:
 
     @cached_property
     def _changes(self) -> tuple[Ids, ...]:
-        """Find the sessions whose user was named or merged after some decisions of the session were exported. Such a
-        session may have rows in several buckets, which are groups of persons. Return three columns: the id of the
-        session, a bucket with older rows of the session, and the bucket to which its person now belongs."""
+        """Find the sessions whose user became known, or was merged, after some decisions of the session were exported.
+        Such a session may have rows in several buckets, which are groups of persons. Return three columns: the id of
+        the session, a bucket with older rows of the session, and the bucket to which its person now belongs."""
         homes = "SELECT session_id, arg_max(bucket, part) AS home FROM visits GROUP BY session_id"
         text = f"SELECT DISTINCT session_id, bucket AS earlier, home FROM visits JOIN ({homes}) USING (session_id)"
         text += " WHERE bucket <> home ORDER BY session_id, bucket"
@@ -140,7 +140,8 @@ class FolderLog:
         return list(self.columns(f"SELECT {columns} FROM {dataset}", dict.fromkeys(names, np.int64)).values())
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Return, for each export that has decisions, the number of its first file and the number of its decisions."""
+        """Return a pair for each export that has decisions: the number of its first file and the number of its
+        decisions."""
         paths, exports = sorted(self.files["decisions"], key=file_number), list[tuple[int, int]]()
         text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"
         row_counts = {file_number(name): count for name, count in self.ask(text)} if paths else {}

@@ -196,8 +196,8 @@ class Batch:
             yield number, replace(self, **piece_tables)
 
     def cut(self, cells: Ids, limit: int) -> Iterator[Batch]:
-        """Yield smaller batches that together have all rows, each with whole sessions. cells (n,): the memory that each
-        row takes. A batch ends where the sum of the cells so far passes a multiple of `limit`."""
+        """Yield smaller batches of whole sessions that together have all rows. A batch ends where the sum of the cells
+        so far passes a multiple of `limit`. cells (n,): the memory that each row takes, in numbers of an array."""
         if cells.sum() <= limit:
             yield self
             return
@@ -294,7 +294,7 @@ def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
 
 
 class IdRange(NamedTuple):
-    """This record is a range of session ids, low < id <= high. If `high` is 0, it has sessions with any id.
+    """This record is a range of session ids, low < id <= high. If `high` is 0, the range is not limited by session.
 
     first, last: the first and last id of the decisions in the range (None if the range has no decisions); decisions:
     about how many decisions the range has; share: the fraction of the log that has been read at the end of this
@@ -309,8 +309,8 @@ class IdRange(NamedTuple):
 
 
 def _constants(slots: Columns) -> dict[str, float]:
-    """Return, by name, the value of each column that has the same value in all rows. Only values that SQL can write
-    exactly count: integers, the probability 1, and a missing probability (NaN)."""
+    """Return, by name, the value of each column that has the same value in all rows. Columns whose value SQL cannot
+    write exactly are left out: the value must be an integer, the probability 1, or a missing probability (NaN)."""
     return {
         name: column[0]
         for name, column in slots.items()
@@ -335,8 +335,8 @@ class _RangeQueries:
     range). In place of these columns, the query only reads whether a slot has all these values. If any slot differs,
     the range is read again with all columns.
 
-    Decisions whose ids lie close together are read in order of id, which is the order on the disk; an index would jump
-    between pages. A `+` before a test keeps SQLite from using an index for the test."""
+    Decisions whose ids lie close together are read in order of id, which is their order on the disk; reads through an
+    index would be scattered. A `+` before a test keeps SQLite from using an index for the test."""
 
     def __init__(
         self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
@@ -412,7 +412,8 @@ def ranges(
     computed from such batches, since they do not need whole sessions.
 
     first, last: the first and last id of the decisions to read; size: the number of decisions in a batch; tests: SQL
-    tests on decisions `d`; slot_tests: SQL tests on the slots `s` of these decisions."""
+    tests on decisions `d`; columns: the columns of slots to read; slot_tests: SQL tests on the slots `s` of these
+    decisions."""
     tests = ["d.imported = 0", *tests]
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
         batch = read_range(unit, policy_id, start, end, tests=tests, slots=columns, slot_tests=slot_tests)
@@ -440,7 +441,8 @@ def read_range(
     """Return a batch with the decisions of a policy whose ids are from `first` to `last`, in order of decision and
     position.
 
-    slots, events: the names of the columns to read; tests, slot_tests: as in `ranges`."""
+    slots, events: the names of the columns to read; tests: SQL tests on decisions `d`; slot_tests: SQL tests on the
+    slots `s` of these decisions."""
     conditions = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
     return read_decisions(unit, conditions, slots=slots, events=events, slot_tests=slot_tests)
 
@@ -449,10 +451,11 @@ def read_decisions(
     unit: Unit, tests: Sequence[str], *, slots: Sequence[str], events: Sequence[str] = EVENT_COLUMNS,
     slot_tests: Sequence[str] = (), order: str = "d.id, s.position",
 ) -> Batch:  # fmt: skip
-    """Return a batch with the decisions `d` that pass all tests, and with those of their slots `s` that also pass all
+    """Return a batch with all decisions that pass the tests, with their events, and with the slots that pass the
     slot_tests.
 
-    slots, events: the names of the columns to read; order: the order of the slots, in SQL."""
+    tests: SQL tests on decisions `d`; slots, events: the names of the columns to read; slot_tests: SQL tests on
+    slots `s`; order: the order of the slots, in SQL."""
     slot_query = ask_slots(unit, slots, [*tests, *slot_tests], order=order)
     event_query = ask_events(unit, events, tests)
     return Batch(slots=read_slots(slot_query), events=event_query.columns())
@@ -463,8 +466,9 @@ def ask_slots(
 ) -> PendingQuery:  # fmt: skip
     """Return a query for columns of the slots of all decisions `d` that pass the tests.
 
-    names: the columns, by their names in COLUMNS; order: the order of the slots, in SQL; constants: values of other
-    columns, to read also a column that tells whether a slot has all these values."""
+    names: the columns, by their names in COLUMNS; order: the order of the slots, in SQL; constants: expected values
+    of other columns, by name. With `constants`, the query reads one more column, which tells whether a slot has all
+    these values."""
     session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""
     conditions = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
     tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(conditions)} ORDER BY {order}"
@@ -534,8 +538,8 @@ def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
 
 
 def set_cells(unit: Unit, sets: Ids) -> Ids:
-    """Return an array (n,) that has the number of arms of a set in the first row that has this set, and 0 in the other
-    rows. sets (n,): the id of the eligible set of each row."""
+    """Return the number of arms in the eligible set of each row, (n,). If several rows have the same set, only the
+    first of them gets the number, and the others get 0. sets (n,): the id of the eligible set of each row."""
     first_rows, _ = distinct(sets)
     sizes, cells = contents.set_sizes(unit, sets[first_rows].tolist()), np.zeros(len(sets), np.int64)
     cells[first_rows] = [sizes[key] for key in sets[first_rows].tolist()]
@@ -565,7 +569,7 @@ class PendingContexts:
 
 
 def read_slots(query: PendingQuery) -> Columns:
-    """Return the columns that a query from `ask_slots` answers. Missing probabilities are NaN in them."""
+    """Return the columns that a query from `ask_slots` answers. A missing probability is NaN in the result."""
     slots = query.columns()
     for name, column in slots.items():
         if column.dtype == np.float64 and name != "score" and (is_missing := column > 1).any():

@@ -41,16 +41,16 @@ _REPEATED_EVENTS = (
 
 
 class Return(NamedTuple):
-    """This record is a visit that counts as a return: it began at `at`, and `decision_id` is the last decision of the
-    same user's visit before."""
+    """This record is a visit that counts as a return. at: the start of the visit; decision_id: the last decision of the
+    user's previous visit."""
 
     decision_id: int
     at: int
 
 
 class LastDecision(NamedTuple):
-    """This record is the last decision of a user. last_at, ended_at: the time of the last decision, and the end, of the
-    visit that the decision belongs to."""
+    """This record is the last decision of a user. last_at: the time of the last decision in the visit of this decision;
+    ended_at: the end of this visit, or None if it has not ended."""
 
     user_id: int
     decision_id: int

@@ -118,7 +118,7 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
 
 
 def id_ends(unit: Unit) -> tuple[int, int]:
-    """Return the first and the last decision id of the log, or 0 and 0 if the log is empty. The function asks two
+    """Return the first and the last decision id of the log, or 0 and 0 if the log is empty. The function runs two
     queries, since one query for both ids would scan the log."""
     first_id, last_id = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
     return first_id, last_id
@@ -183,8 +183,8 @@ def extent(unit: Unit, selection: Selection) -> LogExtent:
 
 
 def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
-    """Return the answer to a query over the whole log. If the unit works on a snapshot, which does not change, a query
-    that was asked before is answered from memory."""
+    """Return the answer to a query over the whole log. If the unit works on a snapshot, which does not change, a
+    repeated query is answered from memory. text: the text of the query; read: a function that runs the query."""
     if unit.folder is not None or not unit.alongside:
         return read()
     if text not in unit.extents:
@@ -389,7 +389,8 @@ def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Ex
 
 
 def remove(unit: Unit, exclusion_id: int) -> None:
-    """Delete an exclusion. Beliefs still leave out the decisions that they left out because of it."""
+    """Delete an exclusion. Decisions that beliefs have left out because of the exclusion are not added to these
+    beliefs."""
     unit.tell("DELETE FROM exclusion_unit WHERE exclusion_id = ?", exclusion_id)
     unit.tell("DELETE FROM exclusion WHERE id = ?", exclusion_id)
 
@@ -402,7 +403,7 @@ def unit_ids(unit: Unit, exclusion_id: int) -> list[UnitIds]:
 
 
 def sole_names(unit: Unit, user_ids: Collection[int]) -> list[str]:
-    """Return the names of the exclusions whose lists have exactly one of these users."""
+    """Return the names of the exclusions whose list has exactly one of these users, and not several of them."""
     tables = "exclusion_unit x JOIN exclusion e ON e.id = x.exclusion_id"
     suffix = "GROUP BY e.name HAVING count(DISTINCT x.user_id) = 1 ORDER BY 1"
     return [row[0] for row in unit.ask(f"SELECT e.name FROM {tables} WHERE x.user_id IN (?*) {suffix}", user_ids)]
@@ -436,7 +437,8 @@ def session_ids(unit: Unit, exclusion_id: int, *, scope: str = "") -> list[int]:
 
 
 def omit(unit: Unit, version_id: int, selection: Selection) -> None:
-    """Record that the belief of a version leaves out those decisions of a selection that are excluded."""
+    """Record that the belief of a version leaves out decisions: those of the selection that a stored exclusion
+    hides."""
     tests = [*replace(selection, without=()).conditions(), f"({' OR '.join(selection.without)})"]
     source = f"SELECT d.id, CAST(? AS BIGINT) FROM decision d WHERE {' AND '.join(tests)}"
     if unit.tell(f"INSERT INTO omission (decision_id, version_id) {source} ON CONFLICT DO NOTHING", version_id):
@@ -451,8 +453,8 @@ def omissions(unit: Unit, version_ids: Collection[int], decision_ids: Collection
 
 
 def any_learned(unit: Unit, log: Selection, test: str, version_ids: Collection[int], *, is_omitted: bool) -> bool:
-    """Tell whether any decision of the log passes a test and was left out by the belief of one of these versions or,
-    with `is_omitted` False, was left out by none of these beliefs.
+    """Tell whether the log has a decision that passes a test and that the belief of one of these versions left out.
+    With `is_omitted` False, tell whether it has one that passes the test and that none of these beliefs left out.
 
     log: the selection of decisions that are considered; test: an SQL test on decisions `d`."""
     omitted_row = "SELECT 1 FROM omission o WHERE o.decision_id = d.id AND o.version_id IN (?*)"

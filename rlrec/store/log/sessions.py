@@ -24,8 +24,8 @@ class Session(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """This record is a stored visit of a session. history: the history of the visit as packed bytes, or None if the
-    store has no history of the visit."""
+    """This record is a stored visit of a session. recent: the keys of the last arms shown, as JSON; history: the
+    history of the visit as packed bytes, or None if the store has no history of the visit."""
 
     session_id: int
     number: int
@@ -160,8 +160,8 @@ def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]
 
 
 def extend_visits(unit: Unit, columns: Mapping[str, Sequence[int]]) -> None:
-    """Store the new last time, end and number of steps of visits that got further decisions. columns: one list for each
-    column of the visits that is written (last_at, ended_at, steps) or names the visit (session_id, number)."""
+    """Store the new last time, end and number of steps of visits that got further decisions. columns: lists by name of
+    the column; session_id and number identify the visits, and last_at, ended_at and steps have the new values."""
     names = "last_at", "ended_at", "steps", "session_id", "number"
     update = "UPDATE visit SET last_at = ?, ended_at = ?, steps = ? WHERE session_id = ? AND number = ?"
     unit.tell_each(update, zip(*map(columns.__getitem__, names), strict=True))
@@ -217,7 +217,8 @@ def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None =
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
     """Return the earliest start of a visit that began at or after `since` and still runs at `now`, or None if there is
-    no such visit. A visit runs until it has ended and, in addition, `window_us` have passed since its last decision."""
+    no such visit. A visit stops running when it has ended and `window_us` have passed since its last decision.
+    timeout_us: the time after the last decision at which a visit without a stored end ends."""
     running_test = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
     query = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running_test})"
     started_at = unit.ask_value(query, since, timeout_us, now, window_us, now)
@@ -230,8 +231,7 @@ def any_user(unit: Unit) -> bool:
 
 
 def check_steps(unit: Unit, keys: Collection[str]) -> None:
-    """Raise RlrecError if a visit of the sessions with these keys has a smaller number of steps than its decisions
-    need."""
+    """Raise RlrecError if a visit of the sessions with these keys counts fewer steps than its decisions have."""
     tables = (
         "decision d JOIN session s ON s.id = d.session_id JOIN visit v ON v.session_id = s.id AND v.number = d.visit"
     )

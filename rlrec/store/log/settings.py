@@ -36,9 +36,9 @@ class StoreSettings(NamedTuple):
 
     @property
     def split_salt(self) -> str:
-        """Return the salt of the splits, a text that decides in which split each user is. It is empty, so that a log
-        has the same splits in every store. Stores of an earlier format, whose splits were salted, keep their salt, so
-        that each user stays in the same split."""
+        """Return the salt of the splits, a text that decides in which split each user is. The salt is empty, so that a
+        log has the same splits in every store. Stores of an earlier format keep the salt that they had, so that each
+        user stays in the same split."""
         return "" if self.salt.startswith(BY_KEY) else self.salt
 
 
@@ -88,8 +88,8 @@ def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
 
 
 def raise_catalogue(unit: Unit) -> int:
-    """Increase the revision number of the catalogue by 1 and return it. The new eligible set is stored later, when a
-    request needs it."""
+    """Increase the revision number of the catalogue by 1 and return the new number. The eligible set of the new
+    catalogue is stored later, when a request needs it."""
     update = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
     return int(unit.ask_value(f"{update} RETURNING catalogue_revision"))
 
@@ -126,22 +126,21 @@ def any_run(unit: Unit, command: str) -> bool:
 
 
 def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None]:
-    """Return the id and the result of the only run of a command with these options. If there is no such run, record it;
-    its result is None."""
+    """Return the id and the result of the only run of a command with these options. If there is no such run, record a
+    new run and return its id and None."""
     lock(unit)
     run = _find_run(unit, command, options)
     return (add_run(unit, command, options), None) if run is None else run
 
 
 def run_state(unit: Unit, run_id: int) -> dict[str, Any] | None:
-    """Return the result that is stored in a run. As long as the command of the run is at work, this result is its
-    state."""
+    """Return the result that is stored in a run. Until the command of the run ends, this is the state of its work."""
     return _json_values(unit.ask_value("SELECT result FROM run WHERE id = ?", run_id))
 
 
 def move_run(unit: Unit, run_id: int, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
-    """Replace the state of a run by `after` if it is still `before`. Return whether the state was replaced; it is not
-    if another process has changed it."""
+    """Replace the state of a run by `after`, and return True. If another process has changed the state, so that it is
+    no longer `before`, change nothing and return False."""
     texts = _json_text(after), "" if before is None else _json_text(before)
     query = "UPDATE run SET result = ? WHERE id = ? AND coalesce(result, '') = ? RETURNING id"
     return unit.ask_row(query, texts[0], run_id, texts[1]) is not None
@@ -201,8 +200,8 @@ MAX_NOTICED = 1_000  # kinds; once so many are recorded, no further notice is gi
 
 
 def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
-    """Return those of these kinds of events for which no notice was given yet. (The notice says that no reward weighs
-    such events.) Return an empty list once notices for MAX_NOTICED kinds were given."""
+    """Return the kinds of events, among the given ones, for which the user has not yet got the notice that no reward
+    weighs such events. Return an empty list once notices for MAX_NOTICED kinds were given."""
     rows = unit.ask("SELECT options FROM run WHERE command = ?", UNWEIGHED)
     noticed_kinds = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
     if len(noticed_kinds) >= MAX_NOTICED:

@@ -46,8 +46,8 @@ def first_features(unit: Unit, ids: Collection[int]) -> dict[int, str]:
 
 
 def active_arms(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, int]:
-    """Return the ids of the arms that may be served at a time, ascending, and the two bounds of the time span around
-    this time in which the set of these arms does not change. at: the time; None: now."""
+    """Return the ids of the arms that may be served at a time, ascending, and a time span (start, end) around this time
+    in which these arms stay the same. at: the time; None: now."""
     now = unit.now if at is None else at
     time_test = "coalesce(eligible_from, ?) <= ? AND ? < coalesce(eligible_until, ?)"
     ids = unit.ask(f"SELECT id FROM arm WHERE retired_at IS NULL AND {time_test} ORDER BY id", FIRST, now, now, LAST)
@@ -104,8 +104,9 @@ def put(
     """Add or change arms. Return the number of added arms and the number of changed arms.
 
     features: the features of each arm by key, as canonical JSON, or None to keep the features of a stored arm;
-    times: the new times of eligibility of each arm, by the name of the column; groups: the names of all groups of
-    each arm. An arm that is not in `times` keeps its times, and an arm that is not in `groups` keeps its groups."""
+    times: the new times of eligibility by arm key, and then by the name of the column; groups: the names of all
+    groups of each arm. An arm that is not in `times` keeps its times, and an arm that is not in `groups` keeps its
+    groups."""
     columns = ", ".join(("features", *TIMES))
     old_rows = {row[0]: row[1:] for row in unit.ask(f"SELECT key, {columns} FROM arm WHERE key IN (?*)", features)}
     new_rows = dict[str, Row]()
@@ -134,8 +135,8 @@ def put(
 
 
 def _changed_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
-    """Return the new groups of those arms whose groups change, by arm key. groups: the groups that each arm shall have,
-    by arm key."""
+    """Return the arms whose groups change, with their new groups, by arm key. groups: the names of the groups that each
+    arm shall have, by arm key."""
     tables = "group_member m JOIN arm a ON a.id = m.arm_id JOIN arm_group g ON g.id = m.arm_group_id"
     old_groups = unit.ask_groups(f"SELECT a.key, g.name FROM {tables} WHERE a.key IN (?*)", groups)
     return {key: names for key, names in groups.items() if set(names) != set(old_groups.get(key, ()))}

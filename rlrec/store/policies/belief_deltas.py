@@ -28,7 +28,7 @@ def stream(unit: Unit, version_id: int) -> Iterator[Columns]:
 
 def read_range(unit: Unit, version_id: int, first: int, last: int, *, counts_alone: bool = False) -> Iterator[Columns]:
     """Yield the changes of a belief with first < seq <= last as columns, in portions, in order of seq (the number of
-    the change). counts_alone: whether to leave out the sums of columns of contexts, which are not in bucket 0."""
+    the change). counts_alone: whether to read only bucket 0, which leaves out the sums of columns of contexts."""
     test = f"seq > {first} AND seq <= {last}{' AND bucket = 0' if counts_alone else ''}"
     return bulk.stream(unit, f"{_DELTAS}{version_id} AND {test} ORDER BY seq, bucket, arm_id", _TYPES)
 

@@ -1,10 +1,10 @@
 """Queries here store beliefs: the present sums, the change that each transaction made to the sums, and the sums after
 each past change.
 
-The rows of a belief are divided into buckets, which have numbers. A bucket is a span of time if the belief forgets
-what is older than a window; a column of sparse contexts; or (with a negative number) a slice of time of the spend.
-Sums by the features of arms that requests state have buckets in sections of their own (see SECTION). All other sums
-are in bucket 0."""
+The rows of a belief are divided into buckets, which have numbers. If the belief forgets what is older than a window,
+a bucket is a span of time. If contexts are sparse, a bucket is a column of the contexts. A negative number is a
+slice of time in which the policy spent its budget. Sums by the features of arms that requests state have buckets in
+number ranges of their own (see SECTION). All other sums are in bucket 0."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums
 
 
 def rows(unit: Unit, version_id: int, *, start: int = 0, seq: int | None = None) -> list[BeliefRow]:
-    """Return the rows of a belief, in order of bucket and arm. start: the first bucket that is read; seq: as in
-    `sums`."""
+    """Return the rows of a belief, in order of bucket and arm. start: the first bucket that is read; seq: the number of
+    a past change whose sums are read, or None for the present sums."""
     test = "bucket >= ?" if start <= 0 else f"bucket >= ? AND (bucket & {SECTION - 1}) >= {start}"
     return _read_rows(unit, BeliefRow, version_id, seq, test, start)
 
@@ -78,7 +78,7 @@ def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq:
 
     In these rows, `pulls` is the number of slots shown, `reward_sum` is the cost of these slots, and
     `reward_squares` is the number of slots whose cost is known. newest_slices: how many of the newest slices of time
-    are read (None: all slices); seq: as in `sums`."""
+    are read (None: all slices); seq: the number of a past change whose sums are read, or None for the present sums."""
     first_bucket, last_bucket = EARLIEST, -1
     if newest_slices is not None:
         query = "SELECT min(bucket) FROM belief WHERE version_id = ? AND bucket < 0"
@@ -88,7 +88,7 @@ def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq:
 
 def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
     """Return the rows of a belief in bucket 0, in order of arm. The rows of columns of contexts, which have other
-    buckets, are left out. seq: as in `sums`."""
+    buckets, are left out. seq: the number of a past change whose sums are read, or None for the present sums."""
     return _read_rows(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
 
 
@@ -102,7 +102,8 @@ def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, f
 
 def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None) -> list[Row]:
     """Return the rows of a belief for columns of sparse contexts. Each row has the column, the arm, the ordinal and the
-    three sums. columns: the columns that are read (None: all columns); seq: as in `sums`."""
+    three sums. columns: the columns that are read (None: all columns); seq: the number of a past change whose sums are
+    read, or None for the present sums."""
     test = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
     belief_rows = _read_rows(unit, BeliefRow, version_id, seq, test, buckets)
@@ -110,9 +111,9 @@ def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *,
 
 
 def arm_rows(unit: Unit, record_type: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
-    """Return the rows of these arms in a belief whose buckets are only sections, in order of section and arm. A section
-    has the plain sums, or sums by the features of arms that requests state. record_type: the type of the rows, ArmSums
-    or BeliefRow."""
+    """Return the rows of these arms in a belief, in order of bucket and arm. With ArmSums, only bucket 0 is read. With
+    BeliefRow, the sums by the features of arms that requests state are read, too. record_type: the type of the rows,
+    ArmSums or BeliefRow."""
     test = "bucket = 0" if record_type is ArmSums else f"bucket IN (0, {TOGETHER * SECTION}, {BY_ARM * SECTION})"
     source = f"belief WHERE version_id = ? AND {test} AND arm_id IN (?*) ORDER BY bucket, arm_id"
     return unit.select(record_type, source, version_id, list(arm_ids)) if arm_ids else []
@@ -123,8 +124,8 @@ def _read_rows(
 ) -> list[Record]:
     """Return the rows of a belief whose bucket passes a test, in order of bucket and arm.
 
-    record_type: the type of the rows; seq: as in `sums`; bucket_test: the test in SQL; buckets: the values of the
-    test."""
+    record_type: the type of the rows; seq: the number of a past change whose sums are read, or None for the present
+    sums; bucket_test: the test in SQL; buckets: the values in this test."""
     if seq is None:
         in_order = f"belief WHERE version_id = ? AND {bucket_test} ORDER BY bucket, arm_id"
         return unit.select(record_type, in_order, version_id, *buckets)

@@ -1,4 +1,4 @@
-"""Queries here store curves of examination: how likely a user looks at each position of a page. A curve has a name and
+"""Queries here store curves of examination: how likely a user looks at each position of a slate. A curve has a name and
 a number, and never changes."""
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from rlrec.store.database.unit import Row, Unit, parse
 
 
 class Curve(NamedTuple):
-    """This record is a stored curve of examination. positions: for each position, beginning with position 1, its
-    examination relative to position 1 (`examination`), and the bounds, rewards and slots of this estimate; report: how
-    the curve was estimated."""
+    """This record is a stored curve of examination. positions: a dictionary for each position, beginning with position
+    1, with the examination relative to position 1 (`examination`), the bounds of this estimate, and the rewards and
+    slots from which it was computed; report: how the curve was estimated."""
 
     id: int
     name: str

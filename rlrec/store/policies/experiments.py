@@ -129,9 +129,9 @@ def begin_phase(unit: Unit, experiment_id: int, weights: Mapping[str, float], *,
     """Begin a phase in which the variants of new users or sessions are drawn with other weights. weights: the weight of
     each variant, by label.
 
-    moves: whether a user or session that has a variant moves to a later variant where its hash falls into the range
-    of the later variant. A larger weight of the last variant then takes units from the other variants, and gives
-    none back."""
+    moves: whether users or sessions that already have a variant may move to a later one. With the new weights, each
+    variant gets a range of hashes. A user moves if the hash of the user is in the range of a later variant. If the
+    weight of the last variant rises, this variant thus takes users from the others, and no user leaves it."""
     _add_phase(unit, experiment_id, MOVES if moves else DRAWS, weights)
 
 
@@ -162,7 +162,8 @@ def add(
     """Start an experiment and return its id. Return None if an experiment with this name exists.
 
     by: what is assigned to variants, `user` or `session`; definition: JSON of the experiment's definition; layer:
-    the layer of the experiment, if any; parts: the parts of the layer that the experiment takes, if any."""
+    the name of a layer (experiments that share no user or session), or None; parts: the parts of the layer that the
+    experiment takes, or None."""
     experiment_id = unit.ask_value(
         "INSERT INTO experiment (name, unit, salt, status, definition, created_at, layer, parts)"
         " VALUES (?, ?, ?, 'running', ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
@@ -182,15 +183,15 @@ def stop(unit: Unit, experiment_id: int) -> bool:
 
 
 def assignments(unit: Unit, experiment_id: int, by: str, unit_ids: Collection[int]) -> dict[int, int]:
-    """Return the variant id of each of these users or sessions, by its id. Users or sessions without a variant are left
-    out. by: what the ids stand for, `user` or `session`."""
+    """Return the variant id of each of these users or sessions, by the id of the user or session. Users or sessions
+    without a variant are left out. by: what the ids stand for, `user` or `session`."""
     text = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
     return dict(unit.ask(text, experiment_id, unit_ids))
 
 
 def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Collection[int]) -> set[int]:
-    """Return the ids of those users or sessions that were assigned earlier to another running experiment of the same
-    layer. This can happen to users who are merged.
+    """Return the ids of the users or sessions that were assigned earlier to another running experiment of the same
+    layer. Experiments of one layer share no user, but users who are merged can be in several of them.
 
     by: what the ids stand for, `user` or `session`."""
     join = f"assignment mine ON mine.experiment_id = ? AND mine.{by}_id = a.{by}_id"
@@ -203,8 +204,8 @@ def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Colle
 
 
 def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int, int]]) -> None:
-    """Store the variants of users or sessions. A user or session that has a variant already keeps it, unless the phase
-    moves units and the new variant is a later one.
+    """Store the variants of users or sessions. A user or session that has a variant already keeps it. In a phase that
+    moves users or sessions, the new variant replaces an earlier one (see `begin_phase`).
 
     by: what is assigned, `user` or `session`; rows: pairs (id of the user or session, variant id)."""
     column = f"{by}_id"
@@ -219,15 +220,15 @@ def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
     """Return how many users or sessions are assigned to each variant, by variant id. A person with several keys counts
-    once."""
+    as one user."""
     merged_row = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
     query = f"SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? AND NOT EXISTS ({merged_row})"
     return dict(unit.ask(f"{query} GROUP BY variant_id", experiment_id))
 
 
 def count_mixed_users(unit: Unit, experiment_id: int) -> int:
-    """Return how many persons were served by two variants of an experiment, because their keys were merged only
-    later."""
+    """Return how many persons were served by two variants of an experiment because two of their keys were merged only
+    afterwards."""
     tables = "assignment p JOIN merged_user m ON m.person_id = p.user_id JOIN assignment a ON a.user_id = m.user_id"
     tests = "p.experiment_id = ? AND a.experiment_id = p.experiment_id AND a.variant_id <> p.variant_id"
     return int(unit.ask_value(f"SELECT count(DISTINCT p.user_id) FROM {tables} WHERE {tests}", experiment_id))
@@ -264,8 +265,8 @@ def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], 
 
 
 def assignment_times(unit: Unit, experiment_id: int) -> tuple[int, int]:
-    """Return the time at which the first unit (user or session) was assigned to a variant, and the time for the last
-    unit. Both are 0 if no unit was assigned."""
+    """Return the times of the first and of the last assignment of a user or session to a variant. Both are 0 if none
+    was assigned."""
     times = "SELECT coalesce(min(at), 0), coalesce(max(at), 0) FROM assignment WHERE experiment_id = ?"
     first_at, last_at = unit.ask(times, experiment_id)[0]
     return int(first_at), int(last_at)

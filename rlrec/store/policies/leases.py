@@ -40,8 +40,8 @@ def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until
 
 
 def can_renew(unit: Unit) -> bool:
-    """Tell whether a process can renew its lease while it reads. It cannot on an SQLite file without WAL, which allows
-    no write during a read."""
+    """Tell whether a process can renew its lease while it reads. The result is False for an SQLite file without WAL,
+    since such a file cannot be written during a read."""
     return unit.postgres or unit.ask_value("PRAGMA journal_mode") == "wal"
 
 

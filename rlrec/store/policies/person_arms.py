@@ -1,4 +1,4 @@
-"""This module finds arms that were shown to persons, or that have events of these persons, in all sessions of each
+"""This module finds the arms that were shown to a person, or that have events of the person, in all sessions of this
 person."""
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def by_name(unit: Unit, name: str) -> StoredPolicy | None:
 
 
 def definition(unit: Unit, policy_id: int) -> str:
-    """Return the options of the command `policy create` that created a policy, as canonical JSON. If the command is
-    repeated with the same options, this text shows that there is no conflict."""
+    """Return the options of the command `policy create` that created a policy, as canonical JSON. A repeated command
+    has the same options if it gives the same text."""
     return str(unit.ask_value("SELECT definition FROM policy WHERE id = ?", policy_id))
 
 
@@ -122,8 +122,8 @@ def version_numbers(unit: Unit) -> dict[int, list[int]]:
 
 
 def settling(unit: Unit) -> list[Version]:
-    """Return all learning versions into whose beliefs slots enter only when their reward window is over, in order of
-    policy and number."""
+    """Return all learning versions whose beliefs get a slot only when the reward window of the slot is over, in order
+    of policy and number."""
     return _read_versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
 
 
@@ -208,17 +208,15 @@ def ordinal(unit: Unit, policy_id: int) -> int:
 
 
 def belief_at(unit: Unit, policy_id: int, at: int) -> tuple[int, int]:
-    """Return two numbers about the decisions that were drawn from a policy before a time: the last change of beliefs
-    that any of these decisions was drawn with, and the largest ordinal of a belief. Both are 0 if there are no such
-    decisions."""
+    """Return two numbers about the beliefs from which a policy drew its decisions before a time: the largest number of
+    a change that such a belief included, and the largest ordinal. Both are 0 if there are no such decisions."""
     source = "decision d WHERE d.policy_id = ? AND d.at < ? AND d.imported = 0"
     seq, ordinal = unit.ask(f"SELECT max(d.belief_seq), max(d.belief_ordinal) FROM {source}", policy_id, at)[0]
     return int(seq or 0), int(ordinal or 0)
 
 
 def pruned_to(unit: Unit, policy_id: int) -> int:
-    """Return the id of the newest decision of a policy that was pruned from the log, or 0 where no decision was
-    pruned."""
+    """Return the id of the newest decision that was pruned from the log of a policy, or 0 if none was pruned."""
     return int(unit.ask_value("SELECT pruned_to FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
@@ -322,12 +320,12 @@ def _set_live(unit: Unit, policy_id: int, version_id: int) -> None:
 
 
 def retire(unit: Unit, version_id: int, *, ordinal: int) -> None:
-    """End the learning of a version, and with it the forgetting. ordinal: the policy's number of decisions at this
+    """End the learning of a version. Its sums no longer fade. ordinal: the policy's number of decisions at this
     moment."""
     unit.tell("UPDATE version SET status = 'retired', ordinal = ? WHERE id = ?", ordinal, version_id)
 
 
 def enter(unit: Unit, version_id: int, *, entered_to: int | None) -> None:
-    """Store up to which decision of its policy the belief of a version is complete. entered_to: the id of this
+    """Store the last decision of its policy that has entered the belief of a version. entered_to: the id of this
     decision, or None if each decision enters the belief at once from now on."""
     unit.tell("UPDATE version SET entered_to = ? WHERE id = ?", entered_to, version_id)

@@ -1,6 +1,6 @@
 """Queries here store routes: what a route serves and has served, the reports of its gates, and the decisions that were
-requested through it. Other queries store shadows. A shadow is a challenger of what a route serves; for each slate that
-was shown, the probability that the challenger would have given to the slate is stored."""
+requested through it. Other queries store shadows. A shadow is a challenger of what a route serves: for each slate that
+was shown, the probability with which the challenger would have shown this slate is stored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ class RouteChange(NamedTuple):
     """This record is a change of what a route serves.
 
     number: the number of the version that is served, or None if the route follows the policy's live version;
-    experiment: the name of the ramp that began with the change, if any; running: whether this ramp still runs; gate:
-    JSON of the report of the gate that allowed the change; holdout: the name of the experiment that now holds out
-    some users of the route; has_shadow: whether a challenger of the route runs now."""
+    experiment: the name of the ramp (a gradual switch to a new version) that began with the change, if any; running:
+    whether this ramp still runs; gate: JSON of the report of the gate that allowed the change; holdout: the name of
+    the experiment that now holds out some users of the route; has_shadow: whether a challenger of the route runs
+    now."""
 
     route: str
     route_id: int
@@ -103,9 +104,9 @@ def change(
 ) -> None:  # fmt: skip
     """Store a change of what a route serves. The change holds from now on.
 
-    version_id: the version that is served, or None to follow the policy's live version; experiment_id: the ramp that
-    begins; look_id: the report of the gate that allowed the change; restored_id: the earlier change that is
-    restored."""
+    version_id: the version that is served, or None to follow the policy's live version; experiment_id: the ramp (a
+    gradual switch to a new version) that begins; look_id: the report of the gate that allowed the change;
+    restored_id: the earlier change that is restored."""
     unit.add(
         "route_change", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id,
         experiment_id=experiment_id, command=command, look_id=look_id, restored_id=restored_id,
@@ -161,9 +162,9 @@ def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
 
 
 class Shadow(NamedTuple):
-    """This record is a challenger in the shadow of a route. number: the number of the version, or None if the
-    challenger follows the policy's live version; stopped_at: the time at which the challenger was stopped, or None
-    while it runs."""
+    """This record is a challenger that runs in the shadow of a route, without being shown. number: the number of the
+    version, or None if the challenger follows the policy's live version; stopped_at: the time at which the challenger
+    was stopped, or None while it runs."""
 
     id: int
     route_id: int

@@ -46,7 +46,7 @@ def merge(unit: Unit, user_id: int, person_id: int) -> int:
 
 def _merge_assignments(unit: Unit, user_id: int, person_id: int) -> None:
     """Give the person the variant that was assigned first, to the user or to the person. The later variant stays with
-    the merged user; otherwise an audit would take the log of this variant for damage."""
+    the merged user, so that an audit can explain the decisions of this variant."""
     person_experiments = "SELECT experiment_id FROM assignment WHERE user_id = ?"
     update = f"UPDATE assignment SET user_id = ? WHERE user_id = ? AND experiment_id NOT IN ({person_experiments})"
     unit.tell(update, person_id, user_id, person_id)

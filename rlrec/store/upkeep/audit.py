@@ -76,8 +76,8 @@ def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, 
     """Return the ids of `size` random decisions that this store drew, ascending, and the total number of decisions that
     this store drew. Imported decisions do not count.
 
-    If most ids of the log belong to such decisions, random ids are looked up, so that the other ids need not be
-    read. run: the number of adjacent ids that are taken together, so that the sample has several decisions drawn
+    If such decisions are not too few among all ids of the log, random ids are tried, so that the other ids need not
+    be read. Groups of `run` adjacent ids are then tried together, so that the sample has several decisions drawn
     from the same belief."""
     source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
     total = int(unit.ask_value(f"SELECT count(*) {source}"))
@@ -96,7 +96,7 @@ def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, 
 
 def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int]:
     """Count the slots of the decisions that were drawn from a policy before a time. Return the number of slots, and the
-    time of the first of these decisions; both are 0 if there are none.
+    time of the first of these decisions, or 0 and 0 if there are no such decisions.
 
     first: the smallest decision id that counts; before: the time."""
     text = (
@@ -309,13 +309,13 @@ def spend(
     unit: Unit, policy_id: int, *, kind: str, slice_us: int, offset_us: int, after: int,
     decision_ids: Collection[int] | None = None,
 ) -> Iterator[tuple[int, int, float, float, float]]:  # fmt: skip
-    """Yield rows with the spend of a policy by slice of time and arm. The rows must be added up, since a slice and an
-    arm have one row from the slots and one row from the events.
+    """Yield rows with the spend of a policy: the number of the slice of time, the arm, the number of slots shown, the
+    sum of the values of the events, and the number of slots with such an event. The caller must add up the rows of the
+    same slice and arm, since slots and events come in different rows.
 
-    A row has the number of the slice, the arm, the number of slots shown, the sum of the values of the events, and
-    the number of slots with such an event. kind: the kind of these events; slice_us: the length of a slice;
-    offset_us: a shift of the slices; after: only decisions and events that were stored after this change of the
-    policy count; decision_ids: if given, only these decisions count."""
+    kind: the kind of the events; slice_us: the length of a slice; offset_us: a time that is added before the
+    division into slices; after: only decisions and events that were stored after this change of the policy count;
+    decision_ids: if given, only these decisions count."""
     tests = "d.policy_id = ? AND d.imported = 0" + ("" if decision_ids is None else " AND d.id IN (?*)")
     ids = [] if decision_ids is None else [decision_ids]
     slice_number, slots = f"(d.at + {offset_us}) / {slice_us}", "decision d JOIN slot s ON s.decision_id = d.id"

@@ -31,7 +31,7 @@ BACKUP_PAGES = 10_000  # of SQLite, in one step of a backup
 
 
 def fingerprint(unit: Unit) -> str:
-    """Return a text that changes with every write to the store that would make an unfinished copy inconsistent."""
+    """Return a text that changes with every write after which an unfinished copy of the store would be inconsistent."""
     values: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
     values += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
     values += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")

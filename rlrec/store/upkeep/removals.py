@@ -109,7 +109,7 @@ def delete_sessions(unit: Unit, user_id: int, session_ids: Sequence[int]) -> Non
 
 
 def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
-    """Delete those of these contexts and eligible sets to which no row refers any more."""
+    """Delete these contexts and eligible sets, except those to which a row still refers."""
     for table, ids in (("context", context_ids), ("eligible_set", set_ids)):
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="WHERE id IN (?*)", references=_REFERENCES[table]), ids)
 
@@ -169,15 +169,15 @@ def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
 
 
 def delete_unused(unit: Unit) -> None:
-    """Delete all rows to which no other row refers any more: sessions without visits, and users without sessions,
-    unless an experiment or an exclusion names them; contexts; and eligible sets."""
+    """Delete rows to which no other row refers any more: contexts, eligible sets, sessions without visits, and users
+    without sessions. Sessions and users that an experiment or an exclusion names are kept."""
     for table, references in _REFERENCES.items():
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="", references=references))
 
 
 def oldest_belief(unit: Unit, policy_id: int) -> int:
-    """Return the number of the change after which the belief was in the state from which the policy's oldest decision
-    was drawn. If the policy has no decision, return the number of its newest change."""
+    """Return the number of the last change that the belief included when the policy's oldest stored decision was drawn.
+    If the policy has no decision, return the number of its newest change."""
     oldest_seq = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
     newest_seq = "SELECT seq FROM policy_head WHERE policy_id = ?"
     return int(unit.ask_value(f"SELECT coalesce(({oldest_seq}), ({newest_seq}), 0)", policy_id, policy_id))
@@ -213,7 +213,8 @@ def count_removals(unit: Unit) -> tuple[int, int]:
 
 
 def pruned_until(unit: Unit) -> int:
-    """Return the latest time before which old visits were deleted, or 0 where no visits were deleted."""
+    """Return the time before which old visits were deleted, or 0 if none were. If this happened several times, return
+    the latest of these times."""
     runs = [json.loads(text) for (text,) in unit.ask("SELECT options FROM run WHERE command = ?", PRUNE)]
     return max((times.parse(options["before"]) for options in runs if options["decisions"]), default=0)
 

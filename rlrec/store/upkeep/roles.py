@@ -94,8 +94,9 @@ def grants(prefix: str) -> list[Grant]:
 
 
 def _on_current(command: str, name_function: str, role: str) -> str:
-    """Return a statement about the database or the schema of the session, which finds the name of this database or
-    schema when it runs.
+    """Return a statement that grants or revokes rights on the current database or schema. The statement finds the name
+    of this database or schema when it runs.
 
-    name_function: the SQL function that returns the name."""
+    command: the statement, with %I in place of the name; name_function: the SQL function that returns the name;
+    role: the quoted name of the role."""
     return f"DO $$ BEGIN EXECUTE format('{command} %I', {name_function}, '{role[1:-1]}'); END $$"
