@@ -1,1 +1,1 @@
-"""Modules here compute sums per cluster, and hold the batches that the sums come from."""
+"""Modules here sum columns of the log per cluster, and hold the batches of rows that the columns come from."""

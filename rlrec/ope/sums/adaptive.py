@@ -1,9 +1,9 @@
-"""Functions here estimate the mean reward of each arm in a log whose policy learned while it was written.
+"""Functions here estimate the mean reward of each arm in a log whose policy learned while the log was written.
 
 The sample mean of an arm is biased downwards in such a log: an arm with a bad start is given up, and its mean is
-never corrected. Weights h / p remove this bias, where p is the propensity with which the arm was shown; h = sqrt(p),
-known before the draw, keeps the weights of rarely shown arms bounded. What remains is the bias of dividing by the
-sum of the weights (self-normalisation). Source: own derivation."""
+never corrected. Weights h / p remove this bias, where p is the propensity with which the arm was shown, and h =
+sqrt(p) is known before the draw. This h keeps the weights of rarely shown arms bounded. What remains is the bias of
+dividing by the sum of the weights (self-normalisation). Source: own derivation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ROUNDING = 1e-7  # a relative error as small as this counts as 0
 def terms(reward: Array, p: Array, pulls: Array | float = 1.0) -> Array:
     """Return the terms that each row adds to the sums of its arm, (TERMS, n).
 
-    reward (n,); p (n,): propensity of the arm shown; pulls: the number of pulls that each row counts as, where the
-    mean is per pull."""
+    reward (n,): the reward of each row; p (n,): the propensity of the arm shown; pulls: the number of pulls of the
+    arm in each row, if means are per pull."""
     weight = 1 / np.sqrt(np.maximum(p, SMALLEST))
     weighted_pulls, weighted_reward = weight * pulls, weight * reward
     return np.array(
@@ -37,11 +37,11 @@ def terms(reward: Array, p: Array, pulls: Array | float = 1.0) -> Array:
 
 
 def means(sums: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
-    """Return the weighted mean of each arm and its two normal bounds, (m,) each, in the unit of the reward. The squared
-    error is by the delta method, sum w^2 (r - mean)^2 over (sum w)^2. The mean of an arm without rows is NaN; the
+    """Return the weighted mean of each arm and its two normal bounds, three arrays (m,) in the unit of the reward. The
+    squared error is sum w^2 (r - mean)^2 / (sum w)^2, by the delta method. The mean of an arm without rows is NaN; the
     bounds of an arm are NaN if all its rewards are equal.
 
-    sums (TERMS, m): the sums of `terms` over the rows of each arm."""
+    sums (TERMS, m): the sums of `terms` over the rows of each arm; level: the confidence of the bounds."""
     weight, reward, squares, cross, rewards = sums
     total = np.where(weight > 0, weight, np.nan)
     mean = reward / total

@@ -1,8 +1,7 @@
-"""This module has the input and the base class of estimators. The input is a batch of the log, and an estimator gives
-terms per row of the batch.
+"""This module has the base class of estimators, and the batches of log rows that estimators read.
 
-Every estimator of this package is a smooth function of sums over clusters. An estimator declares the columns that it
-needs (`terms`), and how their sums make a value. All estimators share the code for clusters, standard errors,
+Every estimator of this package is a smooth function of sums over clusters. An estimator declares the columns that
+are summed (`columns`), and how their sums make a value. All estimators share the code for clusters, standard errors,
 intervals and diagnostics."""
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ TABLE_COLUMNS = ("target_at", "logged_at", "exposure", "expectation", "change")
 
 
 class ValueRange(Record, kw_only=False):
-    """A ValueRange holds the smallest and the largest of a set of values. The sum of two ranges is the range of both
-    sets."""
+    """A ValueRange holds the smallest and the largest of a set of values. The sum of two ranges is the range of all
+    values of the two sets."""
 
     least: float = np.inf
     largest: float = -np.inf
@@ -46,21 +45,21 @@ class ValueRange(Record, kw_only=False):
         return ValueRange(min(self.least, other.least), max(self.largest, other.largest))
 
     def scale(self, factor: float) -> ValueRange:
-        """Return the range of values that count `factor` times, which is the same range."""
+        """Return this range. The range of values does not depend on the `factor` by which their rows are counted."""
         return self
 
 
 class RewardColumns(Record, eq=False):
-    """RewardColumns holds the columns of a batch of any unit, (n,) each for its rows, and checks the columns when
-    built.
+    """RewardColumns holds the columns of a batch of rows, and checks the columns when built. A row is an impression, a
+    slate or a visit. Each column is (n,), with a value for each row.
 
-    reward: the reward inside the window of the row cluster: the digest of the unit that was randomised, any signed
-    or unsigned 64 bits predicted, expected: a reward model's value of what was shown, and the model's mean over what
-    the target may show largest: the largest weight that any choice could have had; NaN (or inf) if no bound is known
-    unsupported: the target's probability of choices to which the logger gave 0; NaN if that probability is unknown
-    default: whether the reward is the default; without this column, a reward of 0 counts as the default count: how
-    many rows each row stands for, 1 / the probability that the log kept the row; 1 without this column left_out:
-    number of rows that could not be used, and are not in the arrays
+    reward: the reward of the row inside its window; cluster: the digest of the cluster, any signed or unsigned 64
+    bits; predicted, expected: a reward model's value of what was shown, and the model's mean over what the target
+    may show; largest: the largest weight that any choice could have had; NaN (or inf) if no bound is known;
+    unsupported: the target's probability of choices to which the logger gave 0; NaN if that probability is unknown;
+    default: whether the reward is the default; without this column, a reward of 0 counts as the default; count: how
+    many rows each row stands for, 1 / the probability that the log kept the row; 1 without this column; left_out:
+    the number of rows that could not be used and are not in the arrays.
 
     Raises InputError for a wrong shape or a value outside its range."""
 
@@ -94,7 +93,7 @@ class RewardColumns(Record, eq=False):
         return {name: column for name, column in columns.items() if column is not None}
 
     def n_rows(self, name: str) -> int:
-        """Return the number of rows that the column of that name has."""
+        """Return the number of rows that the column with this name must have."""
         return len(self.reward)
 
     def __len__(self) -> int:
@@ -102,28 +101,29 @@ class RewardColumns(Record, eq=False):
         return len(self.reward)
 
     def take(self, rows: Flags | Ids) -> Self:
-        """Return a batch of these rows, given as flags or indices, in the given order. The `left_out` of the result is
-        0."""
+        """Return a batch of the given rows, in the given order. The `left_out` of the result is 0.
+
+        rows: flags or indices of the rows."""
         return type(self)(**{name: column[rows] for name, column in self.columns().items()})
 
     def with_counts(self, column: Array) -> Array:
-        """Return a column of rows, (n,) or (n, c), with each value multiplied by the count of its row."""
+        """Return a column, (n,) or (n, c), with each value multiplied by the count of its row."""
         return column if self.count is None else (column.T * self.count).T
 
     @cached_property
     def not_default(self) -> Flags:
-        """Return flags of the rewards that are not the default, (n,)."""
+        """Return (n,) flags, which are true for rewards that are not the default."""
         return ~self.default if self.default is not None else self.reward != 0
 
 
 class LogBatch(RewardColumns, eq=False):
-    """A LogBatch holds rows of the log as one target sees them; one row is an impression.
+    """A LogBatch holds rows of the log, with the probabilities that one target gives to them. A row is an impression.
 
     propensity (n,): the logging policy's probability of this arm, either the marginal probability at the position or
-    the probability of the slate down to the arm. It is NaN if no propensity was logged; estimators with weights
-    leave such a row out and count it. target (n,): the target's probability of the same event; NaN if the target has
-    none (such a row is left out as well). crammed (n,): the weights of `Cram`, of either sign; None for a target
-    that has not learned from the rows."""
+    the probability of the slate down to the arm; NaN if no propensity was logged. Estimators with weights leave such
+    a row out. target (n,): the target's probability of the same event; NaN if the target has none (such a row is
+    left out as well). crammed (n,): the weights of the estimator `Cram`, of either sign; None for a target that has
+    not learned from the rows."""
 
     propensity: Array
     target: Array
@@ -138,12 +138,12 @@ class LogBatch(RewardColumns, eq=False):
 
     @cached_property
     def is_usable(self) -> Flags:
-        """Tell which rows can be weighed, (n,)."""
+        """Return (n,) flags, which are true for rows with both probabilities, so that they have a weight."""
         return ~(np.isnan(self.propensity) | np.isnan(self.target))
 
     @cached_property
     def weight(self) -> Array:
-        """Return the importance weight target / propensity, (n,), or 0 if the row cannot be weighed."""
+        """Return the importance weight target / propensity, (n,). The weight is 0 if either probability is missing."""
         weight = np.zeros(len(self))
         with np.errstate(over="ignore"):
             np.divide(self.target, self.propensity, out=weight, where=self.is_usable)
@@ -151,33 +151,33 @@ class LogBatch(RewardColumns, eq=False):
 
     @cached_property
     def core(self) -> dict[str, Array]:
-        """Return the columns that diagnostics, lifts and Cressie-Read need whatever estimators are requested. The
-        columns are the rows that can be weighed, their rewards, their weights, and the products of rewards and
-        weights."""
+        """Return, by name, the columns that diagnostics, lifts and Cressie-Read need for any estimator. For each row,
+        they are whether it has a weight, its reward if so, its weight, and the product of reward and weight."""
         rows = self.is_usable.astype(np.float64)
         columns = (rows, rows * self.reward, self.weight, self.weight * self.reward)
         return dict(zip(CORE_COLUMNS, columns, strict=True))
 
 
 def require(name: str, column: Array, is_valid: Flags, requirement: str) -> None:
-    """Raise InputError that names the first row of a column that violates a requirement."""
+    """Raise InputError if a value of the column is not valid. The error names the first such row, and the
+    requirement."""
     if not is_valid.all():
         row = int(np.argmin(is_valid))
         raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {requirement}")
 
 
 class Smooth(Protocol):
-    """A Smooth object is a smooth function of mean terms, with its derivative."""
+    """A Smooth object computes an estimate as a smooth function of mean terms, and the derivative of this function."""
 
     def value(self, mean: Array) -> Array:
-        """Return the estimate at mean terms (..., d). The result has the shape (...,)."""
+        """Return the estimate, (...,), at the mean terms, (..., d)."""
 
     def gradient(self, mean: Array) -> Array:
-        """Return the derivative of the estimate by the mean terms, (..., d)."""
+        """Return the derivative of the estimate with respect to the mean terms, (..., d)."""
 
 
 class Ratio:
-    """A Ratio is the quotient of two means, a smooth function of mean terms; most estimates have this form."""
+    """A Ratio divides the first mean term by the second. Most estimates have this form."""
 
     def value(self, mean: Array) -> Array:
         return mean[..., 0] / mean[..., 1]
@@ -190,8 +190,8 @@ class Ratio:
 @dataclass(frozen=True)
 class Estimator(Ratio, ABC):
     """Estimator is the base of all estimators. An estimator is a ratio, unless it has its own `value` and `gradient`.
-    The object holds parameters and no data. A new estimator is a new class (a dataclass, where it has parameters),
-    whose docstring appears in the help of `evaluate`, and a name in the registry.
+    The object holds parameters and no data. A new estimator needs a class (a dataclass, if it has parameters) and a
+    name in the registry. The docstring of the class appears in the help of `evaluate`.
 
     `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
     It therefore accepts means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
@@ -220,8 +220,8 @@ class Estimator(Ratio, ABC):
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Return the names of the columns that `value` takes. The first column is a cluster's contribution to the
-        numerator, the second column is the number of rows or the weight that the numerator is divided by. Equal names
-        mean equal columns in all estimators."""
+        numerator; the second is the denominator, a number of rows or a weight. A name means the same column in all
+        estimators."""
 
     @property
     def prefix(self) -> str:
@@ -229,8 +229,9 @@ class Estimator(Ratio, ABC):
         return ""
 
     def enclosing_estimators(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
-        """Return the estimators whose bounds enclose the estimate of this estimator, if it is biased. They are the
-        same estimator without the bias, with the smallest, and with the largest value that the log allows.
+        """Return three estimators whose bounds enclose a biased estimate, or nothing if the estimate is not biased.
+        They are the same estimator without the bias, with the smallest value that the log allows, and with the largest
+        value.
 
         least, largest: the smallest and the largest reward; the columns do not depend on them."""
         return ()
@@ -247,13 +248,16 @@ class ImpressionEstimator(Estimator):
         return np.column_stack([batch.core[name] for name in self.columns])
 
     def distortion(self, batch: LogBatch) -> Array:
-        """Return |weight - weight used| of every row, (n,). The result is 0 for an estimator that is not biased."""
+        """Return |unchanged weight - weight used| of every row, (n,). The result is 0 for an estimator that changes no
+        weights."""
         return np.zeros(len(batch))
 
 
 def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
-    """Return 64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated
-    bits. The bits define blocks and cross-fitting folds. Source: the finaliser of SplitMix64."""
+    """Return 64 well-mixed bits for every id or digest, (n,). The bits are the same on every machine, and define blocks
+    and cross-fitting folds. Source: the finaliser of SplitMix64.
+
+    salt: a number; different salts give unrelated bits."""
     mixed_bits = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed_bits = (mixed_bits ^ (mixed_bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed_bits = (mixed_bits ^ (mixed_bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -261,13 +265,17 @@ def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
 
 
 def require_positive(label: str, value: float, *, example: str) -> None:
-    """Raise InputError unless the parameter `label` of an estimator is a finite number above 0."""
+    """Raise InputError unless the parameter `label` of an estimator is a finite number above 0.
+
+    value: the value of the parameter; example: the parameter with a valid value, for the hint."""
     if not 0 < value < np.inf:
         raise InputError(f"{label} is {value}", hint=f"give a finite number above 0, as {example}")
 
 
 def predictions_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
-    """Return `predicted` and `expected` of the batch. Raises InputError if the batch has no reward model."""
+    """Return `predicted` and `expected` of the batch. Raises InputError if the batch has no reward model.
+
+    name: the estimator that needs them, for the error."""
     if batch.predicted is None or batch.expected is None:
         raise InputError(f"{name} needs a reward model", hint="give one, or use ips or snips")
     return batch.predicted, batch.expected

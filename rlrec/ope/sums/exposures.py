@@ -1,10 +1,10 @@
-"""This module regresses later outcomes on exposures. An exposure is what was shown minus what was expected before the
-draw.
+"""This module regresses later outcomes on exposures. The exposure of an arm is how much it was looked at, minus how
+much that was expected before the draw.
 
-The exposure of an arm on a page is the sum over positions of shown x examination. Its expectation before the draw is
-known, so the difference is noise from the draw alone: it is uncorrelated with the visitor, however the logger
-adapts. In a regression of any later outcome on it (Robinson 1988, with the nuisance known), the coefficient of an
-arm is the effect of one more full look at it, in place of what would have been shown. Source: own derivation, after
+The looks at an arm on a page are the sum over positions of shown x examination. The expected looks are known, so the
+difference is noise from the draw alone: it is uncorrelated with the visitor, however the logger adapts. In a
+regression of any later outcome on the difference (Robinson 1988, with the nuisance known), the coefficient of an arm
+is the effect of one more full look at the arm, in place of what would have been shown. Source: own derivation, after
 Robinson 1988, Root-N-consistent semiparametric regression."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SALT, _MIX_SALT = 2, 3
 
 
 def block_numbers(cluster: Ids, *, blocks: int = BLOCKS) -> Ids:
-    """Return the block of each row, (n,), by the digest of its cluster."""
+    """Return the block of each row, (n,), computed from the digest of its cluster. `blocks` is the number of blocks."""
     return (hash_bits(cluster, salt=_SALT) % np.uint64(blocks)).astype(np.int64)
 
 
@@ -40,26 +40,29 @@ def count_blocks(arms: int) -> int:
 
 
 def has_looks(looks: Array, expected_looks: Array) -> Flags:
-    """Tell whether each arm has enough looks to be judged, (k,). The exposures of an arm that was hardly shown are the
-    logger's expectations, which follow the context, so no effect of such an arm can be told.
+    """Tell whether each arm was looked at often enough to be judged, (k,). Where an arm was hardly shown, its exposures
+    are little but the logger's expectations. These follow the context, so the effect of the arm cannot be told.
 
-    looks, expected_looks: the looks at each arm, and the expected looks."""
+    looks, expected_looks: the sum of looks at each arm, and the sum that was expected before the draws."""
     return np.asarray(looks >= np.maximum(_FEWEST_LOOKS, _LEAST_SHOWN_SHARE * expected_looks))
 
 
 def unfitted_residuals(residual: Array, share: Array) -> Array:
-    """Return the residuals of blocks, made as large as if the effects had not been fitted to the block.
+    """Return the residuals of blocks, enlarged to the size that they would have if the effects had been fitted without
+    the block.
 
-    share: the share of the exposures that a block carries alone. Source: Bell and McCaffrey 2002, Bias Reduction in
-    Standard Errors for Linear Regression with Multi-Stage Samples, for the square root."""
+    share: the part of all squared exposures that lies in the block. Source, for the square root: Bell and McCaffrey
+    2002, Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples."""
     return np.asarray(residual / np.sqrt(1 - np.clip(share, 0, _MAX_BLOCK_SHARE)))
 
 
 class Exposures(Record, kw_only=False, eq=False):
-    """An Exposures object holds the looks of n rows (pages or visits) at k arms.
+    """An Exposures object says how much k arms were looked at in n rows (pages or visits), and how much that was
+    expected.
 
-    row, arm, look (m,): the row and the arm of each slot, and how much the slot is looked at; expected_looks (u, k):
-    the expected looks in each of u draws; draw (n,): the draw of each row, negative if it is not known."""
+    row, arm, look (m,): the row, the arm and the examination of each slot; expected_looks (u, k): the expected looks
+    at each arm in each of u draws (distributions of slates); draw (n,): the index of each row's draw, negative if it
+    is not known."""
 
     row: Ids
     arm: Ids
@@ -77,15 +80,16 @@ class Exposures(Record, kw_only=False, eq=False):
 
     @property
     def expected_by_row(self) -> Array:
-        """Return the expected looks of each row, (n, k). The result is NaN if the draw of the row is not known."""
+        """Return the expected looks at each arm in each row, (n, k). They are NaN if the draw of the row is not
+        known."""
         by_row = np.full((len(self), self.arms), np.nan)
         by_row[self.draw >= 0] = self.expected_looks[self.draw[self.draw >= 0]]
         return by_row
 
     @property
     def dense(self) -> Array:
-        """Return the shown minus the expected looks of each row, (n, k). The result is NaN if the draw of the row is
-        not known."""
+        """Return the looks at each arm in each row, minus the expected looks, (n, k). The difference is NaN if the draw
+        of the row is not known."""
         cell = self.row * self.arms + self.arm
         looks = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms)
         return looks.astype(np.float64, copy=False).reshape(-1, self.arms) - self.expected_by_row
@@ -98,7 +102,7 @@ class Exposures(Record, kw_only=False, eq=False):
         return Exposures(row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected_looks, self.draw[rows])
 
     def totals(self, count: Array) -> tuple[Array, Array]:
-        """Return the sum of the looks at each arm, and the sum of the expected looks, (k,) each.
+        """Return the sum of the looks at each arm, (k,), and the sum of the expected looks, (k,).
 
         count (n,): the weight of each row."""
         looks = np.bincount(self.arm, weights=self.look * count[self.row], minlength=self.arms)
@@ -124,13 +128,14 @@ class Exposures(Record, kw_only=False, eq=False):
 
 
 class ExposureRegression(Sums):
-    """An ExposureRegression holds sums over rows by block of clusters. There are b blocks, d columns (3 columns that
-    are known before the draw, and the exposures of k arms) and o outcomes.
+    """An ExposureRegression holds the sums that a regression of outcomes on exposures needs, for each of b blocks of
+    clusters. The regression has o outcomes and d columns: 3 that are known before the draw, and the exposures of k
+    arms.
 
-    square (b, d, d): sums of products of two columns. With more than 128 arms square has the shape (b, d, 4):
+    square (b, d, d): sums of products of two columns. With more than 128 arms, square has the shape (b, d, 4):
     products with the first 3 columns, and squares of exposures; the outcomes are then regressed on each arm
-    separately. cross (b, d, o): products of columns and outcomes. looks (2, k): the looks at each arm, and the
-    expected looks."""
+    separately. cross (b, d, o): sums of products of columns and outcomes. looks (2, k): the looks at each arm, and
+    the expected looks."""
 
     square: Array
     cross: Array
@@ -138,7 +143,7 @@ class ExposureRegression(Sums):
 
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> ExposureRegression:
-        """Return the sums over no rows."""
+        """Return sums over no rows. `outcomes` is the number of outcomes."""
         blocks, d = count_blocks(arms), BASELINE_COLUMNS + arms
         width = d if arms <= MOST_JOINT else BASELINE_COLUMNS + 1
         return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)), np.zeros((2, arms)))
@@ -146,8 +151,8 @@ class ExposureRegression(Sums):
     def add_rows(self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids) -> None:
         """Add n rows to these sums in place.
 
-        baseline (n, 3): the columns that are known before the draw; factor (n,): the factor of the exposures of each
-        row; outcomes (n, o): the outcomes; cluster (n,): the digest of each row's cluster."""
+        baseline (n, 3): the columns that are known before the draw; outcomes (n, o): the outcomes; factor (n,): the
+        number by which the exposures of each row are multiplied; cluster (n,): the digest of each row's cluster."""
         block, columns = block_numbers(cluster, blocks=len(self.square)), np.hstack([baseline, outcomes])
         self.looks[...] += exposures.totals(np.square(factor))
         if not self._is_joint:
@@ -166,8 +171,11 @@ class ExposureRegression(Sums):
                 self.cross[block_of_row[start]] += products[:, d:]
 
     def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
-        """Add rows for regressions on each arm separately. The exposure of an arm is the sum over slots that showed the
-        arm, minus the sum over draws that expected the arm."""
+        """Add rows to the sums of regressions on each arm separately. The exposure of an arm is summed as the looks of
+        the slots that showed the arm, minus the expected looks of the draws.
+
+        columns (n, 3 + o): the columns known before the draw, and the outcomes; factor (n,): the number by which the
+        exposures of each row are multiplied; block (n,): the block of each row's cluster."""
         blocks, k, expected_looks, cross = len(self.square), exposures.arms, exposures.expected_looks, self.cross
 
         def by_block(number: Ids, weight: Array, width: int) -> Array:
@@ -200,7 +208,7 @@ class ExposureRegression(Sums):
 
     @cached_property
     def influences(self) -> Array:
-        """Return the contribution of each block to the effects, (b, k, o), enlarged by `unfitted_residuals`."""
+        """Return the contribution of each block to the effects, (b, k, o), enlarged as in `unfitted_residuals`."""
         slopes = self._slopes(self.square.sum(axis=0), self.cross.sum(axis=0))
         if self._is_joint:
             influence = np.asarray(self._inverse @ (self.cross - self.square @ slopes))[:, BASELINE_COLUMNS:]
@@ -218,8 +226,9 @@ class ExposureRegression(Sums):
 
     @cached_property
     def is_varying(self) -> Flags:
-        """Tell whether the exposure of each arm varied, (k,). The exposure must vary beyond the sum over all arms, in
-        more than one block of clusters (which may be one person), and the arm must have enough looks."""
+        """Return (k,) flags, which are true for arms whose exposure varied. An exposure must vary in more than one
+        block of clusters (a block may be one person), and beyond what the other columns explain; the arm must have
+        enough looks."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
         is_carried_alone = (by_block.max(axis=0) > _MAX_BLOCK_SHARE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
@@ -234,8 +243,7 @@ class ExposureRegression(Sums):
 
     @property
     def variances(self) -> Array:
-        """Return the variance of the effect of each arm that follows from its exposures, for noise of variance 1 per
-        row, (k,)."""
+        """Return the variance of the effect of each arm, (k,), if outcomes are noise of variance 1 per row."""
         if self._is_joint:
             return np.diag(self._inverse)[BASELINE_COLUMNS:]
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1]
@@ -258,7 +266,9 @@ class ExposureRegression(Sums):
         )
 
     def _slopes(self, square: Array, cross_sums: Array) -> Array:
-        """Return the coefficient of each column, (d, o)."""
+        """Return the coefficient of each column for each outcome, (d, o).
+
+        square: sums of products of two columns; cross_sums (d, o): sums of products of columns and outcomes."""
         if self._is_joint:
             return np.asarray(self._inverse @ cross_sums)
         slopes = (
@@ -274,15 +284,15 @@ class ExposureRegression(Sums):
         )
 
     def _separate_slopes(self, cross_sums: Array) -> Array:
-        """Return the slopes of the exposures (..., k, o), each from a regression on that exposure alone. The slope is 0
-        for an exposure that does not vary."""
+        """Return the slopes of the exposures, (..., k, o), from a regression on each exposure alone. The slope is 0 for
+        an exposure that does not vary. `cross_sums` are the sums of products of exposures and outcomes."""
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1:]
         return np.divide(cross_sums, square, out=np.zeros_like(cross_sums), where=self.is_varying[:, None])
 
 
 def std_errors(influences: Array, *, columns: int) -> Array:
-    """Return the standard errors of sums over blocks, (...), from the contribution of each block, (b, ...). The result
-    is NaN if there are fewer blocks than twice the number of regressed columns."""
+    """Return standard errors, (...), from the contributions of b blocks, (b, ...). The errors are NaN if there are
+    fewer blocks than twice the number of regressed columns."""
     n_present = int((influences != 0).reshape(len(influences), -1).any(axis=1).sum())
     factor = n_present / (n_present - columns) if n_present >= 2 * columns else np.nan
     return np.asarray(np.sqrt(np.square(influences).sum(axis=0) * factor))

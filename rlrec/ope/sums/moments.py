@@ -1,16 +1,16 @@
-"""This module sums columns over clusters. The sums can be added, and values, errors and intervals are computed from
-them.
+"""This module sums columns over clusters. Batches can be summed apart and the sums added; values, errors and intervals
+are computed from the sums.
 
 A cluster is identified by a digest of the key of its user or session, 64 bits in an int64. Digests determine the
 order of sums and the blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of
 a store.
 
-Where a cluster can have rows in a later batch (users), every cluster has a row of sums until its partition of the log
-has been read. A row takes 8 bytes of digest and 8 per column, which is 80 bytes for the nine columns that ips, snips,
-clipped-ips, dm and dr need together. Where it cannot (sessions, rows, users of other partitions), at most 4,096
-clusters have a row; more are reduced to second moments and 4,096 blocks, defined by a hash of the digest, so that
-memory is bounded. Sums at every step (`Steps`) are too wide for either: with more than 4,096 clusters only their blocks
-are kept, and errors are computed from the blocks, which are as many and as independent."""
+If a cluster can have rows in a later batch (users), every cluster has a row of sums until its partition of the log has
+been read. A row takes 8 bytes of digest and 8 per column, which is 80 bytes for the nine columns that ips, snips,
+clipped-ips, dm and dr need together. If a cluster lies in one batch (sessions, rows, users of other partitions), at
+most 4,096 clusters have a row. More clusters are reduced to second moments and 4,096 blocks, defined by a hash of the
+digest, so that memory is bounded. Sums at every step (`Steps`) are wide: with more than 4,096 clusters only blocks are
+kept, and errors are computed from the blocks."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _SALT = 1
 
 
 class BlockSums(Sums, kw_only=True):
-    """A BlockSums object holds sums over clusters of c columns.
+    """A BlockSums object holds sums of c columns over clusters.
 
-    present (c,): number of clusters in which a column is not 0; moment (c, c): sum over clusters of the outer
-    product of the sums of the cluster; largest (c,), absolute (c,): over clusters, the largest absolute value and
-    the sum of absolute values; growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED_COLUMN, for
-    each of STAKES. It is NaN without this column, if the column is negative, or if a cluster does not count once;
-    units (m, c): sums of the clusters, or of 4,096 blocks of clusters"""
+    present (c,): the number of clusters in which a column is not 0; moment (c, c): the sum over clusters of the
+    outer product of a cluster's sums; largest (c,), absolute (c,): over clusters, the largest absolute value and the
+    sum of absolute values; growth (s,): the sum over clusters of ln(1 + stake x), where x is the column
+    STAKED_COLUMN, for each of STAKES; NaN without this column, if the column is negative, or if clusters were
+    multiplied by a factor; units (m, c): the sums of each cluster, or of each of 4,096 blocks of clusters."""
 
     present: Ids
     moment: Array
@@ -59,18 +59,18 @@ class BlockSums(Sums, kw_only=True):
 
 
 class ClusterSummary(BlockSums, kw_only=True):
-    """A ClusterSummary holds sums over all clusters at the end of a fold. A bootstrap draws from the units of the
-    summary.
+    """A ClusterSummary holds sums over all clusters at the end of a fold. A bootstrap draws from its `units`, which are
+    clusters or blocks of clusters.
 
-    columns: the index of each column by its name; total (c,): sums over all clusters; blocks: whether units are
-    blocks; a bootstrap then draws from all blocks, as the number of clusters in each block is random"""
+    columns: the index of each column by its name; total (c,): the sums over all clusters; blocks: whether units are
+    blocks; a bootstrap then draws from all blocks, as the number of clusters in each block is random."""
 
     columns: Mapping[str, int]
     total: Array
     blocks: bool
 
     def with_prefix(self, prefix: str) -> ClusterSummary:
-        """Return the summary of the columns whose names have a prefix. The prefix is removed from the names."""
+        """Return the summary of the columns whose names begin with the prefix, and remove the prefix from the names."""
         numbers = {
             name.removeprefix(prefix): number for name, number in self.columns.items() if name.startswith(prefix)
         }
@@ -83,7 +83,7 @@ class ClusterSummary(BlockSums, kw_only=True):
 
 
 class _Clusters(Record, kw_only=False, eq=False):
-    """This record has the sums of each cluster (m, c), and the ascending digests of the clusters (m,).
+    """This record holds the sums of each cluster, (m, c), and the digests of the clusters in ascending order, (m,).
 
     stake_index: the index of the column STAKED_COLUMN, or None without this column."""
 
@@ -108,7 +108,7 @@ class _Clusters(Record, kw_only=False, eq=False):
         return _Clusters(self.digests, self.sums * factor)
 
     def collapse(self) -> BlockSums:
-        """Reduce these clusters to their second moments and blocks."""
+        """Return the second moments and the sums of blocks, without the sums of each cluster."""
         block = cluster_blocks(self.digests)
         absolute_sums = np.abs(self.sums)
         # The square of a weight may overflow, since propensities go down to 1e-300; the error is then unknown, no
@@ -127,10 +127,10 @@ class _Clusters(Record, kw_only=False, eq=False):
 
 
 class Moments(Sums):
-    """A Moments object holds sums of c columns over clusters. `moments(batch_1) + moments(batch_2)` is the moments of
-    both batches together.
+    """A Moments object holds sums of c columns over clusters. `moments(batch_1) + moments(batch_2)` are the moments of
+    the two batches together.
 
-    columns: the names of the columns. spans_batches: whether a cluster may have rows in another batch."""
+    columns: the names of the columns; spans_batches: whether a cluster may have rows in another batch."""
 
     columns: tuple[str, ...]
     spans_batches: bool
@@ -153,11 +153,11 @@ class Moments(Sums):
         return Moments(self.columns, self.spans_batches, self._clusters.scale(factor))
 
     def close(self) -> Moments:
-        """Return these sums in their final form. No later batch may have rows of the clusters."""
+        """Return these sums in the form for clusters that have no rows in later batches, which bounds the memory."""
         return Moments(self.columns, False, _limit_clusters(self._clusters, spans_batches=False))
 
     def summary(self) -> ClusterSummary:
-        """Return the sums, second moments and the units that a bootstrap draws from."""
+        """Return the sums, the second moments, and the clusters or blocks that a bootstrap draws from."""
         clusters, blocks = self._clusters, _collapse_blocks(self._clusters)
         columns = {name: number for number, name in enumerate(self.columns)}
         summary = ClusterSummary(**vars(blocks), columns=columns, total=blocks.units.sum(axis=0), blocks=True)
@@ -167,8 +167,9 @@ class Moments(Sums):
 
 
 def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
-    """Return a summary of each group. The units of all summaries are the same clusters, or the same blocks, in the same
-    order, so that a bootstrap draws the same units for all groups. A cluster has zeros in a group without its rows."""
+    """Return a summary of each group of rows. The `units` of all summaries are the same clusters, or the same blocks,
+    in the same order, so that a bootstrap draws the same units for all groups. A cluster without rows in a group has
+    sums of 0."""
     group_sums, units = [group._clusters for group in groups], list[Array]()
     clusters = [sums for sums in group_sums if isinstance(sums, _Clusters)]
     digests = np.unique(np.concatenate([sums.digests for sums in clusters])) if clusters else np.empty(0, np.int64)
@@ -183,12 +184,12 @@ def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
 
 
 class Steps(Record, kw_only=False, eq=False):
-    """A Steps object holds sums at every step, of up to 4,096 clusters, or of 4,096 blocks of more clusters. The sums
-    of two batches can be added, and have the order of `ClusterSummary.units`.
+    """A Steps object holds the sums of columns at every step of visits. The sums are by cluster, or by block if there
+    are more than 4,096 clusters, in the order of `ClusterSummary.units`. The sums of two batches can be added.
 
-    columns: names of the first c columns; the last column keeps its value after a visit's end; digests (m,): the
-    ascending digests of clusters, or (with `blocks`) the numbers of blocks; sums (m, c + 1, h): the sums at each of
-    h steps"""
+    columns: the names of the first c columns; the last column keeps its value after a visit's end; digests (m,): the
+    digests of clusters in ascending order, or the numbers of blocks; sums (m, c + 1, h): the sums at each of h
+    steps; blocks: whether the sums are by block."""
 
     columns: tuple[str, ...]
     digests: Ids
@@ -220,9 +221,9 @@ class Steps(Record, kw_only=False, eq=False):
 def sum_steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Return the sums of one batch of visits at every step. Decisions are sorted by visit and step.
 
-    columns: by name, the value of each decision, (n,), which is 0 after a visit's end. held_column (n,): a column
-    that keeps its last value after the end. cluster, length (s,): the cluster of every visit, and its number of
-    decisions, at most `horizon`."""
+    columns: by name, the value of each decision, (n,), which is 0 after a visit's end; held_column (n,): a column
+    that keeps its last value after the end; cluster (s,): the cluster of each visit; length (s,): the number of
+    decisions of each visit, at most `horizon`."""
     # the units that are summed over: clusters, or blocks of them
     digests, unit = np.unique(cluster, return_inverse=True)
     blocks = len(digests) > BLOCKS
@@ -251,9 +252,10 @@ def cluster_blocks(digests: Ids) -> Ids:
 
 
 def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batches: bool) -> Moments:
-    """Return the moments of one batch.
+    """Return the moments of one batch of n rows.
 
-    terms (n, c): the columns of every row; cluster (n,): the digest of the cluster of each row."""
+    terms (n, c): the columns of every row; cluster (n,): the digest of each row's cluster; columns: the names of the
+    columns; spans_batches: whether a cluster may have rows in another batch."""
     # rows of a cluster mostly lie together: adding them up first leaves less to sort
     cluster, terms = _add_runs(cluster, terms)
     if (cluster[1:] < cluster[:-1]).any():
@@ -264,7 +266,7 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batch
 
 
 def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
-    """Merge each run of equal clusters into one row with the sum of its terms."""
+    """Add up adjacent rows of the same cluster. Return the clusters and the sums of their terms."""
     start = run_starts(cluster)
     return (cluster, terms) if len(start) == len(cluster) else (cluster[start], np.add.reduceat(terms, start, axis=0))
 

@@ -1,8 +1,8 @@
-"""This module sums the visits of persons per unit. The sums say how often each unit came, whether it came again, and
-what rewards it brought.
+"""This module computes sums for each person or session that was randomised: how often it came, whether it came again,
+and what rewards it brought.
 
-A person is a user, or a session without one; a unit is what was randomised, a person or one of its sessions. Times
-are microseconds."""
+A person is a user, or a session without a user. In this module, a unit is what was randomised, a person or one of
+the person's sessions. Times are microseconds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that show whe
 
 
 class Visits(Record, eq=False):
-    """Visits holds all visits of a set of persons, (v,) each.
+    """Visits holds all visits of a set of persons. Each array is (v,), with a value for each visit.
 
-    person, unit: the digests of the person and of the unit; started_at, ended_at: the times of the visit; is_over:
-    whether the visit has ended; is_recognised: whether the person would be recognised under another session key (None:
-    all persons would); horizon: the time up to which another visit would be in the log (None: all times)."""
+    person, unit: the digests of the person, and of what was randomised; started_at, ended_at: the times of the
+    visit; is_over: whether the visit has ended; is_recognised: whether the person would be recognised under another
+    session key (None: all persons would); horizon: the time up to which another visit would be in the log (None: all
+    times)."""
 
     person: Ids
     unit: Ids
@@ -38,16 +39,17 @@ class Visits(Record, eq=False):
 
     @cached_property
     def next_start(self) -> Ids:
-        """Return, for each visit, the start of the person's first visit after its end, or FAR_FUTURE if there is
-        none."""
+        """Return, for each visit, the start of the same person's first visit after its end, or FAR_FUTURE without a
+        later visit."""
         next_index = np.searchsorted(self._starts, self._key(self._code, self.ended_at), side="right")
         started_at = np.append(self.started_at[self._order], FAR_FUTURE)[next_index]
         same_person = np.append(self._code[self._order], -1)[next_index] == self._code
         return np.where(same_person, started_at, FAR_FUTURE)
 
     def begun_before(self, visit: Ids, at: Ids) -> Ids:
-        """Return, for each of the given visits, the number of visits that its person had begun before the time,
-        (m,)."""
+        """Return, for each of m visits, the number of visits that the same person had begun before a time, (m,).
+
+        visit, at (m,): the index of the visit, and the time."""
         code = self._code[visit]
         visits_begun = np.searchsorted(self._starts, self._key(code, at - 1), side="right")
         return visits_begun - np.searchsorted(self._starts, code * len(self._times))
@@ -80,11 +82,12 @@ class Visits(Record, eq=False):
 
 
 class ServedDecisions(Record, eq=False):
-    """ServedDecisions holds the decisions of visits, (d,) each.
+    """ServedDecisions holds d decisions of visits. Each array is (d,), but the arrays of rewards are (r, d).
 
-    visit: index of the visit; group: number of the group, from 0; at: time of the decision; rewards, is_mature (r, d):
-    for each reward definition, the reward and whether it counts; keep: the probability that the log kept the
-    decision (None: 1); day: number of the day (None: days in UTC)."""
+    visit: the index of the visit; group: the number of the group of decisions that is counted apart, from 0; at: the
+    time of the decision; rewards, is_mature (r, d): for each of r reward definitions, the reward, and whether its
+    window is over; keep: the probability that the log kept the decision (None: 1); day: the number of the day (None:
+    days in UTC)."""
 
     visit: Ids
     group: Ids
@@ -106,16 +109,17 @@ class ServedDecisions(Record, eq=False):
 
 
 class UnitSums(Record, eq=False):
-    """UnitSums holds the sums of units in groups, (m,) each, by group and digest. A unit has a row in every group that
-    served it.
+    """UnitSums holds sums for each randomised unit in each group of decisions that served it. The m rows are sorted by
+    group and digest.
 
-    Where the log dropped decisions, each decision counts 1 / keep times. A visit or a unit counts 1 / the
-    probability that at least one of its decisions in the log was kept. This is exact if the visit or unit has a
-    single decision, or a decision that was certain to be kept.
+    If the log dropped decisions, each decision counts 1 / keep times. A visit or a unit counts 1 / the probability
+    that at least one of its decisions in the log was kept. This is exact if the visit or unit has a single decision,
+    or a decision that was certain to be kept.
 
     unit: the digest of the unit; group: the number of the group; entry: the time of the group's first decision for the
-    unit; visit: the index of the visit of that decision; columns: numerators, denominators and SAMPLED_FLAGS. A flag is
-    1 if the log may have dropped decisions of a unit that has several decisions, or that has several in one visit."""
+    unit; visit: the index of the visit of that decision; columns: numerators, denominators and the two SAMPLED_FLAGS,
+    by name. A flag is 1 if the log may have dropped decisions of the unit, and the unit has several decisions (first
+    flag) or several in one visit (second flag)."""
 
     unit: Ids
     group: Ids
@@ -128,17 +132,17 @@ class UnitSums(Record, eq=False):
         return UnitSums(**ids, columns=take(self.columns, rows))
 
     def regroup(self, group: Ids) -> UnitSums:
-        """Return the same sums with the units of one group in other groups.
+        """Return the same sums under other numbers of groups, sorted by group and digest.
 
-        group: the number of the new group of each unit."""
+        group (m,): the new group of each row."""
         return replace(self, group=group).take(np.lexsort((self.unit, group)))
 
 
 def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, counts_days: bool = True) -> UnitSums:
-    """Compute the sums of every unit in every group.
+    """Return the sums of every randomised unit in every group of decisions.
 
-    now: the time at which windows are over, one time for all visits or one per visit; counts_days: whether to add a
-    column of active days."""
+    now: the present time, one for all visits or one for each visit, by which a visit must be over to be watched for
+    returns; counts_days: whether to add a column of active days."""
     # stays: a visit in a group, restricted to the decisions of that group
     first_rows, stay = distinct(decisions.group, decisions.visit)
     group, visit, n = decisions.group[first_rows], decisions.visit[first_rows], len(first_rows)
@@ -210,14 +214,16 @@ def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
 
 
 def _inclusion(row: Ids, keep: Array, n: int) -> Array:
-    """Return the probability that at least one decision of each row was kept, (n,)."""
+    """Return, for each of n rows, the probability that at least one of its decisions was kept, (n,).
+
+    row: the row of each decision; keep: the probability that the log kept the decision."""
     p_dropped = np.ones(n)
     np.multiply.at(p_dropped, row, 1 - keep)
     return 1 - p_dropped
 
 
 def _days(row: Ids, decisions: ServedDecisions, n: int) -> Array:
-    """Return the number of days on which each row has a decision, (n,)."""
+    """Return the number of days on which each of n rows has a decision, (n,). `row` is the row of each decision."""
     first_rows, _ = distinct(row, decisions.at // DAY if decisions.day is None else decisions.day)
     return _sums(row[first_rows], np.ones(len(first_rows)), n)
 
@@ -229,17 +235,19 @@ AGES = 64  # classes of ages, of equal width, up to the horizon
 
 
 class ReturnTimes(Sums):
-    """A ReturnTimes object counts returns by the time that the visit was watched and by the time that the return took,
-    (65, 64), in classes of a 64th of the horizon. The last class of the watched time is a whole horizon."""
+    """A ReturnTimes object counts returns by two times: how long the visit was watched, and how long the return took.
+    Both times are in classes of a 64th of the horizon; the last class of the watched time is a whole horizon.
+
+    number (65, 64): the number of returns, by watched time and return time."""
 
     number: Array
 
     @classmethod
     def from_visits(cls, *, watched_time: Array, gap: Array) -> ReturnTimes:
-        """Count the returns of visits.
+        """Count the returns of n visits.
 
-        watched_time, gap (n,): how long each visit was watched, and the time until the return, in horizons; a gap is
-        infinite if nobody came back."""
+        watched_time, gap (n,): the time that each visit was watched, and the time until the person returned, both in
+        horizons; the gap is infinite if the person did not return."""
         has_returned = gap <= np.minimum(watched_time, 1.0)
         row = np.minimum(watched_time[has_returned] * AGES, AGES).astype(np.int64)
         column = np.minimum(gap[has_returned] * AGES, AGES - 1).astype(np.int64)
@@ -248,8 +256,10 @@ class ReturnTimes(Sums):
 
     @property
     def shares(self) -> Array:
-        """Return the share of returns that have come by each age from 0 to the horizon, (65,). A chain ladder computes
-        it from the share of returns that had come before, among visits that were watched for one class longer."""
+        """Return, for each age from 0 to the horizon, the share of returns that have come by this age, (65,).
+
+        The shares are a chain ladder: the share at an age is the share at the next age times the fraction of returns
+        by the next age that had come by this age. The fraction is from visits that were watched until the next age."""
         shares = np.ones(AGES + 1)
         for age in range(AGES - 1, 0, -1):
             returns = self.number[age + 1 :].sum(axis=0)

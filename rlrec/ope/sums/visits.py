@@ -1,8 +1,8 @@
-"""This module makes visits of the log the input of session estimators, and computes the columns that session estimators
-use.
+"""This module makes visits of the log the input of session estimators, and computes the columns that these estimators
+sum.
 
 A "session" of an estimate is one visit. Visits differ in length. After its end a visit keeps its last weight, with
-rewards and values of 0; if it were dropped from the sums, the longer visits would represent all."""
+rewards and values of 0; without it, the later steps would represent only the longer visits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ HEAVIEST = 1e100
 
 
 class VisitBatch(RewardColumns, eq=False):
-    """A VisitBatch holds visits of the log as one target sees them, s visits with n decisions in all.
+    """A VisitBatch holds s visits of the log, n decisions in all, with the ratios of one target's probabilities to the
+    logged ones.
 
     start (s + 1,): the decisions of visit i are rows start[i] to start[i + 1] - 1, in order of step, at least one.
     log_ratio (n,): the logarithm of the ratio of the target's probability of the slate to the logging policy's
@@ -62,8 +63,9 @@ class VisitBatch(RewardColumns, eq=False):
         return np.diff(self.start)
 
     def take(self, visits: Flags | Ids) -> Self:
-        """Return a batch of these visits, given as flags or indices, in the given order. The `left_out` of the result
-        is 0."""
+        """Return a batch of the given visits, in the given order. The `left_out` of the result is 0.
+
+        visits: flags or indices of the visits."""
         index = np.arange(len(self))[visits]
         # the decisions of the visits, visit by visit
         length = self.length[index]
@@ -76,10 +78,10 @@ class VisitBatch(RewardColumns, eq=False):
 
 
 class Course(Record, kw_only=False, eq=False):
-    """A Course computes the columns of one batch of visits that estimators name. A column is (s,) per visit, or (n,)
-    per decision.
+    """A Course computes columns of one batch of visits, which estimators name and sum. A column is (s,) with a value
+    per visit, or (n,) with a value per decision.
 
-    gamma: discount per step, in [0, 1]."""
+    gamma: the discount per step, in [0, 1]."""
 
     batch: VisitBatch
     gamma: float
@@ -98,8 +100,7 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def ratio(self) -> Array:
-        """Return w_t, the product of all ratios up to this step. The logarithms of the ratios are added step by step,
-        for all visits at once."""
+        """Return w_t, the product of the ratios of all steps of the visit up to step t, (n,)."""
         log_ratios, start = self.batch.log_ratio.copy(), self.batch.start[:-1]
         # sorted by length, the visits with at least so many steps come first
         longest_first = start[np.argsort(-self.batch.length, kind="stable")]
@@ -117,8 +118,8 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def correction(self) -> Array:
-        """Return gamma^t w_t (r_t + gamma V_{t+1} - Q_t), the weighted error of the model. After the end of a visit, V
-        is `value_at_end`."""
+        """Return gamma^t w_t (r_t + gamma V_{t+1} - Q_t), the discounted and weighted error of the model's value Q_t.
+        After the last step of a visit, V is `value_at_end`."""
         prediction, expectation = self._model
         next_value = np.zeros(len(expectation))
         next_value[:-1] = expectation[1:]
@@ -127,7 +128,7 @@ class Course(Record, kw_only=False, eq=False):
 
     @property
     def value_at_end(self) -> Array | float:
-        """Return the value of V after a visit's last step."""
+        """Return V after a visit's last step."""
         return 0.0
 
     @property
@@ -145,22 +146,22 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def weight(self) -> Array:
-        """Return w, the product of all ratios, at the end of the visit."""
+        """Return w, the product of the ratios of all steps of the visit."""
         return self.ratio[self.batch.start[1:] - 1]
 
     @cached_property
     def mean_weight(self) -> Array:
-        """Return the discounted mean of w_t over the visit's steps, the weight of its rewards taken together."""
+        """Return the discounted mean of w_t over the visit's steps, which is the mean weight of its rewards."""
         return self.sum(self.discount * self.ratio) / self.sum(self.discount)
 
     @cached_property
     def weighted_return(self) -> Array:
-        """Return w at the end of the visit times its discounted return."""
+        """Return w of the whole visit times the visit's discounted return."""
         return self.weight * self.earned
 
     @cached_property
     def earned(self) -> Array:
-        """Return the discounted return as it was logged."""
+        """Return the discounted return of the visit as it was logged, without weights."""
         return self.sum(self.discount * self.batch.reward)
 
     @cached_property
@@ -175,13 +176,13 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def robust_return(self) -> Array:
-        """Return V_0 + sum_t gamma^t w_t (r_t + gamma V_{t+1} - Q_t), which is the backward recursion v <- V_t + rho_t
-        (r_t + gamma v - Q_t)."""
+        """Return V_0 + sum_t gamma^t w_t (r_t + gamma V_{t+1} - Q_t). It equals the backward recursion v <- V_t + rho_t
+        (r_t + gamma v - Q_t), where rho_t is the ratio of step t."""
         return self.first_value + self.sum(self.correction)
 
     @cached_property
     def has_reward(self) -> Flags:
-        """Return flags of the visits with a reward that is not the default."""
+        """Return flags, which are true for visits with a reward that is not the default."""
         return self.sum(self.batch.not_default.astype(np.float64)) > 0
 
     @cached_property
