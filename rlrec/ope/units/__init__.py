@@ -1,1 +1,2 @@
-"""Modules here turn sums into estimates, one module for each unit that a row can be."""
+"""Modules here turn sums into estimates. Each module is for one unit of analysis, such as impressions, slates or
+visits."""

@@ -1,11 +1,11 @@
-"""This module estimates, to first order, what pages with other arms would earn. The estimate uses the effects of arms,
-from pages whose draw is known.
+"""This module estimates, to first order, the reward of slates with other arms. The estimate is computed from effects of
+arms in slates whose distribution is known.
 
-The exposure of an arm on a page is the sum over positions of shown x examination. The expectation of the exposure
-before the draw is known. The difference of the two is uncorrelated with all that was fixed before the draw, whoever
-the visitor is and however the logger adapts. In the regression of the rewards of a page and the rest of its visit on
-this difference, the coefficient of an arm is therefore the effect of one more look at the arm. Only differences
-between arms are identified."""
+The exposure of an arm on a page (a slate) is the sum over positions of shown x examination. The expectation of the
+exposure before the draw is known. The difference of the two is uncorrelated with all that was fixed before the draw,
+whoever the visitor is and however the logger adapts. Regress the rewards of a page and the rest of its visit on this
+difference: the coefficient of an arm is the effect of one more look at the arm. Only differences between arms are
+identified."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Effects(Estimator):
 
 
 class EffectBatch(RewardColumns, eq=False):
-    """An EffectBatch holds pages of the log as one target sees them, s pages and k arms of the catalogue. The values of
-    a page are NaN if its distributions are not known.
+    """An EffectBatch holds s pages (slates) of the log, with the exposures of k arms that one target expects. The
+    exposures of a page are NaN if its distributions are not known.
 
     reward (s,): the reward of the page and its events; remaining (s,): the same reward including later pages of the
-    visit. exposure (s, k): shown minus expected exposure; expectation (s, k): the expected exposure; change (s, k):
-    the expected exposure under the target minus that under the logger; looks (s,): the sum of the examinations of
-    the page's positions."""
+    visit; exposure (s, k): the shown minus the expected exposure; expectation (s, k): the expected exposure; change
+    (s, k): the exposure expected under the target minus that expected under the logger; looks (s,): the sum of the
+    examinations of the page's positions."""
 
     remaining: Array
     exposure: Array
@@ -60,16 +60,17 @@ class EffectBatch(RewardColumns, eq=False):
 
     @cached_property
     def is_usable(self) -> Flags:
-        """Tell which pages have known distributions, (s,)."""
+        """Return (s,) flags, which are true for pages whose distributions are known."""
         return ~np.isnan(self.exposure.sum(axis=1) + self.change.sum(axis=1))
 
 
 class EffectFold(Fold):
-    """An EffectFold sums what the estimator `effects` needs.
+    """An EffectFold sums the columns from which the estimator `effects` is computed.
 
-    arms: the arms of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair of arms.
-    Figures, for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b,
-    4, k): exposures, exposures x remaining reward, changes, expected looks; square (b, k, k): products of exposures."""
+    arms: the number of arms, at most 300, since a block of clusters stores 8 bytes for each pair of arms. The
+    figures of its sums, for each of b blocks of clusters, are by_block (b, 4): rows, rewards, remaining rewards,
+    looks; by_arm (b, 4, k): exposures, exposures x remaining reward, changes, expected exposures; square (b, k, k):
+    products of exposures."""
 
     arms: int
 
@@ -80,7 +81,8 @@ class EffectFold(Fold):
 
     @property
     def most_loggers(self) -> int:
-        """Return 0, since the regression itself weighs loggers by the variation of their exposures."""
+        """Return 0: rows of loggers need no weights here, since the regression weighs them by the variation of their
+        exposures."""
         return 0
 
     def partial(self, batch: EffectBatch, /) -> RowSums:
@@ -109,7 +111,8 @@ class EffectFold(Fold):
     def estimator_fold(
         self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /
     ) -> EstimatorFold:
-        """Return the estimate as a sum over blocks of clusters, with the influence of each block."""
+        """Return the estimator at the end of the fold. The estimate is a sum over blocks of clusters, and its error
+        follows from the influence of each block."""
         by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
         rows, reward, remaining, looks = by_block.T
         # an arm that was hardly shown has no effect that can be told

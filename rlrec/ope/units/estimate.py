@@ -1,5 +1,4 @@
-"""This module turns sums over clusters into estimates. Each estimator reports one estimate at the end of a fold over
-the log."""
+"""This module turns sums over clusters into estimates, one for each estimator, when the log has been read."""
 
 from __future__ import annotations
 
@@ -42,10 +41,10 @@ _FIGURES = (
 
 
 class LoggerWeight(Record):
-    """A LoggerWeight is the weight of a row of a logger. The weights of all rows are 1 on average.
+    """A LoggerWeight says how much each row of one logger counts. The mean weight of all rows is 1.
 
-    version: the version of the logger, None for all loggers without a weight of their own; is_target: whether the
-    logger showed just what the target shows."""
+    version: the version of the logger, or None for all loggers without a weight of their own; rows: the number of
+    its rows; is_target: whether the logger chose exactly as the target does."""
 
     version: str | None
     rows: int
@@ -57,33 +56,34 @@ class Estimate(Record):
     """An Estimate is one line of `evaluate --json`, from `estimator` on. A figure that does not exist is None, never
     NaN.
 
-    std_error: clustered, by the delta method; None where no interval is valid (dm)
-    clusters, n: clusters and rows used; ess is over clusters
-    bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown.
-        lower, upper: hold it
-    safe_lower: lower minus bias_bound: for gates that trust no model
-    always_lower: for ips, the bound that holds at every look of a growing log, at this level on its side alone
+    std_error: the standard error over clusters, by the delta method; None if no interval is valid (dm)
+    clusters, n: the numbers of clusters and of rows used
+    ess: the effective sample size over clusters
+    bias_bound: the largest bias that changed weights can cause, which lower and upper include; 0 if no weight was
+        changed, None if the bias is unknown
+    safe_lower: lower minus bias_bound, for gates that trust no model
+    always_lower: for ips, a one-sided lower bound at this level that holds at every look of a growing log
     k_hat, cluster_share, nonzero, reward_share, mean_weight_z: figures of the verdict (`Diagnosis`)
-    left_out: rows without a propensity, or visits that could not be used
-    ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
-        5 % of the visits: from there on the log does not support the target. None if it always does, and per
-        impression; return_steps: number of the first steps that carry 90 % of the return; supported_gamma: the largest
-        discount whose return the log supports (reason short-horizon)
-    curve, curve_age_days: the position curve that the estimate rests on (with its number), and its age; None where it
-        rests on none, or on one that is assumed
-    loggers, logger_weights: how many loggers were weighed by the spread of their weights, and how much a row of each
-        counts, 0 where it is left out; 1 and none where all rows count once
-    log: the filter of the log that was taken
-    simultaneous: the intervals of all groups hold together with probability `level`, not one by one
-    served: mean reward of the same rows as they were logged, each as often as it counts
-    lift: by how much `value` is above that, as a share of it; lift_std_error, lift_lower, lift_upper: with the
-        uncertainty of both, which are from the same clusters; the bounds are as many errors away as those of `value`,
-        and None where what served may have earned 0
-    reward_seen: share of the logged |reward| that the estimator sees, in [0, 1]: per impression, events of pages are
-        not seen
-    simultaneous_lower, simultaneous_upper: bounds of the lift that hold together with those of all targets of the
-        request; may_be_best: whether none of these is surely better. None for a single target, and for an insufficient
-        estimate"""
+    left_out: the number of rows without a propensity, or of visits that could not be used
+    ess_by_step: the effective sample size over visits at each step
+    horizon: the first step, from 0, at which ess_by_step is below 5 % of the visits, so that the log does not support the
+        target from there on; None if it always does, and per impression
+    return_steps: the number of first steps that carry 90 % of the return
+    supported_gamma: the largest discount whose return the log supports (reason short-horizon)
+    curve, curve_age_days: the position curve that the estimate rests on (with its number), and the age of the curve; None
+        without a curve or with an assumed curve
+    loggers, logger_weights: the number of loggers whose rows were weighed by the spread of their weights, and how much a
+        row of each logger counts (0 if it is left out); 1 and empty if all rows count once
+    log: the filter by which rows of the log were selected
+    simultaneous: whether the intervals of all groups hold together with probability `level`, not one by one
+    served: the mean logged reward of the same rows, with the same counts
+    lift: the excess of `value` over `served`, as a share of `served`
+    lift_std_error, lift_lower, lift_upper: the error and the bounds of the lift, which include the errors of both means;
+        a bound is as many errors away as that of `value`, and is None if the true mean of `served` may be 0
+    reward_seen: the share of the logged |reward| that the estimator uses, in [0, 1]; estimators per impression do not use
+        events of whole slates
+    simultaneous_lower, simultaneous_upper: bounds of the lift that hold together for all targets of the request
+    may_be_best: whether no other target is surely better; None for a single target, and for an insufficient estimate"""
 
     estimator: str
     estimand: str
@@ -135,42 +135,42 @@ class Estimate(Record):
 
     @property
     def lift_bounds(self) -> tuple[float | None, float | None]:
-        """Return the bounds of the lift for decisions. If several targets were evaluated, the bounds hold for all
-        targets together."""
+        """Return the bounds of the lift from which decisions are made. If several targets were evaluated, these bounds
+        hold for all targets together."""
         if self.may_be_best is None and self.simultaneous_lower is None:
             return self.lift_lower, self.lift_upper
         return self.simultaneous_lower, self.simultaneous_upper
 
     @cached_property
     def logger_shares(self) -> list[tuple[LoggerWeight, float]]:
-        """Return each logger with its share of the weighed rows."""
+        """Return each logger with its share of the rows, where each row counts by the weight of its logger."""
         total = sum(logger.rows * logger.weight for logger in self.logger_weights)
         return [(logger, logger.rows * logger.weight / total) for logger in self.logger_weights]
 
     @cached_property
     def target_loggers(self) -> list[str]:
-        """Return the loggers that showed just what the target shows, if nearly all rows that count are rows of these
-        loggers."""
+        """Return the loggers that chose exactly as the target does, if they have nearly all rows with a weight above 0.
+        The evaluation then compares the target with itself. Otherwise the result is empty."""
         doubts = WEIGHT_DOUBTS - {"mean-weight"}  # which here says that what counts next to nothing lacks some rows
         shares = {logger.version: share for logger, share in self.logger_shares if logger.is_target and share}
         is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE and doubts.isdisjoint(self.reasons)
         return [name for name in shares if name is not None] if is_nearly_all else []
 
     def with_reasons(self, reasons: Iterable[str]) -> Estimate:
-        """Return the estimate with further reasons. These reasons limit the verdict of the estimate."""
+        """Return the estimate with further reasons to doubt it, and with its verdict lowered accordingly."""
         verdict, all_reasons = verdicts.lower_verdict(self.verdict, (*self.reasons, *reasons))
         return replace(self, verdict=verdict, reasons=all_reasons)
 
 
 class FinishOptions(Record):
-    """FinishOptions has the options with which a fold is finished, and words for its report.
+    """FinishOptions holds the options with which sums are turned into estimates, and words for the report.
 
     interval, level: the kind of interval, and its confidence in (0, 1); cluster: the name of the randomised unit,
     for the report; reward_range: (low, high) of one reward, infinite if rewards are not clipped; greedy: whether the
     target was evaluated without its exploration, for the report; extra_reasons: names of `reasons.REASONS` that only
     the caller can know (`in-sample`, `logging-states`); selected_rows: whether rows were selected by the arm that
     the logger chose, so that their mean weight need not be 1; seed, replicates: the seed and the number of
-    replicates of the bootstrap; groups: the number of groups of rows whose intervals hold together"""
+    replicates of the bootstrap; groups: the number of groups of rows whose intervals hold together."""
 
     interval: str = "bootstrap-t"
     level: float = 0.95
@@ -188,18 +188,18 @@ USUAL_OPTIONS = FinishOptions()
 
 
 class EstimatorFold(Record, eq=False):
-    """An EstimatorFold is one estimator at the end of a fold, with its columns of the sums and the estimate that
-    follows from them.
+    """An EstimatorFold computes the estimate of one estimator from the sums of the whole log.
 
-    distortion: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a
-    model; weight_column: the column of the weights from which the effective sample size is computed; mean_column: the
-    column of weights that are 1 on average; by_step (m, h) each: for the units, the sums whose quotient the estimator
-    takes at each of h steps; ess: the effective sample size, if it is not the effective sample size of weights;
-    max_ess: an upper limit of the effective sample size; short_horizon: whether that limit is too small;
-    reward_range: the range of the reward of one row, if it differs from the options; observed_range: the range of the
-    logged rewards of rows, if neither a reward nor a weight has a known bound; reasons: the reasons that do not
-    follow from figures; facts: fields of the estimate that do not follow from sums; noun, basis: words of the
-    estimand"""
+    label: the name of the estimate; summary: the sums over clusters; weights: diagnostics of the weights;
+    distortion: the sum of |unchanged weight - weight used|; predictions: the range of the reward model's
+    predictions, None without a model; weight_column: the column of the weights from which the effective sample size
+    is computed; mean_column: the column of weights that are 1 on average; by_step: arrays (m, h) with, for each
+    cluster or block, the sums whose quotient is taken at each of h steps; ess: the effective sample size, if it is
+    not that of the weights; max_ess: an upper limit of the effective sample size; short_horizon: whether this limit
+    is too small; reward_range: the range of the reward of one row, if it differs from the options; observed_range:
+    the range of the logged rewards of rows, if neither a reward nor a weight has a known bound; reasons: the reasons
+    for doubt that do not follow from figures; facts: fields of the estimate that do not follow from sums; noun,
+    basis: words for what is estimated."""
 
     label: str
     estimator: Estimator
@@ -233,13 +233,13 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def logged_sums(self) -> Array:
-        """Return the logged rewards, and the rows used, per cluster or block, (m, 2)."""
+        """Return two sums for each cluster or block, (m, 2): the logged rewards, and the number of rows used."""
         return self.summary.units[:, [self.summary.columns["earned"], self.summary.columns["rows"]]]
 
     @property
     def sample(self) -> Array:
-        """Return the units that a bootstrap draws from, (m, d). Clusters without a usable row are not included. All
-        blocks are included, even empty blocks, since the number of clusters in a block is random."""
+        """Return the rows that a bootstrap draws from, (m, d), one for each cluster or block. Clusters without a usable
+        row are not included. Empty blocks are included, since the number of clusters in a block is random."""
         if self.summary.blocks or self.by_step:
             return self.units
         return self.units[self.logged_sums[:, 1] > 0]
@@ -251,13 +251,14 @@ class EstimatorFold(Record, eq=False):
 
     @property
     def has_weights(self) -> bool:
-        """Tell whether the estimator has weights, and these weights give information."""
+        """Tell whether the estimator uses weights, and has rows and a finite largest weight, so that its weights can be
+        judged."""
         has_information = self.n > 0 and not (self.estimator.needs_all_rows and self.weights.left_out)
         return self.estimator.uses_weights and has_information and bool(np.isfinite(self.weights.largest))
 
     @property
     def is_logged(self) -> bool:
-        """Tell whether the target shows just what was logged, so that all weights are 1."""
+        """Tell whether the target chooses exactly as the loggers did, so that all weights are 1."""
         largest, total, count = self.weights.largest, self.weights.weight, self.weights.total_count
         return self.has_weights and largest <= 1 + ROUNDED_WEIGHT and total >= count * (1 - ROUNDED_WEIGHT)
 
@@ -281,7 +282,9 @@ class EstimatorFold(Record, eq=False):
 
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
         """Return the fields of the lift, which is the estimate's excess over the logged mean, as a share of the logged
-        mean. The lift is 0 for a target that shows what was logged, or whose sums are the sums of the log."""
+        mean.
+
+        sides: the estimates that enclose this estimate, as returned by `sides`, with their bounds."""
         lift, lift_error = self.lift
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
@@ -304,7 +307,8 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def lift(self) -> tuple[float, float]:
-        """Return the lift and its error, or NaN if there is no lift or error."""
+        """Return the lift and its standard error, or NaN if they do not exist. Both are 0 if the target chooses as the
+        loggers did, or if its sums equal the logged sums."""
         units = np.column_stack([self.units, self.logged_sums])
         if not self.n or len(units) < 2:
             return np.nan, np.nan
@@ -314,8 +318,8 @@ class EstimatorFold(Record, eq=False):
         return (0.0, 0.0) if is_equal and np.isfinite(sample.value) else (sample.value, sample.error)
 
     def lift_bounds(self, bounds: Bounds) -> Bounds:
-        """Return the bounds of the lift. They are as many errors away from the lift as the bounds of the value are from
-        the value."""
+        """Return the bounds of the lift. Each is as many standard errors away from the lift as the given bound of the
+        value is away from the value."""
         (value, error), (lift, lift_error) = self.value_and_error, self.lift
         if not lift_error:
             return lift, lift
@@ -326,11 +330,11 @@ class EstimatorFold(Record, eq=False):
         return low, high
 
     def sides(self, reward_range: Bounds) -> list[EstimatorFold]:
-        """Return the estimates whose bounds enclose this estimate.
+        """Return the folds whose bounds enclose this estimate.
 
-        If no weights were changed, the result is the estimate itself. Otherwise the results are the same estimator
-        without the change, and the two extremes that the log allows, one extreme as lower and one as upper bound.
-        (The changed estimate may be biased, so its own error is not enough.)
+        If no weights were changed, the result is this fold alone. Otherwise the estimate may be biased, so its own
+        error is not enough. The result is then the same estimator with unchanged weights, with the smallest value
+        that the log allows (for the lower bound), and with the largest value (for the upper bound).
 
         reward_range: the reward range of the options."""
         if not self.distortion:
@@ -339,20 +343,21 @@ class EstimatorFold(Record, eq=False):
         return [replace(self, estimator=kind, distortion=0.0) for kind in kinds]
 
     def limits(self, reward_range: Bounds) -> Bounds:
-        """Return the limits at which bounds are cut. For a mean of rewards the result has the limits of a row's reward.
+        """Return the limits at which bounds are cut. They are the limits of one row's reward for an estimate that is a
+        weighted mean of rewards, else infinite.
 
         reward_range: the reward range of the options."""
         return (self.reward_range or reward_range) if self.estimator.self_normalised else ANY_REWARD
 
     @property
     def unbiased_fold(self) -> EstimatorFold:
-        """Return the same estimator with unchanged weights."""
+        """Return the fold of the same estimator with unchanged weights."""
         return self.sides((0.0, 0.0))[0]
 
     def bounds(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Bounds:
-        """Return the interval from the estimator's own error. The bounds are infinite if they are unknown.
+        """Return the interval that follows from the error of this estimator. Unknown bounds are infinite.
 
-        bootstrap: bounds of estimators by bootstrap-t."""
+        bootstrap: the bounds of each estimator by bootstrap-t."""
         value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
@@ -365,19 +370,21 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def heaviness(self) -> float:
-        """Return how far an interval is extended towards the interval of Cressie and Read, from 0 to 1. The extent
-        grows linearly from 0 at a largest weight of `HEAVY_WEIGHT` to the full extent at twice that weight. The full
-        extent is smaller the more rows are effective."""
+        """Return how far the interval is extended towards the interval of Cressie and Read, from 0 to 1. The result
+        grows with the largest weight, from 0 at `HEAVY_WEIGHT` to its maximum at twice that weight. The maximum falls
+        below 1 if more than MANY_ROWS rows are effective."""
         largest, ess = self.weights.largest, self.diagnosis.ess
         if not (self.estimator.widens_interval and largest > HEAVY_WEIGHT and ess):
             return 0.0
         return min(1.0, largest / HEAVY_WEIGHT - 1) * min(1.0, MANY_ROWS / ess)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
-        """Return bounds over clusters with w = A / mbar and r = B / A, where A, B are sums of weights and weighted
-        rewards, and mbar is the mean number of rows per cluster. For a corrected model, r is the model's error: B is a
-        cluster's estimate minus the value for each row, so that a missing cluster adds at most the largest possible
-        error of the model."""
+        """Return the bounds of Cressie and Read, with clusters as rows. A cluster has the weight A / mbar and the
+        reward B / A, where A and B are its sums of weights and of weighted rewards, and mbar is the mean number of rows
+        per cluster.
+
+        For an estimator with a reward model, B is the cluster's sum minus the estimate for each row, so that the
+        reward is an error of the model. A missing cluster then adds at most the largest possible error of the model."""
         rows, weight, reward = (self.summary.columns[name] for name in ("rows", "weight", self.estimator.columns[0]))
         total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
@@ -400,7 +407,7 @@ class EstimatorFold(Record, eq=False):
     def estimate(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Estimate:
         """Return the estimate for the report.
 
-        bootstrap: bounds of estimators by bootstrap-t, as in `bounds`."""
+        bootstrap: the bounds of each estimator by bootstrap-t."""
         options = replace(options, reward_range=self.reward_range or options.reward_range)
         level = options.level
         if options.interval != "bootstrap-t":
@@ -449,8 +456,8 @@ class EstimatorFold(Record, eq=False):
         return estimate
 
     def _always_lower(self, level: float) -> float | None:
-        """Return the lower bound of the mean weighted reward per row that holds at every look. The result is None for
-        estimators that have no such bound."""
+        """Return a lower bound of the mean weighted reward per row, which holds at every look of a growing log. The
+        result is None for an estimator without such a bound."""
         growth = self.summary.growth
         if self.estimator.columns != (STAKED_COLUMN, "rows") or not self.n or np.isnan(growth).any():
             return None
@@ -481,8 +488,8 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def _mean_weight(self) -> tuple[float | None, float | None, float | None]:
-        """Return the mean weight per row, the distance of this mean from 1 in clustered standard errors, and the mean
-        plus 3 of these errors."""
+        """Return three numbers: the mean weight per row, its distance from 1 in standard errors over clusters, and the
+        mean plus 3 standard errors."""
         columns = [self.summary.columns[name] for name in (self.mean_column, "rows")]
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
@@ -492,8 +499,9 @@ class EstimatorFold(Record, eq=False):
         return finite_or_none(mean), z if n > 1 else None, finite_or_none(mean + 3 * error) if n > 1 else None
 
     def _bias_bound(self, reward_range: Bounds) -> float | None:
-        """Return mean |weight - weight used| x the largest error of a reward. That error is the width of the reward's
-        range, or more if the predictions of a reward model leave that range."""
+        """Return mean |unchanged weight - weight used| x the largest error of a reward, or None if the bias has no
+        bound. The largest error is the width of the reward's range, or more if predictions of a reward model leave the
+        range."""
         if not self.estimator.is_biased:
             return 0.0 if self.estimator.intervals else None
         if not self.distortion:
@@ -506,7 +514,8 @@ class EstimatorFold(Record, eq=False):
 
     @property
     def _is_constant(self) -> bool:
-        """Tell whether there are rewards, but the estimate has no error since all clusters agree."""
+        """Tell whether there are enough rewards, but the estimate has a standard error of 0 since all clusters
+        agree."""
         has_rewards = self.diagnosis.nonzero >= LEAST_REWARDS and bool(self.estimator.intervals)
         return has_rewards and self.value_and_error[1] == 0
 
@@ -515,14 +524,18 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 
 
 def _common_bounds(sides: Sequence[Bounds], value: float) -> Bounds:
-    """Return the bounds that all given bounds have in common, widened where necessary so that they include the value. A
-    single pair of bounds is returned unchanged."""
+    """Return the bounds that all pairs of bounds share, widened if necessary so that they include the value. A single
+    pair is returned unchanged.
+
+    sides: the pairs of bounds."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
 
 
 def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOptions) -> list[dict[Estimator, Bounds]]:
-    """Draw bounds by bootstrap-t for the estimators of each group of rows. All groups have the same units. The bounds
-    of several groups hold together: they extend to the largest t of all groups in the same draw (max-t)."""
+    """Return the bootstrap-t bounds of each estimator, for each group of rows. The bounds of several groups hold
+    together: they extend to the largest t of all groups in the same draw (max-t).
+
+    groups: the folds of each group; all groups have the same clusters or blocks."""
     # each once, since the sides of several estimators may be the same
     folds_by_estimator: dict[Estimator, list[EstimatorFold]] = {}
     for folds in zip(*groups, strict=True):
@@ -542,10 +555,11 @@ def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOption
 
 
 def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:
-    """Tell whether two ratios differ by more than 3 standard errors of their difference and by more than a negligible
-    share of a value.
+    """Tell whether two ratios differ by more than 3 standard errors of their difference, and by more than a negligible
+    share of `value`.
 
-    columns: the numerator and the denominator of the first ratio, then those of the second ratio."""
+    columns: the numerator and the denominator of the first ratio, then of the second ratio; clusters: the number of
+    clusters; value: the estimate that the difference is compared with."""
     column_index = [summary.columns[name] for name in columns]
     total, moment = summary.total[column_index], summary.moment[np.ix_(column_index, column_index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
@@ -553,11 +567,11 @@ def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters
 
 
 def widen_estimate(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
-    """Return the estimate with the additional error of a simulation. All rows share this error, so it does not show
-    between clusters.
+    """Return the estimate with an additional error, that of a simulation. All rows share this error, so differences
+    between clusters do not show it.
 
-    replicas: the same estimate for equal parts of the simulated pages; the variance of the mean of the replicas is
-    their variance over their number. limits: the limits at which bounds are cut."""
+    replicas: the same estimate from equal parts of the simulated slates; the variance of their mean is their
+    variance over their number; limits: the limits at which bounds are cut."""
     if len(replicas) < 2 or estimate.value is None or not estimate.std_error:
         return estimate
     wider_estimate = _add_error(estimate, replicas, ("value", "std_error", "lower", "upper"), limits)
@@ -570,9 +584,10 @@ def widen_estimate(estimate: Estimate, replicas: Sequence[Estimate], *, limits: 
 
 
 def _add_error(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
-    """Return the estimate with a wider error and wider bounds of one figure. The bounds are cut at limits.
+    """Return the estimate with a wider error and wider bounds of one figure.
 
-    names: the names of the figure, of its error and of its bounds."""
+    replicas: the same estimate from equal parts of the simulated slates; names: the names of the figure, its error
+    and its bounds; limits: the limits at which bounds are cut."""
     value, error, *bounds = (getattr(estimate, name) for name in names)
     low, high = (np.nan if bound is None else bound for bound in bounds)
     values = [value for replica in replicas if (value := getattr(replica, names[0])) is not None]
@@ -585,8 +600,8 @@ def _add_error(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
 def _report(
     bounds: Bounds, fold: EstimatorFold, options: FinishOptions
 ) -> tuple[float | None, float | None, list[str]]:
-    """Return the two bounds for the report, and the reasons. The bounds are cut at their limits, and None if they are
-    infinite."""
+    """Return the two bounds for the report, and the reasons why a bound is missing. A bound is cut at its limit, and
+    None if it is infinite."""
     if not fold.estimator.intervals:
         return None, None, ["no-interval"]
     least, largest = fold.limits(options.reward_range)

@@ -1,5 +1,5 @@
-"""This module has the fold of the estimators of one unit, which turns rows of the log into estimates, for any kind of
-row. It also has the fold of impressions, and compares several targets."""
+"""This module has the base class of folds, which turn rows of the log into estimates, and the fold of impressions. It
+also compares several targets."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ MAX_LOGGERS = 16
 
 
 class PositionCurve(Record):
-    """A PositionCurve is a position curve as an estimate uses it, the examination of positions 1, 2, ... relative to
-    position 1.
+    """A PositionCurve holds the examination of positions 1, 2, ... relative to position 1, for use in an estimate.
 
-    name: the name of the curve with its number, None for an assumed curve. age_days: the days since the curve was
+    name: the name of the curve with its number, or None for an assumed curve; age_days: the days since the curve was
     fitted."""
 
     name: str | None = None
@@ -56,10 +55,10 @@ FLAT_CURVE = PositionCurve()
 
 
 class WeightSpread(Sums):
-    """A WeightSpread holds sums that tell the spread of weights, (g,) for g weightings.
+    """A WeightSpread holds sums that show how much weights vary. Each array is (g,), for g weightings of the rows.
 
-    rows, weight: the sums of rows and of weights. squares: the sum of squared weights; least: the smallest expected
-    value of squares, which is that of the rows."""
+    rows, weight: the sums over rows of 1 and of the weight; squares: the sum over clusters of the squared weight of
+    a cluster; least: the same sum with all weights 1, which is the smallest expected value of squares."""
 
     rows: Array
     weight: Array
@@ -68,19 +67,19 @@ class WeightSpread(Sums):
 
 
 class RowSums(Sums, kw_only=True):
-    """RowSums holds sums over rows of the log. The sums add up as `partial(batch_1) + partial(batch_2)`.
+    """RowSums holds sums over rows of the log. The sums of two batches can be added.
 
-    moments: the sums over clusters. weights: diagnostics by the name of the column of the weights. figures: further
-    sums, which a fold names."""
+    moments: the sums over clusters; weights: diagnostics of the weights, by the name of their column; figures:
+    further sums of a fold, by name."""
 
     moments: Moments
     weights: Mapping[str, Weights]
     figures: Mapping[str, Any]
 
     def scale(self, factors: Mapping[str, float]) -> RowSums:
-        """Return the sums with rows multiplied by factors.
+        """Return the sums with each column multiplied by a factor.
 
-        factors: the factor of each column, by name, in order."""
+        factors: the factor of each column by name, in the order of the columns."""
         mean = float(np.mean([factor for name, factor in factors.items() if name.endswith("earned")]))
         return RowSums(
             moments=self.moments.scale(np.array(list(factors.values()))),
@@ -93,11 +92,11 @@ class RowSums(Sums, kw_only=True):
 
 
 class Fold(ABC, Record):
-    """A Fold computes the requested estimators of one unit, for one target. The sums of a batch (a partial) depend only
-    on the rows of the batch. The order of batches, and how rows were split into batches, do not matter, up to rounding.
+    """A Fold computes the requested estimators for one target. The sums of a batch depend only on the rows of the
+    batch. The order of batches, and how rows were split into batches, do not matter, up to rounding.
 
-    estimators: label -> estimator, as `ope.parse` returns them. Estimators with the same prefix have the same
-    weights, and share the columns whose names begin with this prefix spans_batches: whether a cluster may have rows
+    estimators: the estimators by label, as `ope.parse` returns them; estimators with the same prefix have the same
+    weights, and share the columns whose names begin with this prefix; spans_batches: whether a cluster may have rows
     in a later batch (users). If not, each cluster lies in one batch (sessions, rows), and memory is bounded for any
     number of clusters."""
 
@@ -118,37 +117,40 @@ class Fold(ABC, Record):
 
     @cached_property
     def weighings(self) -> dict[str, Any]:
-        """Return one estimator for each weighting, by prefix."""
+        """Return the weightings of rows, by prefix of their columns. Each is shown by one of the estimators that use
+        it."""
         return {estimator.prefix: estimator for estimator in self.estimators.values()}
 
     @property
     def most_loggers(self) -> int:
-        """Return the number of loggers that can have weights."""
+        """Return the largest number of loggers whose rows can have weights of their own."""
         return MAX_LOGGERS
 
     @abstractmethod
     def partial(self, batch: Any, /) -> RowSums:
-        """Return the sums of one batch. The sums of an empty batch are the zero of the addition."""
+        """Return the sums of one batch. The sums of an empty batch are the zero of the addition, so they change no
+        other sums."""
 
     def sums(
         self, matrix: Array, cluster: Ids, weights: Mapping[str, Weights], figures: Mapping[str, Any], /
     ) -> RowSums:  # fmt: skip
-        """Return the sums of rows.
+        """Return the sums of n rows.
 
-        matrix (n, c): the columns of the rows; cluster (n,): the digest of each row's cluster."""
+        matrix (n, c): the columns of the rows; cluster (n,): the digest of each row's cluster; weights, figures: the
+        diagnostics of the weights, and further sums of the rows."""
         total = moments(matrix, cluster, columns=self.columns, spans_batches=self.spans_batches)
         return RowSums(moments=total, weights=weights, figures=figures)
 
     @abstractmethod
     def estimator_fold(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
-        """Return an estimator at the end of a fold.
+        """Return the object that computes the estimate of one estimator from the sums of the whole log.
 
-        summary: the summary of the columns with the estimator's prefix."""
+        label: the name of the estimate; summary: the summary of the columns with the estimator's prefix."""
 
     def estimator_folds(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
-        """Return each estimator at the end of a fold.
+        """Return, for each estimator, the object that computes its estimate from the sums of the whole log.
 
-        summary: the summary of the partial's moments, if it is given in another order of units."""
+        summary: the summary of the sums, if it has another order of clusters than `partial`."""
         summary = summary or partial.moments.summary()
         summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.weighings}
         return [
@@ -158,7 +160,7 @@ class Fold(ABC, Record):
     # -- several loggers --
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
-        """Return the spread of the weights of each partial, over clusters."""
+        """Return, for each of the given sums, how much the weights of clusters vary."""
         spreads = []
         for summary in (partial.moments.summary() for partial in partials):
             rows, weight = (
@@ -169,9 +171,9 @@ class Fold(ABC, Record):
         return spreads
 
     def factors(self, factor: Array, /) -> dict[str, float]:
-        """Return how much a row counts in each column, by name.
+        """Return the factor of each column by name, when rows are multiplied by a factor.
 
-        factor (g,): how much a row counts in each weighting."""
+        factor (g,): the factor of a row in each weighting."""
         (factor_of_rows,) = factor.tolist()
         return dict.fromkeys(self.columns, factor_of_rows)
 
@@ -183,9 +185,13 @@ class Fold(ABC, Record):
         return self.finish_together([(partial, options)])[0]
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
-        """Return the estimates of several groups of one log, as `finish` does, with intervals that hold together.
-        Intervals of the bootstrap use the max-t of the same replicates; all other intervals have the Bonferroni level.
-        The estimates of a single group are compared with each other. Raises InputError as `finish` does."""
+        """Return the estimates of several groups of rows of one log, with intervals that hold together.
+
+        Intervals of the bootstrap use the max-t of the same replicates; all other intervals have the Bonferroni
+        level. If there is only one group, its estimates are compared with each other. Raises InputError as `finish`
+        does.
+
+        groups: the sums and the options of each group."""
         sums, common_options = [partial for partial, _ in groups], groups[0][1]
         intervals.check_interval(common_options.interval, common_options.level, estimators=self.estimators)
         folds = same_units = list(map(self.estimator_folds, sums))
@@ -208,21 +214,24 @@ class Fold(ABC, Record):
     def compare_estimates(
         self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
     ) -> list[Estimate]:
-        """Return the estimates. They have a further reason if estimates that should agree differ."""
+        """Return the estimates, with a further reason for doubt if two estimates that should agree differ.
+
+        estimator_folds: the objects that computed the estimates; partial: the sums of the log."""
         return estimates
 
 
 class ImpressionFold(Fold):
-    """An ImpressionFold computes the requested estimators per impression.
+    """An ImpressionFold computes the requested estimators from impressions.
 
-    curve: the position curve of the reward model, None if the model has effects of positions. Figures: distorted,
-    the sum of |weight - weight used| per label; predictions, the range of the predictions of the reward model."""
+    curve: the position curve of the reward model, or None if the model has effects of positions instead. The figures
+    of its sums are distortion, the sum of |unchanged weight - weight used| for each estimator, and predictions, the
+    range of the reward model's predictions."""
 
     curve: PositionCurve | None = None
 
     @cached_property
     def summed_estimators(self) -> tuple[ImpressionEstimator, ...]:
-        """Return the estimators, and the estimators whose bounds enclose the biased estimators."""
+        """Return the requested estimators, and those whose bounds enclose the biased ones among them."""
         return tuple(side for kind in self.estimators.values() for side in (kind, *kind.enclosing_estimators()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
@@ -255,7 +264,8 @@ class ImpressionFold(Fold):
         )  # fmt: skip
 
     def models_differ(self, estimator_folds: Sequence[EstimatorFold]) -> bool:
-        """Tell whether dr and snips differ, although both are right if the propensities are right."""
+        """Tell whether dr (or sndr) differs from snips by more than chance. The two agree if the propensities are
+        right."""
         corrected_fold = next((fold for fold in estimator_folds if fold.estimator.name in ("dr", "sndr")), None)
         if corrected_fold is None or (corrected_fold.diagnosis.ess or 0.0) < COMPARED_ESS:
             return False
@@ -268,7 +278,7 @@ class ImpressionFold(Fold):
     def compare_estimates(
         self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
     ) -> list[Estimate]:
-        """Return the estimates. All of them have a further reason if dr and snips differ."""
+        """Return the estimates. Each gets the reason `models-differ` if dr and snips differ."""
         if not self.models_differ(estimator_folds):
             return estimates
         return [estimate.with_reasons(["models-differ"]) for estimate in estimates]
@@ -287,19 +297,19 @@ _NOTHING = 1e-9  # of the spread of two lifts, below which they count as equal
 
 
 class Standing(NamedTuple):
-    """A Standing is the position of a target among others.
+    """A Standing says how one target compares with others.
 
-    stretch: the factors by which the distances of the low and the high bound from the lift grow so that the bounds
-    of all targets hold together; t: quantiles of t that replace the target's own quantiles, if the bounds follow
-    from the quantiles alone; may_be_best: whether the target may be the best target, None if that is not known."""
+    stretch: factors for the distances of the lift from its low and its high bound, so that the bounds of all targets
+    hold together; t: quantiles of t that replace the target's own, if its bounds follow from quantiles alone;
+    may_be_best: whether the target may be the best, or None if that is not known."""
 
     stretch: Bounds
     t: Bounds | None
     may_be_best: bool | None
 
     def bounds(self, estimate: Estimate) -> tuple[float | None, float | None]:
-        """Return the bounds of the lift that hold together with those of the other targets. They are never narrower
-        than the target's own bounds."""
+        """Return bounds of the lift that hold together for all targets. They are never narrower than the estimate's own
+        bounds."""
         lift, error = estimate.lift or 0.0, estimate.lift_std_error or 0.0
         low, high = (
             np.inf if bound is None else times * abs(bound - lift)
@@ -313,10 +323,10 @@ class Standing(NamedTuple):
 def compare_targets(
     targets: Sequence[Sequence[Estimate]], folds: Sequence[Sequence[EstimatorFold]], options: FinishOptions
 ) -> list[list[Estimate]]:
-    """Return the estimates of several targets, each with its standing among all targets with a sufficient estimate. An
-    estimate in doubt excludes no other target.
+    """Return the estimates of several targets, with bounds that hold together and with whether each target may be the
+    best. Only targets with a sufficient estimate that is not in doubt are compared.
 
-    folds: for each target, the folds of the same estimators."""
+    targets: the estimates of each target; folds: for each target, the objects that computed its estimates."""
     rows = [list(estimates) for estimates in targets]
     for number in range(len(rows[0])):
         judged_targets = [
@@ -343,9 +353,11 @@ def compare_targets(
 def standings(
     folds: Sequence[EstimatorFold], options: FinishOptions, *, is_question_by_target: Sequence[bool]
 ) -> list[Standing]:
-    """Return the standing of each target for one estimator, at the end of a fold over the same rows.
+    """Return how each target compares with the others, for one estimator.
 
-    is_question_by_target: whether a target is not compared with itself, which would widen other bounds for nothing."""
+    folds: for each target, the object that computed its estimate, all from the same rows; is_question_by_target: for
+    each target, False if the evaluation compares it with itself. Such a target would widen the bounds of the others
+    for nothing."""
     is_plain = [not fold.distortion and not fold.heaviness for fold in folds]
     folds = [fold.unbiased_fold for fold in folds]
     is_present = [fold.logged_sums[:, 1] > 0 for fold in folds]
@@ -371,12 +383,15 @@ def standings(
 
 
 def _columns(fold: EstimatorFold) -> Array:
-    """Return the columns of the estimator, followed by the columns of the log."""
+    """Return the columns of the estimator and the logged sums, side by side, for each cluster or block."""
     return np.column_stack([fold.units, fold.logged_sums])
 
 
 def _stretch(lift: Studentised, joint_quantiles: Bounds, level: float) -> Bounds:
-    """Return the ratios of the joint quantiles of t to those of one target, for the low and the high bound."""
+    """Return two factors, for the low and the high bound of the lift. They are the ratios of joint quantiles of t to
+    the lift's own quantiles, at least 1.
+
+    joint_quantiles: the quantiles of t that hold for all targets together."""
     if not len(lift.t):
         return 1.0, 1.0
     (low, high), (joint_low, joint_high) = lift.quantiles(level), joint_quantiles
@@ -384,7 +399,9 @@ def _stretch(lift: Studentised, joint_quantiles: Bounds, level: float) -> Bounds
 
 
 def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], level: float) -> list[bool | None]:
-    """Tell whether each target may be the best target. A lift without error is the same in every replicate."""
+    """Tell for each target whether it may be the best, or None if that is not known.
+
+    lifts: the lift of each target with its replicates; a lift without an error is the same in every replicate."""
     value = np.array([lift.value if len(lift.t) else fold.lift[0] for fold, lift in zip(folds, lifts, strict=True)])
     is_finite, n_replicates = np.isfinite(value), max(len(lift.t) for lift in lifts)
     rank = int((n_replicates + 1) * (1 - level) + _NOTHING)

@@ -1,4 +1,4 @@
-"""This module has the estimators of visits, and their fold, which turns visits into estimates."""
+"""This module has the estimators of visits, and the fold that computes estimates from visits."""
 
 from __future__ import annotations
 
@@ -27,28 +27,30 @@ _RETURN_SHARE = 0.9  # share of the discounted absolute return; the steps that c
 
 
 class StepWeights(Sums):
-    """A StepWeights object holds sums over visits at every step, (h,) each: the sum of w_t, of its square, and of
-    |gamma^t r_t|."""
+    """A StepWeights object holds three sums over visits at each of h steps.
+
+    weight (h,): the sum of w_t, the weight up to step t; square (h,): the sum of its square; size (h,): the sum of
+    |gamma^t r_t|, the size of the discounted reward."""
 
     weight: Array
     square: Array
     size: Array
 
     def scale(self, factor: float) -> StepWeights:
-        """Return the sums with visits that count `factor` times."""
+        """Return the sums with each visit counted `factor` times."""
         return StepWeights(self.weight * factor, self.square * factor**2, self.size * factor)
 
 
 class SessionFold(Fold):
-    """A SessionFold computes the requested estimators per session.
+    """A SessionFold computes the requested estimators from visits. Every cluster that spans batches takes at most 72
+    bytes; for wpdis and wdr, sums at every step take 4,096 x 8 bytes per step and column. Raises InputError for a gamma
+    or horizon out of range.
 
-    gamma: discount per step, in [0, 1]
-    horizon: steps of the longest visit of the whole log, at least 1
-    least_support: the smallest effective share of the visits at the steps that contribute the return
-    Every cluster that spans batches takes at most 72 bytes; sums at every step, where an estimator needs them (wpdis,
-    wdr), take 4,096 x 8 bytes per step and column. Figures: steps, sums at every step over clusters, where an estimator
-    needs them; by_step; returns, the range of discounted returns of visits.
-    Raises InputError for a gamma or horizon out of range."""
+    gamma: the discount per step, in [0, 1]; horizon: the number of steps of the longest visit of the whole log, at
+    least 1; least_support: the smallest share of effective visits that is enough, at the steps that contribute most
+    of the return. The figures of its sums are steps, the sums of each cluster at every step, for estimators that
+    need them; by_step, the sums over all visits at every step; and returns, the range of the discounted returns of
+    visits."""
 
     core: ClassVar[tuple[str, ...]] = ("rows", "earned", "weight", "mean_weight")
     gamma: float
@@ -107,14 +109,14 @@ class SessionFold(Fold):
 
     @cached_property
     def most_loggers(self) -> int:
-        """Return the number of loggers that can have weights. It is limited, since the sums at every step, for each
-        half of the clusters of each logger, must fit in memory."""
+        """Return the largest number of loggers whose rows can have weights of their own. The sums at every step, for
+        each half of the clusters of each logger, must fit in memory."""
         half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
         return min(MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
-        """Return the spread of the weights of each partial at one step. This step is the one at which the weights of
-        all partials spread most, among the steps that the return counts."""
+        """Return, for each of the given sums, how much the weights of visits vary at one step. Among the steps that
+        contribute most of the return, this is the step at which weights vary most in all sums together."""
         pooled_support = Support.from_partial(reduce(add, partials))
         step = int(np.argmin(pooled_support.ess[: pooled_support.steps]))
         spreads = []
@@ -126,9 +128,8 @@ class SessionFold(Fold):
     def estimator_fold(
         self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """Return the estimator at the end of the fold. The range of returns is then the range in the log, and the
-        effective sample size is limited by the smallest effective sample size over the steps that contribute the
-        return."""
+        """Return the object that computes the estimate. The range of returns is that of the log. The effective sample
+        size is limited by its smallest value over the steps that contribute most of the return."""
         support, by_step = Support.from_partial(partial, self.least_support), list[Array]()
         if estimator.step_column is not None:
             step_sums: Steps = partial.figures["steps"]
@@ -153,11 +154,11 @@ def n_visits(partial: RowSums) -> int:
 
 
 class Support(Record, kw_only=False, eq=False):
-    """A Support object tells, step by step, how far along its visits the log supports a target. The ESS of a visit's
-    mean weight does not show this: that ESS rises again when the weights of late steps have collapsed to 0.
+    """A Support object tells up to which step of visits the log supports a target. The effective sample size (ESS) of a
+    visit's mean weight does not show this: it rises again when the weights of late steps have collapsed to 0.
 
-    ess (h,): the effective sample size (ESS) over visits; size (h,): the discounted absolute return; least: the
-    smallest ESS that is enough."""
+    ess (h,): the ESS over visits at each of h steps; size (h,): the discounted absolute reward at each step; least:
+    the smallest ESS that is enough."""
 
     ess: Array
     size: Array
@@ -179,12 +180,13 @@ class Support(Record, kw_only=False, eq=False):
 
     @property
     def smallest_ess(self) -> float:
-        """Return the smallest ESS over the steps that contribute the return, which limits an estimate of the return."""
+        """Return the smallest ESS over the steps that contribute 90 % of the discounted absolute return."""
         return float(self.ess[: self.steps].min())
 
     def gamma(self, gamma: float) -> float | None:
-        """Return the largest discount, to two digits, with which all steps that contribute 90 % of the return are
-        supported. The result is None if the discount `gamma` is small enough, or if no discount is."""
+        """Return the largest discount that the log supports, to two digits. With it, the ESS is large enough at all
+        steps that contribute 90 % of the return. The result is None if the given discount is supported, or if no
+        discount is."""
         if self.smallest_ess >= self.least or not gamma:
             return None
         t = np.arange(len(self.size))
@@ -212,8 +214,8 @@ class SessionEstimator(Estimator):
     visits, and of sums over visits at each step. Bounds are not cut, since the return of a visit has no simple range.
 
     The columns of the estimator are attributes of `visits.Course` with the same names. If `step_column` names a
-    column (0 after a visit's end), `value` and `gradient` take the columns, then that column at each step, then w_t
-    at each step (kept after the end): (..., d + 2 horizon)."""
+    column, `value` and `gradient` take means of the shape (..., d + 2 horizon): the d columns, then the named column
+    at each step (0 after a visit's end), then w_t at each step (kept after the end)."""
 
     unit: ClassVar[str] = "session"
     sees_visits: ClassVar[bool] = True
@@ -258,8 +260,8 @@ class DrRl(SessionEstimator):
 
 
 class ByStep(SessionEstimator):
-    """ByStep is the base of estimators that divide, at every step, one sum over visits by another sum over visits. With
-    `adds_mean`, such an estimator adds a mean over visits."""
+    """ByStep is the base of estimators that add up ratios: at every step, one sum over visits divided by another. With
+    `adds_mean`, the estimate is a mean over visits plus these ratios."""
 
     weight_column: ClassVar[str] = "mean_weight"
 

@@ -1,7 +1,8 @@
-"""This module turns the log into slates, and has the estimators of the mean reward of a page, with their fold.
+"""This module has the estimators of the mean reward of a slate, and the fold that computes estimates from slates.
 
-A slate is a visit whose steps are its slots, from the top: `visits.Course`, without a discount, has the weights down
-to each slot. An estimator defines the weight of each slot's reward; clusters, intervals and diagnostics are shared."""
+A slate is treated as a visit whose steps are its slots, from the top: `visits.Course`, without a discount, computes
+the weights down to each slot. An estimator defines the weight of each slot's reward; clusters, intervals and
+diagnostics are shared."""
 
 from __future__ import annotations
 
@@ -29,18 +30,18 @@ _PAGE_EVENT_SHARE = 0.1
 
 
 class SlateBatch(VisitBatch, eq=False):
-    """A SlateBatch holds slates of the log as one target sees them, s slates of n slots in all. Slate i has rows
-    start[i] to start[i + 1] - 1, from the top. NaN means not known: an estimator that needs the value leaves the slate
-    out.
+    """A SlateBatch holds s slates of the log, n slots in all, with the ratios of one target's probabilities to the
+    logged ones. Slate i has rows start[i] to start[i + 1] - 1, from the top. An estimator leaves a slate out if a value
+    that it needs is NaN (not known).
 
     log_ratio (n,): the logarithm of the ratio of the probabilities of the slot's arm given the slots above; largest
-    (n,): the upper bound of log_ratio. reward (n,): the reward of each slot; page (s,): the reward of events that
-    belong to the whole page. predicted, expected (n,): a model of the rest of a slate's reward from a slot on: its
-    value for the arm shown, and its mean over the target's choice, given the slots above. marginal_ratio (n,): the
-    ratio of the probabilities of the arm at its position; largest_marginal (n,): the upper bound of this ratio at
-    that position. target_at, logged_at (n, k): the target's and the logger's probabilities of the arm at positions 1
-    to k; 0 below the end of the slate. additive (n,): what each slot adds to the weight of a reward that is a sum
-    over slots, from `pseudo_inverse`."""
+    (n,): the upper bound of log_ratio; reward (n,): the reward of each slot; page (s,): the reward of events that
+    belong to the whole slate; predicted, expected (n,): a model's value of the slate's reward from this slot on, for
+    the arm shown and averaged over the target's choice, given the slots above; marginal_ratio (n,): the ratio of the
+    probabilities of the arm at its position; largest_marginal (n,): the upper bound of this ratio at that position;
+    target_at, logged_at (n, k): the target's and the logger's probabilities of the arm at positions 1 to k; 0 below
+    the end of the slate; additive (n,): the part of each slot in the weight of a reward that is a sum over slots,
+    from `pseudo_inverse`."""
 
     by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count", "page")
     page: Array
@@ -64,30 +65,32 @@ class SlateBatch(VisitBatch, eq=False):
 
 
 class SlateCourse(Course, kw_only=False, eq=False):
-    """A SlateCourse computes the columns of one batch of slates. A column is (n,) per slot, or (s,) per slate."""
+    """A SlateCourse computes columns of one batch of slates. A column is (n,) with a value per slot, or (s,) with a
+    value per slate."""
 
     batch: SlateBatch
     gamma: float = 1.0
 
     @property
     def value_at_end(self) -> Array:
-        """Return the reward of page events, which comes after the last slot."""
+        """Return the reward of events that belong to the whole slate, which the model counts after the last slot."""
         return self.batch.page
 
     @cached_property
     def page_reward(self) -> Array:
-        """Return the reward of the page, which is the reward of its slots and of events of the whole page."""
+        """Return the reward of each slate, which is the sum over its slots plus the reward of events of the whole
+        slate."""
         return self.sum(self.batch.reward) + self.batch.page
 
     @cached_property
     def weighted_page_events(self) -> Array:
-        """Return the weight of the whole slate x the reward of page events. The result is 0 without page events, even
-        if the weight is not known."""
+        """Return the weight of the whole slate x the reward of events of the whole slate. The result is 0 without such
+        events, even if the weight is not known."""
         return np.where(self.batch.page == 0, 0.0, self.weight * self.batch.page)
 
     @cached_property
     def has_reward(self) -> Flags:
-        """Return flags of the slates with a reward that is not the default."""
+        """Return flags, which are true for slates with a reward that is not the default."""
         return super().has_reward | (self.batch.page != 0)
 
     @cached_property
@@ -98,14 +101,15 @@ class SlateCourse(Course, kw_only=False, eq=False):
 
     @cached_property
     def bound_of_marginals(self) -> Array:
-        """Return the largest ratio of marginals of any slot of the slate, or inf if no bound is known."""
+        """Return the largest bound of the ratios of marginals in each slate, or inf if no bound is known."""
         largest_marginal = self.batch.largest_marginal
         if largest_marginal is None or not len(self.batch):
             return np.full(len(self.batch), np.inf)
         return np.maximum.reduceat(np.nan_to_num(largest_marginal, nan=np.inf), self.batch.start[:-1])
 
     def table(self, name: str) -> Array:
-        """Return the probabilities of each slot's arm at positions 1 to k, (n, k).
+        """Return the probabilities of each slot's arm at positions 1 to k, (n, k). Raises InputError if they are not
+        known.
 
         name: `target_at` or `logged_at`."""
         table = getattr(self.batch, name)
@@ -115,11 +119,11 @@ class SlateCourse(Course, kw_only=False, eq=False):
 
 
 class Weighing(Record, kw_only=False, eq=False):
-    """A Weighing holds the weights of an estimator for slates, (s,) each; a weight is NaN if the slate cannot be
-    weighed.
+    """A Weighing holds the weights that an estimator gives to s slates. Each array is (s,); a weight is NaN if it is
+    not known.
 
-    weight: the weight of the slate, 1 on average; weighted_reward: the reward times its weight; bound: the largest
-    weight that the slate could have had."""
+    weight: the weight of the slate, 1 on average; weighted_reward: the sum of the slate's rewards times their
+    weights; bound: the largest weight that the slate could have had."""
 
     weight: Array
     weighted_reward: Array
@@ -127,11 +131,11 @@ class Weighing(Record, kw_only=False, eq=False):
 
 
 class SlateEstimator(Estimator):
-    """SlateEstimator is the base of the estimators of pages. Bounds are not cut, since the reward of a page has no
+    """SlateEstimator is the base of the estimators of slates. Bounds are not cut, since the reward of a slate has no
     simple range.
 
-    The columns of the estimator are the columns of its weighing: `weighted_reward`, `weight`, `rows`, and `robust`
-    for a corrected model."""
+    The columns of an estimator are `weighted_reward`, `weight`, `rows`, and `robust` for an estimator that corrects
+    a reward model."""
 
     unit: ClassVar[str] = "slate"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
@@ -162,7 +166,7 @@ class SlateEstimator(Estimator):
 
 
 class SelfNormalised:
-    """SelfNormalised gives an estimator the columns with which its estimate is divided by the mean weight."""
+    """SelfNormalised is a base class that makes an estimator divide by the mean weight."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
@@ -248,7 +252,7 @@ class Pi(SlateEstimator):
 
 
 class Curved(SlateEstimator):
-    """Curved is the base of the estimators that rest on a position curve."""
+    """Curved is the base of the estimators that use a position curve."""
 
     needs_table: ClassVar[bool] = True
     independent_slots: ClassVar[bool] = True
@@ -342,8 +346,10 @@ class SnInterpol(SelfNormalised, Interpol):
 
 
 def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:
-    """Weigh slates whose slots have their own weights (n,). The weight of a slate is the mean of the weights of its
-    slots, weighted by emphasis (n,)."""
+    """Return the weights of slates from the weights of their slots. The weight of a slate is the mean over its slots.
+
+    weight (n,): the weight of each slot; emphasis (n,): how much each slot counts in the mean; bound (s,): the
+    largest weight that each slate could have had."""
     weighted_reward = course.sum(weight * course.batch.reward) + course.weighted_page_events
     return Weighing(course.sum(weight * emphasis) / course.sum(emphasis), weighted_reward, bound)
 
@@ -362,7 +368,7 @@ def examination(curve: PositionCurve, positions: int) -> Array:
 
 
 def divide(numerator: Array, denominator: Array) -> Array:
-    """Return numerator / denominator. The result is 0 if both are 0, and NaN if one of the two is not known."""
+    """Return numerator / denominator. The result is 0 if both are 0, and NaN if either is NaN."""
     ratio = np.where(np.isnan(numerator + denominator), np.nan, 0.0)
     return np.divide(numerator, denominator, out=ratio, where=denominator > 0)
 
@@ -371,15 +377,16 @@ def divide(numerator: Array, denominator: Array) -> Array:
 
 
 class SlateFold(Fold):
-    """A SlateFold computes the requested estimators per slate.
+    """A SlateFold computes the requested estimators from slates.
 
-    A cluster that spans batches takes 40 bytes per weighing, and 8 more bytes. Columns of weights are `weight`, the
-    weights of the weighing, and `of_slate`, the ratios of whole slates if they are known. Figures: sizes (2,), the
-    logged sums of |page events| and |rewards|; rewards, the range of the rewards of pages."""
+    A cluster that spans batches takes 40 bytes per weighting, and 8 more bytes. Each weighting has two columns of
+    weights: `weight`, the weights of the estimator, and `of_slate`, the ratios of whole slates, if they are known.
+    The figures of its sums are sizes (2,), the logged sums of |reward of events of whole slates| and of |reward|,
+    and rewards, the range of the rewards of slates."""
 
     @cached_property
     def robust_prefixes(self) -> frozenset[str]:
-        """Return the prefixes of the weightings for which some estimator also corrects a model."""
+        """Return the prefixes of the weightings that an estimator with a reward model uses."""
         return frozenset(estimator.prefix for estimator in self.estimators.values() if estimator.needs_model)
 
     @cached_property
@@ -421,8 +428,8 @@ class SlateFold(Fold):
     def estimator_fold(
         self, partial: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """Return the estimator at the end of the fold. The reward of a page is a sum, so it has no upper limit. Its
-        lower limit is 0 if no page of the log earned less."""
+        """Return the object that computes the estimate. The reward of a slate is a sum, so it has no upper limit. Its
+        lower limit is 0 if no slate of the log earned less."""
         observed_range: ValueRange = partial.figures["rewards"]
         least = 0.0 if observed_range.least >= 0 and estimator.widens_interval else -np.inf
         # where page events are much of the reward, the ratios of whole slates count
@@ -446,7 +453,7 @@ class SlateFold(Fold):
         self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
     ) -> list[Estimate]:
         """Return the estimates. An estimate that assumes independent slots gets the reason `refuted` if it differs from
-        a reliable estimate that does not assume them."""
+        a reliable estimate without this assumption."""
         kinds, summary = list(self.estimators.values()), partial.moments.summary()
         reliable_estimators = [
             kind for kind, estimate in zip(kinds, estimates, strict=True)

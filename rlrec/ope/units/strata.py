@@ -1,18 +1,20 @@
-"""This module combines several loggers in one estimate. Each logger is weighed by the spread of its weights.
+"""This module combines the rows of several loggers in one estimate. The rows of a logger count the less, the more their
+importance weights vary.
 
 The mean over the rows of any logger is unbiased, and its variance grows with the mean square of its weights. Rows
-therefore count in inverse proportion to that: effective sample sizes add up, and an old log with weights far from 1
-cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with four changes.
-- The weight of each half of the clusters is computed from the other half, and so is which loggers are left out of it.
+therefore count in inverse proportion to this mean square: effective sample sizes add up, and an old log with weights
+far from 1 cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with four
+changes.
+- For each half of the clusters, the other half decides how much a logger's rows count, and whether they are left out.
   From the same rows, a logger whose heavy weights did not occur would look precise, and count most where its mean is
   too low.
 - A mean square is at least 1 and is computed per row: 1 plus the spread of sums of clusters beyond their sizes. Else
   long sessions would count next to nothing beside an imported log of single rows.
 - A logger with fewer than 50 effective rows in both halves counts in proportion to them, since its spread is hardly
   known.
-- A logger that could not show what the target shows is left out where others could and tell more, since its mean
-  estimates something else. So are loggers with heavy weights that together add next to nothing: their rows would only
-  spoil shares and tails.
+- A logger that could not show what the target shows is left out if other loggers could and have more effective rows,
+  since its mean estimates something else. So are loggers with heavy weights that together add next to nothing: their
+  rows would only spoil shares and tails.
 The spread of a logger that learns depends on the rewards that it is to weight. For arms with equal rates, where that
 matters most, estimates are off by up to a third of a standard error (`tests/benchmarks/loggers.py`). If each row
 counted once they would be unbiased, but with errors up to twice as large and intervals that cover less."""
@@ -43,10 +45,10 @@ _SALT = 6
 
 
 class Stratum(NamedTuple):
-    """A Stratum is a logger and a half of the clusters.
+    """A Stratum names the rows of one logger in one half of the clusters.
 
-    logger: the version of the logger, None for all loggers without a weight of their own. half: the half of the
-    clusters, None if all rows count once."""
+    logger: the version of the logger, or None for all loggers without a weight of their own; half: the half of the
+    clusters, 0 or 1, or None if all rows count once."""
 
     logger: str | None = None
     half: int | None = None
@@ -64,11 +66,12 @@ P = TypeVar("P", bound=Any)  # sums that can be multiplied, such as `RowSums`
 
 
 class Weighting(Record, kw_only=False, eq=False):
-    """A Weighting has the weight of the rows of each stratum, (g,) for g weightings. The factors are empty if fewer
-    than two loggers can be weighted; then all rows count once.
+    """A Weighting says how much the rows of each stratum count. A stratum is one logger in one half of the clusters.
 
-    table: the weights by logger, for each weighting. left_out: strata whose rows do not count; loggers: the
-    estimators of each logger alone, as returned by `by_logger`."""
+    factors: the weight of a row of each stratum, (g,) for g estimators with different weights; empty if there are
+    fewer than two loggers, so that all rows count once; table: for each of the g estimators, the mean weight of each
+    logger; left_out: the strata whose rows do not count; loggers: for each logger, the estimates from its rows
+    alone, as returned by `by_logger`."""
 
     fold: Fold
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
@@ -78,7 +81,7 @@ class Weighting(Record, kw_only=False, eq=False):
 
     @property
     def absent_loggers(self) -> frozenset[str | None]:
-        """Return the loggers that have no row that counts."""
+        """Return the loggers whose rows are all left out."""
         return frozenset(stratum.logger for stratum in self.left_out) - {
             stratum.logger for stratum in self.factors.keys() - self.left_out
         }
@@ -87,10 +90,12 @@ class Weighting(Record, kw_only=False, eq=False):
     def from_strata(
         cls, fold: Fold, *targets: Mapping[Stratum, RowSums], left_out: frozenset[Stratum] = frozenset()
     ) -> Self:
-        """Return the weighting of these strata. The weights of each half are computed from the other half. Several
-        targets that are compared on the same rows get one weighting, from the spreads of all their weights.
+        """Return the weighting that follows from the sums of each stratum (a logger in one half of the clusters). The
+        weights in each half are computed from the other half. If several targets are compared on the same rows, they
+        get one weighting, from the spread of all their weights.
 
-        left_out: strata without support; they count if their half has no other strata."""
+        targets: for each target, the sums of each stratum; left_out: strata to leave out; they count if their half
+        has no other strata."""
         loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
         if len(loggers) < 2:
             return cls(fold)
@@ -118,7 +123,7 @@ class Weighting(Record, kw_only=False, eq=False):
         return cls(fold, factors, table, left_out)
 
     def total(self, partials: Mapping[Stratum, P]) -> P:
-        """Return the weighted sum over the strata, in a fixed order."""
+        """Return the weighted sum over the strata, added in a fixed order."""
         strata = sorted(partials.items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
         weighed_sums = (
             sums.scale(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
@@ -128,8 +133,10 @@ class Weighting(Record, kw_only=False, eq=False):
 
 
 def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[EstimatorFold]]:
-    """Return, for each logger, the estimators at the end of a fold over the rows of the logger. The result is {} if
-    there is only one logger."""
+    """Return, for each logger, the objects that compute the estimates from its rows alone. The result is {} if there is
+    only one logger.
+
+    partials: the sums of each stratum (a logger in one half of the clusters)."""
     sums: dict[str | None, RowSums] = {}
     for (logger, _), partial in partials.items():
         sums = add_each(sums, {logger: partial})
@@ -139,8 +146,10 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
 
 
 def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Stratum]:
-    """Return the strata that do not count for several targets that are compared on the same rows. In each half, they
-    are the strata of the loggers that are to be left out according to the other half."""
+    """Return the strata whose rows should not count. A stratum is one logger in one half of the clusters; each half
+    decides which loggers are left out of the other half.
+
+    targets: for each target that is compared on the same rows, the sums of each stratum."""
     strata = set[Stratum]()
     for half in (0, 1):
         loggers = [
@@ -152,17 +161,22 @@ def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozense
 
 
 def uncounted_strata(strata: Collection[Stratum], left_out: Collection[Stratum]) -> frozenset[Stratum]:
-    """Return the strata that do not count. If no stratum of a half would count, all strata of this half count.
+    """Return the strata that do not count. These are the strata to leave out, but not in a half of the clusters in
+    which no stratum would be left.
 
-    left_out: the strata to leave out, as returned by `strata_left_out`."""
+    strata: all strata; left_out: the strata to leave out, as returned by `strata_left_out`."""
     by_half = ({stratum for stratum in strata if stratum.half == half} for half in (0, 1))
     return frozenset(stratum for half in by_half if half - {*left_out} for stratum in half & {*left_out})
 
 
 def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]]) -> frozenset[str | None]:
-    """Return the loggers that surely could not show MATERIAL_SHARE of what a target shows, and the loggers that add
-    next to nothing. Of the loggers that could not show it, those that show most of it count if the other loggers add
-    next to nothing to them."""
+    """Return the loggers whose rows should not count: loggers that surely could not show enough of what a target shows
+    (a share of 1 - MATERIAL_SHARE), and loggers that add next to nothing.
+
+    If the loggers that could show enough add next to nothing, loggers that could show at least half of it count as
+    well.
+
+    targets: for each target, the objects that compute the estimates of each logger."""
     unsupported_loggers, negligible_sets = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed_loggers = {
@@ -191,9 +205,9 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
 def _sizes(
     fold: Fold, loggers: Mapping[str | None, Mapping[str, EstimatorFold]]
 ) -> dict[str, dict[str | None, tuple[float, int]]]:
-    """Return the effective sample size and the number of clusters of each logger, by the label of the estimator.
+    """Return the effective sample size and the number of clusters of each logger, for each label of an estimator.
 
-    loggers: the estimators of each logger, by label."""
+    loggers: for each logger, the objects that compute its estimates, by label."""
     sizes = {
         label: {
             logger: (estimator_folds[label].diagnosis.ess or 0.0, estimator_folds[label].clusters)
@@ -209,10 +223,10 @@ def _ess(sizes: Mapping[str | None, tuple[float, int]]) -> float:
 
 
 def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
-    """Return the labels of the estimators for which loggers disagree about one target, by more than chance, and by an
-    amount that matters.
+    """Return the labels of the estimators whose estimates differ between loggers, by more than chance and by an amount
+    that matters.
 
-    loggers: for each logger that counts, its estimators, as returned by `by_logger`."""
+    loggers: for each logger that counts, the objects that compute its estimates, as returned by `by_logger`."""
     labels = set[str]()
     for estimator_folds in zip(*loggers, strict=True):
         is_comparable = estimator_folds[0].estimator.intervals
@@ -235,8 +249,7 @@ def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozen
 
 
 def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
-    """Return the loggers with few effective rows, as long as all of these loggers together add little to the other
-    loggers.
+    """Return loggers with few effective rows, which together add little to the other loggers.
 
     sizes: the effective sample size and the number of clusters of each logger."""
     total, logger_names = sum(ess for ess, _ in sizes.values()), set[str | None]()
@@ -250,19 +263,20 @@ def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str
 
 
 def _order(logger: str | None) -> tuple[bool, str]:
-    """Return the sort key of a logger. None, which stands for all loggers without a weight of their own, comes last."""
+    """Return the sort key of a logger. None (all loggers without a weight of their own) comes last."""
     return logger is None, logger or ""
 
 
 def stratum_factors(
     spread: Mapping[Stratum, WeightSpread], left_out: frozenset[Stratum] = frozenset()
 ) -> dict[Stratum, Array]:
-    """Return the weight of a row of each stratum, (g,), which is 1 on average over the rows that count.
+    """Return the weight of a row of each stratum (a logger in one half of the clusters), (g,) for g weightings. The
+    weights are 1 on average over the rows that count.
 
-    The weights of each half are computed from the other half. A half counts by the rows that count in either half,
-    since the rows that are left out of a half depend on the weights of the other half.
+    The weights of each half are computed from the other half. The two halves are balanced by the loggers that count
+    in either half, since what is left out of a half depends on the weights of the other half.
 
-    spread: the spread of the weights in each stratum; left_out: strata whose rows have weight 0."""
+    spread: how much the weights of each stratum vary; left_out: the strata whose rows have weight 0."""
     example_columns = vars(next(iter(spread.values())))
     zero_spread = WeightSpread(**{name: np.zeros_like(column) for name, column in example_columns.items()})
     logger_names = sorted({logger for logger, _ in spread}, key=_order)
@@ -288,16 +302,16 @@ def stratum_factors(
 
 
 def _squares_of_rows(spread: WeightSpread) -> Array:
-    """Return the sum of squared weights of rows, which is the number of rows plus the spread of sums over clusters
-    beyond what the sizes of the clusters explain. The result is at least the sum for weights of 1."""
+    """Return the sum of squared weights as if rows were independent, at least the sum for weights of 1. It is the
+    number of rows, plus the excess of squared weights of clusters over the squared sizes of the clusters."""
     return spread.rows + np.maximum(spread.squares, spread.least) - spread.least
 
 
 def _precision(spread: WeightSpread) -> Array:
-    """Return the precision of a row of each logger, (2, l, g). If the sum of the weights is below the number of rows,
-    the missing weight did not occur in the log, and is counted as the weight of one row.
+    """Return the precision of a row of each of l loggers in each half, (2, l, g). If the weights sum to less than the
+    number of rows, the missing weight counts as the weight of one row that did not occur in the log.
 
-    spread: the spread of the weights of the rows of each half, (2, l, g) per column."""
+    spread: sums of the weights, with columns (2, l, g)."""
     square = np.maximum(np.maximum(spread.squares, spread.least), np.maximum(spread.rows - spread.weight, 0.0) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         trust = np.minimum(1.0, spread.weight**2 / square / (LEAST_ESS / 2))
@@ -305,10 +319,11 @@ def _precision(spread: WeightSpread) -> Array:
 
 
 def _factors(precision: Array, rows: Array, total: Array) -> Array:
-    """Return the weight of a row of each logger, (2, l, g), in proportion to its precision, (2, l, g). The weights are
-    equal in a half in which no logger has a precision above 0.
+    """Return the weight of a row of each of l loggers in each half, (2, l, g), in proportion to its precision. The
+    weights are equal in a half in which no logger has a precision above 0.
 
-    rows (2, l, g): numbers of rows; total (2, 1, g): the sum of the weights of these rows."""
+    precision (2, l, g): the precision of a row; rows (2, l, g): the numbers of rows; total (2, 1, g): the sum of the
+    weights of these rows."""
     with np.errstate(divide="ignore", invalid="ignore"):
         factor, equal_factors = (
             share * total / (share * rows).sum(axis=1, keepdims=True) for share in (precision, np.ones_like(rows))
