@@ -66,22 +66,22 @@ class Estimate(Record):
     k_hat, cluster_share, nonzero, reward_share, mean_weight_z: figures of the verdict (`Diagnosis`)
     left_out: the number of rows without a propensity, or of visits that could not be used
     ess_by_step: the effective sample size over visits at each step
-    horizon: the first step, from 0, at which ess_by_step is below 5 % of the visits, so that the log does not support the
-        target from there on; None if it always does, and per impression
+    horizon: the first step, from 0, at which ess_by_step is below 5 % of the visits, from where on the
+        log does not support the target; None if it always does, and per impression
     return_steps: the number of first steps that carry 90 % of the return
     supported_gamma: the largest discount whose return the log supports (reason short-horizon)
-    curve, curve_age_days: the position curve that the estimate rests on (with its number), and the age of the curve; None
-        without a curve or with an assumed curve
-    loggers, logger_weights: the number of loggers whose rows were weighed by the spread of their weights, and how much a
-        row of each logger counts (0 if it is left out); 1 and empty if all rows count once
+    curve, curve_age_days: the position curve that the estimate rests on (with its number), and its age; None without a
+        curve or with an assumed curve
+    loggers, logger_weights: the number of loggers whose rows were weighed by the spread of their weights, and how
+        much a row of each logger counts (0 if it is left out); 1 and empty if all rows count once
     log: the filter by which rows of the log were selected
     simultaneous: whether the intervals of all groups hold together with probability `level`, not one by one
     served: the mean logged reward of the same rows, with the same counts
     lift: the excess of `value` over `served`, as a share of `served`
-    lift_std_error, lift_lower, lift_upper: the error and the bounds of the lift, which include the errors of both means;
-        a bound is as many errors away as that of `value`, and is None if the true mean of `served` may be 0
-    reward_seen: the share of the logged |reward| that the estimator uses, in [0, 1]; estimators per impression do not use
-        events of whole slates
+    lift_std_error, lift_lower, lift_upper: the error and bounds of the lift, which include the errors of both means; a
+        bound is as many errors away as that of `value`, and is None if the true mean of `served` may be 0
+    reward_seen: the share of the logged |reward| that the estimator uses, in [0, 1]; estimators per impression do not
+        use events of whole slates
     simultaneous_lower, simultaneous_upper: bounds of the lift that hold together for all targets of the request
     may_be_best: whether no other target is surely better; None for a single target, and for an insufficient estimate"""
 
