@@ -1,5 +1,5 @@
-"""This module finds the estimators of off-policy evaluation by name. An estimator is loaded when it is asked for, so
-that naming it costs no numpy."""
+"""This module finds the estimators of off-policy evaluation by name. An estimator is imported when it is asked for, so
+that a list of names does not import numpy."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ ASSUMPTIONS = {
 
 
 class EstimatorChoice(Record):
-    """An EstimatorChoice holds the requested estimators by label and unit. Each unit is computed by a fold of its own.
+    """An EstimatorChoice holds the estimators of a request, by label, for impressions, sessions and slates.
 
-    labels: all labels, in the order of the request; named_labels: those that the request names itself, not by group;
-    slates_named: whether the request names estimators per slate, or the group of these estimators, and not only
-    `all`; answering: whether the request names no estimators, so that on pages the first estimator of ANSWERING with
-    a sufficient estimate answers."""
+    labels: all labels, in the order of the request; named_labels: labels that the request has itself, not by a
+    group's name; slates_named: whether the request names estimators per slate, or their group, and not only `all`;
+    answering: whether the request names no estimators. Then the first of the estimators ANSWERING with a sufficient
+    estimate answers for slates."""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]
@@ -76,15 +76,15 @@ class EstimatorChoice(Record):
 
     @property
     def with_answering(self) -> EstimatorChoice:
-        """Return the choice with the estimators of pages that may answer. These estimators have no label, and they have
-        a row only if they answer."""
+        """Return the choice with the estimators of slates that may answer. These have no label, and are reported only
+        if they answer."""
         slates = {name: cast("SlateEstimator", estimator(name)) for names in ANSWERING.values() for name in names}
         return replace(self, slates=self.slates | slates, answering=True)
 
     @property
     def with_companions(self) -> EstimatorChoice:
-        """Return the choice with an additional estimator that assumes less. The estimators that assume independent
-        slots are checked against it. If the additional estimator was not requested, it has no label and no row."""
+        """Return the choice with an additional estimator of slates, if some requested ones assume independent slots and
+        none can check them. The additional one assumes less. It has no label, and is not reported."""
         kinds = self.slates.values()
         if not any(kind.independent_slots for kind in kinds) or any(kind.needs_joint for kind in kinds):
             return self
@@ -92,14 +92,14 @@ class EstimatorChoice(Record):
 
     @property
     def estimators(self) -> dict[str, Estimator]:
-        """Return the estimators of all units, by their labels."""
+        """Return all estimators by their labels."""
         return {**self.impressions, **self.sessions, **self.slates}
 
 
 def parse(text: str) -> EstimatorChoice:
-    """Return the estimators of a comma list such as `ips,clipped-ips:5,wdr`, of a group (`impression`, `session`,
-    `slate`) or of `all`. Raises InputError for an unknown name, a parameter where none belongs, and a value out of
-    range or missing."""
+    """Return the estimators that a text names. The text is a comma list such as `ips,clipped-ips:5,wdr`, in which a
+    group (`impression`, `session`, `slate`) or `all` stands for its estimators. Raises InputError for an unknown name,
+    a parameter where none belongs, and a value out of range or missing."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise InputError("no estimator named", hint=f"one or more of {', '.join([*ESTIMATORS, *GROUPS])}")
@@ -121,8 +121,8 @@ def parse(text: str) -> EstimatorChoice:
 
 
 def estimator(label: str) -> Estimator:
-    """Return the estimator with the label `NAME`, or `NAME:value` where its class has a parameter. Raises InputError as
-    `parse` does."""
+    """Return the estimator with the label `NAME`, or `NAME:value` if its class has a parameter. Raises InputError for
+    an unknown name, a parameter where none belongs, and a value out of range or missing."""
     name, colon, value = label.partition(":")
     if name not in ESTIMATORS:
         names = [*ESTIMATORS, *GROUPS]
@@ -143,8 +143,9 @@ def estimator(label: str) -> Estimator:
 
 
 def descriptions() -> dict[str, list[tuple[str, str]]]:
-    """Return the name and description of every estimator, by unit. A parameter stands in brackets at its default, as in
-    `clipped-ips[:20]`. The description is the first paragraph of the class docstring."""
+    """Return, for impressions, sessions and slates, the form and the description of every estimator. The form has a
+    parameter in brackets with its default, as `clipped-ips[:20]`. The description is the first paragraph of the class
+    docstring."""
     kinds = {unit: [estimator(name) for name in family] for unit, family in _BY_UNIT.items()}
     return {
         unit: [(_form(kind), " ".join((kind.__doc__ or "").split("\n\n")[0].split())) for kind in family]
@@ -153,8 +154,8 @@ def descriptions() -> dict[str, list[tuple[str, str]]]:
 
 
 def _form(kind: Any) -> str:
-    """Return the form in which an estimator is written, with optional parts in brackets. If the estimator has two
-    parameters, the form shows the first parameter."""
+    """Return how an estimator is written, with an optional parameter in brackets, as `clipped-ips[:20]`. Of two
+    parameters, only the first is shown."""
     forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(kind).values()][:1]
     return kind.name + "".join(forms if kind.name in NEED_CURVE else (f"[{form}]" for form in forms))
 

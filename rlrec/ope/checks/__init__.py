@@ -1,1 +1,1 @@
-"""Modules here check what a log can support."""
+"""Modules here check whether a log can be used: its draws, its rewards, and the estimates that it gives."""

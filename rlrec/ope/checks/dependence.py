@@ -1,6 +1,6 @@
 """This module tests whether rewards depend on the earlier part of a visit, on the slots above, or on earlier visits.
 
-The first two tests are linear models of rewards within cells. A cell is an arm at a position. The errors are
+The first two tests are linear models of rewards within cells, where a cell is an arm at a position. Their errors are
 computed over blocks of clusters."""
 
 from __future__ import annotations
@@ -24,38 +24,40 @@ _CONSTANT_SHARE = 1e-9  # share of the variance within cells below which a colum
 
 
 class CellSums(Sums):
-    """CellSums holds sums over rows of d columns. The sums of two batches can be added. The last column is explained by
-    the other columns.
+    """CellSums holds the sums of a linear regression on d columns, of which the last is explained by the others. The
+    sums of two batches can be added.
 
     cells (64, c, d + 1): for each block of clusters and each cell, the sum of each column, and the number of rows;
-    moments (64, d, d): for each block, the sums of the products of two columns"""
+    moments (64, d, d): for each block, the sums of the products of two columns."""
 
     cells: Array
     moments: Array
 
 
 def block_numbers(cluster: Ids) -> Ids:
-    """Return the block that each cluster lies in, from 0."""
+    """Return the number of each cluster's block, from 0."""
     return (hash_bits(cluster, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
 def block_sums(columns: Sequence[Array | None], block: Ids, cell: Ids, *, cells: int) -> Array:
-    """Return the sum of each column per block and cell, (k, 64, cells).
+    """Return the sum of each of k columns in each block and cell, (k, 64, cells).
 
-    columns: the values of each column, (n,), or None to count the rows."""
+    columns: arrays (n,), or None to count the rows; block, cell (n,): the block and the cell of each row; cells: the
+    number of cells."""
     index = block * cells + cell
     sums = [np.bincount(index, weights=column, minlength=BLOCKS * cells) for column in columns]
     return np.reshape(sums, (len(columns), BLOCKS, cells)).astype(np.float64)
 
 
 def is_rejected(p_value: float | None) -> bool:
-    """Tell whether a test rejects its hypothesis. A test without a p-value (None) does not reject it."""
+    """Tell whether a test rejects its hypothesis. Without a p-value (None) it does not."""
     return p_value is not None and p_value < ALPHA
 
 
 class Slopes(NamedTuple):
-    """Slopes holds the coefficients of the tested columns that vary: their estimate (k,), their covariance (k, k), and
-    the number of blocks."""
+    """A Slopes object holds the coefficients of the tested columns, without the columns that do not vary.
+
+    estimate (k,): the coefficients; covariance (k, k): their covariance; blocks: the number of blocks with rows."""
 
     estimate: Array
     covariance: Array
@@ -63,9 +65,10 @@ class Slopes(NamedTuple):
 
 
 def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) -> CellSums:
-    """Return the sums of one batch of columns, (n,) each.
+    """Return the sums of one batch of n rows.
 
-    cell: the number of each row's cell, from 0, or a negative number for a row that is not compared."""
+    columns: arrays (n,), of which the last is explained by the others; cell: the number of each row's cell, from 0,
+    or a negative number for a row that is not compared; cells: the number of cells."""
     compared_columns, rows = columns, cell >= 0
     if not rows.all():
         compared_columns, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
@@ -102,15 +105,17 @@ def slopes(sums: CellSums, *, n_tested: int) -> Slopes | None:
 
 
 def _centred_products(cells: Array, moments: Array) -> Array:
-    """Return the sums of the products of two columns around their means in each cell, (d, d).
+    """Return the sums of the products of two columns, each minus its mean in the cell, (d, d).
 
-    cells (c, d + 1), moments (d, d): the sums as in `CellSums`, without the axis of blocks."""
+    cells (c, d + 1), moments (d, d): the sums as in `CellSums`, added up over blocks."""
     columns, count = cells[:, :-1], np.maximum(cells[:, -1:], 1.0)
     return moments - (columns / count).T @ columns
 
 
 def _coefficients(products: Array, varying_columns: Ids) -> Array:
-    """Return the coefficients of the columns that vary, (b, k)."""
+    """Return the regression coefficients of the columns that vary, (b, k), for each of b matrices of products.
+
+    products (b, d, d): sums of centred products; varying_columns: the indices of the columns that vary."""
     normal_matrix, normal_vector = (
         products[:, varying_columns[:, None], varying_columns],
         products[:, varying_columns, -1],
@@ -134,11 +139,11 @@ _N_TESTED = 2  # the first columns, step and repeats, are tested; the others are
 def carry_over_sums(
     reward: Array, *, cell: Ids, cells: int, step: Ids, repeats: Ids, length: Ids, cluster: Ids
 ) -> CellSums:
-    """Sum up one batch of impressions, (n,) each, for the test of carry-over.
+    """Return the sums of n impressions, for the test whether rewards depend on the earlier part of a visit.
 
-    cell: the number of the arm and position, from 0, or a negative number for rows that are not compared. step: the
-    step of the visit, from 0; repeats: the number of earlier slates of the visit that showed the arm; length: the
-    number of decisions of the visit."""
+    cell: the number of the arm and position, from 0, or a negative number for rows that are not compared; cells: the
+    number of cells; step: the step of the visit, from 0; repeats: the number of earlier slates of the visit that
+    showed the arm; length: the number of decisions of the visit."""
     largest_count = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
     log1p = np.log1p(np.arange(largest_count + 1))  # for every count that may occur
     log_length = log1p[length]
@@ -147,8 +152,8 @@ def carry_over_sums(
 
 
 def carry_over_p_value(sums: CellSums) -> float | None:
-    """Return the p-value of the hypothesis that rewards depend neither on the step nor on repeats. The result is None
-    without enough evidence, that is, if no visit has a second step or too few clusters have rows."""
+    """Return the p-value of the hypothesis that rewards depend neither on the step of a visit nor on how often it has
+    seen the arm. The result is None if no visit has a second step, or if too few clusters have rows."""
     tested_slopes = slopes(sums, n_tested=_N_TESTED)
     if tested_slopes is None:
         return None
@@ -172,11 +177,11 @@ def carry_over_p_value(sums: CellSums) -> float | None:
 def slots_above_sums(
     reward: Array, *, attraction: Array, cell: Ids, cells: int, decision: Ids, position: Ids, cluster: Ids
 ) -> CellSums:
-    """Sum up one batch of slots, (n,) each, in order of decision and position. Slots below a missing slot are not
-    compared.
+    """Return the sums of n slots, for the test whether rewards depend on the arms above. Slots are in order of decision
+    and position. Slots below a missing slot are not compared.
 
     attraction: the attraction of each slot's arm; cell: the number of the arm and position, from 0, or a negative
-    number for rows that are not compared."""
+    number for rows that are not compared; cells: the number of cells."""
     starts = run_starts(decision)
     # the attraction of the arms above on the same slate
     attraction_before = np.cumsum(attraction) - attraction
@@ -186,8 +191,8 @@ def slots_above_sums(
 
 
 def slots_above_p_value(sums: CellSums) -> float | None:
-    """Return the one-sided p-value of the hypothesis that slots below attractive arms do not have lower rewards. The
-    result is None without enough evidence."""
+    """Return the one-sided p-value of the hypothesis that slots below more attractive arms do not have lower rewards.
+    The result is None without enough evidence."""
     tested_slopes = slopes(sums, n_tested=1)
     if tested_slopes is None or not tested_slopes.covariance[0, 0] > 0:
         return None
@@ -218,14 +223,15 @@ _DEPENDENT_SHARE = (
 
 
 class VisitCarryOverSums(Sums, kw_only=True):
-    """VisitCarryOverSums holds sums over visits. A visit has three outcomes: the return of the person's next visit (0
-    without a next visit), whether there is a next visit, and the constant 1, whose sum counts the visits.
+    """VisitCarryOverSums holds sums over visits, for the test whether a visit changes the person's later visits. A
+    visit has three outcomes: the return of the person's next visit (0 without a next visit), whether there is a next
+    visit, and the constant 1, whose sum counts the visits.
 
     products (3, 64, a): for each outcome, block of persons and arm, the sum of the outcome times (m / p if the arm
     was shown - m if the arm was eligible), where p is the propensity of the arm and m is a factor that is known
     before the draw; visits (3, 64): the sum of each outcome in each block; impressions (64, a): the impressions of
-    each arm; rewards (64, a): the rewards of these impressions; events: for each kind of event (2, 64, a), the
-    number of impressions of each arm that had such an event, and the sum of the values"""
+    each arm; rewards (64, a): the sum of the rewards of each arm; events: for each kind of event (2, 64, a), the
+    number of impressions of each arm that had such an event, and the sum of the values."""
 
     products: Array
     visits: Array
@@ -235,8 +241,7 @@ class VisitCarryOverSums(Sums, kw_only=True):
 
     def p_value(self) -> float | None:
         """Return the p-value of the hypothesis that next visits do not depend on what a visit showed. The result is
-        None without enough evidence, that is, if too few persons have several visits or the logger drew nothing at
-        random."""
+        None if too few persons have several visits, or if the logger drew nothing at random."""
         next_return, next_visits, visits = self.visits.sum(axis=1)
         is_present = self.visits[2] > 0
         blocks = int(is_present.sum())
@@ -270,12 +275,13 @@ class VisitCarryOverSums(Sums, kw_only=True):
 
 
 class VisitDraws(Record, eq=False):
-    """VisitDraws holds the logger's draws in visits.
+    """VisitDraws holds what the logger drew in a batch of visits. p is a propensity, and m a factor of a slot that is
+    known before the draw.
 
-    visit, arm, weight: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every
-    slot below, if the arm could not be drawn again in that slot; draw_visit, eligible, m_total: for every decision,
-    the row of its visit, the row of its eligible set in `members`, and the sum of m over its slots; members (sets,
-    a): 1 for the arms of each eligible set"""
+    visit, arm (n,): for every arm shown, the row of its visit, and its rank below 2,048; weight (n,): m / p of its
+    slot, plus m of every slot below, if the arm could not be drawn again there; draw_visit, eligible, m_total: for
+    every decision, the row of its visit, the row of its eligible set in `members`, and the sum of m over its slots;
+    members (sets, a): 1 for the arms of each eligible set."""
 
     visit: Ids
     arm: Ids
@@ -286,7 +292,10 @@ class VisitDraws(Record, eq=False):
     members: Array
 
     def products(self, outcome: Array, block: Index) -> Array:
-        """Return the sums per block and arm of the outcomes of visits times the coefficients of scores, (64, a)."""
+        """Return, for each block and arm, the sum over visits of the outcome times (m / p if the arm was shown - m if
+        the arm was eligible), (64, a).
+
+        outcome: the outcome of each visit; block: the block of each visit."""
         sets, n_arms = self.members.shape
         weights, totals = outcome[self.visit] * self.weight, outcome[self.draw_visit] * self.m_total
         (shown_sums,) = block_sums([weights], block[self.visit], self.arm, cells=n_arms)
@@ -298,12 +307,12 @@ def visit_carry_over_sums(
     draws: VisitDraws, *, person: Ids, is_counted: Flags, next_visit: Ids, returns: Array, visit: Ids, arm: Ids,
     reward: Array, events: Mapping[str, Array],
 ) -> VisitCarryOverSums:  # fmt: skip
-    """Sum up the visits and impressions of a batch of persons.
+    """Return the sums over a batch of persons, for the test whether a visit changes the person's later visits.
 
-    For each visit (s,), person is the digest of the person; is_counted: whether it counts; next_visit: the row of
-    the person's next visit, or -1 if there is none; returns: the return of the visit. For each impression (n,),
-    visit is the row of its visit; arm: the rank of the arm; reward: the reward; events: for each kind, the sum of
-    the values of the events."""
+    draws: what the logger drew in the visits. For each of s visits, person: the digest of the person; is_counted:
+    whether the visit counts; next_visit: the row of the person's next visit, or -1 if there is none; returns: the
+    return of the visit. For each of n impressions, visit: the row of its visit; arm: the rank of the arm; reward:
+    the reward; events: for each kind, the sum of the values of the events."""
     block, n_scored_arms = (
         (hash_bits(person, salt=_VISIT_SALT) % np.uint64(BLOCKS)).astype(np.intp),
         draws.members.shape[1],
@@ -325,9 +334,9 @@ def visit_carry_over_sums(
 
 
 def _scores(impressions: Array, rewards: Array) -> Array:
-    """Return the mean reward of each arm minus the mean reward of all arms, shrunk to 0, (a,).
+    """Return a score for each arm, (a,): its mean reward minus the mean reward of all arms, shrunk to 0.
 
-    impressions, rewards: the sums of each block and arm, (b, a)."""
+    impressions, rewards (b, a): the sums of each block and arm."""
     count, total = impressions.sum(axis=0), rewards.sum(axis=0)
     mean = total.sum() / max(count.sum(), 1.0)
     return (total - mean * count) / (count + _PRIOR_IMPRESSIONS)

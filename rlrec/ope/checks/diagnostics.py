@@ -1,5 +1,5 @@
-"""This module computes diagnostics of weights, such as their sums, the largest ones, the shape of their tail, and what
-they miss."""
+"""This module computes diagnostics of importance weights: their sum, the largest weights, the shape of their tail, and
+the choices of the target that the log lacks."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ _ROW_COUNTS = ("rows", "left_out", "rewards", "weighted_rewards")
 
 
 class Weights(Record, eq=False):
-    """Weights holds diagnostics over rows. The diagnostics of two batches can be added, as `weights(batch_1) +
-    weights(batch_2)`.
+    """A Weights object holds diagnostics of the importance weights of many rows. `weights(batch_1) + weights(batch_2)`
+    are the diagnostics of two batches.
 
-    rows, left_out: number of rows that can be weighed, and of rows that cannot; rewards, weighted_rewards: number of
-    rows whose reward, and whose weight x reward, is not 0; weight, not_default: sum of weights, and sum of the
-    weights of rows whose reward is not the default; largest, bound: largest weight, and largest provable weight (inf
-    if any row has no bound); unsupported_mass, n_unsupported: sum of the unsupported mass, and number of rows where
-    it is known; reward_size: sum of |weight x reward|; reward_sum, total_count: sum of the logged rewards, and number
-    of rows, where each row counts as often as its `count`; top_weights, top_rewards: the largest 100,000 weights, and
-    the largest 100,000 values of |weight x reward|."""
+    rows, left_out: the number of rows with a weight, and of rows without one; rewards, weighted_rewards: the number
+    of rows whose reward, and whose weight x reward, is not 0; weight, not_default: the sum of weights, and the sum
+    of the weights of rows whose reward is not the default; largest, bound: the largest weight, and the largest
+    provable weight (inf if any row has no bound); unsupported_mass, n_unsupported: the sum of the target's
+    probabilities of choices that the logger never makes, and the number of rows where these are known; reward_size:
+    the sum of |weight x reward|; reward_sum, total_count: the sum of the logged rewards, and the number of rows,
+    each multiplied by the row's `count`; top_weights, top_rewards: the largest 100,000 weights, and the largest
+    100,000 values of |weight x reward|."""
 
     rows: int
     left_out: int
@@ -60,7 +61,8 @@ class Weights(Record, eq=False):
         return Weights(**{name: kinds.get(name, add)(*pair) for name, pair in pairs.items()})
 
     def scale(self, factor: float) -> Weights:
-        """Return the diagnostics with rows that count `factor` times each. The numbers of rows do not change."""
+        """Return the diagnostics with all weights and counts multiplied by a factor. The numbers of rows do not
+        change."""
         scaled_fields = [field.name for field in fields(self) if field.name not in _ROW_COUNTS]
         return replace(self, **{name: getattr(self, name) * factor for name in scaled_fields})
 
@@ -81,12 +83,12 @@ class Weights(Record, eq=False):
     @cached_property
     def k_hat(self) -> float | None:
         """Return the shape of the tail of the weights. The result is None if a largest weight is provable, or if the
-        tail is too short."""
+        tail has too few values."""
         return None if np.isfinite(self.bound) else k_hat(self.top_weights, self.rows)
 
 
 def weights(batch: LogBatch) -> Weights:
-    """Return the diagnostics of one batch."""
+    """Return the diagnostics of the importance weights of one batch."""
     diagnostics = weight_diagnostics(
         batch, batch.weight, weighted_reward=batch.core["weighted_reward"], reward=batch.reward,
         not_default=batch.not_default, rows=batch.is_usable,
@@ -99,11 +101,11 @@ def weight_diagnostics(
     batch: RewardColumns, weight: Array, *, weighted_reward: Array, reward: Array, not_default: Flags, bound: Array,
     rows: Flags | None = None, largest: Array | None = None,
 ) -> Weights:  # fmt: skip
-    """Return the diagnostics of the rows of a batch, (n,) each.
+    """Return the diagnostics of the weights of a batch of n rows. All arrays are (n,).
 
-    bound: the largest weight that each row could have had, inf or NaN if no largest weight is known; rows: the rows
-    that can be weighed, or None for all rows; largest: the largest weight of each row, or None if each row has only
-    one weight."""
+    not_default: whether the reward is not the default; bound: the largest weight that each row could have had, inf
+    or NaN if it is not known; rows: the rows that have a weight, or None for all rows; largest: the largest weight
+    of each row, or None if each row has only one weight."""
     count, left_out = batch.count, batch.left_out
     if rows is not None:
         left_out += int((~rows).sum())
@@ -131,12 +133,11 @@ def _largest_values(*parts: Array) -> Array:
 
 
 def k_hat(top: Array, rows: int) -> float | None:
-    """Return the shape of the generalised Pareto tail of `rows` weights.
+    """Return the shape of the generalised Pareto tail of `rows` weights. If it is above 0.7, the mean of the weights is
+    unreliable. The result is None if the tail has fewer than 50 distinct values.
 
-    The shape is fitted on the top min(rows / 5, 3 sqrt(rows)) weights, with a prior of ten observations at 1/2. The
-    result is None if the tail has fewer than 50 distinct values. If the result is above 0.7, the mean of such
-    weights is unreliable. Source: stan-dev/loo, R/gpdfit.R (after Zhang & Stephens 2009), 30 + sqrt(n) points on the
-    grid.
+    The shape is fitted to the top min(rows / 5, 3 sqrt(rows)) weights, with a prior of ten observations at 1/2.
+    Source: stan-dev/loo, R/gpdfit.R (after Zhang & Stephens 2009), with 30 + sqrt(n) points on the grid.
 
     top: the largest of the weights."""
     length = min(int(np.ceil(min(0.2 * rows, 3 * np.sqrt(rows)))), len(top) - 1)
@@ -151,9 +152,9 @@ def k_hat(top: Array, rows: int) -> float | None:
 
 
 def _pareto_shape(excess: Array) -> float:
-    """Return the posterior mean of the shape of a Pareto tail. The scale does not matter.
+    """Return the posterior mean of the shape of a Pareto tail.
 
-    excess (n,): ascending and above 0."""
+    excess (n,): the excess over the threshold, ascending and above 0, in any scale."""
     n = len(excess)
     # grid of b = -shape / scale
     n_points = 30 + int(np.sqrt(n))

@@ -1,22 +1,24 @@
-"""This module tests what was drawn, by kinds of contexts, for repeated rows, and for clipped propensities.
+"""This module tests whether a log has repeated rows or clipped propensities, and sorts contexts into cells for tests of
+draws.
 
-What a log says of an arm can be right on average and wrong in each kind of context: `context_cells` are such kinds.
+A log can state the right propensities of an arm on average, and wrong ones in each kind of context. `context_cells`
+are such kinds.
 
-Rows may be in a log more than once under other keys, for example where the same log was imported twice. Two decisions
-at the same time in the same context were drawn independently. Whether the second one shows the arm of the first is a
+Rows may be in a log more than once under other keys, for example if the same log was imported twice. Two decisions at
+the same time in the same context were drawn independently. Whether the second decision shows the arm of the first is a
 bet whose fair price follows from the logged propensity, however coarse the times are; copies always win it. Only the
-first two decisions of each time and context are used, for a sample of these by their hashes. Where times are so coarse
+first two decisions of each time and context are used, for a sample of these by their hashes. If times are so coarse
 that copies are among many other rows, whole sessions are counted: a kind of identical sessions has an odd number about
-as often as an even one, or more often, since many kinds have one session. Where all sessions came twice, no number is
-odd.
+as often as an even one, or more often, since many kinds have one session. If all sessions came twice, no number is odd.
 
-Where propensities were clipped from below, the arms with small ones are shown less often than these say. Where every
+If propensities were clipped from below, arms with small propensities are shown less often than these say. If every
 eligible arm has a positive probability, the mean of 1 / p of the arm shown is the number of arms; clipped propensities
-make it smaller. There are two tests. Where the smallest propensity of each decision is logged, and positive: bets on
-"less" (exact, as in `intervals.betting`). Otherwise the log looks clipped: many rows have exactly its smallest
-propensity, the mean of 1 / p is more than 4 standard errors below the number of arms, and no floor that leaves out some
-arms explains it: there are other propensities close to the smallest one, or the mean is not an integral number of arms.
-Source: own derivations (bets as in `intervals.betting`, parities of Poisson counts)."""
+make it smaller. There are two tests. If the smallest propensity of each decision is logged, and positive, the test is
+bets on "less" (exact, as in `intervals.betting`). Otherwise three signs together show that the log looks clipped: many
+rows have exactly its smallest propensity; the mean of 1 / p is more than 4 standard errors below the number of arms;
+and no floor that leaves out some arms explains it, since there are other propensities close to the smallest one, or the
+mean is not an integral number of arms. Source: own derivations (bets as in `intervals.betting`, parities of Poisson
+counts)."""
 
 from __future__ import annotations
 
@@ -50,13 +52,14 @@ _ROUNDED = 1e-9
 
 
 def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: int) -> tuple[Ids, Ids]:
-    """Return pairs of a context and a cell that the context lies in, (c,) each, ordered by context and cell.
+    """Return c pairs of a context and a cell that the context lies in, as two arrays (c,), ordered by context and cell.
 
     The first half of the cells are values of fields (for numbers: values close together), the other half are whole
     contexts. Hashes determine the cell, so that nothing about the log need be known beforehand. If two values share
     a cell, the cell is coarser, but no test of the cell is wrong.
 
-    row, column, value (e,): the features of contexts; contexts: the number of contexts; cells: the number of cells."""
+    row, column, value (e,): the context, the field and the value of each feature; contexts: the number of contexts;
+    cells: the number of cells."""
     half_cells = cells // 2
     value_step = np.clip(np.rint(value * _STEPS_PER_UNIT), -_LARGEST_STEP, _LARGEST_STEP).astype(np.int64)
     value_cell = hash_bits(column.astype(np.int64) * 256 + value_step, salt=_SALT) % np.uint64(half_cells)
@@ -70,7 +73,9 @@ def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: 
 
 
 def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Ids:
-    """Return the digest of each context, (contexts,), independent of the order of its features."""
+    """Return the digest of each context, (contexts,), independent of the order of its features.
+
+    row, column, value: the context, the field and the value of each feature; contexts: the number of contexts."""
     bits = hash_bits(np.asarray(value, np.float64).view(np.int64) + column.astype(np.int64), salt=_SALT + 1)
     digest_sum = np.zeros(contexts, np.uint64)
     np.add.at(digest_sum, row, bits)
@@ -78,8 +83,10 @@ def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Id
 
 
 class FirstCounts(Record, kw_only=False, eq=False):
-    """FirstCounts holds the number of rows with each of the `limit` smallest values, ascending. The counts of two
-    batches can be added."""
+    """FirstCounts counts rows by value, for the smallest values only. The counts of two batches can be added.
+
+    value: the smallest values, ascending; count: the number of rows with each value; limit: the largest number of
+    values."""
 
     value: npt.NDArray[Any]
     count: Array
@@ -87,7 +94,7 @@ class FirstCounts(Record, kw_only=False, eq=False):
 
     @classmethod
     def count_rows(cls, value: npt.NDArray[Any], limit: int, count: Array | None = None) -> FirstCounts:
-        """Count the rows with each value.
+        """Count the rows with each of the `limit` smallest values.
 
         count (n,): how often each row counts, or None if each row counts once."""
         values, index = np.unique(value, return_inverse=True)
@@ -100,8 +107,8 @@ class FirstCounts(Record, kw_only=False, eq=False):
 
 
 class Draws(Record, kw_only=False, eq=False):
-    """Draws holds the first two draws of each group of draws, for the first GROUPS groups by hash. A group has the
-    draws of one time and context. The samples of two batches can be added.
+    """Draws is a sample of pairs of draws: the first two draws at the same time in the same context. It has the pairs
+    of the first GROUPS times and contexts in order of hash. The samples of two batches can be added.
 
     group, order (n,): the hash of each draw's time and context, and the hash of its decision; arm, p (n,): the arm
     shown, and the propensity of this arm."""
@@ -125,8 +132,8 @@ class Draws(Record, kw_only=False, eq=False):
 
     @property
     def are_repeated(self) -> bool:
-        """Tell whether the second draws of groups show the same arm as the first draws more often than the propensities
-        allow."""
+        """Tell whether two draws at the same time in the same context show the same arm more often than the
+        propensities allow."""
         second_draws = 1 + np.flatnonzero(self.group[1:] == self.group[:-1])
         gain = (self.arm[second_draws] == self.arm[second_draws - 1]) / self.p[second_draws] - 1
         log_wealth_by_bet = np.log1p(_STAKES[:, None] * gain).sum(axis=1)
@@ -134,7 +141,9 @@ class Draws(Record, kw_only=False, eq=False):
 
 
 class RepeatSums(Sums):
-    """RepeatSums holds two samples by hash: the draws at the same time in the same context, and the kinds of identical
+    """RepeatSums holds two samples by hash, for the test of repeated rows.
+
+    draws: draws at the same time in the same context; kinds: the number of sessions of each kind of identical
     sessions."""
 
     draws: Draws
@@ -142,20 +151,20 @@ class RepeatSums(Sums):
 
     @property
     def raises_alarm(self) -> bool:
-        """Tell whether draws are repeated, or fewer kinds of sessions occur an odd number of times than chance
-        allows."""
+        """Tell whether the log has repeated rows. Either draws are repeated, or fewer kinds of sessions occur an odd
+        number of times than chance allows."""
         n_kinds, n_odd = len(self.kinds.count), int((self.kinds.count % 2).sum())
         has_too_few_odd = n_kinds >= LEAST_KINDS and n_kinds / 2 - n_odd > _ALARM_Z * np.sqrt(n_kinds / 4)
         return bool(has_too_few_odd) or self.draws.are_repeated
 
 
 class ClippingSums(Sums):
-    """ClippingSums holds the sums over decisions that a test of clipped propensities needs.
+    """ClippingSums holds sums over decisions, for the test of clipped propensities.
 
-    log (shares,): logarithm of the wealth of bets on "less"; moments (4,): sums of 1, of 1 / p, of its square, and
-    of the number of eligible arms; sizes: the numbers of eligible arms that occur; smallest_values: counts of the
-    smallest propensities. moments, sizes and smallest are over the decisions in which every arm had, or may have had, a
-    positive probability."""
+    log (shares,): the logarithm of the wealth of bets that arms are shown less often than their propensities say.
+    The other sums are over decisions in which every arm may have had a positive probability. moments (4,): the sums
+    of 1, of 1 / p, of its square, and of the number of eligible arms; sizes: the numbers of eligible arms that
+    occur; smallest_values: the counts of the smallest propensities."""
 
     log: Array
     moments: Array
@@ -164,7 +173,7 @@ class ClippingSums(Sums):
 
     @classmethod
     def from_rows(cls, p: Array, arms: Ids, *, least: Array) -> ClippingSums:
-        """Sum up one batch of decisions.
+        """Return the sums of one batch of n decisions.
 
         p, arms (n,): the propensity of the arm that each decision shows, and the number of eligible arms; least
         (n,): the smallest propensity of any eligible arm, or NaN if this propensity is not logged."""

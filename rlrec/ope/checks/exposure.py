@@ -1,5 +1,4 @@
-"""This module computes the exposure of a catalogue. Exposure is how evenly slots are spread over arms, with the reward
-rate of each arm."""
+"""This module computes how evenly slots are spread over the arms of a catalogue, and the reward rate of each arm."""
 
 from __future__ import annotations
 
@@ -18,13 +17,15 @@ _SALT = 2
 
 
 def spread(exposure: Array) -> dict[str, float | None]:
-    """Return the spread of exposures (m,), 0 or more, over all arms of a catalogue, including arms without exposure.
-    The figures are None if nothing was exposed.
+    """Return figures that say how evenly exposure is spread over all arms of a catalogue. The figures are None if no
+    arm was exposed.
 
-    coverage: the share of the arms with any exposure. gini: 0 if all arms have the same exposure, 1 - 1/m if one arm
-    has all of it. entropy: the entropy in nats. effective_arms: exp(entropy), the number of equally exposed arms
+    coverage: the share of the arms with any exposure; gini: 0 if all arms have the same exposure, 1 - 1/m if one arm
+    has all of it; entropy: the entropy in nats; effective_arms: exp(entropy), the number of equally exposed arms
     with the same entropy. Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m;
-    Shannon's entropy."""
+    Shannon's entropy.
+
+    exposure (m,): the exposure of each arm, 0 or more, with 0 for arms that were not exposed."""
     total, m = float(exposure.sum()), len(exposure)
     if not total > 0:
         return dict.fromkeys(("coverage", "gini", "entropy", "effective_arms"))
@@ -42,10 +43,10 @@ def spread(exposure: Array) -> dict[str, float | None]:
 
 
 class RateSums(Sums):
-    """RateSums holds sums of arms over groups of clusters. The sums of two batches can be added.
+    """RateSums holds sums of the slots of each arm, by group of clusters. The sums of two batches can be added.
 
-    looks, reward (groups, a): the number of pulls, weighted by the examination of their positions, and the sum of
-    the rewards; doubt: half the width of the interval of that examination, in logarithms, summed over pulls."""
+    looks (groups, a): the sum of the examinations of the arm's slots; reward (groups, a): the sum of the rewards;
+    doubt (groups, a): the sum of examinations x half the width of their confidence intervals, on the log scale."""
 
     looks: Array
     reward: Array
@@ -53,7 +54,8 @@ class RateSums(Sums):
 
     @property
     def error(self) -> Array:
-        """Return half the width of the interval for the examination of each arm's pulls, in logarithms, (a,)."""
+        """Return, for each arm, half the width of the confidence interval of the examination of its slots, on the log
+        scale, (a,)."""
         pulls = self.looks.sum(axis=0)
         return np.divide(self.doubt.sum(axis=0), pulls, out=np.zeros(len(pulls)), where=pulls > 0)
 
@@ -63,9 +65,9 @@ class RateSums(Sums):
     ) -> RateSums:
         """Return the sums over n slots. Each array has one value for each slot, (n,).
 
-        arm: a number in 0..arms - 1; cluster: the digest of the unit that was randomised; examination: the
-        probability that the slot's position is examined; doubt: half the width of the confidence interval of this
-        probability, on the log scale."""
+        arm: a number in 0..arms - 1; cluster: the digest of the cluster; examination: the probability that the
+        slot's position is examined; doubt: half the width of the confidence interval of this probability, on the log
+        scale."""
         groups = max(2, min(GROUPS, CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
         slot_columns = examination, reward, examination * doubt
@@ -74,12 +76,12 @@ class RateSums(Sums):
 
 
 def rates(sums: RateSums, *, is_bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:
-    """Return the reward of each arm per examined pull, and the bounds of its interval, (a,) each. The result is NaN for
-    an arm without pulls.
+    """Return three arrays (a,): the reward of each arm per examined slot, and the two bounds of its interval. They are
+    NaN for an arm without slots.
 
-    With `is_bounded` the interval is Wilson's, with the pulls divided by the design effect, which is the clustered
-    variance over the variance of independent slots (at least 1). Otherwise the interval is from Student's t over
-    groups of clusters. Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's
+    With `is_bounded` the interval is Wilson's, with the number of slots divided by the design effect, which is the
+    clustered variance over the variance of independent slots (at least 1). Otherwise the interval is from Student's
+    t over groups of clusters. Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's
     interval for the exact interval.
 
     is_bounded: whether rewards are in [0, 1]."""

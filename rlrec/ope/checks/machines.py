@@ -1,4 +1,5 @@
-"""This module tests whether there are more sessions that click nearly everything than people account for.
+"""This module tests whether more sessions click nearly everything than people account for, so that some must be
+machines.
 
 People differ in how often they click. If these rates follow a beta distribution, and the arms attract the most eager
 people only a share of the time, the clicks of a session are beta-binomial, thinned by that share. Machines click
@@ -33,13 +34,16 @@ _LEAST_PROBABILITY = 1e-12  # stands for the probability of clicks that a fit ru
 
 
 class SessionSums(Sums):
-    """SessionSums holds the number of sessions with each number of slots and each number of clicks, (65, 65)."""
+    """SessionSums counts sessions by their numbers of slots and of clicks.
+
+    counts (65, 65): the number of sessions with each number of slots (row) and of clicks (column), from 0 to 64;
+    longer sessions are scaled down to 64 slots."""
 
     counts: Array
 
     @classmethod
     def from_sessions(cls, slots: Ids, clicks: Ids) -> SessionSums:
-        """Count the sessions of one batch of entire sessions.
+        """Return the counts of one batch of entire sessions.
 
         slots, clicks (n,): the number of slots and the number of clicks of each session."""
         cell = np.ravel_multi_index(cells_of(slots, clicks), (LARGEST + 1, LARGEST + 1))
@@ -47,8 +51,8 @@ class SessionSums(Sums):
 
     @property
     def raises_alarm(self) -> bool:
-        """Tell whether more sessions click nearly everything than people account for, and have a share of all
-        clicks."""
+        """Tell whether more sessions click nearly everything than people account for, and whether their share of all
+        clicks is large enough to matter."""
         number = np.arange(LARGEST + 1)
         slots, clicks = self.counts.sum(axis=1) @ number, self.counts.sum(axis=0) @ number
         is_eager = (number[:, None] >= FEWEST) & (number > _EAGER_SHARE * number[:, None])
@@ -63,18 +67,21 @@ class SessionSums(Sums):
 
 
 def cells_of(slots: Ids, clicks: Ids) -> tuple[Ids, Ids]:
-    """Return the row and the column in `SessionSums` for each session, by its numbers of slots and clicks, (n,)
-    each."""
+    """Return two arrays (n,), the row and the column of each session in `SessionSums.counts`.
+
+    slots, clicks (n,): the number of slots and the number of clicks of each session."""
     scale = np.minimum(1.0, LARGEST / np.maximum(slots, 1))
     return np.rint(slots * scale).astype(np.int64), np.rint(clicks * scale).astype(np.int64)
 
 
 def machines(counts: Array) -> tuple[float, Array]:
-    """Return the logarithm of the likelihood ratio of people and machines against people alone, and the probability
-    that a session with each number of slots and clicks is a machine's, (65, 65). Shorter sessions say little about the
-    number of machines, so the share of machines among them is taken to be the share among the longer sessions.
+    """Return the logarithm of the likelihood ratio of a mixture of people and machines against people alone, and the
+    probability that a session with each number of slots and clicks is a machine's, (65, 65).
 
-    counts: the counts as in `SessionSums`."""
+    Shorter sessions say little about the number of machines. The share of machines among them is therefore taken
+    from the longer sessions.
+
+    counts (65, 65): the counts as in `SessionSums`."""
     gain, shares = 0.0, np.zeros_like(counts)
     shorter_fit, n_fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
     for start, end in pairwise((2, *_LENGTHS)):
@@ -107,8 +114,10 @@ def machines(counts: Array) -> tuple[float, Array]:
 
 
 def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
-    """Return the probability of the number of clicks in the number of slots (c,) under each fit of people, (g, c), and
-    for machines, (c,). slots must ascend."""
+    """Return the probability of each of c pairs of a number of slots and a number of clicks, for each of g
+    distributions of people, (g, c), and for machines, (c,).
+
+    slots, clicks (c,): the pairs, in ascending order of slots."""
     a, b, rising_both, log_ways, thinning = _tables()
     p_people = []
     for n in np.unique(slots).tolist():
@@ -121,9 +130,10 @@ def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
 
 @cache
 def _tables() -> tuple[Array, Array, Array, Array, list[Array]]:
-    """Return tables for each fit of people. The tables are the logarithms of a (a + 1) ..., of b (b + 1) ..., and of
-    the same product for a + b, (g, 65) each; the logarithms of binomial coefficients, (65, 65); and, for each share in
-    _ATTRACTED, the probability that each number of clicks remains of each number of clicks, (65, 65)."""
+    """Return tables for g beta distributions of people. Three tables (g, 65) are the logarithms of a (a + 1) ..., of b
+    (b + 1) ..., and of the same product for a + b. The fourth has the logarithms of binomial coefficients, (65, 65).
+    Last are, for each share in _ATTRACTED, the probabilities that k of n clicks remain if each remains with this share,
+    (65, 65)."""
     mean, spread = (grid.ravel() for grid in np.meshgrid(_MEANS, _SPREADS, indexing="ij"))
     log_products = [
         np.cumsum(np.c_[np.zeros(len(x)), np.log(x[:, None] + np.arange(LARGEST))], axis=1)

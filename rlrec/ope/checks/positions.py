@@ -1,16 +1,15 @@
 """This module estimates examination by position from the log. Examination is the probability that a slot is looked at,
 relative to the first position.
 
-A click takes examination and attraction: theta_k x gamma(arm, context). Naive click rates by position mix both,
-since good arms stand higher. Neighbouring positions are compared on the arms that the logger could have put at
-either.
+A click takes examination and attraction: theta_k x gamma(arm, context). Naive click rates by position mix the two,
+since good arms stand higher. Neighbouring positions are therefore compared on the arms that the logger could have
+put at either position.
 
-Click models other than the position-based one say who still looks after a click; another test says which model fits a
-log best.
-
-`pbm`: a slot is examined with a probability that depends on its position. `cascade`: slots are examined down to the
-first click. `dcm` (dependent clicks; Guo, Liu & Wang 2009): down to a click, and after it with a probability that
-depends on its position. In all of them, the probability of a click is attraction of the arm x examination."""
+Click models other than the position-based one say whether people go on looking after a click; another test says which
+model fits a log best. `pbm`: a slot is examined with a probability that depends on its position. `cascade`: slots are
+examined down to the first click. `dcm` (dependent clicks; Guo, Liu & Wang 2009): slots are examined down to a click,
+and after it with a probability that depends on its position. In all models, the probability of a click is attraction of
+the arm x examination."""
 
 from __future__ import annotations
 
@@ -40,12 +39,13 @@ _MAX_PAGE_ROUNDS, _PAGE_TOLERANCE = 100, 1e-5  # the same over pages
 
 
 class PositionRows(Record, eq=False):
-    """PositionRows holds the slots of pages in order, (n,) each.
+    """PositionRows holds n slots in the order of slates (pages) and positions. Each array is (n,), but `marginals` is
+    (n, K).
 
-    page: a number of the page; arm: a number from 0; position: a number from 1; reward: the reward above the
-    default; cluster: the cluster; count: how many pages of the original log the page stands for, if rows were
-    dropped from the log. marginals (n, K): the logger's probability of the slot's arm at each position of the page,
-    NaN if unknown."""
+    page: a number of the slate; arm: a number from 0; position: a number from 1; reward: the reward above the
+    default; cluster: the digest of the cluster; count: how many slates of the original log the slate stands for, if
+    rows were dropped from the log; marginals: the logger's probability of the slot's arm at each position of the
+    slate, NaN if unknown."""
 
     page: Ids
     arm: Ids
@@ -61,8 +61,10 @@ class PositionRows(Record, eq=False):
 
 
 class ExaminedPosition(Record):
-    """This record has a position of a curve: its examination relative to position 1, the bounds of the examination
-    (infinite if unknown), and the numbers of slots and rewards of the log at the position."""
+    """This record has a position of a curve, its examination relative to position 1, and the bounds of the examination
+    (infinite if unknown).
+
+    rewards, slots: the numbers of slots with a reward, and of slots, at this position of the log."""
 
     position: int
     examination: float
@@ -73,10 +75,10 @@ class ExaminedPosition(Record):
 
 
 class EstimatedCurve(Record):
-    """An EstimatedCurve is a curve of examination from position 1 on.
+    """An EstimatedCurve is a curve of examination, from position 1 on.
 
-    reasons: the position from which the curve is uncertain, and why the curve ends, each as CODE:POSITION; empty if
-    nothing is lacking."""
+    reasons: from which position the curve is uncertain, and why the curve ends, each as CODE:POSITION; empty if the
+    curve is certain and complete."""
 
     positions: Sequence[ExaminedPosition]
     reasons: tuple[str, ...]
@@ -84,8 +86,10 @@ class EstimatedCurve(Record):
 
 
 class LogRatio(Record):
-    """A LogRatio is the logarithm of the examination at a position, computed from the d ratios of neighbours above it.
-    It is a smooth function of 2d sums, alternately numerators and denominators."""
+    """A LogRatio is the logarithm of the examination at a position, as a smooth function of mean terms. It is the sum
+    of the log ratios of neighbouring positions down to this position.
+
+    The terms are pairs (upper, lower), one for each pair of neighbours; a ratio is lower / upper."""
 
     def value(self, mean: Array) -> Array:
         return np.log(mean[..., 1::2]).sum(axis=-1) - np.log(mean[..., ::2]).sum(axis=-1)
@@ -97,12 +101,13 @@ class LogRatio(Record):
 
 
 class OverlapSums(Sums):
-    """OverlapSums holds sums over batches. The sums of two batches can be added.
+    """OverlapSums holds sums that compare neighbouring positions. The sums of two batches can be added.
 
-    moments: for each cluster, the weighted rewards of each pair of neighbours. weight_sums (K - 1, 2, 2, 2): for every
-    pair, for its upper and lower side, and over all slots and over slots with a reward: the sum of the weights, and
-    the sum of their squares. slots, rewards (K,): the slots that could be compared, and those with a reward;
-    n_unknown: the number of slots whose marginals at their own and a neighbouring position are not known."""
+    moments: for each cluster, the weighted rewards of each pair of neighbours; weight_sums (K - 1, 2, 2, 2): the sum
+    of the weights, and the sum of their squares, for each pair, for its upper and its lower position, and for all
+    slots and for slots with a reward; slots, rewards (K,): the number of slots that could be compared, and of those
+    with a reward; n_unknown: the number of slots whose marginals at their own and a neighbouring position are not
+    known."""
 
     moments: Moments
     weight_sums: Array
@@ -112,9 +117,9 @@ class OverlapSums(Sums):
 
 
 def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
-    """Return the sums of one batch by overlap weights. With P_k the marginal of the slot's arm at position k, the
-    weight of a slot at k is h / P_k times its count, and the weight of a slot at k + 1 is h / P_(k+1) times its count,
-    where h = P_k P_(k+1) / (P_k + P_(k+1)).
+    """Return the sums of one batch by overlap weights. Let P_k be the marginal of the slot's arm at position k, and h =
+    P_k P_(k+1) / (P_k + P_(k+1)). The weight of a slot at k is then h / P_k times its count, and the weight of a slot
+    at k + 1 is h / P_(k+1) times its count.
 
     spans_batches: whether a cluster may have rows in another batch."""
     n, size = rows.marginals.shape
@@ -145,17 +150,18 @@ def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
 
 
 def count_slots(rows: PositionRows, size: int, is_comparable: Flags | None = None) -> tuple[Ids, Ids]:
-    """Return the number of slots at each position, and how many of these slots have a reward, (size,) each.
+    """Return two arrays (size,): the number of slots at each position, and the number of those with a reward.
 
-    is_comparable: flags of the rows to count; None counts all rows."""
+    size: the number of positions; is_comparable: flags of the rows to count; None counts all rows."""
     is_inside = rows.position <= size if is_comparable is None else (rows.position <= size) & is_comparable
     position_index, has_reward = rows.position[is_inside] - 1, (rows.reward != 0)[is_inside]
     return np.bincount(position_index, minlength=size), np.bincount(position_index[has_reward], minlength=size)
 
 
 def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
-    """Return the curve as the product of the ratios of neighbours from position 1 down, with intervals over clusters by
-    the delta method on the logarithm. The curve ends above the first position that lacks overlap or rewards."""
+    """Return the curve of examination as a product of the ratios of neighbouring positions. The intervals are over
+    clusters, by the delta method on the logarithm. The curve ends above the first position that lacks overlap or
+    rewards."""
     summary = sums.moments.summary()
     pair_sums = zip(sums.weight_sums, summary.total[1:].reshape(-1, 2), strict=True)
     lacking_reasons = [_lacking_reason(pair, *sums_of_pair) for pair, sums_of_pair in enumerate(pair_sums)]
@@ -186,16 +192,17 @@ def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
 
 
 def examined_positions(value: Array, lower: Array, upper: Array, rewards: Ids, slots: Ids) -> list[ExaminedPosition]:
-    """Return the positions of a curve, from arrays with one value per position."""
+    """Return the positions of a curve, from five arrays with a value for each position."""
     names, n = ("examination", "lower", "upper", "rewards", "slots"), len(value)
     rows = zip(*(column.tolist() for column in (value, lower, upper, rewards[:n], slots[:n])), strict=True)
     return [ExaminedPosition(position=k, **dict(zip(names, row, strict=True))) for k, row in enumerate(rows, 1)]
 
 
 def _lacking_reason(pair: int, weight_sums: Array, totals: Array) -> str | None:
-    """Return the reason why the lower of two neighbouring positions cannot be compared with the upper position.
+    """Return the reason why two neighbouring positions cannot be compared, as CODE:POSITION, or None if they can.
 
-    pair: the number of the pair of neighbours, from 0."""
+    pair: the number of the pair of neighbours, from 0; weight_sums (2, 2, 2): the sums of the pair as in
+    `OverlapSums`; totals (2,): the weighted rewards of the two positions."""
     weight, squares = weight_sums[..., 0], weight_sums[..., 1]
     number = np.divide(np.square(weight), squares, out=np.zeros_like(weight), where=squares > 0)
     if number[:, 0].min() < FEWEST:
@@ -206,10 +213,10 @@ def _lacking_reason(pair: int, weight_sums: Array, totals: Array) -> str | None:
 
 
 class Pages(Record, kw_only=False, eq=False):
-    """Pages holds complete pages, as arrays (p, K).
+    """Pages holds p complete slates (pages) with K positions.
 
-    arm: the arm at each position, -1 below the end of the page; click: whether the slot was clicked; cluster, count
-    (p,): as in `PositionRows`."""
+    arm (p, K): the arm at each position, -1 below the end of the slate; click (p, K): whether the slot was clicked;
+    cluster, count (p,): the cluster of each slate, and how many slates of the original log it stands for."""
 
     arm: Ids
     click: Flags
@@ -224,7 +231,7 @@ class Pages(Record, kw_only=False, eq=False):
 
     def examined_slots(self, model: str) -> Flags:
         """Tell which slots were certainly examined, (p, K). These are the slots down to the first click under the
-        cascade model, and down to the last click under dcm."""
+        cascade model, and down to the last click under dcm. Without a click, they are all slots."""
         is_shown, clicks_below = self.arm >= 0, _from_below(self.click)
         has_no_click = clicks_below[:, :1] == 0
         if model == "cascade":
@@ -233,12 +240,13 @@ class Pages(Record, kw_only=False, eq=False):
 
 
 def _from_below(click: Flags) -> Ids:
-    """Return the number of clicks at each position and all positions below it, (p, K)."""
+    """Return, for each position, the number of clicks at this position and all positions below, (p, K)."""
     return np.cumsum(click[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
 
 
 def complete_pages(rows: PositionRows) -> Pages:
-    """Return the pages of a batch that lack no slot above the last slot shown. Pages are cut at K positions."""
+    """Return the slates of a batch in which every slot down to the last one is logged. Slates are cut at K
+    positions."""
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
     depth = numbers_in_runs(starts, len(rows.page))
     page_number = np.cumsum(depth == 0) - 1
@@ -251,14 +259,14 @@ def complete_pages(rows: PositionRows) -> Pages:
 
 
 class ClickSums(Sums):
-    """ClickSums holds sums over batches, where pages are multiplied by their counts. The sums of two batches can be
-    added.
+    """ClickSums holds sums from which models of clicks are fitted and compared. A quarter of the slates (pages) is held
+    out for the comparison. The sums of two batches can be added.
 
-    slots, clicks (A, K): the slots and clicks of pages that are not held out, by arm and position; examined_slots,
-    examined_clicks (2, A, K): the slots that were surely examined under cascade and under dcm, and their clicks.
-    test_pages: held-out pages, of which a share 1 / thinning is kept. looks: for the fitted model (none for pbm) and
-    each cluster, the pages that reach each position, and the pages on which the position is examined. totals (2, K):
-    slots of the log, and slots with a reward."""
+    slots, clicks (A, K): the numbers of slots and of clicks by arm and position, without held-out slates;
+    examined_slots, examined_clicks (2, A, K): the same numbers for slots that were surely examined, under cascade
+    and under dcm; test_pages: held-out slates, of which a share 1 / thinning is kept; looks: for the fitted model
+    (none for pbm) and each cluster, the slates that reach each position, and the slates on which the position is
+    examined; totals (2, K): the numbers of slots, and of slots with a reward, in the log."""
 
     slots: Array
     clicks: Array
@@ -279,9 +287,10 @@ class ClickSums(Sums):
 
 
 def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool) -> ClickSums:
-    """Return the sums of one batch.
+    """Return the sums of one batch, from which models of clicks are fitted and compared.
 
-    arms: the number of arms; model: the model whose curve is estimated."""
+    arms: the number of arms; model: the model whose curve is estimated; spans_batches: whether a cluster may have
+    rows in another batch."""
     batch, size = complete_pages(rows), rows.marginals.shape[1]
     is_test = hash_bits(batch.cluster, salt=_SALT) % np.uint64(TEST_DIVISOR) == 0
     fitting_rows = batch.take(~is_test)
@@ -311,8 +320,8 @@ def _thin_pages(test_pages: Pages, thinning: int) -> Pages:
 
 
 def model_curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve:
-    """Return the share of pages on which each position is examined, under cascade or dcm, with intervals over clusters.
-    The curve goes down to the last position with enough rewards."""
+    """Return the curve of examination under cascade or dcm: the share of slates on which each position is examined. The
+    intervals are over clusters. The curve ends at the last position with enough rewards."""
     summary, size = sums.looks.summary(), sums.slots.shape[1]
     slots, rewards = sums.totals
     length = max(1, int((np.cumsum(rewards < FEWEST) == 0).sum()))
@@ -333,11 +342,11 @@ def model_curve(sums: ClickSums, *, model: str, level: float = 0.95) -> Estimate
 
 
 def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
-    """Return, under dcm, the probability of looking on after a click at each position, and the mean probability that a
-    slot below the last click was examined, (K,) each.
+    """Return two arrays (K,) under dcm: the probability of looking on after a click at each position, and the mean
+    probability that a slot below the last click was examined.
 
-    The estimate is by expectation-maximisation. The held-out pages give the probability of looking on, and the other
-    pages give the attraction of arms."""
+    The estimate is by expectation-maximisation. The held-out slates give the probability of looking on, and the
+    other slates give the attraction of arms."""
     test_pages, count, size = sums.test_pages, sums.test_pages.count, sums.slots.shape[1]
     is_shown, tail_clicks = test_pages.arm >= 0, _from_below(test_pages.click)
     is_last_click = test_pages.click & (tail_clicks == 1)
@@ -367,10 +376,11 @@ def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
 
 
 def _attraction(sums: ClickSums, model: str, p_examined: Array) -> Array:
-    """Return the attraction of each arm, (A,), shrunk by one slot to the mean of all arms.
+    """Return the attraction of each arm, (A,), shrunk to the mean of all arms as if the arm had one more slot at the
+    mean.
 
-    p_examined (k,): under pbm the examination of each position; under cascade and dcm the examination of slots that may
-    have been examined."""
+    p_examined (k,): under pbm the examination of each position; under cascade and dcm the examination of slots that
+    are not known to have been examined."""
     k = len(p_examined)
     slots, clicks = sums.slots[:, :k], sums.clicks[:, :k]
     looks = slots @ p_examined
@@ -385,11 +395,11 @@ def _attraction(sums: ClickSums, model: str, p_examined: Array) -> Array:
 
 
 class ModelComparison(Record):
-    """A ModelComparison compares models of examination.
+    """A ModelComparison says which model of examination fits the log best.
 
-    log_likelihood: for each model, the mean logarithm of the likelihood per slot of the held-out pages; best_model:
-    the model with the largest log_likelihood, if it exceeds that of `model` by more than two standard errors, else
-    `model` itself. best_model is None if there are no pages on which to compare models."""
+    log_likelihood: for each model, the mean logarithm of the likelihood per slot of the held-out slates; best_model:
+    the best model, or the model that was to be compared, if none is better by more than two standard errors; None if
+    there are no slates on which to compare models."""
 
     log_likelihood: dict[str, float]
     best_model: str | None
@@ -399,10 +409,11 @@ NO_COMPARISON = ModelComparison(log_likelihood={}, best_model=None)
 
 
 def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
-    """Compare the models on the held-out pages.
+    """Return how well each model fits the held-out slates (pages).
 
-    examination (k,): the examination of each position in the position-based model; pages are cut at k. With k = 1
-    the log has no position-based model, and the other models are compared on whole pages."""
+    examination (k,): the examination of each position in the position-based model; slates are cut at k. With k = 1
+    the log has no position-based model, and the other models are compared on whole slates. model: the model that
+    another one must surpass to be the best."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
     test_pages = replace(sums.test_pages, arm=sums.test_pages.arm[:, :k], click=sums.test_pages.click[:, :k])
     is_shown = test_pages.arm >= 0
@@ -438,8 +449,10 @@ def _log_likelihood(test_pages: Pages, probability: Array) -> Array:
 
 
 def _click_probabilities(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
-    """Return the probability of a click at each slot, given the clicks above the slot, (p, K). After a click at
-    position k, looking goes on with probability going_on[k]."""
+    """Return the probability of a click at each slot, given the clicks above the slot, (p, K).
+
+    attraction (p, K): the attraction of each slot's arm; going_on (K,): the probability that people look on after a
+    click at each position."""
     probability, p_looking = np.empty(attraction.shape), np.ones(len(attraction))
     for position in range(attraction.shape[1]):
         p_attracts, click = attraction[:, position], test_pages.click[:, position]
@@ -453,8 +466,11 @@ def _click_probabilities(test_pages: Pages, attraction: Array, going_on: Array) 
 
 
 class Cells(Record, kw_only=False, eq=False):
-    """A Cells object holds the number of slots, and of slots with a reward, for each of m cells (a context, an arm and
-    a position), multiplied by their counts, and both numbers in the log. The sums of two batches can be added."""
+    """A Cells object counts slots in m cells, where a cell is a context, an arm and a position. The counts of two
+    batches can be added.
+
+    slots, rewards (m,): the numbers of slots, and of slots with a reward, each multiplied by its count;
+    logged_slots, logged_rewards (m,): the same numbers in the log, without counts."""
 
     context: Ids
     arm: Ids
@@ -470,9 +486,9 @@ class Cells(Record, kw_only=False, eq=False):
 
 
 def merge_cells(context: Ids, arm: Ids, position: Ids, *sums: Array) -> Cells:
-    """Merge rows into cells of a context, an arm and a position.
+    """Return the cells of rows. Rows with the same context, arm and position are added up.
 
-    sums: columns in the order of `Cells`."""
+    sums: the four counts of each row, in the order of `Cells`."""
     first_rows, cell_index = distinct(context, arm, position)
     summed_columns = (
         np.bincount(cell_index, weights=column, minlength=len(first_rows)).astype(np.float64) for column in sums
@@ -481,9 +497,10 @@ def merge_cells(context: Ids, arm: Ids, position: Ids, *sums: Array) -> Cells:
 
 
 def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> EstimatedCurve:
-    """Return the position-based curve from arms that stood at several positions in equal contexts, without
-    intervals. The curve ends above the first position that such arms do not connect with position 1, or that has too
-    few rewards."""
+    """Return the position-based curve, without intervals, from arms that stood at several positions in equal contexts.
+    The curve ends above the first position that these arms do not connect with position 1, or that has too few rewards.
+
+    size: the number of positions; clusters: the number of clusters, for the result."""
     first_rows, pair_index = distinct(counts.context, counts.arm)
     slots, clicks = np.zeros((len(first_rows), size)), np.zeros((len(first_rows), size))
     slots[pair_index, counts.position - 1], clicks[pair_index, counts.position - 1] = counts.slots, counts.rewards
@@ -505,10 +522,11 @@ def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> Esti
 
 
 def _connected_length(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
-    """Return how many positions, from the first one on, can be compared with the first position, and the reason why
-    there are not more.
+    """Return how many positions, from the first one on, can be compared with the first position, and the reason why no
+    more can, if any.
 
-    rewards: the number of logged rewards at each position."""
+    slots (c, K): the numbers of slots for each context and arm, by position; rewards (K,): the number of logged
+    rewards at each position."""
     size = slots.shape[1]
     adjacency = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
     is_reached = np.eye(size, dtype=np.bool_)[0]

@@ -1,4 +1,4 @@
-"""This module names the reasons of verdicts, which say in words what can be wrong with an estimate."""
+"""This module has the reasons that say what can be wrong with an estimate, and what helps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GROUPS = {
 
 
 class Reason(NamedTuple):
-    """A Reason says what is wrong with an estimate.
+    """A Reason says what can be wrong with an estimate.
 
     group: one of GROUPS; best: the best verdict that an estimate with this reason can have, or `ok` if the figures
-    of the estimate decide."""
+    of the estimate decide; text: the reason in words."""
 
     group: str
     best: str
@@ -243,11 +243,11 @@ HINTS = {
 
 
 def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
-    """Return the reasons whose hint helps. While propensities are wrong, or no row has a propensity, no other hint
-    helps. If some rows lack a propensity, fitting propensities for them makes the estimate worse. While rewards are
-    young, the hint on drift does not help, since the rewards of the newest decisions are not known.
+    """Return the reasons whose hint helps. If propensities are wrong, or no row has a propensity, only that hint helps.
+    If only some rows lack a propensity, the hint to fit propensities is left out, since it makes the estimate worse.
+    While rewards are young, the hint on drift is left out, since the rewards of the newest decisions are not known.
 
-    is_explored: whether the log explores as much as a floor would make it explore."""
+    is_explored: whether the log explores at least as much as a floor would."""
     reason_set = {*reasons}
     if "wrong-propensities" in reason_set:
         return ["wrong-propensities"]
@@ -259,10 +259,10 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
 
 
 def hint(reason: str, **names: str) -> str:
-    """Return the remedy for a reason.
+    """Return the hint for a reason, which says what helps.
 
-    names: texts for the places of the remedy: the target with options, the day in the middle of the log, the
-    beginning of a filter, and a logger and the other loggers, where these are known."""
+    names: texts that are inserted into the hint, if known: the target with options, the day in the middle of the
+    log, the beginning of a filter, and a logger and the other loggers."""
     return HINTS[reason].format_map(_UNKNOWN | names)
 
 
@@ -272,13 +272,13 @@ def worst_verdict(verdicts: Iterable[str]) -> str:
 
 
 def in_order(reasons: Iterable[str]) -> tuple[str, ...]:
-    """Return the reasons, each once, worst first."""
+    """Return the reasons without repeats, worst first."""
     distinct_reasons = {*reasons}
     return tuple(reason for reason in REASONS if reason in distinct_reasons)
 
 
 def in_groups(reasons: Iterable[str]) -> dict[str, list[str]]:
-    """Return the reasons by group, worst first within each group, and groups in the order of their worst reasons."""
+    """Return the reasons by group, worst first. Groups are in the order of their worst reasons."""
     groups: dict[str, list[str]] = {}
     for name in in_order(reasons):
         groups.setdefault(REASONS[name].group, []).append(name)

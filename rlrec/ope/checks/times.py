@@ -7,7 +7,7 @@ of each visit counts. For each time there is one test of all arms together, and 
 
 Young rewards. Imported decisions count at once, whatever their age at the end of their log. Their events show how fast
 rewards come: among decisions that were watched up to some age, the share of the reward that had come by an earlier age.
-The product of these shares gives the share of younger decisions' rewards that has come (a chain ladder). Source: own
+The product of these shares is the share of the reward of younger decisions that has come (a chain ladder). Source: own
 derivations, the second one after the chain ladder; errors by the jackknife over 64 blocks of clusters, tests of drift
 by Student's t and Hotelling's T^2."""
 
@@ -38,7 +38,7 @@ _MIN_EVENTS = 50  # events, of decisions that were watched up to an age, that a 
 
 
 class DriftSums(Sums):
-    """DriftSums holds the sums over rows that a test of drift needs.
+    """DriftSums holds sums over rows, for the test of drift.
 
     table (4, 64, periods, a): for each block of clusters, period and arm, the sums of weights, of weighted rewards,
     of squared weights, and of squared weighted rewards."""
@@ -49,9 +49,10 @@ class DriftSums(Sums):
     def from_rows(
         cls, reward: Array, *, propensity: Array, arm: Ids, arms: int, period: Ids, cluster: Ids
     ) -> DriftSums:
-        """Sum up rows, (n,) each.
+        """Return the sums of n rows. All arrays are (n,).
 
-        period: the number of the row's period, from 0 to PERIODS - 1."""
+        arm: a number from 0; arms: the number of arms; period: the number of the row's period, from 0 to PERIODS -
+        1."""
         weight, width = 1 / np.maximum(propensity, LEAST_PROPENSITY), min(arms, ARMS + 1)
         columns = (weight, weight * reward, weight**2, (weight * reward) ** 2)
         cell = period * width + np.minimum(arm, ARMS)
@@ -59,8 +60,8 @@ class DriftSums(Sums):
         return cls(table.reshape(4, BLOCKS, PERIODS, width))
 
     def followed_by(self, other: DriftSums) -> DriftSums:
-        """Return the sums of both logs, joined. The later log becomes the last period, and the first two periods of
-        this log become the first period."""
+        """Return the sums of this log and a later log together. The later log becomes the last period, and the first
+        two periods of this log are merged into the first period."""
         first_period, last_period = (
             self.table[:, :, :2].sum(axis=2, keepdims=True),
             other.table.sum(axis=2, keepdims=True),
@@ -69,7 +70,7 @@ class DriftSums(Sums):
 
     @property
     def raises_alarm(self) -> bool:
-        """Tell whether rewards surely changed at the end of some period, by a share that matters."""
+        """Tell whether rewards surely changed at the end of some period, by an amount that matters."""
         total, sums_until = self.table.sum(axis=2), np.cumsum(self.table, axis=2)
         weight, reward = total[:2].sum(axis=(1, 2))
         least_change = MATERIAL_SHARE * abs(reward / weight) if weight else 0.0
@@ -79,7 +80,10 @@ class DriftSums(Sums):
         )
 
     def _changes(self, sums_before: Array, sums_after: Array, least_change: float) -> bool:
-        """Tell whether rewards differ between two spans of time, given by the sums of each, (4, 64, a)."""
+        """Tell whether rewards differ between two spans of time.
+
+        sums_before, sums_after (4, 64, a): the sums of each span, as in `table`; least_change: the smallest change
+        that matters."""
         with np.errstate(all="ignore"):
             effective_rows, effective_rewards = (
                 np.array(
@@ -122,8 +126,8 @@ class DriftSums(Sums):
 
 
 def _difference(sums: Array) -> Array:
-    """Return the increase in each arm's mean reward from the early to the late time, (..., a). The result is 0 for an
-    arm without rows at either time.
+    """Return the increase of each arm's mean reward from the early to the late span of time, (..., a). The result is 0
+    for an arm that lacks rows in either span.
 
     sums (4, ..., a): the early weights and weighted rewards, then the late ones."""
     difference = sums[3] / sums[2] - sums[1] / sums[0]
@@ -131,13 +135,13 @@ def _difference(sums: Array) -> Array:
 
 
 class ArrivalSums(Sums):
-    """ArrivalSums holds sums over decisions and events. Decisions are classed by their distance to the last decision of
-    the log.
+    """ArrivalSums holds sums over decisions and events, for the test whether all rewards have arrived. Decisions are
+    classed by their distance to the last decision of the log.
 
     decisions (64, AGES + 1): the number of decisions, by block of clusters and class; the last class has the
-    complete decisions; rewards (64, AGES + 1, AGES): the rewards of events, by block, class of the decision and class
-    of the event's age; events (AGES + 1, AGES): the number of events, by class of the decision and class of the
-    event's age; tail_length: how long the log goes on after the last decision, in windows."""
+    decisions whose window is over; rewards (64, AGES + 1, AGES): the rewards of events, by block, class of the
+    decision and class of the event's age; events (AGES + 1, AGES): the number of events, by class of the decision
+    and class of the event's age; tail_length: how long the log goes on after the last decision, in windows."""
 
     decisions: Array
     rewards: Array
@@ -149,11 +153,12 @@ class ArrivalSums(Sums):
 
     @classmethod
     def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:
-        """Sum up decisions and their events.
+        """Return the sums of n decisions and their m events.
 
         distance (n,): the time from each decision to the last decision of the log, in windows, infinite if the
-        decision is complete; cluster (n,): the cluster of each decision. decision, age, reward (m,): the decision of
-        each event, the age of the event in windows (at most 1), and the contribution of the event to the reward."""
+        decision's window is over; cluster (n,): the cluster of each decision; decision, age, reward (m,): the
+        decision of each event, the age of the event in windows (at most 1), and the contribution of the event to the
+        reward."""
         block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
         (number,) = block_sums([None], block, classes, cells=AGES + 1)
         cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)
@@ -164,7 +169,7 @@ class ArrivalSums(Sums):
 
     @property
     def raises_alarm(self) -> bool:
-        """Tell whether a share of the reward that matters has surely not arrived yet."""
+        """Tell whether the share of the reward that has not arrived yet is surely large enough to matter."""
         decisions, rewards = self.decisions.sum(axis=0), self.rewards.sum(axis=0)
         missing_share = self._missing(decisions, rewards)
         if missing_share <= MATERIAL_SHARE:
@@ -177,7 +182,9 @@ class ArrivalSums(Sums):
         return bool(missing_share - _ALARM_ERRORS * error > MATERIAL_SHARE)
 
     def _missing(self, decisions: Array, rewards: Array) -> float:
-        """Return the share of the reward that has not arrived yet, from sums over blocks."""
+        """Return the share of the reward that has not arrived yet.
+
+        decisions, rewards: the sums as in this class, added up over blocks."""
         edges = _AGE_RATIO ** np.arange(1.0 - AGES, 1.0)
         # the shortest and longest time that decisions of each class were watched
         least_watched, longest_watched = np.r_[0.0, edges] + self.tail_length, np.r_[edges, np.inf] + self.tail_length
@@ -194,13 +201,13 @@ class ArrivalSums(Sums):
 def arrived_shares(links: Array) -> Array:
     """Return the share of all reward that has come by each age, (a,).
 
-    links (a,): among decisions that were watched long enough, the reward that came by the previous age as a share of
-    the reward that came by this age. The first link is not used."""
+    links (a,): for each age, the reward that came by the previous age as a share of the reward that came by this
+    age, among decisions that were watched long enough; the first link is not used."""
     return np.append(np.cumprod(links[:0:-1])[::-1], 1.0)
 
 
 def _classes(age: Array) -> Ids:
-    """Return the class of each age, given in windows. The class of an age of a whole window or more is AGES."""
+    """Return the class of each age. Ages are in windows; the class of a whole window or more is AGES."""
     with np.errstate(divide="ignore"):
         steps = np.ceil(np.log(age) / np.log(_AGE_RATIO)) + AGES - 1
     return np.clip(np.where(age >= 1, AGES, steps), 0, AGES).astype(np.int64)

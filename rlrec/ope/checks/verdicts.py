@@ -1,5 +1,4 @@
-"""This module decides the verdict of an estimate, with its reasons and their explanations, and the answer of a
-comparison."""
+"""This module decides the verdict of an estimate, explains its reasons, and answers which of two targets is better."""
 
 from __future__ import annotations
 
@@ -31,19 +30,16 @@ _BETWEEN_VISITS = (
 
 
 class Diagnosis(Record):
-    """A Diagnosis holds the figures behind a verdict; None where a figure has no meaning (the weights of dm) or does
-    not exist.
+    """A Diagnosis holds the figures from which a verdict follows. A figure that has no meaning (the weights of dm) or
+    does not exist is None.
 
-    uses_weights: whether the estimator uses weights
-    n, clusters, ess: rows used, their clusters, effective sample size over clusters
-    nonzero: number of nonzero weighted rewards
-    reward_share: weighted share of rows whose reward is not the default
-    k_hat: shape of the tail of the weights, where no largest weight is provable
-    unsupported: mean probability of the target on arms that had probability 0 under the logger
-    cluster_share: largest share of the estimate that comes from one cluster
-    mean_weight_z: distance of the mean weight from 1 in standard errors
-    mean_weight_upper: the mean weight plus 3 standard errors
-    short_horizon: whether the effective sample size is too small at a step that contributes to the return"""
+    uses_weights: whether the estimator uses weights; n, clusters, ess: the rows used, their clusters, and the
+    effective sample size over clusters; nonzero: the number of nonzero weighted rewards; reward_share: the weighted
+    share of rows whose reward is not the default; k_hat: the shape of the tail of the weights, if no largest weight
+    is provable; unsupported: the mean probability of the target on arms that had probability 0 under the logger;
+    cluster_share: the largest share of the estimate that comes from one cluster; mean_weight_z: the distance of the
+    mean weight from 1 in standard errors; mean_weight_upper: the mean weight plus 3 standard errors; short_horizon:
+    whether the effective sample size is too small at a step that contributes to the return."""
 
     uses_weights: bool
     n: int
@@ -60,12 +56,12 @@ class Diagnosis(Record):
 
     @property
     def is_supported(self) -> bool:
-        """Tell whether the loggers of these rows could show what the target shows, as far as weights tell."""
+        """Tell whether the loggers could make nearly all choices of the target, as far as weights show."""
         return self.reaches(LEAST_MEAN_WEIGHT)
 
     def reaches(self, share: float) -> bool:
-        """Tell whether the loggers could show this share of what the target shows. Arms that the loggers surely never
-        show are not counted."""
+        """Tell whether the loggers could make at least this share of the target's choices. The result is False if the
+        target shows arms that the loggers surely never show."""
         is_reached = self.mean_weight_upper is None or self.mean_weight_upper >= share
         return is_reached and not _INSUFFICIENT["unsupported"](self)
 
@@ -94,8 +90,8 @@ _WEAK: dict[str, Callable[[Diagnosis], bool]] = {
 def decide_verdict(diagnosis: Diagnosis, *, extra_reasons: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """Return the verdict (`ok`, `weak` or `insufficient`) and all reasons, worst first.
 
-    extra_reasons: names of REASONS that only the caller or the interval knows; each of these limits the verdict to the
-    best verdict that it allows."""
+    extra_reasons: names of REASONS that do not follow from the diagnosis; each limits the verdict to the best
+    verdict that it allows."""
     insufficient_reasons, weak_reasons = (
         {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
@@ -110,15 +106,14 @@ def decide_verdict(diagnosis: Diagnosis, *, extra_reasons: tuple[str, ...] = ())
 
 
 def lower_verdict(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the verdict and the reasons, worst first. The verdict is lowered to the worst verdict that the reasons
-    allow."""
+    """Return the verdict, lowered to the worst verdict that a reason demands, and the reasons, worst first."""
     ordered_reasons = in_order(reasons)
     return worst_verdict([verdict, *(REASONS[reason].best for reason in ordered_reasons)]), ordered_reasons
 
 
 def _ess_cause(ess: float | None, clusters: int) -> str | None:
-    """Return the worst threshold that an effective sample size falls below, or None if the size is above all
-    thresholds."""
+    """Return the name of the worst limit that an effective sample size falls below, or None if it is above all
+    limits."""
     least_by_cause = {cause: number if number >= 1 else number * clusters for cause, number in ESS_LIMITS.items()}
     return next((cause for cause, number in least_by_cause.items() if ess is None or ess < number), None)
 
@@ -128,8 +123,10 @@ def _rewards(ess: float | None, share: float | None) -> float:
 
 
 def explain_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each reason why an estimate is not certain. The line says what caused the reason in these
-    estimates. estimates: mappings with the keys of `Estimate`."""
+    """Return one line for each reason why an estimate is not to be trusted. For some reasons, the line also gives the
+    figures of the estimates that caused it.
+
+    estimates: `Estimate` records as mappings."""
     causes: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
         "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
@@ -167,8 +164,7 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _left_out(reason: str, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line with the reason, the numbers of rows left out, and the total number of rows, which includes these
-    rows."""
+    """Return one line, which says the reason, how many rows were left out, and of how many."""
     counts = dict.fromkeys((row["left_out"], row["left_out"] + row["n"]) for row in estimates)
     shares = " or ".join(f"{left_out:,} of {total:,}" for left_out, total in counts)
     return [f"{REASONS[reason].text}; {shares} were left out, for this or another reason"]
@@ -217,7 +213,7 @@ def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _span(values: Sequence[float | None]) -> str:
-    """Return the text of the smallest and the largest of the values."""
+    """Return the smallest and the largest value as text, such as `3 to 5`."""
     low, high = (f"{pick(value or 0 for value in values):,.4g}" for pick in (min, max))
     return low if low == high else f"{low} to {high}"
 
@@ -235,11 +231,11 @@ _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unkno
 
 
 class Answer(NamedTuple):
-    """An Answer is the answer of a comparison.
+    """An Answer says which of two targets or metrics is better.
 
-    answer: better, worse, same or unknown; needed: the number of further clusters after which an answer has even
-    odds, if the true difference is the estimated difference. needed is None if the answer is known, or if more of
-    this log cannot give an answer."""
+    answer: better, worse, same or unknown; needed: how many further clusters give an answer with even odds, if the
+    true difference is the estimated difference; None if the answer is known, or if more of this log cannot give an
+    answer."""
 
     answer: str
     needed: int | None
@@ -250,18 +246,18 @@ def judge_difference(
     verdict: str = "ok", ess: float | None = None, rewards: float | None = None, reasons: Collection[str] = (),
     growth: Callable[[float], float] | None = None, shortages: Sequence[float] = (),
 ) -> Answer:  # fmt: skip
-    """Return the answer of a difference with its interval.
+    """Return whether a difference with its interval means better, worse or the same, or is not known.
 
     `better` and `worse` need an interval without 0, and no reason for doubt except the size of the sample, which
     intervals account for. If the two sides differ only by rounding, the answer is `same`, however few rows there
-    are, unless the weights of the sides are in doubt, or there is one cluster, whose weighted mean does not depend
-    on its weight.
+    are. There are two exceptions: the weights are in doubt, or there is a single cluster, whose weighted mean does
+    not depend on its weight.
 
-    scale: the value that a difference is relative to (1 for a lift), 0 if the value is not known. precision:
-    differences up to this size count as none. ess: the effective number of clusters, None without weights; rewards: the
-    effective number of rewards that are not the default. growth: the factor by which clusters must grow to make the
-    interval narrower by a ratio [default: the square of the ratio]; shortages: factors by which clusters must grow for
-    bounds."""
+    scale: the value that a difference is relative to (1 for a lift), 0 if the value is not known; precision: the size
+    up to which a difference counts as 0; ess: the effective number of clusters, None without weights; rewards: the
+    effective number of rewards that are not the default; growth: a function that returns the factor by which clusters
+    must grow to make the interval narrower by a ratio [default: the square of the ratio]; shortages: factors by which
+    clusters must grow until there are bounds."""
     doubts = doubts_of(reasons)
     answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
     if answer == "same" and clusters > 1 and doubts.isdisjoint(WEIGHT_DOUBTS):
@@ -289,7 +285,7 @@ def judge_difference(
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
-    """Return the reasons that no interval accounts for. An estimate with such a reason gives no answer."""
+    """Return the reasons that intervals do not account for. With such a reason, an estimate gives no answer."""
     size_reasons = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     other_reasons = ((name, REASONS[name]) for name in {*reasons} - size_reasons)
     return {name for name, reason in other_reasons if reason.group == "support" or reason.best != "ok"}
@@ -298,9 +294,11 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
 def _width(
     value: float | None, lower: float | None, upper: float | None, least: float, precision: float
 ) -> list[float]:  # fmt: skip
-    """Return the ratios by which the interval must become narrower to give an answer, with even odds if the true
-    difference is the estimated difference. An answer needs an interval that excludes the differences that count as
-    none, or one that lies within the smallest difference that counts, whichever comes first."""
+    """Return, as a list of one number, the ratio by which the interval must become narrower to give an answer with even
+    odds, if the true difference is `value`. The list is empty without an interval.
+
+    An answer needs an interval that excludes differences up to `precision`, or one that lies within `least`. The
+    smaller ratio counts."""
     if value is None or lower is None or upper is None:
         return []
     low_distance, high_distance, size = value - lower, upper - value, abs(value)

@@ -1,1 +1,2 @@
-"""Modules here compare two metrics or targets, by their difference, its interval and the answer."""
+"""Modules here compare two metrics or targets. They compute the difference, its interval, and the answer which is
+better."""

@@ -1,5 +1,5 @@
-"""This module has metrics, which are ratios of two sums over units, and compares two figures, by their difference, its
-interval and verdict, and which one is better.
+"""This module computes metrics, which are ratios of two sums, and compares two metrics or targets: their difference,
+its interval and verdict, and which one is better.
 
 The randomised unit (user or session) is the cluster, since its decisions are not independent and their number is
 random. A mean reward per decision is therefore a ratio of two sums over units, with the error of a ratio.
@@ -45,10 +45,10 @@ SHARE: Bounds = (0.0, 1.0)
 
 
 class Metric(Record):
-    """A Metric is a ratio of columns of `UnitSums`.
+    """A Metric is the ratio of the sums of two columns over randomised units (users or sessions).
 
-    reward: the number of the metric's reward definition; limits: the smallest and largest possible value of the
-    metric; per_unit: whether the denominator counts units."""
+    numerator, denominator: the names of columns of `UnitSums`; reward: the number of the metric's reward definition;
+    limits: the smallest and largest possible value of the metric; per_unit: whether the denominator counts units."""
 
     name: str
     numerator: str
@@ -59,18 +59,19 @@ class Metric(Record):
 
     @property
     def sampled_flag(self) -> str | None:
-        """Return the column that shows whether rows that the log dropped may be missing. The result is None if no row
-        can be missing."""
+        """Return the name of the column that tells whether dropped rows of the log can bias this metric, or None if
+        they cannot."""
         return None if self.denominator.startswith("mature_decisions") else SAMPLED_FLAGS["visits" in self.denominator]
 
     def bounds(self, value: MetricValue, level: float) -> Bounds:
-        """Return the interval of a value within the limits of the metric. The bounds are infinite if they are
-        unknown."""
+        """Return the interval of a value, cut at the limits of the metric. Unknown bounds are infinite."""
         low, high = value.bounds(level)
         return (max(low, self.limits[0]), min(high, self.limits[1])) if value.has_error else UNKNOWN
 
     def reasons(self, *values: MetricValue, has_bounds: bool) -> tuple[str, ...]:
-        """Return the reasons why the groups with these values have no value, or no bound."""
+        """Return the reasons why there is no value or no bound. The result is empty if there are bounds.
+
+        values: the values of the metric in each compared group; has_bounds: whether there are bounds."""
         if not all(value.units for value in values):
             return ("none-at-risk" if self.denominator.startswith("at_risk") else "no-units",)
         is_few = min(value.units for value in values) < 2
@@ -78,10 +79,10 @@ class Metric(Record):
 
 
 def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
-    """Return the metrics of an answer, in order.
+    """Return the metrics of an experiment, in the order of the report.
 
-    rewards: the number of reward definitions; per_session: whether the unit is the session. A session is recognised
-    by its own key."""
+    rewards: the number of reward definitions; per_session: whether sessions were randomised, not users. A session is
+    recognised by its own key."""
     units, numbers = "units" if per_session else "recognised", range(rewards)
     return [
         Metric(name="visits", numerator="visits", denominator="units", per_unit=True),
@@ -99,7 +100,10 @@ def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
 
 
 def per_decision(number: int) -> list[Metric]:
-    """Return the metrics of mature decisions per unit and reward per decision, under a reward definition."""
+    """Return two metrics: the decisions per unit, and the reward per decision. Only decisions whose window is over
+    count.
+
+    number: the number of the reward definition."""
     decisions, units = f"mature_decisions_{number}", f"mature_units_{number}"
     return [
         Metric(name="decisions_per_unit", numerator=decisions, denominator=units, reward=number, per_unit=True),
@@ -115,7 +119,7 @@ def _reward_metric(number: int, name: str, denominator: str) -> Metric:
 
 
 class MetricValue(Record):
-    """A MetricValue is the value of a metric of a group.
+    """A MetricValue is the value of a metric for one group of randomised units (users or sessions).
 
     units: the number of units that count; n_rewarded: the number of units whose numerator is not 0; numerator,
     denominator: the sums over units; value, error: the ratio of the two sums and its standard error (NaN for fewer
@@ -131,9 +135,9 @@ class MetricValue(Record):
 
     @classmethod
     def from_sums(cls, sums: Moments | ClusterSummary | None) -> MetricValue:
-        """Return the ratio of the first two columns. If every unit has its own sums, the error is the jackknife's,
-        which keeps false alarms at 5 % even for 20 users with very different numbers of decisions. Otherwise the error
-        is that of the delta method.
+        """Return the ratio of the first two columns, with its error. If the sums of every unit are known, the error is
+        the jackknife's, which keeps false alarms at 5 % even for 20 users with very different numbers of decisions.
+        Otherwise it is the delta method's.
 
         sums: the sums of the columns, or None if there are no units."""
         if sums is None:
@@ -150,17 +154,17 @@ class MetricValue(Record):
 
     @property
     def per_unit(self) -> float:
-        """Return the mean numerator of a unit, or NaN without units."""
+        """Return the numerator per unit, or NaN without units."""
         return self.numerator / self.units if self.units else np.nan
 
     @property
     def has_error(self) -> bool:
-        """Tell whether the error is positive."""
+        """Tell whether there is a standard error above 0."""
         return self.error > 0 and self.units > 1
 
     def bounds(self, level: float) -> Bounds:
-        """Return the interval of the ratio by Student's t. The bounds are infinite without variation, which does not
-        prove certainty."""
+        """Return the interval of the ratio by Student's t. If units do not vary, the bounds are infinite, since a lack
+        of variation does not prove certainty."""
         reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.has_error else np.inf
         low = max(self.value - reach, min(self.least, self.value))
         return (low, self.value + reach) if self.has_error else UNKNOWN
@@ -169,20 +173,25 @@ class MetricValue(Record):
 def fold(numerator: Array, unit: Ids, *, spans_batches: bool) -> Moments:
     """Return the sums of one batch of decisions. `fold(a) + fold(b)` are the sums of both batches.
 
-    numerator (n,): the numerator of every decision; unit (n,): the digest of the randomised user or session, any 64
-    bits; spans_batches: whether a unit may have rows in another batch."""
+    numerator (n,): the numerator of every decision; unit (n,): the digest of the decision's randomised user or
+    session, any 64 bits; spans_batches: whether a user or session may have rows in another batch."""
     return ratio_sums(numerator, np.ones(len(numerator)), unit=unit, spans_batches=spans_batches)
 
 
 def ratio_sums(*columns: Array, unit: Ids, spans_batches: bool, names: Sequence[str] = COLUMNS) -> Moments:
-    """Return the sums of columns of one batch, (n,) each. The first two are the numerator and the denominator of a
-    ratio."""
+    """Return the sums of the columns of one batch of n rows.
+
+    columns: arrays (n,), of which the first two are the numerator and the denominator of a ratio; unit (n,): the
+    digest of the row's randomised user or session; spans_batches: whether it may have rows in another batch; names:
+    the names of the columns."""
     return moments(np.column_stack(columns), unit.astype(np.int64), columns=tuple(names), spans_batches=spans_batches)
 
 
 def _jackknife(sums: Array, value: float) -> float:
-    """Return the jackknife error of the ratio `value` over units (m, 2). Source: own derivation: without unit i the
-    ratio is value - (reward_i - value decisions_i) / (all - decisions_i)."""
+    """Return the jackknife error of the ratio `value`. Without unit i the ratio changes by -(reward_i - value
+    decisions_i) / (all decisions - decisions_i). Source: own derivation.
+
+    sums (m, 2): the rewards and the decisions of each unit."""
     reward, decisions = sums.T
     jackknife_change = (reward - value * decisions) / (decisions.sum() - decisions)
     return float(np.sqrt((len(sums) - 1) / len(sums) * (jackknife_change**2).sum()))
@@ -195,12 +204,12 @@ class Comparison(Record):
     """A Comparison is the difference between two metrics or targets. A figure that does not exist is None, never NaN.
 
     base: the value of the second metric or target; p_value: the two-sided p-value of no difference; clusters: the
-    number of clusters of both sides; ess: the effective number of clusters of the side where it is smaller, None
-    without weights verdict, reasons: the worse verdict of the two sides and the reasons, as in an estimate theta,
-    narrowed: with adjustment, the coefficient of the past, and by how much the adjustment narrows the interval
-    freedom: degrees of freedom of std_error; careful_error: the error for bounds that hold at every look even_units,
-    even_rewards: the number of units, and of units with a reward, of an even split that is as informative sequence:
-    the sequence of the bounds, if the bounds hold at every look"""
+    number of clusters of the two together; ess: the smaller effective number of clusters of the two, None without
+    weights; verdict, reasons: the worse verdict of the two, and the reasons, as in an estimate; theta, narrowed: if
+    the past of units is adjusted for, its coefficient, and by how much the adjustment narrows the interval; freedom:
+    the degrees of freedom of std_error; careful_error: the error for bounds that hold at every look; even_units,
+    even_rewards: the number of units, and of units with a reward, of an equally informative experiment with two
+    groups of equal size; sequence: the sequence of the bounds, if the bounds hold at every look."""
 
     value: float | None = None
     base: float | None = None
@@ -222,31 +231,31 @@ class Comparison(Record):
 
     @classmethod
     def from_figures(cls, reasons: Iterable[str] = (), **figures: Any) -> Comparison:
-        """Return the comparison with the figures. Figures that are not finite become None."""
+        """Return a comparison with these figures. Figures that are not finite become None."""
         finite_figures: dict[str, Any] = {
             name: finite_or_none(value) if isinstance(value, float) else value for name, value in figures.items()
         }
         return cls(**finite_figures).with_reasons(*reasons)
 
     def with_reasons(self, *reasons: str) -> Comparison:
-        """Return the comparison with further reasons. These reasons limit the verdict of the comparison."""
+        """Return the comparison with further reasons for doubt, and with its verdict lowered accordingly."""
         verdict = worst_verdict((self.verdict, *(REASONS[reason].best for reason in reasons)))
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
 
     def without_group(self, group: str) -> Comparison:
-        """Return the comparison without the reasons of a group. This is for reasons that another comparison covers."""
+        """Return the comparison without the reasons of a group, if another comparison already reports them."""
         return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
 
     def at_this_look(self, alpha: float) -> Comparison:
-        """Return the comparison with bounds by Student's t for one planned look. The bounds are wrong with probability
-        alpha."""
+        """Return the comparison with bounds by Student's t that are valid for one planned look. They are wrong with
+        probability alpha."""
         if self.std_error is None or not self.freedom:
             return self
         return self._with_reach(t_quantile(1 - alpha / 2, self.freedom) * self.std_error)
 
     def at_every_look(self, sequence: LookSequence) -> Comparison:
-        """Return the comparison with a p-value and bounds that are wrong at any look with probability alpha. The
-        p-value and the bounds are None until there are enough units and rewards."""
+        """Return the comparison with a p-value and bounds that are valid at every look. The probability that they are
+        ever wrong is the sequence's alpha. They are None until there are enough units and rewards."""
         without_bounds = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
         if self.lower is None or not self.careful_error:
             return without_bounds
@@ -259,12 +268,12 @@ class Comparison(Record):
         )
 
     def _with_reach(self, reach: float) -> Comparison:
-        """Return the comparison with bounds at the distance `reach` from its value."""
+        """Return the comparison with two bounds at the distance `reach` from its value."""
         return replace(self, lower=(self.value or 0.0) - reach, upper=(self.value or 0.0) + reach)
 
     @property
     def is_off_zero(self) -> bool:
-        """Tell whether 0 lies outside of the bounds."""
+        """Tell whether 0 lies outside the bounds."""
         return (self.lower or 0.0) > 0 or (self.upper or 0.0) < 0
 
     @property
@@ -274,7 +283,7 @@ class Comparison(Record):
 
     @property
     def relative(self) -> float | None:
-        """Return the difference as a share of the base."""
+        """Return the difference as a share of the value of the second metric or target."""
         return None if self.value is None or not self.base else finite_or_none(self.value / self.base)
 
     @property
@@ -284,19 +293,19 @@ class Comparison(Record):
 
     @property
     def _shortage(self) -> float:
-        """Return the factor by which units must grow for bounds."""
+        """Return the factor by which the number of units must grow until there are bounds."""
         return max(MIN_CLUSTERS / self.even_units, MIN_EVENTS / self.even_rewards)
 
     @property
     def shortage(self) -> int | None:
-        """Return the number of further units before which no answer is given. The result is None if there are enough
+        """Return how many further units must come until an answer can be given. The result is None if there are enough
         units, or if the number is not known."""
         is_short = self.sequence is not None and self.even_rewards and self._shortage > 1
         return ceil(self.clusters * (self._shortage - 1)) if is_short else None
 
     @property
     def answer(self) -> Answer:
-        """Tell whether the first metric or target is better than the second, worse, or as good, and how many further
+        """Return whether the first metric or target is better than the second, worse, or the same, and how many further
         clusters would decide."""
         base, value, growth, shortages = self.base or 0.0, self.value or 0.0, None, list[float]()
         if self.sequence is not None:
@@ -309,17 +318,17 @@ class Comparison(Record):
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures of a row of differences."""
+        """Return the figures, the reasons and the answer by name."""
         figures = {name: getattr(self, name) for name in ("value", "relative", "lower", "upper", "p_value")}
         return figures | {"reasons": [*self.reasons], **self.answer._asdict(), "shortage": self.shortage}
 
 
 def difference(value: MetricValue, baseline: MetricValue, *, level: float, correlation: float = 0.0) -> Comparison:
-    """Return `value` minus `baseline` by Welch's t over units. A side without variation so far uses the variation of
-    the other side. There are no bounds and no p-value if neither side varies.
+    """Return `value` minus `baseline` by Welch's t over units. If one of the two does not vary, it gets the variation
+    of the other one. If neither varies, there are no bounds and no p-value.
 
     correlation: the correlation between the two values, if units are in both groups; the degrees of freedom are then
-    those of the smaller side."""
+    those of the smaller group."""
     sides = value, baseline
     variances, freedom = np.array([_variance(*sides), _variance(*sides[::-1])]), np.array([s.units - 1 for s in sides])
     variance = variances.sum()
@@ -341,8 +350,11 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
 
 
 def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
-    """Return the variance that the smaller side may lack, if one of its units varies as much as a unit of both sides
-    together. A few units that happen to be similar make a mean seem more certain than it is."""
+    """Return the variance that the smaller side may lack. It is the variance that the side would have if its units
+    varied like the units of both sides together, minus its own. A few units that happen to be similar make a mean seem
+    more certain than it is.
+
+    variances (2,): the squared error of each side."""
     units = np.array([side.units for side in sides])
     freedom, smaller_side = units - 1, int(units[1] <= units[0])
     pooled_variance = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
@@ -350,7 +362,8 @@ def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
 
 
 def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
-    """Compare a mean of differences with 0, by Student's t."""
+    """Return the comparison of a mean of differences with 0, by Student's t. `base` is the value that differences are
+    relative to."""
     freedom = mean.units - 1 if mean.has_error else 0
     return _compare_by_t(
         mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
@@ -359,8 +372,10 @@ def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Compar
 
 
 def _compare_by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
-    """Return the difference with its interval and p-value by Student's t. With 0 degrees of freedom there is no
-    interval and no p-value."""
+    """Return a comparison with an interval and a p-value by Student's t. With 0 degrees of freedom there is no interval
+    and no p-value.
+
+    freedom: the degrees of freedom; figures: further fields of the comparison."""
     reach = t_quantile((1 + level) / 2, freedom) * error if freedom else np.inf
     p_value = 2 * t_below(-abs(value) / error, freedom) if freedom else np.nan
     return Comparison.from_figures(
@@ -376,8 +391,8 @@ def _variance(side: MetricValue, other: MetricValue) -> float:
 
 
 def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[float]]:
-    """Return the adjusted p-values of several tests, and the level of each interval. An interval excludes no difference
-    exactly where its p-value is at most alpha. Source: Holm 1979."""
+    """Return the adjusted p-values of several tests, and a level for the interval of each. An interval then excludes a
+    difference of 0 exactly if its adjusted p-value is at most alpha. Source: Holm 1979."""
     adjusted_p, levels = [1.0] * len(p_values), [alpha] * len(p_values)
     largest, tests, is_rejected = 0.0, len(p_values), True
     for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
@@ -389,12 +404,12 @@ def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[flo
 
 
 def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]]]) -> tuple[float, float]:
-    """Return chi-square of the assigned units against the weights at the last look, and a p-value that holds at every
-    look. The p-value is the smallest p-value so far. Both are NaN without units. Source: Lindon & Malek 2022, a
+    """Test whether variants got the shares of units that their weights define. Return chi-square at the last look, and
+    a p-value that holds at every look, the smallest so far. Both are NaN without units. Source: Lindon & Malek 2022, a
     Dirichlet mixture against the weights.
 
-    phases: for each phase, its weights, which need not sum to 1, and, for each look, the units of the phase so far,
-    one number per variant."""
+    phases: for each phase, the weights of the variants, which need not sum to 1, and for each look the units of the
+    phase so far, one number per variant."""
     chi2, ended_factors, largest_factor = np.nan, np.zeros(len(SPLIT_UNITS)), -np.inf
     for weights, looks in phases:
         share = np.asarray(weights, np.float64) / np.sum(weights)
@@ -409,8 +424,10 @@ def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]
 
 
 def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) -> float:
-    """Return the logarithm of the Bayes factor of shares drawn from a Dirichlet distribution of size c around the
-    defined shares, against the defined shares."""
+    """Return the logarithm of the Bayes factor against the defined shares. The alternative are shares drawn from a
+    Dirichlet distribution of size c around them.
+
+    units: the number of units of each variant; shares: the defined shares."""
     log_odds = lgamma(c) - lgamma(c + sum(units))
     for n, share in zip(units, shares, strict=True):
         log_odds += lgamma(c * share + n) - lgamma(c * share) - n * log(share)
@@ -418,8 +435,8 @@ def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) ->
 
 
 def is_unlikely(split: tuple[float, float]) -> bool:
-    """Tell whether a split differs from its definition. A false alarm occurs in 1 of 1,000 experiments, however often
-    the split is looked at.
+    """Tell whether the shares of units differ from those that an experiment defines. A false alarm occurs in 1 of 1,000
+    experiments, however often the test is looked at.
 
     split: the result of `sample_ratio`."""
     return split[1] < ALARM
@@ -436,22 +453,25 @@ _MIN_TAIL_REPLICATES = 20
 
 
 def gate_alpha(pair: int) -> float:
-    """Return the error probability of all looks at one pair of versions. Pairs of a year are numbered from 1. The error
-    probabilities of all pairs sum to ALPHA."""
+    """Return the error probability of all looks at one pair of versions. The probabilities of all pairs sum to ALPHA.
+
+    pair: the number of the pair in its year, from 1."""
     return ALPHA * 6 / (pi**2 * pair**2)
 
 
 def nightly_alpha(candidate: int) -> float:
-    """Return the error probability of the one look at a candidate, where every night brings another candidate. Half of
-    ALPHA is spent as for pairs, half evenly over the nights of a year."""
+    """Return the error probability of the single look at a candidate, if every night brings another candidate. Half of
+    ALPHA is spent as in `gate_alpha`, and half evenly over the nights of a year.
+
+    candidate: the number of the candidate in its year, from 1."""
     return gate_alpha(candidate) / 2 + (ALPHA / 2 / NIGHTS if candidate <= NIGHTS else 0.0)
 
 
 def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) -> float:
-    """Return the level of a test at one look, such that all looks at a growing log together have error probability
-    alpha.
+    """Return the level of the test at one look. With these levels, all looks at a growing log together have error
+    probability alpha.
 
-    At this level, a normal bound is as far from the estimate as the bound of the one-sided sequence that is tightest
+    A normal bound at this level is as far from the estimate as the bound of the one-sided sequence that is tightest
     at best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up
     three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
     sequence = LookSequence.tightest(best_n, alpha, sides=1)
@@ -464,14 +484,15 @@ def compare(
     replicates: int = intervals.REPLICATES,
     replicas: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), reward: float = 0.0,
 ) -> Comparison:  # fmt: skip
-    """Return the difference between two targets, by one estimator of any unit at the end of a fold over the same rows.
-    Both bounds are 0 if the sums of every cluster are equal. Raises InputError for an alpha out of range, ValueError
-    for folds over different rows.
+    """Return the difference between two targets, from the folds of one estimator over the same rows. Both bounds are 0
+    if the sums of every cluster are equal. Raises InputError for an alpha out of range, ValueError for folds over
+    different rows.
 
-    reference: the fold of the other target, or None for the log, whose rewards need no weights. measure: Minus or
-    Relative; alpha: the error probability of each bound, in (0, 0.5); replicas: both sides for each of several
-    equal parts of the pages simulated for a target (the error of the simulation does not show between clusters);
-    reward: the largest reward, of which a log may have too few."""
+    reference: the fold of the other target, or None for the log, whose rewards need no weights; measure: Minus, or
+    Relative for the difference as a share; alpha: the error probability of each bound, in (0, 0.5); replicas: the
+    folds of both targets for each of several equal parts of the slates simulated for a target, since differences
+    between clusters do not show the error of the simulation; reward: the largest reward, of which a log may have too
+    few."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     folds = [target, *([] if reference is None else [reference])]
@@ -518,7 +539,10 @@ def compare(
 def _contrast_columns(
     target: EstimatorFold, reference: EstimatorFold | None, measure: type[Minus]
 ) -> tuple[Array, Minus]:
-    """Return the columns of both sides, and the difference of the two sides as a function of these columns."""
+    """Return the columns of the two targets side by side, and the difference of the targets as a function of these
+    columns.
+
+    reference: the fold of the other target, or None for the log; measure: Minus or Relative."""
     if reference is None:
         return np.column_stack([target.units, target.logged_sums]), measure(target.estimator, Ratio())
     return np.column_stack([target.units, reference.units]), measure(target.estimator)
@@ -530,8 +554,10 @@ def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
 
 
 def _bootstrap_bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
-    """Return bounds by bootstrap-t. If there are too few replicates for alpha, the bounds are those at the smallest
-    level with enough replicates, or the bounds by Student's t if these are farther away."""
+    """Return bounds by bootstrap-t. If there are too few replicates for alpha, a bound is the farther one of two: the
+    bootstrap's at the smallest alpha with enough replicates, and Student's t at alpha.
+
+    freedom: the degrees of freedom of Student's t."""
     if not sample.error > 0 or not len(sample.t):
         return UNKNOWN
     bootstrap_alpha = max(alpha, _MIN_TAIL_REPLICATES / (len(sample.t) + 1))
@@ -549,8 +575,8 @@ _WIDEST = 40.0  # logarithm of the largest tilt, relative to the spread of the t
 
 
 def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
-    """Return the smallest mean of the terms, (m,), and of one additional term that lies `loss` below their mean, under
-    reweighings w whose -2 sum ln((m + 1) w) is at most reach^2.
+    """Return a lower bound of a mean by empirical likelihood: the smallest mean of the terms over weights w whose -2
+    sum ln((m + 1) w) is at most reach^2. One term that lies `loss` below the mean of the m terms is added to them.
 
     A normal or studentised bound is too high if losses are rare, since a log that happens to have few losses has a
     high mean and a small error. The additional loss corresponds to the loss that the exact bound of a Poisson count

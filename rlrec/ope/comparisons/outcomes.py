@@ -1,9 +1,9 @@
-"""This module computes the outcomes of units by group. Outcomes are ratios of sums over units, their differences, and
-the noise reduction by units' pasts.
+"""This module computes the metrics of groups of users or sessions, and their differences, with less noise if the past
+of each user is adjusted for.
 
-A metric is the sum of a numerator over the sum of a denominator; a metric per unit has a denominator of 1. The unit
-is the cluster. Where units are in several groups (one policy followed another), the error of a difference includes
-the correlation of the two."""
+In this module, a unit is a randomised user or session. A metric is the sum of a numerator over the sum of a
+denominator; a metric per unit has a denominator of 1. The unit is the cluster. If units are in several groups (one
+policy followed another), the error of a difference includes the correlation of the two."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Key = tuple[int, Metric]
 
 
 class OutcomeSums(Sums, kw_only=True):
-    """OutcomeSums holds sums over units. The sums of two batches can be added. Keys are the number of a group and a
-    metric.
+    """OutcomeSums holds sums over randomised units (users or sessions). The sums of two batches can be added. Keys are
+    the number of a group and a metric.
 
-    groups: the sums of each group. pairs: for each group paired with the first group, (2, 2): over units in both
-    groups, the products of numerator and denominator in the group with numerator and denominator in the first group."""
+    groups: the sums of each group; pairs: for units that are in a group and in the first group, the sums of products
+    of numerator or denominator in the group with numerator or denominator in the first group, (2, 2)."""
 
     groups: Mapping[Key, Moments]
     pairs: Mapping[Key, Array]
@@ -43,9 +43,10 @@ class OutcomeSums(Sums, kw_only=True):
 def fold(
     units: UnitSums, metrics: Sequence[Metric], *, past: UnitSums | None = None, overlap: bool = False
 ) -> OutcomeSums:
-    """Return the sums of a batch. The batch must have all rows of each of its units.
+    """Return the sums of a batch of randomised users or sessions. The batch must have all rows of each of them.
 
-    past: the same units before their entry, all in group 0; overlap: whether a unit can be in several groups."""
+    past: the sums of the same users or sessions before their entry, all in group 0; overlap: whether one can be in
+    several groups."""
     names = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
     units = replace(units, columns={name: units.columns[name] for name in names})
     past_columns = None if past is None else _align_columns(past, units.unit)
@@ -65,7 +66,9 @@ def fold(
 
 
 def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str, Array] | None) -> Moments:
-    """Return the sums of a metric over the given rows whose denominator is above 0."""
+    """Return the sums of a metric over those of the given rows whose denominator is above 0.
+
+    past_columns: the columns of the units' past, or None."""
     rows = rows[units.columns[metric.denominator][rows] > 0]
     sides = [units.columns, *([] if past_columns is None else [past_columns])]
     columns = [side[name][rows] for side in sides for name in (metric.numerator, metric.denominator)]
@@ -76,9 +79,9 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
 
 
 def _align_columns(sums: UnitSums, unit: Ids) -> dict[str, Array]:
-    """Return each column with one value per given unit, (n,). The value is 0 if the unit has no row.
+    """Return each column with one value for each of n given units, (n,). The value is 0 if the unit has no row.
 
-    sums: the sums of one group, ordered by digest."""
+    sums: the sums of one group, ordered by digest; unit (n,): the digests of the units."""
     if not len(sums.unit):
         return {name: np.zeros(len(unit)) for name in sums.columns}
     index, is_present = look_up(sums.unit, unit)
@@ -86,25 +89,24 @@ def _align_columns(sums: UnitSums, unit: Ids) -> dict[str, Array]:
 
 
 class Outcomes(Record, eq=False):
-    """An Outcomes object computes values and differences of metrics from sums over the whole log.
+    """An Outcomes object computes metrics of groups, and their differences, from sums over the whole log.
 
-    is_adjusted: whether to adjust for the pasts of units."""
+    level: the confidence of intervals; is_adjusted: whether to adjust for the past of users."""
 
     sums: OutcomeSums
     level: float
     is_adjusted: bool = False
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """Return the value of a metric of a group, without adjustment."""
+        """Return a metric of a group, without adjustment for the past."""
         return MetricValue.from_sums(self._summaries.get((group, metric)))
 
     def units(self, group: int, metric: Metric) -> int:
-        """Return the number of units of a group that count for the metric."""
+        """Return the number of users or sessions of a group that count for the metric."""
         return self.value(group, metric).units
 
     def compare(self, group: int, metric: Metric) -> Comparison:
-        """Return the difference of a metric between a group and the first group, or the reasons why there is no
-        difference."""
+        """Return a metric of a group minus that of the first group, or the reasons why there is no difference."""
         sides = self.value(group, metric), self.value(0, metric)
         raw_difference = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
         result = self._adjust(group, metric, raw_difference) if self.is_adjusted else raw_difference
@@ -113,8 +115,10 @@ class Outcomes(Record, eq=False):
         return replace(result, base=raw_difference.base).with_reasons(*(("no-past",) if lacks_past else reasons))
 
     def guard_margin(self, group: int, metric: Metric, least: float) -> Comparison:
-        """Return a metric of a group minus the value that a guard requires. The required value is the first group's
-        value changed by the share `least`."""
+        """Return a metric of a group minus the value that a guard requires, which is the first group's value plus
+        `least` times its size.
+
+        least: the smallest change that the guard accepts, as a share, such as -0.02."""
         value, first_value = self.value(group, metric), self.value(0, metric)
         required_factor = 1 + least * np.sign(first_value.value)
         required_value = replace(
@@ -126,8 +130,8 @@ class Outcomes(Record, eq=False):
         )
 
     def differs_from_first(self, group: int, metric: Metric) -> bool:
-        """Tell whether a group differs from the first group, with a false alarm in 1 of 1,000 cases. The p-value
-        decides. If neither group varies, the number of units decides."""
+        """Tell whether a metric of a group differs from the first group, with a false alarm in 1 of 1,000 cases. The
+        p-value decides. If neither group varies, the values differ, and both groups must have enough units."""
         result, sides = self.compare(group, metric), [self.value(side, metric) for side in (group, 0)]
         if result.p_value is None:
             values_differ = abs(result.value or 0.0) > rounding(*(side.value for side in sides))
@@ -139,8 +143,8 @@ class Outcomes(Record, eq=False):
         return {key: sums.summary() for key, sums in self.sums.groups.items()}
 
     def _correlation(self, group: int, metric: Metric) -> float:
-        """Return the correlation of a metric between this group and the first group, from the influences of units that
-        are in both groups."""
+        """Return the correlation of a metric between this group and the first group. It is computed from the influences
+        of units that are in both groups, and 0 without such units."""
         products, sides = self.sums.pairs.get((group, metric)), []
         for number in (group, 0):
             summary = self._summaries.get((number, metric))
@@ -159,8 +163,10 @@ class Outcomes(Record, eq=False):
     # -- adjustment for the past --
 
     def _adjust(self, group: int, metric: Metric, raw_difference: Comparison) -> Comparison:
-        """Return the difference minus theta times the difference of the pasts (CUPED). Source: Deng et al. 2013, eq. 4
-        and 5, for ratios by their linear terms."""
+        """Return the difference of a metric minus theta times the difference of its past (CUPED), where theta is a
+        coefficient. Source: Deng et al. 2013, eq. 4 and 5, for ratios by their linear terms.
+
+        raw_difference: the difference without adjustment, returned if there is no past."""
         theta = self._theta(metric)
         value, baseline = (None if theta is None else self._subtract_past(side, metric, theta) for side in (group, 0))
         if value is None or baseline is None:
@@ -171,14 +177,14 @@ class Outcomes(Record, eq=False):
         return replace(result, theta=theta, narrowed=narrowing)
 
     def adjusted_value(self, group: int, metric: Metric) -> MetricValue | None:
-        """Return a metric of a group minus theta times its past. The result is None if there is no past to adjust
-        for."""
+        """Return a metric of a group minus theta times its past, where theta is a coefficient. The result is None if
+        there is no past to adjust for."""
         theta = self._theta(metric) if self.is_adjusted else None
         return None if theta is None else self._subtract_past(group, metric, theta)
 
     def _theta(self, metric: Metric) -> float | None:
-        """Return the covariance of the metric with its past over the variance of the past, within groups, from all
-        units."""
+        """Return the coefficient of the past: the covariance of a metric with its past over the variance of the past.
+        Both are within groups, and pooled over all groups. The result is None if the past does not vary."""
         pairs = self._past_products(metric)
         variance = sum(past for _, past in pairs)
         return sum(covariance for covariance, _ in pairs) / variance if variance > 0 else None
@@ -206,12 +212,12 @@ class Outcomes(Record, eq=False):
 
 
 def share_of_visits(visits: Array, ages: Array) -> float:
-    """Return the mean share of their visits that units have had so far. For young units, the rest of their visits is
-    still to come. Ages that fewer than a tenth of the units have reached are left out. The result is NaN without units.
-    Source: Nelson 2003, the mean cumulative function of units that are watched for different times.
+    """Return the mean share of their visits that users or sessions have had so far; for young ones, the rest is still
+    to come. Ages that fewer than a tenth of them have reached are left out. The result is NaN without any. Source:
+    Nelson 2003, the mean cumulative function of units that are watched for different times.
 
-    visits (t,): the number of visits by the age of their unit at the time of the visit; ages (t,): the number of
-    units of each present age."""
+    visits (t,): the number of visits, by the age of the user or session at the time of the visit; ages (t,): the
+    number of users or sessions, by their present age."""
     units_reaching_age = np.cumsum(ages[::-1])[::-1]
     if not units_reaching_age.size or not units_reaching_age[0]:
         return np.nan
@@ -221,17 +227,18 @@ def share_of_visits(visits: Array, ages: Array) -> float:
 
 
 def mean_age(ages: Array) -> float:
-    """Return the mean age of units as a share of the oldest possible age, or NaN without a unit.
+    """Return the mean age of users or sessions as a share of the oldest possible age, or NaN without any.
 
-    ages (t,): the number of units of each age."""
+    ages (t,): the number of users or sessions of each age."""
     return float(ages @ (np.arange(len(ages)) + 0.5) / len(ages) / ages.sum()) if ages.sum() else np.nan
 
 
 def expected_share(visits: Array, ages: Array, group_ages: Array) -> float:
-    """Return the share of their visits that the units of a group have had, if these units come as often as the units of
-    all groups. The result is NaN without units.
+    """Return the share of their visits that the users or sessions of a group have had so far, if they come as often as
+    those of all groups. The result is NaN without any.
 
-    visits, ages (t,): as in `share_of_visits`; group_ages: the number of units of the group of each present age."""
+    visits (t,): the number of visits in all groups, by age at the time of the visit; ages, group_ages (t,): the
+    number of users or sessions of all groups, and of this group, by their present age."""
     units_reaching_age = np.cumsum(ages[::-1])[::-1]
     is_long_enough = units_reaching_age >= max(units_reaching_age[0] / 10, 1)
     visits_by_age = np.cumsum(np.where(is_long_enough, visits / np.maximum(units_reaching_age, 1), 0.0))
@@ -240,9 +247,9 @@ def expected_share(visits: Array, ages: Array, group_ages: Array) -> float:
 
 
 def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric, alarm: float = ALARM) -> bool:
-    """Tell whether the difference from the first group is not the same for older units as for younger units.
+    """Tell whether the difference from the first group changes with the age of users or sessions.
 
-    alarm: the probability of a false alarm."""
+    older, younger: the outcomes of the older and of the younger ones; alarm: the probability of a false alarm."""
     sides = []
     for figures in (older, younger):
         value, first_value = (figures.value(side, metric) for side in (group, 0))
@@ -253,8 +260,8 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
 
 
 class _Covariate(Record, kw_only=False, eq=False):
-    """This record has a metric of a group with its past. R = sum N / sum D is the metric, and K is the mean over units
-    of N0 - R0 D0, where N0 and D0 are the sums of the past.
+    """This record has a metric of a group with its past. R = sum N / sum D is the metric. K is the mean over units of
+    N0 - R0 D0, where N0 and D0 are the numerator and denominator in the past, and R0 is a reference ratio.
 
     summary: the sums of the columns N, D, N0, D0 and 1; ratio: R0."""
 
@@ -263,8 +270,8 @@ class _Covariate(Record, kw_only=False, eq=False):
 
     @property
     def products(self) -> tuple[float, float]:
-        """Return the sum over units of the product of their deviations in the metric and in the past, and the sum of
-        squared deviations in the past."""
+        """Return two sums over units: the product of a unit's deviations in the metric and in the past, and the squared
+        deviation in the past."""
         influence, past = (weights * self.summary.total[4] for weights in self._weights)
         squares = past[:, None] * self.summary.moment * past
         square = float(squares.sum())
@@ -273,7 +280,9 @@ class _Covariate(Record, kw_only=False, eq=False):
         return float(influence @ self.summary.moment @ past) if square else 0.0, square
 
     def subtract_past(self, mean: MetricValue, theta: float) -> MetricValue:
-        """Return R - theta K, with the error of R reduced as the delta method gives it."""
+        """Return R - theta K with its error, by the delta method.
+
+        mean: the value of R with its error."""
         (influence, past), moment = self._weights, self.summary.moment
         variance, residual_variance = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
         error = mean.error * np.sqrt(residual_variance / variance) if variance > 0 else mean.error
@@ -286,7 +295,7 @@ class _Covariate(Record, kw_only=False, eq=False):
 
     @property
     def _weights(self) -> tuple[Array, Array]:
-        """Return the influence of a unit on R and its influence on K, as coefficients of the columns of the unit."""
+        """Return two arrays of coefficients, with which the columns of a unit sum to its influence on R and on K."""
         numerator, denominator, _, _, units = self.summary.total.tolist()
         influence = np.array([1.0, -numerator / denominator, 0.0, 0.0, 0.0]) / denominator
         return influence, np.array([0.0, 0.0, 1.0, -self.ratio, -self._past_mean]) / units
@@ -304,27 +313,27 @@ MIN_UNITS = 2  # of every group in a stratum that counts; with one unit there is
 
 
 class PhasedOutcomes(Outcomes, eq=False):
-    """A PhasedOutcomes object combines the figures of strata.
+    """A PhasedOutcomes object compares groups within strata, and combines the differences. The units of a stratum were
+    drawn with the same weights.
 
-    sums: the sums of all units; strata: the sums of each stratum, by number; groups: the number of groups. Errors
-    assume that strata are uncorrelated. The strata of `ramp_strata` are uncorrelated, although a unit can be in
-    several strata."""
+    sums: the sums of all units; strata: the outcomes of each stratum, by number; groups: the number of groups.
+    Errors assume that strata are uncorrelated. The strata of `ramp_strata` are uncorrelated, although a unit can be
+    in several strata."""
 
     strata: Mapping[int, Outcomes]
     groups: int
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """Return the value of a metric of a group, as if all groups had the same share of their units in each
-        stratum."""
+        """Return a metric of a group, as if each stratum had the same share of the units in all groups."""
         values = {key: outcomes.value(group, metric) for key, outcomes in self.strata.items()}
         return self._combine(group, metric, values)
 
     def units(self, group: int, metric: Metric) -> int:
-        """Return the number of units of a group that count for the metric, over all strata."""
+        """Return the number of units of a group that count for the metric, summed over all strata."""
         return sum(outcomes.value(group, metric).units for outcomes in self.strata.values())
 
     def _shares(self, metric: Metric) -> dict[int, float]:
-        """Return the weight of each stratum that has enough units."""
+        """Return the weight of each stratum that has enough units in every group. The weights sum to 1."""
         weights = dict[int, float]()
         for key, outcomes in self.strata.items():
             units = np.array([outcomes.value(group, metric).units for group in range(self.groups)])
@@ -350,15 +359,15 @@ class PhasedOutcomes(Outcomes, eq=False):
 
 
 def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Ids]:
-    """Return the units of a ramp in each phase that served them, and the stratum of each unit. A stratum is a phase
-    together with the last earlier phase in which the unit was served.
+    """Return the units of an experiment whose weights changed in phases, and the stratum of each unit. A unit has a row
+    for each phase that served it. Its stratum is the phase, together with the last earlier phase that served the unit.
 
     After a unit has moved to another group, its later phases are left out, since whether a unit comes again may
     depend on the move. Within a stratum all units had been served alike before they were drawn, so differences of
     strata are uncorrelated.
 
-    cells: the sums of the groups phase * groups + group; if a unit is in several groups of a phase, the first group
-    counts."""
+    cells: the sums by unit and phase, in the groups phase * groups + group; if a unit is in several groups of a phase,
+    the first group counts; phases, groups: the numbers of phases and of groups."""
     rows = np.lexsort((cells.entry, cells.group // groups, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
     starts_unit = np.append(True, unit[1:] != unit[:-1])[: len(unit)]

@@ -1,1 +1,1 @@
-"""Modules here have the estimators of impressions, one family per file."""
+"""Modules here have the estimators whose rows are impressions, one family per file."""

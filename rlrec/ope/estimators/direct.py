@@ -1,8 +1,8 @@
-"""This module has the direct method, and the reward models of estimators that use one.
+"""This module has the estimators that use a reward model, and the reward models.
 
-A model has, for every row, its value of the arm shown (`predicted`) and its mean over the target's arms
-(`expected`). An additive model is fitted to the log as a fold, and cross-fitted by cluster: the model of a row is
-fitted without its cluster."""
+A model has, for every row, a value of the arm shown (`predicted`) and a mean over the target's arms (`expected`). An
+additive model is fitted to the log, and cross-fitted by cluster: the model of a row is fitted without the row's
+cluster."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Dm(ImpressionEstimator):
 
 
 class RidgeSums(Sums):
-    """RidgeSums holds the normal equations of every cross-fitting fold. The diagonal block of the arms is stored as a
-    diagonal. The sums of two batches can be added.
+    """RidgeSums holds the normal equations of a ridge regression, for each of k cross-fitting folds. The block of the
+    arms is diagonal, and stored as a vector. The sums of two batches can be added.
 
-    count (k, a), reward (k, a): the number of rows and the sum of rewards per fold and arm; cross (k, a, d): sum of
-    the other columns (intercept, positions, context features) per arm; gram (k, d, d), answer (k, d): products of
-    the other columns with each other and with the reward; square (k,): sum of squared rewards"""
+    count, reward (k, a): the number of rows and the sum of rewards of each arm; cross (k, a, d): for each arm, the
+    sums of the d other columns (intercept, positions, context features); gram (k, d, d), answer (k, d): the products
+    of the other columns with each other and with the reward; square (k,): the sum of squared rewards."""
 
     count: Array
     reward: Array
@@ -57,11 +57,11 @@ class RidgeSums(Sums):
     square: Array
 
     def total(self, folds: list[int]) -> RidgeSums:
-        """Return the sum over the given folds, without the axis of folds."""
+        """Return the sum over the given folds. Its arrays have no axis of folds."""
         return RidgeSums(**{name: array[folds].sum(axis=0) for name, array in vars(self).items()})
 
     def error(self, effects: Array, beta: Array) -> float:
-        """Return the sum of squared errors of a fit on the rows of these sums, which belong to one fold.
+        """Return the sum of squared errors of a fitted model on these rows. These sums must be of a single fold.
 
         effects (a,), beta (d,): the coefficients of the arms and of the other columns."""
         linear = effects @ self.reward + beta @ self.answer
@@ -70,13 +70,13 @@ class RidgeSums(Sums):
 
 
 class Ridge(Record):
-    """Ridge fits reward = intercept + arm + position + context x slope, by ridge regression.
+    """A Ridge object fits reward = intercept + arm + position + context x slope, by ridge regression.
 
-    arms, positions, features: the numbers of arms, of positions and of features ridge: penalty of the effect of an
-    arm or a position, in rows. The penalty of a feature applies after the feature is scaled to variance 1, so the
+    arms, positions, features: the numbers of arms, of positions and of features; ridge: the penalty of the effect of
+    an arm or a position, in rows. The penalty of a feature applies after the feature is scaled to variance 1, so the
     unit of the feature does not matter; the intercept has no penalty. With None the penalty is the best of 1, 10,
-    ..., 100,000, by cross-validation within the rows to which a model is fitted folds: number of cross-fitting folds
-    into which clusters are divided; a fold is predicted by the model of the other folds"""
+    ..., 100,000, by cross-validation within the rows to which a model is fitted. folds: the number of cross-fitting
+    folds into which clusters are divided; a fold is predicted by the model of the other folds."""
 
     arms: int
     positions: int = 1
@@ -90,8 +90,8 @@ class Ridge(Record):
             raise InputError(f"{self} is no reward model", hint="ridge above 0, 3 folds or more, 1 arm or more")
 
     def fold(self, cluster: Ids) -> Ids:
-        """Return the cross-fitting fold of each row, (n,), a number in 0..folds - 1. The fold is a hash of the digest
-        of the row's cluster."""
+        """Return the cross-fitting fold of each row, (n,), a number in 0..folds - 1. It is a hash of the row's
+        cluster."""
         return (hash_bits(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
 
     def sums(
@@ -134,13 +134,15 @@ class Ridge(Record):
         return sums
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
-        """Return the fitted model. The predictions of the model are clipped to `reward_range`."""
+        """Return the fitted model. Its predictions are clipped to `reward_range`."""
         fold_fits = [self._fit(sums, fold) for fold in range(self.folds)]
         effects, coefficients = map(np.stack, zip(*fold_fits, strict=True))
         return Model(ridge=self, effects=effects, coefficients=coefficients, reward_range=reward_range)
 
     def _columns(self, position: Ids, context: Array | None, code: Ids, rows: Ids) -> Array:
-        """Return the columns of these rows, (n, d): the intercept, one column per position, and the context."""
+        """Return the columns of the given rows, (n, d): the intercept, one column per position, and the context.
+
+        code: the index of each row's context; rows: the indices of the rows."""
         columns = np.zeros((len(rows), 1 + self.positions + self.features))
         columns[:, 0] = 1.0
         columns[np.arange(len(rows)), position[rows]] = 1.0
@@ -159,8 +161,8 @@ class Ridge(Record):
             raise InputError(f"an arm is outside the {self.arms} arms of the reward model")
 
     def _fit(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
-        """Fit the model for the rows of one fold to all other folds, and return arm effects (a,) and the other
-        coefficients (d,)."""
+        """Return the arm effects (a,) and the other coefficients (d,) that predict the rows of one fold. They are
+        fitted to all other folds."""
         training_folds = [number for number in range(self.folds) if number != fold]
         training_sums = sums.total(training_folds)
         if self.ridge is not None:
@@ -196,7 +198,9 @@ class Ridge(Record):
 
     def _scale(self, gram: Array) -> Array:
         """Return the factor of the penalty of each column, (d,): 0 for the intercept, 1 for a position, and the
-        variance of the feature for a feature."""
+        variance of a feature.
+
+        gram (d, d): the products of the columns."""
         mean = gram[0] / gram[0, 0]
         square = np.diag(gram) / gram[0, 0]
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
@@ -205,7 +209,10 @@ class Ridge(Record):
 
 
 def _add_features(sums: Array, first_index: Ids, context: Array, code: Ids, weight: Array) -> None:
-    """Add the nonzero features of each row to the sums. The features of a row begin at index `first_index` (n,)."""
+    """Add the nonzero features of each row to the sums in place.
+
+    first_index (n,): the index in `sums` of the first feature of each row; code (n,): the index of each row's
+    context; weight (n,): the weight of each row."""
     index, feature = np.nonzero(context)
     values, start = context[index, feature], offsets(np.bincount(index, minlength=len(context)))
     for begin in range(0, len(code), _BLOCK):
@@ -221,10 +228,10 @@ def _totals(index: Ids, values: Array, size: int) -> Array:
 
 
 class Model(Record, eq=False):
-    """A Model is a fitted `Ridge` with q(row, arm) = clip(effects[fold, arm] + offset(row)).
+    """A Model predicts rewards by a fitted `Ridge`: q(row, arm) = clip(effects[fold, arm] + offset(row)).
 
-    effects (k, a): the effect of each arm, per fold. coefficients (k, d): the intercept, effects of positions, and
-    slopes."""
+    effects (k, a): the effect of each arm, for each of k folds; coefficients (k, d): the intercept, effects of
+    positions, and slopes; reward_range: the range to which predictions are clipped."""
 
     ridge: Ridge
     effects: Array
@@ -232,9 +239,10 @@ class Model(Record, eq=False):
     reward_range: tuple[float, float]
 
     def offset(self, fold: Ids, position: Ids, *, context: Array | None = None, code: Ids | None = None) -> Array:
-        """Return the value of each row without the effect of its arm, (n,).
+        """Return the value of each of n rows without the effect of its arm, (n,).
 
-        fold (n,): as returned by `Ridge.fold`; position, context, code: as in `Ridge.sums`."""
+        fold (n,): the cross-fitting fold of each row; position (n,): the position, from 1; context (m, features):
+        dense numbers; code (n,): the index of each row's context, by default the index of the row."""
         self.ridge._check(None, position, context, code)
         slopes_from = 1 + self.ridge.positions
         offset = self.coefficients[fold, 0] + self.coefficients[fold, position]
@@ -244,14 +252,17 @@ class Model(Record, eq=False):
         return offset
 
     def predict(self, arm: Ids, *, fold: Ids, offset: Array) -> Array:
-        """Return q of the arm shown, (n,)."""
+        """Return the predicted reward of the arm shown, (n,).
+
+        fold (n,): the cross-fitting fold of each row; offset (n,): the result of `offset`."""
         return np.clip(self.effects[fold, arm] + offset, *self.reward_range)
 
     def predict_mean(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
-        """Return the mean of q under the target, (n,). Values are clipped arm by arm, as in `predict` (else dr would
-        be biased). If no value leaves the range, one product of arrays is enough.
+        """Return the mean predicted reward under the target, (n,). Values are clipped arm by arm, as in `predict`,
+        since dr would else be biased.
 
-        target (m, a): the target's probabilities in m distinct cases; case (n,): the index of each row's case."""
+        target (m, a): the target's probabilities in m distinct cases; case (n,): the index of each row's case; fold
+        (n,): the cross-fitting fold of each row; offset (n,): the result of `offset`."""
         # no value leaves the range: sum over arms of pi (effect + offset)
         range_low, range_high = self.reward_range
         lowest_effect, highest_effect = self.effects.min(), self.effects.max()
@@ -265,7 +276,7 @@ class Model(Record, eq=False):
         return self._clipped_means(target, case[first_rows], fold[first_rows], offset[first_rows])[kind]
 
     def _clipped_means(self, target: Array, case: Ids, fold: Ids, offset: Array) -> Array:
-        """Return the mean of the clipped values, (n,), for rows in order of case and fold."""
+        """Return the mean of the clipped values under the target, (n,). Rows must be in order of case and fold."""
         means = np.empty(len(offset))
         starts = run_starts(case, fold).tolist()
         size = max(1, _CELLS // self.effects.shape[1])
@@ -278,8 +289,10 @@ class Model(Record, eq=False):
 
 
 class RewardTable(Record, kw_only=False, eq=False):
-    """A RewardTable is a reward model that the user gives. The model has values (v, a), one row per value of a context
-    field (v = 1 without a context field)."""
+    """A RewardTable is a reward model that the user gives, with a value for each arm.
+
+    values (v, a): the value of each arm, with a row for each value of a context field (v = 1 without a context
+    field)."""
 
     values: Array
 
@@ -288,15 +301,16 @@ class RewardTable(Record, kw_only=False, eq=False):
             raise InputError("a reward model needs one finite number per arm (and value)")
 
     def predict(self, arm: Ids, *, value: Ids) -> Array:
-        """Return q of the arm shown, (n,).
+        """Return the predicted reward of the arm shown, (n,).
 
         value (n,): the index of the row of the table that applies."""
         return self.values[value, arm]
 
     def predict_mean(self, target: Array, *, case: Ids, value: Ids) -> Array:
-        """Return the mean of q under the target, (n,).
+        """Return the mean predicted reward under the target, (n,).
 
-        target (m, a), case (n,): as in `Model.predict_mean`; value (n,): the index of the table's row."""
+        target (m, a): the target's probabilities in m distinct cases; case (n,): the index of each row's case; value
+        (n,): the index of the row of the table that applies."""
         return (target @ self.values.T)[case, value]
 
 

@@ -1,8 +1,9 @@
-"""This module computes the weights of a page reward that is a sum over slots. The weight w(slate) = q' G^+ 1_slate is
-itself a sum over slots.
+"""This module computes the weights of a slate's reward, if the mean reward is a sum over slots. The weight w(slate) =
+q' G^+ 1_slate is then a sum over slots as well.
 
-1_slate has a 1 for every pair of a position and its arm; q is its mean under the target, and G = E_log 1 1' has the
-logger's probabilities of pairs. Source: Swaminathan et al. 2017; the closed form for uniform logs: own derivation."""
+1_slate has a 1 for every pair of a position and its arm; q is the mean of 1_slate under the target, and G = E_log 1
+1' has the logger's probabilities of two such pairs. Source: Swaminathan et al. 2017; the closed form for uniform
+logs: own derivation."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest one; smaller ones c
 
 
 def uniform_weights(at_position: Array, in_slate: Array, *, size: Ids, arms: Ids) -> Array:
-    """Return the weights of slates, slot by slot, (n,). The logger must have drawn uniformly among all ordered slates
-    without repeats.
+    """Return the part of each slot in the weight of its slate, (n,). The logger must have drawn uniformly among all
+    ordered slates without repeats.
 
-    at_position, in_slate: the target's probability of the slot's arm at its position, and at any position of the
-    slate. size: the number of slots of the slate; arms: the number of eligible arms."""
+    at_position, in_slate (n,): the target's probability of the slot's arm at its position, and at any position of
+    the slate; size: the number of slots of the slate; arms: the number of eligible arms."""
     remaining_arms = np.maximum(arms - size, 1)
     constant = 1 / size - (arms - 1) / remaining_arms
     weight = constant + (arms - 1) * at_position + (arms - 1) / remaining_arms * in_slate
@@ -29,18 +30,18 @@ def uniform_weights(at_position: Array, in_slate: Array, *, size: Ids, arms: Ids
 
 
 def slates(size: int, arms: int) -> Index:
-    """Return all ordered slates without repeats, (s, size)."""
+    """Return all s ordered slates of `size` different arms, (s, size). `arms` is the number of arms."""
     return np.array(list(permutations(range(arms), size)), np.intp)
 
 
 def can_list(size: int, arms: int) -> bool:
-    """Tell whether all ordered slates of this size can be listed."""
+    """Tell whether there are few enough ordered slates of this size to list all of them."""
     n_slates = np.prod(arms - np.arange(size, dtype=np.float64))
     return bool(n_slates <= MAX_LISTED_SLATES and size * arms <= MAX_LISTED_SLATES // 10)
 
 
 def coefficients(support: Index, probability: Array, shares: Array) -> Array:
-    """Return G^+ q as a number for every position and arm, (size, arms). The weight of a slate is the sum of these
+    """Return G^+ q, a number for every position and arm, (size, arms). The weight of a slate is the sum of these
     numbers over its slots.
 
     support (s, size): the slates that the logger may show; probability (s,): the probability of each slate; shares

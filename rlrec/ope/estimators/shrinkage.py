@@ -1,5 +1,5 @@
-"""This module shrinks the effects of many arms towards their common mean, or towards what the events of their slots
-predict."""
+"""This module shrinks the estimated effects of many arms towards their common mean, or towards what the events at their
+slots predict."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ARMS_PER_KIND = 8  # arms that are needed for each kind of event whose effect i
 
 
 class ShrunkEffects(Record, kw_only=False, eq=False):
-    """A ShrunkEffects object holds normal posteriors of effects.
+    """A ShrunkEffects object holds normal posteriors of the effects of k arms.
 
-    mean, sd (k,): the mean and standard deviation of the effect of each arm; prior_mean, prior_sd: those of an arm
-    that was never shown."""
+    mean, sd (k,): the mean and standard deviation of the effect of each arm; prior_mean, prior_sd: the mean and
+    standard deviation for an arm that was never shown."""
 
     mean: Array
     sd: Array
@@ -29,9 +29,10 @@ class ShrunkEffects(Record, kw_only=False, eq=False):
     prior_sd: float
 
     def centre(self, share: Array) -> ShrunkEffects:
-        """Return these effects minus their mean weighted by shares (k,), which sum to 1. The mean is shifted by errors
-        that all arms have in common (where arms come and go), and by errors that grow with effects. Such errors cancel
-        in the differences."""
+        """Return these effects minus their weighted mean. Errors that all arms have in common (if arms come and go) and
+        errors that grow with effects shift the mean, but cancel in the differences.
+
+        share (k,): the weight of each arm in the mean; the weights sum to 1."""
         offset = float(share @ self.mean)
         mean, prior_mean = self.mean - offset, self.prior_mean - offset
         rounding_error = 1e-12 * abs(offset)
@@ -39,14 +40,17 @@ class ShrunkEffects(Record, kw_only=False, eq=False):
 
 
 def shrink(effect: Array, error: Array, is_usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
-    """Return the posteriors of effects (k,) with standard errors (k,), normal around a common mean or, with predictors
-    (k, p), around a line in these. Effects that are not usable get the prior that the others imply.
+    """Return the posteriors of the effects of k arms. The effects are normal around a common mean or, with predictors,
+    around a line. Effects that are not usable get the prior that the others imply.
 
-    The common mean and the spread of effects have flat priors and are integrated out: where effects cannot be told
-    from noise, their posterior stays wide enough for a policy to explore. With predictors, that spread and the
-    spread of slopes (of predictors in units of their own spread) have half-Cauchy priors; predictors without
-    information get slopes near 0. Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17,
-    5.20 and 5.21; section 5.7 for the half-Cauchy prior, section 15.3 for slopes."""
+    The common mean and the spread of effects have flat priors and are integrated out: if effects cannot be told from
+    noise, their posterior stays wide enough for a policy to explore. With predictors, the spread of effects and the
+    spread of slopes (of predictors scaled to spread 1) have half-Cauchy priors; predictors without information get
+    slopes near 0. Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17, 5.20 and 5.21;
+    section 5.7 for the half-Cauchy prior, section 15.3 for slopes.
+
+    effect, error (k,): the estimated effects and their standard errors; predictors (k, p): the predictors of each arm.
+    """
     zeros = np.zeros(len(effect))
     is_usable = is_usable & (error > 0)  # which excludes NaN
     if not is_usable.any():
@@ -82,11 +86,12 @@ def shrink(effect: Array, error: Array, is_usable: Flags, predictors: Array | No
 def shrink_cells(
     arm_effects: ShrunkEffects, effect: Array, error: Array, is_usable: Flags, predictors: Array
 ) -> list[ShrunkEffects]:
-    """Return the posteriors in each of c cells, normal around the arm's posterior over all cells. An arm that was never
-    shown has the prior over all cells.
+    """Return the posteriors of the effects of k arms in each of c cells. They are normal around the arm's posterior
+    over all cells. An arm that was never shown has the prior over all cells.
 
-    effect, error, is_usable (c, k): the effect of each arm in each cell, its standard error, and whether it is usable;
-    predictors (c k, p): the predictors of the difference between a cell and all cells."""
+    arm_effects: the posteriors over all cells; effect, error, is_usable (c, k): the effect of each arm in each cell,
+    its standard error, and whether it is usable; predictors (c k, p): the predictors of the difference between a
+    cell and all cells."""
     difference = shrink((effect - arm_effects.mean).ravel(), error.ravel(), is_usable.ravel(), predictors)
     mean = arm_effects.mean + difference.mean.reshape(effect.shape)
     sd = np.hypot(arm_effects.sd, difference.sd.reshape(effect.shape))
@@ -94,13 +99,12 @@ def shrink_cells(
 
 
 def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: float) -> tuple[Array, ...]:
-    """Compute posteriors of effects around a line, for each of several spreads.
+    """Return posteriors of n effects around a line, for each of t values of the spread around it: the logarithm of the
+    posterior of the spread (t,), the means and variances of effects (t, n), the mean effect of an average arm (t,), and
+    the squared error of the line for any other arm (t,).
 
-    Return for each spread the logarithm of its posterior, the means and variances of effects (t, n), the mean of an
-    average arm, and the squared error of the line for any other arm.
-
-    variance (t, n): the variance of effects with their errors, for each spread. design (n, q): 1 and the predictors.
-    The slopes of the predictors have the spread `slope`."""
+    y, s (n,): the effects and their errors; design (n, q): 1 and the predictors; variance (t, n): the squared spread
+    plus the squared error of each effect; slope: the spread of the slopes."""
     log_posterior, line, covariance = _lines(y, design, variance, slope)
     shrinkage, line_values = np.square(s) / variance, line @ design.T
     line_variance = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
@@ -112,8 +116,11 @@ def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: flo
 
 
 def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Array, Array, Array]:
-    """Return the logarithm of the posterior of each of several spreads, and, given each spread, the line of y, (t, q),
-    with its covariance."""
+    """Return, for each of t values of the spread, the logarithm of its posterior (t,), and the line of y given the
+    spread, (t, q), with its covariance.
+
+    y (n,): the effects; design (n, q): 1 and the predictors; variance (t, n): the squared spread plus the squared
+    error of each effect; slope: the spread of the slopes."""
     precision = np.full(design.shape[1], slope**-2)
     precision[0] = 0.0  # the common mean has a flat prior
     information = np.einsum("tn,nq,nr->tqr", 1 / variance, design, design, optimize=True) + np.diag(precision)
@@ -125,10 +132,10 @@ def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Arra
 
 
 class LineDraws(Record, kw_only=False, eq=False):
-    """A LineDraws object holds n draws from a posterior.
+    """A LineDraws object holds n draws of a line and of k effects around it, from their posterior.
 
-    slopes (n, p): the slopes of the line, per unit of each predictor; centres, effects (n, k): the values on the
-    line, and the effects, which deviate from the line."""
+    slopes (n, p): the slopes of the line, per unit of each predictor; centres (n, k): the values on the line;
+    effects (n, k): the effects, which deviate from the line."""
 
     slopes: Array
     centres: Array
@@ -136,13 +143,16 @@ class LineDraws(Record, kw_only=False, eq=False):
 
 
 def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rng: np.random.Generator) -> LineDraws:
-    """Draw the line in predictors (k, p) around which effects (k,) with standard errors (k,) lie, and draw the effects.
+    """Return draws, from their posterior, of a line in predictors and of the k effects that lie around it.
 
-    The spread around the line, and that of slopes per unit of a predictor's spread, have half-Cauchy priors as wide
-    as the joint spread of effects and errors. Predictors have errors, too: they are posterior means (`joint_rates`),
-    on which slopes equal those on the true rates. Source: Tripuraneni et al. 2023, Choosing a Proxy Metric from Past
-    Experiments, for effects of experiments around a line in the effects on proxies; Carroll et al. 2006, Measurement
-    Error in Nonlinear Models, chapter 4, for posterior means in place of measured values."""
+    The spread around the line, and the spread of slopes of predictors scaled to spread 1, have half-Cauchy priors as
+    wide as the joint spread of effects and errors. Predictors have errors, too: they are posterior means
+    (`joint_rates`), on which slopes equal those on the true rates. Source: Tripuraneni et al. 2023, Choosing a Proxy
+    Metric from Past Experiments, for effects of experiments around a line in the effects on proxies; Carroll et al.
+    2006, Measurement Error in Nonlinear Models, chapter 4, for posterior means in place of measured values.
+
+    effect, error (k,): the estimated effects and their standard errors; predictors (k, p): the predictors; draws: the
+    number of draws."""
     scale = float(np.sqrt(np.median(error) ** 2 + effect.var()))
     predictor_mean, predictor_sd = predictors.mean(axis=0), predictors.std(axis=0)
     design = np.column_stack([np.ones(len(effect)), (predictors - predictor_mean) / predictor_sd])
@@ -170,8 +180,8 @@ def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rn
 
 
 def _standardize_predictors(predictors: Array, is_usable: Flags) -> Array:
-    """Return the predictors of the usable effects with mean 0 and spread 1, (n, p), without the predictors that do not
-    vary."""
+    """Return the predictors of the n usable effects, scaled to mean 0 and spread 1, (n, p). Predictors that do not vary
+    are left out."""
     deviations = predictors[is_usable] - predictors[is_usable].mean(axis=0)
     spread = deviations.std(axis=0)
     is_varying = spread > 1e-9 * np.abs(predictors[is_usable]).max(initial=0.0, axis=0)
@@ -179,13 +189,11 @@ def _standardize_predictors(predictors: Array, is_usable: Flags) -> Array:
 
 
 def event_rates(events: Mapping[str, Array], looks: Array, is_usable: Flags) -> dict[str, Array]:
-    """Return the rates per look of the kinds of events that differ most between arms, (k,), shrunk towards the mean of
-    all arms.
+    """Return, for the kinds of events that differ most between arms, the rate per look of each arm, (k,), shrunk
+    towards the mean of all arms. Source: DerSimonian and Laird 1986, for the variance between arms.
 
-    events: for each kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks: the looks
-    at each arm, (k,).
-
-    Source: DerSimonian and Laird 1986, for the variance between arms."""
+    events: for each kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,): the
+    sum of the examinations of each arm's slots."""
     is_shown = is_usable & (looks > 0)
     look_total = float(looks[is_shown].sum())
     rates = dict[str, tuple[float, Array]]()
@@ -207,11 +215,11 @@ def event_rates(events: Mapping[str, Array], looks: Array, is_usable: Flags) -> 
 
 
 def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Array]:
-    """Return the posterior means (k, p) and covariances (k, p, p) of the rates of kinds of events at the slots of arms.
-    Rates may be correlated.
+    """Return the posterior means (k, p) and covariances (k, p, p) of the rates of p kinds of events at the slots of k
+    arms. Rates of different kinds may be correlated.
 
-    values: the sums of the values, (k, p); products (p, p): the sums of products of two kinds over all slots; looks
-    (k,): the looks at each arm, all above 0.
+    values (k, p): the sums of the values; products (p, p): the sums of products of two kinds over all slots; looks
+    (k,): the sum of the examinations of each arm's slots, above 0.
 
     Source: as in `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
     look_total = float(looks.sum())
@@ -226,7 +234,9 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
 
 
 def draw_errors(covariance: Array, *, draws: int, rng: np.random.Generator) -> Array:
-    """Draw normal errors with these covariances (k, p, p). The result has the shape (draws, k, p)."""
+    """Return normal errors with the given covariances, (draws, k, p).
+
+    covariance (k, p, p): the covariances; draws: the number of draws."""
     spread, axes = np.linalg.eigh(covariance)
     root = axes * np.sqrt(np.maximum(spread, 0.0))[:, None, :]
     errors: Array = np.einsum("kpq,nkq->nkp", root, rng.normal(size=(draws, *covariance.shape[:2])))
@@ -234,12 +244,12 @@ def draw_errors(covariance: Array, *, draws: int, rng: np.random.Generator) -> A
 
 
 def columns_of(rates: Mapping[str, Array], arms: int) -> Array:
-    """Return the rates as columns, (k, p)."""
+    """Return p rates of k arms as columns, (k, p)."""
     return np.column_stack([np.zeros((arms, 0)), *rates.values()])
 
 
 def add_effects(posteriors: Sequence[ShrunkEffects], factors: Sequence[float]) -> ShrunkEffects:
-    """Return the posterior of the sum of effects that were shrunk separately, each multiplied by a factor."""
+    """Return the posterior of a weighted sum of effects that were shrunk separately. `factors` are the weights."""
     pairs = list(zip(posteriors, factors, strict=True))
     return ShrunkEffects(
         mean=np.sum([factor * effects.mean for effects, factor in pairs], axis=0),

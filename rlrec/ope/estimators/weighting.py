@@ -63,7 +63,7 @@ class BetaIps(Reweighing):
         return np.stack(columns, axis=-1)
 
     def baseline(self, mean: Array) -> Array:
-        """Return b at mean terms (..., d). The result has the shape (...,)."""
+        """Return b, (...,), at the mean terms, (..., d)."""
         return np.divide(mean[..., 3], mean[..., 4], out=np.zeros(mean.shape[:-1]), where=mean[..., 4] > 0)
 
 
@@ -83,11 +83,11 @@ class Cram(ImpressionEstimator):
 
 
 def crammed_weights(weights: Iterable[Array], later_flags: Iterable[Flags], counts: Iterable[float]) -> Array:
-    """Return the weights of `Cram`, (n,). The weight of a row is the sum, over the steps before the row, of the change
-    of the target's weight at the step, multiplied by the count of the step.
+    """Return the weights of `Cram`, (n,). At each learning step, the target's weight of a row changes. The weight of a
+    row in `Cram` is the sum of these changes over the steps before the row, each multiplied by the count of the step.
 
-    weights, later_flags (n,): after each step, the target's weights, and which rows came later; counts: for each
-    step, the ratio of all rows to the rows that came later."""
+    weights, later_flags: for each step, two arrays (n,), the target's weights after the step, and whether the row is
+    later than the step; counts: for each step, the number of all rows over the number of later rows."""
     previous_weight, crammed_sum = np.zeros(()), np.zeros(())
     for weight, is_later, count in zip(weights, later_flags, counts, strict=True):
         crammed_sum = crammed_sum + np.where(is_later, count * (weight - previous_weight), 0.0)

@@ -1,1 +1,1 @@
-"""Modules here compute intervals, differences and comparisons of means."""
+"""Modules here compute intervals and tests of means."""

@@ -1,4 +1,4 @@
-"""This module bets against a logger, to test its propensities. The tests may be repeated every night.
+"""This module tests the propensities of a logger by betting against them. The tests may be repeated every night.
 
 1{shown} / p, where p is the logged probability, has mean 1 given the past. A gambler who bets that it is larger, or
 smaller, gains nothing from an honest log on average: his wealth is a martingale that starts at 1, and the
@@ -30,17 +30,17 @@ HEAVIEST = 1e100  # larger weights 1 / p are cut to this
 
 
 def log_factors_not_shown(least: Array) -> Array:
-    """Return the logarithm of the factor by which each bet multiplies its wealth if the arm was eligible and not shown,
-    (BETS, n).
+    """Return the logarithm of the factor by which the wealth of each bet is multiplied if the arm was eligible but not
+    shown, (BETS, n).
 
     least (n,): the smallest propensity of any eligible arm, or 0 if it is unknown. If only one arm is eligible
-    (least 1), there is no bet on "less"."""
+    (least 1), nobody bets that it is shown less often."""
     more_factors = np.repeat(np.log1p(-MORE_STAKES)[:, None], len(least), axis=1)
     return np.vstack([np.zeros(len(least)), more_factors, np.log1p(LESS_SHARES[:, None] * _odds(least))])
 
 
 def log_factors_shown(p: Array, least: Array) -> Array:
-    """Return the logarithm of the factor by which each bet multiplies its wealth if the arm was shown, (BETS, n).
+    """Return the logarithm of the factor by which the wealth of each bet is multiplied if the arm was shown, (BETS, n).
 
     p (n,): the propensity of the arm, above 0; least (n,): the smallest propensity of any eligible arm, or 0 if it
     is unknown."""
@@ -56,8 +56,8 @@ def _odds(least: Array) -> Array:
 
 
 def spread_wealth(log: Array) -> Array:
-    """Return the logarithm of the wealth of the bets after a small share of the total is redistributed over all bets,
-    (BETS, m). So a logger that becomes wrong after a long honest time still meets bets with money.
+    """Return the logarithm of the wealth of the bets after a small share of it has been redistributed over all bets,
+    (BETS, m). If a logger becomes wrong after a long honest time, there are then still bets with money.
 
     log (BETS, m): the logarithm of the wealth of each bet."""
     return np.logaddexp(np.log1p(-REDISTRIBUTED_SHARE) + log, np.log(REDISTRIBUTED_SHARE) + log_wealth(log))
@@ -83,14 +83,15 @@ _LEAST_PROPENSITY = 1e-200  # smaller propensities are not bet on
 
 
 class BetSums(Sums):
-    """BetSums holds the logarithm of the wealth of every bet on every arm, (bets, m). The sums of two batches can be
-    added."""
+    """BetSums holds the wealth of every bet on every arm. The sums of two batches can be added.
+
+    log (bets, m): the logarithm of the wealth."""
 
     log: Array = field(default_factory=lambda: np.zeros((len(STAKES), 1)))
 
 
 def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
-    """Return the amounts that one batch of decisions adds to the logarithms of the wealth.
+    """Return what one batch of decisions adds to the logarithm of the wealth of every bet.
 
     p, arm (n,): the propensity and the number of the arm that each decision showed; eligible (m,): the number of
     decisions in which each arm was eligible."""
@@ -102,8 +103,8 @@ def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
 
 
 def propensities_are_wrong(sums: BetSums, *, alpha: float = BET_ALPHA) -> bool:
-    """Tell whether some arm was shown more often than its propensities allow. A false alarm has probability alpha. Arms
-    that were never eligible are not counted."""
+    """Tell whether any arm was shown more often than its propensities allow. A false alarm has probability alpha. Arms
+    that were never eligible are left out."""
     eligible_wealth = sums.log[:, sums.log.any(axis=0)]
     return eligible_wealth.size > 0 and float(log_wealth(eligible_wealth).max()) > np.log(
         eligible_wealth.shape[1] / alpha
@@ -116,13 +117,13 @@ _HALVINGS = 60  # of the interval in which a bound is searched
 
 
 def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYADIC) -> float:
-    """Return a lower bound of the mean per row of values of 0 or more. The bound is wrong at any look with probability
-    at most alpha. It is the largest v at which equal bets with these stakes have together won 1 / alpha. The largest
-    value need not be known.
+    """Return a lower bound of the mean per row of values that are 0 or more. The probability that the bound is wrong at
+    any look is at most alpha. The largest value need not be known. The bound is the largest v at which bets that the
+    mean is above v, with equal money on each stake, have together won 1 / alpha.
 
-    growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: the number of rows of all clusters. A cluster
-    of N rows whose x is v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1
-    on average.
+    growth (s,): for each stake, the sum over clusters of ln(1 + stake x), where x is the sum of a cluster's values;
+    rows: the number of rows of all clusters. A cluster of N rows whose x is v N on average multiplies the money by
+    (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
 
     Source: Sakhi et al. 2024, Logarithmic Smoothing for Pessimistic Off-Policy Evaluation; Ville's inequality."""
     low, high = 0.0, float((np.expm1(growth / rows) / stakes).max())

@@ -1,6 +1,6 @@
 """Functions here compute standard errors and intervals over clusters: normal, bootstrap-t, Cressie-Read.
 
-An unknown bound is infinite here; `estimate.py` turns it into null."""
+An unknown bound is infinite here; `estimate.py` reports it as null."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _MAX_SQUARE_SUM = 1e100  # above it, products in Cressie-Read overflow and there
 
 
 def check_interval(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
-    """Raise InputError for an unknown interval, a level outside (0, 1), or an estimator that lacks this interval. An
-    estimator without any valid interval (dm) is accepted beside other estimators; its bounds are null. Cressie-Read is
-    refused for dm, as for all estimators but ips and snips."""
+    """Raise InputError for an unknown interval, a level outside (0, 1), or an estimator that lacks this interval.
+
+    An estimator without any valid interval (dm) is accepted, and its bounds are null. But Cressie-Read is refused
+    for all estimators except ips and snips."""
     if interval not in INTERVALS:
         hint = suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}"
         raise InputError(f"unknown interval {interval!r}", hint=hint)
@@ -51,12 +52,12 @@ def check_level(level: float) -> None:
 
 
 def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
-    """Return the value and the standard error, (...,) each, from sums over n clusters. The error is by the delta method
-    with n - 1.
+    """Return the value and the standard error of an estimate, two arrays (...,), from sums over n clusters. The error
+    is by the delta method with n - 1.
 
-    total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An
-    estimate does not change with the scale of its terms, so it is evaluated at the sums; since gradient x total = 0
-    (Euler), the moment needs no centring."""
+    total (..., d): the sums of the terms; moment (..., d, d): the sums of the outer products of a cluster's terms.
+    An estimate does not change with the scale of its terms, so it is evaluated at the sums; since gradient x total =
+    0 (Euler), the moment needs no centring."""
     with np.errstate(all="ignore"):
         # gradient' moment gradient, product by product
         gradient = estimator.gradient(total)
@@ -70,14 +71,15 @@ def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> t
 
 
 def normal_bounds(value: float, error: float, level: float) -> Bounds:
-    """Return value -+ z x error. Bounds are unknown if the error is 0, since a log without variation does not prove
+    """Return value -+ z x error. If the error is 0 the bounds are unknown, since a log without variation does not prove
     certainty."""
     half_width = -NormalDist().inv_cdf((1 - level) / 2) * error
     return (value - half_width, value + half_width) if error > 0 else UNKNOWN
 
 
 def _draws(seed: int, n_replicates: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
-    """Yield how often each of m units is drawn in each replicate, in portions of replicates."""
+    """Yield tables (replicates, m), which say how often each of m clusters or blocks is drawn in a replicate of the
+    bootstrap. A table has a portion of the replicates."""
     generator, portion = np.random.default_rng(np.random.SeedSequence(seed)), max(1, 2**18 // m)
     for start in range(0, n_replicates, portion):
         size = min(portion, n_replicates - start)
@@ -87,15 +89,15 @@ def _draws(seed: int, n_replicates: int, m: int) -> Iterator[npt.NDArray[np.uint
 
 @lru_cache(maxsize=1)
 def _usual_draws(seed: int, m: int) -> Sequence[npt.NDArray[np.uint16]]:
-    """Return the draws of `REPLICATES` replicates. They are cached, since all estimates from one log share them."""
+    """Return the tables of `REPLICATES` replicates. They are cached, since all estimates from one log share them."""
     return tuple(_draws(seed, REPLICATES, m))
 
 
 def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
-    """Return the quantile, over replicates, of the smallest of several t, and the quantile of the largest. The result
-    is (inf, -inf) if there is no t.
+    """Return two quantiles that bound several statistics t together: the quantile of the smallest t of each replicate,
+    and the quantile of the largest. The result is (inf, -inf) without any t.
 
-    t: the replicates of each t, (b,)."""
+    t: for each statistic, its value in each of b replicates, (b,)."""
     if not len(t):
         return np.inf, -np.inf
     columns = np.stack(t)
@@ -108,7 +110,7 @@ def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
 
 
 class Studentised(Record, eq=False):
-    """This record has an estimate of many columns and the studentised replicates of the estimate.
+    """This record has an estimate, its error, and its replicates by the studentised bootstrap.
 
     t (b,): (value* - value) / error* of each replicate; values (b,): value* of each replicate. Both are empty if the
     error is unknown (NaN) or 0."""
@@ -123,10 +125,11 @@ class Studentised(Record, eq=False):
         return _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
 
     def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
-        """Return the bounds of the studentised bootstrap, value - t x error, where t are the quantiles of (value* -
-        value) / error* over replicates. A replicate without variation has error 0: its t is -inf or +inf, by the sign
-        of its difference. A replicate without any weight counts as an extreme on both sides. A bound is infinite if its
-        quantile is infinite, or if there are too few replicates for the level.
+        """Return the bounds of the studentised bootstrap, value - t x error, where t are quantiles over replicates. A
+        bound is infinite if its quantile is infinite, or if there are too few replicates for the level.
+
+        If a replicate does not vary, its error is 0, and its t is -inf or +inf, by the sign of its difference. A
+        replicate without any weight counts as an extreme at both ends.
 
         at_least: quantiles of t that the bounds must at least reach."""
         if not len(self.t):
@@ -137,21 +140,22 @@ class Studentised(Record, eq=False):
 
 
 def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, n_replicates: int = REPLICATES) -> Studentised:
-    """Return the result of `studentised_bootstraps` for one estimate. With `n_replicates` 0 only the value and the
-    error are computed."""
+    """Return the estimate with its error and its replicates by the studentised bootstrap.
+
+    units (m, d): the sums of each cluster or block; n_replicates: the number of replicates; with 0, only the value
+    and the error are computed."""
     return studentised_bootstraps([(estimator, units)], seed=seed, n_replicates=n_replicates)[0]
 
 
 def studentised_bootstraps(
     samples: Sequence[tuple[Smooth, Array]], *, seed: int, n_replicates: int = REPLICATES
 ) -> list[Studentised]:  # fmt: skip
-    """Run the studentised bootstrap, and return one result per sample. In each replicate the squared error is the sum
-    over units of (count x influence^2), with that replicate's own gradient.
+    """Return, for each sample, its estimate, error and replicates by the studentised bootstrap. The squared error of a
+    replicate is the sum over clusters of count x influence^2, with the gradient of this replicate.
 
-    A draw depends only on the seed and on m, so two targets on one log have the same draws, and all samples with the
-    same m share one set of draws.
+    Draws depend only on the seed and on m, so two targets on one log have the same draws.
 
-    samples: estimators with their sums of clusters or blocks, (m, d)."""
+    samples: pairs of an estimator and the sums of each cluster or block, (m, d)."""
     sample_figures = [_by_influence(*sample) for sample in samples]
     t, values = ([[np.empty(0)] for _ in samples] for _ in range(2))
     indices_by_size: dict[int, list[int]] = {}
@@ -180,8 +184,7 @@ def studentised_bootstraps(
 
 
 def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:
-    """Return the value, its error, and the size below which an error counts as zero. The result has NaN if there is no
-    value or error."""
+    """Return the value, its error, and the size below which an error counts as 0. They are NaN if they do not exist."""
     m, total = len(units), units.sum(axis=0)
     with np.errstate(all="ignore"):
         value, gradient = float(estimator.value(total)), estimator.gradient(total)
@@ -192,14 +195,16 @@ def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]
 
 
 def bounding_rank(level: float, n_replicates: int) -> int:
-    """Return the rank of the replicate that bounds an interval, counted from either end of the sorted replicates. The
-    rank is 0 if `n_replicates` is too small."""
+    """Return the rank of the replicate that bounds an interval of this level, counted from either end of the sorted
+    replicates. The rank is 0 if there are too few replicates."""
     return int((n_replicates + 1) * (1 - level) / 2 + _NOTHING)
 
 
 def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
     """Return distance / error of every replicate, (b,). If the error is 0, the result is infinite with the sign of the
-    distance."""
+    distance.
+
+    scale: the size of the estimate, relative to which tiny distances count as 0."""
     distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
     infinite_t = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
     with np.errstate(all="ignore"):
@@ -208,18 +213,20 @@ def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
 
 
 def _quantiles(t: Array, rank: int) -> Bounds:
-    """Return the value of this rank from below, and the value of this rank from above. NaN (sorted to the end) is an
-    extreme on both sides."""
+    """Return the values with this rank, counted from the smallest and from the largest. NaN (sorted to the end) counts
+    as an extreme at both ends.
+
+    t: sorted values."""
     n_nan = int(np.isnan(t).sum())
     numbers, rank = t[: len(t) - n_nan], rank - n_nan
     return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN
 
 
 def stretch_bounds(value: float, error: float, bounds: Bounds, parts: Sequence[float]) -> tuple[float, Bounds]:
-    """Return the error and bounds of an estimate, widened by the error of a simulation.
+    """Return the error and the bounds of an estimate, widened by the error of a simulation.
 
-    parts: the estimate from each of several equal parts of the simulation. The variance of the mean of the parts is
-    the variance of the parts over their number."""
+    parts: the estimate from each of several equal parts of the simulation; the variance of their mean is their
+    variance over their number."""
     if len(parts) < 2 or not error > 0:
         return error, bounds
     total_error = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
@@ -228,8 +235,8 @@ def stretch_bounds(value: float, error: float, bounds: Bounds, parts: Sequence[f
 
 
 def pull_bounds(bounds: Bounds, outer_bounds: Bounds, share: float) -> Bounds:
-    """Return the bounds, moved towards the outer bounds by this share of the distance. A bound is moved only if the
-    outer bound lies farther out and is finite."""
+    """Return the bounds, moved towards the outer bounds by a share of the distance. A bound stays if the outer bound is
+    not farther out, or infinite."""
     (low, high), (outer_low, outer_high) = bounds, outer_bounds
     low_gap = low - outer_low if -np.inf < outer_low < low < np.inf else 0.0
     high_gap = outer_high - high if -np.inf < high < outer_high < np.inf else 0.0
@@ -237,13 +244,13 @@ def pull_bounds(bounds: Bounds, outer_bounds: Bounds, share: float) -> Bounds:
 
 
 def intersection(bounds: Sequence[Bounds], value: float) -> Bounds:
-    """Return the intersection of several bounds, extended to include the value."""
+    """Return the bounds that all given bounds share, widened if necessary so that they include the value."""
     return min(value, max(low for low, _ in bounds)), max(value, min(high for _, high in bounds))
 
 
 class WeightSums(Record):
-    """A WeightSums object holds sums for Cressie-Read: the number n of observations, and the sums of w, w^2, w r, w^2 r
-    and w^2 r^2 over the observations."""
+    """A WeightSums object holds the sums that Cressie-Read needs: the number n of observations, and the sums over them
+    of w (the weight), w^2, w r (r is the reward), w^2 r and w^2 r^2."""
 
     n: int
     w: float
@@ -254,13 +261,13 @@ class WeightSums(Record):
 
 
 def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: float) -> Bounds:
-    """Return bounds by power-2 empirical likelihood for the mean of w x r, given that the mean of w is 1. w is 0 or
-    more.
+    """Return bounds for the mean of w x r by power-2 empirical likelihood, given that the mean of w is 1. w is a
+    weight, 0 or more, and r a reward.
 
-    largest: the provable bound of w (inf where none is known); reward: the range of r. An infinite end of that range
-    makes the bound on its side infinite. Source: VowpalWabbit/estimators, bandits/cressieread.py (after
-    Karampatziakis, Langford & Mineiro 2020), for the statistic and its reference distribution; the closed form is an
-    own derivation, see `_lower`."""
+    largest: the provable bound of w, inf if it is not known; reward: the range of r; an infinite end makes the bound
+    at this end infinite. Source: VowpalWabbit/estimators, bandits/cressieread.py (after Karampatziakis, Langford &
+    Mineiro 2020), for the statistic and its reference distribution; the closed form is an own derivation, see
+    `_lower`."""
     if sums.n < 2 or max(sums.w2, sums.w2r2) > _MAX_SQUARE_SUM:
         return UNKNOWN
     if largest > _MAX_SQUARE_SUM:  # treated as unknown: its square would overflow
@@ -276,8 +283,8 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
 
 
 def _least_spread(sums: WeightSums, fake_weight: float) -> float:
-    """Return the smallest sum of h^2 that makes the mean weight 1, if one fake observation of weight `fake_weight` is
-    added to the n observations."""
+    """Return the smallest sum of h^2 with which reweighings 1 + h of the observations have mean weight 1. One
+    observation of weight `fake_weight` is added to the n observations."""
     n = sums.n
     if np.isinf(fake_weight):
         return 1 + 1 / n
@@ -287,13 +294,15 @@ def _least_spread(sums: WeightSums, fake_weight: float) -> float:
 
 
 def _lower(sums: WeightSums, fake_weight: float, reward: float, spread: float) -> float:
-    """Return the smallest mean of w x r over reweighings 1 + h of the n observations and a fake one (fake_weight,
-    reward) with mean h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
+    """Return the smallest mean of w x r over reweighings 1 + h of n observations and an added one, or inf if there are
+    no such reweighings. The added one is (fake_weight, reward); h has mean 0, w (1 + h) has mean 1, and sum h^2 <=
+    spread.
 
-    The mean weight is 1, so the mean of w r is reward + the mean of z = w (r - reward); z of the fake one is 0, so a
-    large fake cancels nothing. h = a (w - mean w) - b u, where u is the residual of z after regression on 1 and w;
-    the constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake_weight grows without end
-    its share goes to 0 (h = -1) while it supplies the missing weight: then z is averaged over h of mean 1 / n."""
+    The mean weight is 1, so the mean of w r is reward + the mean of z = w (r - reward). z of the added one is 0, so
+    a large fake_weight cancels nothing. h = a (w - mean w) - b u, where u is the residual of z after regression on 1
+    and w; the constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake_weight grows without
+    end, the share of the added one goes to 0 (h = -1) while it supplies the missing weight: then z is averaged over
+    h of mean 1 / n."""
     n = sums.n
     if np.isinf(reward):
         return -np.inf
@@ -317,8 +326,9 @@ def _lower(sums: WeightSums, fake_weight: float, reward: float, spread: float) -
 
 
 def _reach(residual: float, budget: float) -> float:
-    """Return the largest decrease of a mean with this residual variance that the budget allows. Returns -inf for a
-    negative budget."""
+    """Return the largest amount by which reweighing can lower a mean, or -inf for a negative budget.
+
+    residual: the variance of what is averaged; budget: the largest mean square of h, where weights are 1 + h."""
     return float(np.sqrt(max(residual, 0.0) * budget)) if budget >= 0 else -np.inf
 
 
@@ -328,26 +338,28 @@ N_LOGGED_COLUMNS = 2  # columns of the log: the logged rewards, and the rows
 
 
 class Minus(Record, kw_only=False):
-    """A Minus is the estimate of one target minus a baseline. The columns of the baseline follow the columns of the
-    target.
+    """A Minus computes the estimate of one target minus a baseline, from the columns of the target followed by those of
+    the baseline.
 
-    baseline: the logged average, from the `N_LOGGED_COLUMNS` columns; None for another target with the same
-    estimator."""
+    estimator: the estimator of the target; baseline: the logged average, computed from `N_LOGGED_COLUMNS` columns,
+    or None if the baseline is another target with the same estimator."""
 
     estimator: Smooth
     baseline: Smooth | None = None
 
     def sides(self, mean: Array) -> tuple[Array, Array]:
-        """Return the columns of the target and of the baseline."""
+        """Return two parts of the mean terms: the columns of the target, and the columns of the baseline."""
         column_cut = mean.shape[-1] // 2 if self.baseline is None else -N_LOGGED_COLUMNS
         return mean[..., :column_cut], mean[..., column_cut:]
 
     def unit(self, mean: Array) -> Array:
-        """Return the size of a reward that equals a difference of 1."""
+        """Return the amount of reward that counts as a difference of 1."""
         return np.ones(mean.shape[:-1])
 
     def base(self, mean: Array) -> float:
-        """Return the value that the difference is relative to, at mean terms."""
+        """Return the value of the baseline, which the difference is relative to.
+
+        mean: the mean terms of both."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float((self.baseline or self.estimator).value(self.sides(mean)[1]))
 
@@ -362,7 +374,7 @@ class Minus(Record, kw_only=False):
 
 
 class Relative(Minus, kw_only=False):
-    """A Relative is the difference between a target and a baseline, as a share of the size of the baseline."""
+    """A Relative computes the difference between a target and a baseline, as a share of the size of the baseline."""
 
     def value(self, mean: Array) -> Array:
         return super().value(mean) / self.unit(mean)

@@ -1,5 +1,5 @@
 """This module computes confidence sequences, which are intervals that hold at every look, however often somebody looks.
-It also computes the number of units that such sequences take.
+It also computes how many users or sessions an experiment needs to detect a difference.
 
 n is the number of clusters so far. The sequence is asymptotic: it needs `MIN_CLUSTERS` clusters and `MIN_EVENTS` of
 them with a reward; below that it gives no statement. It is tightest at a number of clusters that is fixed
@@ -19,17 +19,18 @@ MIN_CLUSTERS, MIN_EVENTS = 100, 20
 
 
 def tightness(best_n: float, alpha: float) -> float:
-    """Return the rho for which a two-sided sequence with error probability alpha is tightest at best_n clusters."""
+    """Return the parameter rho with which a two-sided sequence of error probability alpha is tightest at best_n
+    clusters."""
     return float(np.sqrt((-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / best_n))
 
 
 class LookSequence(NamedTuple):
     """A LookSequence is a confidence sequence, whose bounds hold at every look.
 
-    rho: a number that determines at how many clusters the sequence is tightest; comparisons whose levels depend on
-    each other have the same rho. alpha: the probability that the sequence is wrong at some look, below 1/2 for one
-    side; sides: the number of bounds that are used, 1 or 2. In the methods, variance is the variance of one cluster,
-    so that variance / n is the squared error."""
+    rho: the parameter that determines at how many clusters the sequence is tightest; comparisons whose levels depend
+    on each other have the same rho; alpha: the probability that the sequence is wrong at some look, below 1/2 for
+    one bound; sides: the number of bounds that are used, 1 or 2. In the methods, variance is the variance of one
+    cluster, so that variance / n is the squared error."""
 
     rho: float
     alpha: float
@@ -41,8 +42,8 @@ class LookSequence(NamedTuple):
         return cls(tightness(best_n, alpha * 2 / sides), alpha, sides)
 
     def half_width(self, variance: float | Array, n: float | Array) -> Array:
-        """Return the distance from the estimate to its bounds after n clusters. The distance is infinite with n = 0.
-        Otherwise it is the square root of 2 variance (n rho^2 + 1) / (n rho)^2 times the logarithm of the odds."""
+        """Return the distance from the estimate to its bounds after n clusters, infinite with n = 0. For n > 0 it is
+        the square root of 2 variance (n rho^2 + 1) / (n rho)^2 times the logarithm of the odds."""
         spread = _spread(n, self.rho)
         log_odds = np.log(spread / self.alpha) if self.sides == 2 else np.log1p(spread / (2 * self.alpha))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -50,15 +51,15 @@ class LookSequence(NamedTuple):
         return np.where(np.asarray(n) > 0, width, np.inf)
 
     def growth_factor(self, ratio: float, n: float) -> float:
-        """Return the factor by which n must grow to make the two-sided sequence narrower by this ratio."""
+        """Return the factor by which n must grow until the two-sided sequence is `ratio` times as narrow."""
         growth_factors = np.geomspace(1, 1e9, 2_000)
         widths = self._replace(sides=2).half_width(1.0, n * growth_factors)
         is_narrow = ratio * widths <= widths[0]
         return float(growth_factors[is_narrow.argmax()]) if is_narrow.any() else np.inf
 
     def p_value(self, difference: float | Array, variance: float | Array, n: float | Array) -> Array:
-        """Return the smallest level at which the two-sided sequence excludes 0 after n clusters. This p-value is valid
-        at every look."""
+        """Return the smallest alpha with which the two-sided sequence excludes 0 after n clusters. This p-value is
+        valid at every look."""
         squared_z = np.square(difference) * n / variance
         return np.minimum(1.0, _spread(n, self.rho) * np.exp(-squared_z / 2 * _settled_share(n, self.rho)))
 
@@ -68,8 +69,9 @@ def _spread(n: float | Array, rho: float) -> Array:
 
 
 def _settled_share(n: float | Array, rho: float) -> Array:
-    """Return n rho^2 / (n rho^2 + 1), which rises from 0 to 1 with the number n of clusters. rho: the scale of the
-    mixture of a confidence sequence."""
+    """Return n rho^2 / (n rho^2 + 1), which rises from 0 to 1 with the number n of clusters.
+
+    rho: the scale of the mixture of a confidence sequence."""
     information = np.asarray(n) * rho**2
     return information / (information + 1)
 
@@ -85,7 +87,8 @@ SEARCH_RATIO, BISECTIONS = 1e-6, 16
 
 
 def variance_of_difference(variance: float, other_variance: float, shares: Sequence[float]) -> float:
-    """Return the variance, per unit, of the difference between the smallest other group and the first group.
+    """Return the variance of the difference between the first group and the smallest other group, times the number of
+    units (users or sessions) of all groups.
 
     variance, other_variance: the variance of a unit of the first group, and of a unit of the other groups; shares:
     the share of each group in all units."""
@@ -93,7 +96,10 @@ def variance_of_difference(variance: float, other_variance: float, shares: Seque
 
 
 def fixed_sample_size(variance: float, difference: float, *, alpha: float, power: float) -> float:
-    """Return the number of units of all groups after which the interval of a single look excludes 0 with this power."""
+    """Return how many users or sessions all groups together need, so that the interval of a single look excludes 0 with
+    probability `power`.
+
+    variance: the variance of the difference times this number; difference: the true difference."""
     z_sum = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
     return variance * (z_sum / difference) ** 2
 
@@ -101,11 +107,12 @@ def fixed_sample_size(variance: float, difference: float, *, alpha: float, power
 def sequential_units(
     variance: float, difference: float, *, alpha: float, power: float, best_n: float | None = None
 ) -> float:  # fmt: skip
-    """Return the number of units of all groups after which a confidence sequence has excluded 0 with this power, if
-    somebody looks all along. A path leaves the sequence where noise and drift together exceed the width of the
-    sequence.
+    """Return how many users or sessions all groups together need, so that a confidence sequence has excluded 0 with
+    probability `power`, if somebody looks all along. The number is simulated: a path leaves the sequence where noise
+    and drift together exceed its width.
 
-    best_n: the number of units at which the sequence is tightest; None stands for the result itself."""
+    variance: the variance of the difference times this number; difference: the true difference; best_n: the number
+    at which the sequence is tightest; None stands for the result itself."""
     look_share = np.arange(1, N_LOOKS + 1) / N_LOOKS
     noise = np.random.default_rng(0).normal(0.0, N_LOOKS**-0.5, (N_PATHS, N_LOOKS)).cumsum(axis=1) / look_share
 

@@ -1,5 +1,5 @@
-"""Functions here compute the tails of Student's t, Hotelling's T^2 and chi-square without scipy, which takes long to
-load."""
+"""Functions here compute tail probabilities of Student's t, Hotelling's T^2 and chi-square without scipy, which takes
+long to load."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def t_below(value: float, freedom: float) -> float:
 
 @lru_cache(maxsize=1_000)
 def t_quantile(probability: float, freedom: float) -> float:
-    """Return the value that Student's t is below with this probability, in (0, 1). Source: Abramowitz & Stegun 1964,
-    26.7.5, for many degrees of freedom."""
+    """Return the quantile of Student's t for a probability in (0, 1). Source: Abramowitz & Stegun 1964, 26.7.5, for
+    many degrees of freedom."""
     if probability > 0.5:
         return -t_quantile(1 - probability, freedom)
     if freedom < _LARGE_FREEDOM:
@@ -37,9 +37,9 @@ def t_quantile(probability: float, freedom: float) -> float:
 
 
 def hotelling_above(t_squared: float, k: int, samples: int) -> float:
-    """Return the probability that Hotelling's T^2 of `samples` vectors of k numbers exceeds `t_squared`, where their
-    mean is 0. T^2 (samples - k) / (k (samples - 1)) has the F distribution with k and samples - k degrees of freedom.
-    """
+    """Return the probability that Hotelling's T^2 exceeds `t_squared`, if it is computed from `samples` vectors of k
+    numbers whose true mean is 0. T^2 (samples - k) / (k (samples - 1)) has the F distribution with k and samples - k
+    degrees of freedom."""
     return _beta(samples - 1, max(t_squared, 0.0), (samples - k) / 2, k / 2)
 
 
@@ -54,8 +54,8 @@ def chi_square_above(value: float, freedom: int) -> float:
 
 
 def _solve(distribution: Callable[[float], float], density: Callable[[float], float], probability: float) -> float:
-    """Find the quantile for a probability of at most 1/2 by Newton's method. The distribution function is convex below
-    0, so no step from 0 overshoots."""
+    """Return the quantile for a probability of at most 1/2, found by Newton's method. The distribution function is
+    convex below 0, so no step from 0 overshoots."""
     value, step = 0.0, 1.0
     while step > _CLOSE * abs(value):
         step = (distribution(value) - probability) / density(value)
@@ -87,5 +87,5 @@ def _beta(left: float, right: float, a: float, b: float) -> float:
 
 
 def _avoid_zero(value: float) -> float:
-    """Return the value, or the smallest allowed divisor where the value is nearly 0."""
+    """Return the value, or the smallest allowed divisor if the value is nearly 0."""
     return value if abs(value) > _TINY else _TINY

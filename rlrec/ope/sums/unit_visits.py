@@ -85,9 +85,9 @@ class ServedDecisions(Record, eq=False):
     """ServedDecisions holds d decisions of visits. Each array is (d,), but the arrays of rewards are (r, d).
 
     visit: the index of the visit; group: the number of the group of decisions that is counted apart, from 0; at: the
-    time of the decision; rewards, is_mature (r, d): for each of r reward definitions, the reward, and whether its
-    window is over; keep: the probability that the log kept the decision (None: 1); day: the number of the day (None:
-    days in UTC)."""
+    time of the decision; rewards, is_mature (r, d): for each of r reward definitions, the reward, and whether it
+    counts (its window is over, and it is not censored); keep: the probability that the log kept the decision (None:
+    1); day: the number of the day (None: days in UTC)."""
 
     visit: Ids
     group: Ids
