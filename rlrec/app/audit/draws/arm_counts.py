@@ -1,6 +1,5 @@
 """This module compares how often each arm was shown with the logged propensities of the arm, which exposes a wrong
-logger. The module also tells whether a policy still tries its arms, since nobody can learn about an arm that is never
-shown."""
+logger. The module also finds arms that a policy no longer shows, about which nothing can be learned."""
 
 from __future__ import annotations
 
@@ -46,9 +45,10 @@ class SumsByArm:
         return np.searchsorted(all_arms, arms)
 
     def add(self, arms: Ids, value_arrays: Iterable[Array]) -> None:
-        """Add one array of values to each of the k sums.
+        """Add values to the sums of arms.
 
-        arms: the arm to which each value belongs, (n,); value_arrays: an array (n,) for each sum."""
+        arms: the arm to which each value belongs, (n,); value_arrays: for each of the k sums, the values to add,
+        (n,)."""
         column = self.include(arms)
         for total, values in zip(self.sums, value_arrays, strict=True):
             total += np.bincount(column, weights=values, minlength=len(self.arms))
@@ -58,15 +58,16 @@ class ArmCounts:
     """This check tests whether a policy shows its arms as often as the logged propensities of the arms say. The check
     follows the order of the log, so that every audit sees the same batches again.
 
-    For each arm, the totals cover the decisions in which the arm was eligible and whose propensity is known. The
-    totals are the number of these decisions, the number that showed the arm, the sum of 1{shown}/p, the sum of
-    1{shown}(1 - p)/p^2, and the logarithm of the wealth of each bet against the logger. Each decision counts at its
-    first observed position."""
+    The totals of an arm cover the decisions in which the arm was eligible and whose propensity is known. For a
+    probability p, they are the number of these decisions, the number that showed the arm, the sum of 1/p and the sum
+    of (1 - p)/p^2 over the decisions that showed the arm, and the logarithm of the wealth of each bet against the
+    logger. Only the first observed position of a decision counts."""
 
     def __init__(self, unit: Unit, findings: Findings, *, ruled_ids: Sequence[int]) -> None:
         """Begin without counts.
 
-        ruled_ids: the ids of the contexts with page rules, under which an eligible arm may have no chance."""
+        ruled_ids: the ids of the contexts with page rules (such as an arm pinned to a position). Under page rules an
+        eligible arm may have no chance."""
         self.unit, self.findings, self.ruled_ids = unit, findings, ruled_ids
         self._totals = SumsByArm(COUNTS + betting.BETS)
 
@@ -92,8 +93,8 @@ class ArmCounts:
     def _count(self, eligible_ids: Ids, factors: Array) -> None:
         """Count the given decisions for every arm that was eligible, as if the arm had not been shown.
 
-        eligible_ids: the eligible set of each decision; factors: the logarithm of the factor by which each decision
-        changes the wealth of each bet if the arm is not shown."""
+        eligible_ids: the eligible set of each of n decisions, (n,); factors: the logarithm of the factor by which a
+        decision changes the wealth of a bet if the arm is not shown, for each bet and decision (bets, n)."""
         distinct_sets, set_index = np.unique(eligible_ids, return_inverse=True)
         sums = np.zeros((COUNTS + betting.BETS, len(distinct_sets)))
         sums[0] = np.bincount(set_index.ravel(), minlength=len(distinct_sets))
@@ -105,8 +106,7 @@ class ArmCounts:
     def _check_eligible(self, eligible_ids: Ids, arms: Ids, decisions: Ids) -> None:
         """Add a finding for every decision that showed an arm that was not eligible.
 
-        eligible_ids: the eligible set of each slot; arms: the arm of each slot; decisions: the decision of each
-        slot."""
+        eligible_ids, arms, decisions: the eligible set, the arm and the decision of each slot."""
         distinct_sets = np.unique(eligible_ids)
         for portion, set_arms, sizes in eligible_arms(self.unit, distinct_sets):
             set_ids = distinct_sets[portion]
@@ -127,9 +127,9 @@ class ArmCounts:
 
 
 def eligible_arms(unit: Unit, set_ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
-    """Read eligible sets in portions that bound the memory. For each portion, yield the slice of `set_ids` that the
-    portion holds, the arms of all its sets in one array, and the number of arms of each set. The number is 0 for a set
-    that cannot be read."""
+    """Read eligible sets in portions that bound the memory. Each portion is yielded as the slice of `set_ids` that
+    it covers, the arms of all its sets in one array, and the number of arms of each set (0 for a set that cannot be
+    read)."""
     sizes = contents.set_sizes(unit, set_ids.tolist())
     cells_so_far = np.cumsum([max(sizes.get(key, 0), contents.MAX_ARMS // PORTION) for key in set_ids.tolist()])
     starts = run_starts(cells_so_far // contents.MAX_ARMS)
@@ -151,15 +151,15 @@ def _readable_sets(unit: Unit, set_ids: Sequence[int]) -> Mapping[int, Sequence[
 def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]:
     """Yield each arm whose counts contradict the logged propensities, with the reason.
 
-    An arm is accused if its evidence reaches the logarithm of 1 / ALARM. The evidence is the logarithm of the wealth
-    of the bets on the arm, plus the logarithm of the part of the stake that the arm receives. An id j of a policy or
-    an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids, so the parts of all arms of the store sum to at
-    most 1.
+    The evidence against an arm is the wealth of the bets on the arm, times the part of the stake that the arm gets.
+    An arm is yielded if its evidence reaches 1 / ALARM. The part is the product of 1 / (i (i + 1)) and 1 / (j (j +
+    1)), where i is the id of the policy and j is the id of the arm. Ids never change, and the parts of all arms of
+    all policies sum to at most 1.
 
-    The reason also shows z, the standardised difference between the weighted count and the number of decisions, but no
-    test uses z. The distribution of z is about normal at a single look only. The lower tail of z proves nothing, since
-    the variance lacks the decisions that did not show the arm. z is 0 for an arm that was never shown or always
-    certain.
+    The reason also shows z, the standardised difference between the weighted count and the number of decisions. z is
+    for the reader only; no test uses it. It is about normal only if the log is looked at once. A low z proves nothing,
+    since its variance leaves out the decisions that did not show the arm. z is 0 for an arm that was never shown or
+    always certain.
 
     totals: the sums of each arm, as in `ArmCounts`; policy: the id of the policy."""
     negative_log_share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)
@@ -175,15 +175,15 @@ def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]
 
 
 class StarvingArms:
-    """This check finds arms that the policy has not shown for long. For each arm, the check counts the decisions that
-    the policy itself drew, in which the arm was eligible, since the last decision that showed the arm. `keys` has the
-    key of each arm that is not retired, by id."""
+    """This check finds arms that the policy has not shown for long. For each arm, it counts decisions since the last
+    decision that showed the arm. Only decisions that the policy itself drew, and in which the arm was eligible,
+    count."""
 
     def __init__(self, unit: Unit, policy: StoredPolicy, *, keys: Mapping[int, str], ruled_ids: Sequence[int]) -> None:
         """Begin without counts.
 
-        keys: the key of each arm that is not retired, by id; ruled_ids: the ids of the contexts with page rules, which
-        guarantee no arm a chance."""
+        keys: the key of each arm that is not retired, by id; ruled_ids: the ids of the contexts with page rules
+        (such as an arm pinned to a position). Under page rules no arm is sure to have a chance."""
         self.unit = unit
         self.policy = policy
         self.ruled_ids = ruled_ids
@@ -205,8 +205,8 @@ class StarvingArms:
             self._count(drawn_slots, first_slots, slot_decision)
 
     def _count(self, drawn_slots: Columns, first_slots: Ids, slot_decision: Ids) -> None:
-        """Count for each arm the decisions of a batch after the last decision that showed the arm. Where no decision of
-        the batch showed the arm, all decisions of the batch count.
+        """Count, for each arm, the decisions of a batch in which the arm was eligible and that came after the last
+        decision with the arm. If no decision of the batch showed the arm, all of them come after it.
 
         drawn_slots: the slots of the batch that the policy drew; first_slots: the index of the first slot of each
         decision; slot_decision: the index of the decision of each slot."""
@@ -245,8 +245,9 @@ class StarvingArms:
 
 
 class Entropy:
-    """This check measures the effective number of arms that the policy chooses among. The check uses the last decisions
-    that the policy drew itself, without decisions that had no choice."""
+    """This check measures the effective number of arms that the policy chooses among: the exponential of the mean of
+    -log(propensity). The check uses the last decisions that the policy drew itself, without decisions that had no
+    choice."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy

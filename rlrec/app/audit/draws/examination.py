@@ -1,5 +1,5 @@
-"""This module checks whether a belief learns from the rewards of its slots. Events must name slots. Where the rewards
-of the same arm fall with the position, the belief also needs an examination curve."""
+"""This module checks whether a belief can learn from the rewards of its slots. Events must say which slot they belong
+to. If the same arm earns less at lower positions, the belief also needs an examination curve."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MAX_SHARE = 0.9  # lower positions that earn less than this share of position 1 
 
 class Examination:
     """This check compares the rewards that the same arms earn at each position with the curve of the live version. The
-    check covers the slots that the policy drew itself. The check also tells whether any event of the policy names a
-    slot."""
+    check covers the slots that the policy drew itself. The check also tells whether any event of the policy belongs to
+    a slot."""
 
     def __init__(self, version: Version, fit_curve: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
         """Begin without rewards.
@@ -73,8 +73,8 @@ class Examination:
             )  # fmt: skip
 
     def _warn_of_decrease(self, findings: Findings, subject: str) -> None:
-        """Add a warning that rewards fall with the position. Where `position fit` can estimate a curve, the message has
-        a figure from this curve, and there is no warning if lower positions earn nearly as much as position 1.
+        """Add a warning that rewards fall with the position. If `position fit` can estimate a curve, the warning has a
+        figure from this curve. If by this curve lower positions earn nearly as much as position 1, no warning is added.
 
         subject: the subject of the finding."""
         policy, reward, earnings = self.version.policy, self.version.reward.name, "below position 1 earn less than"
@@ -94,8 +94,9 @@ class Examination:
         )  # fmt: skip
 
     def _examination_decreases(self) -> bool:
-        """Tell whether rewards of the same arm clearly fall with the position. Mean rewards by position could mislead,
-        because a policy that learns shows an arm at other positions while the arm is new."""
+        """Tell whether rewards clearly fall with the position if each arm is compared only with itself. Mean rewards
+        over all arms could mislead, because a policy that learns shows an arm at other positions while the arm is
+        new."""
         slot_count, position_sum, reward_sum, position_squares, reward_squares, product_sum = self._sums.sums
         n = np.maximum(slot_count, 1)
         # within each arm, the covariance of position and reward, and its variance by chance

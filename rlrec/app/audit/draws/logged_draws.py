@@ -1,5 +1,6 @@
-"""This module checks the draws that estimates rest on. It compares how often arms were shown with their propensities in
-each kind of context, and looks for propensities that were cut from below and for repeated decisions."""
+"""This module checks the draws that estimates rest on. It compares how often arms were shown with the logged
+propensities, in each kind of context. It also looks for propensities that were raised to a lower limit, and for
+repeated decisions."""
 
 from __future__ import annotations
 
@@ -88,10 +89,10 @@ def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
 
 
 def _accusation(unit: Unit, sums: PropensityBets, checked_log: CheckedLog) -> str:
-    """Return a sentence that names the arm that was shown too often. The arm may have been shown too often only in one
-    kind of context. If the last batch has a context of this kind, the sentence quotes the context.
+    """Return a sentence that names the arm that was shown too often. If this happened in one kind of context only, the
+    sentence says so, and quotes a context of this kind from the last batch, if the batch has any.
 
-    checked_log: the last batch."""
+    sums: the bets on each arm, and on each arm in each kind of context; checked_log: the last batch."""
     arm_wealth, cell_wealth = (log_wealth(bets.log) for bets in (sums.arms, sums.cells))
     keys = sorted(checked_log.arms.keys.values())
     if arm_wealth.max() >= cell_wealth.max():

@@ -21,11 +21,10 @@ _MAX_NAMED, _MAX_IN_COMMAND = 5, 20  # names in a finding; in a command
 
 
 def find_machines(unit: Unit, *, ignored_names: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
-    """Return the users and sessions that click like machines. Events count as clicks if the reward of any policy weighs
-    them.
+    """Return the users and sessions that click like machines. A click is an event that the reward of any policy weighs.
 
-    ignored_names: the names of exclusions whose decisions count nevertheless; selection: the decisions that count, or
-    None for all decisions except the excluded ones."""
+    ignored_names: the names of exclusions whose decisions count nevertheless; selection: the decisions that count,
+    or None for all decisions except the excluded ones."""
     live_policies = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
     selection = selection or Selection(without=filters.exclusion_tests(unit, ignored_names=ignored_names))
     persons = set[int]()
@@ -48,7 +47,7 @@ def machines_sentence(unit: Unit, *, selection: Selection | None = None) -> str 
     """Return a sentence that names the users and sessions that click like machines, and says how to exclude their
     decisions. Return None if no user or session clicks like a machine.
 
-    selection: as in `find_machines`."""
+    selection: the decisions that count, or None for all decisions except the excluded ones."""
     if not (units := find_machines(unit, selection=selection)):
         return None
     users = {user for user, _ in units if user is not None}

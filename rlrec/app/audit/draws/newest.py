@@ -38,11 +38,12 @@ class RewardDrift:
     """This check lets the detector ADWIN watch the rewards of a policy at position 1. There is one stream of rewards
     for each arm, and one stream for all arms together.
 
-    Rewards within a visit are correlated, so a visit adds one value to a stream. The value is the mean of the
-    rewards, dated by the first decision of the visit. A visit that goes on in another batch adds one more value.
-    Lower positions are left out, because the position of an arm depends on what the policy has learned, which would
-    change the mean. The mean of the whole policy changes as the policy learns. With contexts, the mean of an arm
-    changes for the same reason. Neither change is worth a warning."""
+    Rewards within a visit are correlated, so a visit adds one value to a stream: the mean of its rewards, at the
+    time of its first decision. A visit that goes on in another batch adds one more value. Lower positions are left
+    out, because the position of an arm depends on what the policy has learned, which would change the mean.
+
+    Two changes are worth no warning: the mean of the whole policy changes as the policy learns, and so does the mean of
+    an arm if the policy reads contexts."""
 
     def __init__(self, unit: Unit, version: Version, arm_names: Mapping[int, str]) -> None:
         self.unit, self.version, self.arm_names = unit, version, arm_names
@@ -92,7 +93,7 @@ class RewardDrift:
                 findings.add(DRIFT, severity, f"{subject} arm {arm_name}", detail + remark)
 
     def _judge_severity(self) -> tuple[str, str]:
-        """Return the severity of a finding on the drift of an arm, and the end of the finding's message."""
+        """Return two texts for a finding on the drift of an arm: its severity, and the end of its message."""
         if self.version.contextual:
             return "info", "; a policy that learns from contexts shows it to others by and by"
         if Forgetting.parse(self.version.policy.params).forgets:
@@ -103,27 +104,28 @@ class RewardDrift:
         return "warning", f"; beliefs still count what came before: {command} leaves that out"
 
     def change_times(self) -> dict[int, int]:
-        """Return the time of the first decision after each stream's newest change, by the id of the decision."""
+        """Return the times of changes, by decision id. For each stream, the decision is the first one after the
+        stream's newest change."""
         return activity.decision_times(self.unit, [change.start for change in self.newest_changes.values()])
 
 
 def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
-    """Return the first row of each of m groups, (m,), and the mean reward of each group, (m,). Two rows are in one
-    group where all columns have equal values.
+    """Return the index of the first row of each of m groups, (m,), and the mean reward of each group, (m,). Two rows
+    are in the same group if all columns have equal values.
 
-    rewards: the reward of each row, (n,); columns: the columns that define the groups, (n,) each."""
+    rewards: the reward of each of n rows, (n,); columns: the columns that define the groups, each an array (n,)."""
     first_rows, group = distinct(*columns)
     return first_rows, np.bincount(group, weights=rewards) / np.bincount(group)
 
 
 def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
-    """Return the newest change of the mean reward in each stream. The streams cover the last 50,000 decisions of the
-    version's policy, without excluded decisions. The key "policy" stands for the stream of all arms, and the id of an
-    arm stands for the stream of this arm. A stream without a change is left out.
+    """Return the newest change of the mean reward in each stream, by arm id. The key "policy" stands for the stream of
+    all arms. The streams cover the last 50,000 decisions of the version's policy, without excluded decisions. A stream
+    without a change is left out.
 
     Each change has five fields. `decision_id` and `at` are the id and the time of the first decision after the
     change, which are estimates. `noticed` is the id of the decision at which the change was detected. `before` and
-    `after` are the means."""
+    `after` are the mean rewards."""
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
     first_id, last_id = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
@@ -144,12 +146,12 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
 
 
 def check(unit: Unit, policy_rows: Sequence[StoredPolicy], *, on_its_clock: bool, limit: int = RECENT) -> list[Finding]:
-    """Return the findings on the newest decisions of these policies. Rewards are as the live version of each policy
-    defines them.
+    """Return the findings on the newest decisions of these policies. Rewards are computed as the live version of each
+    policy defines them.
 
-    on_its_clock: whether the time of the unit is the time of the clock, so that decisions later than the clock are
-    wrong; limit: the number of newest decisions of each policy that are considered. Excluded decisions among them
-    are passed over."""
+    on_its_clock: whether the unit uses the time of the clock, so that decisions later than the clock are an error;
+    limit: the number of newest decisions of each policy that are considered, from which excluded decisions are then
+    left out."""
     findings, arm_names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)

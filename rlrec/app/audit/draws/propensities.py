@@ -68,7 +68,7 @@ class StoredSlates(Record, kw_only=False, eq=False):
         return self.slots[name][self.first_slots[slates][:, None] + np.arange(size)]
 
     def with_arms(self, slates: Index, size: int, arms: Ids) -> Index:
-        """Return the indices of those given slates that show only the given arms.
+        """Return the indices of the given slates whose arms are all among the given arms.
 
         slates: the indices of slates that all have this size."""
         return slates[np.isin(self.per_slot("arm_id", slates, size), arms).all(axis=1)]
@@ -99,8 +99,8 @@ class References:
         self._contexts: dict[int, dict[str, object]] = {}
 
     def read_contexts(self, context_ids: Ids) -> None:
-        """Read the contexts with these ids, so that `context_of` can return them. A context that cannot be read becomes
-        a finding, and counts as empty."""
+        """Read the contexts with these ids, so that `context_of` can return them. If a context cannot be read, a
+        finding is added, and the context counts as empty."""
         for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
             has_page = PAGE in body or GROUPS in body  # whichever fields the policy reads
             if not self.field_names and not has_page:
@@ -120,8 +120,8 @@ class References:
         return self._contexts.get(key, {})
 
     def eligible_arms(self, key: int) -> Ids | None:
-        """Return the arms of an eligible set. The result is None where the set cannot be read, which the check
-        `dangling` reports.
+        """Return the arms of an eligible set, or None if the set cannot be read (the check `dangling` reports such a
+        set).
 
         key: the id of the set."""
         if key not in self._eligible_sets:
@@ -154,11 +154,11 @@ class SlateGroup:
         self.score: Array = slates.per_slot("score", rows, size)
 
     def compare(self, derive_slates: Callable[[], DerivedSlates], *, source: str, findings: Findings) -> int:
-        """Add a finding for every stored slate that differs from the derived slate, and return how many slates could be
-        derived.
+        """Derive the slates again, and add a finding for every stored slate that differs. Return how many slates could
+        be derived.
 
-        derive_slates: a function that derives the slates again; source: words for the source of the derived values,
-        for messages."""
+        derive_slates: a function that derives the slates; source: words for messages that say what the slates were
+        derived from."""
         if not len(self.ids):
             return 0
         try:
@@ -187,11 +187,10 @@ class SlateGroup:
 
 
 class DerivedSlates(Record, kw_only=False, eq=False):
-    """This record has the propensities and scores of the slates in a `SlateGroup`, derived again, (n, size) each.
-    `score` is NaN where a slot has no score. `is_redrawn` (n,) tells whether the seed of the slate draws another slate
-    than the stored one.
-
-    Where the smallest propensities of such a slate cannot be derived, they are copied from the stored slate."""
+    """This record has the propensities and scores of the n slates in a `SlateGroup`, derived again. Each of these
+    arrays has the shape (n, size). `score` is NaN where a slot has no score. `is_redrawn` (n,) tells whether the seed
+    of the slate draws another slate than the stored one. For such a slate, smallest propensities that cannot be derived
+    are copied from the stored slate."""
 
     is_redrawn: Flags
     propensity: Array
@@ -201,16 +200,15 @@ class DerivedSlates(Record, kw_only=False, eq=False):
 
 
 def is_close(stored_values: Array, derived_values: Array) -> Flags:
-    """Tell for each pair of a stored and a derived probability whether the two agree within the precision of
-    doubles."""
+    """Tell for each stored probability whether it equals the derived probability within the precision of doubles."""
     distance = np.abs(stored_values - derived_values)
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived_values))
 
 
 def check_joint(batch: Batch, *, findings: Findings) -> None:
     """Check the stored propensities of slates against each other, for slates of any log. Add a finding for every slate
-    whose propensity is not the product of the propensities of its slots. Add a finding for every slot whose propensity
-    is below the smallest propensity at its position."""
+    whose propensity is not the product of the propensities of its slots, and for every slot whose propensity is below
+    the smallest propensity stored for its position."""
     slots = batch.slots
     ids = slots["decision_id"]
     first_slots = run_starts(ids)
@@ -272,7 +270,7 @@ class VersionSlates:
         """Check the slates that were drawn from one belief, and return how many slates could be derived. Slates that
         share a distribution are checked together.
 
-        rows: the indices of the slates; serving: the distribution by the belief."""
+        rows: the indices of the slates; distribution: the version with this belief."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
         for row, set_id, revision, context, size in fields:
@@ -294,10 +292,10 @@ class VersionSlates:
         return n_derived
 
     def _check_lists(self, slates: StoredSlates, rows: Index, distribution: VersionDistribution) -> None:
-        """Add a finding for every stored list of candidates that differs from the list that the belief of the decision
-        gives.
+        """Derive the lists of candidates from the belief of their decisions. Add a finding for every stored list that
+        differs.
 
-        rows: the indices of the slates; serving: the distribution by the belief."""
+        rows: the indices of the slates; distribution: the version with this belief."""
         lists = candidates.find_lists(self.unit, slates.per_decision("decision_id")[rows].tolist())
         groups: dict[tuple[int, int, str], list[int]] = {}
         fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")
@@ -325,8 +323,8 @@ class VersionSlates:
                 self.findings.decision_error(CHECK, ids[0], f"its candidates cannot be derived again: {error}")
 
     def _derive(self, group: SlateGroup, make_case: Callable[[], EligibleDistribution]) -> DerivedSlates:
-        """Return the slates of a group, drawn and derived again. All slates of the group share a distribution. A slate
-        that two rankers drafted is derived given its stored teams.
+        """Return the slates of a group, drawn and derived again. All slates of the group share a distribution. If two
+        rankers filled a slate in turn, the stored turns are used.
 
         make_case: a function that returns the distribution."""
         case, size = make_case(), group.arms.shape[1]
@@ -349,8 +347,8 @@ class VersionSlates:
         return DerivedSlates(is_redrawn, propensity, marginal, minimum, score)
 
     def _stored_teams(self, group: SlateGroup, size: int) -> Index:
-        """Return which of two rankers picked each slot, 0 or 1, (n, size). Where the stored teams of a slate cannot be
-        read, its teams are 0, and a finding is added."""
+        """Return which of two rankers picked each slot, 0 or 1, (n, size). If the stored teams (the letter of a ranker
+        for each slot) cannot be read, the result for the slate is 0, and a finding is added."""
         by_decision = candidates.find_teams(self.unit, group.ids.tolist())
         teams = np.zeros((len(group.ids), size), np.intp)
         for row, key in enumerate(group.ids.tolist()):
@@ -362,8 +360,8 @@ class VersionSlates:
         return teams
 
     def _check_states(self, slates: StoredSlates, distribution: VersionDistribution, model: TrainedModel) -> int:
-        """Check slates that were each drawn in a state of their own. The state is computed from the history of the
-        visit that is stored with the decision. Return how many slates could be derived."""
+        """Check the slates of a policy that reads the history of the visit. The state in which a slate was drawn is
+        computed from the history stored with the decision. Return how many slates could be derived."""
         eligible_sets = map(self.references.eligible_arms, slates.per_decision("eligible_id").tolist())
         slates = slates.take(np.array([arms is not None and len(arms) > 0 for arms in eligible_sets], np.bool_))
         is_possible, histories = self._read_histories(slates)
@@ -395,8 +393,8 @@ class VersionSlates:
         return n_derived
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
-        """Tell for each slate whether a possible history of its visit is stored, (n,), and return these histories. Add
-        a finding for each slate without a possible history."""
+        """Return two values: whether each slate has a stored history that is possible, (n,), and these histories. Add a
+        finding for every other slate."""
         columns = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
         is_unpacked = columns["recorded"] & match_steps(columns["history"].tolist(), columns["step"])
         histories = unpack(columns["history"][is_unpacked].tolist(), columns["step"][is_unpacked])
@@ -413,10 +411,10 @@ def _derive_states(
     model: TrainedModel, group: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
 ) -> DerivedSlates:
     """Return the slates of a group, drawn and derived again. All slates of the group have the same eligible set and the
-    same page rules.
+    same page rules (such as an arm pinned to a position).
 
-    score: the scores by which each slate is drawn, (n, m); arms: the eligible arms, ascending, (m,); layout: the
-    page rules, or None."""
+    score: the scores from which each of n slates is drawn, (n, m); arms: the eligible arms, ascending, (m,); layout:
+    the page rules, or None."""
     arm_indices = np.searchsorted(arms, group.arms)
     draw = model.draw(score, size=arm_indices.shape[1], seeds=group.seeds, decisions=group.ids, layout=layout)
     figures = model.log(score, arm_indices, layout=layout)
@@ -437,8 +435,8 @@ def _possible_histories(past: History) -> Flags:
 
 
 def _group_by_scores(scores: Scores, group: SlateGroup, rows: Index) -> Iterator[tuple[Index, Scores]]:
-    """Group rows by the scores that they were drawn from. Yield the rows of each group and the scores. Without samples
-    all rows are one group. Where each decision has samples of its own, each row is a group."""
+    """Yield groups of rows that were drawn from the same scores, each with these scores. If the scores are sampled for
+    each decision, each row is a group; else all rows are one group."""
     if scores.samples:
         for row in rows.tolist():
             yield np.array([row]), scores.decision_scores(int(group.seeds[row]), int(group.ids[row]))
@@ -449,7 +447,7 @@ def _group_by_scores(scores: Scores, group: SlateGroup, rows: Index) -> Iterator
 def _compare_lists(
     case: EligibleDistribution, lists: list[candidates.CandidateList], seeds: Words, decisions: Ids, findings: Findings
 ) -> None:
-    """Compare stored lists of candidates with lists that are drawn and derived again, and add findings. All lists share
+    """Draw and derive lists of candidates again, and add a finding for every stored list that differs. All lists share
     one distribution.
 
     case: the distribution; seeds, decisions: the seed and the id of each list's decision."""

@@ -1,6 +1,6 @@
-"""This module compares beliefs with their deltas and with the log. A delta is a stored change of a belief. A belief
-must be the sum of its deltas, and each delta must follow the delta before it. A belief must also be equal to the belief
-that is rebuilt from the slots and events that it covers."""
+"""This module compares beliefs with their deltas (stored changes) and with the log. A belief must be the sum of its
+deltas, and each delta must continue the sums of the delta before it. A belief must also be equal to the belief that is
+rebuilt from its slots and events."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ TOLERANCE = 1e-9  # relative to everything that was ever added: the error of a s
 
 @dataclass(kw_only=True)
 class BeliefHistory:
-    """This record sums up the deltas of one version.
+    """This record sums up the deltas (stored changes) of one version.
 
-    `newest_rows` has, for each key of the belief, the ordinal, the sums and the packed further sums after the newest
-    delta. `initial_sums` has the sums that the version started from. `change_sizes` has, by the id of the arm, the
-    summed absolute changes, against which rounding errors are measured. `n_deltas` is the number of deltas."""
+    newest_rows: for each key (bucket and arm), the ordinal, the sums and the packed further sums after the newest
+    delta; initial_sums: the sums that the version started from; change_sizes: the summed absolute changes by arm id,
+    against which rounding errors are measured; n_deltas: the number of deltas."""
 
     newest_rows: dict[BeliefKey, tuple[Any, ...]] = field(default_factory=dict)
     initial_sums: Totals = field(default_factory=dict)
@@ -41,8 +41,8 @@ class BeliefHistory:
 
 
 def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> BeliefHistory:
-    """Read every delta of a version, and return a summary of the deltas. Compare the deltas with each other and with
-    the belief that is served.
+    """Read every delta (stored change) of a version, and return a summary of the deltas. Compare the deltas with each
+    other and with the belief that is served.
 
     head_seq: the number of the policy's last change; names: the key of each arm, by id."""
     history, report = BeliefHistory(), _Reporter(version, findings, names)
@@ -78,10 +78,10 @@ class _Reporter:
 
 
 def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> None:
-    """Report every row whose sums differ from the expected sums. The expected sums are the sums of the row before,
-    faded up to this row, plus the change of this row. The first row of a key starts from zero.
+    """Report every delta whose stored sums are not the sums of the delta before, faded up to this delta, plus its own
+    change. For the first delta of a bucket and arm, the sums before are zero.
 
-    chunk: rows of deltas, in order."""
+    chunk: rows of deltas (stored changes of a belief), in order."""
     # the sums before each row
     bucket, arm, ordinal = chunk["bucket"], chunk["arm_id"], chunk["ordinal"]
     first_rows = run_starts(bucket, arm)
@@ -111,10 +111,9 @@ def _sum_columns(chunk: Columns, prefix: str) -> Array:
 
 
 def _sums_after(chunk: Columns, rows: Flags) -> Totals:
-    """Return the sums after each of the flagged rows, by bucket and arm. The further sums of an arm follow the three
-    basic sums.
+    """Return the stored sums of the flagged deltas, by bucket and arm: the three basic sums, then any further sums.
 
-    chunk: rows of deltas; rows: a flag for each row."""
+    chunk: rows of deltas (stored changes of a belief); rows: a flag for each row."""
     columns = chunk["bucket"][rows].tolist(), chunk["arm_id"][rows].tolist(), chunk["extra"][rows].tolist()
     new_sums: Totals = {}
     for bucket, arm, extra, sums in zip(*columns, _sum_columns(chunk, "")[rows], strict=True):
@@ -130,7 +129,7 @@ def _change_sizes(chunk: Columns) -> dict[int, Array]:
 
 
 def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: _Reporter) -> None:
-    """Report every key whose served sums differ from the sums after the newest delta."""
+    """Report every bucket and arm for which the belief that is served differs from the sums after the newest delta."""
     rows = beliefs.rows(unit, version.id, start=beliefs.EARLIEST)
     served_rows: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
     for key in sorted(served_rows.keys() | history.newest_rows.keys()):
@@ -155,9 +154,9 @@ def sums_text(sums: Any) -> str:
 
 
 class RebuiltBeliefs:
-    """This check rebuilds beliefs of one policy from the log. Rebuilding is possible for the versions that learn, and
-    for the versions that were frozen from them. A frozen belief covers the decisions up to the newest decision that was
-    mature when the belief was frozen, with the events that were stored until then."""
+    """This check rebuilds beliefs of one policy from the log: the beliefs of versions that learn, and of versions that
+    were frozen from them. A frozen belief covers the decisions that were mature when it was frozen, with the events
+    that were stored until then."""
 
     def __init__(
         self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory], names: Mapping[int, str]
@@ -250,9 +249,9 @@ class RebuiltBeliefs:
 
 
 def _differing_keys(belief_sums: Totals, log_sums: Totals, change_sizes: Mapping[int, Array]) -> Iterator[BeliefKey]:
-    """Yield the keys whose stored and expected sums differ by more than another order of addition explains.
+    """Yield each bucket and arm for which stored and expected sums differ by more than rounding errors.
 
-    change_sizes: the summed absolute changes of each arm, by id."""
+    change_sizes: the summed absolute changes by arm id, which bound the rounding errors."""
     for key in sorted(belief_sums.keys() | log_sums.keys()):
         sums_pair = [sums for sums in (belief_sums.get(key), log_sums.get(key)) if sums is not None]
         if len({len(sums) for sums in sums_pair}) > 1:

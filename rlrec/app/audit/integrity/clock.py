@@ -1,5 +1,5 @@
-"""This module checks whether the log is ahead of the database's clock. If the log is ahead, nothing matures until the
-clock has caught up."""
+"""This module checks whether the log is ahead of the database's clock. If so, no reward becomes mature until the clock
+has caught up."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Repair = TypedDict("Repair", {"decisions": int, "seconds": float, "other_times":
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """Add an error where the newest decision is more than a day ahead of the clock. Add a warning where the newest
-    decision is less than a day, but more than a minute ahead."""
+    """Add a finding if the newest decision is more than a minute ahead of the clock: an error if it is more than a day
+    ahead, else a warning."""
     block = decisions.find_ahead(unit)
     if block.distance_us > MINUTE_US:
         findings.add(
@@ -47,9 +47,9 @@ def _severity(ahead_us: int) -> str:
 
 
 def refuse_far_ahead(store: Store) -> None:
-    """Refuse a time of the store that is far ahead of the clock. The store itself refuses such a time only when it
-    stores decisions, and this check runs before decisions are drawn. Print a notice where the very first decision is
-    far ahead."""
+    """Raise InputError if the store was given a time (`--now`) that is far ahead of the clock. The store raises this
+    error itself, but only when it stores decisions; this function is called before decisions are drawn. If the log has
+    no decisions, a notice is printed in place of the error."""
     if store.now is None:
         return
     with store.read() as unit:
@@ -61,8 +61,9 @@ def refuse_far_ahead(store: Store) -> None:
 
 
 def repair(store: Store) -> Repair:
-    """Move decisions that are ahead of the database's clock back to times up to now, and return how many times were
-    moved. Raise CheckFailed where these decisions span more time than has passed since the decisions before them."""
+    """Move decisions that are ahead of the database's clock back in time, so that the newest has the clock's time.
+    Return what was moved. Raise CheckFailed if the moved decisions would come before older decisions, since too little
+    time has passed since those."""
     if store.now is not None:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 

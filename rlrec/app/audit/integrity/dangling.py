@@ -1,5 +1,5 @@
 """This module finds rows that refer to missing rows, and rows that contradict the rows to which they refer. The module
-also finds decisions that do not fit the request which they answer."""
+also finds decisions that do not match the request that they answer."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def _check_contents(unit: Unit, findings: Findings) -> None:
 
 
 def _check_feedback_keys(unit: Unit, findings: Findings) -> None:
-    """Check that the digest of each feedback key is the digest of the line of feedback that had this key. The line is
-    rebuilt from the events that it stored."""
+    """Check that the digest stored with each feedback key is the digest of the line of feedback that had this key. The
+    line is rebuilt from its stored events."""
     for key, line in groupby(audit.keyed_events(unit), itemgetter(0)):
         events = list(line)
         first_event, value_by_kind = events[0], {event.kind: event.value for event in events}
@@ -91,9 +91,8 @@ def _check_feedback_keys(unit: Unit, findings: Findings) -> None:
 
 
 def _censoring_digests(events: Sequence[audit.KeyedEvent], value_by_kind: dict[str, float]) -> Iterator[bytes]:
-    """Yield the possible digests of a line of feedback that censors slots, or puts slots back. Where the line does
-    nothing else, no stored event has the position of the line. Such a line named one slot, or all slots, so both
-    digests are possible.
+    """Yield the possible digests of a line of feedback that censors slots, or ends their censoring. If the line has no
+    other event, its position is not stored: it may have named one slot or all slots, so two digests are possible.
 
     events: the events of the line; value_by_kind: the value of each kind of event in the line."""
     first_event, weighed_kinds = events[0], {kind: value for kind, value in value_by_kind.items() if kind != CENSOR}
@@ -168,10 +167,10 @@ PORTION = 5_000  # decisions at a time
 
 
 def check_requests(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
-    """Check that the stored digest of each decision is the digest of a request which the decision answers.
+    """Check that the stored digest of each decision is the digest of a request that the decision answers.
 
-    The request may have come in several forms: with or without its user, by any key of the user, with or without its
-    arms, and by the name of the route, the policy or the version. Every form is tried."""
+    The same request can be written in several forms: with or without its user, with any key of the user, with or
+    without its arms, and with the name of the route, the policy or the version. All forms are tried."""
     parse_context = lru_cache(PORTION)(_parse_context)
     no_arms, has_merges = arms_text(None), settings.get(unit).has_merges
     fallbacks = [(fallback(row), row.name) for row in experiments.all_experiments(unit) if row.variants]
@@ -197,8 +196,8 @@ def check_requests(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None
 
 
 def _parse_context(text: str) -> tuple[str, dict[str, Any], str | None]:
-    """Return the context of a request in the form in which the request stated the context, the rules on arms, and the
-    text of the arms that the request listed. The text is None where the log does not have these arms.
+    """Return three parts of a logged context: the context as the request stated it, the rules on arms, and the arms
+    that the request listed, as text (None if the log does not have these arms).
 
     text: the logged context."""
     context = parse(text, "its context")
@@ -212,11 +211,11 @@ def _parse_context(text: str) -> tuple[str, dict[str, Any], str | None]:
 def _possible_names(
     fallbacks: Sequence[tuple[str, str]], policy: str, version: int, experiment: str | None, route: str | None
 ) -> list[tuple[str | None, str | None]]:
-    """Return the possible names in a request, as pairs of a policy or route and an experiment. Most requests name the
-    policy.
+    """Return the names that a request may have used, as pairs of a policy or route and an experiment. In each pair, one
+    is None. Most requests name the policy.
 
-    fallbacks: for each experiment, the name of the policy that serves the units which the experiment does not take,
-    and the name of the experiment; policy, version, experiment, route: what served the decision."""
+    fallbacks: for each experiment, a pair: the policy that serves users outside the experiment, and the name of the
+    experiment; policy, version, experiment, route: what served the decision."""
     if route is not None:
         return [(route, None)]
     references = (policy, f"{policy}@{version}")

@@ -38,8 +38,8 @@ class Finding(Record):
 
 
 class Findings:
-    """This object collects the findings of one audit. For each check and severity, the object has the first findings,
-    and only counts all further findings."""
+    """This object collects the findings of one audit. Only the first findings of each check and severity are stored;
+    all further findings are counted."""
 
     def __init__(self) -> None:
         self._findings: list[Finding] = []
@@ -65,7 +65,8 @@ class Findings:
 
     @contextmanager
     def report_unreadable(self, check: str, subject: str) -> Iterator[None]:
-        """Run a part of a check, and turn an error from damaged data into a finding, so that the audit goes on."""
+        """Run the block, which is a part of a check. If damaged data raise an error, add a finding, so that the audit
+        goes on."""
         try:
             yield
         except UNREADABLE as error:

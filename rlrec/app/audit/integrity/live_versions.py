@@ -1,5 +1,5 @@
-"""This module finds live versions that callers do not get. Either a route or an experiment serves another version, or
-no route or experiment serves the policy."""
+"""This module finds live versions that no request gets, because a route or an experiment serves another version, or
+because no route or experiment serves the policy."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CHECK = "live"
 
 
 def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
-    """Find routes and running experiments that serve another version than the live version. Find routes that an earlier
-    release pinned at the end of a ramp, served policies that can show no arm, and policies whose promoted version is
-    served nowhere.
+    """Find routes and running experiments that serve another version than the live version. Also find served policies
+    that can show no arm, policies whose promoted version is served nowhere, and routes that stay at one version because
+    an earlier release ended a ramp (a gradual switch to a new version) in this way.
 
-    policy: the name of the one policy to check, with the routes to versions that variants of the policy learned, or
+    policy: the name of the one policy to check, including routes to versions that variants of the policy learned, or
     None for all policies."""
     from rlrec.store.log import activity
 
@@ -88,8 +88,8 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
 
 
 def successors_sentence(unit: Unit, version: Version) -> str | None:
-    """Return a sentence on the variants that are served in place of a version. Return None where the version is served
-    itself, or where no variant is served."""
+    """Return a sentence that says which variants are served in place of a version. Return None if the version itself is
+    served, or if no variant is served."""
     running_experiments = [row for row in experiments.all_experiments(unit) if row.status == "running"]
     serving_ids = {variant.policy_id for row in running_experiments for variant in row.variants}
     serving_ids |= {change.policy_id for change in routes.newest_changes(unit)}
@@ -120,11 +120,11 @@ def waiting_version(unit: Unit, live: Version) -> Version | None:
 def notice_successors(
     store: Store, unit: Unit, references: Collection[str], options: Mapping[str, str] = {}
 ) -> dict[str, str]:
-    """Print, for each policy that is to be judged, which variants are served in place of the policy, and which newer
-    version waits to go live. Return a sentence on each version that has learned nothing, by the reference of the
-    version.
+    """For each policy that is to be judged, print which variants are served in its place, and which newer version is
+    not live yet. Return a sentence for each version that has learned nothing, by the reference of the version.
 
-    references: the references of the policies and versions to judge; options: as in `untaught_sentence`."""
+    references: the references of the policies and versions to judge; options: options of the command that judges,
+    for the command that such a sentence recommends."""
     has_copies, untaught_versions = any(row.base_id is not None for row in policies.all_policies(unit)), {}
     for reference, result in lookup.resolve(unit, references, built_in=references).items():
         if isinstance(result, InputError):
@@ -141,19 +141,19 @@ def notice_successors(
 
 
 def waiting_sentence(unit: Unit, live: Version) -> str | None:
-    """Return a sentence on the newer version of a policy that waits while the live version is judged. Return None where
-    no version waits."""
+    """Return a sentence that says that a newer version of the policy is not live yet. Return None if there is no such
+    version."""
     if (waiting := waiting_version(unit, live)) is None:
         return None
     return f"{live.reference} is judged, which is live; {waiting.reference} is newer, and waits: name it to judge that"
 
 
 def untaught_sentence(unit: Unit, version: Version, head: Head, options: Mapping[str, str] = {}) -> str | None:
-    """Return a sentence on a version that can learn, but has learned nothing so far and began with no knowledge. Return
-    None for any other version.
+    """If a version can learn, but began with no knowledge and has learned nothing so far, return a sentence that says
+    so. Return None for any other version.
 
-    head: the head of the policy; options: the options of the command that judges the version. The sentence names a
-    command with the same options."""
+    head: the head of the policy; options: options of the command that judges the version, for the command that the
+    sentence recommends."""
     from rlrec.app.inputs.parameters import sweep_command  # these need numpy
     from rlrec.app.log import lineage
 

@@ -27,11 +27,11 @@ NOT_RECEIVED = np.iinfo(np.int64).max
 
 
 class Outage:
-    """This check looks for a silence since the last decision that got an event which the policy's reward weighs. The
-    check compares the silence with how events arrived before. It does so for all kinds of events together, and for each
-    kind.
+    """This check looks for a silence: no decision has got an event since a certain decision, although events usually
+    arrive sooner. It looks at all kinds of events that the policy's reward weighs together, and at each kind by itself.
 
-    The delay of a decision ends when its first event was received, which may be long after the event happened."""
+    The delay of a decision is the time until its first event was received, which may be long after the event
+    happened."""
 
     def __init__(self, version: Version, *, now: int) -> None:
         self.version = version
@@ -83,10 +83,10 @@ class Outage:
                 findings.warning(OUTAGE, subject, f"no event {kinds[0]} of reward {reward} came to {silence}")
 
     def _silence(self, ids: Ids, at: Ids, received_at: Ids) -> str | None:
-        """Return words about the last decisions without an event, and about the decisions before them. Return None
-        where such a silence is usual, or may be chance.
+        """Return words about the last decisions without an event, and about the decisions before them. Return None if
+        such a silence is usual, or may be chance.
 
-        ids: the id of each decision; at: the time of each decision; received_at: when the first event of each
+        ids, at: the id and the time of each decision; received_at: the time at which the first event of each
         decision was received, or NOT_RECEIVED."""
         is_received = received_at < NOT_RECEIVED
         if not is_received.any():
@@ -108,12 +108,12 @@ class Outage:
 
 
 def has_paused(at: Ids, received_at: Ids) -> bool:
-    """Tell whether the decisions served since the last event was received are at least twice as many as in a usual
-    pause between events. A usual pause is the smallest size such that nine in ten decisions were served in pauses with
-    at most this many decisions. Where feedback arrives once a night, a day without events is therefore no outage.
+    """Tell whether the present pause (the decisions served since the last event was received) has at least twice as
+    many decisions as a usual pause between events. Nine in ten decisions were served in a pause of the usual size or a
+    smaller one. If feedback arrives once a night, a day without events is therefore no outage.
 
-    at: the time of each decision, ascending, (n,); received_at: the time at which each event was received, ascending,
-    (m,)."""
+    at: the time of each decision, ascending, (n,); received_at: the time at which each event was received,
+    ascending, (m,)."""
     pauses = np.bincount(np.searchsorted(received_at, at, side="right"), minlength=len(received_at) + 1)
     sizes = np.sort(pauses[:-1])
     usual_pause = sizes[np.searchsorted(sizes.cumsum(), 0.9 * sizes.sum())] if sizes.any() else 0
@@ -121,15 +121,15 @@ def has_paused(at: Ids, received_at: Ids) -> bool:
 
 
 def silence_chance(due_chance: Array, *, n_rewarded: int, n_decisions: int) -> float:
-    """Return the probability that none of n decisions has an event yet. Each decision has an event by now with a
-    probability that is its element of `due` times the reward rate.
+    """Return the probability that none of n decisions has an event yet. A decision has an event by now with the
+    probability `due_chance` times the reward rate.
 
     The reward rate is uncertain, and has a Beta distribution that follows from a uniform prior and the earlier
-    decisions. The integral runs over the logit of the rate, where the integrand has a single peak, between the peaks
-    of its two factors.
+    decisions. The integral is computed over the logit of the rate, where the integrand has a single peak, between
+    the peaks of its two factors.
 
-    due: the probability that an event has come by now, if one comes at all, (n,); n_rewarded: the number of earlier
-    decisions with an event; n_decisions: the number of all earlier decisions."""
+    due_chance (n,): for each decision, the probability that an event has come by now, if any comes at all; n_rewarded:
+    the number of earlier decisions with an event; n_decisions: the number of all earlier decisions."""
     a, b = 1.0 + n_rewarded, 1.0 + n_decisions - n_rewarded
     due_levels, count = np.unique(np.floor(due_chance * 256) / 256, return_counts=True)
     width = 12 / sqrt(min(a, b))
@@ -155,8 +155,8 @@ def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings
 
 
 class Rounded:
-    """This check counts the slots of one policy with a propensity that rounded to 0. Such a propensity is stored as the
-    smallest positive number."""
+    """This check counts the slots of one policy whose propensity was so small that it was rounded to 0. Such a
+    propensity is stored as the smallest positive number."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy

@@ -1,5 +1,5 @@
-"""This module compares the history that is stored with each decision with the slots before the decision. The module
-also compares the visits in which users came back with the events that record these returns."""
+"""This module compares the stored history of each decision with the slots that were shown before. The module also
+compares the visits in which users came back with the events that record these returns."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ MAX_WRONG = 100  # findings per batch
 
 
 def check_histories(unit: Unit, *, findings: Findings) -> None:
-    """Compare the stored history of drawn decisions, and of visits that go on, with the slots before. Imported
-    decisions are left out. Rewards are not compared, since events may have been lost in the meantime."""
+    """Compare the stored history of drawn decisions, and of open visits, with the slots that were shown before.
+    Imported decisions are left out. Rewards are not compared, since events may have been lost in the meantime."""
     keys = {arm.id: canonical.text(arm.key) for arm in arms.all_arms(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=BATCH_DECISIONS, columns=COLUMNS):
         slots = check_batch(batch, findings=findings)
@@ -41,8 +41,8 @@ def check_histories(unit: Unit, *, findings: Findings) -> None:
 
 
 def check_batch(batch: Batch, *, findings: Findings) -> Columns:
-    """Compare the history that is stored with the decisions of whole sessions with the slots before each decision.
-    Return the slots in the order of the visits."""
+    """Compare the stored history of each decision with the slots that were shown before it. The batch has whole
+    sessions. Return the slots in the order of the visits."""
     order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
     slots = take(batch.slots, order)
     for decision in wrong_histories(slots)[:MAX_WRONG]:
@@ -51,7 +51,7 @@ def check_batch(batch: Batch, *, findings: Findings) -> Columns:
 
 
 def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[tuple[int, int]]:
-    """Return the session id and the number of each visit that goes on and whose packed history or recent arms differ
+    """Return the session id and the number of each open visit whose stored history, or list of recent arms, differs
     from the visit's last slots.
 
     slots: the slots, in the order of the visits; keys: the key of each arm as JSON, by id."""
@@ -108,8 +108,8 @@ def wrong_histories(slots: Columns) -> list[int]:
 
 
 def check_returns(unit: Unit, *, findings: Findings) -> None:
-    """Check that each return of a user has exactly one event, and that the next return will credit the user's last
-    decision. The check runs only if any reward weighs returns."""
+    """Check that each return of a user has exactly one event, and that the stored last decision of each user is right.
+    (The user's next return credits this decision.) The check runs only if any reward weighs returns."""
     if not settings.get(unit).weighs_returns:
         return
     for decision, at, n_extra in returns.wrong_returns(unit, limit=MAX_FINDINGS):
