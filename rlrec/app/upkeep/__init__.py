@@ -1,1 +1,1 @@
-"""Use cases here keep up the store: audit, removal, copies, import and export of logs."""
+"""Use cases here maintain the store: they audit it, remove rows, make copies, and import and export logs."""

@@ -1,4 +1,4 @@
-"""This module copies a store: to a file, while others use the store, or row by row to another database."""
+"""This module copies a store, either to a file while others use the store, or row by row to another database."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ Backup = TypedDict("Backup", {"file": str, "bytes": int})
 
 
 def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
-    """Copy a store, and return the counts. An interrupted copy is continued if the store has not changed since. Raises
-    CheckFailed if the target holds another store."""
+    """Copy a store to another database, and return the counts of tables and rows. An interrupted copy is continued if
+    the store has not changed since. Raises CheckFailed if the target holds another store.
+
+    to: the path or URL of the target; dry_run: whether to count the rows only."""
     url = location(to)
     address = printable_address(url)
     paths = address, store.address
@@ -44,7 +46,7 @@ def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
 
 
 def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
-    """Back up a store to a file, and return the file's size. Raises InputError if the database is no file."""
+    """Back up a store to a file, and return the file's size. Raises InputError if the store is not a file itself."""
     if "://" in store.address:
         hint = copying.backup_command(store.address, path)
         raise InputError("PostgreSQL makes its backups itself", hint=hint)
@@ -53,7 +55,7 @@ def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
 
 @contextmanager
 def temporary_copy(store: Store) -> Iterator[Store]:
-    """Make a copy of the store: an SQLite file in a private folder, deleted at the end."""
+    """Yield a copy of the store: an SQLite file in a private folder. The copy is deleted at the end of the context."""
     with TemporaryDirectory(prefix="rlrec-dry-run-") as folder:
         path = os.path.join(folder, "copy.db")
         if "://" in store.address:

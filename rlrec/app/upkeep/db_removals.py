@@ -1,5 +1,5 @@
-"""This module removes rows. `forget` removes a user: the user's rows, what beliefs learned from these rows, and the
-remaining bytes of deleted rows. `prune` removes the rows of old decisions; beliefs stay as they are."""
+"""This module removes rows. `forget` removes the rows of a user, what beliefs learned from these rows, and the bytes
+that deleted rows leave in the file. `prune` removes the rows of old decisions, and leaves beliefs as they are."""
 
 from __future__ import annotations
 
@@ -53,9 +53,11 @@ Forgotten = TypedDict("Forgotten", {
 
 @dataclass(kw_only=True)
 class _Correction:
-    """This record collects the sums that a belief holds of a user. They are the sums of the user's slots, which
-    `holding` traces, and the user's part of the sums from which the belief started. ordinal: the number of decisions of
-    the policy to which the sums have faded."""
+    """This record collects the sums to be subtracted from a belief when a user is forgotten: `slots`, the sums of the
+    user's slots, which `holding` finds, and `initial_sums`, the user's part of the sums from which the belief started.
+
+    origins: functions that compute this part from a batch; ordinal: the number of decisions of the policy to which
+    the sums have faded."""
 
     version: Version
     ordinal: int
@@ -74,8 +76,8 @@ class _Correction:
 
 @dataclass(kw_only=True)
 class _UserRows:
-    """This record has the rows of a user, the corrections of beliefs, and the versions whose parameters were learned
-    from any of these rows."""
+    """This record has the rows of a user, the corrections of beliefs, and the versions that must be trained again
+    (`retrain`), since their parameters were learned from some of these rows."""
 
     id: int
     sessions: list[int]
@@ -88,9 +90,9 @@ class _UserRows:
 def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
     """Delete a user, and return counts of what was deleted. Raises InputError for an unknown user.
 
-    Beliefs are corrected by the sums over the user's slots, as a rebuild would compute them. Each correction is a
-    change like any other, so that the propensities of other users can still be derived again. A command that could
-    not erase the bytes can be repeated."""
+    The sums over the user's slots are subtracted from beliefs, as a rebuild would compute them. Each correction is
+    stored like any other change of a belief, so that the propensities of other users can still be derived again. If
+    the bytes could not be erased, the command can be repeated."""
     with store.read() as unit:
         exists, (_, n_unfinished) = bool(_user_id(unit, user)), removals.count_removals(unit)
         keys = sorted(users.all_keys(unit, [user]).get(user, {user}))
@@ -111,7 +113,8 @@ def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
 
 
 def delete_user(unit: Unit, key: str) -> _UserRows | None:
-    """Delete the rows of a user and correct beliefs, holding the locks of all policies."""
+    """Lock all policies, delete the rows of a user, and correct beliefs. Return what was deleted, or None if there is
+    no such user. key: a key of the user."""
     settings.lock(unit)
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])
     rows = _read_user_rows(unit, key)
@@ -155,7 +158,8 @@ def _correct_belief(unit: Unit, ledger: Ledger, correction: _Correction) -> None
 
 
 def _read_user_rows(unit: Unit, key: str) -> _UserRows | None:
-    """Read the rows of a user, and compute the corrections of beliefs; return None if there is no such user."""
+    """Read the rows of a user, and compute the corrections of beliefs. Return None if there is no such user. key: a key
+    of the user."""
     user_id = _user_id(unit, key)
     if user_id is None:
         return None
@@ -180,7 +184,7 @@ def _read_user_rows(unit: Unit, key: str) -> _UserRows | None:
 
 
 def _user_id(unit: Unit, key: str) -> int | None:
-    """Return the id of the user to whom a key belongs; None if there is no such user."""
+    """Return the id of the user to whom a key belongs, or None if there is no such user."""
     main_key = users.main_keys(unit, [key]).get(key, key)
     return sessions.user_ids(unit, [main_key]).get(main_key)
 
@@ -203,8 +207,8 @@ def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
 
 
 def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[lineage.LearnedFrom]:
-    """Return the logs from which the parameters and the prior of a version were made. (Sums can be corrected
-    instead.)"""
+    """Return the logs from which the parameters and the prior of a version were made. Logs that only entered the sums
+    of a belief are left out, since sums can be corrected. versions: all versions of the policy."""
     by_id, chain = {other_version.id: other_version for other_version in versions}, [version]
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
         chain.append(parent)
@@ -240,11 +244,11 @@ class _DeletedRows(Sums, kw_only=True, eq=True):
 
 
 def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
-    """Delete visits that ended before a time, whose decisions are mature for every reward and have entered every belief
-    that should have them, and return counts.
+    """Delete old visits, and return counts. A visit is deleted if it ended before the time `before`, if its decisions
+    are mature for every reward, and if they have entered every belief that should have them.
 
-    Each portion of visits is a transaction. The sums that a belief holds of the deleted slots are stored with the
-    belief, so that an audit can still tell what the belief should be."""
+    Each portion of visits is deleted in a transaction. The sums that a belief holds of the deleted slots are stored
+    with the belief, so that an audit can still tell what the belief should be."""
     counts, last_visit = _DeletedRows(), VisitKey(0, 0)
     with store.read() as unit:
         longest_window_us = max(reward.window_us for reward in policies.rewards(unit))
@@ -268,8 +272,8 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
 
 
 def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
-    """Print which running experiments lack users of the deleted visits, and which live policies have rules that look
-    for events or showings in these visits."""
+    """Print a notice on each running experiment that lacks users of the deleted visits, and on the live policies whose
+    rules depend on what users saw or did in these visits."""
     if not counts.visits:
         return
     with store.read() as unit:
@@ -297,7 +301,8 @@ def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
 
 
 def _old_visits(unit: Unit, ended_before: int, last_visit: VisitKey) -> list[VisitKey]:
-    """Return the next visits that may be deleted, at most VISITS. last_visit: the visit after which to look."""
+    """Return the next visits that may be deleted, at most VISITS. last_visit: the visit after which the search
+    starts."""
     entered_to: dict[int, int] = {}
     for version in policies.settling(unit):
         newest_id = version.entered_to or 0
@@ -318,8 +323,9 @@ def _count_rows(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecisio
 
 
 def _prune_portion(unit: Unit, ended_before: int, last_visit: VisitKey) -> tuple[_DeletedRows, VisitKey]:
-    """Delete the next visits, holding the locks of all policies, and return counts, and the last visit that was
-    deleted."""
+    """Lock all policies, and delete the next visits that may be deleted. Return counts, and the last deleted visit.
+
+    last_visit: the visit after which the search starts."""
     policy_ids = removals.lock_all(unit)
     visits = _old_visits(unit, ended_before, last_visit)
     if not visits:
@@ -351,8 +357,8 @@ def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) ->
 
 
 def _finish_pruning(unit: Unit, answer: Pruned) -> None:
-    """Delete rows to which nothing refers any more, merge changes of beliefs without remaining decisions, and record
-    the command."""
+    """Delete rows to which no other row refers any more. Merge those changes of beliefs that come before the oldest
+    remaining decision. Record the command with its answer."""
     policy_ids = removals.lock_all(unit)
     removals.delete_unused(unit)
     for version in policies.versions(unit, policy_ids):

@@ -1,5 +1,5 @@
-"""This module audits a store: whether its rows fit together, and whether the program would compute the stored values
-again."""
+"""This module audits a store. It checks that rows agree with each other, and that the program computes the stored
+values again."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # plural nouns for t
 
 
 class Request(Record):
-    """This record has the size of an audit. sample: the number of random decisions that are derived again; None for all
-    decisions, or for 10,000 if there are more. With a number, only the sessions of these decisions are audited in a
-    long log."""
+    """This record has the options of an audit. sample: the number of random decisions whose slates are derived again,
+    or None for all decisions (10,000 if there are more); if a number is given and the log is long, only the sessions of
+    these decisions are audited; seed: the seed of the random choice."""
 
     sample: int | None = None
     seed: int = 0
@@ -91,8 +91,8 @@ class Report(Record):
 
 
 def doctor(store: Store, request: Request) -> Report:
-    """Audit a store in one snapshot, without changes, and return the report. If damage of the file ends the audit, the
-    damage is a finding."""
+    """Audit a store without changing it, and return the report. If a damaged file ends the audit early, the damage is a
+    finding."""
     findings, checked_counts, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
     omitted_checks: Sequence[str] = ()
     if request.sample is not None:
@@ -116,8 +116,8 @@ def doctor(store: Store, request: Request) -> Report:
 
 
 def note(store: Store, request: Request, report: Report) -> None:
-    """Record for `status` that the store was audited, with the numbers of errors and warnings. A store whose file is
-    damaged is not written to."""
+    """Record that the store was audited, with the numbers of errors and warnings. The command `status` shows this
+    record. If the file is damaged, nothing is written."""
     if any(finding.subject == "file" for finding in report.findings):
         return
     counts = Counter(f"{finding.severity}s" for finding in report.findings)
@@ -204,8 +204,8 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
 
 
 def _audit_policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
-    """Run all checks of one policy that read its changes or its log, in one pass over the changes and one over the log.
-    Returns the number of arms whose slots were counted."""
+    """Run all checks that read the changes or the log of one policy. Changes are read once, and the log is read once
+    or, if decisions are excluded, twice. Returns the number of arms whose slots were counted."""
     names = {arm.id: arm.key for arm in catalogue}
     active_names = {arm.id: arm.key for arm in catalogue if arm.status(unit.now) == "active"}
     versions = policies.versions(unit, [policy.id])

@@ -1,5 +1,5 @@
-"""This module stores exclusions (bots, staff, outages). Every reader of the log leaves the excluded decisions out until
-they are included again."""
+"""This module stores exclusions, which hide decisions (of bots, of staff, or during outages) from every reader of the
+log until the exclusion is deleted."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ StoredExclusion = TypedDict("StoredExclusion", {
 
 
 class Excluded(StoredExclusion):
-    """This record is the answer to an exclusion, or to its end.
+    """This record is the answer to a command that stores or deletes an exclusion.
 
-    decisions, total: the number of excluded decisions, and the number of all decisions; rebuild: the commands that
-    make beliefs without, or again with, these decisions; variants: the variants of running experiments, which no
-    rebuild replaces, each with the command to be run after its promotion."""
+    decisions, total: the number of decisions that the exclusion hides, and the number of all decisions; rebuild: the
+    commands that make beliefs without these decisions, or with them again; variants: the variants of running
+    experiments, which no rebuild replaces, each with the command to be run after its promotion."""
 
     decisions: int
     total: int
@@ -40,8 +40,8 @@ class Excluded(StoredExclusion):
 
 def exclude(store: Store, name: str, *, where: str | None = None, machines: bool = False) -> Excluded:
     """Store an exclusion of the decisions that a filter selects, or of the users and sessions that click like machines.
-    Repeating the command changes nothing. Raises InputError if it would exclude no or all decisions, Conflict if the
-    name has another meaning."""
+    Repeating the command changes nothing. Raises InputError if the exclusion would hide no decision or all, and
+    Conflict if another exclusion has the name."""
     pairs = filters.parse(where or "")
     if machines == bool(pairs) or "included" in pairs:
         hint = "give one of them: --where user=u1, or field:device=bot, say"
@@ -104,7 +104,8 @@ def _find_exclusion(unit: Unit, name: str) -> Exclusion | None:
 
 
 def _normalize_filter(unit: Unit, pairs: Mapping[str, str]) -> str:
-    """Write the filter without users and sessions, with times in one format."""
+    """Return the text of a filter without its users and sessions. All times have the same format. pairs: the values of
+    the filter, by name."""
     log = filters.select(unit, pairs)
     times = {"since": format_time(log.since or 0), "until": format_time(log.until or 0)}
     other_pairs = {key: value for key, value in pairs.items() if key not in ("user", "session")}
@@ -142,8 +143,11 @@ def _make_answer(unit: Unit, exclusion: Exclusion, *, is_included: bool = False)
 
 
 def _concerned_versions(unit: Unit, test: str, *, is_included: bool) -> Iterator[Version]:
-    """Yield the versions whose belief has learned from excluded decisions, or has left them out. A version that is not
-    live is skipped if a rebuilt version exists."""
+    """Yield the versions that need a rebuild: with `is_included` False, because their belief has learned from excluded
+    decisions; with `is_included` True, because it has left out decisions that count again. A version that is not live
+    is skipped if a newer version has been rebuilt already.
+
+    test: an SQL test on decisions `d` that the exclusion hides."""
     stored_policies = policies.all_policies(unit)
     live_ids = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored_policies]).values()}
     rebuilt_keys = set[tuple[int, int]]()  # (policy, reward) of newer versions that need no rebuild

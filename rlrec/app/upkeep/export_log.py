@@ -1,4 +1,4 @@
-"""This module exports the log with one decision per line, and everything that another system needs to import it."""
+"""This module exports the log as one line for each decision, with everything that another system needs to import it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ LogLine = dict[str, Any]
 def export_log(
     store: Store, *, log: str | None = None, reward: str | None = None, has_details: bool = False
 ) -> Generator[LogLine, None, None]:
-    """Yield every selected decision in order of id, from one snapshot; memory is bounded by a group of decisions.
-    reward: the name of a definition; None for the reward of each policy. has_details: whether to add `rewards` by
-    position (None: of the page), `clipped` (whether clipping changed the rewards), and `catalogue_features` (the
-    features of the arms in the store)."""
+    """Yield every selected decision in order of id, from one snapshot. Only a group of decisions is in memory at a
+    time.
+
+    reward: the name of a reward, or None for the reward of each policy; has_details: whether to add `rewards` by
+    position (None: of the whole slate), `clipped` (whether clipping changed the rewards), and `catalogue_features`
+    (the features of the arms in the store)."""
     with store.read() as unit:
         definition = None if reward is None else lookup.reward(unit, reward)
         features = {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
@@ -96,8 +98,8 @@ def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mappi
 
 
 def _with_slots(answer: LogLine, decision: Decision) -> LogLine:
-    """Add to an answer the slot fields that only the log has, and the length of a slate that was not logged
-    completely."""
+    """Add to an answer the fields of slots that only the log has. If not all slots of the slate were logged, add the
+    length of the slate, too."""
     for entry, slot in zip(answer["slate"], decision.slots, strict=True):
         if slot.min_propensity is not None:
             entry["min_propensity"] = slot.min_propensity

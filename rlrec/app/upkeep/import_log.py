@@ -1,12 +1,12 @@
-"""This module imports logs from elsewhere: each line once, under a policy that only labels the imported decisions.
+"""This module imports logs of other systems: each line once, under a policy that only labels the imported decisions.
 
 Every line is decoded and checked before the first line is stored. Lines are stored in portions, one transaction
 each, so that other processes are served meanwhile. Each line has an identity, so that an interrupted import can be
 repeated. Imported decisions teach no belief.
 
-A log that grows is followed in portions, each checked and stored before the next is read. The end position of a portion
-is stored with its rows in one transaction. Thus lines before this position are not read again, and lines after this
-position always are, whatever ends the process. Lines that an import stored before are duplicates, as in any import."""
+A log that grows is also read in portions. A portion is checked and stored before the next portion is read, and its end
+position is stored in the same transaction. If the process ends for any reason, the next process therefore reads exactly
+the lines that were not stored. Lines that another import stored are duplicates."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ from rlrec.store.policies.users import main_keys
 
 
 class Request(Record):
-    """This record names files in a layout. Without a policy, each line belongs to the policy that the line names."""
+    """This record has the options of `import-log`. layout: the name of the format of the files; policy: the policy of
+    all lines, or None if each line names its policy."""
 
     files: Sequence[Source]
     layout: str
@@ -52,8 +53,9 @@ class Request(Record):
 
 
 class BadLines(Record):
-    """This record says how bad lines are handled. quarantine: whether `refuse` records a line instead of raising the
-    line's error. `reading` names the file that is being read."""
+    """This record says how bad lines are handled. quarantine: whether bad lines are recorded in place of an error;
+    refuse: a function that records a bad line or raises its error; reading: a function that is told the name of the
+    file that is read."""
 
     quarantine: bool
     refuse: Callable[[InputError, bytes], None]
@@ -61,10 +63,14 @@ class BadLines(Record):
 
 
 class ImportSummary(Record):
-    """This record has counts of an import: the numbers of decisions stored, known already, and refused; the numbers of
-    decisions with a reward that the policy's definition clips or ignores; the number of lines that the format marks as
-    no decision; the share of stored decisions whose reward is clipped; the kinds of events that are ignored; and the
-    number of decisions in the files that have no propensity, and for which none was estimated."""
+    """This record has the counts of an import.
+
+    accepted, duplicates, rejected: the number of decisions that were stored, were stored before, and were refused;
+    clipped: the number of stored decisions with a reward that the policy's definition clips, and clipped_share the
+    share of these decisions; ignored: the number of stored decisions with an event or a stated reward that the
+    definition does not count; skipped: the number of lines that the format marks as no decision; ignored_kinds: the
+    kinds of events that do not count; without_propensity: the number of decisions in the files that have no
+    propensity and got no estimated one."""
 
     accepted: int
     duplicates: int
@@ -78,7 +84,7 @@ class ImportSummary(Record):
 
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
-    """Store the decisions of the files that the store does not know yet, and return the summary."""
+    """Store the decisions of files that are not stored yet, and return the summary."""
     layout, now, salt = checked_layout(store, request)
     with ExitStack() as stack, _rare_collections():
         files = [
@@ -89,8 +95,8 @@ def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSum
 
 
 def checked_layout(store: Store, request: Request) -> tuple[type[Layout], int, str]:
-    """Return the layout of a log, the time, and the salt of the splits. Raises InputError if the log cannot be imported
-    as requested."""
+    """Return the class that reads the requested format of the log, the time, and the salt of the splits. Raises
+    InputError if the log cannot be imported as requested."""
     layout: type[Layout] = resolve_name(layouts.READERS[request.layout])
     if layout.wants_policy and request.policy is None:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
@@ -105,8 +111,8 @@ def checked_layout(store: Store, request: Request) -> tuple[type[Layout], int, s
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Make garbage collections rare: a group of lines is many objects without cycles, and garbage collections would
-    take a fifth of the time."""
+    """Make garbage collections rare in this context. A group of lines is many objects without cycles, and garbage
+    collections would take a fifth of the time."""
     thresholds = gc.get_threshold()
     gc.set_threshold(200_000, 20, 100)
     try:
@@ -116,7 +122,7 @@ def _rare_collections() -> Iterator[None]:
 
 
 class Import(Record, kw_only=False):
-    """This class is one run of `import-log`. salt: the salt of the splits."""
+    """An Import is one run of `import-log`. salt: the salt of the splits."""
 
     store: Store
     request: Request
@@ -143,7 +149,8 @@ class Import(Record, kw_only=False):
         return n_rejected
 
     def groups(self, file: Layout) -> Iterator[LogColumns]:
-        """Yield the rows of a file, group by group, with missing propensities filled in if requested."""
+        """Yield the rows of a file in groups. If the request names a way to estimate propensities, missing ones are
+        filled in."""
         if self.request.propensity is None:
             return file.groups()
         weights = self._weights
@@ -151,7 +158,7 @@ class Import(Record, kw_only=False):
 
     @cached_property
     def _weights(self) -> Mapping[str, float]:
-        """Return the weights of the arms, from which rows without propensities get propensities."""
+        """Return a weight for each arm. Missing propensities are computed from these weights."""
         if self.request.propensity == "uniform":
             return propensities.UNIFORM
         return propensities.fit(rows for file in self.files for rows in file.groups())
@@ -194,8 +201,8 @@ class Import(Record, kw_only=False):
         return n_refused
 
     def check(self, unit: Unit, store_names: conflicts.LineNames | None) -> None:
-        """Refuse lines that the store, or an earlier line, contradicts, before anything is stored. store_names: the
-        names of all lines in the store, None if there are too many."""
+        """Before anything is stored, refuse lines that contradict the store or an earlier line. store_names: hashes of
+        the names in all stored lines, such as request ids, or None if there are too many."""
         file_names = [file.names() for file in self.files]
         names = conflicts.LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
@@ -255,8 +262,8 @@ class Import(Record, kw_only=False):
 def summarise_import(
     store: Store, request: Request, counts: ImportCounts, lines: LineSums, *, run: int | None
 ) -> ImportSummary:  # fmt: skip
-    """Return the answer to an import, store the answer in the row of the run, if there is a run, and print notices for
-    the user."""
+    """Return the answer to an import, and print notices for the user. If `run` is given, store the answer in the row
+    with this id, which records the command."""
     altered_rewards, n_without_propensity, kind = counts.altered_rewards, lines.without_propensity, request.propensity
     with store.read() as unit:
         rewards = policies.rewards(unit)
@@ -276,13 +283,14 @@ def summarise_import(
 
 
 def on_zones(count: int) -> list[str]:
-    """Write a line for the user if lines of a log have times without a zone."""
+    """Return a list with a sentence for the user if lines of a log have times without a zone, else an empty list.
+    count: the number of these lines."""
     return [f"{quantity(count, 'line')} with a time without a zone, which is read as UTC"] if count else []
 
 
 def _notice_lines(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
-    """Yield lines for the user: on decisions with no propensity or an estimated propensity, and on known lines, which
-    this import does not change. kind: the kind of propensities."""
+    """Yield sentences for the user: on decisions with no propensity or an estimated propensity, and on lines that were
+    stored before, which this import does not change. kind: how propensities are estimated, or None."""
     if lines.without_propensity and kind is None:
         yield (
             f"{quantity(lines.without_propensity, 'decision')} without a propensity: estimates leave them out; "
@@ -313,8 +321,8 @@ def _notice_lines(kind: str | None, counts: ImportCounts, lines: LineSums) -> It
 
 
 def _credit_returns(store: Store, users: Collection[str] | None = None) -> None:
-    """Credit the visits of the given users (None: of all users) with the visits that followed, if any reward weighs
-    returns."""
+    """If any reward weighs returns, store the event `return` for visits of users who came back. users: the keys of the
+    users, or None for all users."""
     from rlrec.app.requests.user import derive_returns, on_returns  # most imports need neither
 
     with store.read() as unit:
@@ -341,9 +349,11 @@ def follow_log(
     store: Store, request: Request, bad_lines: BadLines, *, stream: BinaryIO | None, poll_s: float,
     wait: Callable[[float | None, BinaryIO | None], bool],
 ) -> ImportSummary:  # fmt: skip
-    """Store the decisions of the only file of a request as it grows, until `wait` returns False; or the decisions of a
-    stream, to its end. wait: a function that waits for a number of seconds (None: without a limit), or until a stream
-    can be read."""
+    """Store the decisions of a log while it grows, and return the summary. The log is the only file of the request,
+    which is followed until `wait` returns False, or a stream, which is read to its end.
+
+    wait: a function that waits for a number of seconds (None: without a limit), or until a stream can be read;
+    poll_s: the time between two looks at the file, in seconds."""
     if request.layout not in layouts.GROWING:
         hint = f"--follow takes {', '.join(layouts.GROWING)}"
         raise InputError(f"the layout {request.layout} is read as a whole", hint=hint)
@@ -364,8 +374,9 @@ def follow_log(
 
 
 class Stored(NamedTuple):
-    """This record is the result of a transaction. position: where the portion ends in a file; n_matched: the number of
-    observations whose decision was stored before; n_unmatched: the number of all other observations."""
+    """This record is the result of a transaction of `import-log --follow`. position: where the stored portion ends in
+    the file; n_matched, n_unmatched: the number of events about a decision in another line, for decisions that this log
+    brought and for all others."""
 
     state: ImportState
     position: Position | None
@@ -375,7 +386,8 @@ class Stored(NamedTuple):
 
 
 class _Following:
-    """This class is one run of `import-log --follow`. model: an instance of the layout without lines."""
+    """A _Following is one run of `import-log --follow`. model: an instance of the reader of the format, without lines;
+    salt: the salt of the splits."""
 
     def __init__(self, store: Store, request: Request, bad_lines: BadLines, model: Layout, salt: str) -> None:
         self.store, self.request, self.model, self.salt = store, request, model, salt
@@ -453,8 +465,8 @@ class _Following:
         self, unit: Unit, *, policies: Collection[str], group: PreparedRows | None, end: Portion | None,
         observations: Mapping[str, Observation],
     ) -> Stored:  # fmt: skip
-        """Store a group of lines of a portion. With the last group of the portion, store also its observations and its
-        end position."""
+        """Store a group of lines of a portion. With the last group of the portion (`end` is given), store also the end
+        position of the portion, and its observations: events that one line states about a decision in another line."""
         state, refused_lines, position = replace(self.state, policies=policies), list[RefusedLine](), None
         if end is not None and end.position is not None:
             position = end.position._replace(process=self.process)
@@ -490,8 +502,8 @@ def _refuse_line(error: InputError, text: bytes) -> NoReturn:
 
 
 def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[bytes]:
-    """Tell the layout which of its lines the log had in earlier portions, and return the digests of all lines that name
-    no request."""
+    """Tell the reader of a file which of its lines the log already had in earlier portions. Return the digests of all
+    lines without a request id."""
     digests, stored_before = list[bytes](), set[bytes]()
     for rows in file.read_spool():
         is_nameless = [request is None for request in values(rows.request_id, len(rows))]
@@ -508,8 +520,10 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
 
 
 def _store_observations(unit: Unit, run: int | None, observations: Mapping[str, Observation]) -> tuple[int, int]:
-    """Store observations of decisions that this log brought earlier. Returns the number of observations that were
-    stored, and the number of observations without such a decision."""
+    """Store events that one line states about a decision in another line. Only decisions that this log brought get
+    events. Returns the number of stored events, and the number of all other events.
+
+    run: the id of the row that records this import; observations: the observations by request id."""
     from rlrec.app.learning.ledger import Ledger  # an import without --follow needs neither
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
 
