@@ -1,5 +1,5 @@
-"""This package is the command-line program. This module has the group of all commands, and the options that stand
-before the command."""
+"""This package is the command-line program. This module has the group of all commands, and the options that can be
+given before the name of a command."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Program(CommandGroup):
 
 
 def _report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
-    """Report the error of a failed command on stderr, and return the exit code. The report works even if there is no
+    """Report the error of a failed command on stderr, and return the exit code. This works even if there is not enough
     memory to load the module that describes errors.
 
     args: the words of the command line."""
@@ -143,8 +143,8 @@ def _report_failure(error: BaseException, settings: Settings, args: list[str]) -
 
 
 class _RoomForNumpy:
-    """This import hook raises OSError when numpy is imported with so little memory that OpenBLAS would end the process.
-    The hook is active until numpy is imported."""
+    """A _RoomForNumpy is an import hook that raises OSError if numpy is imported with so little memory that OpenBLAS
+    would end the process. The hook is active until numpy is imported."""
 
     @staticmethod
     def find_spec(name: str, path: object, target: object = None) -> None:
@@ -154,10 +154,10 @@ class _RoomForNumpy:
 
 
 def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:
-    """Let a command accept, after its name, the options that stand before a command. An option is left out if the
-    command has an option of the same name.
+    """Let a command accept, after its name, the options of the whole program. An option is left out if the command has
+    an option of the same name.
 
-    options: the options that stand before a command."""
+    options: the options of the whole program."""
     from copy import copy
 
     exposed_options = [option for option in options if isinstance(option, click.Option) and option.expose_value]
@@ -177,8 +177,8 @@ def _override_setting(ctx: click.Context, param: click.Parameter, value: Any) ->
 
 
 def _name_variables(command: click.Command, name: str) -> None:
-    """Name the environment variable of each option of a command after the spelling of the option on the command line.
-    click would use the Python name. The option --format also has a variable that applies to all commands."""
+    """Give each option of a command an environment variable, named as the option is written on the command line. (click
+    would use the Python name.) The option --format also has a variable that applies to all commands."""
     for path, leaf in walk_commands(command, "RLREC", name):
         for param in leaf.params:
             if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
@@ -214,8 +214,8 @@ def program(settings: Settings, /, **options: Any) -> None:
 
 
 def main() -> NoReturn:
-    """Run the program as the console script. This function handles signals. A program that calls the commands should
-    handle signals itself.
+    """Run the program as the console script, which handles signals. A program that calls the commands should handle
+    signals itself.
 
     The garbage collector is frozen at the end and seldom runs before, since it finds nothing in a short run. All
     files are closed by then, and taking the modules apart would cost a third of the time of loading them. Matrices

@@ -45,9 +45,10 @@ MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "O
 
 
 class Figure(NamedTuple):
-    """A Figure holds a drawing, a title that states the finding, a description in words, and a table of the data.
+    """A Figure is a drawing with its data, for a report.
 
-    headers, rows: the table; findings: sentences for a summary, in place of the title; lines: lines of text below
+    title: a sentence that states the finding; description: what the drawing shows, for screen readers; headers,
+    rows: the table of the data; findings: sentences for a summary, in place of the title; lines: lines of text below
     the title."""
 
     title: str
@@ -60,12 +61,12 @@ class Figure(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """Return the title with all findings and lines of the figure, for a figure that is shown alone."""
+        """Return the title followed by all findings and lines, for a figure that is shown alone."""
         return ". ".join([self.title, *(self.findings or ()), *self.lines])
 
 
 def percent(share: float | None) -> str:
-    """Return the text of a share in percent. The smaller the share, the more decimals it has."""
+    """Return a share as text in percent. A smaller share has more decimals. A share of None becomes a dash."""
     if share is None:
         return "\u2013"
     return f"{100 * share:.{0 if abs(share) >= 0.995 else 1 if abs(share) >= 0.001 or not share else 2}f}\u00a0%"
@@ -77,11 +78,11 @@ def percent(share: float | None) -> str:
 def over_time(
     answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None, weeks: Outcomes | None = None
 ) -> Figure | None:
-    """Draw how a metric of `outcomes` changed by hour, day or week, for the first reward. The result is None if no
-    period has a value.
+    """Draw how a metric changed by hour, day or week, for the first reward. The result is None if no period has a
+    value.
 
-    until: if given, periods that end after this time are left out. weeks: the answer of `outcomes` by whole weeks,
-    from which the title compares the newest week with the first week."""
+    answer: the answer of `outcomes`; until: a time, after which no drawn period may end; weeks: the answer of
+    `outcomes` by whole weeks, from which the title compares the newest week with the first week."""
     rows = _by_period(answer, metric, until)
     if all(row["value"] is None for row in rows):
         return None
@@ -108,7 +109,9 @@ def over_time(
 
 
 def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[OutcomeRow]:
-    """Return the rows of a metric for the first reward. until: if given, only rows of periods that end by this time."""
+    """Return the rows of a metric for the first reward.
+
+    until: a time, after which no period of the result may end, or None for all periods."""
     rows = [row for row in answer["outcomes"] if row["metric"] == metric]
     length = PERIOD_US[str(answer["by"])]
     return [
@@ -126,14 +129,16 @@ def _figures(row: OutcomeRow, scale: float) -> tuple[float | None, float | None,
 
 
 def _day(label: str) -> str:
-    """Return the label of a period for an axis: the hour for a period of an hour, otherwise the day and month."""
+    """Return the name of a period for an axis. It is the hour if the period is an hour, otherwise the day and month."""
     return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTH_NAMES[int(label[5:7]) - 1]}"
 
 
 def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
-    """Return words for the value of the newest complete period, or None if no period has a value. For weeks, the words
-    also compare this period with the first week. Days and hours are not compared, since one day or hour differs from
-    another anyway."""
+    """Return words for the value in the newest complete period, or None if no period has a value. If the period is a
+    week, the words also compare it with the first week. Days and hours are not compared, since they differ from each
+    other anyway.
+
+    until: a time, after which no period may end."""
     period, rows = str(answer["by"]), [row for row in _by_period(answer, metric, until) if row["value"] is not None]
     if not rows:
         return None
@@ -156,11 +161,12 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
 
 
 def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None = None) -> Figure | None:
-    """Draw which share of visits was followed by a return, over time. Only periods that ended early enough before the
-    end of the log are drawn. The result is None if nobody returned, if nobody could have returned yet, or if there are
-    no users.
+    """Draw over time which share of visits was followed by another visit of the same user. Only periods that ended
+    early enough before the end of the log are drawn. The result is None if nobody returned, if nobody could have
+    returned yet, or if there are no users.
 
-    log_end: the time of the end of the log, or None for an empty log; weeks: as in `over_time`."""
+    log_end: the time of the end of the log, or None for an empty log; weeks: the answer of `outcomes` by whole
+    weeks, from which the title compares the newest week with the first week."""
     if "no-users" in answer["reasons"] or log_end is None or nobody_returned(answer):
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
@@ -172,8 +178,8 @@ def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None =
 
 
 def nobody_returned(answer: Outcomes) -> bool:
-    """Tell whether the share of returns is known for at least one period, and is 0 in all periods for which it is
-    known."""
+    """Tell whether no period has a share of returns above 0. The result is False if the share is not known for any
+    period."""
     shares = [row["value"] for row in answer["outcomes"] if row["metric"] in RETURN_DAYS and row["value"] is not None]
     return bool(shares) and not any(shares)
 
@@ -182,10 +188,11 @@ def nobody_returned(answer: Outcomes) -> bool:
 
 
 def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Figure | None:
-    """Draw the estimates for policies as a forest plot: one interval below the other. Only estimates of the same unit
-    as the first row are drawn. The result is None if there are no estimates.
+    """Draw the estimates for policies as a forest plot, in which intervals stand one below the other. The result is
+    None if there are no estimates.
 
-    steps: words for what to do next, by the name of the target."""
+    rows: the estimates; only those per impression, slate or session are drawn, whichever the first row is; steps:
+    words for what to do next, by the name of the target."""
     rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     if not rows:
         return None
@@ -244,12 +251,12 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
 
 
 def _is_finding(row: EstimateRow) -> bool:
-    """Tell whether the answer of a row is worth telling in a summary.
+    """Tell whether the answer about a target is worth telling in a summary.
 
-    An unknown answer is not worth telling if the target is built in, if the target has served the log, or if no log
-    could give an answer (the reason is in-sample, and no sweep judges the kind of the policy); but it is always
-    worth telling if the log has wrong propensities. A known answer is not worth telling if the target is the policy
-    that served."""
+    A known answer is worth telling, unless the target is the policy that served. An unknown answer is worth telling
+    if the log has wrong propensities. Otherwise it is not worth telling in three cases: the target is built in; the
+    target has served the log; or no log could give an answer (the reason is in-sample, and no sweep judges the kind
+    of the policy)."""
     claim, reasons = row.claim, row.estimate.reasons
     if claim.answer == "unknown":
         is_idle = row.has_served or ("in-sample" in reasons and row.sweep_version is None)
@@ -261,9 +268,9 @@ def _is_finding(row: EstimateRow) -> bool:
 
 
 def comparison(answer: VariantComparison) -> Figure | None:
-    """Draw the differences between the variants of an experiment and the first variant, per unit and in percent; or,
-    for an experiment with interleaved slates, the difference in credit. The result is None if no difference is known
-    yet."""
+    """Draw how the variants of an experiment differ from the first variant, per user or session and in percent. For
+    an experiment with interleaved slates, draw the difference in credit. The result is None if no difference is
+    known yet."""
     rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED_METRICS]
     rows = [row for row in rows if "no-variation" not in row["reasons"]] or rows  # as in `experiment show`
     rows.sort(key=lambda row: COMPARED_METRICS.index(row["metric"]))
@@ -302,7 +309,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
 
 
 def _conclusions(answer: VariantComparison) -> list[str]:
-    """Return sentences with the conclusions from an experiment, and the commands that tell more."""
+    """Return the conclusions from an experiment as sentences, and the commands that tell more."""
     return [*sentences.experiment_sentences(answer), *sentences.next_looks(answer)]
 
 
@@ -313,23 +320,23 @@ def _period_text(answer: VariantComparison) -> str:
 
 
 def _days(answer: VariantComparison) -> list[str]:
-    """Return two texts: the date of the first decision and the date of the last decision of an experiment. A text is
-    empty if there is no decision."""
+    """Return two texts: the dates of the first and of the last decision of an experiment. They are empty if there is no
+    decision."""
     return [
         date(day_of(parse(time_text))) if time_text else "" for time_text in (answer["first_at"], answer["last_at"])
     ]
 
 
 def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
-    """Return the name of a metric. If the answer has several rewards, the name includes the reward."""
+    """Return the name of a row's metric. If the experiment has several rewards, the name includes the reward."""
     names_reward = len({difference["reward"] for difference in answer["unit_differences"]} - {None}) > 1
     name = METRIC_NAMES[row["metric"]].format(unit=answer["unit"])
     return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
-    """Return the headers and the rows of a table of experiments. The table has a row for each variant and reward, with
-    the number of units that count, and the rewards of these units."""
+    """Return the headers and the rows of a table of experiments. A row says, for a variant and a reward, how many users
+    or sessions count, and how much reward they brought."""
     headers = [
         "experiment", "from", "to", "status", "split", "variant", "policy", "share now", "got it so far", "reward",
         "per unit", "lower", "upper", "per 1,000", "in total",
@@ -360,8 +367,8 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
 
 
 def beliefs(answer: PolicyBelief) -> Figure | None:
-    """Draw what a version believes about the arms that it shows most: their mean rewards or, for a version without such
-    means, their probabilities. The result is None if the catalogue is empty."""
+    """Draw what a version believes about the arms that it shows most. The drawing has mean rewards or, if the version
+    has no such means, probabilities. The result is None if the catalogue is empty."""
     arms = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
     arms = sorted(arms, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
     shown_arms, name = arms[:MAX_ROWS], f"{answer['policy']}@{answer['version']}"
@@ -408,8 +415,8 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
 
 
 def effects(answer: Effects) -> Figure:
-    """Draw the arms with the largest and the smallest long-run effects. The effects are for all groups together, or for
-    the first group if there is no overall effect."""
+    """Draw the arms with the largest and with the smallest effects on the long-run reward. The effects are those over
+    all groups together or, if these do not exist, those of the first group."""
     arms = (answer["overall"] or answer["groups"][0])["arms"]
     arms_per_end = MAX_ROWS // 2
     shown_arms = arms if len(arms) <= MAX_ROWS else [*arms[:arms_per_end], *arms[-arms_per_end:]]
@@ -433,7 +440,7 @@ def effects(answer: Effects) -> Figure:
 
 
 def exposure(answer: Exposure) -> Figure:
-    """Draw the share of slots that each arm had, and the share that was expected from the probabilities."""
+    """Draw the share of slots that each arm had, and the share that its probabilities would give on average."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
     shown_arms, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
     arms_with_half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1
@@ -459,8 +466,9 @@ def exposure(answer: Exposure) -> Figure:
 
 
 def examination(answers: Sequence[CurveAnswer]) -> Figure:
-    """Draw how likely each position is examined, relative to position 1, as one line for each curve. answers: up to
-    three curves."""
+    """Draw the probability that each position is examined, relative to position 1, as one line for each curve.
+
+    answers: up to three curves, as `position show` reports them."""
     series = [
         Series(f"{answer['curve']}@{answer['number']}", _points(answer["positions"], "position", "examination"))
         for answer in answers
@@ -483,14 +491,17 @@ def examination(answers: Sequence[CurveAnswer]) -> Figure:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint]:
-    """Return a point for each row. x: the name of the column with the place on the axis; y: the name of the column with
-    the value."""
+    """Return a point for each row.
+
+    x, y: the names of the columns with the place on the axis, and with the value."""
     return [PlotPoint(row[x], row[y], row["lower"], row["upper"], str(row[x])) for row in rows]
 
 
 def training(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
-    """Draw the gain of a version after each epoch of its training. The result is None if the version was not trained,
-    or if no epoch was stored."""
+    """Draw how much a version gained after each epoch of its training. The result is None if the version was not
+    trained, or if no epoch was stored.
+
+    training: the stored report of the training; live: whether the version is live."""
     if training is None or not training["curve"]:
         return None
     curve, best_epoch, gate = training["curve"], training["best"], training["gate"]

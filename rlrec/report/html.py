@@ -28,7 +28,7 @@ CONTENT_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; form
 
 
 class Cell(NamedTuple):
-    """A Cell is a cell or a header of a table, or a link of a filter.
+    """A Cell is the text of one place on a page: a cell of a table, a header, or a link that filters.
 
     css_class: the class of the cell in style.css; href: the address to which the text links, if any; order: for a
     header, `ascending` or `descending` if the table is sorted by this column, else empty; is_chosen: whether the
@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A Table holds the headers and rows of a table on a page.
+    """A Table is a table on a page, with links that change which rows are shown.
 
     key: the name of the table in links; filters: links that show only some rows; extent: words that say which rows
     are shown; page_links: links to the rows that are not shown."""
@@ -56,7 +56,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A Section holds the content of one section of a page.
+    """A Section is a section of a page.
 
     remarks: texts above the figures; lines: texts below the figures; summary: a text that shows the details when it
     is clicked; details: lines that are hidden until then; tables: pairs of the name of a table and the table."""
@@ -79,7 +79,7 @@ def plain_text(value: Any) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = plain_text) -> Table:
-    """Return a table of these values.
+    """Return a table of these values. Columns of numbers are aligned to the right.
 
     text: a function that returns the text of a value."""
     numeric_columns = [
@@ -102,8 +102,8 @@ def _drawing(figure: Figure, key: str) -> Markup:
 
 
 def _plain_value(value: Any) -> Any:
-    """Return a value; in a text, characters that change the writing direction or that markup does not allow are
-    replaced."""
+    """Return a value unchanged, except for characters of a text that change the writing direction or that markup does
+    not allow. They are replaced."""
     return svg.UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
 
 
@@ -122,7 +122,9 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a template in which these values are filled in."""
+    """Return the text of a template, filled in with values.
+
+    template: the name of the template's file; values: the values by name."""
     return _environment().get_template(template).render(values)
 
 
@@ -131,12 +133,16 @@ SUMMARY_SECTIONS = ("time", "estimates", "experiments", "training")
 
 
 def page(answer: Result, title: str) -> str:
-    """Return the HTML page of a report."""
+    """Return a report as an HTML page.
+
+    answer: the contents of the report, from `rlrec.app`."""
     return render("report.html", title=title, **contents(answer))
 
 
 def contents(answer: Result) -> dict[str, Any]:
-    """Return the values that the template of a report needs, by name."""
+    """Return the values that fill in the template of a report, by name.
+
+    answer: the contents of the report, from `rlrec.app`."""
     sections = dict(_sections(answer))
     findings = [
         (f"{name}-{count}", finding)
@@ -160,8 +166,8 @@ def contents(answer: Result) -> dict[str, Any]:
 
 
 def _sections(answer: Result) -> Iterator[tuple[str, Section]]:
-    """Yield pairs of a name and a section of a report. Sections with findings come in the order that the summary
-    has."""
+    """Yield the sections of a report, as pairs of a name and a section. The first sections have the findings of the
+    summary, in the same order."""
     yield "experiments", Section(
         [*filter(None, map(figures.comparison, answer.experiments))],
         tables=_tables("Who got what since the first day, whatever served then", *figures.variants(answer.experiments)),

@@ -49,8 +49,7 @@ STYLE = "".join(f"@media {media}{{{text}}}" if media else text for media, text i
 
 
 class PlotPoint(NamedTuple):
-    """A PlotPoint is a point of a line in a chart, with the bounds of its value. A value or bound that is unknown is
-    None.
+    """A PlotPoint is a point of a line in a chart, with the bounds of its value. An unknown value or bound is None.
 
     label: the text below the axis at this point."""
 
@@ -103,8 +102,8 @@ class Drawing(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """A Scale maps values from `low` to `high` to places from `start` to `end`. A value outside of this range is moved
-    to the nearest end."""
+    """A Scale maps values from `low` to `high` to places on the drawing, from `start` to `end`. A value outside this
+    range is mapped to the nearest end."""
 
     low: float
     high: float
@@ -123,7 +122,7 @@ def escape(text: str) -> str:
 
 
 def shorten(text: str, letters: float) -> str:
-    """Return a text, cut if it is wider than `letters` letters. A wide letter counts as two letters."""
+    """Return a text, cut if it is wider than `letters` ordinary letters. A wide letter counts as two."""
     widths = [1.9 if east_asian_width(letter) in "WF" else 1.0 for letter in text]
     if sum(widths) <= letters:
         return text
@@ -136,8 +135,7 @@ def shorten(text: str, letters: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a number as text with three digits. The text has an exponent only if it would be long without an
-    exponent."""
+    """Return a number as text with three digits. The text has an exponent only if it would be long otherwise."""
     if value is None:
         return "\u2013"
     if value and not 1e-4 <= abs(value) < 1e6:
@@ -191,8 +189,10 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
 
 
 def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
-    """Return all values and bounds in one list, to find the range of an axis. A bound that lies very far from all
-    values is replaced by a nearer number."""
+    """Return all values and bounds in one list, to find the range of an axis. Missing ones are left out. A bound that
+    lies very far from all values is replaced by a nearer number.
+
+    values: for each row, the value, the lower bound and the upper bound."""
     estimates = [value for value, _, _ in values if value is not None]
     if not estimates:
         return []
@@ -215,10 +215,10 @@ def _element(name: str, css_class: str, content: str | None = None, **attributes
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", css_class: str = "", letters: float = 60) -> str:
-    """Return the element of a text at this place. A text that is too long is cut, and a tooltip then has the whole
-    text.
+    """Return the SVG element of a text. A text that is too long is cut, and a tooltip then has the whole text.
 
-    letters: the largest width, in letters."""
+    x, y: the place; anchor: the part of the text at this place, `start`, `middle` or `end`; letters: the largest
+    width, in letters."""
     shown_words = shorten(words, letters)
     tooltip = f"<title>{escape(words)}</title>" if shown_words != words else ""
     anchor_attribute = {} if anchor == "start" else {"text_anchor": anchor}
@@ -226,12 +226,14 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", css_class: st
 
 
 def line(points: Sequence[tuple[float, float]], css_class: str) -> str:
-    """Return the element of a line through these points."""
+    """Return the SVG element of a line through these points."""
     return _element("polyline", f"line {css_class}", points=" ".join(f"{x},{y}" for x, y in points))
 
 
 def mark(x: float, y: float, shape: str, css_class: str, size: float = 3.5) -> str:
-    """Return the element of a mark at this place. shape: `circle`, `square` or `triangle`."""
+    """Return the SVG element of a mark at a place.
+
+    shape: `circle`, `square` or `triangle`."""
     if shape == "square":
         return _element("rect", css_class, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
     if shape == "triangle":
@@ -244,8 +246,9 @@ def _draw_line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> st
 
 
 def _unbroken_runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
-    """Return a list of points for each stretch of consecutive points that are drawn. is_drawn: tells whether a point is
-    drawn."""
+    """Return the stretches of consecutive points that are drawn, each as a list of points.
+
+    is_drawn: a function that tells whether a point is drawn."""
     return [list(run) for is_present, run in groupby(points, key=is_drawn) if is_present]
 
 
@@ -253,7 +256,7 @@ def _unbroken_runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], 
 
 
 def chart(series: Sequence[Series], *, x_name: str, y_name: str, level: float | None = None) -> Drawing:
-    """Return a drawing of lines with their bands.
+    """Return a drawing of lines, each with the band between its bounds.
 
     x_name, y_name: the names of the axes; level: a value that is marked by a dashed line."""
     has_legend = len(series) > 1
@@ -291,8 +294,9 @@ def _draw_legend(names: Sequence[str]) -> list[str]:
 
 
 def _draw_x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str]:
-    """Return the elements of the labels below the axis. At most five points get a label; the last point is one of
-    them."""
+    """Return the SVG elements of the labels below the axis. At most five points get a label, among them the last one.
+
+    xs: the scale of the axis; bottom: the height of the axis on the drawing."""
     step = max(1, math.ceil((len(points) - 1) / 4))
     shown_points = points[(len(points) - 1) % step :: step]
     anchors = ["end" if xs(point.x) > RIGHT - 14 and len(point.label) > 4 else "middle" for point in shown_points]
@@ -366,13 +370,15 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
 
 
 def _draw_row_title(name: str, note: str, y: float) -> str:
-    """Return the elements of a name on the left and a note on the right."""
+    """Return the SVG elements of a name on the left and a note on the right."""
     letters = 56 - len(note)
     return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", css_class="soft")
 
 
 def _draw_vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
-    """Return the elements of an axis: vertical grid lines, the numbers below these lines, and the name of the axis."""
+    """Return the SVG elements of an axis: vertical grid lines, the numbers below the lines, and the name of the axis.
+
+    xs: the scale of the axis; top, bottom: the heights between which the grid lines run."""
     marks = []
     for value in ticks(xs.low, xs.high):
         label = number(value) + unit

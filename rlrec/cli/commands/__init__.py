@@ -1,4 +1,4 @@
-"""This module lists the commands, and imports the module of a command when the command is needed."""
+"""This module lists the commands. The module of a command is imported when the command is needed."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 @cache
 def load_command(name: str) -> click.Command:
-    """Import the command with a name, and return it. The text for the command in COMMANDS becomes the first line of its
-    help."""
+    """Import a command by its name, and return it. Its text in COMMANDS becomes the first line of its help."""
     room, summary = COMMANDS[name]
     word = name.replace("-", "_")
     command = cast(click.Command, getattr(import_module(f"rlrec.cli.{room}.{word}"), word))

@@ -1,2 +1,2 @@
-"""Modules here offer the commands by other ways than the shell, as servers for programs and browsers and as Python
+"""Modules here offer the commands in other ways than the shell: as servers for programs and browsers, and as Python
 functions."""

@@ -1,5 +1,5 @@
-"""Functions here make Python functions of commands. A Python function has the parameters that click declares for its
-command, and checks its arguments as click does."""
+"""Functions here make a Python function of a command. The Python function has the parameters that click declares for
+the command, and checks its arguments as click does."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ UNSET = click.Argument(["unset"]).default  # used by click 8.3 in place of None
 
 
 def python_name(name: str) -> str:
-    """Return the Python name of a command or a parameter, given its name on the command line."""
+    """Return the Python name of a command or a parameter.
+
+    name: the name on the command line."""
     word = name.lstrip("-").replace("-", "_")
     return f"{word}_" if iskeyword(word) else word
 
 
 def parameters(command: click.Command) -> dict[str, click.Parameter]:
     """Return the parameters of a command, by Python name. The Python name of an option is its name on the command line,
-    and that of a repeatable option is the plural."""
+    in the plural if the option can be repeated."""
     params = (param for param in command.params if param.expose_value and param.name not in OUTPUT_PARAMETERS)
     return {
         python_name(param.opts[0] if isinstance(param, click.Option) and not param.multiple else str(param.name)): param
@@ -91,8 +93,8 @@ def _default_value(param: click.Parameter) -> Any:
 
 
 def documentation(command: click.Command, signature: inspect.Signature) -> str:
-    """Return the help of a command and of each parameter of its Python function, as text. The parameter `arms` also
-    takes the objects that `--candidates` takes.
+    """Return the docstring of a command's Python function: the help of the command and of each parameter. The help of
+    `arms` also covers the objects that `--candidates` takes.
 
     signature: the signature of the Python function; parameters of the command that the function lacks are left out."""
     text = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample")[0].replace("\b\n", "")
@@ -126,8 +128,8 @@ def bind_signature(name: str, text: str, signature: inspect.Signature, run: Call
 
 
 def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]) -> Result | Records | None:
-    """Run a command, and return its answer. Raises InputError with the name of the wrong parameter. If an error is
-    raised after the command has shown an answer, the error has this answer as its attribute `result`.
+    """Run a command, and return its answer. Raises InputError with the name of a wrong parameter. If an error is raised
+    after the command has shown an answer, the attribute `result` of the error has this answer.
 
     `values` are the values of the parameters, by Python name."""
     settings.show = keeper = AnswerKeeper()
@@ -150,10 +152,10 @@ def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]
 
 
 def _process_value(context: click.Context, param: click.Parameter, name: str | None, values: Mapping[str, Any]) -> Any:
-    """Return the value of a parameter in the form that the function of the command takes. A parameter without an entry
-    in `values` has its default.
+    """Return the value of a parameter in the form that the function of the command takes.
 
-    `name` is the Python name of the parameter, or None if callers cannot set the parameter."""
+    `name` is the Python name of the parameter, or None if callers cannot set the parameter. A parameter without an
+    entry in `values` has its default."""
     source, value = click.core.ParameterSource.DEFAULT, param.get_default(context)
     if name is not None and values.get(name) is not None:
         source, value = click.core.ParameterSource.COMMANDLINE, _typed_value(param, name, values[name])
@@ -164,7 +166,9 @@ def _process_value(context: click.Context, param: click.Parameter, name: str | N
 
 def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
     """Return the value of a parameter, or a list of its values, in the form in which a user would type them. A data
-    frame stays unchanged. If the parameter takes several tables, each data frame is paired with a name."""
+    frame stays unchanged; if the parameter takes several tables, each data frame is paired with a name.
+
+    `name` is the Python name of the parameter, for errors."""
     if param.type.name == "table":
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         items = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]
@@ -179,9 +183,8 @@ def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
 
 
 def _typed_word(param: click.Parameter, name: str, value: Any) -> Any:
-    """Return the value of a parameter as a user would type it. The exceptions are a flag, which stays true or false,
-    and a mapping, which is returned as the object parsed from its JSON. Raises InputError for a value of the wrong
-    type.
+    """Return one value of a parameter as a user would type it. There are two exceptions: a flag stays true or false,
+    and a mapping becomes the object parsed from its JSON. Raises InputError for a value of the wrong type.
 
     `name` is the Python name of the parameter, for the error."""
     kind = value_type(param)

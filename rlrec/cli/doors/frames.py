@@ -1,4 +1,5 @@
-"""This module turns the answers of commands into records, data frames, and HTML figures and tables for a notebook."""
+"""This module turns the answers of commands into records and data frames, and into HTML figures and tables for a
+notebook."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ class Frame:
 
 
 class Plot(NamedTuple):
-    """A Plot is the figure of an answer, in a form that a notebook shows.
+    """A Plot is the figure of an answer, which a notebook can show.
 
     `svg` is a complete SVG document. `description` says in words what the figure shows."""
 
@@ -77,9 +78,10 @@ class Plot(NamedTuple):
 
 
 class Display(NamedTuple):
-    """A Display holds what a command passes to its output besides the answer itself.
+    """A Display holds what a command says about how its answer is shown.
 
-    `draw` makes the figure of the answer, and is None if the answer has no figure."""
+    `table` is the table to show, `columns` are the keys to show, and `flat` has the records of the csv. `draw` makes
+    the figure of the answer, and is None if the answer has no figure."""
 
     table: View | None = None
     columns: Sequence[str] | None = None
@@ -87,13 +89,13 @@ class Display(NamedTuple):
     draw: Callable[[], Figure | None] | None = None
 
     def text(self, answer: Any) -> str:
-        """Return the answer as text, as the command shows the answer in a pipe."""
+        """Return the answer as the text that the command prints into a pipe."""
         screen = Screen()
         return tables.view_text(self.table, screen) if self.table else tables.table_text(answer, self.columns, screen)
 
 
 class Reply(Frame):
-    """A Reply is the answer of a command. Its `repr` is the table that the command prints."""
+    """A Reply is the answer of a command, whose `repr` is the table that the command prints."""
 
     display: Display | None = None
 
@@ -101,8 +103,7 @@ class Reply(Frame):
         return super().__repr__() if self.display is None else self.display.text(self)
 
     def _repr_html_(self) -> str:
-        """Return the answer as HTML for a notebook. The HTML has the figure of the answer, if there is a figure, and
-        its table."""
+        """Return the answer as HTML for a notebook: its figure, if there is one, and its table."""
         figure = self.display.draw() if self.display and self.display.draw else None
         figure_html = "" if figure is None else Plot.from_figure(figure)._repr_html_()
         view = self.display.table if self.display else None
@@ -134,8 +135,8 @@ class Reply(Frame):
 
 
 class Result(Reply, dict[str, Any]):
-    """A Result is a record with the keys of `--json`. Each key is also an attribute. A data frame made of a Result has
-    the rows of `--format csv`."""
+    """A Result is a record with the keys of `--json`, which are also its attributes. Its data frame has the rows of
+    `--format csv`."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -160,8 +161,7 @@ class Result(Reply, dict[str, Any]):
 
 
 class Records(Reply, list[Result]):
-    """Records are a list of results. A data frame made of Records has a row for each result, and a column for each
-    key."""
+    """Records is a list of results. Its data frame has a row for each result, and a column for each key."""
 
     def to_arrow(self) -> pyarrow.Table:
         pa = import_library("pyarrow")
@@ -176,8 +176,10 @@ class Records(Reply, list[Result]):
 
 
 def _arrow_column(pa: Any, values: Sequence[Any]) -> Any:
-    """Return the values of a column as an Arrow array. All values become JSON text if any value has keys, or if Arrow
-    has no common type for the values."""
+    """Return the values of a column as an Arrow array. If any value has keys, or Arrow has no common type for the
+    values, all values become JSON text.
+
+    `pa` is the module pyarrow."""
     if not any(isinstance(value, dict | Records) for value in values):
         try:
             return pa.array(values)
@@ -187,12 +189,12 @@ def _arrow_column(pa: Any, values: Sequence[Any]) -> Any:
 
 
 def to_result(answer: Any) -> Result:
-    """Convert an answer of one record to a Result."""
+    """Return an answer of one record as a Result."""
     return json.loads(dumps(answer), object_hook=_nested_result)
 
 
 def to_records(answers: Iterable[Any]) -> Records:
-    """Convert an answer of several records to Records."""
+    """Return an answer of several records as Records."""
     return Records(json.loads(dumps([*answers]), object_hook=_nested_result))
 
 
@@ -204,7 +206,8 @@ def _nested_result(values: dict[str, Any]) -> Result:
 
 
 class AnswerKeeper(Show):
-    """An AnswerKeeper keeps the answer that a command shows, for a program that called the command."""
+    """An AnswerKeeper takes the place of the output of a command, and keeps the answer for the program that called the
+    command."""
 
     answer: Result | Records | None
 
@@ -225,7 +228,7 @@ class AnswerKeeper(Show):
 
 
 def _html_table(view: View) -> str:
-    """Return a view as an HTML table, with the lines and tables of the view above and below."""
+    """Return a view (a table with lines and tables above and below) as HTML."""
     head = "".join(f"<th>{app.svg.escape(header)}</th>" for header in view.headers)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in view.rows)
     rows = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -21,12 +21,13 @@ GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Metrics:
-    """A Metrics object counts the lines that a server answered, and reads the state of the store, for Prometheus."""
+    """A Metrics object collects figures for Prometheus: counts of the lines that a server answered, and the state of
+    the store."""
 
     def __init__(self, store: Store, writer: SharedWriter) -> None:
         """Register the metrics, and count each group of lines that the writer answers from now on.
 
-        `store` is the store that the writer's thread uses. The metrics read the store through another connection."""
+        `store` is the store that the writer's thread uses. The metrics are read through a connection of their own."""
         self.url, self.now = store.url.render_as_string(hide_password=False), store.now
         self.pipe, self.registry, writer.count_group = writer.pipe, CollectorRegistry(), self.count_group
         common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}
@@ -85,16 +86,16 @@ class Metrics:
         return self._state
 
     async def text(self) -> bytes:
-        """Return all metrics in the text format of Prometheus. The store is read again if it was last read
-        STATE_CACHE_S ago or earlier."""
+        """Return all metrics in the text format of Prometheus. The state of the store is read again if it is older than
+        STATE_CACHE_S seconds."""
         if time.monotonic() - self._read_at >= STATE_CACHE_S:
             self._read_at = time.monotonic()  # meanwhile others get the state read before
             self._state = await asyncio.to_thread(self._read)
         return generate_latest(self.registry)
 
     def _read(self) -> list[GaugeMetricFamily]:
-        """Read the metrics of the store: the live version and the budget of each policy, the numbers of waiting slots
-        and decisions, and the number of errors that the last `doctor` found."""
+        """Return figures of the store: the live version and the budget of each policy, the numbers of waiting slots and
+        decisions, and the number of errors that the last `doctor` found."""
         from rlrec.app.judging.status import status
         from rlrec.app.opening import open_store
 

@@ -1,9 +1,8 @@
 """Functions here translate between OpenFeature's remote evaluation protocol and lines of requests. A flag is a policy
 or a route, and the value of the flag is the arm drawn.
 
-Source: OpenFeature Remote Evaluation Protocol 0.2, evaluation of one flag. The bulk evaluation of the protocol asks
-for all flags at once. Bulk evaluation is not supported, since each flag would become a logged decision that nobody
-sees."""
+Source: OpenFeature Remote Evaluation Protocol 0.2, evaluation of one flag. The protocol can also ask for all flags
+at once. This is not supported, since each flag would become a logged decision that nobody sees."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ METADATA_KEYS = ("decision_id", "propensity", "policy", "version", "experiment",
 
 
 class InvalidContext(Exception):
-    """An InvalidContext error says that a request body is no evaluation context.
+    """An InvalidContext error says that the body of a request is no evaluation context of the protocol.
 
     `code` is an error code of the protocol."""
 
@@ -27,16 +26,16 @@ class InvalidContext(Exception):
         self.code = code
 
     def body(self, key: str) -> bytes:
-        """Return the body of the answer to the invalid request, as JSON.
+        """Return the JSON body of the answer to the invalid request.
 
         `key` is the key of the flag."""
         return json.dumps({"key": key, "errorCode": self.code, "errorDetails": str(self)}).encode()
 
 
 def request_line(key: str, body: bytes) -> bytes:
-    """Return the request line that draws the arms of a flag. The targeting key becomes the user and the session, unless
-    the evaluation context has attributes `user` or `session`. Attributes that are not fields of a request become the
-    context of the policy. Raises InvalidContext.
+    """Return the line that requests the arms of a flag. The targeting key becomes the user and the session, unless the
+    evaluation context has attributes `user` or `session`. Attributes that are not fields of a request become the
+    context of the policy. Raises InvalidContext for a body that is no evaluation context.
 
     `key` is the key of the flag, and `body` is the JSON body of the evaluation request."""
     try:
@@ -57,10 +56,10 @@ def request_line(key: str, body: bytes) -> bytes:
 
 
 def flag_answer(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
-    """Return the HTTP status and the JSON body that answer the evaluation of a flag. The value of the flag is one arm,
-    or a list of arms if the slate does not have exactly one slot.
+    """Return the HTTP status and the JSON body that answer the evaluation of a flag. The value of the flag is the arm
+    of the slate, or a list of arms unless the slate has exactly one slot.
 
-    `key` is the key of the flag, and `answer` is the answer to its request line."""
+    `key` is the key of the flag, and `answer` is the answer to the line of its request."""
     if "error" in answer:
         is_unknown = answer["field"] == "policy"
         code = "FLAG_NOT_FOUND" if is_unknown else "INVALID_CONTEXT"

@@ -1,4 +1,4 @@
-"""This module makes the OpenAPI description of `rlrec serve` from the declarations of requests and feedback."""
+"""This module makes the OpenAPI description of `rlrec serve` from the fields of requests and feedback."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def api_description() -> dict[str, Any]:
 
 
 def _describe_field(schema: dict[str, Any], option: click.Parameter) -> None:
-    """Add the help of a command-line option to the schema of the field with its name, and the limits if the option is a
-    whole number."""
+    """Add the help of a command-line option to the schema of its field. If the option is a whole number, add its
+    limits, too."""
     if text := getattr(option, "help", None):
         schema["description"] = text
     if isinstance(option.type, click.IntRange):

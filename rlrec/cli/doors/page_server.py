@@ -1,5 +1,5 @@
-"""This module serves the pages of the screen. The pages are made by two other processes, so that clients of the store
-never wait for a page."""
+"""This module serves the pages of the screen. Two other processes make the pages, so that clients of the store never
+wait for a page."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ HEADERS = [  # of every page: no frames, no caching, no referrer
 
 
 def page_options(store: Store) -> StoreOptions:
-    """Return the options with which pages open the store of a command. A page waits 2 s for a lock by default."""
+    """Return the options with which pages open the store. By default a page waits 2 s for a lock.
+
+    `store` is the store of the command."""
     url, options = store.url.render_as_string(hide_password=False), current_settings()
     lock = LOCK_US if options.lock_timeout is None else options.lock_timeout
     waits = lock, options.statement_timeout, RECONNECT_US if options.reconnect is None else options.reconnect
@@ -66,7 +68,9 @@ def page_options(store: Store) -> StoreOptions:
 
 
 def _make_pages(connection: Connection, options: StoreOptions) -> None:
-    """Make the pages that a server asks for, until the server ends. This function is the work of a page process."""
+    """Make the pages that a server asks for, until the server ends. A page process runs this function.
+
+    `connection` brings the addresses of pages, and takes the pages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes of a group
     os.nice(NICENESS)
     gc.set_threshold(GC_THRESHOLD)
@@ -116,7 +120,7 @@ class PageProcess:
 class _CachedPage(NamedTuple):
     """A _CachedPage holds a page as it was last made.
 
-    `until` is the time up to which the page counts as fresh, and `shown_until` is the time up to which it may be shown,
+    `until` is the time up to which the page counts as fresh. `shown_until` is the time up to which it may be shown
     with a note that it is older."""
 
     page: WebPage
@@ -125,8 +129,8 @@ class _CachedPage(NamedTuple):
 
 
 class PageServer:
-    """A PageServer answers requests for pages of the screen. A quick page never waits for a slow page. If a page is not
-    ready soon, the server shows an earlier copy of it, or a page that says that the figures are being worked out."""
+    """A PageServer answers requests for pages of the screen. A quick page never waits for a slow one. If a page is not
+    ready soon, the answer is an earlier copy of it, or a page that says that the figures are being worked out."""
 
     def __init__(self, options: StoreOptions) -> None:
         self._lanes = {is_slow: PageProcess(options) for is_slow in (False, True)}
@@ -158,9 +162,9 @@ class PageServer:
         return _response(WebPage(response.status, _message_page(str(refusal), _home_address(scope))), response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
-        """Return a page from the cache if the cached page is fresh, else make the page now. If that takes longer than
-        PATIENCE_S, or if too many pages are being made, return the cached page with a note that it is older. If there
-        is no such page, return the page that asks to wait."""
+        """Return a page from the cache if the cached page is fresh, else make the page now. If this takes longer than
+        PATIENCE_S, or if too many pages are being made, return the cached page with a note that it is older. Without a
+        cached page, return the page that asks to wait."""
         key = path, query
         entry = self._cache.get(key)
         if entry is not None and time.monotonic() < entry.until:
@@ -192,7 +196,7 @@ class PageServer:
 
 
 class ScreenApplication:
-    """A ScreenApplication is the ASGI application of a server that serves only the screen."""
+    """A ScreenApplication is an ASGI application that serves only the screen."""
 
     def __init__(self, pages: PageServer, access: Access) -> None:
         self.pages, self.access = pages, access
@@ -208,21 +212,20 @@ class ScreenApplication:
 
 
 def _home_address(scope: Scope) -> str:
-    """Return the address of the overview page, relative to the address of a request. An absolute address might be
+    """Return the address of the overview page, relative to the address of the request. An absolute address might be
     wrong, since a proxy may have removed the beginning of the path."""
     return f"{'../' * (scope['path'].count('/') - 1)}{SCREEN_PATH[1:]}/"
 
 
 def _message_page(text: str, home: str = ".") -> bytes:
-    """Return the HTML of a page that says one text.
+    """Return the HTML of a page that shows only a text.
 
     `home` is the address of the overview page."""
     return app.html.render("waiting.html", title="rlrec", text=text, home=home).encode()
 
 
 def _mark_older(page: WebPage) -> WebPage:
-    """Return an older page with a note that it is older, and with a short time until the browser asks for the page
-    again."""
+    """Return a page with a note that it is older. The browser asks for the page again after a short time."""
     mark = b'%b<div class="alert" role="status"><p>%b</p></div>' % (CONTENT_START, OLDER_TEXT)
     return page._replace(body=page.body.replace(CONTENT_START, mark, 1), refresh=WAITING_S)
 

@@ -56,8 +56,8 @@ def refusal_body(message: str, *, code: int = 2) -> bytes:
 
 
 class BoundedServer(Server):
-    """A BoundedServer is a uvicorn server that leaves signals to the command. Before it ends, it answers all requests
-    that have arrived."""
+    """A BoundedServer is a uvicorn server that does not handle signals; the command does. Before it ends, it answers
+    all requests that have arrived."""
 
     capture_signals = nullcontext  # type: ignore[assignment]
 
@@ -69,8 +69,8 @@ class BoundedServer(Server):
 
 
 class BoundedFlow(FlowControl):
-    """A BoundedFlow pauses reading from a client while data of the client wait until earlier requests of the client are
-    answered."""
+    """A BoundedFlow stops reading from a client as long as data of the client wait, until earlier requests of the
+    client are answered."""
 
     is_full = False
 
@@ -80,7 +80,7 @@ class BoundedFlow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A BoundedProtocol is a connection of a client to the server, with limits.
+    """A BoundedProtocol is the server's end of a connection with one client, with limits.
 
     `notice` prints a text. It is called the first time that the server has no room for another client."""
 
@@ -110,8 +110,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients")
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle longest, if it has been idle for `short_idle_s`, and tell whether a
-        connection was closed. The first time that the server finds no connection to close, print a notice."""
+        """Close the connection that has been idle longest, if this time is at least `short_idle_s`. Tell whether a
+        connection was closed. The first time that none can be closed, print a notice."""
         connections: Any = self.connections
         open_connections = (connection for connection in connections if not connection.transport.is_closing())
         idlest: BoundedProtocol | None = min(open_connections, key=attrgetter("idle_since"), default=None)
@@ -157,8 +157,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._set_timer(DISCARD_S, self.transport.abort)
 
     def _close(self) -> None:
-        """Close the connection once the client has read the data already written, or after `slow_s` if the client has
-        not read the data by then."""
+        """Close the connection once the client has read the data already written, but after `slow_s` at the latest."""
         self.transport.close()
         if self in self.connections:
             self._set_timer(self.limits.slow_s, self.transport.abort)
@@ -170,7 +169,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parse()
 
     def _parse(self) -> None:
-        """Parse the data received, piece by piece, until a request must wait for the answer to an earlier request."""
+        """Parse the data received, piece by piece, until a request must wait until an earlier request is answered."""
         while self._unread_bytes and not self.pipeline and self._refusal is None and not self.transport.is_closing():
             piece = bytes(self._unread_bytes[:PIECE_BYTES])
             del self._unread_bytes[:PIECE_BYTES]
@@ -192,7 +191,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _head_without_upgrade(self) -> bytes:
-        """Return the head of the request that has arrived, without the field that asks for another protocol."""
+        """Return the head of the request, without the field that asks to change to another protocol."""
         start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         fields = (b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
         return start + b"".join(fields) + b"\r\n"

@@ -113,8 +113,8 @@ def serve(
 
 
 def _certificate_options(cert: str, key: str | None) -> dict[str, str | None]:
-    """Return the options of uvicorn for a TLS certificate. Raises InputError if the files hold no certificate with its
-    key.
+    """Return the options of uvicorn for a TLS certificate. Raises InputError if the files do not hold a certificate and
+    the key that belongs to it.
 
     `cert` is the path of the certificate. `key` is the path of its key, or None if the key is in the same file."""
     import ssl
@@ -141,8 +141,8 @@ def _read_token(path: str) -> bytes:
 
 @contextmanager
 def copy_for_rehearsal(store: Store) -> Iterator[Store]:
-    """Yield a copy of the store, which is deleted at the end. First print on stderr that clients use a copy, and at the
-    end how many decisions and events the copy received."""
+    """Yield a copy of the store, which is deleted at the end. A line on stderr first says that clients use a copy, and
+    at the end how many decisions and events were stored in it."""
     with app.db_copy.temporary_copy(store) as copy:
         counts_before = app.db_copy.counts(copy)
         notice("dry run: clients are served from a copy of the store; nothing is stored")
@@ -156,10 +156,11 @@ async def _answer_clients(
     pipe: Pipe, listener: socket.socket, show_address: Callable[[], None], *, access: Access, tls: Mapping[str, Any],
     screen: PageSource | None,
 ) -> int:  # fmt: skip
-    """Answer clients of a pipe until a signal arrives, and return the number of the signal.
+    """Answer clients of the server until a signal arrives, and return the number of the signal.
 
-    `show_address` is called once signals are handled. `tls` has the options of uvicorn for TLS. `screen` makes the
-    pages of the screen, and is None if the server has no screen."""
+    `pipe` answers lines. `show_address` is called once signals are handled. `access` has the rules by which requests
+    are refused, and `tls` the options of uvicorn for TLS. `screen` makes the pages of the screen, and is None if the
+    server has no screen."""
     from rlrec.cli.doors.metrics import Metrics
     from rlrec.cli.doors.protocol import Limits, make_server
     from rlrec.cli.doors.web import WebApplication
@@ -214,7 +215,7 @@ def open_listener(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) 
     """Yield a listening socket, and its address as text. Raises InputError if other machines can reach the address and
     `allow_remote` is false.
 
-    `address` is unix:PATH or HOST:PORT. `hint` is the hint of this error."""
+    `address` is unix:PATH or HOST:PORT. `hint` is the advice in this error."""
     if address.startswith("unix:"):
         with _open_socket_file(address.removeprefix("unix:")) as listener:
             yield listener, address
@@ -238,8 +239,8 @@ def open_listener(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) 
 
 @contextmanager
 def _open_socket_file(path: str) -> Iterator[socket.socket]:
-    """Yield a listening socket in the file system. The file of the socket is removed when the server ends. A file that
-    a dead server left is replaced."""
+    """Yield a socket that listens on a path in the file system. The file of the socket is removed when the server ends.
+    A file that a dead server left is replaced."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             with _lock_folder(os.path.dirname(path) or "."):
@@ -259,7 +260,7 @@ def _open_socket_file(path: str) -> Iterator[socket.socket]:
 
 @contextmanager
 def _lock_folder(folder: str) -> Iterator[None]:
-    """Hold a lock on a folder while a server creates its socket there. If two servers start at once, the second server
+    """Hold a lock on a folder while a server creates its socket in it. If two servers start at once, the second one
     then finds the socket of the first. Raises StoreBusy if the lock is not free in time."""
     number, message = os.open(folder, os.O_RDONLY), f"another process holds the lock of the folder {folder}"
     deadline = 0.0
@@ -282,8 +283,8 @@ def _lock_folder(folder: str) -> Iterator[None]:
 
 
 def _remove_dead_socket(path: str) -> None:
-    """Remove the socket at a path if no server listens on the socket. Raises Conflict if a server listens, and
-    InputError for another kind of file."""
+    """Remove the socket at a path, if no server listens on it. Raises Conflict if a server listens, and InputError if
+    the file is no socket."""
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(os.stat(path).st_mode):

@@ -1,5 +1,5 @@
-"""This module answers the HTTP requests to `rlrec serve`. Their paths take requests and feedback (singly or in lines),
-and give the health, the metrics and the API description."""
+"""This module answers the HTTP requests to `rlrec serve`. Some paths take requests and feedback, one or many lines at a
+time. Others give the health, the metrics and the API description."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ SCREEN_PATH = "/screen"  # prefix of the paths of pages for people
 
 
 class Access(Record):
-    """An Access holds the rules by which a server refuses requests.
+    """An Access object holds the rules by which a server refuses requests.
 
     `token` must be sent in `Authorization: Bearer`, unless it is None. `hosts` are the host names to which a request
-    may be addressed. If it is None, a request may be addressed to any host."""
+    may be addressed, or None if any name will do."""
 
     token: bytes | None = None
     hosts: Sequence[str] | None = None
 
     def check(self, scope: Scope) -> None:
-        """Raise RefusedRequest if the rules do not allow a request."""
+        """Raise RefusedRequest if a request breaks the rules."""
         headers = dict(scope["headers"])
         if b"origin" in headers:  # otherwise any page in a browser on this machine could write to the store
             raise RefusedRequest(HTTPStatus.FORBIDDEN, "pages in browsers are not served")
@@ -92,7 +92,7 @@ def is_for_screen(scope: Scope) -> bool:
 
 
 class PageSource(Protocol):
-    """A PageSource makes the pages of the screen, and pages that refuse a request."""
+    """A PageSource makes the pages of the screen, and the pages that say why a request is refused."""
 
     async def respond(self, scope: Scope) -> Response: ...
 
@@ -114,17 +114,17 @@ class RefusedRequest(Exception):
 
 
 def method_refusal(methods: str, reason: str) -> RefusedRequest:
-    """Return the refusal of a request whose method its path does not allow.
+    """Return the error for a request whose method is not allowed for its path.
 
-    `methods` lists the methods that the path allows."""
+    `methods` lists the methods that are allowed, and `reason` says what is wrong."""
     return RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, reason, [(b"allow", methods.encode())])
 
 
 class Response(NamedTuple):
     """A Response is the answer of the server to a request.
 
-    `later_pieces` yields the later pieces of a long answer, and is None if `body` is the whole answer. `headers` are
-    the headers besides the type and the length of the content."""
+    `body` is the answer, or its first piece. `later_pieces` yields the other pieces, and is None if there are none.
+    `headers` are the headers besides the type and the length of the content."""
 
     body: bytes
     status: int = 200
@@ -149,10 +149,10 @@ class Response(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class WebApplication:
-    """A WebApplication is the ASGI application of `rlrec serve`, which passes lines to a writer.
+    """A WebApplication is the ASGI application of `rlrec serve`. It passes lines to a writer.
 
-    `waiting_bytes` counts the bytes of all bodies that have no answer so far. `n_clients` returns the number of
-    connections. `screen` makes the pages of the screen, and is None if the server has no screen."""
+    `waiting_bytes` is the size of all bodies that are not yet answered. `n_clients` is a function that returns the
+    number of connections. `screen` makes the pages of the screen, and is None if the server has no screen."""
 
     writer: SharedWriter
     limits: Limits
@@ -218,11 +218,11 @@ class WebApplication:
     async def _later_answers(
         self, answers: AnsweredLines, lines: NumberedLines | None, later_groups: Iterator[NumberedLines], n_bytes: int
     ) -> AsyncIterator[bytes]:
-        """Yield the answers to the later groups of a long body. A group is answered after the answers to the group
-        before it are sent.
+        """Yield the answers to the groups of a long body after its first group. The writer gets a group when the
+        answers to the group before it are sent.
 
-        `answers` has the answers to the first group, `lines` is the second group, and `later_groups` yields all further
-        groups. `n_bytes` is the size of the body."""
+        `answers` has the answers to the first group, `lines` is the second group, and `later_groups` yields all
+        further groups. `n_bytes` is the size of the body."""
         with self._count_bytes(n_bytes):
             while lines is not None:
                 answers = await self.writer.submit(lines, previous=answers)
@@ -242,7 +242,7 @@ class WebApplication:
         return Response(text, status)
 
     async def _ask_writer(self, op: str, body: bytes) -> AnsweredLines:
-        """Return the answer of the writer to one line.
+        """Send one line to the writer, and return its answer.
 
         `body` is the JSON object of the line without its field `op`."""
         with self._count_bytes(len(body)):
@@ -290,8 +290,8 @@ class WebApplication:
         return bytes(body)
 
     async def _discard(self, receive: Receive) -> None:
-        """Read and drop what a client still sends of its body, within bounds of size and time. Many clients read no
-        answer before they have sent the whole body."""
+        """Read and drop what a client still sends of a refused body, up to a limit of size and time. Many clients read
+        no answer before they have sent the whole body."""
         left_bytes = DISCARD_FACTOR * self.limits.body_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(self.limits.slow_s):
@@ -301,7 +301,7 @@ class WebApplication:
                     left_bytes -= len(message["body"])
 
     def _check_size(self, n_bytes: int, *, n_lines: int = 0, line_bytes: int = 0) -> None:
-        """Raise RefusedRequest for a body with too many bytes or lines, or with too long a line.
+        """Raise RefusedRequest if a body has too many bytes or lines, or too long a line.
 
         `line_bytes` is the length of the longest line."""
         limits = self.limits
@@ -325,8 +325,8 @@ class WebApplication:
 
 
 def _pipe_line(op: str, body: bytes) -> bytes:
-    """Return the line of the pipe for a JSON object, which is the object with the field `op` added. Text that is no
-    object is returned without `op`, so that the writer reports what is wrong."""
+    """Return a JSON object with the field `op` added, as a line of `pipe`. Text that is no object is returned
+    unchanged, so that the writer reports what is wrong."""
     text = body.strip() or b"{}"
     if not text.startswith(b"{"):
         return text
@@ -339,8 +339,8 @@ def _http_status(answers: AnsweredLines) -> int:
 
 
 def _line_response(answers: AnsweredLines) -> Response:
-    """Return the answer to one line as an HTTP response. If the line was refused, the HTTP status follows from the code
-    of the error."""
+    """Return the answer to one line as an HTTP response. If the line was refused, the exit code of the error decides
+    the HTTP status."""
     if not answers.text.startswith(b'{"line":'):
         return Response(answers.text)
     error = json.loads(answers.text)
@@ -349,6 +349,7 @@ def _line_response(answers: AnsweredLines) -> Response:
 
 
 def _json_response(status: int, body: bytes, media_type: bytes = JSON) -> Response:
-    """Return an HTTP response. If the status says that the service is unavailable, a header says when to try again."""
+    """Return an HTTP response with a JSON body. If the status says that the service is unavailable, a header says when
+    to try again."""
     headers = [(b"retry-after", b"1")] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
     return Response(body, status, media_type, headers=headers)

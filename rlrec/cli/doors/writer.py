@@ -1,4 +1,5 @@
-"""This module holds the only writer of a server, which is a thread. All clients pass their lines to this thread."""
+"""This module holds the thread through which a server writes to the store. All clients pass their lines to this
+thread."""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ NumberedLines = Sequence[tuple[int, bytes]]
 
 
 class AnsweredLines(NamedTuple):
-    """An AnsweredLines holds the answers to the lines of a body, as text.
+    """An AnsweredLines object holds the answers to the lines of a body, as text.
 
-    `error` is the error for which the store took none of the lines, or None if the store took them."""
+    `error` says why none of the lines was stored, or is None if they were."""
 
     text: bytes
     error: RlrecError | None = None
@@ -43,8 +44,8 @@ class Submission(NamedTuple):
 
 
 class SharedWriter(threading.Thread):
-    """A SharedWriter is the only writer of a server. Lines that wait form one group, whichever clients sent them, up to
-    a limit on the size of a group."""
+    """A SharedWriter is the thread through which a server writes to the store. Lines that wait are answered together as
+    one group, whichever clients sent them, up to a limit of size."""
 
     def __init__(self, pipe: Pipe, loop: asyncio.AbstractEventLoop, *, db: str) -> None:
         super().__init__(name="rlrec writer", daemon=True)
@@ -62,8 +63,7 @@ class SharedWriter(threading.Thread):
     def submit(self, lines: NumberedLines, *, previous: AnsweredLines | None = None) -> asyncio.Future[AnsweredLines]:
         """Return a future for the answers to the lines of a body.
 
-        `previous` has the answers to earlier lines of the same body. If the earlier lines failed, these lines fail,
-        too."""
+        `previous` has the answers to earlier lines of the same body. If those failed, these lines fail, too."""
         submission = Submission(lines, self.loop.create_future())
         if previous is not None and previous.error is not None:
             submission.answers.set_result(_failed_answers(lines, previous.error))
@@ -85,9 +85,10 @@ class SharedWriter(threading.Thread):
         return time.monotonic() - self._began_at if self._is_busy else 0.0
 
     async def health(self) -> AnsweredLines:
-        """Ask the store whether it answers, and return an answer without text whose `error` says what is wrong. If the
-        writer is at work on a group, the result is that of the last group, or StoreBusy if the present group takes too
-        long."""
+        """Return an AnsweredLines without text, whose `error` says what is wrong with the store, or is None.
+
+        If the writer is at work on a group, the error is that of the last group, or StoreBusy if the present group
+        takes too long. Otherwise the store is asked."""
         if self._check is None or self._check.done():
             self._check = self.submit([])
         done, _ = await asyncio.wait([check := self._check], timeout=HEALTH_WAIT_S)
@@ -131,8 +132,8 @@ class SharedWriter(threading.Thread):
         return group
 
     def _answer(self, group: Sequence[Submission]) -> list[AnsweredLines]:
-        """Return the answers to each body of a group. If an error stops the group that is not the fault of a single
-        line, each body gets its own transaction, except if the store is busy."""
+        """Return the answers to each body of a group. If an error stops the group and no single line is at fault, each
+        body gets a transaction of its own, unless the store is busy."""
         try:
             answers = iter(self._store([line for submission in group for line in submission.lines]))
             return [AnsweredLines(plain.json_lines([*islice(answers, len(submission.lines))])) for submission in group]
@@ -162,7 +163,7 @@ class SharedWriter(threading.Thread):
             self._counts[name] += count
 
     def failure(self, error: Exception) -> RlrecError:
-        """Return the error that clients see for an error of the server, without passwords."""
+        """Return an error of the server in the form that clients see, without passwords."""
         if isinstance(error, StoreBusy):
             hint = "send it again: lines with a request_id or a key are not stored twice"
             return StoreBusy(safe_text(error.message, self.db), hint=hint)

@@ -1,4 +1,5 @@
-"""This module writes results as table, json, ndjson or csv, always in UTF-8, without NaN, with unchanged keys.
+"""This module writes results as a table, json, ndjson or csv. The output is in UTF-8, has no NaN, and leaves the names
+of keys unchanged.
 
 A result is a record (a dataclass, a msgspec Struct, a mapping), or a list or an iterator of records. The records of
 an iterator are written one by one as they come, except in a table. The modules `plain.py` (JSON) and `tables.py`
@@ -43,9 +44,9 @@ class Show:
     ) -> None:  # fmt: skip
         """Write one result.
 
-        `table` is shown by `--format table`. If the result is one record, csv also shows `table`. `columns` are the
-        keys of a list of records; a csv or a table shows these keys even if the list is empty. `flat` has the
-        records of the csv, and `lines` has the records of ndjson, if the records differ from those of the result."""
+        `table` is what `--format table` shows, and for a single record csv as well. `columns` are the keys of a list
+        of records; a csv or a table shows these keys even if the list is empty. `flat` has the records of the csv,
+        and `lines` has the records of ndjson, if they differ from the records of the result."""
         from rlrec.cli.output import plain
 
         self.clear_progress()
@@ -72,8 +73,8 @@ class Show:
         """Write the answers to a stream as JSON objects, one per line in every format. The answers of a group are
         written together, as soon as the group is answered.
 
-        `rehearsal` is a transaction around all groups. With a rehearsal the answers are written after the
-        transaction, so that the transaction does not wait for a slow reader."""
+        `rehearsal` is a transaction around all groups, or None. With a rehearsal, nothing is written before the
+        transaction ends, so that it does not wait for a slow reader."""
         if self.format == "csv" and self.is_explicit:
             raise click.UsageError("a stream is answered in ndjson, not in csv")
         from rlrec.cli.output import plain
@@ -95,7 +96,7 @@ class Show:
 
 
 def write(data: bytes) -> None:
-    """Write all of `data` to stdout. Raises OSError if stdout is closed or cannot be written to."""
+    """Write all of `data` to stdout. Raises OSError if stdout is closed or cannot take the data."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     stream, remainder = sys.stdout.buffer, memoryview(data)
@@ -104,8 +105,8 @@ def write(data: bytes) -> None:
 
 
 def discard_unwritten(stream: TextIO | None) -> None:
-    """Discard output that could not be written. Otherwise the interpreter would try to write the output again at its
-    end, and exit with 120.
+    """Discard output that could not be written. Otherwise the interpreter would try again at its end, and exit with
+    120.
 
     `stream` is stdout or stderr; any other stream is left alone."""
     is_standard = any(stream is file for file in (sys.__stdout__, sys.__stderr__))

@@ -1,4 +1,4 @@
-"""This module turns results into plain JSON values, and into JSON text."""
+"""This module turns results into JSON values and JSON text."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ MAX_PATH_NAMES = 8  # names of the fields around one that cannot be written
 
 @cache
 def _field_names(kind: type) -> tuple[str, ...] | None:
-    """Return the names of the fields of a record's class. The result is None if the class is not that of a record.
-
-    kind: the class."""
+    """Return the names of the fields of a class of records, or None for another class."""
     if not hasattr(kind, "__dataclass_fields__"):
         return getattr(kind, "__struct_fields__", None)
     from dataclasses import fields
@@ -54,7 +52,7 @@ def dumps(value: Any) -> str:
 
 
 def dumps_fields(values: Mapping[str, Any]) -> str:
-    """Return a mapping as JSON. If JSON has no form for a value, raise InputError with the name of the first such
+    """Return a mapping as JSON. Raises InputError if JSON has no form for a value; the error names the first such
     field, such as `context.price`."""
     try:
         return dumps(values)
@@ -68,8 +66,8 @@ def dumps_fields(values: Mapping[str, Any]) -> str:
 
 
 def _first_unwritable(value: Any, *names: str) -> tuple[str, Any]:
-    """Return the first field that JSON cannot hold, as a pair of its name and its value. The name begins with the names
-    of the fields around it.
+    """Return the first field that JSON cannot hold, as a pair of its name and its value. The name is a path, such as
+    `context.price`.
 
     `names` are the names of the fields around `value`."""
     for key, item in value.items() if isinstance(value, Mapping) and len(names) < MAX_PATH_NAMES else ():
@@ -86,8 +84,8 @@ def json_line(record: Any) -> bytes:
 
 
 def json_lines(group: Sequence[Any]) -> bytes:
-    """Return many records of JSON values as text, with an object per line. If several records share an object `fields`,
-    the object is encoded once."""
+    """Return many records of JSON values as text, with one object per line. If several records share an object
+    `fields`, the object is encoded once."""
     drawn_answers = [record for record in group if hasattr(record, "fields")]
     if not drawn_answers:
         return _encode_lines(group)
@@ -100,10 +98,11 @@ def json_lines(group: Sequence[Any]) -> bytes:
 
 
 def _encode_lines(group: Sequence[Any]) -> bytes:
-    """Return many records of JSON values as text, with an object per line. They are encoded by msgspec, which would
-    write NaN and infinity as null. To find these numbers, the records are first encoded in MessagePack, where NaN and
-    infinity begin with bytes that no text contains. If such bytes are found, the slow encoder is used, which raises an
-    error."""
+    """Return many records of JSON values as text, with one object per line. Raises an error for NaN and infinity.
+
+    The encoder is msgspec, which would write NaN and infinity as null. To find them, the records are first encoded
+    in MessagePack, where NaN and infinity begin with bytes that no text contains. If such bytes are found, the slow
+    encoder is used, which raises an error."""
     import msgspec
 
     with suppress(TypeError, ValueError, OverflowError):
@@ -118,13 +117,14 @@ def is_record(result: Any) -> bool:
 
 
 def iterate_records(result: Any) -> Iterator[Any]:
-    """Return an iterator over the records of a result. A result that is one record gives this record."""
+    """Return an iterator over the records of a result. If the result is a single record, the iterator has this
+    record."""
     return iter([result]) if is_record(result) else iter(result)
 
 
 def json_document(result: Any) -> Iterator[bytes]:
-    """Yield the chunks of one JSON document. For one record, the document is an object with a version number of its
-    keys. For several records, the document is a list with one record per line."""
+    """Yield the chunks of one JSON document. A single record becomes an object with the additional key
+    `schema_version`. Several records become a list with one record per line."""
     if is_record(result):
         yield json_line({**record_mapping(result), "schema_version": SCHEMA_VERSION})
         return

@@ -14,7 +14,7 @@ PAUSE_S = 0.2
 
 
 class ProgressLine:
-    """A ProgressLine shows how many rows a command has read or written so far, the rows per second, and the time
+    """A ProgressLine shows how many rows a command has read or written so far, how many rows per second, and the time
     left."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -24,8 +24,8 @@ class ProgressLine:
         self._is_visible = False
 
     def __call__(self, noun: str, rows: int, share: float | None) -> None:
-        """Report how many rows of a pass are done. A new pass begins if there are fewer rows than before, or rows of
-        another noun.
+        """Show how many rows are done. If there are fewer rows than before, or rows of another noun, the time is
+        measured anew.
 
         `noun` says what the rows are. `share` is the part of all rows that is done, or None if that is unknown."""
         now = time.monotonic()

@@ -1,6 +1,6 @@
 """This module lays out tables for people, and csv. In a pipe a table has all columns at their natural width. On a
-terminal no line is longer than the terminal is wide. To that end columns are left out in the order that the view
-declares, long texts are elided, and lines above and below a table are wrapped. On a terminal verdicts have a colour."""
+terminal no line is longer than the terminal is wide: columns are left out in the order that the view declares, long
+texts are cut, and lines above and below a table are wrapped. On a terminal verdicts have a colour."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
 
 
 class Figures(str):
-    """A Figures object is the text of a cell with several numbers. The text is never elided."""
+    """A Figures object is the text of a cell with several numbers. Such a text is never cut."""
 
 
 def is_number(value: Any) -> bool:
@@ -43,8 +43,8 @@ def is_number(value: Any) -> bool:
 
 
 def cell(value: Any) -> str:
-    """Return a value as text, as a table shows the value to people. A value that is text is returned verbatim, except
-    for characters that move the cursor."""
+    """Return a value as the text that a table shows. Text is returned verbatim, except for characters that move the
+    cursor."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -77,7 +77,7 @@ def _value_text(value: Any) -> str:
 
 
 def short_times(text: str) -> str:
-    """Return a text whose times are cut to seconds and are in the user's time zone, as a terminal shows times. Times
+    """Return a text with its times in the short form of a terminal: cut to seconds, and in the user's time zone. Times
     within commands stay unchanged."""
     if times.zone is None:
         return TIME_PATTERN.sub(r"\1 \2", text)
@@ -85,8 +85,8 @@ def short_times(text: str) -> str:
 
 
 def column_decimals(values: Iterable[Any]) -> int | None:
-    """Return the number of decimals with which all values of a column are shown. The largest value then shows four
-    digits. The result is None for whole numbers and for texts."""
+    """Return the number of decimals for the values of a column, with which the largest value shows four digits. The
+    result is None for whole numbers and for texts."""
     numbers = [abs(value) for value in values if is_number(value)]
     if all(value == int(value) for value in numbers if math.isfinite(value)):
         return None
@@ -100,7 +100,7 @@ def fixed_decimals(value: float, places: int) -> str:
 
 
 def interval_cell(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
-    """Return a value with its interval as text for one cell. The text has only the value if there is no interval.
+    """Return a value and its bounds as text for one cell. Without bounds, the text has only the value.
 
     `places` is the number of decimals of all three numbers."""
     texts = ["-" if number is None else fixed_decimals(number, places or 0) for number in (value, lower, upper)]
@@ -114,8 +114,8 @@ def bar(share: float, *, width: int = 10) -> str:
 
 
 def sparkline(numbers: Sequence[float]) -> str:
-    """Return a text with an upright bar for each number. The height of a bar is relative to the largest number, and a 0
-    is shown as the base line."""
+    """Return a text with an upright bar for each number. The largest number has the highest bar, and 0 is the base
+    line."""
     maximum = max(numbers, default=0) or 1
     return "".join(STEPS[math.ceil(7 * number / maximum)] for number in numbers)
 
@@ -143,10 +143,10 @@ def elide_text(text: str, width: int) -> str:
 
 
 class Column:
-    """A Column is one column of a table, with its cells as text. A column of numbers is right-aligned.
+    """A Column is one column of a table, with its cells as text. A column of numbers is aligned to the right.
 
-    `places` is the number of decimals of all numbers of the column. If `places` is None, each number has as many
-    decimals as it needs."""
+    `places` is the number of decimals of all numbers of the column. If it is None, each number has as many decimals
+    as it needs."""
 
     def __init__(self, header: str, values: Sequence[Any], screen: Screen, *, places: int | None = None) -> None:
         self.header, self.cells = header, list(map(cell, values))
@@ -164,8 +164,8 @@ class Column:
         self.has_colour = screen.colour and header in VERDICT_COLUMNS
 
     def draw(self, text: str) -> str:
-        """Return the text of a cell as the library tabulate needs it. The text is elided and coloured, and has a filler
-        for each character that takes up two columns."""
+        """Return the text of a cell as the library tabulate needs it: cut to the width, coloured, and with a filler for
+        each character that takes up two columns."""
         text = elide_text(text, self.width)
         filler = FILLER * (text_width(text) - len(text))
         if self.has_colour and (word := VERDICT_PATTERN.match(text)):
@@ -174,7 +174,7 @@ class Column:
 
 
 def _columns(view: View, screen: Screen) -> list[Column]:
-    """Return the columns of a view. Their cells are not yet elided."""
+    """Return the columns of a view, with their cells at full length."""
     body = [list(row) for row in view.rows]
     values: list[Sequence[Any]] = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
     pairs = list(zip(view.headers, values, strict=True))
@@ -190,8 +190,8 @@ def _columns(view: View, screen: Screen) -> list[Column]:
 def _fit_columns(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Column]:
     """Return the columns of a table that fit into a width. Columns of text may become narrower.
 
-    `drop` has the headers of the columns that are left out first, in this order. If that is not enough, other
-    columns are left out from the right."""
+    `drop` has the headers of the columns to leave out first, in this order. If that is not enough, other columns are
+    left out from the right."""
     shown_columns = list(columns)
     undeclared_headers = [column.header for column in reversed(columns[1:]) if column.header not in drop]
     for header in [*drop, *undeclared_headers]:
@@ -245,7 +245,7 @@ def _terminal_rows(line: str, width: int) -> list[str]:
 
 
 def view_text(view: View, screen: Screen) -> str:
-    """Return a view as text, which has the title, the grid of rows (if the view has headers) and the notes."""
+    """Return a view as text: its title, its rows in a grid (if it has headers), and its notes."""
     title, notes = (
         "".join(_grid_text(item, screen) if isinstance(item, View) else wrap_lines([item], screen) for item in items)
         for items in (view.title, view.notes)
@@ -258,8 +258,10 @@ def lay_out_result(
     result: Any, view_of_result: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None,
     screen: Screen | None,
 ) -> Iterable[bytes]:  # fmt: skip
-    """Return the chunks of a result, as a table for a screen, or as csv if `screen` is None. The other arguments are
-    those of a call of `Show`, where `view_of_result` is named `table`."""
+    """Return the chunks of a result, as a table for a screen, or as csv if `screen` is None.
+
+    `view_of_result` is the table to show for the result. `columns` are the keys of a list of records. `flat` has the
+    records of the csv, if they differ from those of the result."""
     if screen is not None:
         text = view_text(view_of_result, screen) if view_of_result else table_text(result, columns, screen)
         return [text.encode("utf-8", "backslashreplace")]
@@ -269,8 +271,8 @@ def lay_out_result(
 
 
 def table_text(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
-    """Return a result as text. One record has a line for each key, and several records form a grid with a row for each
-    record.
+    """Return a result as text. One record becomes a line for each key, and several records become a grid with a row for
+    each record.
 
     `columns` are the keys that the grid shows; None shows all keys."""
     if is_record(result):

@@ -1,6 +1,5 @@
-"""This module offers the use cases (the functions of `rlrec.app` that commands call) and figures as attributes. The
-module of each use case is imported when the attribute is first used. For example, `app.policy.create` is in
-`rlrec.app.policies.policy`."""
+"""This module offers the functions of `rlrec.app` that commands call, and figures, as attributes. A function's module
+is imported when the attribute is first used. For example, `app.policy.create` is in `rlrec.app.policies.policy`."""
 
 # mypy: implicit-reexport
 # ruff: noqa: F401 (imports for the type checker, which does not see what __getattr__ does)

@@ -57,9 +57,9 @@ def _completions(kinds: tuple[str, ...], is_list: bool, ctx: click.Context, inco
 
 
 def _names_of_kind(ctx: click.Context, kind: str) -> list[str]:
-    """Return all names of a kind, or no name if the store cannot be read.
+    """Return all names of one kind for completion, or no name if the store cannot be read.
 
-    kind: the kind of thing that the names stand for, such as arms or policies."""
+    kind: what the names stand for, such as arms or policies."""
     from rlrec.app.opening import open_store
     from rlrec.errors import RlrecError
 

@@ -87,8 +87,8 @@ def _describe_error(error: BaseException, settings: Settings) -> tuple[str, str 
 
 
 def _stored_hint(settings: Settings) -> str | None:
-    """Return a hint that says what the command has stored although its answer is lost. The result is None if the
-    command has stored nothing."""
+    """Return a hint that says what the command has stored, for a command whose answer is lost. The result is None if it
+    has stored nothing."""
     if settings.store is None or not settings.store.has_stored:
         return None
     from rlrec.cli.output import plain
@@ -101,8 +101,8 @@ def _stored_hint(settings: Settings) -> str | None:
 
 
 def _runnable_hint(hint: str | None, settings: Settings) -> str | None:
-    """Return a hint in which the command `rlrec init` names the store. The name has no password, and no connection
-    options, which may hold a password."""
+    """Return the hint, in which the command `rlrec init` also names the store, so that it can be run as it stands. The
+    name has no password, and no connection options, which may hold a password."""
     if hint is None or settings.db == Settings.db:
         return hint
     plain_url = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
@@ -124,8 +124,8 @@ def _error_location(error: RlrecError, settings: Settings) -> str:
 
 
 def _field_source(context: click.Context, field: str) -> str | None:
-    """Return the parameter of a command that gave a field of a request, or None if no parameter did. An option has the
-    environment variable that set it in brackets. An argument has the name that the usage shows."""
+    """Return the name of the parameter that gave a field of a request, or None if no parameter did. An option is
+    followed by the environment variable that set it, in brackets. An argument has the name that the usage shows."""
     name = re.split(r"[.\[]", field)[0]
     if name in FIELD_OPTIONS:
         name = next((option for option in FIELD_OPTIONS[name] if context.params.get(option) is not None), "")
@@ -171,8 +171,8 @@ def _value_source(param: click.Parameter, ctx: click.Context) -> str | None:
 
 
 def _variable_of_message(message: str, context: click.Context | None) -> str | None:
-    """Return the environment variable whose value occurs in an error message that names no option, or None if there is
-    no such variable."""
+    """Return the environment variable whose value occurs in an error message, if the message names no option. The
+    result is None if there is no such variable."""
     variables = (_value_source(param, context) for param in context.command.params) if context else ()
     return next((variable for variable in variables if variable and os.environ.get(variable, "\0") in message), None)
 

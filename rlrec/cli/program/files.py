@@ -1,6 +1,6 @@
-"""This module opens the files that commands read and write. An input has one JSON object per line. Commands read the
-input in groups of lines, and refuse bad lines. An output file appears only when it is complete, and may not be one of
-the inputs."""
+"""This module opens the files that commands read and write. An input has one JSON object per line, and is read in
+groups of lines; bad lines are refused. An output file appears only when it is complete, and may not be one of the
+inputs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 
 class Refusals:
-    """A Refusals object counts and keeps the refused lines of an input. Without a path, the first refused line ends the
-    command. With a path, each refused line is written to this file as a JSON object with line, error, field, text, file
-    and code."""
+    """A Refusals object counts the refused lines of an input. Without a path, the first refused line ends the command.
+    With a path, each refused line is written to this file as a JSON object with line, error, field, text, file and
+    code."""
 
     def __init__(self, path: str | None, *, appends: bool = False) -> None:
         self.count = self.n_lines = 0  # refused lines; refused and stored lines
@@ -42,14 +42,14 @@ class Refusals:
         return self.file is not None
 
     def reading(self, source: str) -> None:
-        """Set the name of the file that later errors about a line show."""
+        """Set the name of the file that is read, for errors about its lines."""
         current_settings().source = "<stdin>" if source == "-" else source
 
     def refuse(self, error: InputError, text: bytes) -> None:
         """Write a refused line to the file of refused lines, with escapes for bytes that are not UTF-8. If there is no
         such file, raise `error`.
 
-        text: the refused line."""
+        error: what is wrong with the line; text: the line."""
         if self.file is None:
             error.hint = error.hint or "nothing was stored; --on-error quarantine keeps the good lines"
             raise error
@@ -83,7 +83,7 @@ def refusal_error(count: int, *, n_lines: int, hint: str | None = None) -> Lines
 
 
 class Lines:
-    """A Lines object is an input with one JSON object per line, which is read in groups of lines. Bad lines are
+    """A Lines object is an input with one JSON object per line. It is read in groups of lines, and bad lines are
     refused."""
 
     def __init__(self, source: str, refusals: Refusals) -> None:
@@ -93,8 +93,8 @@ class Lines:
         self.texts: dict[int, bytes] = {}
 
     def copy_unless_file(self) -> None:
-        """Copy the input, unless it is a plain file, so that it can be read a second time. Raises InputError if stdin
-        is a terminal or closed."""
+        """Copy an input that is no plain file, so that it can be read a second time. Raises InputError if stdin is a
+        terminal or closed."""
         from rlrec.cli.text.lines import rereadable
 
         self.refusals.reading(self.name)
@@ -102,7 +102,7 @@ class Lines:
             self.source = rereadable(self.source)
 
     def first_byte(self) -> bytes:
-        """Return the first byte of the input that is not a blank. The input must be readable a second time."""
+        """Return the first byte of the input that is not a blank. The input must be one that can be read again."""
         from rlrec.cli.text.lines import groups
 
         for group in groups(self.source, size=1, eager=False):
@@ -135,9 +135,10 @@ class Lines:
             yield [(number, value) for (number, _), value in pairs if not isinstance(value, InputError)]
 
     def refuse(self, error: InputError) -> None:
-        """Refuse a line of the present group that was decoded, but names something that does not exist.
+        """Refuse a line that could be decoded, but is wrong, for example because it names something that does not
+        exist.
 
-        error: the error, with the number of the line."""
+        error: the error, with the number of a line of the present group."""
         self.refusals.refuse(error, self.texts.get(error.line or 0, b""))
 
 
@@ -170,7 +171,7 @@ def refusal_options(command: Command) -> Command:
 
 
 def _with_lines(command: Command, declare: Callable[[Command], Command]) -> Command:
-    """Add --on-error, --rejects and the parameter of `declare` to a command, and pass `lines` to the command. If the
+    """Add --on-error, --rejects and the parameter for an input to a command, and pass `lines` to the command. If the
     user names no input, `lines` is None.
 
     declare: a decorator that adds the parameter `source`, which names the input."""
@@ -190,9 +191,9 @@ lines_argument = partial(_with_lines, declare=click.argument("source", type=FILE
 
 
 def check_target(path: str, name: str, *, inputs: Iterable[str] = ()) -> None:
-    """Raise UsageError if an output file is the store or one of the inputs, even by way of links.
+    """Raise UsageError if an output file is the store or one of the inputs. Links are followed.
 
-    path: the path of the output file. name: the option that names the output file."""
+    path: the path of the output file; name: the option that names it."""
     from rlrec.app.opening import store_files
 
     if any(_same_file(path, file) for file in store_files(current_settings().db)):
@@ -217,7 +218,7 @@ def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 
 def check_figure(path: str) -> None:
-    """Raise InputError if the name of a picture has the ending of another format than SVG, since no viewer would open
+    """Raise InputError if the name of a figure's file has the ending of another format than SVG. No viewer would open
     the file."""
     if path.lower().endswith((".png", ".jpg", ".jpeg", ".pdf", ".gif", ".webp")):
         raise InputError(f"{path} is not SVG", hint="name it FILE.svg; a browser opens it")
@@ -234,9 +235,8 @@ plot_option = option_group(
 
 @contextmanager
 def complete_file(path: str) -> Iterator[BinaryIO]:
-    """Yield a file to write, which appears under its name once it is complete and on disk. If the path names something
-    other than a plain file, such as a device, the data is written to it directly. A path that ends in .gz is
-    compressed."""
+    """Yield a file to write, which appears under its name once it is complete and on disk. If the path names a device
+    or the like, the data is written to it directly. If the path ends in .gz, the data is compressed."""
     from rlrec import drafts
 
     target = os.path.realpath(path)  # the target of a link, so that the link stays
@@ -285,8 +285,8 @@ def write_text(path: str, text: str) -> int:
 def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
     """Write the figure of an answer to a file, if a path is given. Raises InputError if the answer has no figure.
 
-    draw: a function that makes the figure. The function is kept, so that a program which called the command can draw
-    the figure later."""
+    draw: a function that makes the figure. It is also kept, so that a program which called the command can draw the
+    figure later."""
     if (show := current_settings().show) is not None:
         show.draw = draw
     if path is None:

@@ -1,5 +1,5 @@
-"""This module has decorators that pass the store, the output and workers to commands, the options that several commands
-have, and classes of command groups."""
+"""This module has what several commands share: decorators that pass the store, the output and workers to a command,
+options, and classes of command groups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOTHING_STORED = "dry run: nothing was stored"
 
 class Settings:
     """A Settings object holds the options given before the name of the command, and facts about the running command
-    that errors need."""
+    that are needed to report an error."""
 
     db: str = "rlrec.db"
     read_db: str | None = None
@@ -65,8 +65,8 @@ def current_settings() -> Settings:
 
 
 def safe_text(text: str, db: str) -> str:
-    """Return `text` in a form that is safe for stderr. The result is on one line, has no passwords, and lacks its
-    middle if the text is long.
+    """Return `text` in a form that is safe for stderr: on one line, without passwords, and without its middle if it is
+    long.
 
     db: the URL of the store, which may have a password."""
     return escape_unprintable(mask_secrets(cut_middle(hide_secrets(decode_word(text), passwords(db)))))
@@ -74,7 +74,7 @@ def safe_text(text: str, db: str) -> str:
 
 def notice(text: str) -> None:
     """Write a text to stderr as one line, wrapped on a terminal, unless --quiet is given. If stderr cannot be written
-    to, the command goes on. A program that called the command gets the text instead."""
+    to, the command goes on. If a program called the command, the program gets the text instead."""
     options = current_settings()
     if options.quiet:
         return
@@ -92,8 +92,8 @@ def notice(text: str) -> None:
 
 
 def print_sentences(show: Show, *sentences: str) -> None:
-    """Print the result of a command as sentences, one per line. On a terminal the sentences stand below the table.
-    Elsewhere they go to stderr. Nothing is printed with --quiet, nor in another format than a table."""
+    """Print sentences about the result of a command, one per line. On a terminal they stand below the table, elsewhere
+    they go to stderr. Nothing is printed with --quiet, nor in another format than a table."""
     if show.format != "table" or current_settings().quiet:
         return
     if show.screen.width is not None:
@@ -113,7 +113,7 @@ def question_of_terminal() -> Callable[[str], bool] | None:
 
 
 def suggest_next(show: Show, command: str, effect: str) -> None:
-    """Print the command to run next, and its effect, on stderr. Nothing is printed with --quiet, nor in another format
+    """Print on stderr which command to run next, and its effect. Nothing is printed with --quiet, nor in another format
     than a table."""
     if show.format != "table":
         return
@@ -128,7 +128,7 @@ def suggest_next(show: Show, command: str, effect: str) -> None:
 
 
 class Misuse(click.UsageError):
-    """A Misuse error, which has a hint, names words of a command line that the command does not accept."""
+    """A Misuse error says that a command does not accept the words of its command line. It has a hint."""
 
     def __init__(self, message: str, *, hint: str | None, ctx: click.Context) -> None:
         super().__init__(message, ctx)
@@ -136,13 +136,12 @@ class Misuse(click.UsageError):
 
 
 class HelpWanted(click.UsageError):
-    """A HelpWanted error means that a group of commands was called without a command. The help of the group is then
+    """A HelpWanted error says that a group of commands was called without a command. The help of the group is then
     printed on stderr."""
 
 
 def option_group(heading: str, *options: Decorator) -> Decorator:
-    """Return a decorator that adds options to a command. The help of the command lists these options under a
-    heading."""
+    """Return a decorator that adds options to a command. The help of the command lists them under a heading."""
 
     def add(command: Command) -> Command:
         n_others = len(vars(command).get("__click_params__", ()))
@@ -156,13 +155,13 @@ def option_group(heading: str, *options: Decorator) -> Decorator:
 
 
 class GroupedCommand(click.Command):
-    """A GroupedCommand is a command whose help has a section for each group of options. The option -h stands in the
-    section on the output."""
+    """A GroupedCommand is a command whose help has a section for each group of options. The option -h is in the section
+    about output."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the words of the command line. Raises Misuse if an option that takes one value is given twice, where
-        click would silently use the last value. An option given before the command may be given again, since a shell
-        alias may contain the first occurrence."""
+        click would silently use the last value. But an option given before the command may be given again after it,
+        since a shell alias may contain the first one."""
         params = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=[*args])[2]
         for option, n in Counter(params).items():
             if n > 1 and isinstance(option, click.Option) and not (option.is_flag or option.multiple):
@@ -183,8 +182,8 @@ class GroupedCommand(click.Command):
 
 
 class CommandGroup(click.Group):
-    """A CommandGroup is a group of commands. If a user types an unknown command, it suggests similar names. Use the
-    class as `@click.group(cls=CommandGroup)`."""
+    """A CommandGroup is a group of commands, which suggests similar names for an unknown command. Use the class as
+    `@click.group(cls=CommandGroup)`."""
 
     command_class = GroupedCommand
 
@@ -219,7 +218,7 @@ class CommandGroup(click.Group):
 
 
 def walk_commands(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Yield a command and all its subcommands, each as a pair of its names and the command.
+    """Yield a command and all its subcommands, each as a pair of names and command.
 
     names: the names by which the command is called."""
     yield names, command
@@ -237,7 +236,7 @@ input_option = click.option(  # for streams with an answer to each line: passes 
 
 def takes_store(*lines: str) -> Decorator:
     """Return a decorator that passes `store` to a command. The store is open while the command runs. The decorator also
-    does what `takes_output` does.
+    adds the options --format and --json, and passes `show`.
 
     `lines` are examples at the end of the command's help."""
     return lambda command: takes_output(*lines)(_with_store(command))
@@ -289,8 +288,8 @@ def takes_write_store(*lines: str) -> Decorator:
 
 
 def refuses_future_clock(command: Command) -> Command:
-    """Make a command that logs decisions refuse a --now that lies far ahead, unless --allow-future or --dry-run is
-    given. Write this decorator below `takes_store`."""
+    """Make a command refuse a --now that lies far ahead, unless --allow-future or --dry-run is given. This is for
+    commands that log decisions. Write this decorator below `takes_store`."""
 
     @wraps(command)
     def run(*args: Any, store: Store, **kwargs: Any) -> Any:
@@ -310,7 +309,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 
 @contextmanager
 def rehearsal(store: Store) -> Iterator[None]:
-    """Open a transaction that is rolled back at its end. Then print on stderr that nothing was stored."""
+    """Open a transaction that is rolled back at its end. A line on stderr then says that nothing was stored."""
     current_settings().dry_run = True
     with store.rehearsal():
         yield

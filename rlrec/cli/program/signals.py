@@ -36,21 +36,21 @@ def unwind_command(number: int, _: FrameType | None) -> None:
 
 
 def end_at_once(number: int, _: FrameType | None) -> NoReturn:
-    """End the process at once. This function handles a signal that arrives while a command cleans up, or after its
+    """Handle a signal by ending the process at once. This is for signals while a command cleans up, or after its
     work."""
     os._exit(128 + number)
 
 
 def end_in_finalizer(unraisable: sys.UnraisableHookArgs) -> None:
-    """Handle an error that no caller can catch, as from a finalizer. If a signal raised the error, the process ends at
-    once."""
+    """Handle an error that no caller can catch, for example one in a finalizer. If a signal raised the error, the
+    process ends at once."""
     if isinstance(unraisable.exc_value, Interrupted):
         os._exit(unraisable.exc_value.code)
     sys.__unraisablehook__(unraisable)
 
 
 class SignalWaits:
-    """A SignalWaits object offers waits that a signal ends, while other work goes on after the signal. `number` is the
+    """A SignalWaits object has waits that a signal ends, while the command goes on with its other work. `number` is the
     number of the signal that arrived, or None so far."""
 
     def __init__(self, wakeup: int) -> None:
@@ -64,8 +64,8 @@ class SignalWaits:
         self.number = number
 
     def wait(self, seconds: float | None, stream: BinaryIO | None) -> bool:
-        """Wait for `seconds`, or until the stream can be read. If `seconds` is None, there is no limit. The result is
-        False once a signal has arrived, and True before."""
+        """Wait for `seconds`, or until the stream can be read; None means no limit. The result is False once a signal
+        has arrived, else True."""
         if self.number is None:
             import select  # which most commands do without
 
@@ -76,8 +76,8 @@ class SignalWaits:
 
 @contextmanager
 def signals_end_waits() -> Iterator[SignalWaits]:
-    """Keep the signals that end a command from ending it within this context. There a signal only ends the waits of the
-    SignalWaits object that is yielded."""
+    """Yield a SignalWaits object. Within this context, a signal does not end the command, but only the waits of this
+    object."""
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     waits = SignalWaits(receiver)

@@ -53,9 +53,9 @@ MENU = {
 
 
 class Panel(NamedTuple):
-    """A Panel holds a view (a table before its layout) of a command's answer, with figures of the same answer.
+    """A Panel is a part of a page: the table of a command's answer, before its layout, with figures of the same answer.
 
-    `places` has the page to which the values of a column link, by the header of the column."""
+    `places` says to which page the values of a column link, by the header of the column."""
 
     view: View
     heading: str = ""
@@ -66,9 +66,9 @@ class Panel(NamedTuple):
 class PageContent(NamedTuple):
     """A PageContent holds the content of a page.
 
-    `links` has links to other pages, as pairs of text and address. `alerts` has urgent messages, and `notices` has
-    the notices that the command printed. `report` has values for the template of a report, instead of panels.
-    `location` is the address to which a search redirects."""
+    `links` are links to other pages, as pairs of text and address. `alerts` are urgent messages, and `notices` are
+    texts that the command printed. `report` has the values that fill in the template of a report, in place of
+    panels. `location` is the address to which a search redirects, or empty."""
 
     title: str
     panels: Sequence[Panel] = ()
@@ -215,7 +215,7 @@ def show_decision(store: Store, args: Arguments) -> PageContent:
 
 
 def _read_number(noun: str, text: str) -> int:
-    """Return the number in a text. Raises InputError if no store could have this number.
+    """Return the number in a text. Raises InputError if the text has no number that a store could have.
 
     noun: the word for what the number stands for."""
     if not (text.isascii() and text.isdigit() and len(text) <= N_DIGITS):
@@ -243,8 +243,10 @@ def report(store: Store, args: Arguments) -> PageContent:
 
 
 def find(store: Store, args: Arguments) -> PageContent:
-    """Return links to the pages about everything with the key, name or number that the user searches for. If there is
-    only one such page, the result redirects to this page."""
+    """Return links to all pages about a key, name or number that the user searches for. If there is a single one, the
+    result redirects to it.
+
+    args: the arguments of the address, with the text of the search."""
     words = args.get("q", "").strip()
     if not words:
         return PageContent("Find")
@@ -295,7 +297,7 @@ class StoreUnready(RlrecError):
 
 
 class BoundedCache(Generic[Value]):
-    """A BoundedCache keeps as many of the newest values as fit into CACHE_BYTES, and at least one value."""
+    """A BoundedCache keeps the newest values, as many as fit into CACHE_BYTES, but at least one."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, ...], tuple[Value, int]] = OrderedDict()
@@ -318,9 +320,8 @@ class BoundedCache(Generic[Value]):
 class WebPage(NamedTuple):
     """A WebPage is a page as it is sent to a browser.
 
-    `location` is the address to which the page redirects, if it does. `fresh_s` has the seconds for which the same
-    page is sent again. `refresh` has the seconds after which the browser asks again, or "" if the browser never asks
-    again."""
+    `location` is the address to which the page redirects, if it does. `fresh_s` is for how many seconds the same
+    page is sent again. `refresh` is after how many seconds the browser asks again, or "" if it never does."""
 
     status: int
     body: bytes
@@ -330,7 +331,7 @@ class WebPage(NamedTuple):
 
 
 class StoreOptions(NamedTuple):
-    """A StoreOptions names the store of the command, and says how to open it.
+    """A StoreOptions object names the store of the command, and says how to open it.
 
     `db` is the URL of the store, and `address` is the URL that pages show. `now` is the clock, and `zone` the time
     zone of pages. `waits` are the limits on waiting for locks, statements and connections."""
@@ -359,7 +360,7 @@ class _CachedContent(NamedTuple):
 
 
 def parse_arguments(query: str) -> dict[str, str]:
-    """Return the arguments of an address, by name. A refresh interval that pages do not offer is left out.
+    """Return the arguments of an address, by name. A refresh interval is left out if pages do not offer it.
 
     query: the part of the address after `?`."""
     pairs = dict(parse_qsl(query))
@@ -369,8 +370,8 @@ def parse_arguments(query: str) -> dict[str, str]:
 
 
 class PageMaker:
-    """A PageMaker makes pages. It caches the answers of commands, so that a table which took long to compute can be
-    sorted at once."""
+    """A PageMaker makes pages. It caches the answers of commands, so that a table can be sorted at once even if it took
+    long to compute."""
 
     def __init__(self, options: StoreOptions) -> None:
         self.options = options
@@ -397,7 +398,7 @@ class PageMaker:
     def _answer(self, path: str, args: Arguments) -> _CachedContent:
         """Return the content of a page, from the cache or from the store.
 
-        args: the arguments that say what the page is about."""
+        args: the arguments of the address that say what the page is about."""
         key = (path, *(word for pair in sorted(args.items()) for word in pair))
         if (entry := self._answers.get(key)) is not None and time.monotonic() < entry.until:
             return entry
@@ -421,7 +422,7 @@ class PageMaker:
     def _problem(self, error: Exception, address: Address, status: int, took_s: float) -> WebPage:
         """Return a page about an error.
 
-        status: the HTTP status of an error in the request. took_s: the seconds until the error."""
+        status: the HTTP status if the request is at fault; took_s: the seconds until the error."""
         if not isinstance(error, RlrecError):
             error = RlrecError(f"unexpected {type(error).__name__}: {error}", hint="`rlrec doctor` looks closer")
             status = 500
@@ -438,7 +439,7 @@ class PageMaker:
     def _render(self, content: PageContent, address: Address, answer: _CachedContent | None = None) -> bytes:
         """Return the HTML of a page with this content.
 
-        answer: the cached content, with the time when the store was read; None for a page about an error."""
+        answer: the cached content, which has the time when the store was read; None for a page about an error."""
         parts = [[*_panel_parts(panel, f"t{number}", address)] for number, panel in enumerate(content.panels)]
         return app.html.render(
             "screen.html", title=content.title, content=content, parts=parts, address=address, made=answer,
@@ -450,7 +451,7 @@ class PageMaker:
 def _panel_parts(panel: Panel, key: str, address: Address) -> Iterator[list[str] | Table]:
     """Yield the parts of a panel from top to bottom. A part is a list of lines, or a table.
 
-    key: the anchor of the panel, from which its tables have their own anchors."""
+    key: the anchor of the panel; the anchors of its tables begin with it."""
     view = panel.view
     grid, numbers = [view._replace(title=(), notes=())] if view.headers else [], count()
     for is_table, items in groupby([*view.title, *grid, *view.notes], key=lambda item: isinstance(item, View)):

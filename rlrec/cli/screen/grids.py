@@ -1,5 +1,5 @@
-"""This module makes the tables of the screen. Links to the same page with other arguments sort, filter and page a
-table."""
+"""This module makes the tables of the screen. Links sort a table, filter it and turn its pages; each leads to the same
+page of the screen with other arguments."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ PAGE_ROW = "(page)"  # in the column of arms, for a row about the whole slate
 
 
 def page_address(prefix: str, value: object) -> str:
-    """Return the relative address of the page about a value.
+    """Return the relative address of the page about a value, such as a policy.
 
     `prefix` is the address of such pages without the value, such as `policy?name=`."""
     return f"{prefix}{quote(str(value), safe='')}"
 
 
 class Address(NamedTuple):
-    """An Address is the path and the arguments of a page. Links on the page are made from them."""
+    """An Address is the path and the arguments of a page, from which the links on the page are made."""
 
     path: str
     args: Mapping[str, str]
 
     def change(self, anchor: str = "", **changes: str) -> str:
-        """Return the address of the same page with changed arguments. Arguments without a value are left out. The
-        address of a page that refreshes itself has no anchor. With an anchor, a browser would jump to it at each
-        refresh. Without an anchor, a browser stays where it is."""
+        """Return the address of the same page with changed arguments. Arguments without a value are left out.
+
+        If the page refreshes itself, the address has no anchor. With an anchor, a browser would jump to it at each
+        refresh."""
         anchor = "" if self.args.get("refresh") else anchor
         args = {name: value for name, value in {**self.args, **changes}.items() if value}
         return f"{self.path or '.'}?{urlencode(args)}{anchor and '#'}{anchor}"
@@ -50,10 +51,10 @@ class Address(NamedTuple):
 
 
 class Grid:
-    """A Grid is one table of a page, which links can sort, filter and page.
+    """A Grid is one table of a page, with links that sort it, filter it and show further rows.
 
-    `key` is the anchor of the table, and the suffix of the arguments about this table. `places` has the page to
-    which the values of a column link, by the header of the column."""
+    `key` is the anchor of the table, and the suffix of the arguments about this table. `places` says to which page
+    the values of a column link, by the header of the column."""
 
     def __init__(self, view: View, key: str, address: Address, places: Mapping[str, str]) -> None:
         self.headers, self.rows = [*view.headers], [[*row] for row in view.rows]
@@ -83,7 +84,7 @@ class Grid:
     def _change(self, **changes: str) -> str:
         """Return the address of the page with another sort column, filter or first row of this table.
 
-        `changes` are the new arguments, without the suffix of this table."""
+        `changes` are the new arguments by name, without the suffix that stands for this table."""
         args = {f"{name}-{self.key}": value for name, value in {"from": "", **changes}.items()}
         return self.address.change(self.key, **args)
 
@@ -132,7 +133,7 @@ class Grid:
         return header._replace(href=self._change(sort=f"-{name}" if order == "ascending" else name), order=order)
 
     def _link(self, header: str, value: Any, plain_cell: Cell) -> Cell:
-        """Return a cell of the table. The cell has a link to the page about its value if the column links to pages.
+        """Return a cell of the table. If the column links to pages, the cell has a link to the page about its value.
 
         `header` is the header of the column, `value` the value of the cell, `plain_cell` the cell without a link."""
         if value is None:
@@ -159,5 +160,5 @@ def _sort_key(value: Any) -> tuple[bool, float, str]:
 
 
 def _cell_text(value: Any) -> str:
-    """Return a value as text, as a table on a terminal shows the value."""
+    """Return a value as the text that a table on a terminal shows."""
     return short_times(cell(value))

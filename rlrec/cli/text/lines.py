@@ -1,9 +1,9 @@
 """This module reads input with one JSON object per line. It splits the input into groups of lines, decodes each line
 strictly, and says in each error what is wrong and where.
 
-The library msgspec decodes the lines. Some cheap tests on a whole group find what msgspec accepts and should not
-(integers of any length, duplicate keys, NUL in text). Only if a group fails a test is each line read again, slowly,
-to name the field that is wrong."""
+The library msgspec decodes the lines. It accepts some things that it should not: integers of any length, duplicate
+keys, NUL in text. Cheap tests on a whole group find these. Only if a group fails a test is each line read again,
+slowly, to name the field that is wrong."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def groups(
     """Yield groups of lines, each group as a list of (line number, line). A group has at most `size` lines, none of
     which is blank.
 
-    source: a path, `-` for stdin, or a file to read from its start. eager: end a group also when no further complete
-    line is waiting, so that a producer that waits for an answer gets it. flush: a line `{"op": "flush"}` ends a
-    group, and is dropped. n_bytes: the number of bytes of lines after which a group ends."""
+    source: a path, `-` for stdin, or a file to read from its start; eager: whether a group also ends when no further
+    complete line is waiting, so that a producer that waits for an answer gets it; flush: whether a line `{"op":
+    "flush"}` ends a group, and is dropped; n_bytes: the number of bytes of lines after which a group ends."""
     cutter, group = _Cutter(), list[tuple[int, bytes]]()
     with _open_input(source) as stream:
         while True:
@@ -74,9 +74,10 @@ def groups(
 
 
 def _split_at_flushes(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
-    """Yield the lines in parts, split at flush lines. Each part is paired with whether a flush line followed it.
+    """Yield the lines in parts, split at lines `{"op": "flush"}`. Each part is paired with whether such a line followed
+    it.
 
-    flush: whether a line `{"op": "flush"}` is a flush line; otherwise all lines form one part."""
+    flush: whether to split; otherwise all lines are one part."""
     if flush:
         ends = [index for index, (_, line) in enumerate(lines) if b"flush" in line and FLUSH.fullmatch(line)]
         for start, end in zip([0, *(index + 1 for index in ends)], ends, strict=False):
@@ -87,7 +88,7 @@ def _split_at_flushes(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[t
 
 def rereadable(source: str) -> str | BinaryIO:
     """Return an input that can be read more than once. For a plain file the result is its path. Any other input (stdin,
-    a FIFO) is copied to an unnamed file, which disappears when the process ends.
+    a FIFO) is copied to a file without a name, which disappears when the process ends.
 
     source: the path of the input, or `-` for stdin."""
     if source != "-" and stat.S_ISREG(os.stat(source).st_mode):
@@ -105,23 +106,23 @@ def rereadable(source: str) -> str | BinaryIO:
 
 
 def stream(source: str) -> AbstractContextManager[BinaryIO] | None:
-    """Open an input that is read as it arrives, which is stdin or a FIFO. The result is None for a plain file.
+    """Open an input that arrives bit by bit: stdin or a FIFO. The result is None for a plain file.
 
     source: the path of the input, or `-` for stdin."""
     return None if source != "-" and stat.S_ISREG(os.stat(source).st_mode) else _open_input(source)
 
 
 class _Cutter:
-    """A _Cutter splits blocks of bytes into numbered lines. A line is cut off where it would take more memory than
-    LIMIT plus one block."""
+    """A _Cutter splits blocks of bytes into numbered lines. A line is cut off if it would take more memory than LIMIT
+    plus one block."""
 
     def __init__(self) -> None:
         self.number = 0
         self.tail = bytearray()
 
     def lines(self, block: bytes) -> list[tuple[int, bytes]]:
-        """Return the lines that a block of the input completes, each with its number. Blank lines are left out. An
-        empty block stands for the end of the input."""
+        """Return the lines that are complete once this block is read, each with its number. Blank lines are left out.
+        An empty block stands for the end of the input."""
         head, end, remainder = block.rpartition(b"\n") if block else (b"", b"\n", b"")
         complete_lines = self._number_lines(bytes(self.tail) + head) if end else []
         if end:
@@ -162,9 +163,9 @@ def _open_input(source: str | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _poll_input(stream: BinaryIO, timeout: int | None = 0) -> bool:
-    """Tell whether a read would return at once, possibly because the input has ended.
+    """Tell whether a read would return at once, with data or because the input has ended.
 
-    timeout: the milliseconds to wait for that, or None to wait without a limit."""
+    timeout: how many milliseconds to wait for that, or None to wait without a limit."""
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLIN)
@@ -192,9 +193,9 @@ def _decoder(kind: Any) -> Any:
 
 
 def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
-    """Return the value of a line, which is a `kind` (a msgspec Struct). Raises InputError with line and field.
+    """Return the value of a line. Raises InputError, which names the line and the field.
 
-    line: the number of the line, for errors."""
+    raw: the line; kind: the msgspec Struct that the value must be; line: the number of the line, for errors."""
     if (values := _decode_block([raw], kind)) is not None:
         value: T = values[0]
         return value
@@ -216,7 +217,8 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
 
 
 def decode_candidates(tree: list[Any]) -> list[Any]:
-    """Return the candidate arms of a request, each with what the request states about the arm. Raises InputError.
+    """Return the candidate arms of a request, each with the features or the like that the request states. Raises
+    InputError if a candidate is not valid.
 
     tree: the decoded JSON array of the candidates."""
     import msgspec
@@ -230,18 +232,18 @@ def decode_candidates(tree: list[Any]) -> list[Any]:
 
 
 def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]:
-    """Return the value that `decode` gives for each line of a group, or the error if the line is bad. If all lines are
-    good, decoding takes a microsecond per line.
+    """Return, for each line of a group, its value or the error in it. If all lines are good, decoding takes a
+    microsecond per line.
 
-    group: pairs of line number and line."""
+    group: pairs of line number and line; kind: the msgspec Struct that a value must be."""
     values = _decode_block([raw for _, raw in group], kind)
     return [_try_line(raw, kind, number) for number, raw in group] if values is None else values
 
 
 def key_type() -> Any:
-    """Return the type of a field of a Struct that holds a key. A key that is too short or too long is refused with the
-    message of `parse_key`. NUL and broken Unicode are refused in any text of a line, so a decoded key needs no further
-    check."""
+    """Return the type of a field that holds a key, for a msgspec Struct. A key that is too short or too long is refused
+    with the message of `parse_key`. NUL and broken Unicode are refused in any text of a line, so a decoded key needs no
+    further check."""
     from typing import Annotated
 
     from msgspec import Meta
@@ -251,7 +253,7 @@ def key_type() -> Any:
 
 @cache
 def candidate_type() -> Any:
-    """Return the Struct of a candidate arm of a request, with what the request states about the arm."""
+    """Return the msgspec Struct of a candidate arm of a request."""
     from msgspec import defstruct
 
     rows: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
@@ -262,12 +264,11 @@ def candidate_type() -> Any:
 def line_type(
     name: str, command: click.Command, fields: Sequence[str], *, required_fields: Sequence[str] = (), **more_types: Any
 ) -> Any:
-    """Return the Struct of a line whose fields are parameters of a command. Each field has the type of the command's
-    parameter.
+    """Return the msgspec Struct of a line whose fields are parameters of a command. Each field has the type of the
+    command's parameter.
 
-    name: the name of the Struct. fields: the names of the fields. required_fields: the fields that a line must have.
-    more_types: the type of each field whose type in lines differs from that of the parameter, or that is no
-    parameter."""
+    name: the name of the Struct; fields: the names of the fields; required_fields: the fields that a line must have;
+    more_types: the types of fields that are no parameters, or differ from the type of their parameter, by name."""
     from typing import get_origin
 
     from msgspec import defstruct
@@ -296,8 +297,8 @@ def _try_line(raw: bytes, kind: type[T], number: int) -> T | InputError:
 
 
 def _decode_block(raws: list[bytes], kind: Any) -> list[Any] | None:
-    """Return the decoded values of all lines. The result is None if any line is bad or unusual, so that each line must
-    be decoded by itself."""
+    """Return the decoded values of all lines. The result is None if any line is bad or unusual; each line must then be
+    decoded by itself."""
     import msgspec
 
     block = b"\n".join(raws)
@@ -331,10 +332,10 @@ def _is_deep(value: Any, depth: int = -1) -> bool:
 
 
 def _is_usual(block: bytes, n_lines: int) -> bool:
-    """Tell whether lines of JSON are complete objects, without anything that msgspec accepts wrongly or writes in
-    another form.
+    """Tell whether lines of JSON are complete objects, without anything that msgspec accepts though it is wrong, or
+    writes in another form.
 
-    block: the lines, joined by newlines."""
+    block: the lines, joined by newlines; n_lines: their number."""
     return (
         len(block) <= LIMIT
         and block.startswith(b"{")
@@ -350,9 +351,9 @@ def _is_usual(block: bytes, n_lines: int) -> bool:
 
 
 def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
-    """Return the error for a line that is JSON, but does not fit the Struct `kind`.
+    """Return the error for a line that is JSON, but does not fit a msgspec Struct.
 
-    tree: the decoded line. error: the message of msgspec."""
+    tree: the decoded line; error: the message of msgspec; kind: the Struct; line: the number of the line."""
     complaint, _, at = error.partition(" - at ")
     tokens = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", at)
     field, value = "", tree
@@ -380,11 +381,10 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
 
 
 def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
-    """Take one step of msgspec's path from a value to a value within it. Return the name of the inner value, and the
-    inner value. The step `[...]` names no key, and stands for the first member that the complaint fits.
+    """Take one step of the path in an error of msgspec, from a value to a value within it. Return the name and the
+    value of the inner one. The step `[...]` stands for any key; the first member that the message fits is then taken.
 
-    name: the name of a field, or "" if the step is an index. index: an index, or `...`. complaint: the message of
-    msgspec."""
+    name: the name of a field, or "" if the step is an index; index: an index, or `...`; complaint: the message."""
     if name:
         return name, value.get(name) if isinstance(value, dict) else None
     if index.isdigit():
@@ -399,7 +399,7 @@ def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
 
 
 def _structs(kind: Any) -> dict[str, Any]:
-    """Return the Structs that a line may have, by tag (the value of `op` in a line).
+    """Return the msgspec Structs that a line may have, by the value of `op` in a line.
 
     kind: the union of the Structs."""
     from typing import get_args
@@ -412,10 +412,10 @@ def _tag_field(kind: Any) -> str | None:
 
 
 def _unknown_field_hint(name: str, kind: Any) -> str | None:
-    """Return a hint for a field that does not belong where it stands. The hint says where the field belongs, or which
+    """Return a hint for a field that is not known where it stands. The hint says where the field belongs, or which
     known name is similar, or which names are known.
 
-    kind: the Struct in which the field stands."""
+    kind: the msgspec Struct in which the field stands."""
     names = _fields(kind)
     if name in names and hasattr(kind, "__struct_fields__"):
         holder = next((field for field, hint in _hints(kind).items() if name in _fields(hint)), None)
@@ -425,7 +425,7 @@ def _unknown_field_hint(name: str, kind: Any) -> str | None:
 
 
 def _example(kind: Any) -> str | None:
-    """Return a hint that shows an example of a line, or None if the Struct has no EXAMPLE."""
+    """Return a hint with an example of a line, or None if the Struct has no EXAMPLE."""
     example = getattr(kind, "EXAMPLE", None)
     return None if example is None else f"for example {example}"
 
@@ -441,7 +441,8 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def _fields(kind: Any) -> list[str]:
-    """Return the names of the fields of a Struct and of the Structs within it, or those of all Structs in a union."""
+    """Return the names of all fields of a msgspec Struct and of the Structs within it. For a union, return the names of
+    all its Structs."""
     from typing import get_args
 
     if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):

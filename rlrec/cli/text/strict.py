@@ -1,5 +1,5 @@
-"""This module parses JSON as strictly as a database needs it, with the standard library. Parsing is slow, but its error
-messages are precise."""
+"""This module parses JSON with the standard library, and refuses what a database cannot store. It is slow, but its
+error messages are precise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEPTH = 64
 
 
 def decode_json(raw: bytes) -> Any:
-    """Return the value of a JSON text. Raises InputError for text that is not JSON, or that no database stores."""
+    """Return the value of a JSON text. Raises InputError for text that is not JSON, or that a database cannot store."""
     if len(raw) > LIMIT:
         raise InputError(f"longer than {LIMIT // 1_000_000} MB")
     if fault := problem(parse_tree(raw)):
@@ -26,7 +26,7 @@ def decode_json(raw: bytes) -> Any:
 
 
 def parse_tree(raw: bytes, *, line: int | None = None) -> Any:
-    """Return the value of a JSON text, in which a RefusedToken stands for each token that cannot be stored, and an
+    """Return the value of a JSON text. In the value, a RefusedToken stands for each token that cannot be stored, and an
     Object for each JSON object. Raises InputError for text that is not JSON.
 
     line: the number of the line, for errors."""
@@ -79,10 +79,10 @@ def _parse_float(text: str) -> float | RefusedToken:
 
 
 def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
-    """Return the path and the description of the first problem in a JSON value for which the value is refused. The
-    result is None if there is no problem.
+    """Return the first problem for which a JSON value is refused, as a pair of its path and its description. The result
+    is None if there is no problem.
 
-    value: a value from `parse_tree`. path: the path of the value in the text. depth: how deep the value is nested."""
+    value: a value from `parse_tree`; path: the path of the value in the text; depth: how deep the value is nested."""
     if isinstance(value, RefusedToken):
         return path, f"{truncate(value.text, 40)} {value.reason}"
     if isinstance(value, str) and (reason := storage_fault(value)):
@@ -102,14 +102,14 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
 
 
 def join_path(path: str, key: str) -> str:
-    """Return the path of a key of the object at `path`."""
+    """Return the path of a key of the object at `path`, for example `context.price`."""
     return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
 
 
 def utf8_error(raw: bytes, error: UnicodeDecodeError, *, line: int | None = None) -> InputError:
     """Return the error for bytes that are not UTF-8.
 
-    error: the error of Python, with the place in the bytes. line: the number of the line."""
+    error: the error of Python, which has the place in the bytes; line: the number of the line."""
     message = f"not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}"
     return InputError(message, hint=_encoding_hint(raw), line=line)
 

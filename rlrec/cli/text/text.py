@@ -1,5 +1,5 @@
-"""This module has functions that fit text to one line of a screen and test whether a database accepts text. Its classes
-describe a table before its layout, and the terminal."""
+"""This module has functions that fit text to one line of a screen, and that test whether a database accepts a text. Its
+classes describe a table before its layout, and the terminal."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def storage_fault(text: str) -> str | None:
 
 
 class View(NamedTuple):
-    """A View describes a table for people before its layout. The table has rows of raw values under headers, and lines
-    and further tables above (`title`) and below (`notes`).
+    """A View describes a table for people before its layout: rows of raw values under headers, and lines and further
+    tables above (`title`) and below (`notes`).
 
     `drop` has the headers of columns that a narrow terminal leaves out, in this order. With `same_decimals`, all
     numbers of a column have the same decimals on a terminal."""
@@ -57,8 +57,7 @@ class View(NamedTuple):
 
     @classmethod
     def select(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **fields: Any) -> View:
-        """Return a view with a row for each record. The columns are the keys `columns` of the records, which are also
-        the headers.
+        """Return a view with a row for each record. `columns` are the keys of the records to show, and the headers.
 
         `fields` are the other fields of the view."""
         return cls(columns, [[record[column] for column in columns] for record in records], **fields)
@@ -86,8 +85,8 @@ class Screen(NamedTuple):
 
 
 def terminal_columns() -> int:
-    """Return the width of the terminal in columns, from COLUMNS or from the terminal itself. The result is 80 if the
-    width is unknown. The module `shutil` would give the same width, but loads all compression modules."""
+    """Return the width of the terminal in columns, from COLUMNS or from the terminal itself, or 80 if it is unknown.
+    The module `shutil` would give the same width, but loads all compression modules."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns):
         return int(columns)

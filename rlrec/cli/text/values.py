@@ -1,8 +1,8 @@
 """This module converts words from a shell into values (times, durations, numbers, keys, names, JSON), and masks
 passwords in text.
 
-Each function `parse_*` raises InputError for a word that it refuses. The click types at the end of the module raise
-the same error with the name of the option."""
+Each function `parse_*` raises InputError for a word that it refuses. The click types at the end of the module then
+raise an error that also names the option."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def key_problem(text: str) -> str | None:
 
 
 def decode_word(text: str) -> str:
-    """Return a word of the command line, decoded as UTF-8 even if Python decoded the word by another locale."""
+    """Return a word of the command line, decoded as UTF-8 even if Python used another encoding."""
     try:
         return text.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
@@ -69,8 +69,8 @@ def mask_secrets(text: str, secrets: Sequence[str] = ()) -> str:
 
 
 def passwords(url: str) -> list[str]:
-    """Return the passwords in a database URL, so that a caller can keep them out of output. Each password is given as
-    written and as decoded."""
+    """Return the passwords in a database URL, as written and as decoded, so that a caller can keep them out of
+    output."""
     from urllib.parse import unquote
 
     userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
@@ -83,8 +83,8 @@ def passwords(url: str) -> list[str]:
 
 
 def parse_duration(text: str) -> int:
-    """Return the microseconds of a duration such as 90s, 30m, 7d, 1h30m or 250ms. In such a text larger units come
-    first."""
+    """Return the microseconds of a duration such as 90s, 30m, 7d, 1h30m or 250ms. Larger units come first in the
+    text."""
     micros = duration(text)
     if micros is None:
         raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
@@ -103,7 +103,7 @@ def parse_clock(text: str) -> int:
 
 
 def parse_number(text: str) -> float:
-    """Return the number in a text. The number must be finite as a double."""
+    """Return the number in a text. It must be finite as a double."""
     if re.fullmatch(NUMBER_FORM, text, re.ASCII) is None:
         raise InputError(f"'{truncate(text)}' is not a number")
     value = float(text)
@@ -157,8 +157,8 @@ def parse_keys(text: str) -> list[str]:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of strict JSON. The JSON is `text` itself, or is in a file if `text` is an `@` and the file's
-    name."""
+    """Return the value of a JSON text. The JSON is `text` itself or, if `text` is an `@` and a file's name, the
+    contents of the file."""
     from rlrec.cli.text.strict import decode_json
 
     if not text.startswith("@"):
@@ -182,8 +182,8 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def parse_candidates(text: str) -> list[Any]:
-    """Return the JSON array in `text`, or in a file if `text` is an `@` and the file's name. Its items are not
-    checked."""
+    """Return the JSON array in `text`, or in a file if `text` is an `@` and the file's name. The items of the array are
+    not checked."""
     value = parse_json(text)
     if not isinstance(value, list):
         raise InputError(f"expected a JSON array, got '{truncate(text)}'", hint='write [{"arm": "a", "score": 1.7}]')
@@ -207,9 +207,9 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_named_table(text: str) -> tuple[str, str]:
-    """Return the name and the path of a table. The text is NAME=FILE, or only FILE. In the second form the name is the
-    file name up to its first dot. If a file exists whose path is the whole text, the text is taken as this path, even
-    if it contains `=`."""
+    """Return the name and the path of a table, from NAME=FILE or only FILE. For FILE alone, the name is the file's
+    name up to its first dot. If a file exists whose path is the whole text, the text is that path, even if it
+    contains `=`."""
     name, equals, path = text.partition("=")
     if equals and re.fullmatch(NAME_FORM, name) and not os.path.exists(text):
         return name, path
@@ -217,7 +217,7 @@ def parse_named_table(text: str) -> tuple[str, str]:
 
 
 class RefusedValue(click.BadParameter):
-    """A RefusedValue error, which has a hint, says that an option does not accept a value."""
+    """A RefusedValue error says that an option does not accept a value. It has a hint."""
 
     def __init__(self, message: str, *, hint: str | None, **context: Any) -> None:
         super().__init__(message, **context)
@@ -225,7 +225,7 @@ class RefusedValue(click.BadParameter):
 
 
 class ParsedType(AnyType):
-    """A ParsedType is a click type that parses a value with one of the functions above.
+    """A ParsedType is a click type that parses a value with a function of this module.
 
     `name` is the name of the type, and `parse` is the function."""
 
@@ -244,8 +244,8 @@ class ParsedType(AnyType):
 
 
 class DecisionOrEvent(ParsedType):
-    """A DecisionOrEvent is a click type that takes the id of a decision. If the command has a user, the type also takes
-    the name of an event. The user is parsed before this type."""
+    """A DecisionOrEvent is a click type for the id of a decision. If the command names a user, it takes the name of an
+    event as well. The user must be parsed before."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         has_user = ctx is not None and isinstance(ctx.params.get("user"), str)
@@ -253,8 +253,8 @@ class DecisionOrEvent(ParsedType):
 
 
 class RegisteredName(AnyChoice):
-    """A RegisteredName is a click type that takes the names in a registry. The registry is loaded when the names are
-    needed.
+    """A RegisteredName is a click type that takes the names in a registry (a mapping by name). The registry is loaded
+    when the names are needed.
 
     `registry` is written module:attribute."""
 

@@ -67,7 +67,7 @@ PERCENT_PRECISION = 1e-9  # within which percentages must add up to 100
 
 
 def parse_variant(text: str) -> app.experiment.VariantSpec:
-    """Return the variant described by LABEL=POLICY[@V][:WEIGHT]. Raises InputError for other text."""
+    """Return the variant that LABEL=POLICY[@V][:WEIGHT] describes. Raises InputError for other text."""
     label, equals_sign, policy_and_weight = (piece.strip() for piece in text.partition("="))
     policy, colon, weight = (piece.strip() for piece in policy_and_weight.partition(":"))
     if not (equals_sign and policy):
@@ -83,8 +83,8 @@ def parse_variant(text: str) -> app.experiment.VariantSpec:
 
 
 def parse_weight(text: str) -> tuple[str, float, bool]:
-    """Return the label in LABEL=WEIGHT, the weight as a number, and whether the weight is written in percent. A weight
-    is written as 0.2 or 20%."""
+    """Return three parts of LABEL=WEIGHT: the label, the weight as a number, and whether it is written in percent. A
+    weight is written as 0.2 or 20%."""
     label, equals_sign, weight = (piece.strip() for piece in text.partition("="))
     if not equals_sign:
         raise InputError(f"'{truncate(text)}' is not a weight", hint="write LABEL=0.2")
@@ -92,7 +92,7 @@ def parse_weight(text: str) -> tuple[str, float, bool]:
 
 
 def parse_share(text: str) -> float:
-    """Return the share of all units in a text such as 5% or 0.05. The share must be above 0 and below 1."""
+    """Return the share of all users or sessions in a text such as 5% or 0.05. It must be above 0 and below 1."""
     if not 0 < (share := parse_percent(text)) < 1:
         hint = "it must be above 0 and below 100 %: write 5% or 0.05"
         raise InputError(f"the share is {100 * share:.12g} %", hint=hint)
@@ -100,7 +100,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_guard(text: str) -> GuardName:
-    """Return the guard described by METRIC>=-5% or METRIC:REWARD>=-5%. A guard limits how far a metric may fall."""
+    """Return the guard that METRIC>=-5% or METRIC:REWARD>=-5% describes. A guard limits how far a metric may fall."""
     from rlrec.app.evaluation.comparisons.declared import GuardName
 
     metric, comparison_sign, least = (piece.strip() for piece in text.partition(">="))
@@ -225,11 +225,11 @@ def comparison_view(
     result: app.compare.VariantComparison, level: float, *, details: bool, is_fixed: bool = False,
     log: str | None = None, is_usual: bool = True,
 ) -> View:  # fmt: skip
-    """Return the comparison of the variants of an experiment as a view, in which sentences stand above the figures.
+    """Return the comparison of the variants of an experiment as a table, with sentences above it.
 
-    `level` is the confidence of the intervals. With `details`, the view has every metric. `is_fixed` says whether the
-    intervals hold for one planned look. `log` is the filter of the log, if the user gave one. `is_usual` says
-    whether no option changed the comparison; only then does the view name the command that ends the experiment."""
+    `level` is the confidence of the intervals. With `details`, the view has every metric. `is_fixed` says whether
+    the intervals hold for one planned look only. `log` is the filter of the log, or None. `is_usual` says whether no
+    option changed the comparison; only then does the view name the command that ends the experiment."""
     sentences = [*([PLANNED_LOOK] if is_fixed else []), *experiment_sentences(result), *next_looks(result, log)]
     steps = ending_command(result) if is_usual else []
     if segments := result.get("segments"):
@@ -241,8 +241,8 @@ def comparison_view(
 
 
 def _csv_records(result: app.compare.VariantComparison) -> list[dict[str, Any]]:
-    """Return a record for each variant, with the differences between this variant and the first variant. For the first
-    variant they are None. The differences are in reward per unit, and in reward per decision, for the first reward."""
+    """Return a record for each variant, with its differences from the first variant: in reward per user or session, and
+    in reward per decision, for the first reward. In the record of the first variant they are None."""
     unit_differences = (row for row in reversed(result["unit_differences"]) if row["metric"] == DECIDING_METRIC)
     per_unit = {row["group"]: row for row in unit_differences}
     per_decision = {row["variant"]: row for row in result["differences"]}
@@ -319,18 +319,17 @@ def _metric_table(result: app.compare.VariantComparison, level: float, *, detail
 
 
 def _declaration_lines(result: app.compare.VariantComparison) -> list[str]:
-    """Return lines about the deciding metrics, and about the guards that hold. The sentences of the comparison already
-    tell of all other guards."""
+    """Return lines about the metrics that decide the experiment, and about the guards that hold. Other guards are left
+    out, since the sentences of the comparison tell of them."""
     names = " and ".join(filter(None, (":".join(filter(None, row.values())) for row in result["metric"])))
     held_guards = [guard_sentence(row, result["unit"]) for row in result["guards"] if row["answer"] == "holds"]
     return [f"decided by {names}; intervals are tightest at {result['sequence']['best_n']:,} units", *held_guards]
 
 
 def _phase_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return lines about the phases of an experiment. A phase begins when weights change. The list is empty if `rows`
-    is.
+    """Return lines about the phases of an experiment. A new phase begins when weights change.
 
-    `rows` has a mapping for each phase."""
+    `rows` has a mapping for each phase. The result is empty if `rows` is empty."""
     lines = ["compared within phases, and combined; reward per unit, by intervals that hold for one look:"]
     for row in rows:
         weights = " ".join(f"{label}={cell(weight)}" for label, weight in row["weights"].items())
@@ -344,8 +343,8 @@ def _phase_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _varying_rows(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
-    """Return the rows of the metrics that vary within or between variants, and the names of the metrics that do not
-    vary. If no metric varies, return all rows and no names."""
+    """Return the rows of the metrics that vary, within or between variants, and the names of the other metrics. If no
+    metric varies, return all rows and no names."""
     by_metric: dict[str, list[OutcomeRow]] = {}
     for row in rows:
         by_metric.setdefault(row["metric"], []).append(row)
@@ -377,8 +376,8 @@ def _interleaved_table(result: app.compare.VariantComparison, title: list[str]) 
 
 
 def _per_decision_notes(result: app.compare.VariantComparison) -> list[str | View]:
-    """Return lines about the mean reward per decision of each variant, and a table of these means. If the number of
-    decisions per unit depends on the variant, a line tells this, too."""
+    """Return lines about the mean reward per decision of each variant, and a table of these means. If a variant differs
+    from the first in decisions per user or session, another line says so, since the means then cannot be compared."""
     unit, counts_differ = result["unit"], DECISIONS_DIFFER in result["reasons"]
     texts = [f"means per decision ({'no comparison' if counts_differ else f'decide by the figures per {unit}'}):"]
     for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
@@ -389,8 +388,8 @@ def _per_decision_notes(result: app.compare.VariantComparison) -> list[str | Vie
 
 
 def _difference_line(row: Mapping[str, Any], unit_suffix: str = " a decision") -> str:
-    """Return a line with the difference between two variants. If the number of decisions per unit depends on the
-    variant, the line has no interval, since the compared visits then differ.
+    """Return a line with the difference between two variants. If the variants differ in decisions per user or session,
+    the line has no interval, since the compared visits then differ.
 
     `unit_suffix` is the text after the figures that says what they count."""
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""

@@ -1,4 +1,4 @@
-"""This module holds the command `rlrec experiment plan`, which says how many units an experiment needs."""
+"""This module holds the command `rlrec experiment plan`, which says how many users or sessions an experiment needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def parse_metric(text: str) -> MetricName:
-    """Return the metric named by METRIC or METRIC:REWARD."""
+    """Return the metric that METRIC or METRIC:REWARD names."""
     from rlrec.app.evaluation.comparisons.declared import MetricName
 
     metric, colon, reward = (piece.strip() for piece in text.partition(":"))
@@ -29,7 +29,7 @@ def parse_metric(text: str) -> MetricName:
 
 
 def parse_weights(text: str) -> tuple[float, ...]:
-    """Return the weights of two or more variants, which are written between commas."""
+    """Return the weights of two or more variants from a text, in which commas separate them."""
     weights = tuple(parse_number(piece.strip()) for piece in text.split(","))
     if len(weights) < 2 or not all(1e-9 <= weight <= 1e9 for weight in weights):
         hint = "write one a variant, above 0: 9,1 or 1,1,1"
@@ -38,7 +38,8 @@ def parse_weights(text: str) -> tuple[float, ...]:
 
 
 def parse_lift(text: str) -> float:
-    """Return the lift (relative gain) in a text such as 5% or 0.05. A number from 1 on is refused without a % sign."""
+    """Return the lift (relative gain) in a text such as 5% or 0.05. A number of 1 or more is refused unless it has a %
+    sign."""
     if abs(lift := parse_percent(text)) >= 1 and not text.endswith("%"):
         raise InputError(f"the lift is {truncate(text)}, which is {100 * lift:.12g} %", hint=f"write {truncate(text)}%")
     return lift

@@ -1,5 +1,5 @@
-"""This module holds the commands of `rlrec route`. A route is a name for callers, which stays the same when another
-policy serves them."""
+"""This module holds the commands of `rlrec route`. A route is a name that callers use in place of a policy. It stays
+the same when another policy serves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TO_HELP = "The policy to serve. POLICY follows its live version, POLICY@V stays 
 
 
 def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add to a command the options about a holdout, which is a share of users kept apart for comparison."""
+    """Add the options about a holdout to a command. A holdout is a share of users that is kept apart for comparison."""
     share_option = click.option(
         "--holdout", type=experiment.SHARE, metavar="SHARE",
         help="Keep this share of its users apart permanently, 5% or 0.05, to measure what the route is worth.",
@@ -50,8 +50,8 @@ def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_guard(text: str) -> Guard:
-    """Return the guard described by REWARD:-N%. The guard limits how far a reward may fall, for the gate (the test
-    before a version goes live)."""
+    """Return the guard that REWARD:-N% describes. At a gate (the test before a version goes live), it limits how far a
+    reward may fall."""
     from rlrec.app.evaluation.comparisons.paired_gate import Guard
 
     name, colon, limit = text.rpartition(":")
@@ -197,7 +197,7 @@ def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricN
 
 
 def _ramp_lines(result: app.route.RouteSummary, request: app.route.Request, hold_us: int) -> list[str]:
-    """Return lines about a ramp that has started. A ramp gives a candidate policy more users step by step.
+    """Return lines about a ramp that has started. A ramp serves a policy to more and more users, step by step.
 
     `hold_us` is the shortest time of a step, in microseconds."""
     ramp_state = result["ramp"]
@@ -230,8 +230,8 @@ def advance(store: Store, show: Show, name: str) -> None:
 
 
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:
-    """Return the options of the gate (the test before a version goes live). The result is None if there is no gate.
-    Raises UsageError if options of the gate are given without a gate.
+    """Return the options of the gate (the test before a version goes live), or None if there is no gate. Raises
+    UsageError if such options are given without a gate.
 
     `require` is the value of --require, and `options` are the values of the other options, by name."""
     if require is None:
@@ -281,8 +281,8 @@ def route_view(result: app.route.RouteSummary) -> View:
 
 
 def _gate_view(result: app.route.RouteSummary) -> View:
-    """Return a table of what the gate (the test before a version goes live) found at one look at the log. A table of
-    the guards stands below."""
+    """Return a table of what the gate (the test before a version goes live) found when it last looked at the log. A
+    table of the guards stands below."""
     change_text = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
     notes = [View(GUARD_FIGURES, guards)] if guards else []

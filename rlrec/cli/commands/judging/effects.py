@@ -65,9 +65,9 @@ def effects(store: Store, show: Show, plot: str | None, workers: app.evaluate.Wo
 
 
 def effects_view(result: app.effects.Result, by: str | None = None) -> View:
-    """Return the effects of arms as a table, with sentences above it for each group.
+    """Return the effects of arms as a table, with sentences above it for each group of the log.
 
-    `by` names the field that divides the log into groups, or is None if the log is not divided."""
+    `by` is the field that divides the log into groups, or None if the log is not divided."""
     groups, has_groups = result["groups"], len(result["groups"]) > 1 or by is not None
     title = []
     for group in groups:

@@ -156,18 +156,17 @@ def evaluate(
 
 
 def _answer_sentence(row: EstimateRow) -> str:
-    """Return the answer about a target (the policy that is evaluated), as a sentence."""
+    """Return a sentence that says whether a target (a policy that is evaluated) is better than what was logged."""
     nothing_earned = f"; no row earned anything by reward {row.reward}" if row.estimate.served == 0 else ""
     return row.untaught or row.claim.sentence + nothing_earned
 
 
 def result_row(row: EstimateRow) -> dict[str, Any]:
-    """Return the row of a target (the policy that is evaluated) as a mapping. The row of a target that has learned
-    nothing has no figures, since they would be those of `uniform`.
+    """Return the row of a target (a policy that is evaluated) as a mapping. If the target has learned nothing, its
+    figures are None, since they would be those of `uniform`.
 
-    In three other cases only the lift is None. Either the log is in doubt, or the target is the policy that it is
-    compared with, or it is unknown whether there is a lift and the bounds of the lift lie so far apart that a figure
-    between them means nothing."""
+    In three other cases only the lift is None: the log is in doubt; the target is the policy that it is compared
+    with; or the answer is unknown, and the bounds of the lift lie so far apart that the lift means nothing."""
     lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
     has_lift = not row.target_loggers and row.answer != ("unknown", None)
     is_vague = row.answer.answer == "unknown" and upper - lower > MAX_LIFT_WIDTH
@@ -178,11 +177,11 @@ def result_row(row: EstimateRow) -> dict[str, Any]:
 
 
 def estimates_view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
-    """Return a table of the estimates for each unit (such as a slot or a visit) to which estimates refer. The tables
-    after the first table are below it, as parts of the same view.
+    """Return the estimates as one view, with a table for each unit of analysis, such as impressions and visits. Further
+    tables are below the first.
 
-    `by` names the field that divides the log into groups, or is None if the log is not divided. `notes` are the
-    lines below the tables."""
+    `by` is the field that divides the log into groups, or None if the log is not divided. `notes` are the lines
+    below the tables."""
     views = []
     shown_headers = {key: header for key, header in COLUMN_HEADERS.items() if key != "group" or by}
     if len({row["reward"] for row in rows}) == 1:
@@ -212,9 +211,9 @@ def _lift_cell(row: Mapping[str, Any]) -> Figures | None:
 
 
 def _count_sentence(rows: Sequence[Mapping[str, Any]], by: str) -> str:
-    """Return a sentence that says how many estimates and groups there are, and how many estimates have each verdict.
+    """Return a sentence that counts the estimates, the groups of the log, and the estimates with each verdict.
 
-    `by` names the field that divides the log into groups."""
+    `by` is the field that divides the log into groups."""
     groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
     return f"{quantity(len(rows), 'estimate')} by {by}, {quantity(groups, 'group')}: {counts}."

@@ -1,5 +1,5 @@
-"""This module holds the command `rlrec outcomes`, which shows visits, returns and rewards per unit, and compares
-groups."""
+"""This module holds the command `rlrec outcomes`, which shows the visits, returns and rewards of users or sessions, and
+compares groups of them."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def _title_lines(result: app.outcomes.Result) -> list[str]:
 
 
 def metric_meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
-    """Return lines that distinguish the metrics `retention` and `returned_7d`, which are easily confused. The list is
-    empty unless both metrics have values.
+    """Return lines that explain the difference between the metrics `retention` and `returned_7d`, which are easily
+    confused. The list is empty unless both have values.
 
     `unit` is user or session."""
     valued_metrics = {row["metric"] for row in rows if row["value"] is not None}
@@ -141,9 +141,9 @@ def metric_meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
 
 
 def count_units(unit: str, units: int, n_anonymous: int) -> str:
-    """Return a text with the number of units, and with the number of units that are sessions without a user.
+    """Return a text with the number of users or sessions, and how many of them are sessions without a user.
 
-    `unit` is user or session. `units` counts all units, and `n_anonymous` counts the sessions without a user."""
+    `unit` is user or session. `units` is the number of all, and `n_anonymous` that of sessions without a user."""
     anonymous_text = (
         f" ({n_anonymous:,} of them sessions without a user: {100 * n_anonymous / units:.3g} %)" if n_anonymous else ""
     )
@@ -151,8 +151,8 @@ def count_units(unit: str, units: int, n_anonymous: int) -> str:
 
 
 def _csv_records(result: app.outcomes.Result) -> list[dict[str, Any]]:
-    """Return a record for each outcome, with the difference between this outcome and that of the first group. The
-    difference is None for the first group."""
+    """Return a record for each outcome, with its difference from the first group. The difference of the first group is
+    None."""
     differences: dict[Any, Mapping[str, Any]] = {_row_key(row): row for row in result["differences"]}
     return [
         {
@@ -168,8 +168,8 @@ def _row_key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | No
 
 
 def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
-    """Return a line about the segments in which two groups surely differ, and a table of all comparisons within
-    segments. The list is empty if `rows` is."""
+    """Return a line about the segments (such as a country) in which two groups surely differ, and a table of the
+    comparisons in all segments. The list is empty without segments."""
     if not rows:
         return []
     sure_texts = [
@@ -186,8 +186,9 @@ def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
 
 
 def outcomes_view(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
-    """Return a table of the outcomes, metric by metric. If there are differences from the first group, they are in
-    further columns. A metric that has no value in any group gets one row."""
+    """Return a table of the outcomes, metric by metric. A metric without a value in any group gets one row.
+
+    `differences` are the differences from the first group, which become further columns, if there are any."""
     differences_by_key: dict[Any, Mapping[str, Any]] = {_row_key(row): row for row in differences}
     has_several_rewards = len({row["reward"] for row in rows} - {None}) > 1
     is_adjusted = any("narrowed" in row for row in differences)

@@ -1,5 +1,5 @@
 """This module holds the commands of `rlrec position`, which estimate and show the probability that each position of a
-page is examined."""
+slate is examined."""
 
 from __future__ import annotations
 

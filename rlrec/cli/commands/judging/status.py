@@ -60,7 +60,7 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
 
 
 def _show_state(store: Store, show: Show, *, clear: bool = False) -> app.status.Status:
-    """Show the state of a store, and return the state.
+    """Print the state of a store, and return it.
 
     With `clear`, the terminal is cleared first."""
     result = app.status.status(store)
@@ -72,8 +72,8 @@ def _show_state(store: Store, show: Show, *, clear: bool = False) -> app.status.
 
 
 def _pinned_findings(result: app.status.Status) -> list[dict[str, Any]]:
-    """Return a finding if rlrec.toml makes `recommend` draw from a version that is not the live version. Otherwise the
-    list is empty."""
+    """Return a finding if rlrec.toml makes `recommend` draw from a version that is not live. Otherwise the list is
+    empty."""
     config = current_settings().config
     setting = None if config is None else config.values.get(("recommend", "policy"))
     name, _, version = str(getattr(setting, "value", "")).partition("@")
@@ -85,8 +85,7 @@ def _pinned_findings(result: app.status.Status) -> list[dict[str, Any]]:
 
 
 def status_view(result: app.status.Status) -> View:
-    """Return the state of a store as a table of its policies. Lines and tables about the rest of the state stand above
-    and below the table."""
+    """Return the state of a store as a table of its policies, with lines and tables about the rest above and below."""
     counts_by_noun = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
     counts_by_noun |= {"decision": result["decisions"], "event": result["events"]}
     size_text = ", ".join(quantity(number, noun) for noun, number in counts_by_noun.items())
@@ -115,8 +114,8 @@ def status_view(result: app.status.Status) -> View:
 
 
 def _waiting_sentence(row: app.status.WaitingVersion) -> str:
-    """Return a sentence about a version that is not live. The sentence names the command that promotes the version,
-    unless the gate (the test before a version goes live) refused it."""
+    """Return a sentence about a version that is not live. It names the command that makes the version live. If the gate
+    (the test before a version goes live) refused the version, it names the command that shows the version instead."""
     name, start_text = row["version"], short_times(row["since"])[:16]
     if row["passed"] is False:
         return f"{row['answer']}; kept since {start_text}, not live: `rlrec policy show {name}` shows it"
@@ -129,7 +128,7 @@ def _waiting_sentence(row: app.status.WaitingVersion) -> str:
 
 def _best_sentence(record: dict[str, Any], result: app.status.Status) -> str:
     """Return the sentence about the best known policy, with the time of the evaluation. If a policy or a route has
-    changed since then, the sentence names the command that evaluates again."""
+    changed since that time, the sentence names the command that evaluates again."""
     changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
     changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
     stale_clause = f"; policies changed since then: `rlrec evaluate uniform --reward {record['reward']}` looks again"
@@ -158,7 +157,7 @@ def _training_text(run: dict[str, Any] | None) -> str:
 
 
 def doctor_text(run: dict[str, Any] | None) -> str:
-    """Return a text on the result of the last run of `rlrec doctor`, or "never" if `run` is None."""
+    """Return a text on what the last run of `rlrec doctor` found, or "never" if there was no run (`run` is None)."""
     if run is None:
         return "never"
     return f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute_text(run)}"

@@ -108,8 +108,8 @@ def sweep(
 
 
 def _candidate_notes(judged_rows: Sequence[EstimateRow]) -> list[str]:
-    """Return lines with the reasons for the verdict on the best candidate. Advice to run `evaluate` is reworded as
-    advice to run this command. The reasons for the verdicts on other candidates are in the table.
+    """Return lines with the reasons for the verdict on the best candidate. Hints to run `evaluate` are changed into
+    hints to run `sweep`.
 
     judged_rows: the estimate of each candidate, the best candidate first."""
     command_start = f"`rlrec evaluate {judged_rows[0].name} "

@@ -1,4 +1,4 @@
-"""Functions here show the answers of `rlrec policy` (beliefs, versions and comparisons) as tables with sentences."""
+"""Functions here make tables with sentences of the answers of `rlrec policy`, such as beliefs and versions."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def kinds_view(kinds: Sequence[Mapping[str, Any]]) -> View:
 
 
 def parameters_text(parameters: dict[str, Any]) -> str:
-    """Return the parameters of a policy as text. A parameter without a value is left out, and a table is shown as
-    `...`. A few rare parameters are left out if they have no effect."""
+    """Return the parameters of a policy as text. Parameters without a value are left out, and so are a few rare ones if
+    they have no effect. A table is shown as `...`."""
     idle_values = {"discount": 1.0, "window": 0.0}
 
     def shows(name: str, value: Any) -> bool:
@@ -59,8 +59,8 @@ def parameters_text(parameters: dict[str, Any]) -> str:
 
 
 def _parameter_text(name: str, value: Any) -> str:
-    """Return a parameter in the form that `--param` takes. The result is only the name if the parameter has no value,
-    or if the value is a table."""
+    """Return a parameter in the form that `--param` takes. If the parameter has no value, or its value is a table, the
+    result is only its name."""
     if isinstance(value, float):
         return f"{name}={value:g}"
     return f"{name}={value}" if isinstance(value, str) and value else name
@@ -72,8 +72,7 @@ def policies_view(policies: Sequence[VersionSummary]) -> View:
 
 
 def versions_view(versions: Sequence[VersionHistory]) -> View:
-    """Return a table of the versions of a policy. Below the table is a line for each period in which a version was
-    live."""
+    """Return a table of the versions of a policy. Below it, a line for each period says which version was live."""
     rows = [
         {**row, "learned_from": _source_text(row), "gate": row["gate"] and _gate_text(row["gate"])} for row in versions
     ]
@@ -87,7 +86,7 @@ def versions_view(versions: Sequence[VersionHistory]) -> View:
 
 
 def _source_text(row: VersionHistory) -> str:
-    """Return a few words about the part of the log that a version learned from."""
+    """Return a few words about the part of the log from which a version learned."""
     source = row["learned_from"]
     texts = [f"version {source['rebuilt_from']} again"] if "rebuilt_from" in source else []
     if "sessions" in source:
@@ -182,9 +181,9 @@ def _terminal_table(arms: Sequence[dict[str, Any]]) -> View:
 
 
 def _hidden_arms_lines(arms: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line about the arms that the table does not show. The list is empty if the table shows all arms.
+    """Return a line about the arms that the table leaves out, or nothing if it shows all arms.
 
-    `rows` are the arms in the table."""
+    `arms` are all arms, and `rows` are the arms in the table."""
     if len(rows) == len(arms):
         return []
     hidden_mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in rows)
@@ -196,9 +195,9 @@ def _hidden_arms_lines(arms: Sequence[Mapping[str, Any]], rows: Sequence[Mapping
 
 def _evenness_lines(exposure: Mapping[str, Mapping[str, float | None]], n_arms: int) -> list[str]:
     """Return a line that says how evenly the arms of the catalogue were shown so far, and would be shown from now on.
-    The list is empty if nothing is known about that.
+    The list is empty if neither is known.
 
-    `exposure` has the measures of evenness, by time (`served` and `now`)."""
+    `exposure` has the measures of evenness, by time (`served` and `now`). `n_arms` is the number of arms."""
     time_phrases = {"served": "so far", "now": "from now on, at position 1,"}
     evenness_texts = [
         f"{time_phrases[name]} as if {effective_arms:.3g} of {quantity(n_arms, 'arm')} were shown equally often "
@@ -210,8 +209,8 @@ def _evenness_lines(exposure: Mapping[str, Mapping[str, float | None]], n_arms: 
 
 
 def _curve_clause(curve: CountingCurve | None) -> str:
-    """Return a text that names the examination curve (the probability that each position is looked at) by which pulls
-    are counted. The text is empty if each pull counts as one."""
+    """Return words that name the examination curve (the probability that each position is looked at). Pulls are counted
+    by this curve; the words are empty if each pull counts as one."""
     if curve is None:
         return ""
     bounds_clause = "in the bounds" if curve["in_bounds"] else "not in the bounds"
@@ -260,7 +259,7 @@ def _drift_line(change: dict[str, Any]) -> str:
 
 
 def _largest_weights(weights: dict[str, float]) -> str:
-    """Return as text the ten weights with the largest absolute values, each with its name."""
+    """Return a text with the ten weights that have the largest absolute values, each with its name."""
     largest = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
     return ", ".join(f"{name} {weight:+.3g}" for name, weight in largest if weight) or "all 0"
 
@@ -270,7 +269,8 @@ def difference_view(
 ) -> View:
     """Return a table of two beliefs side by side.
 
-    `audiences` has, for each belief, its name and the users that it serves."""
+    `columns` are the keys of the rows to show. `audiences` has, for each belief, its name and the users that it
+    serves."""
     named_sides = [(side, name, audience) for side, (name, audience) in zip("ab", audiences, strict=True)]
     title = [f"{side}: {name}{_curve_clause(audience['counting'])}" for side, name, audience in named_sides]
     title += [f"{side} {_audience_clause(audience)}" for side, _, audience in named_sides]
@@ -283,8 +283,8 @@ def difference_view(
 
 
 def _audience_clause(audience: Audience) -> str:
-    """Return words that say whether a version is live, and which routes lead to it. The words follow the name of the
-    version."""
+    """Return words that say whether a version is live, and which routes lead to it. In a sentence, they follow the name
+    of the version."""
     routes_clause = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
     decisions = quantity(audience["decisions_24h"], "decision")
     return (f"is live: {decisions} in 24 h" if audience["live"] else "is not live") + routes_clause

@@ -148,10 +148,9 @@ def train_pg(
 
 
 def _gain_view(result: Mapping[str, Any]) -> View:
-    """Return a table of the gain of the new version over the live version. The first row is estimated on the visits by
-    which the epoch of the new version was chosen. The second row is estimated on the visits of the gate (the test
-    before a version goes live). If too few sessions are new, there is no new version, and the table has one row that
-    says so."""
+    """Return a table of how much the new version gains over the live version. The first row is estimated on the visits
+    that chose the epoch, and the second row on the visits of the gate (the test before a version goes live). If too few
+    sessions are new, there is no new version, and a single row says so."""
     if not result["trained"]:
         return View.select(
             [{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions")
@@ -182,7 +181,7 @@ def _promotion_phrase(result: Mapping[str, Any]) -> str:
 
 
 def _result_sentence(result: Mapping[str, Any]) -> str:
-    """Return a sentence that says why the new version was promoted or not, and then whether it was."""
+    """Return a sentence that says whether the new version was promoted, and why."""
     from rlrec.app.evaluation.comparisons.paired_gate import refusal_sentence
 
     new_version, promotion_phrase = f"{result['policy']}@{result['version']}", _promotion_phrase(result)
@@ -195,8 +194,8 @@ def _result_sentence(result: Mapping[str, Any]) -> str:
 
 
 def _rival_sentence(result: Mapping[str, Any]) -> list[str]:
-    """Return a sentence that names another policy of the log whose visits earned surely more than the new version is
-    estimated to earn. The list is empty if there is no such policy, or if an experiment compares it already."""
+    """Return a sentence about another policy of the log, if its visits earned surely more than the new version is
+    estimated to earn. The list is empty without such a policy, or if an experiment compares it already."""
     name, new_version, value = result["policy"], f"{result['policy']}@{result['version']}", result["value"]
     owners = [row["logger"].rpartition("@")[0] for row in result["loggers"]]
     clause = f"{new_version} is estimated to earn"

@@ -36,16 +36,16 @@ def show_(store: Store, show: Show, decision_id: int) -> None:
 
 
 def _csv_record(result: app.decision.Result, slot: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of one slot of a decision. The record also has the fields that identify the decision, and the
-    events of the slot and of the page."""
+    """Return a record of one slot of a decision. It includes the fields that identify the decision, and the events of
+    the slot and of the whole slate."""
     keys = {name: result[name] for name in ("decision_id", "at", "session", "visit", "step", "policy", "version")}
     events = result["events"]
     return keys | slot | {"events": events_text(events, slot["position"]), "page_events": events_text(events, None)}
 
 
 def decision_view(result: app.decision.Result) -> View:
-    """Return a table of the most probable arms of a decision and of the arms that it showed, with lines about the
-    decision above."""
+    """Return a table of the arms that a decision showed, and of its most probable arms. Lines about the decision stand
+    above the table."""
     positions = [slot["position"] for slot in result["slate"]]
     shown_arms = {slot["arm"] for slot in result["slate"]}
     rows = [
@@ -60,7 +60,7 @@ def decision_view(result: app.decision.Result) -> View:
 
 
 def _left_out_lines(result: app.decision.Result) -> list[str]:
-    """Return a line on the arms that the decision could not show. The list is empty if there are no such arms."""
+    """Return a line about the arms that the decision could not show, or nothing if there are none."""
     rows = result.get("left_out", [])
     names = [row["arm"] if row["reason"] == "narrowed" else f"{row['arm']} ({row['reason']})" for row in rows[:N_ARMS]]
     more_text = f" and {len(rows) - N_ARMS} more" if len(rows) > N_ARMS else ""
@@ -94,16 +94,17 @@ def _title_lines(result: app.decision.Result) -> list[str]:
 
 
 def _events_clause(result: app.decision.Result, position: int | None) -> str:
-    """Return a text with the events that made the reward of a slot, or that of the page if `position` is None. The text
-    is empty if no event came."""
+    """Return a text with the events that made the reward of a slot. The text is empty without an event.
+
+    `position` is the position of the slot, or None for events of the whole slate."""
     events = events_text(result["events"], position, for_person=True)
     return f", events {events}" if events else ""
 
 
 def _features_text(values_by_name: dict[str, float] | None) -> str:
-    """Return the features of a state as text, each with its name.
+    """Return the features of a session's state as text, each with its name.
 
-    `values_by_name` is None if the state was not stored."""
+    `values_by_name` has the value of each feature, or is None if the state was not stored."""
     if values_by_name is None:
         return "not stored"
     values_by_name = {"constant" if name == "1" else name: value for name, value in values_by_name.items()}

@@ -79,8 +79,8 @@ def feedback(
 
 
 def _credit_rule(entry: Any) -> dict[str, Any]:
-    """Return the fields of a line that say which earlier slots shown to a user get credit for the events. Raises
-    InputError if a field is invalid.
+    """Return the fields that say which earlier slots of a user get credit for the events of a line. Raises InputError
+    if a field is invalid.
 
     entry: the decoded line."""
     user, arm, credit, window = _credit_values(entry)
@@ -117,8 +117,8 @@ def _events(words: Sequence[str]) -> dict[str, float]:
 
 @cache
 def line_type() -> Any:
-    """Return the Struct of an input line. Its fields are the first fields of the class `Line` in `rlrec.records`, in
-    the same order, and then the fields that credit a user's slots."""
+    """Return the msgspec Struct of an input line. It has the first fields of the class `Line` in `rlrec.records`, in
+    the same order, followed by the fields that say which slots of a user get credit."""
     from rlrec.cli.text import lines
 
     key = lines.key_type()
@@ -127,8 +127,8 @@ def line_type() -> Any:
 
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
-    """Yield groups of lines, each line as a `Line` of `rlrec.records` or as the error in the line. Lines that cannot be
-    decoded are refused.
+    """Yield groups of lines. A line is a `Line` of `rlrec.records`, or the error in it. Lines that cannot be decoded
+    are refused.
 
     line_class: the class `Line`."""
     for group in lines.groups(line_type()):
@@ -137,8 +137,8 @@ def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
 
 @cache
 def _values_of() -> Any:
-    """Return a function that gives the values of a decoded line as a tuple. The function is cached, since importing it
-    takes a tenth of the time of a line."""
+    """Return a function that turns a decoded line into a tuple of its values. It is cached, since importing the
+    function takes a tenth of the time of a line."""
     from msgspec.structs import astuple
 
     return astuple
@@ -147,7 +147,7 @@ def _values_of() -> Any:
 def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
     """Return a decoded line as a `Line` of `rlrec.records`, or the error in the line.
 
-    entry: the decoded line. line_class: the class `Line`. number: the number of the line."""
+    entry: the decoded line; line_class: the class `Line`; number: the number of the line."""
     values = _values_of()(entry)
     line = tuple.__new__(line_class, (*values[: len(FIELDS)], number, *_NOBODY))
     if values[len(FIELDS) :] == _NO_CREDIT and entry.at is None and None in (entry.decision_id, entry.request_id):

@@ -35,8 +35,8 @@ def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool)
 
 @cache
 def line_type() -> Any:
-    """Return the type of a line, which is a union of the Structs of a request and of feedback. The field `op` of a line
-    says which of the two it is."""
+    """Return the type of a line: a msgspec Struct of a request or one of feedback. The field `op` of a line says
+    which."""
     from msgspec import defstruct
 
     kinds = {"recommend": recommend.line_type(), "feedback": feedback.line_type()}

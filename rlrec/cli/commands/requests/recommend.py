@@ -109,7 +109,7 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
 
 @cache
 def line_type() -> Any:
-    """Return the Struct of a line that holds a request for a slate."""
+    """Return the msgspec Struct of a line that requests a slate."""
     from rlrec.cli.text import lines
 
     more_names = ("arms", "block", "not_after", "not_shown", "page", "request_id")
@@ -123,12 +123,15 @@ def answer_stream(
     store: Store, show: Show, source: str, kind: Any, *, seed: int | None, dry_run: bool = False,
     rehearsal: AbstractContextManager[None] | None = None,
 ) -> None:  # fmt: skip
-    """Read lines of the type `kind`, and answer them in groups. Once a group is stored, an answer or a refusal is
-    written for each line of the group. Raises LinesRefused at the end if any line was refused.
+    """Read lines and answer them in groups. Once a group is stored, an answer or a refusal is written for each of its
+    lines. Raises LinesRefused at the end if any line was refused.
 
     A group of lines ends when it is full, or at a line {"op": "flush"}. Without a seed a group also ends when no
-    more lines are waiting. With `dry_run`, slates are drawn but not stored, each group independently of the groups
-    before. `rehearsal` is a transaction around all groups, after which the answers are written."""
+    more lines are waiting.
+
+    `source` is the path of the input, and `kind` the type of a line. With `dry_run`, slates are drawn but not stored,
+    each group independently of the groups before. `rehearsal` is a transaction around all groups, after which the
+    answers are written."""
     from rlrec.cli.text.lines import groups, rereadable
 
     current_settings().source = "<stdin>" if source == "-" else source
@@ -162,7 +165,7 @@ def answer_stream(
 def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
     """Return the answers and refusals for a group of lines, in the order of the lines, and the number of refusals.
 
-    group: pairs of line number and line. kind: the type of a line."""
+    pipe: what answers decoded lines; group: pairs of line number and line; kind: the type of a line."""
     from rlrec.cli.text.lines import decode_group
 
     decoded_types, lines = (InputError, line_type()), decode_group(group, kind)
@@ -179,7 +182,7 @@ def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: 
 
 def refused_answer(error: RlrecError, number: int) -> dict[str, Any]:
     """Return the answer to a line that is refused. The traceback of the error is dropped, since it would keep the lines
-    of the group in memory until the next garbage collection.
+    of the group in memory for a while.
 
     number: the number of the line."""
     error.__traceback__ = error.__context__ = None

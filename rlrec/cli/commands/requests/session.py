@@ -55,7 +55,8 @@ def show_(store: Store, show: Show, **request: Any) -> None:
 
 
 def timeline_view(visit: app.session.Result) -> View:
-    """Return a visit as a table with a row for each slot, and a row for each page that has several slots."""
+    """Return a visit as a table with a row for each slot. A slate with several slots has another row for the whole
+    slate."""
     end_text = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
         f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",
@@ -73,7 +74,7 @@ def timeline_view(visit: app.session.Result) -> View:
 
 
 def _csv_records(visit: app.session.Result) -> Iterator[dict[str, Any]]:
-    """Yield a record for each slot of a visit, with the fields of its decision and its page."""
+    """Yield a record for each slot of a visit, which includes the fields of its decision and of the whole slate."""
     visit_fields = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
     for step in visit["decisions"]:
         page_fields = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
@@ -84,7 +85,7 @@ def _csv_records(visit: app.session.Result) -> Iterator[dict[str, Any]]:
 
 
 def _timeline_rows(step: app.session.Step) -> Iterator[list[Any]]:
-    """Yield a table row for each slot of a decision. If the decision has several slots, a row for the page follows.
+    """Yield a table row for each slot of a decision. If there are several slots, a row for the whole slate follows.
 
     step: the decision."""
     policy = f"{step['policy']}@{step['version']}"
@@ -118,14 +119,16 @@ def state_without_history(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def context_without_features(context: dict[str, Any]) -> dict[str, Any]:
-    """Return a context in which the features of the arms that the request described are replaced by the number of these
+    """Return a context in which the features of arms, if the request had them, are replaced by the number of these
     arms."""
     return context | {"@arms": f"{len(context['@arms'])} described"} if "@arms" in context else context
 
 
 def events_text(events: Sequence[TimelineEvent], position: int | None, *, for_person: bool = False) -> str:
-    """Return the events of a slot as text, or those of the page if `position` is None, in the form that `feedback`
-    takes. With `for_person`, values are rounded, and events after the reward window are marked."""
+    """Return events as text, in the form that `feedback` takes.
+
+    `position` is the position of the slot whose events are shown, or None for events of the whole slate. With
+    `for_person`, values are rounded, and events after the reward window are marked."""
     format_value = cell if for_person else repr
     return " ".join(
         (event["kind"] if event["kind"] in EVENTS_WITHOUT_VALUE else f"{event['kind']}={format_value(event['value'])}")
@@ -136,8 +139,8 @@ def events_text(events: Sequence[TimelineEvent], position: int | None, *, for_pe
 
 
 def candidates_text(answer: Answer, *, limit: int) -> list[str]:
-    """Return a line with the list of candidates from which the slate was ranked, and with the probability of this list.
-    The result is empty if the answer has no list of candidates.
+    """Return a line with the candidates from which the slate was ranked, and the probability of this list. The result
+    is empty if the answer has no list of candidates.
 
     limit: the largest number of candidates to show."""
     if "candidates" not in answer:

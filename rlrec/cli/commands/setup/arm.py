@@ -94,8 +94,8 @@ def _read_json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _stated_times(start: Any, end: Any) -> dict[str, int | None]:
-    """Return the times that a line states about an arm, by column of the arm. If the line lacks a field, its column is
-    left out.
+    """Return the times that a line states about an arm, by column of the store. A field that the line lacks is left
+    out.
 
     `start` and `end` are the fields for the first and the last time at which the arm may be shown, None to remove a
     time."""
@@ -107,8 +107,8 @@ def _stated_times(start: Any, end: Any) -> dict[str, int | None]:
 
 
 def _read_csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """Read a CSV, and yield groups of arms. A cell that holds a number becomes a number. An empty cell is no feature,
-    and leaves the groups and the times of an arm unchanged."""
+    """Read a CSV, and yield groups of its rows, each row as an arm. A cell that holds a number becomes a number. An
+    empty cell is no feature, and leaves the groups and the times of an arm unchanged."""
     header: list[str] = []
     for group in lines.raw():
         arms = []
@@ -162,8 +162,8 @@ def _arm_of_cells(header: list[str], cells: list[str]) -> tuple[Any, ...]:
 
 
 def _cell_value(cell: str) -> str | float:
-    """Return the value of a cell. The value is a number if JSON would write the number in this form, and otherwise
-    text, such as 007 and 1_000."""
+    """Return the value of a cell. The value is a number if JSON would write it in this form; other text, such as 007
+    and 1_000, stays text."""
     if not NUMBER_PATTERN.fullmatch(cell):
         return cell
     number = float(cell)

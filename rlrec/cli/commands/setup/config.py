@@ -24,21 +24,21 @@ SETTING_COLUMNS = ("option", "value", "source")
 
 
 class FileValue(NamedTuple):
-    """A FileValue is the value of an option from a file, in the form that the option takes, with the path of the
-    file."""
+    """A FileValue is the value of an option that a file states, in the form in which the option takes it, with the path
+    of the file."""
 
     value: Any
     path: str
 
 
 class Config:
-    """A Config holds the defaults of options that files state. Raises InputError if a file has a key that is no
-    option."""
+    """A Config holds the defaults of options that files state."""
 
     def __init__(self, program: click.Group, paths: Sequence[str]) -> None:
-        """Read the defaults in the files.
+        """Read the defaults in the files. Raises InputError if a file has a key that is no option.
 
-        paths: the paths of existing files, the nearest file first; its values win."""
+        program: the group of all commands; paths: the paths of existing files; if two files have a key, the first
+        file counts."""
         # by command names and the Python name of the option; only the latter for options of the program
         self.values: dict[tuple[str, ...], FileValue] = {}
         for path in reversed(paths):
@@ -47,7 +47,7 @@ class Config:
     def _take_values(self, context: click.Context, table: Mapping[str, Any], names: tuple[str, ...], path: str) -> None:
         """Store the values in the table of a command, and those in the tables of its subcommands.
 
-        names: the names by which the command is called. path: the path of the file."""
+        names: the names by which the command is called; path: the path of the file."""
         command = context.command
         options = {name.lstrip("-"): option for option in _settable_options(command) for name in option.opts}
         commands = command.list_commands(context) if isinstance(command, click.Group) else []
@@ -68,8 +68,8 @@ class Config:
 
     def defaults(self, command: click.Command, *names: str) -> dict[str, Any]:
         """Return the defaults of a command's options in the form of click's default map, by the Python names of the
-        options. A subcommand has its own map. The general format, if a file states one, is the default of every option
-        --format.
+        options. A subcommand has a map of its own. If a file states a format for all commands, it is the default of
+        every option --format.
 
         names: the names by which the command is called."""
         defaults: dict[str, Any] = {}
@@ -108,8 +108,9 @@ def _read_table(path: str) -> dict[str, Any]:
 
 
 def _check_owner(path: str, owner: int) -> None:
-    """Raise InputError for a file that belongs neither to this user, nor to root, nor to the user who became root by
-    sudo."""
+    """Raise InputError unless a file belongs to this user, to root, or to the user who became root by sudo.
+
+    owner: the number of the user who owns the file."""
     user = os.geteuid()
     if str(owner) not in ("0", str(user), os.environ.get("SUDO_UID") if user == 0 else None):
         message = f"{path}: it belongs to user {owner}, and could send your password to a server of theirs"
@@ -125,8 +126,8 @@ def _settable_options(command: click.Command) -> list[click.Option]:
 
 
 def _typed_form(value: Any) -> Any:
-    """Return a value of a file in the form in which a user would type the value. A table becomes JSON, and a list
-    becomes the values of a repeated option."""
+    """Return a value of a file as a user would type it. A table becomes JSON, and a list becomes the values of a
+    repeated option."""
     if isinstance(value, dict):
         return json.dumps(value, default=str)
     if isinstance(value, list):
@@ -208,7 +209,7 @@ def _find_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, 
     """Return the value of an option and its source, from the environment or else from a file. The result is None if
     neither has a value.
 
-    names: the names of the command, and the name of the option. variables: the environment variables of the option."""
+    names: the names of the command, and the name of the option; variables: the environment variables of the option."""
     for variable in variables:
         if text := os.environ.get(variable):
             return mask_secrets(text, passwords(text)), variable

@@ -31,7 +31,8 @@ PAGE_ORDER = (
 class ManualPage(NamedTuple):
     """A ManualPage is a page of the manual.
 
-    `topic` is the name of its file without the ending, `summary` is its first paragraph, and `text` is its Markdown."""
+    `topic` is the name of its file without the ending, `summary` is its first paragraph, and `text` is the whole
+    page in Markdown."""
 
     topic: str
     summary: str
@@ -39,7 +40,7 @@ class ManualPage(NamedTuple):
 
 
 def manual_pages() -> list[ManualPage]:
-    """Return all pages of the manual in reading order. Pages that PAGE_ORDER lacks come last."""
+    """Return all pages of the manual in the order of PAGE_ORDER. Pages that PAGE_ORDER lacks come last."""
     ranks = {topic: rank for rank, topic in enumerate(PAGE_ORDER)}
     paths = sorted(MANUAL_FOLDER.glob("*.md"), key=lambda path: (ranks.get(path.stem, len(ranks)), path.stem))
     return [_parse_page(path.stem, path.read_text(encoding="utf-8")) for path in paths]
@@ -66,8 +67,8 @@ def full_text(page: ManualPage) -> str:
 
 
 def plain_text(markdown: str, width: int = 0) -> str:
-    """Return a page as plain text. Blocks of code are indented, and a link becomes the command that shows the linked
-    page.
+    """Return a page of the manual as plain text. Blocks of code are indented, and a link becomes the command that shows
+    the linked page.
 
     `width` is the width of lines outside blocks, or 0 to keep the lines of the page."""
     chunks = re.split(r"^```.*\n", markdown, flags=re.MULTILINE)
@@ -85,7 +86,7 @@ def _replace_links(text: str) -> str:
 
 
 def _wrap_paragraph(text: str, width: int) -> str:
-    """Return a paragraph, a list or a table, wrapped to a width."""
+    """Return a paragraph, a list or a table with its lines wrapped to a width."""
     if not width or not text.strip("\n") or text.lstrip("\n").startswith(("#", "    ")):
         return text
     items = re.split(r"\n(?=- |\|)", text.strip("\n"))
@@ -129,7 +130,7 @@ def _roff_paragraph(text: str) -> list[str]:
 
 
 def _escape_roff(text: str) -> str:
-    """Return a text in which the characters that roff would interpret are escaped."""
+    """Return a text with escapes for the characters that roff would interpret."""
     line = " ".join(text.split()) if "\n" in text else text
     line = line.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{line}" if line.startswith((".", "'")) else line

@@ -1,5 +1,5 @@
 """This module holds the commands of `rlrec reward`, which define the reward of a decision, list definitions, and show
-after which delays events arrive."""
+how long events take to arrive."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
 
 
 def _headline(result: app.effects.Suggestion) -> str:
-    """Return the first line of the answer. For each kind of event that surely tells of later reward, the line says how
-    much reward after the page goes with one more such event."""
+    """Return the first line of the answer. For some kinds of event, more events surely go with more reward after the
+    slate; the line says how much, for one more event of each of these kinds."""
     sure_events = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
         return f"cannot tell: no kind of event differs enough between the {result['arms']} arms of this log"
@@ -161,7 +161,7 @@ def _headline(result: app.effects.Suggestion) -> str:
 
 
 def _rank_warnings(result: app.effects.Suggestion) -> list[str]:
-    """Return a warning for each event or reward by which arms would be ranked against their long-run effect."""
+    """Return a warning for each event or reward that ranks arms against their effect on the long-run reward."""
     ranks = [(event["event"], event["rank"]) for event in result["events"]]
     if result["rank"] is not None and len(ranks) > 1:
         ranks.append((f"reward {result['reward']} without returns", result["rank"]))

@@ -32,10 +32,11 @@ db = CommandGroup("db")
 
 
 def asks_question(question: str, *, is_needed: bool = True) -> Callable[[Command], Command]:
-    """Return a decorator that adds --yes and --dry-run to a command. Without these options, the command asks the
-    question on the terminal before it runs.
+    """Return a decorator that makes a command ask a question on the terminal before it runs, and adds --yes and
+    --dry-run. With either of them, the command does not ask.
 
-    With `is_needed`, the command is refused if there is no terminal, unless --yes or --dry-run is given."""
+    `question` is the text, in which {store} and the arguments of the command are filled in. `is_needed` says whether
+    the command is refused if it cannot ask, since there is no terminal."""
 
     def add(command: Command) -> Command:
         @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -1,5 +1,5 @@
-"""This module holds the command `rlrec doctor`, which audits the store, and corrects the times of decisions that lie in
-the future."""
+"""This module holds the command `rlrec doctor`, which audits the store. It can also correct the times of decisions that
+lie in the future."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""This module holds the command `rlrec export-log`, which writes the log in file formats of other programs and of
-rlrec."""
+"""This module holds the command `rlrec export-log`, which writes the log in file formats of rlrec and of other
+programs."""
 
 from __future__ import annotations
 

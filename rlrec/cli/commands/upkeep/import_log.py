@@ -33,7 +33,7 @@ DEFAULT_POLL_US = 1_000_000  # between two reads of a file
 
 
 def _check_files(_: click.Context, __: click.Parameter, files: Sequence[str]) -> Sequence[str]:
-    """Return the files unchanged. If a file is a folder, raise InputError with a hint that says how to read the
+    """Return the files unchanged. Raises InputError if one of them is a folder, with a hint that says how to read the
     folder."""
     for folder in filter(os.path.isdir, files):
         hint = f"name its files: {folder}/*"

@@ -73,7 +73,7 @@ def _show_exclusion(show: Show, answer: app.exclusions.Excluded, verb: str, beli
 
 
 def _with_promotion(command: str) -> list[str]:
-    """Return the commands to run, which are `command` and, if it rebuilds a policy, the promotion that must follow. A
-    rebuilt version serves nobody until the version is promoted."""
+    """Return the commands to run: `command` and, if it rebuilds a policy, the one that promotes the rebuilt version.
+    Without promotion, the version serves nobody."""
     program_prefix, is_rebuild, policy = command.partition("policy rebuild ")
     return [command, f"{program_prefix}policy promote {policy}@VERSION"] if is_rebuild else [command]
