@@ -29,9 +29,11 @@ WEIGHED = ("decision_id", "at", "imported", "position", "arm_id", "marginal", "c
 
 
 def options(text: str | None, weight: float | None, *, prior: str | None) -> dict[str, Any]:
-    """Return the fields that a policy's definition has for a prior from a log, or an empty dictionary without such a
-    prior. Raises InputError for a weight that is out of range, for a weight without a log, and for a log together with
-    a file of priors."""
+    """Return the two fields of a policy's definition that describe a prior from a log, or an empty dictionary without a
+    log. Raises InputError for a weight out of range, a weight without a log, and a log together with a prior from a
+    file.
+
+    text: the filter of the log; weight: the number of pseudo-pulls; prior: the file."""
     if text is None:
         if weight is not None:
             raise InputError("--prior-weight needs a log", hint="give --prior-from FILTER too")
@@ -73,8 +75,8 @@ def prior_from_log(
 
 
 def _pseudo_counts(pulls: float, reward: float, *, prior_mean: float, weight: float) -> tuple[float, float]:
-    """Return alpha and beta of an arm with these sums. Neither is below the smallest count for which probabilities are
-    exact. prior_mean: the mean reward of all arms."""
+    """Return alpha and beta of an arm with these sums. Both are at least the smallest count for which probabilities are
+    exact. prior_mean: the mean reward of all arms; weight: the number of pseudo-pulls."""
     mean = float(reward + weight * prior_mean) / float(pulls + weight)
     return max(weight * mean, parameters.MIN_COUNT), max(weight * (1 - mean), parameters.MIN_COUNT)
 
@@ -82,13 +84,13 @@ def _pseudo_counts(pulls: float, reward: float, *, prior_mean: float, weight: fl
 def weighted_means(
     unit: Unit, version: Version, catalogue: Sequence[Arm], *, sample: bool
 ) -> tuple[list[dict[str, float | None]], int | None]:
-    """Return the mean reward of each arm of the catalogue (in order of id) over the mature, uncensored slots of the
-    policy, of all its versions. Each slot is weighted by the inverse of the marginal at its position, and slots without
-    a marginal are left out. Where the version discounts positions by a curve of examination, each slot counts only as
-    much as its position is examined.
+    """Return the mean reward of each arm of the catalogue, with its interval, in order of id. The means are over the
+    mature, uncensored slots that all versions of the policy served. A slot is weighted by the inverse of the marginal
+    at its position; slots without a marginal are left out. If the version uses a curve of examination, a slot counts
+    only as much as its position is examined.
 
-    sample: whether to read only SAMPLED decisions, in stretches across the log, where the log has more. The second
-    value returned is the number of sampled decisions; it is None where all were read."""
+    sample: whether to read only SAMPLED decisions of a longer log. The second value is then the number of decisions
+    that were read, or None if all were read."""
     ids = np.array([arm.id for arm in catalogue], np.int64)
     sums, n_read = np.zeros((adaptive.TERMS, len(ids))), 0
     policy, policy_id = designs.policy_of(version), version.policy.id

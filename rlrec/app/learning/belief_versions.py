@@ -1,4 +1,4 @@
-"""This module summarizes versions of a policy, tells whether their beliefs have learned the past, and copies
+"""This module summarizes versions of a policy, tells whether their beliefs have learned all they should, and copies
 beliefs."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def is_complete(version: Version) -> bool:
 
 
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last_id: int) -> int:
-    """Enter into a belief the decisions after the newest decision that it contains, up to `last_id`; return how many
+    """Enter decisions into a belief: those after the newest decision that it contains, up to `last_id`. Return how many
     slots entered."""
     from rlrec.app.learning.slot_statistics import BeliefFold
 
@@ -58,12 +58,12 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last_id: int) -
 
 
 def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
-    """Return the sums of a belief without its immature slots, and the newest decision that the sums may include.
+    """Return the sums of a belief without its immature slots, and the newest decision that the sums may include. Sums
+    are discounted until now.
 
     A frozen belief is copied as it is. If the belief learns slots when they are `served`, its immature slots are
-    subtracted. If the belief learns slots when they are `settled`, the overdue slots that have not entered it are
-    added. Within a policy ids are in order of time, so only the immature or overdue slots are read. Sums are
-    discounted until now."""
+    subtracted. If it learns slots when they are `settled`, mature slots that have not entered it are added, unless
+    the store has exclusions. Within a policy ids are in order of time, so no other slots are read."""
     from rlrec.app.learning import slot_statistics
 
     policy, last_id = version.policy.id, decisions.newest_id(unit, version.policy.id)
@@ -87,8 +87,8 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
 
 
 def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
-    """Make the next version of a policy, with the present belief of a variant of the policy. From now on the new
-    version learns what the policy serves. The caller holds the locks of policy and variant.
+    """Add a version to a policy, with the present belief of a variant of this policy. The new version then learns from
+    what the policy serves. The caller holds the locks of the policy and the variant.
 
     head: the head of the policy; ordinal: the number of decisions of the variant."""
     from rlrec.app.learning import slot_statistics
@@ -114,9 +114,12 @@ def copy_version(
     unit: Unit, source: Version, *, policy_id: int, number: int, status: str, seq: int, ordinal: int, sums: Totals,
     learned_from: Mapping[str, Any], entered_to: int | None = None, weights: Sequence[tuple[int, bytes]] | None = None,
 ) -> int:  # fmt: skip
-    """Add a version with the sums `sums`, discounted to the policy's `ordinal`, and the prior and design of the source,
-    and return its id. The first delta of the new version is `seq`. weights: the packed weights of each arm, by id; None
-    for the weights of the source."""
+    """Add a version with the given sums, and with the prior and parameters of the source, and return the id of the new
+    version.
+
+    sums: the sums, discounted to the policy's `ordinal`; seq: the number of the change that stores them; entered_to:
+    the last decision in the belief (None: decisions enter at once); weights: the packed weights of each arm, by id
+    (None: the weights of the source)."""
     version_id = policies.add_version(
         unit, policy_id=policy_id, number=number, status=status, reward_id=source.reward.id, seq=seq, ordinal=ordinal,
         parent_id=source.id, parameters=source.parameters, entered_to=entered_to, learned_from=learned_from,

@@ -1,4 +1,4 @@
-"""This module makes a trained policy that starts from a bandit: version 1 of the trained policy draws slates as the
+"""This module makes a trained policy that starts from a bandit. Version 1 of the trained policy draws slates as the
 bandit does, as closely as the kind allows."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LEAST = 0.02  # floor of a copy, unless one is given
 
 
 def find_source(unit: Unit, reference: str) -> Version:
-    """Return the version that a reference names, which a trained policy will copy. Raises InputError where no trained
+    """Return the version that a reference names, which a trained policy will copy. Raises InputError if no trained
     policy can copy the version."""
     version, _ = lookup.version(unit, reference)
     policy = designs.policy_of(version)
@@ -56,15 +56,15 @@ def find_source(unit: Unit, reference: str) -> Version:
 
 
 def _refusal_reason(policy: Policy) -> str:
-    """Say why a kind cannot be copied; return an empty text where the kind can be copied."""
+    """Return words that say why a kind cannot be copied, or an empty text if it can be copied."""
     if policy.stateful:
         return "it is trained itself"
     return "its slates have no probabilities" if not policy.can_serve or policy.stages or policy.is_draft else ""
 
 
 def way_to_copy(version: Version) -> str:
-    """Write the commands that create a trained policy which starts as what a version served; return an empty text if it
-    cannot be copied."""
+    """Return the commands that create a trained policy which starts as a copy of a version. The text is empty if no
+    trained policy can copy the version."""
     policy, create_command = designs.policy_of(version), "rlrec policy create"
     if not policy.can_serve:
         learn_command = f"{create_command} BANDIT --kind softmax --from-log policy={version.policy.name}"
@@ -75,8 +75,9 @@ def way_to_copy(version: Version) -> str:
 
 
 def parameters(version: Version, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of the trained policy: the parameters `params`, with the exploration of the copied version
-    as the floor. The floor is at least LEAST, since arms that are hardly ever shown teach nothing."""
+    """Return the parameters of the trained policy: `params` and, if they have no floor, the exploration of the copied
+    version as the floor. This floor is at least LEAST, since arms that are hardly ever shown teach nothing. Raises
+    InputError if the version explores differently by position."""
     if "floor" in params:
         return dict(params)
     exploration = designs.policy_of(version).exploration
@@ -103,8 +104,8 @@ def encoders(version: Version) -> dict[str, Encoder]:
 
 
 class _Case(NamedTuple):
-    """This record stands for requests with the same eligible set and size, and with the same context where the version
-    reads contexts. weight: the number of these requests."""
+    """This record stands for requests with the same eligible set, size of slate and context. (If the version reads no
+    contexts, the context is empty.) weight: the number of these requests."""
 
     arms: tuple[int, ...]
     context: Mapping[str, Any]
@@ -113,9 +114,8 @@ class _Case(NamedTuple):
 
 
 def graduate(unit: Unit, version: Version, belief: InitialBelief, params: Mapping[str, Any]) -> InitialBelief:
-    """Return the belief of a trained policy with weights that copy a version. The record of the belief has the KL
-    divergence that remains. belief: the belief without weights. Raises InputError where the version has no exact
-    probabilities."""
+    """Return the belief of a trained policy with weights that copy a version, and with a record that has the remaining
+    KL divergence. belief: the belief without weights. Raises InputError if the version has no exact probabilities."""
     draft = designs.make_draft(KIND, params, version.reward)
     draft = replace(draft, parameters=belief.parameters)
     return _Graduation(unit, version, cast(Gradient, designs.policy_of(draft))).belief(belief)
@@ -172,10 +172,10 @@ class _Graduation:
         }  # fmt: skip
 
     def _cases(self) -> list[_Case]:
-        """Return the requests of the policy's newest decisions, most frequent first. Where the policy served nothing,
-        or only empty contexts, return the newest requests of the whole log; without a log, return one request for all
-        active arms in an empty context. Raises InputError where the version reads contexts, the policy served nothing,
-        and all contexts of the log are empty."""
+        """Return the requests of the policy's newest decisions, most frequent first. If the policy served nothing, or
+        only empty contexts, return the newest requests of the whole log; without a log, return one request for all
+        active arms in an empty context. Raises InputError if the version reads contexts, the policy served nothing, and
+        all contexts of the log are empty."""
         policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
         reads_contexts = self.is_contextual
         for requests in (policy_requests, decisions.newest_requests(self.unit, None, limit=NEWEST)):
@@ -200,12 +200,12 @@ class _Graduation:
         ]
 
     def _index(self, ids: Sequence[int]) -> Index:
-        """Return the index of each arm of `ids` among all arms of the catalogue, (n,)."""
+        """Return the index of each of these arms in the array of all arms, (n,). ids: the n arm ids."""
         return np.searchsorted(self.arms, np.array(ids, np.int64))
 
     def _start_scores(self, case: _Case) -> Array:
-        """Return the scores from which the fit starts. They follow from the probability that each arm stands anywhere
-        on a slate of the case; at size 1 they copy the version exactly."""
+        """Return the scores from which the fit starts. They are computed from the probability that an arm is anywhere
+        on a slate. For slates with one slot they copy the version exactly."""
         pages = self._distribution(case).slate_sampler(case.size)
         shown_shares = pages.p_first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
         return imitation.scores(
@@ -222,8 +222,9 @@ class _Graduation:
         return distribution
 
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:
-        """Return slates that the version shows in `cases`, grouped by eligible set, with weights in `gain`. Where there
-        are few enough arms, each arm has a slate; else slates are drawn with `seed`."""
+        """Return slates that the version shows for these requests, grouped by eligible set. The weight of each slate is
+        in `gain`. If there are few arms, and slates have one slot, there is a slate for each arm; else slates are drawn
+        with `seed`."""
         shows_all_arms = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total_weight, groups = (
             sum(case.weight for case in cases),
@@ -250,8 +251,8 @@ class _Graduation:
     def _logged_slates(
         self, arm_ids: tuple[int, ...], x: Array, shown_arms: Index, weight: Array, log_served: Array
     ) -> LoggedSlates:
-        """Return slates of one eligible set in the form in which the gradient reads slates, all at the beginning of a
-        visit."""
+        """Return n slates of one eligible set as inputs of the gradient, as if each began a visit. x: the features of
+        the contexts; shown_arms: the index of each arm shown; log_served: the logarithm of the propensities."""
         n, index = len(x), self._index(arm_ids)
         session = np.zeros((n, len(self.policy.names) - x.shape[1]))
         no_arms = np.empty(0, np.int64)

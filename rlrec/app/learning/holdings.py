@@ -1,5 +1,5 @@
-"""This module finds the slots and events of the log that each belief of a policy contains, and their sums. The module
-also sums what a version started from: a log to which the version was fitted, or a belief that the version copied."""
+"""This module finds the slots and events of the log that each belief of a policy contains, and their sums. It also
+computes the sums from which a version started: those of a log to which it was fitted, or those of a copied belief."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ HELD_UNTIL = "held_until"  # the key, in the record of a retired version, of the
 
 
 class Extent(NamedTuple):
-    """An Extent tells which slots and events a belief contains. The belief contains decisions up to id `last_id`, and
-    events up to the change number `seq` (all events if None). Its counts are discounted as of `ordinal`. `distinct_id`
-    is 0 where all beliefs of the policy that learn the same reward are equal."""
+    """An Extent tells which slots and events a belief contains: decisions up to the id `last_id` (all if None), and
+    events up to the change number `seq` (all if None). The sums are discounted to the ordinal `ordinal`. distinct_id:
+    the id of the version, or 0 if all beliefs of the policy that learn the same reward are equal."""
 
     distinct_id: int
     reward_id: int
@@ -42,9 +42,11 @@ class Extent(NamedTuple):
 def provenance(
     version: Version, by_id: Mapping[int, Version], now: int, *, roots: Collection[str] = ("learning",)
 ) -> tuple[Version, Extent] | None:
-    """Return the version whose learning belief a version has or was frozen from, and the extent of this belief; None
-    where the extent is not known. now: the policy's ordinal; roots: statuses at which the search for the origin of a
-    frozen belief ends."""
+    """Return the learning version whose belief a version has, or from which it was frozen, and the extent of the
+    version's belief. Return None if the extent is not known.
+
+    by_id: all versions of the policy; now: the policy's present ordinal; roots: the statuses of a parent at which
+    the search for the origin of a frozen belief ends."""
     if version.learning:
         return version, Extent(_distinct_id(version), version.reward.id, version.entered_to, None, now)
     if version.status != "frozen":
@@ -74,8 +76,9 @@ def sums(fold: BeliefFold, batch: Batch, last_id: int | None) -> Totals:
 
 
 def drawn_sums(fold: BeliefFold, batch: Batch, last_id: int | None) -> Totals:
-    """Return the sums of a batch's slots that a belief contains, up to decision `last_id`, without imported decisions.
-    All rows of the batch belong to one policy; the sums are empty where the belief belongs to another policy."""
+    """Return the sums of the slots of a batch that a belief contains, up to decision `last_id`, without imported
+    decisions. The result is empty if the batch, whose rows all belong to one policy, is of another policy than the
+    belief."""
     rows = drop_imported(batch)
     is_same_policy = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
     return sums(fold, rows, last_id) if is_same_policy else {}
@@ -88,7 +91,7 @@ def drop_imported(batch: Batch) -> Batch:
 
 
 def batch_at_change(batch: Batch, seq: int | None) -> Batch:
-    """Return the batch as it was after change `seq`, or the batch unchanged if `seq` is None."""
+    """Return the batch as it was after the policy's change number `seq`, or the batch unchanged if `seq` is None."""
     if seq is None:
         return batch
     past_batch = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
@@ -109,8 +112,8 @@ def censored_slots(batch: Batch) -> Flags:
 
 
 class Holding(Record):
-    """This record holds a version, the extent of the log that its belief contains, and the fold that sums slots in the
-    way of the belief."""
+    """This record holds a version, the extent of the log that its belief contains, and the fold, which sums slots as
+    the belief does."""
 
     version: Version
     extent: Extent
@@ -127,8 +130,8 @@ class Holding(Record):
 
 
 def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection[int] | None = None) -> Totals:
-    """Return the spend of a policy's decisions since a learning version was created. decision_ids: the decisions whose
-    spend counts; None for all."""
+    """Return what the policy has spent in decisions since a learning version was created. decision_ids: if given, only
+    these decisions count."""
     rows = audit.spend(
         unit, version.policy.id, kind=budget.event, slice_us=budget.slice_us, offset_us=budget.offset_us,
         after=version.seq, decision_ids=decision_ids,
@@ -140,7 +143,8 @@ def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection
 
 
 def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
-    """Return the beliefs of one policy whose slots are known, with their extents."""
+    """Return a Holding for each version whose belief contains a known part of the log. versions: all versions of a
+    policy."""
     by_id, now = {version.id: version for version in versions}, policies.ordinal(unit, versions[0].policy.id)
     holdings = []
     for version in versions:
@@ -157,8 +161,8 @@ def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
 
 
 def _extent_of_retired(unit: Unit, version: Version) -> Extent:
-    """Return the extent of a belief that learned until it was retired. The extent ends at the last change of the belief
-    that was no correction."""
+    """Return the extent of the belief of a retired version. It ends at the last change of the belief, without later
+    corrections."""
     seq = int(version.learned_from.get(HELD_UNTIL) or removals.last_change(unit, version.id))
     last_id = removals.newest_until(unit, version.policy.id, seq)
     if version.entered_to is not None:
@@ -174,8 +178,8 @@ Origin = Callable[[Batch], Totals]
 
 
 def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: BeliefFold, weight: float) -> Totals:
-    """Return `weight` times the sums of the slots of a batch that are in the log that a version was fitted to, with the
-    events received by the time `received_by`."""
+    """Return the sums of a batch's slots that are in `log`, the log to which a version was fitted. The sums are
+    multiplied by `weight`. Only events received by the time `received_by` count."""
     past_batch = _batch_at_time(batch, received_by)
     rows = log.rows(past_batch.slots) & ~past_batch.slots["censored"] & fold.may_enter(past_batch.slots)
     if not rows.any():
@@ -187,20 +191,20 @@ def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: Beli
 
 
 def _copied_sums(batch: Batch, *, last_id: int, received_by: int, fold: BeliefFold) -> Totals:
-    """Return the sums of the slots of a batch that the belief of another policy contained when it was copied: the slots
-    of decisions up to `last_id`, with the events received by the time `received_by`."""
+    """Return the sums of a batch's slots that the belief of another policy contained when it was copied. These are the
+    slots of decisions up to `last_id`, with the events received by the time `received_by`."""
     return drawn_sums(fold, _batch_at_time(batch, received_by), last_id)
 
 
 def _moved_sums(batch: Batch, origin: Origin, *, buckets: int) -> Totals:
-    """Return the sums of the slots of a batch that an origin of a copied belief contains. The bucket numbers of the
-    sums are moved by `buckets`."""
+    """Return the sums of the slots of a batch that `origin` (a part of a copied belief) contains. buckets: the number
+    that is added to the bucket numbers of the sums."""
     return {(bucket + buckets, arm): numbers for (bucket, arm), numbers in origin(batch).items()}
 
 
 def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordinal: int) -> list[Origin]:
-    """Return the origins of a belief, each with the weight that it has at the policy's `ordinal`. The result is empty
-    for a trained version."""
+    """Return the parts of a log from which a belief started, as functions from a batch to sums. The sums are weighted
+    as at the policy's `ordinal`. The result is empty for a trained version. by_id: all versions that may be parents."""
     if not kinds.load(version.policy.kind).online:
         return []
     record, parent, origin_list = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()

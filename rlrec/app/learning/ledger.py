@@ -1,5 +1,5 @@
-"""This module changes beliefs. During a transaction it collects the rewards that slots have before and after each
-change, and writes the sums once, while the transaction holds the policy's lock.
+"""This module changes beliefs. While a transaction holds the policy's lock, this module collects the reward that a slot
+has before and after each change, and then writes the sums once.
 
 The module is plain Python, so that a single `feedback` loads no numpy."""
 
@@ -43,7 +43,7 @@ PENDING = 50_000  # changes of one belief that are collected before they are sum
 
 class SlotKey(NamedTuple):
     """A SlotKey has the fields of a slot that a belief can depend on. Fields that the policy does not need are 0, so
-    that slots with equal effects have equal keys, and can be counted."""
+    that slots with equal effects have equal keys and can be counted together."""
 
     arm_id: int
     ordinal: int = 0
@@ -58,10 +58,10 @@ ServedSlate = tuple[Sequence[Row], int, int]
 
 
 class SlotFields:
-    """A SlotFields knows which fields of slots the learning beliefs of one policy depend on.
+    """A SlotFields tells which fields of slots the learning beliefs of one policy depend on.
 
-    kinds: the kind of each version, since versions may discount positions by different curves. budget: the budget of
-    the policy, if it has one; its beliefs then include what was spent."""
+    kinds: the kind by version id, since each version may discount positions by its own curve; budget: the budget of
+    the policy, or None (with a budget, beliefs include the spend)."""
 
     def __init__(self, versions: Sequence[Version]) -> None:
         self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
@@ -99,17 +99,17 @@ RewardChange = tuple[float | None, float | None]  # of a slot: before and after;
 
 
 class Unordered(Exception):
-    """This error says that a policy must be locked whose id is below the id of a policy already locked. To wait for the
-    lock of this policy could cause a deadlock."""
+    """This error says that to lock a policy could cause a deadlock, since a policy with a larger id, or a session, is
+    already locked."""
 
 
 class Ledger:
-    """A Ledger holds the policies of one transaction, locked in order of id, with their learning beliefs and the
-    changes of these beliefs.
+    """A Ledger locks the policies of one transaction, in order of id. It holds their learning beliefs and the changes
+    of these beliefs.
 
-    The `seq` of a policy is the number of the change that this transaction makes. Decisions and events store it, and
-    every belief that changes gets one delta with this number. The number is raised at its first use, so a
-    transaction without changes uses no number."""
+    The transaction has one change number, `seq`, for each policy. Decisions and events store this number, and every
+    belief that changes gets one delta with it. The number is raised at its first use, so a transaction without
+    changes uses no number."""
 
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
@@ -149,16 +149,16 @@ class Ledger:
                 self._omitting_ids.add(version.id)
 
     def require(self, policy_ids: Collection[int]) -> None:
-        """Lock policies after sessions are locked. Raises Unordered if waiting could cause a deadlock."""
+        """Lock policies when sessions may be locked already. On PostgreSQL, waiting could then cause a deadlock, so
+        Unordered is raised if any of the policies is not locked yet."""
         if self.unit.postgres and not self._locked_ids.issuperset(policy_ids):
             raise Unordered
         self.lock(policy_ids)
 
     def ordinals(self, policy_id: int, count: int, *, forgetting: Forgetting) -> range:
-        """Return the ordinals of the next decisions of a policy that forgets.
+        """Return the ordinals of the next `count` decisions of a policy that forgets.
 
-        Decisions are counted even if no version learns, since a version that is rebuilt later learns from these
-        decisions."""
+        Decisions are counted even if no version learns now, since a rebuilt version will learn from them later."""
         first = self.ordinal[policy_id] + 1
         self.ordinal[policy_id] += count
         policies.raise_ordinal(self.unit, policy_id, by=count)
@@ -169,13 +169,13 @@ class Ledger:
         return range(first, first + count)
 
     def seq(self, policy_id: int) -> int:
-        """Return the number of this transaction's change of a policy."""
+        """Return the number of the change that this transaction makes to a policy."""
         if policy_id not in self._seq:
             self._seq[policy_id] = policies.raise_seq(self.unit, self._heads[policy_id])
         return self._seq[policy_id]
 
     def fields(self, policy_id: int) -> SlotFields:
-        """Return which fields of slots a policy with learning beliefs depends on."""
+        """Return the SlotFields of a policy with learning beliefs: which fields of slots the beliefs depend on."""
         if policy_id not in self._fields:
             self._fields[policy_id] = SlotFields(self.learners[policy_id])
         return self._fields[policy_id]
@@ -186,12 +186,12 @@ class Ledger:
         self, decision_rows: Sequence[Row], *, stored_events: Mapping[int, Sequence[Event]],
         arms: Mapping[tuple[int, int], int],
     ) -> None:  # fmt: skip
-        """Replace the rewards of slots by the rewards after new events. Slots with equal keys and equal events have
-        equal rewards, which are computed once and counted.
+        """Change the rewards of slots that get new events. Slots with equal keys and equal events have equal rewards,
+        which are computed once and counted.
 
-        decision_rows: for each decision its id, policy, time, whether it was imported, the arm of the first slot that
-        the events name, the ordinal, the context, and rows of Event. stored_events: the earlier events of each
-        decision. arms: the arms of further slots, by decision and position."""
+        decision_rows: for each decision its id, policy, time, whether it was imported, the arm of the first slot
+        that the events name, the ordinal, the context, and rows of Event; stored_events: the earlier events by
+        decision; arms: the arms of further slots, by decision and position."""
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in decision_rows}}
         if self._omitting_ids:
             from rlrec.store.log import selected
@@ -244,8 +244,8 @@ class Ledger:
                 self.replace(version, key, change, times=times)
 
     def _reward_changes(self, policy_id: int, old: EventValues, new: EventValues) -> list[RewardChange]:
-        """Return the rewards of a slot in each learning belief of a policy, before and after new events. All of these
-        events came within the window of the reward."""
+        """Return, for each learning belief of a policy, the reward of a slot before and after new events. All events
+        came within the window of the reward. old, new: the kind and value of each earlier event and each new event."""
         old_events, all_events = (
             [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in values] for values in (old, old + new)
         )
@@ -255,8 +255,8 @@ class Ledger:
         ]
 
     def _find_scope(self, policy_id: int) -> EventScope | None:
-        """Return the description of the events that change the learning beliefs of a policy; None for a policy without
-        a learning belief."""
+        """Return an EventScope, which says which events change the learning beliefs of a policy, or None if the policy
+        has no learning belief."""
         if policy_id not in self._scope:
             learners = self.learners[policy_id]
             windows = [version.reward.window_us for version in learners if version.reward.late == "ignore"]
@@ -274,8 +274,8 @@ class Ledger:
         self, policy_id: int, decision_id: int, served_at: int, keys: Mapping[int, SlotKey],
         past_events: Iterable[Event], new_rows: Iterable[Row],
     ) -> None:  # fmt: skip
-        """Replace the rewards of one decision's slots, if what counts depends on the time of the decision or of an
-        event."""
+        """Change the rewards of one decision's slots in the case in which the time of the decision or of an event
+        decides what counts. keys: the key of each slot, by position."""
         versions = [
             version
             for version in self.learners[policy_id]
@@ -295,7 +295,7 @@ class Ledger:
     # -- slots --
 
     def replace(self, version: Version, key: SlotKey, change: RewardChange, *, times: int = 1) -> None:
-        """Replace the reward that a slot has in a belief. `times` is the number of slots with this key and change."""
+        """Record that the reward of a slot in a belief changes. times: the number of slots with this key and change."""
         if change[0] == change[1]:
             return
         change_counts = self._change_counts[version.policy.id, version.id]
@@ -306,7 +306,7 @@ class Ledger:
     def serve(self, policy_id: int, slates: Sequence[ServedSlate], *, charges: Sequence[ServedSlate] = ()) -> None:
         """Enter served slots, with the default reward, into every belief that learns slots when they are served.
 
-        charges: the slots that count as spend of a policy with a budget, whether a belief learns from them."""
+        charges: slates whose slots count as spend, for a policy with a budget, even if no belief learns from them."""
         if not self.learners[policy_id]:
             return
         fields = self.fields(policy_id)
@@ -325,8 +325,8 @@ class Ledger:
                     self.replace(version, key, (None, version.reward.default), times=times)
 
     def omit(self, versions: Sequence[Version], *, first_id: int, last_id: int) -> set[int]:
-        """Return the ids of the decisions, from `first_id` to `last_id` of one policy, that the beliefs of `versions`
-        leave out because an exclusion now covers these decisions."""
+        """Store that the beliefs of these versions leave out decisions that an exclusion now covers, and return the ids
+        of these decisions. Only ids from `first_id` to `last_id` of the versions' policy are considered."""
         from rlrec.app.inputs import filters
         from rlrec.store.log import selected, settings
         from rlrec.store.log.selected import Selection
@@ -348,8 +348,8 @@ class Ledger:
         self, budget: Budget, policy_id: int, served_at: int, past_events: Iterable[Event], new_rows: Sequence[Row],
         arm_id: int, arms: Mapping[tuple[int, int], int],
     ) -> None:  # fmt: skip
-        """Count the costs among a decision's new events. A cost belongs to the period of the decision, however late its
-        event comes."""
+        """Add the costs among a decision's new events to the spend. A cost belongs to the period of its decision, even
+        if the event comes later."""
         paid_positions = {event.position for event in past_events if event.kind == budget.event}
         for row in new_rows:
             decision_id, position, kind, value = row[:4]
@@ -365,10 +365,10 @@ class Ledger:
     # -- slots whose window is over --
 
     def settle(self, policy_ids: Iterable[int] | None = None) -> None:
-        """Enter slots whose window is over into the beliefs that learn slots when they are settled, oldest first. Each
-        policy is checked once.
+        """Enter slots whose window is over into the beliefs that learn slots when they are `settled`, oldest first. A
+        second call does nothing for the same policy.
 
-        policy_ids: None for all locked policies."""
+        policy_ids: the policies, or None for all locked policies."""
         new_ids = (self._locked_ids if policy_ids is None else set(policy_ids)) - self._settled_ids
         self._settled_ids |= new_ids
         for policy_id in sorted(new_ids):
@@ -392,8 +392,8 @@ class Ledger:
         self.mark_entered(version, ids[-1])
 
     def overdue_ids(self, version: Version, limit: int) -> list[int]:
-        """Return the ids of the decisions, oldest first, whose slots should now enter a belief; together they have at
-        most `limit` slots."""
+        """Return the ids of the decisions whose slots should now enter a belief, oldest first. Together these decisions
+        have at most `limit` slots, unless there is only one."""
         assert version.entered_to is not None
         return decisions.find_overdue(
             self.unit, version.policy.id, first=version.entered_to + 1,
@@ -419,7 +419,7 @@ class Ledger:
                 beliefs.add(self.unit, version.id, seq=self.seq(version.policy.id), changes=spend)
 
     def _add_up(self, version: Version) -> None:
-        """Add the pending changes of a belief to its sums; each slot has its present weight."""
+        """Add the pending changes of a belief to its sums, weighted as at the policy's present ordinal."""
         policy_id = version.policy.id
         counts, fields = self._change_counts.pop((policy_id, version.id), {}), self.fields(policy_id)
         if counts:
@@ -433,7 +433,8 @@ class Ledger:
                 sums[key] = numbers if old_sums is None else [*map(add, old_sums, numbers)]
 
     def _fold(self, version: Version, counts: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
-        """Return the sums of changes of a kind whose statistics need arrays."""
+        """Return the sums of pending changes of a belief whose statistics need arrays. counts: the number of slots for
+        each key and change of the reward."""
         from rlrec.app.learning.slot_statistics import BeliefFold
 
         slot_counts = defaultdict[CountedSlot, float](float)
@@ -463,7 +464,8 @@ class Ledger:
 def _sum_changes(
     counts: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
-    """Return the sums of changes at the policy's `ordinal`, in plain Python."""
+    """Return the sums of pending changes at the policy's `ordinal`, in plain Python. counts: the number of slots for
+    each key and change of the reward."""
     forgetting, needs, nothing = fields.forgetting, kind.needs, (0.0,) * kind.width
     sums = dict[BeliefKey, list[float]]()
     differences: dict[Any, list[float]] = {}
@@ -486,14 +488,14 @@ def _sum_changes(
 
 
 def _values(rows: Iterable[Row], position: int | None, weighed_kinds: Set[str]) -> EventValues:
-    """Return the events of one slot of a decision that change a reward. weighed_kinds: the kinds of events that the
-    reward weighs."""
+    """Return the kind and value of those events of one slot that can change a reward. weighed_kinds: the kinds of
+    events that the reward weighs."""
     return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in weighed_kinds])
 
 
 def slot_reward(version: Version, events: Collection[Event], *, served_at: int) -> float | None:
-    """Return the reward of a slot in a belief that includes it, from its events in stored order; None while the slot is
-    censored."""
+    """Return the reward of a slot in a belief that includes the slot, or None if the slot is censored. events: the
+    events of the slot, in stored order."""
     censoring = [event.value for event in events if event.kind == CENSOR]
     if censoring and censoring[-1] == 1.0:
         return None

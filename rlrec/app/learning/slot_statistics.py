@@ -1,5 +1,5 @@
-"""This module sums the statistics of a belief over slots of the log. The kind computes the statistics of a slot; this
-module applies forgetting."""
+"""This module sums the statistics of a belief over slots of the log, and applies forgetting. The kind of the policy
+computes the statistics of a slot."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ Totals = dict[beliefs.BeliefKey, Array]
 
 
 class BeliefFold:
-    """A BeliefFold sums slots for the belief of one version. Each slot has the weight that it has at the policy's
-    `ordinal`."""
+    """A BeliefFold sums slots as the belief of one version does. If the belief forgets, slots are weighted as at the
+    policy's `ordinal`."""
 
     def __init__(self, unit: Unit, version: Version, *, ordinal: int, anchor: Anchor | None = None) -> None:
-        """Prepare a fold. anchor: the anchor of a version that is not stored yet."""
+        """Prepare a fold. anchor: the weights around which a model is expanded, for a version that is not stored
+        yet."""
         self.unit, self.version, self.ordinal, self._anchor = unit, version, ordinal, anchor
         self.forgetting = Forgetting.parse(version.policy.params)
 
@@ -56,12 +57,12 @@ class BeliefFold:
 
     @cached_property
     def anchor(self) -> Anchor:
-        """Return the weights around which sums on sparse contexts are taken."""
+        """Return the weights around which the model is expanded, for sums on sparse contexts."""
         return Anchor.from_packed(beliefs.weights(self.unit, self.version.id)) if self._anchor is None else self._anchor
 
     def sums(self, impressions: reward_log.RewardedSlots, *, rows: Flags | None = None) -> Totals:
-        """Return the sums of impressions. Impressions without an `ordinal` do not fade. rows: which impressions count;
-        None for all."""
+        """Return the sums of the statistics of impressions. Impressions without an `ordinal` do not fade. rows: a flag
+        for each impression that counts, or None if all count."""
         if PROPENSITY in self.policy.needs:
             impressions = impressions.weighable(rows)
         elif rows is not None:
@@ -76,8 +77,8 @@ class BeliefFold:
         return self._sum_slots(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
 
     def log_sums(self, selection: selected.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
-        """Return the sums of the mature, uncensored impressions of a log, their number, and the newest decision.
-        columns: the columns that the statistics need beside arm, reward and propensity."""
+        """Return the sums of the mature, uncensored impressions of a log, the number of these impressions, and the id
+        of the newest decision. columns: the columns that the statistics need beside arm, reward and propensity."""
         sums, slots, last_id = Totals(), 0, 0
         is_weighed = PROPENSITY in self.policy.needs
         log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, is_weighed=is_weighed)
@@ -88,9 +89,9 @@ class BeliefFold:
         return sums, slots, last_id
 
     def log_spend(self, selection: selected.Selection, budget: Budget) -> Totals:
-        """Return the spend of a log by slice of the period and arm. The sums are the number of slots, the total cost,
-        and the number of slots that have a cost. The times of the log are moved by whole periods, so that its last
-        period ends before the present one begins."""
+        """Return the spend in a log, for each slice of the budget's period and each arm: the number of slots, the total
+        cost, and the number of slots that have a cost. The times of the log are moved by whole periods, so that the
+        log's last period ends before the present period begins."""
         cost_of = self.version.reward._replace(
             weights={budget.event: 1.0}, transforms={}, default=0.0, clip_low=None, clip_high=None, late="count"
         )
@@ -108,7 +109,7 @@ class BeliefFold:
 
     def range_sums(self, first_id: int, last_id: int) -> tuple[Totals, int]:
         """Return the sums of the policy's uncensored slots from decision `first_id` to `last_id`, with all stored
-        events, and the number of slots, censored ones included."""
+        events. Also return the number of slots, including censored slots."""
         sums, count = Totals(), 0
         for batch in reader.ranges(self.unit, self.version.policy.id, first=first_id, last=last_id):
             slots = reward_log.with_rewards(batch, self.version.reward, settled_only=False)
@@ -117,8 +118,8 @@ class BeliefFold:
         return sums, count
 
     def may_enter(self, slots: Columns) -> Flags:
-        """Tell, for each row, whether the belief may learn from it, (n,). The flag is false for rows that exclusions
-        leave out."""
+        """Tell for each row whether the belief may learn from the row, (n,). It may not learn from rows that exclusions
+        hide."""
         ids = slots["decision_id"]
         if not len(ids):
             return np.zeros(0, np.bool_)
@@ -126,7 +127,7 @@ class BeliefFold:
         return ~np.isin(ids, left_out)
 
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
-        """Return the sums of slots, each multiplied by its count, which is negative where the slot leaves the
+        """Return the sums of slots, each multiplied by its count. The count is negative for slots that leave the
         belief."""
         arms, ordinals, contexts, positions, propensities, rewards = map(np.array, zip(*counts, strict=True))
         columns = SlotColumns(
@@ -138,8 +139,9 @@ class BeliefFold:
     def _sum_slots(
         self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None, decision_ids: Ids | None = None
     ) -> Totals:
-        """Return the sums of slots. count (n,): how often each slot counts; decision_ids (n,): the decision of each
-        slot, given where some decisions were imported, since these may state features."""
+        """Return the sums of n slots. context_ids (n,): the context of each slot; count (n,): how often each slot
+        counts; decision_ids (n,): the decision of each slot, needed only if some decisions were imported, since these
+        may state features."""
         # buckets and weights by age
         bucket, weight = np.zeros(len(slots), np.int64), count
         if self.forgetting.forgets and slots.ordinal is not None:
@@ -190,9 +192,11 @@ class BeliefFold:
         return dict(zip(keys, totals, strict=True)) | further_sums
 
     def _section_sums(self, slot_sums: Array, z: Array, is_stated: Flags, bucket: Ids, arm: Ids) -> Totals:
-        """Return the sums of the slots whose arms have features z (n, p) that requests or imported lines state. For
-        these slots, the moments in `slot_sums` (n, width), the statistics of all slots in order of bucket and arm, are
-        set to 0."""
+        """Return the sums of slots whose arm has features stated by a request or an imported line, and set the moments
+        of these slots in `slot_sums` to 0.
+
+        slot_sums (n, width): the statistics of all slots, in order of bucket and arm, three counts and then the
+        moments; z (n, p): the features; is_stated (n,): whether the features of a slot are stated."""
         rows, policy = np.flatnonzero(is_stated), self.policy
         if not len(rows) or not learns_stated(policy):
             return {}
@@ -221,12 +225,12 @@ def _stated_features(
     decision_ids: Ids | None,
 ) -> tuple[Array, Flags] | None:  # fmt: skip
     """Return features z (n, p) of the arms of n slots, and flags (n,) that tell for which slots features are stated.
-    The result is None where features are stated for no slot.
+    The result is None if features are stated for no slot.
 
     contexts: the distinct contexts of the requests; context (n,): the index of each slot's context; decision_ids
-    (n,): the decision of each slot, given where some were imported. What a request states overrides what an imported
-    line states. Without such a line, a field that the request leaves out has the value with which the catalogue
-    first had the arm, so that the effect of a slot on a belief never changes."""
+    (n,): the decision of each slot, given if some were imported. Features that a request states override those of an
+    imported line. Without such a line, a field that the request leaves out has the value that the arm had when it
+    was added to the catalogue, so that the effect of a slot on a belief never changes."""
     request_features = [by_arm(values, FEATURES) or {} for values in contexts]
     line_contexts, line_features = np.zeros(len(arm), np.int64), {0: dict[str, Any]()}
     if decision_ids is not None:
@@ -258,8 +262,8 @@ def _stated_features(
 
 
 def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:
-    """Return the sums of slots on the columns of their sparse contexts. context_index (n,): the context of each
-    slot."""
+    """Return the sums of n slots for each column of their sparse contexts. x: the contexts; context_index (n,): the row
+    of `x` for each slot; weight (n,): the weight of each slot."""
     sums = Totals()
     for start in range(0, len(slots), SLOTS):
         portion = slots.take(slice(start, start + SLOTS))
@@ -273,7 +277,7 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: I
 
 
 def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
-    """Return the sum of the rows (n, width) with each pair of bucket and arm."""
+    """Return, for each pair of bucket and arm, the sum of the rows (n, width) that have this pair."""
     order = np.lexsort((arm, bucket))
     bucket, arm = bucket[order], arm[order]
     starts = run_starts(bucket, arm)
@@ -284,13 +288,15 @@ def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """Return the stored sums of a belief that still count at the policy's `ordinal`, discounted to this ordinal."""
+    """Return the stored sums of a belief, discounted to the policy's `ordinal`. Sums that the belief has forgotten by
+    then are left out."""
     forgetting = Forgetting.parse(version.policy.params)
     return _fade_rows(beliefs.rows(unit, version.id, start=forgetting.oldest(ordinal)), forgetting, ordinal)
 
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """Return the sums of a belief over slots that were pruned, discounted to the policy's `ordinal`."""
+    """Return the part of a belief's sums that comes from slots that were pruned from the log, discounted to the
+    policy's `ordinal`."""
     return _fade_rows(beliefs.pruned_sums(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
 
 
@@ -317,8 +323,8 @@ def add_totals(total: dict[K, Array], change: Mapping[K, Array], *, sign: float 
 def distribution_of(
     unit: Unit, version: Version, totals: Totals, arm_features: designs.CatalogueFeatures | None = None
 ) -> exact.VersionDistribution:
-    """Return the distribution that a version, stored or not, has with `totals` as the sums of its belief. arm_features:
-    the features of arms, if the caller has read them."""
+    """Return the distribution of a version with `totals` as the sums of its belief. The version need not be stored.
+    arm_features: the features of arms, if the caller has read them."""
     policy = designs.policy_of(version)
     rows = [
         beliefs.BeliefRow._make((*key, 0, *sums[:3].tolist(), sums[3:].tobytes()))
@@ -330,7 +336,7 @@ def distribution_of(
 
 
 def without_zeros(totals: Totals, *, oldest_bucket: int) -> Totals:
-    """Return the totals without keys whose sums are all 0 up to rounding, or with a bucket before `oldest_bucket`."""
+    """Return the totals without sums that are all 0 up to rounding, and without buckets before `oldest_bucket`."""
     return {
         key: sums
         for key, sums in totals.items()

@@ -39,9 +39,9 @@ HASHED = 16  # columns for hashed features of arms, while there are no arms to f
 
 
 class InitialBelief(Record):
-    """This record holds the start of a version: its sums, the record of the log from which the sums were computed, the
-    selection of this log, and `parameters`. For a trained kind, the record also holds the weights of each arm by id,
-    and the version that the kind copies."""
+    """This record holds the belief and the parameters with which a version starts. record: the description of the log
+    from which the sums were computed; log: the selection of this log. Only for a trained kind, weights: the weights of
+    each arm by id; parent_id: the version that the kind copies."""
 
     sums: Totals = field(default_factory=dict)
     weights: Weights = ()
@@ -58,8 +58,8 @@ def warm_start(
     unit: Unit, kind: str, params: Mapping[str, Any], encoders: Mapping[str, Encoder] | None, *, reward_name: str,
     from_log: str | None,
 ) -> InitialBelief:  # fmt: skip
-    """Return the belief that `policy create` starts from: learned from the mature decisions of a log, if there is a
-    log."""
+    """Return the belief with which `policy create` starts a version. If there is a log, the belief has learned from the
+    mature decisions of this log. from_log: the filter of the log, or None."""
     reward = lookup.reward(unit, reward_name)
     selection = None if from_log is None else filters.selection(unit, from_log)
     version = designs.make_draft(kind, params, reward)
@@ -91,9 +91,9 @@ def shares_weights(params: Mapping[str, Any]) -> bool:
 
 
 def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
-    """Return the belief that a rebuilt `version` starts from, fitted to the log that its parent was fitted to, under
-    its own definition. A model that is expanded around weights is fitted again to the policy's own mature log.
-    from_prior: whether to start without the log of the parent, since the world has changed."""
+    """Return the belief from which a rebuilt version starts: fitted to the log to which its parent was fitted, by the
+    definition of `version`. If a model expanded around weights got no sums in this way, it is fitted to the policy's
+    own mature log. from_prior: whether to leave out the parent's log, since the world has changed."""
     record = version.learned_from
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
@@ -116,10 +116,11 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
 def fit_design(
     unit: Unit, selection: Selection | None, draft: Version, *, encoders: Mapping[str, Encoder], is_shared: bool
 ) -> Design:
-    """Return the declared encoders, or else encoders that are fitted to the contexts of a log and to the catalogue.
-    Encoders hash the values where there is no log to fit them to. is_shared: whether all arms share one model. Such a
-    model can hold only a limited number of products of a context feature and an arm feature, so fitted encoders are
-    kept small enough for it."""
+    """Return a design with the declared encoders. Encoders that are not declared are fitted to the contexts of a log
+    and to the catalogue; without a log, values of contexts are hashed.
+
+    is_shared: whether all arms share one model. Such a model can hold only a limited number of products of a context
+    feature and an arm feature, so fitted encoders are then kept small enough."""
     log = None if "context" in encoders else selection
     context = encoders.get("context", Encoder.by_hash())
     max_columns = MAX_SHARED_WEIGHTS // context.width if log is None else isqrt(MAX_SHARED_WEIGHTS)
@@ -148,9 +149,9 @@ def _catalogue_encoder(unit: Unit, *, max_columns: int) -> Encoder:
 
 
 class LogFit(NamedTuple):
-    """This record is a draft (a version not stored yet) that was fitted to a log, with the anchor of its model. It also
-    has the sums around the anchor, the number of slots, the last decision id, and, where contexts are sparse, the
-    weights of each arm by id."""
+    """This record is the result of fitting a version, not stored yet, to a log. version: the version, with the weights
+    around which its model is expanded; sums: the sums with these weights; slots: the number of slots; last_id: the last
+    decision; weights: the weights of each arm by id, if contexts are sparse."""
 
     version: Version
     sums: Totals
@@ -160,9 +161,9 @@ class LogFit(NamedTuple):
 
 
 def fit_to_log(unit: Unit, version: Version, selection: Selection) -> LogFit:
-    """Fit a draft to a log.
+    """Fit a version, which is not stored yet, to a log.
 
-    A logistic model is expanded around its weights. Newton's method repeats the expansion until the weights no
+    A logistic model is expanded around its weights. The expansion is repeated (Newton's method) until the weights no
     longer change."""
     policy = designs.policy_of(version)
     if isinstance(policy, Linear) and policy.is_sparse:
@@ -204,8 +205,8 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selection: Select
 
 
 def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
-    """Expand the draft around the weights that `sums` give; return None where the model is expanded around the same
-    weights already, or is never expanded."""
+    """Return a version, not stored yet, with its model expanded around the weights that `sums` give. Return None if the
+    model is already expanded around these weights, or if it is never expanded."""
     policy = designs.policy_of(version)
     if not sums or not kinds.is_contextual(policy) or not policy.expands_model:
         return None

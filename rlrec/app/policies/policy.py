@@ -37,7 +37,9 @@ DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at r
 
 
 class Request(Record):
-    """This record has the options of `policy create`. `parameters` has the parameters as typed, K=V; `features` has the
+    """This record has the options of `policy create`. parameters: the text of each parameter, by name; prior: the file
+    of a prior; from_log: the filter of a log from which version 1 learns; prior_from, prior_weight: the filter of a log
+    for a prior, and its number of pseudo-pulls; from_policy: the version that a trained policy copies; features: the
     encoders as JSON."""
 
     name: str
@@ -53,8 +55,8 @@ class Request(Record):
 
 
 class CreatedPolicy(belief_versions.VersionSummary):
-    """This record is the answer of `policy create`. kl: the KL divergence of version 1 from the version from which a
-    trained policy starts, KL(that version || version 1), in nats."""
+    """This record is the answer of `policy create`. kl: for a trained policy that copies a version, the KL divergence
+    of version 1 from the copied version, KL(copied || version 1), in nats."""
 
     created: bool
     kl: NotRequired[float]
@@ -64,7 +66,7 @@ KindRow = TypedDict("KindRow", {"kind": str, "parameters": dict[str, Any], "when
 
 
 def list_kinds() -> list[KindRow]:
-    """List every kind, its parameters with their defaults, and when to use the kind."""
+    """Return a row for each kind, with its parameters, their defaults, and a text that says when to use the kind."""
     rows: list[KindRow] = []
     for kind in kinds.KINDS:
         kind_class = kinds.load(kind)
@@ -74,8 +76,8 @@ def list_kinds() -> list[KindRow]:
 
 
 def create(store: Store, request: Request) -> CreatedPolicy:
-    """Create a policy, with version 1 live. A repeated call with the same request changes nothing. Raises Conflict if
-    the name has another meaning."""
+    """Create a policy, with version 1 live. A repeated call with the same request changes nothing. Raises Conflict if a
+    policy with the same name has another definition."""
     if request.kind in kinds.INTERNAL:
         hint = "`rlrec experiment create NAME --interleave A,B`"
         raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
@@ -184,7 +186,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
 
 
 def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
-    """Print which rules of the copied version the new policy lacks."""
+    """If the copied version `source` has rules that the new policy lacks, print these rules."""
     rules = designs.policy_of(source).rules.items()
     missing_rules = [f"--param {shlex.quote(f'{name}={text}')}" for name, text in rules if name not in policy.rules]
     if missing_rules:
@@ -195,7 +197,8 @@ def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
 
 
 def _check_layout(unit: Unit, policy: Policy) -> None:
-    """Raise InputError if page rules that name arms contradict each other under the present catalogue."""
+    """Raise InputError if the policy's rules on slates (such as at most 2 arms of a group) contradict each other with
+    the present catalogue."""
     rules = page_rules.parse_texts(policy.rules)
     if rules is None or not (rules.most or rules.least):
         return
@@ -220,7 +223,7 @@ def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, A
 
 
 def _source_version(store: Store, request: Request) -> Version | None:
-    """Return the version from which a trained policy starts; None without `from_policy`."""
+    """Return the version that a trained policy copies, or None if the request has no `from_policy`."""
     if request.from_policy is None:
         return None
     if request.kind != graduation.KIND:
@@ -233,11 +236,11 @@ def _source_version(store: Store, request: Request) -> Version | None:
 
 
 def _resolve_parameters(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
-    """Return the parsed parameters, with the values of the curve that the parameters name, and with the exploration of
-    a copied version.
+    """Return the parsed parameters. They include the values of a named curve, and the exploration of a copied version
+    `source`.
 
-    A curve without a number is the newest curve of that name, or, for an existing policy, the curve that the policy
-    has."""
+    A curve without a number is the newest curve of that name. If the policy exists already, it is the curve that the
+    policy has."""
     typed_parameters = parameters.parse_parameters(request.kind, request.parameters)
     if source is not None:
         typed_parameters = graduation.parameters(source, typed_parameters)

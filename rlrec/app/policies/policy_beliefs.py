@@ -1,4 +1,4 @@
-"""This module shows what a version believes about each arm, which arms the version would serve, and to which users."""
+"""This module shows what a version believes about each arm, which arms it would serve, and where it is served."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live
 
 
 class CountingCurve(TypedDict):
-    """This record names the curve that says how much a pull counts at each position. in_bounds: whether the bounds of
-    arms include the error of the curve."""
+    """This record names the curve of examination by which a pull counts at each position. in_bounds: whether the bounds
+    of the arms' mean rewards include the error of the curve."""
 
     curve: str
     in_bounds: bool
 
 
 class Pacing(TypedDict):
-    """This record has the budget per period, the amount spent in the present period, and the present price of cost."""
+    """This record has the state of a budget. event: the kind of event whose values are costs; amount: the budget per
+    period; spent: the cost in the present period; price: the present price of cost, which lowers the scores of costly
+    arms."""
 
     event: str
     amount: float
@@ -62,10 +64,10 @@ class PolicyBelief(belief_versions.VersionSummary):
     """This record is the answer of `policy show`: the belief per arm, how the version was made, and the versions of its
     policy.
 
-    weighed: the number of decisions from which ipw_mean is computed, None for all; has_prior: whether the belief
-    began with priors. Only the records of some policies have features (the encoders of contexts and arms, in the
-    form of `--features`, for kinds that read contexts), the context used, the budget, the time when the experiment
-    of a variant stopped, and `pruned`, if old decisions were pruned."""
+    weighed: the number of decisions from which ipw_mean is computed, or None for all; has_prior: whether the belief
+    began with priors. Some fields are missing for some policies: features (the encoders of contexts and arms, as in
+    `--features`), the context used, the budget, the time when the experiment of a variant stopped, and `pruned`,
+    which is set if old decisions were pruned."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -95,9 +97,9 @@ Audience = TypedDict("Audience", {
 def show(
     store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True, drift: bool = True
 ) -> PolicyBelief:
-    """Show the belief of a version about every arm, and what it would serve now in a context, by default the context of
-    the newest decision. sample: whether to compute weighted means from a part of a long log; drift: whether to look for
-    changes of mean rewards."""
+    """Return what a version believes about every arm, and what it would serve now in a context. context: None for the
+    context of the newest decision; sample: whether weighted means may be computed from a part of a long log; drift:
+    whether to look for changes of mean rewards."""
     with store.read() as unit, nullcontext() if sample else bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
@@ -145,8 +147,8 @@ def show(
 
 def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
     """Return the context of the newest decision of a policy, or of the newest decision of the log if the policy has
-    none. Statements of the request about arms and page are left out. The result is empty if there is no context, or no
-    context that the version can read."""
+    none. Rules and features that the request stated for arms or for the slate are left out. The result is empty if
+    there is no context, or if the version cannot read the context."""
     requests = (decisions.newest_requests(unit, policy_id, limit=1) for policy_id in (version.policy.id, None))
     ids = np.array([context_id for _, context_id, _ in next(filter(None, requests), [])], np.int64)
     bodies, _ = stored_contexts.distinct_contexts(unit, ids)
@@ -167,13 +169,14 @@ def pacing(unit: Unit, version: Version) -> Pacing:
 
 
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
-    """Measure how evenly a column is spread over active arms: slots served, or probabilities at position 1."""
+    """Return figures on how evenly a column is spread over the active arms. column: the name of the column, slots
+    served or probabilities at position 1."""
     values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
     return spread(np.array(values, np.float64))
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
-    """Return a row for each arm: the beliefs of two versions, and the second (b) minus the first (a)."""
+    """Return a row for each arm, with the beliefs of two versions, and the second (b) minus the first (a)."""
     with store.read() as unit:
         sides = [_beliefs(unit, lookup.version(unit, reference)[0], {}) for reference in (first, second)]
     rows: list[dict[str, Any]] = []
@@ -187,8 +190,8 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each arm of the catalogue; `status` is `ruled-out` for an active arm that rules of the policy
-    exclude. The row of a learning version counts the slots that all versions of its policy served."""
+    """Return a row for each arm of the catalogue. `status` is `ruled-out` for an active arm that rules of the policy
+    exclude. For a learning version, the count of slots includes all versions of the policy."""
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
         ranker_names = " and ".join(ranker.version.reference for ranker in distribution.rankers)
@@ -234,7 +237,8 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
 
 
 def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, int]:
-    """Count the slots of each arm: from the belief if it counts each slot once, else from the log."""
+    """Return the number of slots of each arm, by arm id. The numbers are from the belief if it counts every slot once,
+    else from the log."""
     policy_id, slots = version.policy.id, Counter[int]()
     has_every_slot = version.learning and version.number == 1 and not version.has_omissions
     if not has_every_slot or not policy.needs <= {CONTEXT} or policy.forgetting.forgets:
@@ -254,7 +258,7 @@ def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, 
 
 
 def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
-    """Count the slots of each arm whose rewards may still arrive."""
+    """Return the number of slots of each arm whose rewards may still arrive, by arm id."""
     since, entered_to = unit.now - version.reward.window_us, version.entered_to if version.learning else None
     first_ids = [activity.first_id_since(unit, since), None if entered_to is None else entered_to + 1]
     first_id = min((number for number in first_ids if number is not None), default=None)
@@ -267,7 +271,8 @@ def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
 
 
 def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> list[dict[str, float]]:
-    """Return, for each arm, the MAX_WEIGHTS largest weights of columns of sparse contexts, by name."""
+    """Return a dictionary for each arm: the weights of columns of sparse contexts, by name. Only the MAX_WEIGHTS
+    largest weights are returned."""
     weights, largest_weights = policy.column_weights(belief, columns), list[dict[str, float]]()
     for column in weights.T:
         order = np.argsort(-np.abs(column), kind="stable")[:MAX_WEIGHTS]
@@ -277,9 +282,9 @@ def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> 
 
 
 def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:
-    """Return the possible error of the curve by which pulls are counted, (m,): half a 95 % interval of the curve's
-    logarithm, at the mean examination of an arm's pulls without a reward. The result is 0 if the bounds of arms do not
-    include the error."""
+    """Return the possible error of the curve by which pulls are counted, (m,), for m arms. It is half the width of a 95
+    % interval for the curve's logarithm, at the mean examination of an arm's pulls without a reward. The result is 0 if
+    the bounds of arms do not include the error."""
     counting_curve = _counting_curve(unit, version)
     missed_pulls = policy.missed_rewards(belief) if isinstance(policy, CurvePolicy) else None
     if counting_curve is None or not counting_curve["in_bounds"] or missed_pulls is None:
@@ -294,7 +299,8 @@ def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -
 
 
 def audience(store: Store, reference: str) -> Audience:
-    """Return the users whom a version serves now."""
+    """Return where a version is served now: whether it is live, the routes that serve it, and the number of its
+    policy's decisions in the last 24 hours."""
     with store.read() as unit:
         version, head = lookup.version(unit, reference)
         live = head.live_id == version.id
@@ -320,7 +326,8 @@ def _probabilities(
     context: Mapping[str, Any],
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return two arrays with a value for each arm: the probability that the arm is the best, and the probability that
-    the arm is served now at position 1. A value is NaN where the probability does not exist."""
+    the arm is served now at position 1. The value is NaN if it cannot be computed. arm_ids: the arms that may be
+    served."""
     is_active = np.array([arm.id in arm_ids for arm in catalogue], np.bool_)
     best_probability, probability = np.full(len(catalogue), np.nan), np.where(is_active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[is_active]

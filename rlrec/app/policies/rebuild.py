@@ -1,5 +1,5 @@
-"""This module recomputes beliefs from the stored events: with another reward or other features, or after a change of
-the world."""
+"""This module computes beliefs again from the stored events, with another reward or other features, or without rewards
+from before a change."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ PORTION = 50_000  # slots that are entered in a transaction
 
 
 class RebuiltVersion(VersionSummary):
-    """This record is the answer of `policy rebuild`. rebuilt: whether a version was made; since: the time of the change
-    of rewards, after which the version starts to learn."""
+    """This record is the answer of `policy rebuild`. rebuilt: whether a version was made; since: the time of the last
+    change of rewards, from which on the version learns, if such a change was asked for."""
 
     parent: int
     rebuilt: bool
@@ -45,8 +45,9 @@ class RebuiltVersion(VersionSummary):
 
 class Request(Record):
     """This record has the options of `policy rebuild`. reward, features (as JSON), position (the name of a curve): None
-    for the reward, the features and the curve of the named version; after_drift: the method that finds the last change
-    of rewards. log, horizon_us: options for the kind long-term, as in `effects`."""
+    to keep the reward, features or curve of the named version; after_drift: the method that finds the last change of
+    rewards; log, horizon_us: for the kind long-term only, the filter of the log and the time over which effects are
+    measured."""
 
     reference: str
     reward: str | None = None
@@ -58,8 +59,8 @@ class Request(Record):
 
 
 class _Plan(NamedTuple):
-    """This record has the source version, with the reward and the parameters that the new version gets, and the belief
-    from which the new version starts."""
+    """This record has the new version before it is stored (`draft`), the belief from which this version starts, and the
+    number of removals when the log was read."""
 
     draft: Version
     belief: warm_start.InitialBelief
@@ -67,9 +68,8 @@ class _Plan(NamedTuple):
 
 
 def rebuild(store: Store, request: Request) -> RebuiltVersion:
-    """Make a new version whose belief is learned from the policy's past by its own definition, and which continues to
-    learn. The version becomes usable once the whole past has entered. With `after_drift`, no version is made if no
-    change is found."""
+    """Make a new version that learns the policy's past again, and then continues to learn. The version can be served
+    once it has learned the whole past. With `after_drift`, no version is made if no change of rewards is found."""
     with store.read() as unit:
         source, _ = lookup.version(unit, request.reference)
     if isinstance(policy := designs.policy_of(source), LongTerm):
@@ -154,8 +154,8 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
 
 
 def _relearn_effects(store: Store, source: Version, request: Request, *, by: str | None) -> RebuiltVersion:
-    """Make a new version that has learned the effects of arms in a log, which may be of several policies. by: the field
-    of the context by which effects are told apart, or None."""
+    """Make a new version of the kind long-term, which has learned the effects of arms in a log. The log may be of
+    several policies. by: the field of the context whose values have separate effects, or None."""
     if request.features is not None or request.after_drift is not None:
         hint = "give --log since=TIME, in place of --after-drift; it reads no features"
         raise InputError(f"policy {source.policy.name!r} learns the effects of arms", hint=hint)
@@ -221,8 +221,8 @@ def _overall_effects(result: arm_effects.Result) -> arm_effects.GroupEffects:
 
 
 def _last_change(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
-    """Return the first decision after the newest change of the policy's rewards, and the time of this decision; None if
-    there is no change."""
+    """Return the id and the time of the first decision after the newest change of the policy's rewards, or None if
+    there is no change. method: the name of the method that finds changes."""
     detector, newest_change = drift.detector(method), None
     last_id, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
     for batch in reader.ranges(unit, version.policy.id, first=1, last=last_id, tests=tests):
@@ -238,8 +238,8 @@ def _last_change(unit: Unit, version: Version, *, method: str) -> tuple[int, int
 
 
 def _begin_version(unit: Unit, plan: _Plan) -> int:
-    """Return the id of a new version into which none of the policy's past has entered, or the id of a version that an
-    earlier rebuild left incomplete."""
+    """Add a version that has not yet learned anything of the policy's past, and return its id. If an earlier rebuild
+    left such a version incomplete, return the id of that version."""
     settings.lock_removals(unit, plan.removals)
     draft, policy = plan.draft, plan.draft.policy
     head = policies.lock(unit, [policy.id])[policy.id]
@@ -264,14 +264,14 @@ def _begin_version(unit: Unit, plan: _Plan) -> int:
 
 
 def _requested_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters as requested, without weights that were fitted to a log."""
+    """Return the parameters that were requested, without weights that were fitted to a log."""
     return {name: value for name, value in parameters.items() if name != "anchor"}
 
 
 def _enter_portion(unit: Unit, policy_id: int, version_id: int) -> bool:
-    """Enter a portion of past decisions into the belief, and return whether more are left. The belief's progress is
-    read under the policy's lock, since another process may be rebuilding the same belief, or may have retired its
-    version."""
+    """Enter a portion of past decisions into the belief, and return whether more are left. The policy's lock is held
+    while the progress of the belief is read, since another process may be rebuilding the same belief, or may have
+    retired its version."""
     ledger = Ledger(unit, [policy_id])
     version = next((version for version in ledger.learners[policy_id] if version.id == version_id), None)
     if version is None or is_complete(version):

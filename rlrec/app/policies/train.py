@@ -1,5 +1,5 @@
-"""Train a policy for whole visits, estimate the gain of the new version on visits from which it did not learn, and
-promote the version."""
+"""Functions here train a policy for whole visits, estimate the gain of the new version on visits from which it did not
+learn, and promote the version."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ LARGEST = 1e15  # reward of a slate
 
 
 class Request(TrainingOptions, Record):
-    """This record has the options of `train-pg`. log: the filter of the log; seed: the seed, None for a random seed;
-    position: the name of a curve, None for the policy's curve; cluster: the cluster that the gate uses, as in
-    `evaluate`."""
+    """This record has the options of `train-pg`. log: the filter of the log; seed: the random seed, or None to choose
+    one; position: the name of a curve, or None for the policy's curve; cluster: the cluster within which rows may
+    depend on each other, for the gate."""
 
     name: str
     log: str | None = None
@@ -74,7 +74,7 @@ class Request(TrainingOptions, Record):
 
 
 def check(request: Request) -> None:
-    """Raise InputError for an option out of range."""
+    """Raise InputError if an option is out of range."""
     for name, value, low, high in (
         ("gamma", request.gamma, 0.0, 1.0), ("lr", request.lr, 1e-9, HIGHEST),
         ("entropy", request.entropy, 0.0, HIGHEST),
@@ -100,8 +100,8 @@ def train(
     *,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
-    """Train a new version, if there is enough to learn from. Raises InputError for a log from which nothing can be
-    learned, StoreBusy if another process is training the policy."""
+    """Train a new version, if there is enough to learn from, and return the result. Raises InputError if nothing can be
+    learned from the log, and StoreBusy if another process is training the policy."""
     check(request)
     with store.read() as unit:
         parent, now = _parent(unit, request), unit.now
@@ -141,7 +141,8 @@ class _TrainingRun:
         self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
         dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None, engine: Engine | None,
     ) -> None:  # fmt: skip
-        """Prepare a run. log_store, log: the store of the log, and the filter of the log."""
+        """Prepare a run. parent: the version from which training starts; log_store, log: the store of the log, and the
+        filter of the log."""
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.dataset, self.progress = lease, dataset, progress
         self.log_store, self.log, self.engine = log_store, log, engine
@@ -209,8 +210,7 @@ class _TrainingRun:
             return self.store.write(lambda unit: self._store_version(unit, candidate, weights, result, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
-        """Return the examination of positions, by which slots are weighted. The result is empty if there is no
-        curve."""
+        """Return the examination of each position, which weights slots, or an empty sequence if there is no curve."""
         if self.request.position is None:
             return self.policy.examination
         curve = lookup.curve(unit, self.request.position)
@@ -308,10 +308,12 @@ class _TrainingRun:
         return result
 
     def _train_on_both(self, result: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
-        """Repeat the steps to the best epoch with the tuning visits as training visits, too. The repeated result is
-        dropped if it is further from the log than an epoch may be. It is also dropped if the tuning visits show less
-        gain for it than for the best epoch, although it learned from these visits. Neither test depends on a reward of
-        the gate."""
+        """Train again on the training and the tuning visits, as many steps as led to the best epoch, and return the
+        result. Return `result` unchanged if the new parameters are further from the log than an epoch may be. Do so,
+        too, if the tuning visits, from which it has learned, show less gain than for the best epoch. Neither test uses
+        rewards of the gate.
+
+        tune: the value on the tuning visits; factors: the factor of each logger's decisions, or None."""
         start, rates = result.way
         n_batches, weighed_columns = len(self.dataset.splits[TRAIN]), self.policy.design.columns
         union = self.dataset.union([TRAIN, TUNE], n_batches, columns=weighed_columns)
@@ -324,8 +326,8 @@ class _TrainingRun:
         return result if is_too_far or is_lost else replace(result, parameters=parameters)
 
     def _weights(self, value_of_split: Callable[..., HoldoutValue], start_parameters: Parameters) -> str:
-        """Return the kind of weights of slates: the requested kind, or else the kind that is chosen by the first visits
-        of the log."""
+        """Return the name of the way in which slates are weighted: the requested way, or the way that suits the first
+        visits of the log."""
         train, weights = self.dataset.splits[TRAIN], self.request.weights
         rows = next(train.batches())
         if self.request.top_k:
@@ -341,7 +343,7 @@ class _TrainingRun:
         return weights
 
     def _logger_factors(self, value_of_split: Callable[..., HoldoutValue]) -> Array | None:
-        """Return the factors by which the decisions of each logger count in training; None if there is only one
+        """Return the factor by which each logger's decisions are multiplied in training, or None if there is only one
         logger."""
         train = self.dataset.splits[TRAIN]
         if len(train.strata) < 2:
@@ -369,7 +371,7 @@ class _TrainingRun:
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {texts}")
 
     def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
-        """Return the version to be stored, still without id and number, and the weights of its arms by id."""
+        """Return the version to be stored, which has no id and number yet, and the weights of its arms by id."""
         weights, shared_weights = self.policy.pack(parameters, self.arms)
         stored_parameters = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared_weights}
         return replace(self.parent, status="frozen", parameters=stored_parameters), weights
@@ -378,13 +380,14 @@ class _TrainingRun:
         self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, result: TrainingResult,
         looks: Sequence[GateReport],
     ) -> GateReport | None:  # fmt: skip
-        """Compare this candidate on the visits of the gate split, once, with the figures of `evaluate`. Return None if
-        the tuning visits promise no gain, or no visits of the gate split are selected.
+        """Compare the candidate on the visits of the gate split, once, with the figures of `evaluate`, and return the
+        report. Return None if no visits of the gate split are selected, if the tuning visits promise no gain, or if
+        `bold` allowed a candidate that no gate can judge.
 
-        The candidate is compared with the live version, or with the logged rewards if the live version has never
-        served these visits and its value cannot be estimated from them. A look with the same figures as an earlier
-        look counts as the earlier look: it has no new information, and spends no error. looks: the gate's earlier
-        looks of this year."""
+        The candidate is compared with the live version. If the live version has never served these visits, and its
+        value cannot be estimated from them, the candidate is compared with the logged rewards. A look with the same
+        figures as an earlier look is the same look: it has no new information, and spends no error. looks: the
+        gate's earlier looks of this year."""
         is_promising = self.request.promote != "if-better" or result.is_promising
         if not self.report.gate_visits or not is_promising or (self.request.bold and result.is_bold):
             return None
@@ -426,7 +429,8 @@ class _TrainingRun:
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], result: TrainingResult,
         gate: GateReport | None, record: Mapping[str, Any],
     ) -> Result:  # fmt: skip
-        """Store the version, and possibly promote it, in one transaction, while the lease holds."""
+        """Store the version, and promote it if the request and the gate allow this, in one transaction. The lease must
+        still hold."""
         settings.lock(unit)
         # a user's rows were deleted, and the training used their visits
         if removals.count_forgotten(unit) != self.n_forgotten:

@@ -1,5 +1,5 @@
-"""This module changes versions of a policy: it freezes a belief, promotes a version, rolls back, and retires a
-version."""
+"""This module changes versions of a policy. It freezes a belief, promotes a version, rolls a promotion back, and
+retires a version."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rlrec.times import format_time
 
 
 class Frozen(VersionSummary):
-    """This record has the new version, the version from which it was copied, and the number of slots that the new
-    version leaves out."""
+    """This record describes a frozen version. parent: the number of the version that was copied; immature: the number
+    of slots that the copy leaves out because they are not mature."""
 
     parent: int
     immature: int
@@ -38,7 +38,7 @@ VersionHistory = TypedDict("VersionHistory", {
 
 
 def list_versions(store: Store) -> list[VersionSummary]:
-    """List every policy with its live version."""
+    """Return a row for every policy, with its live version."""
     with store.read() as unit:
         names = [policy.name for policy in policies.all_policies(unit)]
         live = policies.live(unit, names)
@@ -46,7 +46,8 @@ def list_versions(store: Store) -> list[VersionSummary]:
 
 
 def history(store: Store, name: str) -> list[VersionHistory]:
-    """Return the versions of a policy, the log that each learned from, and the periods in which it was live."""
+    """Return the versions of a policy, with the log that each version learned from and the periods in which it was
+    live."""
     if lookup.split_reference(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split_reference(name)[0]}")
     with store.read() as unit:
@@ -66,7 +67,7 @@ def history(store: Store, name: str) -> list[VersionHistory]:
 
 
 def _gate(unit: Unit, version: Version) -> dict[str, Any] | None:
-    """Return the result of the gate for a trained version; None if the gate never looked at the version."""
+    """Return the result of the gate for a trained version, or None if the gate has not judged the version."""
     gate = (policies.report(unit, version.id) or {}).get("gate")
     return gate if gate and gate["candidate"] is not None else None
 
@@ -95,8 +96,8 @@ def _live_times(unit: Unit, first_version: Version) -> dict[int, list[LiveTime]]
 
 
 def freeze(store: Store, reference: str) -> Frozen:
-    """Make an immutable copy of a belief, without the slots that are not mature, under the next number. The copy is not
-    live. The belief is read in one snapshot; the copy has the change number that the snapshot saw."""
+    """Copy a belief without the slots that are not mature. The copy is a new version with the next number, which never
+    changes and is not live. The belief is read in one snapshot; the copy gets the number of the newest change in it."""
     from rlrec.app.log import reward_log
 
     with store.read() as unit:
@@ -155,7 +156,8 @@ def _check_numbered(reference: str) -> None:
 
 
 def retire(store: Store, reference: str) -> VersionSummary:
-    """Stop the learning of a version. Retiring it again changes nothing; the live version cannot be retired."""
+    """Stop the learning of a version. Nothing changes if the version is retired already. Raises InputError for a live
+    or frozen version."""
     _check_numbered(reference)
 
     def work(unit: Unit) -> VersionSummary:
@@ -173,7 +175,7 @@ def retire(store: Store, reference: str) -> VersionSummary:
 
 
 def promote(store: Store, reference: str) -> LiveVersion:
-    """Make a version live. Promoting the live version again changes nothing."""
+    """Make a version live. Nothing changes if the version is live already."""
     _check_numbered(reference)
 
     def work(unit: Unit) -> LiveVersion:
@@ -197,8 +199,8 @@ def promote(store: Store, reference: str) -> LiveVersion:
 
 
 def rollback(store: Store, name: str) -> LiveVersion:
-    """Make the version live again that was live before the last promotion. Raises CheckFailed if there is none, or if
-    that version is retired."""
+    """Undo the last promotion of a policy: the version that was live before is live again. Raises CheckFailed if there
+    is no promotion to undo, or if that version is retired."""
     if lookup.split_reference(name)[1] is not None:
         raise InputError(
             f"{name!r} names a version", hint=f"write {lookup.split_reference(name)[0]}, or promote {name}"
@@ -207,7 +209,7 @@ def rollback(store: Store, name: str) -> LiveVersion:
 
 
 def roll_back(unit: Unit, name: str) -> LiveVersion:
-    """Make the version before the last promotion live again, as `rollback` does, within a transaction."""
+    """Undo the last promotion of a policy, as `rollback` does, within the caller's transaction."""
     version, head = _lock_version(unit, name)
     lookup.refuse_running_variant(unit, version)
     last_promotion = policies.last_promotion(unit, version.policy.id)
