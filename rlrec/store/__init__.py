@@ -33,8 +33,7 @@ class _RehearsalEnd(Exception):
 
 
 class _Reconnection:
-    """After a connection to the server has broken, a _Reconnection decides whether and when the store tries to reach
-    the server again."""
+    """After a connection to the server broke, a _Reconnection decides whether and when the store tries again."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -279,8 +278,8 @@ class Store:
                 self.write(lambda unit: unit.tell(f"ANALYZE {', '.join(ANALYSED)}"), repeatable=True)
 
     def _without_false_promise(self, error: StoreBusy) -> StoreBusy:
-        """Return the error. If the command has already stored something, the error gets another hint, since its hint
-        says that a retry is safe."""
+        """Return the error, with another hint if the hint says that a retry is safe but the command has stored
+        something."""
         if self._is_unrepeatable and error.hint in (RETRY_HINT, database_errors.AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error

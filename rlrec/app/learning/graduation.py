@@ -222,9 +222,9 @@ class _Graduation:
         return distribution
 
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:
-        """Return slates that the version shows for these requests, grouped by eligible set. The weight of each slate is
-        in `gain`. If there are few arms, and slates have one slot, there is a slate for each arm; else slates are drawn
-        with `seed`."""
+        """Return slates that the version shows for these requests, grouped by eligible set. The weight of a slate is in
+        `gain`. If there are few arms, and slates have one slot, each arm has a slate; else slates are drawn with
+        `seed`."""
         shows_all_arms = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total_weight, groups = (
             sum(case.weight for case in cases),

@@ -77,8 +77,7 @@ def sums(fold: BeliefFold, batch: Batch, last_id: int | None) -> Totals:
 
 def drawn_sums(fold: BeliefFold, batch: Batch, last_id: int | None) -> Totals:
     """Return the sums of the slots of a batch that a belief contains, up to decision `last_id`, without imported
-    decisions. The result is empty if the batch, whose rows all belong to one policy, is of another policy than the
-    belief."""
+    decisions. All rows of the batch belong to one policy. The result is empty if the belief is another policy's."""
     rows = drop_imported(batch)
     is_same_policy = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
     return sums(fold, rows, last_id) if is_same_policy else {}
@@ -143,8 +142,7 @@ def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection
 
 
 def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
-    """Return a Holding for each version whose belief contains a known part of the log. versions: all versions of a
-    policy."""
+    """Return a Holding for each version of one policy whose belief contains a known part of the log."""
     by_id, now = {version.id: version for version in versions}, policies.ordinal(unit, versions[0].policy.id)
     holdings = []
     for version in versions:

@@ -433,8 +433,8 @@ class Ledger:
                 sums[key] = numbers if old_sums is None else [*map(add, old_sums, numbers)]
 
     def _fold(self, version: Version, counts: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
-        """Return the sums of pending changes of a belief whose statistics need arrays. counts: the number of slots for
-        each key and change of the reward."""
+        """Return the sums of changes whose statistics need arrays. counts: the number of slots by key and change of
+        reward."""
         from rlrec.app.learning.slot_statistics import BeliefFold
 
         slot_counts = defaultdict[CountedSlot, float](float)
@@ -464,8 +464,7 @@ class Ledger:
 def _sum_changes(
     counts: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
-    """Return the sums of pending changes at the policy's `ordinal`, in plain Python. counts: the number of slots for
-    each key and change of the reward."""
+    """Return the sums of changes at the policy's `ordinal`. counts: the number of slots by key and change of reward."""
     forgetting, needs, nothing = fields.forgetting, kind.needs, (0.0,) * kind.width
     sums = dict[BeliefKey, list[float]]()
     differences: dict[Any, list[float]] = {}

@@ -46,8 +46,8 @@ class BeliefFold:
     policy's `ordinal`."""
 
     def __init__(self, unit: Unit, version: Version, *, ordinal: int, anchor: Anchor | None = None) -> None:
-        """Prepare a fold. anchor: the weights around which a model is expanded, for a version that is not stored
-        yet."""
+        """Prepare a fold. anchor: the weights around which the model of a version that is not stored yet is
+        expanded."""
         self.unit, self.version, self.ordinal, self._anchor = unit, version, ordinal, anchor
         self.forgetting = Forgetting.parse(version.policy.params)
 
@@ -140,8 +140,8 @@ class BeliefFold:
         self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None, decision_ids: Ids | None = None
     ) -> Totals:
         """Return the sums of n slots. context_ids (n,): the context of each slot; count (n,): how often each slot
-        counts; decision_ids (n,): the decision of each slot, needed only if some decisions were imported, since these
-        may state features."""
+        counts; decision_ids (n,): the decision of each slot, given if any was imported, since these may state
+        features."""
         # buckets and weights by age
         bucket, weight = np.zeros(len(slots), np.int64), count
         if self.forgetting.forgets and slots.ordinal is not None:
@@ -288,15 +288,13 @@ def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """Return the stored sums of a belief, discounted to the policy's `ordinal`. Sums that the belief has forgotten by
-    then are left out."""
+    """Return the stored sums of a belief, discounted to the policy's `ordinal`, without sums forgotten by then."""
     forgetting = Forgetting.parse(version.policy.params)
     return _fade_rows(beliefs.rows(unit, version.id, start=forgetting.oldest(ordinal)), forgetting, ordinal)
 
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """Return the part of a belief's sums that comes from slots that were pruned from the log, discounted to the
-    policy's `ordinal`."""
+    """Return the part of a belief's sums that comes from pruned slots, discounted to the policy's `ordinal`."""
     return _fade_rows(beliefs.pruned_sums(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
 
 

@@ -50,8 +50,8 @@ class CountingCurve(TypedDict):
 
 class Pacing(TypedDict):
     """This record has the state of a budget. event: the kind of event whose values are costs; amount: the budget per
-    period; spent: the cost in the present period; price: the present price of cost, which lowers the scores of costly
-    arms."""
+    period; spent: the cost in the present period; price: the present price of cost, which makes costly arms score
+    less."""
 
     event: str
     amount: float
@@ -169,8 +169,7 @@ def pacing(unit: Unit, version: Version) -> Pacing:
 
 
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
-    """Return figures on how evenly a column is spread over the active arms. column: the name of the column, slots
-    served or probabilities at position 1."""
+    """Return figures on how evenly the column (slots served, or probabilities) is spread over the active arms."""
     values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
     return spread(np.array(values, np.float64))
 
@@ -237,8 +236,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
 
 
 def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, int]:
-    """Return the number of slots of each arm, by arm id. The numbers are from the belief if it counts every slot once,
-    else from the log."""
+    """Return the number of slots of each arm: from the belief if it counts every slot once, else from the log."""
     policy_id, slots = version.policy.id, Counter[int]()
     has_every_slot = version.learning and version.number == 1 and not version.has_omissions
     if not has_every_slot or not policy.needs <= {CONTEXT} or policy.forgetting.forgets:
@@ -271,8 +269,7 @@ def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
 
 
 def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> list[dict[str, float]]:
-    """Return a dictionary for each arm: the weights of columns of sparse contexts, by name. Only the MAX_WEIGHTS
-    largest weights are returned."""
+    """Return, for each arm, the MAX_WEIGHTS largest weights of columns of sparse contexts, by name of the column."""
     weights, largest_weights = policy.column_weights(belief, columns), list[dict[str, float]]()
     for column in weights.T:
         order = np.argsort(-np.abs(column), kind="stable")[:MAX_WEIGHTS]
@@ -326,8 +323,7 @@ def _probabilities(
     context: Mapping[str, Any],
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return two arrays with a value for each arm: the probability that the arm is the best, and the probability that
-    the arm is served now at position 1. The value is NaN if it cannot be computed. arm_ids: the arms that may be
-    served."""
+    the arm is served now at position 1. Unknown values are NaN. arm_ids: the arms that may be served."""
     is_active = np.array([arm.id in arm_ids for arm in catalogue], np.bool_)
     best_probability, probability = np.full(len(catalogue), np.nan), np.where(is_active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[is_active]

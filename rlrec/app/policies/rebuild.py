@@ -46,7 +46,7 @@ class RebuiltVersion(VersionSummary):
 class Request(Record):
     """This record has the options of `policy rebuild`. reward, features (as JSON), position (the name of a curve): None
     to keep the reward, features or curve of the named version; after_drift: the method that finds the last change of
-    rewards; log, horizon_us: for the kind long-term only, the filter of the log and the time over which effects are
+    rewards; log, horizon_us: only for the kind long-term, the filter of the log and the time in which effects are
     measured."""
 
     reference: str

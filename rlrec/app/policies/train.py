@@ -141,8 +141,8 @@ class _TrainingRun:
         self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
         dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None, engine: Engine | None,
     ) -> None:  # fmt: skip
-        """Prepare a run. parent: the version from which training starts; log_store, log: the store of the log, and the
-        filter of the log."""
+        """Prepare a run. parent: the version to start from; log_store, log: the store of the log, and the filter of the
+        log."""
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.dataset, self.progress = lease, dataset, progress
         self.log_store, self.log, self.engine = log_store, log, engine
@@ -429,8 +429,8 @@ class _TrainingRun:
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], result: TrainingResult,
         gate: GateReport | None, record: Mapping[str, Any],
     ) -> Result:  # fmt: skip
-        """Store the version, and promote it if the request and the gate allow this, in one transaction. The lease must
-        still hold."""
+        """Store the version, and promote it if request and gate allow this, in one transaction. The lease must still
+        hold."""
         settings.lock(unit)
         # a user's rows were deleted, and the training used their visits
         if removals.count_forgotten(unit) != self.n_forgotten:

@@ -46,8 +46,7 @@ def list_versions(store: Store) -> list[VersionSummary]:
 
 
 def history(store: Store, name: str) -> list[VersionHistory]:
-    """Return the versions of a policy, with the log that each version learned from and the periods in which it was
-    live."""
+    """Return the versions of a policy, each with the log from which it learned and the periods in which it was live."""
     if lookup.split_reference(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split_reference(name)[0]}")
     with store.read() as unit:
@@ -156,8 +155,7 @@ def _check_numbered(reference: str) -> None:
 
 
 def retire(store: Store, reference: str) -> VersionSummary:
-    """Stop the learning of a version. Nothing changes if the version is retired already. Raises InputError for a live
-    or frozen version."""
+    """Stop the learning of a version, unless it is retired already. Raises InputError for a live or frozen version."""
     _check_numbered(reference)
 
     def work(unit: Unit) -> VersionSummary:

@@ -53,11 +53,9 @@ Forgotten = TypedDict("Forgotten", {
 
 @dataclass(kw_only=True)
 class _Correction:
-    """This record collects the sums to be subtracted from a belief when a user is forgotten: `slots`, the sums of the
-    user's slots, which `holding` finds, and `initial_sums`, the user's part of the sums from which the belief started.
-
-    origins: functions that compute this part from a batch; ordinal: the number of decisions of the policy to which
-    the sums have faded."""
+    """This record collects the sums to be subtracted from a belief when a user is forgotten. slots: the sums of the
+    user's slots, which `holding` finds; initial_sums: the user's part of the sums from which the belief started, which
+    `origins` compute; ordinal: the number of decisions of the policy to which the sums have faded."""
 
     version: Version
     ordinal: int
@@ -113,8 +111,8 @@ def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
 
 
 def delete_user(unit: Unit, key: str) -> _UserRows | None:
-    """Lock all policies, delete the rows of a user, and correct beliefs. Return what was deleted, or None if there is
-    no such user. key: a key of the user."""
+    """Lock all policies, delete the rows of the user with the key `key`, and correct beliefs. Return what was deleted,
+    or None without a user."""
     settings.lock(unit)
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])
     rows = _read_user_rows(unit, key)
@@ -158,8 +156,8 @@ def _correct_belief(unit: Unit, ledger: Ledger, correction: _Correction) -> None
 
 
 def _read_user_rows(unit: Unit, key: str) -> _UserRows | None:
-    """Read the rows of a user, and compute the corrections of beliefs. Return None if there is no such user. key: a key
-    of the user."""
+    """Read the rows of the user with the key `key`, and compute the corrections of beliefs, or return None without a
+    user."""
     user_id = _user_id(unit, key)
     if user_id is None:
         return None
@@ -301,8 +299,7 @@ def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
 
 
 def _old_visits(unit: Unit, ended_before: int, last_visit: VisitKey) -> list[VisitKey]:
-    """Return the next visits that may be deleted, at most VISITS. last_visit: the visit after which the search
-    starts."""
+    """Return the next visits that may be deleted, at most VISITS. last_visit: the visit before these visits."""
     entered_to: dict[int, int] = {}
     for version in policies.settling(unit):
         newest_id = version.entered_to or 0
@@ -324,8 +321,7 @@ def _count_rows(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecisio
 
 def _prune_portion(unit: Unit, ended_before: int, last_visit: VisitKey) -> tuple[_DeletedRows, VisitKey]:
     """Lock all policies, and delete the next visits that may be deleted. Return counts, and the last deleted visit.
-
-    last_visit: the visit after which the search starts."""
+    last_visit: the visit before these visits."""
     policy_ids = removals.lock_all(unit)
     visits = _old_visits(unit, ended_before, last_visit)
     if not visits:

@@ -104,8 +104,7 @@ def _find_exclusion(unit: Unit, name: str) -> Exclusion | None:
 
 
 def _normalize_filter(unit: Unit, pairs: Mapping[str, str]) -> str:
-    """Return the text of a filter without its users and sessions. All times have the same format. pairs: the values of
-    the filter, by name."""
+    """Return a filter without users and sessions as text, with all times in one format. pairs: its values, by name."""
     log = filters.select(unit, pairs)
     times = {"since": format_time(log.since or 0), "until": format_time(log.until or 0)}
     other_pairs = {key: value for key, value in pairs.items() if key not in ("user", "session")}

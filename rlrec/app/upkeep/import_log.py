@@ -53,9 +53,9 @@ class Request(Record):
 
 
 class BadLines(Record):
-    """This record says how bad lines are handled. quarantine: whether bad lines are recorded in place of an error;
-    refuse: a function that records a bad line or raises its error; reading: a function that is told the name of the
-    file that is read."""
+    """This record says how bad lines are handled. quarantine: whether bad lines are recorded instead of raised as
+    errors; refuse: a function that records a bad line or raises its error; reading: a function that gets the name of
+    each file."""
 
     quarantine: bool
     refuse: Callable[[InputError, bytes], None]
@@ -149,8 +149,8 @@ class Import(Record, kw_only=False):
         return n_rejected
 
     def groups(self, file: Layout) -> Iterator[LogColumns]:
-        """Yield the rows of a file in groups. If the request names a way to estimate propensities, missing ones are
-        filled in."""
+        """Yield the rows of a file in groups. Missing propensities are filled in if the request names a way to do
+        so."""
         if self.request.propensity is None:
             return file.groups()
         weights = self._weights
@@ -283,8 +283,8 @@ def summarise_import(
 
 
 def on_zones(count: int) -> list[str]:
-    """Return a list with a sentence for the user if lines of a log have times without a zone, else an empty list.
-    count: the number of these lines."""
+    """Return a sentence for the user, in a list, if `count` lines of a log have times without a zone; else an empty
+    list."""
     return [f"{quantity(count, 'line')} with a time without a zone, which is read as UTC"] if count else []
 
 

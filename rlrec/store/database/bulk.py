@@ -154,11 +154,10 @@ def _share_postgres_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
 
 def _share_sqlite_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
     """Let the unit and the worker begin a transaction on the same state of the database, and tell whether this
-    succeeded. The worker reads the version of the database before and after the unit takes its snapshot. The attempt is
+    succeeded. The worker reads the database's version before and after the unit takes its snapshot. The attempt is
     repeated if another process has committed in between.
 
-    The version is `data_version`, a number that changes for a connection when any other connection, in any process,
-    has committed."""
+    The version is `data_version`, a number that changes when another connection, in any process, has committed."""
     worker.tell("PRAGMA cache_size = -32000")
     for _ in range(SNAPSHOT_ATTEMPTS):
         version = worker.version()

@@ -226,9 +226,8 @@ def transaction(
     """Run the block in one transaction, and yield the connection. Raise Retry if the database asks for a repetition,
     OutcomeUnknown if the connection broke after COMMIT was sent, and another RlrecError for any other database error.
 
-    address: the printable name of the database, for errors; references_hold: whether the writer guarantees that all
-    foreign keys hold, so that SQLite need not check them; lazy: whether SQLite takes the write lock only at the
-    first change."""
+    address: the name of the database in errors; references_hold: whether the writer guarantees that all foreign keys
+    hold, so that SQLite need not check them; lazy: whether SQLite takes the write lock only at the first change."""
     postgres = engine.dialect.name == "postgresql"
     is_committing = False
     try:

@@ -1,5 +1,5 @@
-"""Functions here insert rows column by column, in the fastest way of each database. Other functions look up the ids,
-digests and keys that an import needs."""
+"""Functions here insert rows column by column, in the fastest way of each database, and find stored ids and names for
+imports."""
 
 from __future__ import annotations
 

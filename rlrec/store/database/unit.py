@@ -87,15 +87,14 @@ class Unit:
 
     @property
     def driver(self) -> Any:
-        """Return a cursor of the driver within this transaction. Statements that `note` has put off are executed
-        first."""
+        """Return a cursor of the driver within this transaction. Statements put off by `note` are executed first."""
         if self._changes:
             self.send()
         return self._cursor
 
     @property
     def connection(self) -> sa.Connection:
-        """Return the connection of this transaction. Statements that `note` has put off are executed first."""
+        """Return the connection of this transaction. Statements put off by `note` are executed first."""
         if self._changes:
             self.send()
         return self._connection
@@ -123,8 +122,8 @@ class Unit:
             self.folder = previous_folder
 
     def in_folder(self, text: str) -> bool:
-        """Tell whether a query is answered from a folder: the unit must read the log from a folder, and the query must
-        ask for rows of the log."""
+        """Tell whether a query is answered from a folder: the unit reads the log from one, and the query reads the
+        log."""
         return self.folder is not None and _LOG_ROWS.search(text) is not None
 
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
@@ -334,8 +333,7 @@ def to_text(value: Any) -> str:
 
 def parse(text: str, column: str, kind: type = dict) -> Any:
     """Return the value of a JSON text from a column. Raise RlrecError if the text is no JSON, or if its value is not of
-    this kind. column: a description of the column, table and row, for the text of the error; kind: the Python type that
-    the value must have."""
+    the Python type `kind`. column: a description of the column, table and row, for the text of the error."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -30,8 +30,7 @@ class FeedbackTarget(NamedTuple):
 
     number: the id of the decision and the position, packed into one integer; size: the length of the slate; arm_id:
     the arm of the slot, or None if the line names a whole slate or a slot that does not exist; event_count: the
-    number of events that the decision has; ordinal: the number of decisions that the policy had made before, or 0 if
-    it is not counted."""
+    number of the decision's events; ordinal: the decision's ordinal, or 0 if it has none."""
 
     number: int
     decision_id: int
@@ -102,10 +101,8 @@ def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int
 
 def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
     """Return the events of these kinds, and all `!censor` events, that these decisions had received by a time. For each
-    decision, events are in the order in which they were stored.
-
-    The result may also have events of other decisions: if the given ids lie close together, all ids between them are
-    read, since this is faster."""
+    decision, events are in the order in which they were stored. If the given ids lie close together, events of other
+    decisions with ids between them are in the result, too, since this is faster."""
     first, last = int(decision_ids.min()), int(decision_ids.max())
     is_dense = last - first < MAX_SPREAD * len(decision_ids)
     test = "decision_id BETWEEN ? AND ?" if is_dense else "decision_id IN (?*)"

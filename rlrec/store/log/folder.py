@@ -140,8 +140,7 @@ class FolderLog:
         return list(self.columns(f"SELECT {columns} FROM {dataset}", dict.fromkeys(names, np.int64)).values())
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Return a pair for each export that has decisions: the number of its first file and the number of its
-        decisions."""
+        """Return the number of the first file and the number of decisions of each export that has decisions."""
         paths, exports = sorted(self.files["decisions"], key=file_number), list[tuple[int, int]]()
         text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"
         row_counts = {file_number(name): count for name, count in self.ask(text)} if paths else {}

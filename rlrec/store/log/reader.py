@@ -412,8 +412,7 @@ def ranges(
     computed from such batches, since they do not need whole sessions.
 
     first, last: the first and last id of the decisions to read; size: the number of decisions in a batch; tests: SQL
-    tests on decisions `d`; columns: the columns of slots to read; slot_tests: SQL tests on the slots `s` of these
-    decisions."""
+    tests on decisions `d`; columns: the columns of slots to read; slot_tests: SQL tests on the slots `s`."""
     tests = ["d.imported = 0", *tests]
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
         batch = read_range(unit, policy_id, start, end, tests=tests, slots=columns, slot_tests=slot_tests)
@@ -467,8 +466,7 @@ def ask_slots(
     """Return a query for columns of the slots of all decisions `d` that pass the tests.
 
     names: the columns, by their names in COLUMNS; order: the order of the slots, in SQL; constants: expected values
-    of other columns, by name. With `constants`, the query reads one more column, which tells whether a slot has all
-    these values."""
+    of other columns, by name. With `constants`, one more column tells whether a slot has all these values."""
     session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""
     conditions = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
     tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(conditions)} ORDER BY {order}"

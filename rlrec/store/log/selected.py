@@ -389,8 +389,7 @@ def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Ex
 
 
 def remove(unit: Unit, exclusion_id: int) -> None:
-    """Delete an exclusion. Decisions that beliefs have left out because of the exclusion are not added to these
-    beliefs."""
+    """Delete an exclusion. Beliefs do not learn the decisions that they left out because of the exclusion."""
     unit.tell("DELETE FROM exclusion_unit WHERE exclusion_id = ?", exclusion_id)
     unit.tell("DELETE FROM exclusion WHERE id = ?", exclusion_id)
 
@@ -437,8 +436,7 @@ def session_ids(unit: Unit, exclusion_id: int, *, scope: str = "") -> list[int]:
 
 
 def omit(unit: Unit, version_id: int, selection: Selection) -> None:
-    """Record that the belief of a version leaves out decisions: those of the selection that a stored exclusion
-    hides."""
+    """Record that the belief of a version leaves out the decisions of a selection that stored exclusions hide."""
     tests = [*replace(selection, without=()).conditions(), f"({' OR '.join(selection.without)})"]
     source = f"SELECT d.id, CAST(? AS BIGINT) FROM decision d WHERE {' AND '.join(tests)}"
     if unit.tell(f"INSERT INTO omission (decision_id, version_id) {source} ON CONFLICT DO NOTHING", version_id):

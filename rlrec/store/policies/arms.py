@@ -104,9 +104,8 @@ def put(
     """Add or change arms. Return the number of added arms and the number of changed arms.
 
     features: the features of each arm by key, as canonical JSON, or None to keep the features of a stored arm;
-    times: the new times of eligibility by arm key, and then by the name of the column; groups: the names of all
-    groups of each arm. An arm that is not in `times` keeps its times, and an arm that is not in `groups` keeps its
-    groups."""
+    times: new times of eligibility by arm key, and then by name of the column; groups: the names of all groups of
+    each arm. An arm that is not in `times` keeps its times, and an arm that is not in `groups` keeps its groups."""
     columns = ", ".join(("features", *TIMES))
     old_rows = {row[0]: row[1:] for row in unit.ask(f"SELECT key, {columns} FROM arm WHERE key IN (?*)", features)}
     new_rows = dict[str, Row]()

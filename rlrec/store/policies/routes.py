@@ -14,10 +14,9 @@ class RouteChange(NamedTuple):
     """This record is a change of what a route serves.
 
     number: the number of the version that is served, or None if the route follows the policy's live version;
-    experiment: the name of the ramp (a gradual switch to a new version) that began with the change, if any; running:
-    whether this ramp still runs; gate: JSON of the report of the gate that allowed the change; holdout: the name of
-    the experiment that now holds out some users of the route; has_shadow: whether a challenger of the route runs
-    now."""
+    experiment: the name of the ramp (a gradual switch to a new version) that the change began, if any; running:
+    whether this ramp still runs; gate: JSON of the report of the gate that allowed the change; holdout: the
+    experiment that now holds out some users of the route; has_shadow: whether a challenger of the route runs now."""
 
     route: str
     route_id: int

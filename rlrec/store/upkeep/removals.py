@@ -213,8 +213,7 @@ def count_removals(unit: Unit) -> tuple[int, int]:
 
 
 def pruned_until(unit: Unit) -> int:
-    """Return the time before which old visits were deleted, or 0 if none were. If this happened several times, return
-    the latest of these times."""
+    """Return the time before which old visits were deleted (the latest such time), or 0 if none were deleted."""
     runs = [json.loads(text) for (text,) in unit.ask("SELECT options FROM run WHERE command = ?", PRUNE)]
     return max((times.parse(options["before"]) for options in runs if options["decisions"]), default=0)
 

@@ -47,8 +47,7 @@ class SumsByArm:
     def add(self, arms: Ids, value_arrays: Iterable[Array]) -> None:
         """Add values to the sums of arms.
 
-        arms: the arm to which each value belongs, (n,); value_arrays: for each of the k sums, the values to add,
-        (n,)."""
+        arms: the arm of each value, (n,); value_arrays: for each of the k sums, the values to add, (n,)."""
         column = self.include(arms)
         for total, values in zip(self.sums, value_arrays, strict=True):
             total += np.bincount(column, weights=values, minlength=len(self.arms))
@@ -245,9 +244,8 @@ class StarvingArms:
 
 
 class Entropy:
-    """This check measures the effective number of arms that the policy chooses among: the exponential of the mean of
-    -log(propensity). The check uses the last decisions that the policy drew itself, without decisions that had no
-    choice."""
+    """This check measures the effective number of arms among which the policy chooses: exp of the mean of
+    -log(propensity). It uses the last decisions that the policy drew itself, without decisions that had no choice."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy

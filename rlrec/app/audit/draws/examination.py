@@ -95,8 +95,7 @@ class Examination:
 
     def _examination_decreases(self) -> bool:
         """Tell whether rewards clearly fall with the position if each arm is compared only with itself. Mean rewards
-        over all arms could mislead, because a policy that learns shows an arm at other positions while the arm is
-        new."""
+        over all arms could mislead, since a policy that learns shows an arm at other positions while the arm is new."""
         slot_count, position_sum, reward_sum, position_squares, reward_squares, product_sum = self._sums.sums
         n = np.maximum(slot_count, 1)
         # within each arm, the covariance of position and reward, and its variance by chance

@@ -1,6 +1,5 @@
-"""This module checks the draws that estimates rest on. It compares how often arms were shown with the logged
-propensities, in each kind of context. It also looks for propensities that were raised to a lower limit, and for
-repeated decisions."""
+"""This module checks the draws that estimates rest on. It compares how often arms were shown with logged propensities
+in each kind of context. It also looks for propensities raised to a lower limit, and for repeated decisions."""
 
 from __future__ import annotations
 

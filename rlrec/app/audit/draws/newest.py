@@ -104,8 +104,7 @@ class RewardDrift:
         return "warning", f"; beliefs still count what came before: {command} leaves that out"
 
     def change_times(self) -> dict[int, int]:
-        """Return the times of changes, by decision id. For each stream, the decision is the first one after the
-        stream's newest change."""
+        """Return the time of the first decision after each stream's newest change, by decision id."""
         return activity.decision_times(self.unit, [change.start for change in self.newest_changes.values()])
 
 

@@ -61,9 +61,8 @@ def refuse_far_ahead(store: Store) -> None:
 
 
 def repair(store: Store) -> Repair:
-    """Move decisions that are ahead of the database's clock back in time, so that the newest has the clock's time.
-    Return what was moved. Raise CheckFailed if the moved decisions would come before older decisions, since too little
-    time has passed since those."""
+    """Move decisions ahead of the database's clock back in time, so that the newest has the clock's time. Return what
+    was moved. Raise CheckFailed if the moved decisions would come before older decisions."""
     if store.now is not None:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 

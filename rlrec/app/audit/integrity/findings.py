@@ -65,8 +65,8 @@ class Findings:
 
     @contextmanager
     def report_unreadable(self, check: str, subject: str) -> Iterator[None]:
-        """Run the block, which is a part of a check. If damaged data raise an error, add a finding, so that the audit
-        goes on."""
+        """Run the block, a part of a check. If damaged data raise an error, add a finding, so that the audit goes
+        on."""
         try:
             yield
         except UNREADABLE as error:
