@@ -83,8 +83,9 @@ class EstimatorChoice(Record):
 
     @property
     def with_companions(self) -> EstimatorChoice:
-        """Return the choice with an additional estimator of slates, if some requested ones assume independent slots and
-        none can check them. The additional one assumes less. It has no label, and is not reported."""
+        """Return the choice with an additional estimator of slates, against which estimators that assume independent
+        slots are checked. It is added only if there are such estimators, and none that assumes less. It has no label,
+        and is not reported."""
         kinds = self.slates.values()
         if not any(kind.independent_slots for kind in kinds) or any(kind.needs_joint for kind in kinds):
             return self

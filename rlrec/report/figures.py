@@ -191,8 +191,8 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
     """Draw the estimates for policies as a forest plot, in which intervals stand one below the other. The result is
     None if there are no estimates.
 
-    rows: the estimates; only those per impression, slate or session are drawn, whichever the first row is; steps:
-    words for what to do next, by the name of the target."""
+    rows: the estimates, of which those with the same unit (impression, slate or session) as the first row are drawn;
+    steps: words for what to do next, by the name of the target."""
     rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     if not rows:
         return None
@@ -415,8 +415,8 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
 
 
 def effects(answer: Effects) -> Figure:
-    """Draw the arms with the largest and with the smallest effects on the long-run reward. The effects are those over
-    all groups together or, if these do not exist, those of the first group."""
+    """Draw the arms with the largest and with the smallest effects on the long-run reward. The effects are over all
+    groups together or, if these are not known, in the first group."""
     arms = (answer["overall"] or answer["groups"][0])["arms"]
     arms_per_end = MAX_ROWS // 2
     shown_arms = arms if len(arms) <= MAX_ROWS else [*arms[:arms_per_end], *arms[-arms_per_end:]]

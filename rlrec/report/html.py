@@ -28,7 +28,7 @@ CONTENT_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; form
 
 
 class Cell(NamedTuple):
-    """A Cell is the text of one place on a page: a cell of a table, a header, or a link that filters.
+    """A Cell is a text in a table or a header of a table, or a link that filters a table.
 
     css_class: the class of the cell in style.css; href: the address to which the text links, if any; order: for a
     header, `ascending` or `descending` if the table is sorted by this column, else empty; is_chosen: whether the

@@ -50,7 +50,7 @@ def block_sums(columns: Sequence[Array | None], block: Ids, cell: Ids, *, cells:
 
 
 def is_rejected(p_value: float | None) -> bool:
-    """Tell whether a test rejects its hypothesis. Without a p-value (None) it does not."""
+    """Tell whether a test rejects its hypothesis. A test without a p-value (None) rejects nothing."""
     return p_value is not None and p_value < ALPHA
 
 

@@ -107,8 +107,8 @@ class FirstCounts(Record, kw_only=False, eq=False):
 
 
 class Draws(Record, kw_only=False, eq=False):
-    """Draws is a sample of pairs of draws: the first two draws at the same time in the same context. It has the pairs
-    of the first GROUPS times and contexts in order of hash. The samples of two batches can be added.
+    """Draws is a sample of pairs of draws: the first two draws at the same time in the same context. The sample has the
+    times and contexts with the GROUPS smallest hashes. The samples of two batches can be added.
 
     group, order (n,): the hash of each draw's time and context, and the hash of its decision; arm, p (n,): the arm
     shown, and the propensity of this arm."""

@@ -1,9 +1,9 @@
 """This module estimates examination by position from the log. Examination is the probability that a slot is looked at,
 relative to the first position.
 
-A click takes examination and attraction: theta_k x gamma(arm, context). Naive click rates by position mix the two,
-since good arms stand higher. Neighbouring positions are therefore compared on the arms that the logger could have
-put at either position.
+A slot is clicked if it is examined and its arm attracts: the probability is theta_k x gamma(arm, context). Naive
+click rates by position mix the two, since good arms stand higher. Neighbouring positions are therefore compared on
+the arms that the logger could have put at either position.
 
 Click models other than the position-based one say whether people go on looking after a click; another test says which
 model fits a log best. `pbm`: a slot is examined with a probability that depends on its position. `cascade`: slots are

@@ -285,7 +285,8 @@ def judge_difference(
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
-    """Return the reasons that intervals do not account for. With such a reason, an estimate gives no answer."""
+    """Return the reasons that intervals do not account for. An estimate with such a reason cannot say what is
+    better."""
     size_reasons = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     other_reasons = ((name, REASONS[name]) for name in {*reasons} - size_reasons)
     return {name for name, reason in other_reasons if reason.group == "support" or reason.best != "ok"}
@@ -294,11 +295,11 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
 def _width(
     value: float | None, lower: float | None, upper: float | None, least: float, precision: float
 ) -> list[float]:  # fmt: skip
-    """Return, as a list of one number, the ratio by which the interval must become narrower to give an answer with even
+    """Return a list with one number: the ratio by which the interval must become narrower to give an answer with even
     odds, if the true difference is `value`. The list is empty without an interval.
 
     An answer needs an interval that excludes differences up to `precision`, or one that lies within `least`. The
-    smaller ratio counts."""
+    smaller of the two ratios is returned."""
     if value is None or lower is None or upper is None:
         return []
     low_distance, high_distance, size = value - lower, upper - value, abs(value)

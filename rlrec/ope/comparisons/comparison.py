@@ -100,8 +100,8 @@ def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
 
 
 def per_decision(number: int) -> list[Metric]:
-    """Return two metrics: the decisions per unit, and the reward per decision. Only decisions whose window is over
-    count.
+    """Return two metrics: the decisions per user or session, and the reward per decision. Only decisions whose window
+    is over count.
 
     number: the number of the reward definition."""
     decisions, units = f"mature_decisions_{number}", f"mature_units_{number}"
@@ -135,11 +135,11 @@ class MetricValue(Record):
 
     @classmethod
     def from_sums(cls, sums: Moments | ClusterSummary | None) -> MetricValue:
-        """Return the ratio of the first two columns, with its error. If the sums of every unit are known, the error is
-        the jackknife's, which keeps false alarms at 5 % even for 20 users with very different numbers of decisions.
-        Otherwise it is the delta method's.
+        """Return the ratio of the first two columns, with its error. If the sums of every user or session are known,
+        the error is the jackknife's, which keeps false alarms at 5 % even for 20 users with very different numbers of
+        decisions. Otherwise it is the delta method's.
 
-        sums: the sums of the columns, or None if there are no units."""
+        sums: the sums of the columns, or None without users or sessions."""
         if sums is None:
             return cls()
         summary = sums.summary() if isinstance(sums, Moments) else sums
@@ -154,7 +154,7 @@ class MetricValue(Record):
 
     @property
     def per_unit(self) -> float:
-        """Return the numerator per unit, or NaN without units."""
+        """Return the numerator per user or session, or NaN if there are none."""
         return self.numerator / self.units if self.units else np.nan
 
     @property
@@ -163,8 +163,8 @@ class MetricValue(Record):
         return self.error > 0 and self.units > 1
 
     def bounds(self, level: float) -> Bounds:
-        """Return the interval of the ratio by Student's t. If units do not vary, the bounds are infinite, since a lack
-        of variation does not prove certainty."""
+        """Return the interval of the ratio by Student's t. If users or sessions do not vary, the bounds are infinite,
+        since a lack of variation does not prove certainty."""
         reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.has_error else np.inf
         low = max(self.value - reach, min(self.least, self.value))
         return (low, self.value + reach) if self.has_error else UNKNOWN
@@ -188,10 +188,10 @@ def ratio_sums(*columns: Array, unit: Ids, spans_batches: bool, names: Sequence[
 
 
 def _jackknife(sums: Array, value: float) -> float:
-    """Return the jackknife error of the ratio `value`. Without unit i the ratio changes by -(reward_i - value
-    decisions_i) / (all decisions - decisions_i). Source: own derivation.
+    """Return the jackknife error of the ratio `value`. Without user or session i, the ratio changes by -(reward_i -
+    value decisions_i) / (all decisions - decisions_i). Source: own derivation.
 
-    sums (m, 2): the rewards and the decisions of each unit."""
+    sums (m, 2): the rewards and the decisions of each user or session."""
     reward, decisions = sums.T
     jackknife_change = (reward - value * decisions) / (decisions.sum() - decisions)
     return float(np.sqrt((len(sums) - 1) / len(sums) * (jackknife_change**2).sum()))
@@ -206,10 +206,10 @@ class Comparison(Record):
     base: the value of the second metric or target; p_value: the two-sided p-value of no difference; clusters: the
     number of clusters of the two together; ess: the smaller effective number of clusters of the two, None without
     weights; verdict, reasons: the worse verdict of the two, and the reasons, as in an estimate; theta, narrowed: if
-    the past of units is adjusted for, its coefficient, and by how much the adjustment narrows the interval; freedom:
+    the past of users is adjusted for, its coefficient, and by how much the adjustment narrows the interval; freedom:
     the degrees of freedom of std_error; careful_error: the error for bounds that hold at every look; even_units,
-    even_rewards: the number of units, and of units with a reward, of an equally informative experiment with two
-    groups of equal size; sequence: the sequence of the bounds, if the bounds hold at every look."""
+    even_rewards: the number of users or sessions, and of those with a reward, in an equally informative experiment
+    with two groups of equal size; sequence: the sequence of the bounds, if the bounds hold at every look."""
 
     value: float | None = None
     base: float | None = None
@@ -243,7 +243,8 @@ class Comparison(Record):
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
 
     def without_group(self, group: str) -> Comparison:
-        """Return the comparison without the reasons of a group, if another comparison already reports them."""
+        """Return the comparison without one group of reasons (see `REASONS`), which another comparison already
+        reports."""
         return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
 
     def at_this_look(self, alpha: float) -> Comparison:
@@ -254,8 +255,9 @@ class Comparison(Record):
         return self._with_reach(t_quantile(1 - alpha / 2, self.freedom) * self.std_error)
 
     def at_every_look(self, sequence: LookSequence) -> Comparison:
-        """Return the comparison with a p-value and bounds that are valid at every look. The probability that they are
-        ever wrong is the sequence's alpha. They are None until there are enough units and rewards."""
+        """Return the comparison with a p-value and bounds that are valid at every look. The probability that the bounds
+        are ever wrong is the sequence's alpha. The figures are None until there are enough users or sessions and enough
+        rewards."""
         without_bounds = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
         if self.lower is None or not self.careful_error:
             return without_bounds
@@ -293,13 +295,13 @@ class Comparison(Record):
 
     @property
     def _shortage(self) -> float:
-        """Return the factor by which the number of units must grow until there are bounds."""
+        """Return the factor by which the number of users or sessions must grow until there are bounds."""
         return max(MIN_CLUSTERS / self.even_units, MIN_EVENTS / self.even_rewards)
 
     @property
     def shortage(self) -> int | None:
-        """Return how many further units must come until an answer can be given. The result is None if there are enough
-        units, or if the number is not known."""
+        """Return how many further users or sessions must come until an answer can be given. The result is None if there
+        are enough, or if the number is not known."""
         is_short = self.sequence is not None and self.even_rewards and self._shortage > 1
         return ceil(self.clusters * (self._shortage - 1)) if is_short else None
 
@@ -324,11 +326,11 @@ class Comparison(Record):
 
 
 def difference(value: MetricValue, baseline: MetricValue, *, level: float, correlation: float = 0.0) -> Comparison:
-    """Return `value` minus `baseline` by Welch's t over units. If one of the two does not vary, it gets the variation
-    of the other one. If neither varies, there are no bounds and no p-value.
+    """Return `value` minus `baseline` by Welch's t over users or sessions. If one of the two does not vary, it gets the
+    variation of the other one. If neither varies, there are no bounds and no p-value.
 
-    correlation: the correlation between the two values, if units are in both groups; the degrees of freedom are then
-    those of the smaller group."""
+    correlation: the correlation between the two values, if users or sessions are in both groups; the degrees of
+    freedom are then those of the smaller group."""
     sides = value, baseline
     variances, freedom = np.array([_variance(*sides), _variance(*sides[::-1])]), np.array([s.units - 1 for s in sides])
     variance = variances.sum()
@@ -350,11 +352,11 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
 
 
 def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
-    """Return the variance that the smaller side may lack. It is the variance that the side would have if its units
-    varied like the units of both sides together, minus its own. A few units that happen to be similar make a mean seem
-    more certain than it is.
+    """Return the variance that the smaller of two groups may lack. It is the variance that its mean would have if its
+    users or sessions varied like those of both groups together, minus its own. A few of them that happen to be similar
+    make a mean seem more certain than it is.
 
-    variances (2,): the squared error of each side."""
+    sides: the values of the two groups; variances (2,): the squared error of each value."""
     units = np.array([side.units for side in sides])
     freedom, smaller_side = units - 1, int(units[1] <= units[0])
     pooled_variance = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
@@ -404,12 +406,12 @@ def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[flo
 
 
 def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]]]) -> tuple[float, float]:
-    """Test whether variants got the shares of units that their weights define. Return chi-square at the last look, and
-    a p-value that holds at every look, the smallest so far. Both are NaN without units. Source: Lindon & Malek 2022, a
-    Dirichlet mixture against the weights.
+    """Test whether variants got the shares of users or sessions that their weights define. Return chi-square at the
+    last look, and a p-value that holds at every look, the smallest so far. Both are NaN without users or sessions.
+    Source: Lindon & Malek 2022, a Dirichlet mixture against the weights.
 
-    phases: for each phase, the weights of the variants, which need not sum to 1, and for each look the units of the
-    phase so far, one number per variant."""
+    phases: for each phase, the weights of the variants, which need not sum to 1, and for each look the users or
+    sessions of the phase so far, one number per variant."""
     chi2, ended_factors, largest_factor = np.nan, np.zeros(len(SPLIT_UNITS)), -np.inf
     for weights, looks in phases:
         share = np.asarray(weights, np.float64) / np.sum(weights)
@@ -424,10 +426,10 @@ def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]
 
 
 def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) -> float:
-    """Return the logarithm of the Bayes factor against the defined shares. The alternative are shares drawn from a
-    Dirichlet distribution of size c around them.
+    """Return the logarithm of a Bayes factor: the likelihood of the numbers of units under random shares, over that
+    under the defined shares. The random shares have a Dirichlet distribution of size c around the defined shares.
 
-    units: the number of units of each variant; shares: the defined shares."""
+    units: the number of users or sessions of each variant; shares: the defined shares."""
     log_odds = lgamma(c) - lgamma(c + sum(units))
     for n, share in zip(units, shares, strict=True):
         log_odds += lgamma(c * share + n) - lgamma(c * share) - n * log(share)
@@ -435,8 +437,8 @@ def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) ->
 
 
 def is_unlikely(split: tuple[float, float]) -> bool:
-    """Tell whether the shares of units differ from those that an experiment defines. A false alarm occurs in 1 of 1,000
-    experiments, however often the test is looked at.
+    """Tell whether the shares of users or sessions differ from those that an experiment defines. A false alarm occurs
+    in 1 of 1,000 experiments, however often the test is looked at.
 
     split: the result of `sample_ratio`."""
     return split[1] < ALARM

@@ -1,5 +1,5 @@
-"""This module computes the metrics of groups of users or sessions, and their differences, with less noise if the past
-of each user is adjusted for.
+"""This module computes metrics of groups of users or sessions, and their differences. To reduce noise, it can adjust
+for what each user did before.
 
 In this module, a unit is a randomised user or session. A metric is the sum of a numerator over the sum of a
 denominator; a metric per unit has a denominator of 1. The unit is the cluster. If units are in several groups (one
@@ -66,9 +66,9 @@ def fold(
 
 
 def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str, Array] | None) -> Moments:
-    """Return the sums of a metric over those of the given rows whose denominator is above 0.
+    """Return the sums of a metric over some rows, without the rows whose denominator is 0.
 
-    past_columns: the columns of the units' past, or None."""
+    rows: the indices of the rows; past_columns: the columns of the past of each user or session, or None."""
     rows = rows[units.columns[metric.denominator][rows] > 0]
     sides = [units.columns, *([] if past_columns is None else [past_columns])]
     columns = [side[name][rows] for side in sides for name in (metric.numerator, metric.denominator)]
@@ -79,9 +79,10 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
 
 
 def _align_columns(sums: UnitSums, unit: Ids) -> dict[str, Array]:
-    """Return each column with one value for each of n given units, (n,). The value is 0 if the unit has no row.
+    """Return each column with one value for each of n given users or sessions, (n,). The value is 0 for those without a
+    row.
 
-    sums: the sums of one group, ordered by digest; unit (n,): the digests of the units."""
+    sums: the sums of one group, ordered by digest; unit (n,): the digests of the users or sessions."""
     if not len(sums.unit):
         return {name: np.zeros(len(unit)) for name in sums.columns}
     index, is_present = look_up(sums.unit, unit)
@@ -115,8 +116,8 @@ class Outcomes(Record, eq=False):
         return replace(result, base=raw_difference.base).with_reasons(*(("no-past",) if lacks_past else reasons))
 
     def guard_margin(self, group: int, metric: Metric, least: float) -> Comparison:
-        """Return a metric of a group minus the value that a guard requires, which is the first group's value plus
-        `least` times its size.
+        """Return a metric of a group minus the value that a guard requires. The required value is the first group's
+        value plus `least` times its absolute value.
 
         least: the smallest change that the guard accepts, as a share, such as -0.02."""
         value, first_value = self.value(group, metric), self.value(0, metric)
@@ -131,7 +132,8 @@ class Outcomes(Record, eq=False):
 
     def differs_from_first(self, group: int, metric: Metric) -> bool:
         """Tell whether a metric of a group differs from the first group, with a false alarm in 1 of 1,000 cases. The
-        p-value decides. If neither group varies, the values differ, and both groups must have enough units."""
+        p-value decides. If neither group varies, the result is True if the values differ and both groups have enough
+        users or sessions."""
         result, sides = self.compare(group, metric), [self.value(side, metric) for side in (group, 0)]
         if result.p_value is None:
             values_differ = abs(result.value or 0.0) > rounding(*(side.value for side in sides))
@@ -144,7 +146,7 @@ class Outcomes(Record, eq=False):
 
     def _correlation(self, group: int, metric: Metric) -> float:
         """Return the correlation of a metric between this group and the first group. It is computed from the influences
-        of units that are in both groups, and 0 without such units."""
+        of users or sessions that are in both groups, and is 0 if there are none."""
         products, sides = self.sums.pairs.get((group, metric)), []
         for number in (group, 0):
             summary = self._summaries.get((number, metric))
@@ -212,9 +214,9 @@ class Outcomes(Record, eq=False):
 
 
 def share_of_visits(visits: Array, ages: Array) -> float:
-    """Return the mean share of their visits that users or sessions have had so far; for young ones, the rest is still
-    to come. Ages that fewer than a tenth of them have reached are left out. The result is NaN without any. Source:
-    Nelson 2003, the mean cumulative function of units that are watched for different times.
+    """Return the share of their visits that users or sessions have had so far, on average. The visits of young ones are
+    still to come. Ages that fewer than a tenth of all users or sessions have reached are left out. The result is NaN if
+    there are none. Source: Nelson 2003, the mean cumulative function of units that are watched for different times.
 
     visits (t,): the number of visits, by the age of the user or session at the time of the visit; ages (t,): the
     number of users or sessions, by their present age."""
@@ -260,8 +262,8 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
 
 
 class _Covariate(Record, kw_only=False, eq=False):
-    """This record has a metric of a group with its past. R = sum N / sum D is the metric. K is the mean over units of
-    N0 - R0 D0, where N0 and D0 are the numerator and denominator in the past, and R0 is a reference ratio.
+    """This record has a metric of a group with its past. R = sum N / sum D is the metric. K is the mean over users or
+    sessions of N0 - R0 D0, where N0 and D0 are the numerator and denominator in the past, and R0 is a reference ratio.
 
     summary: the sums of the columns N, D, N0, D0 and 1; ratio: R0."""
 
@@ -270,8 +272,8 @@ class _Covariate(Record, kw_only=False, eq=False):
 
     @property
     def products(self) -> tuple[float, float]:
-        """Return two sums over units: the product of a unit's deviations in the metric and in the past, and the squared
-        deviation in the past."""
+        """Return two sums over users or sessions: the product of their deviations in the metric and in the past, and
+        the squared deviation in the past."""
         influence, past = (weights * self.summary.total[4] for weights in self._weights)
         squares = past[:, None] * self.summary.moment * past
         square = float(squares.sum())
@@ -295,7 +297,8 @@ class _Covariate(Record, kw_only=False, eq=False):
 
     @property
     def _weights(self) -> tuple[Array, Array]:
-        """Return two arrays of coefficients, with which the columns of a unit sum to its influence on R and on K."""
+        """Return two arrays of coefficients. With them, the columns of a user or session sum to its influence on the
+        metric R, and on the mean K of its past."""
         numerator, denominator, _, _, units = self.summary.total.tolist()
         influence = np.array([1.0, -numerator / denominator, 0.0, 0.0, 0.0]) / denominator
         return influence, np.array([0.0, 0.0, 1.0, -self.ratio, -self._past_mean]) / units
@@ -313,27 +316,27 @@ MIN_UNITS = 2  # of every group in a stratum that counts; with one unit there is
 
 
 class PhasedOutcomes(Outcomes, eq=False):
-    """A PhasedOutcomes object compares groups within strata, and combines the differences. The units of a stratum were
-    drawn with the same weights.
+    """A PhasedOutcomes object compares groups within strata, and combines the differences. The users or sessions of a
+    stratum were drawn with the same weights.
 
-    sums: the sums of all units; strata: the outcomes of each stratum, by number; groups: the number of groups.
-    Errors assume that strata are uncorrelated. The strata of `ramp_strata` are uncorrelated, although a unit can be
-    in several strata."""
+    sums: the sums of all users or sessions; strata: the outcomes of each stratum, by number; groups: the number of
+    groups. Errors assume that strata are uncorrelated. The strata of `ramp_strata` are uncorrelated, although a user
+    can be in several strata."""
 
     strata: Mapping[int, Outcomes]
     groups: int
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """Return a metric of a group, as if each stratum had the same share of the units in all groups."""
+        """Return a metric of a group, as if each stratum had the same share of the users or sessions in all groups."""
         values = {key: outcomes.value(group, metric) for key, outcomes in self.strata.items()}
         return self._combine(group, metric, values)
 
     def units(self, group: int, metric: Metric) -> int:
-        """Return the number of units of a group that count for the metric, summed over all strata."""
+        """Return the number of users or sessions of a group that count for the metric, summed over all strata."""
         return sum(outcomes.value(group, metric).units for outcomes in self.strata.values())
 
     def _shares(self, metric: Metric) -> dict[int, float]:
-        """Return the weight of each stratum that has enough units in every group. The weights sum to 1."""
+        """Return the weight of each stratum that has enough users or sessions in every group. The weights sum to 1."""
         weights = dict[int, float]()
         for key, outcomes in self.strata.items():
             units = np.array([outcomes.value(group, metric).units for group in range(self.groups)])
@@ -359,15 +362,16 @@ class PhasedOutcomes(Outcomes, eq=False):
 
 
 def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Ids]:
-    """Return the units of an experiment whose weights changed in phases, and the stratum of each unit. A unit has a row
-    for each phase that served it. Its stratum is the phase, together with the last earlier phase that served the unit.
+    """Return the users or sessions of an experiment whose weights changed in phases, and the stratum of each row. A
+    user has a row for each phase that served it. The stratum is the phase, together with the last earlier phase that
+    served the user.
 
-    After a unit has moved to another group, its later phases are left out, since whether a unit comes again may
-    depend on the move. Within a stratum all units had been served alike before they were drawn, so differences of
-    strata are uncorrelated.
+    After a user has moved to another group, later phases are left out, since whether a user comes again may depend
+    on the move. Within a stratum all users had been served alike before they were drawn, so differences of strata
+    are uncorrelated.
 
-    cells: the sums by unit and phase, in the groups phase * groups + group; if a unit is in several groups of a phase,
-    the first group counts; phases, groups: the numbers of phases and of groups."""
+    cells: the sums by user or session and phase, in the groups phase * groups + group; if one is in several groups of a
+    phase, the first group counts; phases, groups: the numbers of phases and of groups."""
     rows = np.lexsort((cells.entry, cells.group // groups, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
     starts_unit = np.append(True, unit[1:] != unit[:-1])[: len(unit)]

@@ -42,8 +42,9 @@ class LookSequence(NamedTuple):
         return cls(tightness(best_n, alpha * 2 / sides), alpha, sides)
 
     def half_width(self, variance: float | Array, n: float | Array) -> Array:
-        """Return the distance from the estimate to its bounds after n clusters, infinite with n = 0. For n > 0 it is
-        the square root of 2 variance (n rho^2 + 1) / (n rho)^2 times the logarithm of the odds."""
+        """Return the distance from the estimate to its bounds after n clusters, infinite with n = 0. Let s^2 = n rho^2
+        + 1. The squared distance is 2 variance s^2 / (n rho)^2 x ln(s / alpha); for a single bound the logarithm is
+        ln(1 + s / (2 alpha))."""
         spread = _spread(n, self.rho)
         log_odds = np.log(spread / self.alpha) if self.sides == 2 else np.log1p(spread / (2 * self.alpha))
         with np.errstate(divide="ignore", invalid="ignore"):

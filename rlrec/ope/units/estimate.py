@@ -567,8 +567,8 @@ def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters
 
 
 def widen_estimate(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
-    """Return the estimate with an additional error, that of a simulation. All rows share this error, so differences
-    between clusters do not show it.
+    """Return the estimate with wider bounds, which include the error of a simulation. All rows share this error, so
+    differences between clusters do not show it.
 
     replicas: the same estimate from equal parts of the simulated slates; the variance of their mean is their
     variance over their number; limits: the limits at which bounds are cut."""

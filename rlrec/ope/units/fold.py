@@ -117,8 +117,8 @@ class Fold(ABC, Record):
 
     @cached_property
     def weighings(self) -> dict[str, Any]:
-        """Return the weightings of rows, by prefix of their columns. Each is shown by one of the estimators that use
-        it."""
+        """Return one estimator for each weighting of rows, by the prefix of the weighting's columns. Estimators with
+        the same prefix have the same weights."""
         return {estimator.prefix: estimator for estimator in self.estimators.values()}
 
     @property
@@ -128,8 +128,7 @@ class Fold(ABC, Record):
 
     @abstractmethod
     def partial(self, batch: Any, /) -> RowSums:
-        """Return the sums of one batch. The sums of an empty batch are the zero of the addition, so they change no
-        other sums."""
+        """Return the sums of one batch. The sums of an empty batch are 0, so that adding them changes nothing."""
 
     def sums(
         self, matrix: Array, cluster: Ids, weights: Mapping[str, Weights], figures: Mapping[str, Any], /
@@ -231,7 +230,8 @@ class ImpressionFold(Fold):
 
     @cached_property
     def summed_estimators(self) -> tuple[ImpressionEstimator, ...]:
-        """Return the requested estimators, and those whose bounds enclose the biased ones among them."""
+        """Return the requested estimators and, for each biased one, the estimators whose bounds enclose its
+        estimate."""
         return tuple(side for kind in self.estimators.values() for side in (kind, *kind.enclosing_estimators()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
@@ -356,8 +356,8 @@ def standings(
     """Return how each target compares with the others, for one estimator.
 
     folds: for each target, the object that computed its estimate, all from the same rows; is_question_by_target: for
-    each target, False if the evaluation compares it with itself. Such a target would widen the bounds of the others
-    for nothing."""
+    each target, False if the target served the log itself. Such a target would widen the bounds of the others for
+    nothing."""
     is_plain = [not fold.distortion and not fold.heaviness for fold in folds]
     folds = [fold.unbiased_fold for fold in folds]
     is_present = [fold.logged_sums[:, 1] > 0 for fold in folds]

@@ -273,8 +273,9 @@ def stratum_factors(
     """Return the weight of a row of each stratum (a logger in one half of the clusters), (g,) for g weightings. The
     weights are 1 on average over the rows that count.
 
-    The weights of each half are computed from the other half. The two halves are balanced by the loggers that count
-    in either half, since what is left out of a half depends on the weights of the other half.
+    The weights of each half are computed from the other half. The total weight of a half is in proportion to its
+    rows of all loggers that count in either half, since which loggers a half leaves out depends on the weights of
+    the other half.
 
     spread: how much the weights of each stratum vary; left_out: the strata whose rows have weight 0."""
     example_columns = vars(next(iter(spread.values())))

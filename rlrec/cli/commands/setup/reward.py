@@ -144,8 +144,8 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
 
 
 def _headline(result: app.effects.Suggestion) -> str:
-    """Return the first line of the answer. For some kinds of event, more events surely go with more reward after the
-    slate; the line says how much, for one more event of each of these kinds."""
+    """Return the first line of the answer. For each kind of event that surely goes with later reward, the line says how
+    much reward after the slate goes with one more event."""
     sure_events = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
         return f"cannot tell: no kind of event differs enough between the {result['arms']} arms of this log"
