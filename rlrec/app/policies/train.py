@@ -13,6 +13,7 @@ from typing import Any, cast
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.comparisons.paired_gate import BY_VISIT, Gain
+from rlrec.app.evaluation.passes import arm_effects
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.evaluation.targets import targets
@@ -27,7 +28,7 @@ from rlrec.app.training import ascent, report
 from rlrec.app.training.ascent import SLOT, Epoch, Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Dataset
 from rlrec.app.training.dataset_writer import DatasetWriter
-from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
+from rlrec.app.training.holdout_value import VISITS, HoldoutValue, LoggedValue, fit_values
 from rlrec.app.training.lease import TrainingLease
 from rlrec.app.training.report import GateReport, Result, TuneSplit
 from rlrec.arrays import Array
@@ -293,8 +294,7 @@ class _TrainingRun:
                 by_position, gate = trainer.by_position, self.report.gate_visits
                 tune = value_of_split(splits[TUNE], max_visits=TUNE_VISITS, gate_visits=gate, by_position=by_position)
             result = trainer.train(tune, progress=self._report_epoch)
-        by_slot = self.request.weights == SLOT
-        self.logged_values = [] if tune is None else tune.logged_values(by_slot=by_slot)
+        self.logged_values = [] if tune is None else self._logged_values(tune)
         if tune is not None and result.best_epoch is not None and result.best_epoch.supported:
             result = self._train_on_both(result, tune, factors)
         self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
@@ -306,6 +306,18 @@ class _TrainingRun:
                 ).values()
             self.tune = replace(self.tune, hint=graduation.way_to_copy(served_version))
         return result
+
+    def _logged_values(self, tune: HoldoutValue) -> list[LoggedValue]:
+        """Return what each logger of the tuning visits earned. A policy that serves the same users at the same time as
+        the trained policy fills another place of the page, and is left out."""
+        values = tune.logged_values(by_slot=self.request.weights == SLOT)
+        trained_policy = f"policy={self.parent.policy.name}"
+        if len(values) > 1:
+            with self.log_store.read() as unit:
+                surfaces = arm_effects.shared_surfaces(unit, self._select_log(unit))
+            others = set(surfaces) - {trained_policy} if trained_policy in surfaces else set()
+            values = [row for row in values if f"policy={row['logger'].rpartition('@')[0]}" not in others]
+        return values
 
     def _train_on_both(self, result: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
         """Train again on the training and the tuning visits, as many steps as led to the best epoch, and return the

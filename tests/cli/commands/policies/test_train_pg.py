@@ -168,6 +168,19 @@ def test_another_policy_that_earned_more_is_named_with_the_experiment_that_compa
     assert "in this log" not in alone
 
 
+def test_a_policy_of_another_surface_is_no_rival(run_sqlite: Run, sqlite_db: str) -> None:
+    """The same users see pages of both policies within the same minute."""
+    with closing(opening(Path(sqlite_db))) as store:
+        shop = opened(store)
+        for step, (name, liked) in enumerate(2 * (("visits", lambda *_: False), ("base", lambda *_: True))):
+            start = START + step * MINUTE
+            serve(shop, name=name, liked=liked, visits=600, users=600, prefix=f"{name}{step}-", start=start)
+        serve(shop, name="visits", visits=60, users=60, prefix="late", start=START + 5 * MINUTE)
+    result = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK, "--json")
+    assert [row["logger"] for row in result.json["loggers"]] == ["visits@1"]
+    assert "in this log" not in run_sqlite("--now", NOW, "train-pg", "visits", *QUICK).stderr
+
+
 @pytest.mark.parametrize("lr", [5.0, 50.0])
 def test_one_that_is_not_better_exits_3_with_the_numbers(train: Run, lr: float) -> None:
     """The document on stdout, the error on stderr; the version is kept."""
