@@ -55,8 +55,8 @@ def prior_from_log(
 
     The mean reward of an arm over mature, uncensored impressions is shrunk to the mean over all arms, with the
     weight of `prior_weight` pseudo-pulls. The prior of each arm also counts as `prior_weight` pulls. Raises
-    InputError where the log has no such impressions, or where the reward may leave [0, 1]. The method is derived
-    here: it is the posterior mean of a Beta distribution whose prior mean is the mean of the log."""
+    InputError if the log has no such impressions, or if the reward may leave [0, 1]. The method is derived here:
+    alpha / (alpha + beta) is the posterior mean of a Beta distribution whose prior mean is the mean of the log."""
     reward, limits = draft.reward, bounds(draft.reward)
     if limits is None or limits[0] < 0 or limits[1] > 1:
         message = f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally"

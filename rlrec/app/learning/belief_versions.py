@@ -25,7 +25,7 @@ VersionSummary = TypedDict("VersionSummary", {
 
 
 def summary(unit: Unit, version: Version) -> VersionSummary:
-    """Return the summary of a version."""
+    """Return the policy, number, kind, parameters, reward and status of a version, and the numbers of all versions."""
     policy, numbers = version.policy, [sibling.number for sibling in policies.versions(unit, [version.policy.id])]
     return {
         "policy": policy.name, "version": version.number, "kind": policy.kind, "params": dict(version.params),
@@ -34,7 +34,7 @@ def summary(unit: Unit, version: Version) -> VersionSummary:
 
 
 def is_complete(version: Version) -> bool:
-    """Tell whether a belief has learned everything that it should have. A rebuilt belief should learn the past that was
+    """Tell whether a belief has learned everything that it should have. For a rebuilt belief, this is the past that was
     mature when the rebuild began."""
     record = version.learned_from
     if version.entered_to is None or "rebuilt_from" not in record:

@@ -91,8 +91,8 @@ def parameters(version: Version, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoders(version: Version) -> dict[str, Encoder]:
-    """Return the encoders of contexts and arms that the version uses. The result is empty where the version reads no
-    context."""
+    """Return the encoders of the version by name, `context` and `arm`, or none if the version reads no context. Raises
+    InputError if contexts are sparse."""
     if not version.contextual:
         return {}
     design = Design.from_json(version.parameters)

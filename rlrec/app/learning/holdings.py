@@ -69,7 +69,8 @@ def _distinct_id(version: Version) -> int:
 
 
 def sums(fold: BeliefFold, batch: Batch, last_id: int | None) -> Totals:
-    """Return the sums of the slots of a batch that a belief contains, up to decision `last_id`."""
+    """Return the sums of those slots of a batch that a belief contains, up to decision `last_id` (None: without a
+    limit)."""
     impressions = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
     rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since) & fold.may_enter(batch.slots)
     return fold.sums(impressions, rows=rows if last_id is None else rows & (batch.slots["decision_id"] <= last_id))

@@ -445,7 +445,7 @@ class Ledger:
         return BeliefFold(self.unit, version, ordinal=self.ordinal[version.policy.id]).changes(slot_counts)
 
     def write(self, version: Version, changes: Mapping[BeliefKey, Any]) -> None:
-        """Store the changes of a belief, made at the policy's present ordinal."""
+        """Store the changes of a belief. The sums are discounted to the policy's present ordinal."""
         policy_id = version.policy.id
         discount = self.fields(policy_id).forgetting.discount
         ordinal = self.ordinal[policy_id] if discount < 1 else 0
@@ -455,8 +455,8 @@ class Ledger:
         self._changed_arms[version.id].update((arm, new_sums.get((0, arm))) for _, arm in changes)
 
     def changes(self) -> dict[int, tuple[int, dict[int, Sums | None]]]:
-        """Return, for each learning version, the number of this transaction's change, and the arms that the change
-        concerns, with the new sums of each arm (None if they are not known)."""
+        """Return a pair for each learning version, by id: the number of this transaction's change, and the new sums of
+        each changed arm (None if they are not known)."""
         pairs = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learners[policy_id])
         return {version_id: (seq, self._changed_arms[version_id]) for seq, version_id in pairs}
 

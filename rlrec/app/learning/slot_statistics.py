@@ -216,7 +216,7 @@ class BeliefFold:
 
     @cached_property
     def _first_arm(self) -> int:
-        """Return the arm under which sums over all arms are stored."""
+        """Return the id of the arm whose rows store sums over all arms."""
         return int(self.unit.ask_value("SELECT min(id) FROM arm"))
 
 
@@ -311,7 +311,7 @@ def _fade_rows(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordina
 
 
 def add_totals(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
-    """Add `sign` times `change` to `total`, key by key."""
+    """Return the sums of `total` plus `sign` times the sums of `change`, for each key."""
     sums_by_key = dict(total)
     for key, sums in change.items():
         sums_by_key[key] = sums_by_key[key] + sign * sums if key in sums_by_key else sign * sums

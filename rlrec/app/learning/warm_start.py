@@ -1,4 +1,5 @@
-"""This module makes the belief that a new version starts from, fitted to a log or to the past of its policy."""
+"""This module computes the belief from which a new version starts, by fitting it to a log or to the past of its
+policy."""
 
 from __future__ import annotations
 
@@ -85,7 +86,7 @@ def warm_start(
 
 
 def shares_weights(params: Mapping[str, Any]) -> bool:
-    """Tell whether the parameters `params` ask for a model with weights that all arms share."""
+    """Tell whether these parameters of a policy ask for a model with weights that all arms share."""
     models = {value for name, value in params.items() if name.rpartition(".")[2] == "model"}
     return not models.isdisjoint((SHARED, HYBRID, BILINEAR, FEATURES))
 
@@ -180,7 +181,8 @@ def fit_to_log(unit: Unit, version: Version, selection: Selection) -> LogFit:
 
 
 def _fit_columns(unit: Unit, version: Version, policy: Linear, selection: Selection) -> Weights:
-    """Fit the weights of each arm on all columns of sparse contexts together. All contexts of the log are in memory."""
+    """Fit the weights of each arm on all columns of sparse contexts together, and return them by arm id. All contexts
+    of the log are in memory."""
     batch_columns: list[tuple[Sparse, Array, Array, Array]] = []
     for impressions in reward_log.impressions(unit, selection, version.reward, columns=["context_id"]):
         contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])

@@ -211,7 +211,7 @@ def _check_layout(unit: Unit, policy: Policy) -> None:
 
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:
-    """Raise InputError for a kind without a prior; print a notice if a prior has no effect."""
+    """Raise InputError for a kind without a prior. Print a notice if the prior has no effect."""
     if policy.why_no_prior:
         raise InputError(f"kind {kind} has no prior: {policy.why_no_prior}", hint="leave it out")
     if not lineage.depends_on_belief(policy):
@@ -255,8 +255,8 @@ def _resolve_parameters(store: Store, request: Request, source: Version | None) 
 
 
 def _existing_answer(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
-    """Return the answer for the live version of a stored policy. Raises Conflict if the policy's definition differs
-    from `definition`."""
+    """Return the answer of `policy create` for a policy that exists. Raises Conflict if its definition is not
+    `definition`."""
     stored_definition = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
     # parameters added in later releases have their defaults
     defaults = kinds.parameters(policy.kind, stored_definition["params"])

@@ -189,7 +189,8 @@ def _relearn_effects(store: Store, source: Version, request: Request, *, by: str
 def _add_effects(
     unit: Unit, source: Version, result: arm_effects.Result, *, record: Mapping[str, Any], removals: int | None
 ) -> int:
-    """Store a version whose belief has the effects of arms in `result`, and return its id."""
+    """Store a version whose belief has the effects of arms in `result`, and return its id. record: the description of
+    the log; removals: the number of commands that had deleted decisions when the log was read."""
     settings.lock_removals(unit, removals)
     overall_effects, policy = _overall_effects(result), source.policy
     prior = {"prior_mean": overall_effects["prior_mean"], "prior_sd": max(overall_effects["prior_sd"], SMALLEST_SD)}

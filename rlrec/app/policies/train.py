@@ -136,7 +136,7 @@ def _parent(unit: Unit, request: Request) -> Version:
 
 
 class _TrainingRun:
-    """This class is one run of `train-pg`."""
+    """A _TrainingRun is one run of `train-pg`."""
 
     def __init__(
         self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,

@@ -144,7 +144,7 @@ def _learning_version(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def _lock_version(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """Find the version that a reference names, lock the head of its policy, and return both."""
+    """Lock the head of the policy whose version a reference names. Return the version and the head."""
     version, _ = lookup.version(unit, reference)
     return version, policies.lock(unit, [version.policy.id])[version.policy.id]
 

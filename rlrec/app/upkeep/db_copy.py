@@ -68,7 +68,7 @@ def temporary_copy(store: Store) -> Iterator[Store]:
 
 
 def counts(store: Store) -> dict[str, int]:
-    """Count the rows of the log, by table."""
+    """Return the number of rows of each table of the log, by table."""
     from rlrec.store.upkeep import audit
 
     with store.read() as unit:

@@ -33,8 +33,7 @@ VISITS = 2_000  # visits in a transaction of `prune`
 
 
 def _delete_decisions(unit: Unit, decisions: Sequence[OwnedDecision]) -> list[int]:
-    """Delete decisions with everything that belongs to them, record the removal, and return the ids of the decisions
-    that were deleted."""
+    """Delete decisions with all rows that belong to them, record the removal, and return the ids of the decisions."""
     ids = sorted(decision.id for decision in decisions)
     removals.delete_decisions(unit, ids)
     settings.note_removal(unit, max(ids, default=0))
@@ -188,7 +187,7 @@ def _user_id(unit: Unit, key: str) -> int | None:
 
 
 def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
-    """Make an empty correction for each version."""
+    """Return a correction without sums for each version."""
     by_id = {version.id: version for version in versions}
     corrections = []
     for policy_id, group in groupby(versions, lambda version: version.policy.id):
@@ -338,7 +337,7 @@ def _prune_portion(unit: Unit, ended_before: int, last_visit: VisitKey) -> tuple
 
 
 def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) -> None:
-    """Store the sums that the beliefs of one policy hold of deleted decisions."""
+    """Store which part of the beliefs of one policy comes from these decisions, which are then deleted."""
     holders = holdings.trace_holdings(unit, versions)
     sums = {
         holding.version.id: slot_statistics.pruned_sums(unit, holding.version, ordinal=holding.extent.ordinal)

@@ -1,4 +1,4 @@
-"""This module names the script that grants roles of PostgreSQL their rights on a store."""
+"""This module passes on the functions that write the script of rights for PostgreSQL roles."""
 
 from __future__ import annotations
 

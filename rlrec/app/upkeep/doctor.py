@@ -170,7 +170,7 @@ def _audit_store(store: Store, request: Request, findings: Findings) -> dict[str
 
 
 def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings) -> dict[str, int]:
-    """Audit the sessions of random decisions, and the newest decisions of each policy, and return counts of what was
+    """Audit the sessions of random decisions and the newest decisions of each policy. Return counts of what was
     checked."""
     ids, total = audit.random_ids(unit, request.sample or 0, seed=request.seed, run=RUN)
     session_ids = decisions.sessions_of(unit, ids.tolist())

@@ -94,7 +94,7 @@ def include(store: Store, name: str) -> Excluded:
 
 
 def list_exclusions(store: Store) -> list[StoredExclusion]:
-    """List all exclusions, by name."""
+    """Return all stored exclusions, in order of name."""
     with store.read() as unit:
         return [_summary(unit, exclusion) for exclusion in selected.all_exclusions(unit)]
 

@@ -87,8 +87,8 @@ def _log_lines(
 
 
 def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mapping[int, str]) -> LogLine:
-    """Return the further data of an imported decision, with the keys of arms in place of ids. eligible: the ids of the
-    decision's eligible arms."""
+    """Return the data that an imported line stated beyond the slate, with keys of arms in place of ids. eligible: the
+    ids of the decision's eligible arms; keys: the key of each arm, by id."""
     record = dict(data)
     if "slot_sets" in record:
         record["slot_sets"] = [sorted(keys[arm] for arm in arm_ids) for arm_ids in record["slot_sets"]]

@@ -400,7 +400,7 @@ class _Following:
         self.lines, self.n_matched, self.n_unmatched = LineSums(), 0, 0
 
     def open_file(self) -> GrowingFile:
-        """Open the file at the stored position."""
+        """Open the file at the position up to which its lines are stored."""
         path = os.path.abspath(self.model.source.name)
         options = {"file": path, "host": socket.gethostname(), "policy": self.request.policy}
         open_run = partial(settings.open_run, command=COMMAND, options=options)
@@ -484,7 +484,7 @@ class _Following:
         return Stored(state, position, refused_lines, n_matched, n_unmatched)
 
     def summary(self) -> ImportSummary:
-        """Return the answer to the command."""
+        """Return the summary of all portions that this run has stored."""
         for line in on_zones(self.lines.n_zoneless):
             self.store.notice(line)
         if self.n_matched:

@@ -53,8 +53,8 @@ def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict:
 
 @contextmanager
 def without_checks(unit: Unit) -> Iterator[None]:
-    """Switch off SQLite's tests of CHECK constraints in this context, for values that were checked before. To test
-    whether a value is one of three takes as long as all other work on a short row."""
+    """Switch off SQLite's tests of CHECK constraints in this context, for values that were checked before. One test of
+    whether a value is among three takes as long as all other work on a short row."""
     if unit.postgres:
         yield
         return

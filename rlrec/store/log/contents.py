@@ -46,13 +46,13 @@ def key_digests(keys: Sequence[str]) -> list[int]:
 
 
 def by_digest(texts: Collection[str]) -> dict[bytes, str]:
-    """Return a dictionary from the digest of each text to the text, in order of digest."""
+    """Return the given texts by their digests, in order of digest."""
     return dict(sorted(zip(map(digest, texts), texts, strict=True)))
 
 
 def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
-    """Return a dictionary from the text of each context to its id, and store the contexts that are new. bodies: the
-    text of each context by its digest, in order of digest."""
+    """Return the id of each context, by its text, and store the contexts that are new. bodies: the text of each context
+    by its digest, in order of digest."""
     ids = loading.ids(unit, "context", "digest", bodies)
     new_bodies = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
     ids |= loading.add_new(unit, "context", {"digest": list(new_bodies), "body": list(new_bodies.values())})

@@ -91,7 +91,8 @@ def day_counts(unit: Unit, selection: Selection) -> list[DayCount]:
 
 
 def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[list[DayCount], int | None]:
-    """Return the results of `day_counts` and of `newest_at`, from one pass over the log."""
+    """Return the DayCounts of the selected decisions, and the time of the n-th newest selected decision, from one pass
+    over the log."""
     import numpy as np  # which most commands do without
 
     from rlrec.arrays import distinct
@@ -172,7 +173,7 @@ class LogExtent(NamedTuple):
 
 
 def extent(unit: Unit, selection: Selection) -> LogExtent:
-    """Return the extent of the selected decisions."""
+    """Return the LogExtent of the selected decisions."""
     aggregates = (
         "max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)", "count(*)",
         "min(d.session_id)", "max(d.session_id)", "min(d.at)", "max(d.at)",

@@ -69,10 +69,10 @@ def lock(unit: Unit) -> None:
 
 
 def lock_removals(unit: Unit, removals: int | None) -> None:
-    """Prevent all commands from deleting decisions until this transaction ends.
+    """Prevent all commands from deleting decisions until this transaction ends. Raise StoreBusy if decisions were
+    deleted since the caller read its data, which may depend on a user who has been forgotten.
 
-    removals: the number of removals when the caller read its data. Raise StoreBusy if the number has changed since,
-    since the data may depend on rows of a user who has been forgotten."""
+    removals: the number of removals when the data were read."""
     lock(unit)
     if get(unit).removals != removals:
         raise StoreBusy("decisions were deleted meanwhile", hint="nothing was stored; a retry is safe")

@@ -229,13 +229,13 @@ def _add_extra_sums(blob: bytes | None, fade: float, change: Any) -> bytes:
 
 
 def pruned_sums(unit: Unit, version_id: int) -> list[BeliefRow]:
-    """Return the rows with the part of a belief's sums that comes from slots that were pruned from the log."""
+    """Return the part of a belief's sums that comes from slots pruned (deleted as old) from the log."""
     return unit.select(BeliefRow, "pruned_sums WHERE version_id = ?", version_id)
 
 
 def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, ordinal: int) -> None:
-    """Store the part of a belief's sums that comes from slots that were pruned from the log. ordinal: the policy's
-    number of decisions up to which the sums are discounted."""
+    """Store the part of a belief's sums that comes from slots pruned (deleted as old) from the log. ordinal: the
+    policy's number of decisions up to which the sums are discounted."""
     rows = [
         (
             version_id,
@@ -251,7 +251,7 @@ def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, or
 
 
 def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
-    """Copy the sums over pruned slots from the belief of one version to the belief of the version `copy_id`."""
+    """Copy the sums of pruned (deleted) slots from the belief of one version to the belief of the version `copy_id`."""
     names = ", ".join(_BELIEF[1:])
     copied_rows = f"SELECT ?, {names} FROM pruned_sums WHERE version_id = ?"
     unit.tell(f"INSERT INTO pruned_sums (version_id, {names}) {copied_rows}", copy_id, version_id)

@@ -35,7 +35,7 @@ def read(
     """Return the arms that were shown in the sessions of these users and in these sessions. If a kind of event is
     given, return the arms that have events of this kind in these sessions.
 
-    window_us: only decisions (or events, if a kind is given) of the last `window_us` microseconds count."""
+    window_us: how many microseconds back decisions (with a kind, events) count."""
     since, person_ids = unit.now - window_us, (list(user_ids), list(session_ids))
     if kind is None:
         query = f"SELECT s.user_id, s.id, i.arm_id, count(*) {_SHOWN}"

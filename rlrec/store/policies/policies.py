@@ -64,8 +64,8 @@ def _read_policy(row: Row) -> StoredPolicy:
 
 @lru_cache(maxsize=128)
 def _read_version(row: Row) -> Version:
-    """Return the version, with its policy and reward, that a row holds. Results are kept in memory, since a stream of
-    decisions reads the same rows again and again."""
+    """Return the version, with its policy and reward, that a row holds. Results are kept in memory, since the same rows
+    are read again and again."""
     version_id, number, status, parent_id, seq, ordinal, entered_to, *values = row[5:16]
     learned_from, parameters, created_at, has_omissions = values
     return Version(

@@ -1,5 +1,5 @@
-"""Queries here are for an audit. They read all rows of the store, in ranges and portions, and find rows that contradict
-other rows."""
+"""Queries here read all rows of the store for an audit, in ranges and portions, and find rows that contradict other
+rows."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
 
 
 def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """Return the history of the visit as it was known at each of these decisions, in order of decision id. The columns
-    are decision_id, step, recorded and history (see `reader.COLUMNS`)."""
+    """Return what was known of the visit's history at each of these decisions, in order of decision id. The columns are
+    decision_id, step, recorded and history (see `reader.COLUMNS`)."""
     test = f"d.id IN ({numbers(decision_ids)})"
     return reader.ask_decisions(unit, ("step", "recorded", "history"), [test]).columns()
 

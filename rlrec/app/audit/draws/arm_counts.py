@@ -37,7 +37,7 @@ class SumsByArm:
         self.sums: Array = np.zeros((n_sums, 0))
 
     def include(self, arms: Ids) -> Index:
-        """Return the column of each of these arms. A new arm gets a new column."""
+        """Return the column of each of these arms, after adding a column for each new arm."""
         all_arms = np.union1d(self.arms, arms)
         sums = np.zeros((len(self.sums), len(all_arms)))
         sums[:, np.searchsorted(all_arms, self.arms)] = self.sums
@@ -139,7 +139,7 @@ def eligible_arms(unit: Unit, set_ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
 
 
 def _readable_sets(unit: Unit, set_ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
-    """Return the arms of each eligible set that can be read, by the id of the set."""
+    """Return the arms of each eligible set, by the id of the set. Sets that cannot be read are left out."""
     try:
         return contents.eligible_arms(unit, set_ids)
     except UNREADABLE:

@@ -30,7 +30,7 @@ class Examination:
         """Begin without rewards.
 
         version: the live version of the policy; fit_curve: a function that returns the curve that `position fit`
-        would estimate from the log of the version's policy, or an empty curve where `position fit` estimates none."""
+        estimates from the log of the version's policy, or an empty curve if there is no estimate."""
         self.version, self._fit_curve = version, fit_curve
         self._curve = version.params.get("position")
         self._values = len(version.params.get("examination") or ())

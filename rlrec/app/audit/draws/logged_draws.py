@@ -33,8 +33,8 @@ COLUMNS = (
 
 
 def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None) -> None:
-    """Check the draws of the log with checks that `evaluate` uses. The check for repeated decisions covers all policies
-    together, and each other check covers one policy at a time.
+    """Check the draws of the log as `evaluate` does. Repeated decisions are searched for in all policies together;
+    every other check is of one policy.
 
     sample: a part of the log to check, or None for the entire log."""
     policy_names = {policy.id: policy.name for policy in policies.all_policies(unit)}
@@ -79,7 +79,7 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
 
 
 def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
-    """Return the extent of a sample of the log. Only the fields that checks read are filled."""
+    """Return the extent of a sample of the log. Fields that no check reads are 0."""
     slots, at = sample.slots, sample.slots["at"]
     return selected.LogExtent(
         positions=int(slots["size"].max()), steps=0, first_version=0, last_version=0,

@@ -1,5 +1,5 @@
-"""This module watches rewards for drift, for each arm and for a policy as a whole. The module also runs the cheap
-checks that read only the newest decisions."""
+"""This module looks for drift (lasting changes) of rewards, for each arm and for a policy as a whole. It also runs the
+cheap checks that read only the newest decisions."""
 
 from __future__ import annotations
 

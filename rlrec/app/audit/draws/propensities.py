@@ -1,5 +1,5 @@
-"""This module derives propensities and draws again from the belief that each decision names, and compares the derived
-values with the stored values."""
+"""This module computes the propensities and draws of logged decisions again, from the belief that each decision names,
+and compares them with the stored values."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ STATES = 5_000  # decisions whose histories are held at once
 
 
 class StoredSlates(Record, kw_only=False, eq=False):
-    """This record holds n decisions with all slots of their slates. `slots` has the columns of the slots as the module
-    `audit` reads them, and `first_slots` (n,) is the index of the first slot of each decision."""
+    """This record holds n decisions with all slots of their slates. slots: the columns of the slots, in order of
+    decision and position; first_slots (n,): the index of the first slot of each decision."""
 
     slots: Columns
     first_slots: Index
@@ -55,8 +55,7 @@ class StoredSlates(Record, kw_only=False, eq=False):
         return self.slots[name][self.first_slots]
 
     def fields(self, rows: Index, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Yield a tuple for each of the given decisions, with the index of the decision and its values of the named
-        columns.
+        """Yield a tuple for each of the given decisions: its index, then its value in each of the named columns.
 
         rows: the indices of the decisions."""
         return zip(rows.tolist(), *(self.slots[name][self.first_slots[rows]].tolist() for name in names), strict=True)
@@ -88,8 +87,8 @@ def complete_slates(slots: Columns) -> StoredSlates:
 
 
 class References:
-    """This cache holds the contexts and eligible sets that decisions refer to. `reads` has the names of the context
-    fields that the policy reads."""
+    """This cache holds the contexts and eligible sets that decisions refer to. field_names: the context fields that the
+    policy reads."""
 
     def __init__(self, unit: Unit, findings: Findings, *, field_names: Sequence[str]) -> None:
         self.unit, self.findings, self.field_names = unit, findings, field_names
@@ -244,7 +243,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
 
 
 class VersionSlates:
-    """A VersionSlates object checks the decisions that one version drew."""
+    """A VersionSlates checks the decisions that one version drew."""
 
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
@@ -424,7 +423,7 @@ def _derive_states(
 
 
 def _possible_histories(past: History) -> Flags:
-    """Tell for each history whether a visit can have had this history, (n,)."""
+    """Return for each history whether it can be the history of a visit, (n,)."""
     is_wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.slot_reward)
     n_entries = np.diff(past.start)
     return (

@@ -63,7 +63,7 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
 
 
 class _Reporter:
-    """This object adds findings on a version, at most one finding for each arm."""
+    """A _Reporter adds findings on a version, at most one finding for each arm."""
 
     def __init__(self, version: Version, findings: Findings, names: Mapping[int, str], check_name: str = CHECK) -> None:
         self.version, self.findings, self.names, self.check = version, findings, names, check_name
@@ -145,7 +145,7 @@ def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: 
 
 
 def sums_text(sums: Any) -> str:
-    """Return the three basic sums as text for a finding."""
+    """Return the three basic sums (pulls, rewards, squared rewards) as text for a finding."""
     pulls, reward, squares = sums[:3]
     return f"(pulls {pulls:.12g}, reward_sum {reward:.12g}, reward_squares {squares:.12g})"
 

@@ -108,8 +108,7 @@ def successors_sentence(unit: Unit, version: Version) -> str | None:
 
 
 def waiting_version(unit: Unit, live: Version) -> Version | None:
-    """Return the newest version of a policy, if this version was trained or rebuilt and is not live. Otherwise return
-    None.
+    """Return the newest version of a policy if it was trained or rebuilt and is not live; else return None.
 
     live: the live version of the policy."""
     version = policies.versions(unit, [live.policy.id])[-1]
@@ -170,8 +169,8 @@ def untaught_sentence(unit: Unit, version: Version, head: Head, options: Mapping
 
 
 def describe_bypasses(unit: Unit, policy: str) -> list[str]:
-    """Return a text for each finding of `check` on one policy, such as a route that does not serve the live version of
-    the policy."""
+    """Return a text for each finding of `check` on one policy, for example on a route that does not serve the policy's
+    live version."""
     findings = Findings()
     check(unit, findings=findings, policy=policy)
     return [f"{finding.subject} {finding.detail}" for finding in findings.in_order()]

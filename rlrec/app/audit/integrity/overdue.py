@@ -63,8 +63,8 @@ class Outage:
             self._n_rewarded, self._n_decisions = self._n_rewarded - n_rewarded, self._n_decisions - len(dropped_ids)
 
     def _has_surplus(self) -> bool:
-        """Tell whether the oldest batch can be dropped, because the newer batches suffice. The batch of the last
-        rewarded decision is never dropped."""
+        """Tell whether the oldest batch can be dropped, since newer batches suffice. A batch is never dropped if newer
+        batches have no decision with an event."""
         rewarded_left = self._n_rewarded - self._batches[0][-1]
         is_sufficient = (self._n_rewarded == 0) | (rewarded_left >= MIN_LEARNED_FROM)
         return bool(is_sufficient.all() or (rewarded_left[0] and self._n_decisions > MAX_DECISIONS))
@@ -141,7 +141,7 @@ def silence_chance(due_chance: Array, *, n_rewarded: int, n_decisions: int) -> f
 
 
 def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> None:
-    """Add a warning for each version whose belief lacks slots that are mature. Such slots wait for the command
+    """Add a warning for each version whose belief lacks mature slots. Such slots enter the belief with the command
     `settle`."""
     for version in versions:
         if not version.learning or version.entered_to is None:
