@@ -39,7 +39,7 @@ DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at r
 class Request(Record):
     """This record has the options of `policy create`. parameters: the text of each parameter, by name; prior: the file
     of a prior; from_log: the filter of a log from which version 1 learns; prior_from, prior_weight: the filter of a log
-    for a prior, and its pseudo-pulls; from_policy: the version that is copied; features: the encoders as JSON."""
+    for a prior, and its weight in pulls; from_policy: the version that is copied; features: the encoders as JSON."""
 
     name: str
     kind: str

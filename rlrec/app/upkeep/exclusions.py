@@ -41,7 +41,9 @@ class Excluded(StoredExclusion):
 def exclude(store: Store, name: str, *, where: str | None = None, machines: bool = False) -> Excluded:
     """Store an exclusion of the decisions that a filter selects, or of the users and sessions that click like machines.
     Repeating the command changes nothing. Raises InputError if the exclusion would hide no decision or all, and
-    Conflict if another exclusion has the name."""
+    Conflict if another exclusion has the name.
+
+    where: the filter; machines: whether to exclude users and sessions that click nearly all slots they are shown."""
     pairs = filters.parse(where or "")
     if machines == bool(pairs) or "included" in pairs:
         hint = "give one of them: --where user=u1, or field:device=bot, say"

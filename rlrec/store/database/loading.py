@@ -89,8 +89,8 @@ def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, i
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: str = "") -> None:
     """Insert rows into a table of SQLite, many rows with each statement, since executemany would cost more than the
-    rows themselves. A statement has a power of 2 of rows, so that few different statements have to be prepared. The
-    value of a `Same` is sent once per statement."""
+    rows themselves. The number of rows of a statement is a power of 2, so that few different statements have to be
+    prepared. The value of a `Same` is sent once per statement."""
     constants = [column.value for column in columns.values() if isinstance(column, Same)]
     # One list may be several columns: it is bound once.
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}

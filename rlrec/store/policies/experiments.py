@@ -204,8 +204,9 @@ def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Colle
 
 
 def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int, int]]) -> None:
-    """Store the variants of users or sessions. A user or session that has a variant already keeps it. In a phase that
-    moves users or sessions, the new variant replaces an earlier one (see `begin_phase`).
+    """Store the variants of users or sessions. A user or session that has a variant already keeps it, with one
+    exception: in a phase that moves users or sessions (see `begin_phase`), a variant is replaced by one with a larger
+    id.
 
     by: what is assigned, `user` or `session`; rows: pairs (id of the user or session, variant id)."""
     column = f"{by}_id"

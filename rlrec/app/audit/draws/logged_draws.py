@@ -33,8 +33,8 @@ COLUMNS = (
 
 
 def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None) -> None:
-    """Check the draws of the log as `evaluate` does. Repeated decisions are searched for in all policies together;
-    every other check is of one policy.
+    """Check the draws of the log with the checks of `evaluate`. Repeated decisions are searched for in all policies
+    together; every other check is of one policy.
 
     sample: a part of the log to check, or None for the entire log."""
     policy_names = {policy.id: policy.name for policy in policies.all_policies(unit)}

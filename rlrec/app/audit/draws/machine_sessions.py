@@ -21,7 +21,8 @@ _MAX_NAMED, _MAX_IN_COMMAND = 5, 20  # names in a finding; in a command
 
 
 def find_machines(unit: Unit, *, ignored_names: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
-    """Return the users and sessions that click like machines. A click is an event that the reward of any policy weighs.
+    """Return the users and sessions that click nearly all slots they are shown, as machines do. A click is an event
+    that the reward of any policy weighs.
 
     ignored_names: the names of exclusions whose decisions count nevertheless; selection: the decisions that count,
     or None for all decisions except the excluded ones."""
@@ -44,8 +45,8 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 
 def machines_sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
-    """Return a sentence that names the users and sessions that click like machines, and says how to exclude their
-    decisions. Return None if no user or session clicks like a machine.
+    """Return a sentence that names the users and sessions from `find_machines`, and says how to exclude their
+    decisions. Return None if there are none.
 
     selection: the decisions that count, or None for all decisions except the excluded ones."""
     if not (units := find_machines(unit, selection=selection)):

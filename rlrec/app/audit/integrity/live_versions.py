@@ -21,8 +21,8 @@ CHECK = "live"
 
 def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     """Find routes and running experiments that serve another version than the live version. Also find served policies
-    that can show no arm, policies whose promoted version is served nowhere, and routes that stay at one version because
-    an earlier release ended a ramp (a gradual switch to a new version) in this way.
+    that can show no arm, policies whose promoted version is served nowhere, and routes that an earlier release fixed to
+    one version at the end of a ramp (a gradual switch to a new version).
 
     policy: the name of the one policy to check, including routes to versions that variants of the policy learned, or
     None for all policies."""
