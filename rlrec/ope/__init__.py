@@ -144,8 +144,8 @@ def estimator(label: str) -> Estimator:
 
 
 def descriptions() -> dict[str, list[tuple[str, str]]]:
-    """Return, for impressions, sessions and slates, the form and the description of every estimator. The form has a
-    parameter in brackets with its default, as `clipped-ips[:20]`. The description is the first paragraph of the class
+    """Return, for impressions, sessions and slates, the form and the description of every estimator. The form has
+    the default of a parameter in brackets, as `clipped-ips[:20]`. The description is the first paragraph of the
     docstring."""
     kinds = {unit: [estimator(name) for name in family] for unit, family in _BY_UNIT.items()}
     return {

@@ -109,9 +109,7 @@ def over_time(
 
 
 def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[OutcomeRow]:
-    """Return the rows of a metric for the first reward.
-
-    until: a time, after which no period of the result may end, or None for all periods."""
+    """Return the rows of a metric for the first reward. No period may end after `until`, unless it is None."""
     rows = [row for row in answer["outcomes"] if row["metric"] == metric]
     length = PERIOD_US[str(answer["by"])]
     return [
@@ -136,9 +134,7 @@ def _day(label: str) -> str:
 def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
     """Return words for the value in the newest complete period, or None if no period has a value. If the period is a
     week, the words also compare it with the first week. Days and hours are not compared, since they differ from each
-    other anyway.
-
-    until: a time, after which no period may end."""
+    other anyway. No period may end after `until`."""
     period, rows = str(answer["by"]), [row for row in _by_period(answer, metric, until) if row["value"] is not None]
     if not rows:
         return None
@@ -466,9 +462,8 @@ def exposure(answer: Exposure) -> Figure:
 
 
 def examination(answers: Sequence[CurveAnswer]) -> Figure:
-    """Draw the probability that each position is examined, relative to position 1, as one line for each curve.
-
-    answers: up to three curves, as `position show` reports them."""
+    """Draw the probability that each position is examined, relative to position 1, as one line for each of up to three
+    curves."""
     series = [
         Series(f"{answer['curve']}@{answer['number']}", _points(answer["positions"], "position", "examination"))
         for answer in answers
@@ -491,17 +486,13 @@ def examination(answers: Sequence[CurveAnswer]) -> Figure:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint]:
-    """Return a point for each row.
-
-    x, y: the names of the columns with the place on the axis, and with the value."""
+    """Return a point for each row. The columns named `x` and `y` have the place on the axis, and the value."""
     return [PlotPoint(row[x], row[y], row["lower"], row["upper"], str(row[x])) for row in rows]
 
 
 def training(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
     """Draw how much a version gained after each epoch of its training. The result is None if the version was not
-    trained, or if no epoch was stored.
-
-    training: the stored report of the training; live: whether the version is live."""
+    trained, or if no epoch was stored."""
     if training is None or not training["curve"]:
         return None
     curve, best_epoch, gate = training["curve"], training["best"], training["gate"]

@@ -122,9 +122,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a template, filled in with values.
-
-    template: the name of the template's file; values: the values by name."""
+    """Return the text of a template (the name of a file), filled in with values by name."""
     return _environment().get_template(template).render(values)
 
 
@@ -133,16 +131,12 @@ SUMMARY_SECTIONS = ("time", "estimates", "experiments", "training")
 
 
 def page(answer: Result, title: str) -> str:
-    """Return a report as an HTML page.
-
-    answer: the contents of the report, from `rlrec.app`."""
+    """Return a report as an HTML page. `answer` has the contents of the report."""
     return render("report.html", title=title, **contents(answer))
 
 
 def contents(answer: Result) -> dict[str, Any]:
-    """Return the values that fill in the template of a report, by name.
-
-    answer: the contents of the report, from `rlrec.app`."""
+    """Return the values that fill in the template of a report, by name. `answer` has the contents of the report."""
     sections = dict(_sections(answer))
     findings = [
         (f"{name}-{count}", finding)

@@ -190,9 +190,7 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
 
 def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
     """Return all values and bounds in one list, to find the range of an axis. Missing ones are left out. A bound that
-    lies very far from all values is replaced by a nearer number.
-
-    values: for each row, the value, the lower bound and the upper bound."""
+    lies very far from all values is replaced by a nearer number."""
     estimates = [value for value, _, _ in values if value is not None]
     if not estimates:
         return []
@@ -231,9 +229,7 @@ def line(points: Sequence[tuple[float, float]], css_class: str) -> str:
 
 
 def mark(x: float, y: float, shape: str, css_class: str, size: float = 3.5) -> str:
-    """Return the SVG element of a mark at a place.
-
-    shape: `circle`, `square` or `triangle`."""
+    """Return the SVG element of a mark at a place. The shape is `circle`, `square` or `triangle`."""
     if shape == "square":
         return _element("rect", css_class, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
     if shape == "triangle":
@@ -246,9 +242,8 @@ def _draw_line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> st
 
 
 def _unbroken_runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
-    """Return the stretches of consecutive points that are drawn, each as a list of points.
-
-    is_drawn: a function that tells whether a point is drawn."""
+    """Return the stretches of consecutive points that are drawn, each as a list. `is_drawn` tells whether a point is
+    drawn."""
     return [list(run) for is_present, run in groupby(points, key=is_drawn) if is_present]
 
 
@@ -376,9 +371,8 @@ def _draw_row_title(name: str, note: str, y: float) -> str:
 
 
 def _draw_vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
-    """Return the SVG elements of an axis: vertical grid lines, the numbers below the lines, and the name of the axis.
-
-    xs: the scale of the axis; top, bottom: the heights between which the grid lines run."""
+    """Return the SVG elements of an axis: grid lines from `top` to `bottom`, the numbers below, and the name of the
+    axis."""
     marks = []
     for value in ticks(xs.low, xs.high):
         label = number(value) + unit

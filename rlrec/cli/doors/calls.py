@@ -32,9 +32,7 @@ UNSET = click.Argument(["unset"]).default  # used by click 8.3 in place of None
 
 
 def python_name(name: str) -> str:
-    """Return the Python name of a command or a parameter.
-
-    name: the name on the command line."""
+    """Return the Python name of a command or a parameter whose name on the command line is `name`."""
     word = name.lstrip("-").replace("-", "_")
     return f"{word}_" if iskeyword(word) else word
 
@@ -166,9 +164,7 @@ def _process_value(context: click.Context, param: click.Parameter, name: str | N
 
 def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
     """Return the value of a parameter, or a list of its values, in the form in which a user would type them. A data
-    frame stays unchanged; if the parameter takes several tables, each data frame is paired with a name.
-
-    `name` is the Python name of the parameter, for errors."""
+    frame stays unchanged; if the parameter takes several tables, each data frame is paired with a name."""
     if param.type.name == "table":
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         items = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]

@@ -1,5 +1,4 @@
-"""This module turns the answers of commands into records and data frames, and into HTML figures and tables for a
-notebook."""
+"""This module turns the answers of commands into records, data frames, and HTML figures and tables for notebooks."""
 
 from __future__ import annotations
 
@@ -177,9 +176,7 @@ class Records(Reply, list[Result]):
 
 def _arrow_column(pa: Any, values: Sequence[Any]) -> Any:
     """Return the values of a column as an Arrow array. If any value has keys, or Arrow has no common type for the
-    values, all values become JSON text.
-
-    `pa` is the module pyarrow."""
+    values, all values become JSON text. `pa` is the module pyarrow."""
     if not any(isinstance(value, dict | Records) for value in values):
         try:
             return pa.array(values)
@@ -206,8 +203,7 @@ def _nested_result(values: dict[str, Any]) -> Result:
 
 
 class AnswerKeeper(Show):
-    """An AnswerKeeper takes the place of the output of a command, and keeps the answer for the program that called the
-    command."""
+    """An AnswerKeeper takes the place of a command's output, and keeps the answer for the program that called it."""
 
     answer: Result | Records | None
 

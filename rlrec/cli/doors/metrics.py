@@ -21,8 +21,7 @@ GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Metrics:
-    """A Metrics object collects figures for Prometheus: counts of the lines that a server answered, and the state of
-    the store."""
+    """A Metrics object collects figures for Prometheus: counts of answered lines, and the state of the store."""
 
     def __init__(self, store: Store, writer: SharedWriter) -> None:
         """Register the metrics, and count each group of lines that the writer answers from now on.

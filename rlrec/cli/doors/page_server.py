@@ -58,9 +58,7 @@ HEADERS = [  # of every page: no frames, no caching, no referrer
 
 
 def page_options(store: Store) -> StoreOptions:
-    """Return the options with which pages open the store. By default a page waits 2 s for a lock.
-
-    `store` is the store of the command."""
+    """Return the options with which pages open the store of a command. By default a page waits 2 s for a lock."""
     url, options = store.url.render_as_string(hide_password=False), current_settings()
     lock = LOCK_US if options.lock_timeout is None else options.lock_timeout
     waits = lock, options.statement_timeout, RECONNECT_US if options.reconnect is None else options.reconnect
@@ -68,9 +66,7 @@ def page_options(store: Store) -> StoreOptions:
 
 
 def _make_pages(connection: Connection, options: StoreOptions) -> None:
-    """Make the pages that a server asks for, until the server ends. A page process runs this function.
-
-    `connection` brings the addresses of pages, and takes the pages."""
+    """Make the pages that a server asks for through a connection, until the server ends. A page process runs this."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes of a group
     os.nice(NICENESS)
     gc.set_threshold(GC_THRESHOLD)

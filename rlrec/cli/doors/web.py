@@ -349,7 +349,6 @@ def _line_response(answers: AnsweredLines) -> Response:
 
 
 def _json_response(status: int, body: bytes, media_type: bytes = JSON) -> Response:
-    """Return an HTTP response with a JSON body. If the status says that the service is unavailable, a header says when
-    to try again."""
+    """Return an HTTP response with a JSON body. If the service is unavailable, a header says when to try again."""
     headers = [(b"retry-after", b"1")] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
     return Response(body, status, media_type, headers=headers)

@@ -1,5 +1,4 @@
-"""This module holds the thread through which a server writes to the store. All clients pass their lines to this
-thread."""
+"""This module holds the thread through which a server writes to the store. All clients pass their lines to it."""
 
 from __future__ import annotations
 

@@ -117,8 +117,7 @@ def is_record(result: Any) -> bool:
 
 
 def iterate_records(result: Any) -> Iterator[Any]:
-    """Return an iterator over the records of a result. If the result is a single record, the iterator has this
-    record."""
+    """Return an iterator over the records of a result, which may be a single record."""
     return iter([result]) if is_record(result) else iter(result)
 
 

@@ -135,8 +135,7 @@ class Lines:
             yield [(number, value) for (number, _), value in pairs if not isinstance(value, InputError)]
 
     def refuse(self, error: InputError) -> None:
-        """Refuse a line that could be decoded, but is wrong, for example because it names something that does not
-        exist.
+        """Refuse a line that could be decoded, but for example names something that does not exist.
 
         error: the error, with the number of a line of the present group."""
         self.refusals.refuse(error, self.texts.get(error.line or 0, b""))

@@ -244,9 +244,7 @@ def report(store: Store, args: Arguments) -> PageContent:
 
 def find(store: Store, args: Arguments) -> PageContent:
     """Return links to all pages about a key, name or number that the user searches for. If there is a single one, the
-    result redirects to it.
-
-    args: the arguments of the address, with the text of the search."""
+    result redirects to it."""
     words = args.get("q", "").strip()
     if not words:
         return PageContent("Find")

@@ -34,10 +34,8 @@ class Address(NamedTuple):
     args: Mapping[str, str]
 
     def change(self, anchor: str = "", **changes: str) -> str:
-        """Return the address of the same page with changed arguments. Arguments without a value are left out.
-
-        If the page refreshes itself, the address has no anchor. With an anchor, a browser would jump to it at each
-        refresh."""
+        """Return the address of the same page with changed arguments. Arguments without a value are left out. If the
+        page refreshes itself, the address has no anchor, since a browser would jump to the anchor at each refresh."""
         anchor = "" if self.args.get("refresh") else anchor
         args = {name: value for name, value in {**self.args, **changes}.items() if value}
         return f"{self.path or '.'}?{urlencode(args)}{anchor and '#'}{anchor}"

@@ -74,8 +74,8 @@ def groups(
 
 
 def _split_at_flushes(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
-    """Yield the lines in parts, split at lines `{"op": "flush"}`. Each part is paired with whether such a line followed
-    it.
+    """Yield the lines in parts, split at lines `{"op": "flush"}`. Each part is paired with whether such a line
+    followed.
 
     flush: whether to split; otherwise all lines are one part."""
     if flush:
@@ -217,8 +217,8 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
 
 
 def decode_candidates(tree: list[Any]) -> list[Any]:
-    """Return the candidate arms of a request, each with the features or the like that the request states. Raises
-    InputError if a candidate is not valid.
+    """Return the candidate arms of a request, each with what the request states about it. Raises InputError if one is
+    wrong.
 
     tree: the decoded JSON array of the candidates."""
     import msgspec
@@ -441,8 +441,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def _fields(kind: Any) -> list[str]:
-    """Return the names of all fields of a msgspec Struct and of the Structs within it. For a union, return the names of
-    all its Structs."""
+    """Return the names of all fields of a msgspec Struct, of the Structs within it, or of the Structs of a union."""
     from typing import get_args
 
     if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):

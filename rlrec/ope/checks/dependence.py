@@ -113,9 +113,7 @@ def _centred_products(cells: Array, moments: Array) -> Array:
 
 
 def _coefficients(products: Array, varying_columns: Ids) -> Array:
-    """Return the regression coefficients of the columns that vary, (b, k), for each of b matrices of products.
-
-    products (b, d, d): sums of centred products; varying_columns: the indices of the columns that vary."""
+    """Return the regression coefficients of the columns that vary, (b, k), from b matrices of centred products."""
     normal_matrix, normal_vector = (
         products[:, varying_columns[:, None], varying_columns],
         products[:, varying_columns, -1],

@@ -61,8 +61,7 @@ class Weights(Record, eq=False):
         return Weights(**{name: kinds.get(name, add)(*pair) for name, pair in pairs.items()})
 
     def scale(self, factor: float) -> Weights:
-        """Return the diagnostics with all weights and counts multiplied by a factor. The numbers of rows do not
-        change."""
+        """Return the diagnostics with weights and counts multiplied by a factor. The numbers of rows do not change."""
         scaled_fields = [field.name for field in fields(self) if field.name not in _ROW_COUNTS]
         return replace(self, **{name: getattr(self, name) * factor for name in scaled_fields})
 

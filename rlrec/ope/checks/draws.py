@@ -73,9 +73,8 @@ def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: 
 
 
 def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Ids:
-    """Return the digest of each context, (contexts,), independent of the order of its features.
-
-    row, column, value: the context, the field and the value of each feature; contexts: the number of contexts."""
+    """Return the digest of each context, (contexts,), independent of the order of its features. Each feature is a
+    context (`row`), a field (`column`) and a value."""
     bits = hash_bits(np.asarray(value, np.float64).view(np.int64) + column.astype(np.int64), salt=_SALT + 1)
     digest_sum = np.zeros(contexts, np.uint64)
     np.add.at(digest_sum, row, bits)
@@ -141,10 +140,8 @@ class Draws(Record, kw_only=False, eq=False):
 
 
 class RepeatSums(Sums):
-    """RepeatSums holds two samples by hash, for the test of repeated rows.
-
-    draws: draws at the same time in the same context; kinds: the number of sessions of each kind of identical
-    sessions."""
+    """RepeatSums holds two samples by hash, for the test of repeated rows: draws at the same time in the same context,
+    and how often each kind of identical sessions occurs."""
 
     draws: Draws
     kinds: FirstCounts

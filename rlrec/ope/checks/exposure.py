@@ -54,8 +54,8 @@ class RateSums(Sums):
 
     @property
     def error(self) -> Array:
-        """Return, for each arm, half the width of the confidence interval of the examination of its slots, on the log
-        scale, (a,)."""
+        """Return half the width of the confidence interval of the examination of each arm's slots, on the log scale,
+        (a,)."""
         pulls = self.looks.sum(axis=0)
         return np.divide(self.doubt.sum(axis=0), pulls, out=np.zeros(len(pulls)), where=pulls > 0)
 

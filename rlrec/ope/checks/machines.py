@@ -76,12 +76,10 @@ def cells_of(slots: Ids, clicks: Ids) -> tuple[Ids, Ids]:
 
 def machines(counts: Array) -> tuple[float, Array]:
     """Return the logarithm of the likelihood ratio of a mixture of people and machines against people alone, and the
-    probability that a session with each number of slots and clicks is a machine's, (65, 65).
+    probability that a session with each number of slots and clicks is a machine's, (65, 65). Shorter sessions say
+    little about machines, so the share of machines among them is taken from the longer sessions.
 
-    Shorter sessions say little about the number of machines. The share of machines among them is therefore taken
-    from the longer sessions.
-
-    counts (65, 65): the counts as in `SessionSums`."""
+    counts (65, 65): the number of sessions with each number of slots and clicks."""
     gain, shares = 0.0, np.zeros_like(counts)
     shorter_fit, n_fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
     for start, end in pairwise((2, *_LENGTHS)):
@@ -132,8 +130,7 @@ def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
 def _tables() -> tuple[Array, Array, Array, Array, list[Array]]:
     """Return tables for g beta distributions of people. Three tables (g, 65) are the logarithms of a (a + 1) ..., of b
     (b + 1) ..., and of the same product for a + b. The fourth has the logarithms of binomial coefficients, (65, 65).
-    Last are, for each share in _ATTRACTED, the probabilities that k of n clicks remain if each remains with this share,
-    (65, 65)."""
+    The last are, for each share in _ATTRACTED, the probabilities that k of n clicks remain, (65, 65)."""
     mean, spread = (grid.ravel() for grid in np.meshgrid(_MEANS, _SPREADS, indexing="ij"))
     log_products = [
         np.cumsum(np.c_[np.zeros(len(x)), np.log(x[:, None] + np.arange(LARGEST))], axis=1)

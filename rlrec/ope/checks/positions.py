@@ -39,13 +39,12 @@ _MAX_PAGE_ROUNDS, _PAGE_TOLERANCE = 100, 1e-5  # the same over pages
 
 
 class PositionRows(Record, eq=False):
-    """PositionRows holds n slots in the order of slates (pages) and positions. Each array is (n,), but `marginals` is
-    (n, K).
+    """PositionRows holds n slots of slates (pages), in order. Each array is (n,), but `marginals` is (n, K).
 
     page: a number of the slate; arm: a number from 0; position: a number from 1; reward: the reward above the
     default; cluster: the digest of the cluster; count: how many slates of the original log the slate stands for, if
-    rows were dropped from the log; marginals: the logger's probability of the slot's arm at each position of the
-    slate, NaN if unknown."""
+    rows were dropped; marginals: the logger's probability of the slot's arm at each position of the slate, NaN if
+    unknown."""
 
     page: Ids
     arm: Ids
@@ -86,10 +85,8 @@ class EstimatedCurve(Record):
 
 
 class LogRatio(Record):
-    """A LogRatio is the logarithm of the examination at a position, as a smooth function of mean terms. It is the sum
-    of the log ratios of neighbouring positions down to this position.
-
-    The terms are pairs (upper, lower), one for each pair of neighbours; a ratio is lower / upper."""
+    """A LogRatio is the logarithm of the examination at a position: the sum of the log ratios of neighbouring positions
+    down to this position. It is a smooth function of the numerators and denominators, which alternate."""
 
     def value(self, mean: Array) -> Array:
         return np.log(mean[..., 1::2]).sum(axis=-1) - np.log(mean[..., ::2]).sum(axis=-1)
@@ -159,8 +156,8 @@ def count_slots(rows: PositionRows, size: int, is_comparable: Flags | None = Non
 
 
 def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
-    """Return the curve of examination as a product of the ratios of neighbouring positions. The intervals are over
-    clusters, by the delta method on the logarithm. The curve ends above the first position that lacks overlap or
+    """Return the curve of examination as a product of the ratios of neighbouring positions, with intervals over
+    clusters by the delta method on the logarithm. The curve ends above the first position that lacks overlap or
     rewards."""
     summary = sums.moments.summary()
     pair_sums = zip(sums.weight_sums, summary.total[1:].reshape(-1, 2), strict=True)
@@ -245,8 +242,7 @@ def _from_below(click: Flags) -> Ids:
 
 
 def complete_pages(rows: PositionRows) -> Pages:
-    """Return the slates of a batch in which every slot down to the last one is logged. Slates are cut at K
-    positions."""
+    """Return the slates of a batch in which every slot down to the last one is logged, cut at K positions."""
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
     depth = numbers_in_runs(starts, len(rows.page))
     page_number = np.cumsum(depth == 0) - 1
@@ -376,8 +372,7 @@ def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
 
 
 def _attraction(sums: ClickSums, model: str, p_examined: Array) -> Array:
-    """Return the attraction of each arm, (A,), shrunk to the mean of all arms as if the arm had one more slot at the
-    mean.
+    """Return the attraction of each arm, (A,), shrunk to the mean of all arms by one slot at the mean.
 
     p_examined (k,): under pbm the examination of each position; under cascade and dcm the examination of slots that
     are not known to have been examined."""
@@ -522,8 +517,7 @@ def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> Esti
 
 
 def _connected_length(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
-    """Return how many positions, from the first one on, can be compared with the first position, and the reason why no
-    more can, if any.
+    """Return how many positions, from the first on, can be compared with the first one, and the reason why no more can.
 
     slots (c, K): the numbers of slots for each context and arm, by position; rewards (K,): the number of logged
     rewards at each position."""

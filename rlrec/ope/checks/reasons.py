@@ -244,9 +244,8 @@ HINTS = {
 
 def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
     """Return the reasons whose hint helps, worst first. If propensities are wrong, no other hint helps; nor if no row
-    has a propensity. If only some rows lack a propensity, the hint to fit propensities is left out, since it makes the
-    estimate worse. While rewards are young, the hint on drift is left out, since the rewards of the newest decisions
-    are not known.
+    has a propensity. If only some rows lack a propensity, fitting propensities makes the estimate worse. While rewards
+    are young, the hint on drift does not help, since the rewards of the newest decisions are not known.
 
     is_explored: whether the log explores at least as much as a floor would."""
     reason_set = {*reasons}

@@ -51,8 +51,7 @@ class DriftSums(Sums):
     ) -> DriftSums:
         """Return the sums of n rows. All arrays are (n,).
 
-        arm: a number from 0; arms: the number of arms; period: the number of the row's period, from 0 to PERIODS -
-        1."""
+        arm: a number from 0; arms: the number of arms; period: the number of the row's period, below PERIODS."""
         weight, width = 1 / np.maximum(propensity, LEAST_PROPENSITY), min(arms, ARMS + 1)
         columns = (weight, weight * reward, weight**2, (weight * reward) ** 2)
         cell = period * width + np.minimum(arm, ARMS)
@@ -80,10 +79,8 @@ class DriftSums(Sums):
         )
 
     def _changes(self, sums_before: Array, sums_after: Array, least_change: float) -> bool:
-        """Tell whether rewards differ between two spans of time.
-
-        sums_before, sums_after (4, 64, a): the sums of each span, as in `table`; least_change: the smallest change
-        that matters."""
+        """Tell whether rewards differ by at least `least_change` between two spans of time, from their sums, (4, 64,
+        a)."""
         with np.errstate(all="ignore"):
             effective_rows, effective_rewards = (
                 np.array(
@@ -155,9 +152,9 @@ class ArrivalSums(Sums):
     def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:
         """Return the sums of n decisions and their m events.
 
-        distance (n,): the time from each decision to the last decision of the log, in windows, infinite if the
+        distance (n,): the time from each decision to the last one of the log, in windows, infinite once the
         decision's window is over; cluster (n,): the cluster of each decision; decision, age, reward (m,): the
-        decision of each event, the age of the event in windows (at most 1), and the contribution of the event to the
+        decision of each event, the age of the event in windows (at most 1), and the event's contribution to the
         reward."""
         block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
         (number,) = block_sums([None], block, classes, cells=AGES + 1)
@@ -182,9 +179,7 @@ class ArrivalSums(Sums):
         return bool(missing_share - _ALARM_ERRORS * error > MATERIAL_SHARE)
 
     def _missing(self, decisions: Array, rewards: Array) -> float:
-        """Return the share of the reward that has not arrived yet.
-
-        decisions, rewards: the sums as in this class, added up over blocks."""
+        """Return the share of the reward that has not arrived yet, from sums that are added up over blocks."""
         edges = _AGE_RATIO ** np.arange(1.0 - AGES, 1.0)
         # the shortest and longest time that decisions of each class were watched
         least_watched, longest_watched = np.r_[0.0, edges] + self.tail_length, np.r_[edges, np.inf] + self.tail_length

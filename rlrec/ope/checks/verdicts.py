@@ -124,9 +124,7 @@ def _rewards(ess: float | None, share: float | None) -> float:
 
 def explain_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line for each reason why an estimate is not to be trusted. For some reasons, the line also gives the
-    figures of the estimates that caused it.
-
-    estimates: `Estimate` records as mappings."""
+    figures of the estimates that caused it. The estimates are `Estimate` records as mappings."""
     causes: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
         "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
@@ -285,8 +283,7 @@ def judge_difference(
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
-    """Return the reasons that intervals do not account for. An estimate with such a reason cannot say what is
-    better."""
+    """Return the reasons that intervals do not account for. With such a reason, nobody can say what is better."""
     size_reasons = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     other_reasons = ((name, REASONS[name]) for name in {*reasons} - size_reasons)
     return {name for name, reason in other_reasons if reason.group == "support" or reason.best != "ok"}
@@ -296,10 +293,8 @@ def _width(
     value: float | None, lower: float | None, upper: float | None, least: float, precision: float
 ) -> list[float]:  # fmt: skip
     """Return a list with one number: the ratio by which the interval must become narrower to give an answer with even
-    odds, if the true difference is `value`. The list is empty without an interval.
-
-    An answer needs an interval that excludes differences up to `precision`, or one that lies within `least`. The
-    smaller of the two ratios is returned."""
+    odds, if the true difference is `value`. Either it must exclude differences up to `precision`, or lie within
+    `least`; the smaller ratio is returned. The list is empty without an interval."""
     if value is None or lower is None or upper is None:
         return []
     low_distance, high_distance, size = value - lower, upper - value, abs(value)

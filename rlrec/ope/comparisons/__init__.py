@@ -1,2 +1,1 @@
-"""Modules here compare two metrics or targets. They compute the difference, its interval, and the answer which is
-better."""
+"""Modules here compare two metrics or targets: their difference, its interval, and which one is better."""

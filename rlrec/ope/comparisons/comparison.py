@@ -69,9 +69,8 @@ class Metric(Record):
         return (max(low, self.limits[0]), min(high, self.limits[1])) if value.has_error else UNKNOWN
 
     def reasons(self, *values: MetricValue, has_bounds: bool) -> tuple[str, ...]:
-        """Return the reasons why there is no value or no bound. The result is empty if there are bounds.
-
-        values: the values of the metric in each compared group; has_bounds: whether there are bounds."""
+        """Return the reasons why there is no value or no bound, from the values of the compared groups. The result is
+        empty if there are bounds."""
         if not all(value.units for value in values):
             return ("none-at-risk" if self.denominator.startswith("at_risk") else "no-units",)
         is_few = min(value.units for value in values) < 2
@@ -100,10 +99,8 @@ def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
 
 
 def per_decision(number: int) -> list[Metric]:
-    """Return two metrics: the decisions per user or session, and the reward per decision. Only decisions whose window
-    is over count.
-
-    number: the number of the reward definition."""
+    """Return two metrics under a reward definition, given by its number: decisions per user or session, and reward per
+    decision. Only decisions whose window is over count."""
     decisions, units = f"mature_decisions_{number}", f"mature_units_{number}"
     return [
         Metric(name="decisions_per_unit", numerator=decisions, denominator=units, reward=number, per_unit=True),
@@ -243,8 +240,7 @@ class Comparison(Record):
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
 
     def without_group(self, group: str) -> Comparison:
-        """Return the comparison without one group of reasons (see `REASONS`), which another comparison already
-        reports."""
+        """Return the comparison without a group of reasons (see `REASONS`) that another comparison already reports."""
         return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
 
     def at_this_look(self, alpha: float) -> Comparison:
@@ -255,9 +251,8 @@ class Comparison(Record):
         return self._with_reach(t_quantile(1 - alpha / 2, self.freedom) * self.std_error)
 
     def at_every_look(self, sequence: LookSequence) -> Comparison:
-        """Return the comparison with a p-value and bounds that are valid at every look. The probability that the bounds
-        are ever wrong is the sequence's alpha. The figures are None until there are enough users or sessions and enough
-        rewards."""
+        """Return the comparison with a p-value and bounds that are valid at every look. The bounds are ever wrong with
+        the probability alpha of the sequence. Without enough users (or sessions) and rewards, the figures are None."""
         without_bounds = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
         if self.lower is None or not self.careful_error:
             return without_bounds
@@ -352,11 +347,11 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
 
 
 def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
-    """Return the variance that the smaller of two groups may lack. It is the variance that its mean would have if its
-    users or sessions varied like those of both groups together, minus its own. A few of them that happen to be similar
-    make a mean seem more certain than it is.
+    """Return the variance that the smaller of two groups may lack: the variance that its mean would have if its users
+    or sessions varied like those of both groups together, minus its own. A few of them that happen to be similar make a
+    mean seem more certain than it is.
 
-    sides: the values of the two groups; variances (2,): the squared error of each value."""
+    variances (2,): the squared error of each group."""
     units = np.array([side.units for side in sides])
     freedom, smaller_side = units - 1, int(units[1] <= units[0])
     pooled_variance = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
@@ -364,8 +359,7 @@ def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
 
 
 def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
-    """Return the comparison of a mean of differences with 0, by Student's t. `base` is the value that differences are
-    relative to."""
+    """Return the comparison of a mean of differences with 0, by Student's t. Differences are relative to `base`."""
     freedom = mean.units - 1 if mean.has_error else 0
     return _compare_by_t(
         mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
@@ -374,10 +368,8 @@ def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Compar
 
 
 def _compare_by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
-    """Return a comparison with an interval and a p-value by Student's t. With 0 degrees of freedom there is no interval
-    and no p-value.
-
-    freedom: the degrees of freedom; figures: further fields of the comparison."""
+    """Return a comparison with an interval and a p-value by Student's t. With 0 degrees of freedom there is neither.
+    `figures` are further fields of the comparison."""
     reach = t_quantile((1 + level) / 2, freedom) * error if freedom else np.inf
     p_value = 2 * t_below(-abs(value) / error, freedom) if freedom else np.nan
     return Comparison.from_figures(
@@ -541,10 +533,8 @@ def compare(
 def _contrast_columns(
     target: EstimatorFold, reference: EstimatorFold | None, measure: type[Minus]
 ) -> tuple[Array, Minus]:
-    """Return the columns of the two targets side by side, and the difference of the targets as a function of these
-    columns.
-
-    reference: the fold of the other target, or None for the log; measure: Minus or Relative."""
+    """Return the columns of the two targets side by side, and their difference as a function of these columns. Without
+    a `reference`, the logged sums take its place."""
     if reference is None:
         return np.column_stack([target.units, target.logged_sums]), measure(target.estimator, Ratio())
     return np.column_stack([target.units, reference.units]), measure(target.estimator)
@@ -557,9 +547,7 @@ def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
 
 def _bootstrap_bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     """Return bounds by bootstrap-t. If there are too few replicates for alpha, a bound is the farther one of two: the
-    bootstrap's at the smallest alpha with enough replicates, and Student's t at alpha.
-
-    freedom: the degrees of freedom of Student's t."""
+    bootstrap's at the smallest alpha with enough replicates, and Student's t at alpha."""
     if not sample.error > 0 or not len(sample.t):
         return UNKNOWN
     bootstrap_alpha = max(alpha, _MIN_TAIL_REPLICATES / (len(sample.t) + 1))

@@ -66,9 +66,7 @@ def fold(
 
 
 def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str, Array] | None) -> Moments:
-    """Return the sums of a metric over some rows, without the rows whose denominator is 0.
-
-    rows: the indices of the rows; past_columns: the columns of the past of each user or session, or None."""
+    """Return the sums of a metric over the given rows, without the rows whose denominator is 0."""
     rows = rows[units.columns[metric.denominator][rows] > 0]
     sides = [units.columns, *([] if past_columns is None else [past_columns])]
     columns = [side[name][rows] for side in sides for name in (metric.numerator, metric.denominator)]
@@ -79,8 +77,7 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
 
 
 def _align_columns(sums: UnitSums, unit: Ids) -> dict[str, Array]:
-    """Return each column with one value for each of n given users or sessions, (n,). The value is 0 for those without a
-    row.
+    """Return each column with one value for each of n users or sessions, (n,). The value is 0 for those without a row.
 
     sums: the sums of one group, ordered by digest; unit (n,): the digests of the users or sessions."""
     if not len(sums.unit):
@@ -117,9 +114,7 @@ class Outcomes(Record, eq=False):
 
     def guard_margin(self, group: int, metric: Metric, least: float) -> Comparison:
         """Return a metric of a group minus the value that a guard requires. The required value is the first group's
-        value plus `least` times its absolute value.
-
-        least: the smallest change that the guard accepts, as a share, such as -0.02."""
+        value plus `least` (a share such as -0.02) times its absolute value."""
         value, first_value = self.value(group, metric), self.value(0, metric)
         required_factor = 1 + least * np.sign(first_value.value)
         required_value = replace(
@@ -165,10 +160,8 @@ class Outcomes(Record, eq=False):
     # -- adjustment for the past --
 
     def _adjust(self, group: int, metric: Metric, raw_difference: Comparison) -> Comparison:
-        """Return the difference of a metric minus theta times the difference of its past (CUPED), where theta is a
-        coefficient. Source: Deng et al. 2013, eq. 4 and 5, for ratios by their linear terms.
-
-        raw_difference: the difference without adjustment, returned if there is no past."""
+        """Return the difference of a metric minus theta times the difference of its past (CUPED), or, without a past,
+        the raw difference. Source: Deng et al. 2013, eq. 4 and 5, for ratios by their linear terms."""
         theta = self._theta(metric)
         value, baseline = (None if theta is None else self._subtract_past(side, metric, theta) for side in (group, 0))
         if value is None or baseline is None:
@@ -282,9 +275,7 @@ class _Covariate(Record, kw_only=False, eq=False):
         return float(influence @ self.summary.moment @ past) if square else 0.0, square
 
     def subtract_past(self, mean: MetricValue, theta: float) -> MetricValue:
-        """Return R - theta K with its error, by the delta method.
-
-        mean: the value of R with its error."""
+        """Return R - theta K with its error by the delta method, where `mean` is R with its error."""
         (influence, past), moment = self._weights, self.summary.moment
         variance, residual_variance = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
         error = mean.error * np.sqrt(residual_variance / variance) if variance > 0 else mean.error

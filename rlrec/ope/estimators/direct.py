@@ -140,9 +140,7 @@ class Ridge(Record):
         return Model(ridge=self, effects=effects, coefficients=coefficients, reward_range=reward_range)
 
     def _columns(self, position: Ids, context: Array | None, code: Ids, rows: Ids) -> Array:
-        """Return the columns of the given rows, (n, d): the intercept, one column per position, and the context.
-
-        code: the index of each row's context; rows: the indices of the rows."""
+        """Return the columns of the given rows, (n, d): the intercept, one column per position, and the context."""
         columns = np.zeros((len(rows), 1 + self.positions + self.features))
         columns[:, 0] = 1.0
         columns[np.arange(len(rows)), position[rows]] = 1.0
@@ -198,9 +196,7 @@ class Ridge(Record):
 
     def _scale(self, gram: Array) -> Array:
         """Return the factor of the penalty of each column, (d,): 0 for the intercept, 1 for a position, and the
-        variance of a feature.
-
-        gram (d, d): the products of the columns."""
+        variance of a feature. `gram` has the products of the columns."""
         mean = gram[0] / gram[0, 0]
         square = np.diag(gram) / gram[0, 0]
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
@@ -209,10 +205,8 @@ class Ridge(Record):
 
 
 def _add_features(sums: Array, first_index: Ids, context: Array, code: Ids, weight: Array) -> None:
-    """Add the nonzero features of each row to the sums in place.
-
-    first_index (n,): the index in `sums` of the first feature of each row; code (n,): the index of each row's
-    context; weight (n,): the weight of each row."""
+    """Add the nonzero features of each row to the sums in place. The features of a row begin at index `first_index`
+    (n,), and its context has the index `code` (n,)."""
     index, feature = np.nonzero(context)
     values, start = context[index, feature], offsets(np.bincount(index, minlength=len(context)))
     for begin in range(0, len(code), _BLOCK):
@@ -289,10 +283,8 @@ class Model(Record, eq=False):
 
 
 class RewardTable(Record, kw_only=False, eq=False):
-    """A RewardTable is a reward model that the user gives, with a value for each arm.
-
-    values (v, a): the value of each arm, with a row for each value of a context field (v = 1 without a context
-    field)."""
+    """A RewardTable is a reward model that the user gives. It has a value for each arm and each of v values of a
+    context field, (v, a); v is 1 without a context field."""
 
     values: Array
 

@@ -234,9 +234,7 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
 
 
 def draw_errors(covariance: Array, *, draws: int, rng: np.random.Generator) -> Array:
-    """Return normal errors with the given covariances, (draws, k, p).
-
-    covariance (k, p, p): the covariances; draws: the number of draws."""
+    """Return normal errors with the given covariances (k, p, p), as (draws, k, p)."""
     spread, axes = np.linalg.eigh(covariance)
     root = axes * np.sqrt(np.maximum(spread, 0.0))[:, None, :]
     errors: Array = np.einsum("kpq,nkq->nkp", root, rng.normal(size=(draws, *covariance.shape[:2])))

@@ -83,9 +83,8 @@ _LEAST_PROPENSITY = 1e-200  # smaller propensities are not bet on
 
 
 class BetSums(Sums):
-    """BetSums holds the wealth of every bet on every arm. The sums of two batches can be added.
-
-    log (bets, m): the logarithm of the wealth."""
+    """BetSums holds the logarithm of the wealth of every bet on every arm, `log` (bets, m). The sums of two batches can
+    be added."""
 
     log: Array = field(default_factory=lambda: np.zeros((len(STAKES), 1)))
 

@@ -213,10 +213,8 @@ def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
 
 
 def _quantiles(t: Array, rank: int) -> Bounds:
-    """Return the values with this rank, counted from the smallest and from the largest. NaN (sorted to the end) counts
-    as an extreme at both ends.
-
-    t: sorted values."""
+    """Return the values of sorted `t` with this rank, counted from the smallest and from the largest. NaN (sorted to
+    the end) counts as an extreme at both ends."""
     n_nan = int(np.isnan(t).sum())
     numbers, rank = t[: len(t) - n_nan], rank - n_nan
     return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN
@@ -357,9 +355,7 @@ class Minus(Record, kw_only=False):
         return np.ones(mean.shape[:-1])
 
     def base(self, mean: Array) -> float:
-        """Return the value of the baseline, which the difference is relative to.
-
-        mean: the mean terms of both."""
+        """Return the value of the baseline, which the difference is relative to, at the mean terms."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float((self.baseline or self.estimator).value(self.sides(mean)[1]))
 

@@ -19,8 +19,7 @@ MIN_CLUSTERS, MIN_EVENTS = 100, 20
 
 
 def tightness(best_n: float, alpha: float) -> float:
-    """Return the parameter rho with which a two-sided sequence of error probability alpha is tightest at best_n
-    clusters."""
+    """Return the rho with which a two-sided sequence of error probability alpha is tightest at best_n clusters."""
     return float(np.sqrt((-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / best_n))
 
 
@@ -70,9 +69,8 @@ def _spread(n: float | Array, rho: float) -> Array:
 
 
 def _settled_share(n: float | Array, rho: float) -> Array:
-    """Return n rho^2 / (n rho^2 + 1), which rises from 0 to 1 with the number n of clusters.
-
-    rho: the scale of the mixture of a confidence sequence."""
+    """Return n rho^2 / (n rho^2 + 1), which rises from 0 to 1 with the number n of clusters. rho is the scale of the
+    mixture of a confidence sequence."""
     information = np.asarray(n) * rho**2
     return information / (information + 1)
 
@@ -98,9 +96,7 @@ def variance_of_difference(variance: float, other_variance: float, shares: Seque
 
 def fixed_sample_size(variance: float, difference: float, *, alpha: float, power: float) -> float:
     """Return how many users or sessions all groups together need, so that the interval of a single look excludes 0 with
-    probability `power`.
-
-    variance: the variance of the difference times this number; difference: the true difference."""
+    probability `power`. `variance` is the variance of the difference times this number."""
     z_sum = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
     return variance * (z_sum / difference) ** 2
 

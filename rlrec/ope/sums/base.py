@@ -101,9 +101,7 @@ class RewardColumns(Record, eq=False):
         return len(self.reward)
 
     def take(self, rows: Flags | Ids) -> Self:
-        """Return a batch of the given rows, in the given order. The `left_out` of the result is 0.
-
-        rows: flags or indices of the rows."""
+        """Return a batch of the given rows (flags or indices), in this order. The `left_out` of the result is 0."""
         return type(self)(**{name: column[rows] for name, column in self.columns().items()})
 
     def with_counts(self, column: Array) -> Array:
@@ -159,8 +157,7 @@ class LogBatch(RewardColumns, eq=False):
 
 
 def require(name: str, column: Array, is_valid: Flags, requirement: str) -> None:
-    """Raise InputError if a value of the column is not valid. The error names the first such row, and the
-    requirement."""
+    """Raise InputError if a value of the column is not valid. It names the first such row, and the requirement."""
     if not is_valid.all():
         row = int(np.argmin(is_valid))
         raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {requirement}")
@@ -248,16 +245,14 @@ class ImpressionEstimator(Estimator):
         return np.column_stack([batch.core[name] for name in self.columns])
 
     def distortion(self, batch: LogBatch) -> Array:
-        """Return |unchanged weight - weight used| of every row, (n,). The result is 0 for an estimator that changes no
+        """Return |unchanged weight - weight used| of every row, (n,), which is 0 if the estimator changes no
         weights."""
         return np.zeros(len(batch))
 
 
 def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
-    """Return 64 well-mixed bits for every id or digest, (n,). The bits are the same on every machine, and define blocks
-    and cross-fitting folds. Source: the finaliser of SplitMix64.
-
-    salt: a number; different salts give unrelated bits."""
+    """Return 64 well-mixed bits for every id or digest, (n,), which are the same on every machine. Different salts give
+    unrelated bits. The bits define blocks and cross-fitting folds. Source: the finaliser of SplitMix64."""
     mixed_bits = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed_bits = (mixed_bits ^ (mixed_bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed_bits = (mixed_bits ^ (mixed_bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -265,17 +260,14 @@ def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
 
 
 def require_positive(label: str, value: float, *, example: str) -> None:
-    """Raise InputError unless the parameter `label` of an estimator is a finite number above 0.
-
-    value: the value of the parameter; example: the parameter with a valid value, for the hint."""
+    """Raise InputError, with `example` in its hint, unless the parameter `label` is a finite number above 0."""
     if not 0 < value < np.inf:
         raise InputError(f"{label} is {value}", hint=f"give a finite number above 0, as {example}")
 
 
 def predictions_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
-    """Return `predicted` and `expected` of the batch. Raises InputError if the batch has no reward model.
-
-    name: the estimator that needs them, for the error."""
+    """Return `predicted` and `expected` of the batch. Raises InputError if it has no reward model. `name` is the
+    estimator."""
     if batch.predicted is None or batch.expected is None:
         raise InputError(f"{name} needs a reward model", hint="give one, or use ips or snips")
     return batch.predicted, batch.expected

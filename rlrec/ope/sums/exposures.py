@@ -48,8 +48,8 @@ def has_looks(looks: Array, expected_looks: Array) -> Flags:
 
 
 def unfitted_residuals(residual: Array, share: Array) -> Array:
-    """Return the residuals of blocks, enlarged to the size that they would have if the effects had been fitted without
-    the block.
+    """Return the residuals of blocks, enlarged to the size that they would have if effects were fitted without the
+    block.
 
     share: the part of all squared exposures that lies in the block. Source, for the square root: Bell and McCaffrey
     2002, Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples."""
@@ -80,8 +80,7 @@ class Exposures(Record, kw_only=False, eq=False):
 
     @property
     def expected_by_row(self) -> Array:
-        """Return the expected looks at each arm in each row, (n, k). They are NaN if the draw of the row is not
-        known."""
+        """Return the expected looks at each arm in each row, (n, k), NaN if the draw of the row is not known."""
         by_row = np.full((len(self), self.arms), np.nan)
         by_row[self.draw >= 0] = self.expected_looks[self.draw[self.draw >= 0]]
         return by_row
@@ -226,9 +225,8 @@ class ExposureRegression(Sums):
 
     @cached_property
     def is_varying(self) -> Flags:
-        """Return (k,) flags, which are true for arms whose exposure varied. An exposure must vary in more than one
-        block of clusters (a block may be one person), and beyond what the other columns explain; the arm must have
-        enough looks."""
+        """Return (k,) flags, true for arms whose exposure varied in more than one block of clusters (a block may be one
+        person), and beyond what the other columns explain. Such an arm must also have enough looks."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
         is_carried_alone = (by_block.max(axis=0) > _MAX_BLOCK_SHARE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
@@ -266,9 +264,8 @@ class ExposureRegression(Sums):
         )
 
     def _slopes(self, square: Array, cross_sums: Array) -> Array:
-        """Return the coefficient of each column for each outcome, (d, o).
-
-        square: sums of products of two columns; cross_sums (d, o): sums of products of columns and outcomes."""
+        """Return the coefficient of each column for each outcome, (d, o), from the sums of products of two columns
+        (`square`) and of columns and outcomes."""
         if self._is_joint:
             return np.asarray(self._inverse @ cross_sums)
         slopes = (

@@ -167,9 +167,8 @@ class Moments(Sums):
 
 
 def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
-    """Return a summary of each group of rows. The `units` of all summaries are the same clusters, or the same blocks,
-    in the same order, so that a bootstrap draws the same units for all groups. A cluster without rows in a group has
-    sums of 0."""
+    """Return a summary of each group of rows. The `units` of all summaries are the same clusters or blocks, in the same
+    order, so that a bootstrap draws the same for all groups. A cluster without rows in a group has sums of 0."""
     group_sums, units = [group._clusters for group in groups], list[Array]()
     clusters = [sums for sums in group_sums if isinstance(sums, _Clusters)]
     digests = np.unique(np.concatenate([sums.digests for sums in clusters])) if clusters else np.empty(0, np.int64)

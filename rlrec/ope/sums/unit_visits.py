@@ -214,9 +214,8 @@ def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
 
 
 def _inclusion(row: Ids, keep: Array, n: int) -> Array:
-    """Return, for each of n rows, the probability that at least one of its decisions was kept, (n,).
-
-    row: the row of each decision; keep: the probability that the log kept the decision."""
+    """Return, for each of n rows, the probability that at least one of its decisions was kept, (n,). Each decision has
+    its row, and its probability `keep`."""
     p_dropped = np.ones(n)
     np.multiply.at(p_dropped, row, 1 - keep)
     return 1 - p_dropped
@@ -235,10 +234,8 @@ AGES = 64  # classes of ages, of equal width, up to the horizon
 
 
 class ReturnTimes(Sums):
-    """A ReturnTimes object counts returns by two times: how long the visit was watched, and how long the return took.
-    Both times are in classes of a 64th of the horizon; the last class of the watched time is a whole horizon.
-
-    number (65, 64): the number of returns, by watched time and return time."""
+    """A ReturnTimes object counts returns by how long the visit was watched and how long the return took, (65, 64).
+    Both times are in classes of a 64th of the horizon; the last class of the watched time is a whole horizon."""
 
     number: Array
 

@@ -63,9 +63,7 @@ class VisitBatch(RewardColumns, eq=False):
         return np.diff(self.start)
 
     def take(self, visits: Flags | Ids) -> Self:
-        """Return a batch of the given visits, in the given order. The `left_out` of the result is 0.
-
-        visits: flags or indices of the visits."""
+        """Return a batch of the given visits (flags or indices), in this order. The `left_out` of the result is 0."""
         index = np.arange(len(self))[visits]
         # the decisions of the visits, visit by visit
         length = self.length[index]

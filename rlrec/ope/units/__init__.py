@@ -1,2 +1,1 @@
-"""Modules here turn sums into estimates. Each module is for one unit of analysis, such as impressions, slates or
-visits."""
+"""Modules here turn sums into estimates, one module for each kind of row, such as impressions, slates or visits."""

@@ -81,8 +81,7 @@ class EffectFold(Fold):
 
     @property
     def most_loggers(self) -> int:
-        """Return 0: rows of loggers need no weights here, since the regression weighs them by the variation of their
-        exposures."""
+        """Return 0: loggers need no weights, since the regression weighs rows by the variation of their exposures."""
         return 0
 
     def partial(self, batch: EffectBatch, /) -> RowSums:

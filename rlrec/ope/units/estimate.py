@@ -251,8 +251,8 @@ class EstimatorFold(Record, eq=False):
 
     @property
     def has_weights(self) -> bool:
-        """Tell whether the estimator uses weights, and has rows and a finite largest weight, so that its weights can be
-        judged."""
+        """Tell whether the weights can be judged: the estimator uses them, and there are rows and a finite largest
+        weight."""
         has_information = self.n > 0 and not (self.estimator.needs_all_rows and self.weights.left_out)
         return self.estimator.uses_weights and has_information and bool(np.isfinite(self.weights.largest))
 
@@ -282,9 +282,7 @@ class EstimatorFold(Record, eq=False):
 
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
         """Return the fields of the lift, which is the estimate's excess over the logged mean, as a share of the logged
-        mean.
-
-        sides: the estimates that enclose this estimate, as returned by `sides`, with their bounds."""
+        mean. The sides are the folds that enclose the estimate, with their bounds."""
         lift, lift_error = self.lift
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
@@ -514,8 +512,7 @@ class EstimatorFold(Record, eq=False):
 
     @property
     def _is_constant(self) -> bool:
-        """Tell whether there are enough rewards, but the estimate has a standard error of 0 since all clusters
-        agree."""
+        """Tell whether there are enough rewards, but the estimate has no error since all clusters agree."""
         has_rewards = self.diagnosis.nonzero >= LEAST_REWARDS and bool(self.estimator.intervals)
         return has_rewards and self.value_and_error[1] == 0
 
@@ -524,18 +521,14 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 
 
 def _common_bounds(sides: Sequence[Bounds], value: float) -> Bounds:
-    """Return the bounds that all pairs of bounds share, widened if necessary so that they include the value. A single
-    pair is returned unchanged.
-
-    sides: the pairs of bounds."""
+    """Return the bounds that all pairs in `sides` share, widened if necessary so that they include the value. A single
+    pair is returned unchanged."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
 
 
 def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOptions) -> list[dict[Estimator, Bounds]]:
-    """Return the bootstrap-t bounds of each estimator, for each group of rows. The bounds of several groups hold
-    together: they extend to the largest t of all groups in the same draw (max-t).
-
-    groups: the folds of each group; all groups have the same clusters or blocks."""
+    """Return the bootstrap-t bounds of each estimator, for each group of rows. All groups have the same clusters or
+    blocks. Their bounds hold together: they extend to the largest t of all groups in the same draw (max-t)."""
     # each once, since the sides of several estimators may be the same
     folds_by_estimator: dict[Estimator, list[EstimatorFold]] = {}
     for folds in zip(*groups, strict=True):

@@ -117,8 +117,8 @@ class Fold(ABC, Record):
 
     @cached_property
     def weighings(self) -> dict[str, Any]:
-        """Return one estimator for each weighting of rows, by the prefix of the weighting's columns. Estimators with
-        the same prefix have the same weights."""
+        """Return one estimator for each weighting of rows, by prefix. Estimators with the same prefix have the same
+        weights."""
         return {estimator.prefix: estimator for estimator in self.estimators.values()}
 
     @property
@@ -184,13 +184,9 @@ class Fold(ABC, Record):
         return self.finish_together([(partial, options)])[0]
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
-        """Return the estimates of several groups of rows of one log, with intervals that hold together.
-
-        Intervals of the bootstrap use the max-t of the same replicates; all other intervals have the Bonferroni
-        level. If there is only one group, its estimates are compared with each other. Raises InputError as `finish`
-        does.
-
-        groups: the sums and the options of each group."""
+        """Return the estimates of several groups of rows of one log, with intervals that hold together. Intervals of
+        the bootstrap use the max-t of the same replicates; all other intervals have the Bonferroni level. If there is
+        only one group, its estimates are compared with each other. Raises InputError as `finish` does."""
         sums, common_options = [partial for partial, _ in groups], groups[0][1]
         intervals.check_interval(common_options.interval, common_options.level, estimators=self.estimators)
         folds = same_units = list(map(self.estimator_folds, sums))
@@ -213,9 +209,7 @@ class Fold(ABC, Record):
     def compare_estimates(
         self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
     ) -> list[Estimate]:
-        """Return the estimates, with a further reason for doubt if two estimates that should agree differ.
-
-        estimator_folds: the objects that computed the estimates; partial: the sums of the log."""
+        """Return the estimates, with a further reason for doubt if two estimates that should agree differ."""
         return estimates
 
 
@@ -230,8 +224,7 @@ class ImpressionFold(Fold):
 
     @cached_property
     def summed_estimators(self) -> tuple[ImpressionEstimator, ...]:
-        """Return the requested estimators and, for each biased one, the estimators whose bounds enclose its
-        estimate."""
+        """Return the requested estimators and, for each biased one, the estimators whose bounds enclose it."""
         return tuple(side for kind in self.estimators.values() for side in (kind, *kind.enclosing_estimators()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
@@ -264,8 +257,7 @@ class ImpressionFold(Fold):
         )  # fmt: skip
 
     def models_differ(self, estimator_folds: Sequence[EstimatorFold]) -> bool:
-        """Tell whether dr (or sndr) differs from snips by more than chance. The two agree if the propensities are
-        right."""
+        """Tell whether dr (or sndr) and snips differ by more than chance. They agree if propensities are right."""
         corrected_fold = next((fold for fold in estimator_folds if fold.estimator.name in ("dr", "sndr")), None)
         if corrected_fold is None or (corrected_fold.diagnosis.ess or 0.0) < COMPARED_ESS:
             return False
@@ -388,10 +380,8 @@ def _columns(fold: EstimatorFold) -> Array:
 
 
 def _stretch(lift: Studentised, joint_quantiles: Bounds, level: float) -> Bounds:
-    """Return two factors, for the low and the high bound of the lift. They are the ratios of joint quantiles of t to
-    the lift's own quantiles, at least 1.
-
-    joint_quantiles: the quantiles of t that hold for all targets together."""
+    """Return two factors, at least 1, for the low and the high bound: the joint quantiles of t over the lift's own
+    quantiles."""
     if not len(lift.t):
         return 1.0, 1.0
     (low, high), (joint_low, joint_high) = lift.quantiles(level), joint_quantiles
@@ -399,9 +389,8 @@ def _stretch(lift: Studentised, joint_quantiles: Bounds, level: float) -> Bounds
 
 
 def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], level: float) -> list[bool | None]:
-    """Tell for each target whether it may be the best, or None if that is not known.
-
-    lifts: the lift of each target with its replicates; a lift without an error is the same in every replicate."""
+    """Tell for each target whether it may be the best, or None if that is not known. A lift without an error is the
+    same in every replicate."""
     value = np.array([lift.value if len(lift.t) else fold.lift[0] for fold, lift in zip(folds, lifts, strict=True)])
     is_finite, n_replicates = np.isfinite(value), max(len(lift.t) for lift in lifts)
     rank = int((n_replicates + 1) * (1 - level) + _NOTHING)

@@ -184,9 +184,8 @@ class Support(Record, kw_only=False, eq=False):
         return float(self.ess[: self.steps].min())
 
     def gamma(self, gamma: float) -> float | None:
-        """Return the largest discount that the log supports, to two digits. With it, the ESS is large enough at all
-        steps that contribute 90 % of the return. The result is None if the given discount is supported, or if no
-        discount is."""
+        """Return the largest discount, to two digits, with which the ESS is large enough at all steps that contribute
+        90 % of the return. The result is None if the given discount is supported, or if no discount is."""
         if self.smallest_ess >= self.least or not gamma:
             return None
         t = np.arange(len(self.size))

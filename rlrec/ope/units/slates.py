@@ -65,8 +65,7 @@ class SlateBatch(VisitBatch, eq=False):
 
 
 class SlateCourse(Course, kw_only=False, eq=False):
-    """A SlateCourse computes columns of one batch of slates. A column is (n,) with a value per slot, or (s,) with a
-    value per slate."""
+    """A SlateCourse computes columns of one batch of slates, with a value per slot, (n,), or per slate, (s,)."""
 
     batch: SlateBatch
     gamma: float = 1.0
@@ -78,8 +77,7 @@ class SlateCourse(Course, kw_only=False, eq=False):
 
     @cached_property
     def page_reward(self) -> Array:
-        """Return the reward of each slate, which is the sum over its slots plus the reward of events of the whole
-        slate."""
+        """Return the reward of each slate: the sum over its slots plus the reward of events of the whole slate."""
         return self.sum(self.batch.reward) + self.batch.page
 
     @cached_property

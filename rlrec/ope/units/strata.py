@@ -134,9 +134,7 @@ class Weighting(Record, kw_only=False, eq=False):
 
 def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[EstimatorFold]]:
     """Return, for each logger, the objects that compute the estimates from its rows alone. The result is {} if there is
-    only one logger.
-
-    partials: the sums of each stratum (a logger in one half of the clusters)."""
+    only one logger. A stratum of `partials` is a logger in one half of the clusters."""
     sums: dict[str | None, RowSums] = {}
     for (logger, _), partial in partials.items():
         sums = add_each(sums, {logger: partial})
@@ -147,9 +145,7 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
 
 def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Stratum]:
     """Return the strata whose rows should not count. A stratum is one logger in one half of the clusters; each half
-    decides which loggers are left out of the other half.
-
-    targets: for each target that is compared on the same rows, the sums of each stratum."""
+    decides which loggers are left out of the other half. Several targets are compared on the same rows."""
     strata = set[Stratum]()
     for half in (0, 1):
         loggers = [
@@ -170,13 +166,9 @@ def uncounted_strata(strata: Collection[Stratum], left_out: Collection[Stratum])
 
 
 def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]]) -> frozenset[str | None]:
-    """Return the loggers whose rows should not count: loggers that surely could not show enough of what a target shows
-    (a share of 1 - MATERIAL_SHARE), and loggers that add next to nothing.
-
-    If the loggers that could show enough add next to nothing, loggers that could show at least half of it count as
-    well.
-
-    targets: for each target, the objects that compute the estimates of each logger."""
+    """Return the loggers whose rows should not count: loggers that surely could not show a share of 1 - MATERIAL_SHARE
+    of what a target shows, and loggers that add next to nothing. If the loggers that could show this share add next to
+    nothing, loggers that could show at least half of the target count as well."""
     unsupported_loggers, negligible_sets = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed_loggers = {

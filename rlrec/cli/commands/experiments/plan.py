@@ -38,8 +38,7 @@ def parse_weights(text: str) -> tuple[float, ...]:
 
 
 def parse_lift(text: str) -> float:
-    """Return the lift (relative gain) in a text such as 5% or 0.05. A number of 1 or more is refused unless it has a %
-    sign."""
+    """Return the lift (relative gain) in a text such as 5% or 0.05. A number of 1 or more needs a % sign."""
     if abs(lift := parse_percent(text)) >= 1 and not text.endswith("%"):
         raise InputError(f"the lift is {truncate(text)}, which is {100 * lift:.12g} %", hint=f"write {truncate(text)}%")
     return lift

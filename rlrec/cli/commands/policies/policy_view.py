@@ -269,8 +269,7 @@ def difference_view(
 ) -> View:
     """Return a table of two beliefs side by side.
 
-    `columns` are the keys of the rows to show. `audiences` has, for each belief, its name and the users that it
-    serves."""
+    `columns` are the keys to show. `audiences` has, for each belief, its name and the users that it serves."""
     named_sides = [(side, name, audience) for side, (name, audience) in zip("ab", audiences, strict=True)]
     title = [f"{side}: {name}{_curve_clause(audience['counting'])}" for side, name, audience in named_sides]
     title += [f"{side} {_audience_clause(audience)}" for side, _, audience in named_sides]

@@ -55,8 +55,7 @@ def show_(store: Store, show: Show, **request: Any) -> None:
 
 
 def timeline_view(visit: app.session.Result) -> View:
-    """Return a visit as a table with a row for each slot. A slate with several slots has another row for the whole
-    slate."""
+    """Return a visit as a table with a row for each slot, and a row for each whole slate that has several slots."""
     end_text = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
         f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",

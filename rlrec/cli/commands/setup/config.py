@@ -37,8 +37,8 @@ class Config:
     def __init__(self, program: click.Group, paths: Sequence[str]) -> None:
         """Read the defaults in the files. Raises InputError if a file has a key that is no option.
 
-        program: the group of all commands; paths: the paths of existing files; if two files have a key, the first
-        file counts."""
+        program: the group of all commands; paths: the paths of existing files, of which the first that has a key
+        counts."""
         # by command names and the Python name of the option; only the latter for options of the program
         self.values: dict[tuple[str, ...], FileValue] = {}
         for path in reversed(paths):
@@ -108,9 +108,7 @@ def _read_table(path: str) -> dict[str, Any]:
 
 
 def _check_owner(path: str, owner: int) -> None:
-    """Raise InputError unless a file belongs to this user, to root, or to the user who became root by sudo.
-
-    owner: the number of the user who owns the file."""
+    """Raise InputError unless a file's owner is this user, root, or the user who became root by sudo."""
     user = os.geteuid()
     if str(owner) not in ("0", str(user), os.environ.get("SUDO_UID") if user == 0 else None):
         message = f"{path}: it belongs to user {owner}, and could send your password to a server of theirs"

@@ -31,8 +31,8 @@ PAGE_ORDER = (
 class ManualPage(NamedTuple):
     """A ManualPage is a page of the manual.
 
-    `topic` is the name of its file without the ending, `summary` is its first paragraph, and `text` is the whole
-    page in Markdown."""
+    `topic` is the name of its file without the ending, `summary` its first paragraph, and `text` the whole page in
+    Markdown."""
 
     topic: str
     summary: str
