@@ -1,1 +1,1 @@
-"""This package makes passes over the log, and defines the data that each pass sums."""
+"""This package reads the log in passes, and defines the data that each pass sums."""

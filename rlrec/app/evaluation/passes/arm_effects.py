@@ -1,4 +1,4 @@
-"""This module estimates three effects of showing an arm: on the reward of the page, on the rest of the visit, and on
+"""This module estimates three effects of showing an arm: on the reward of the slate, on the rest of the visit, and on
 whether the person comes back."""
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ MAX_BYTES = 1 << 30  # of sums by group, in a partition
 class Request(Record):
     """This record has the arguments of `effects`.
 
-    `log` is a filter. `reward` is the name of a reward, and None stands for the one reward that all policies learn.
-    `horizon_us` is the time within which coming back counts. Without `horizon_us`, the time is the window of the
-    reward if the reward weighs `return`, and otherwise 7 days. `position` is the name of a curve of examination, and
-    None stands for a curve estimated from the log. `by` is a field by which the log is grouped, and effects are
-    estimated in each group. `level` is the level of the intervals."""
+    log: a filter; reward: the name of a reward, where None stands for the one reward that all policies learn;
+    horizon_us: the time within which coming back counts, where None stands for the window of the reward if the
+    reward weighs `return`, else for 7 days; position: the name of a position curve, where None stands for a curve
+    estimated from the log; by: a field that divides the log into groups with separate effects; level: the level of
+    the intervals."""
 
     log: str | None = None
     reward: str | None = None
@@ -96,8 +96,8 @@ Result = TypedDict("Result", {
 
 
 class FitSums(Sums):
-    """This record has the sums of a first pass, which determine the examination curve and the distribution of the times
-    until people return. `overlap` is None where the curve is known."""
+    """This record has the sums of a first pass over the log. overlap: sums that determine the position curve, or None
+    if the curve is known; return_times: sums that determine the distribution of the times until people return."""
 
     overlap: OverlapSums | None
     return_times: ReturnTimes
@@ -106,12 +106,13 @@ class FitSums(Sums):
 class EffectSums(Sums):
     """This record has the sums of a part of the log, with b blocks of clusters and k arms in order of their keys.
 
-    `pages` has the regression of the reward of the page and of the later reward, and `visits` has the regression of
-    coming back. `returns` (b,) is the number of visits after which the person came back, and `gains` (b,) is the
-    reward of the later visits, including further returns. `counts` has four numbers: pages, visits, visits of
-    persons with a key, and persons. `people` has the digest of each person until the partition has been read.
-    `events` has, for each kind of event, the sums of the values and of the squared values at the slots of each arm,
-    (k, 2). `products` has, for each pair of kinds, the sum over all slots of the product of the two values."""
+    pages: the regression of the reward of a slate and of the later reward of its visit; visits: the regression of
+    coming back; returns (b,): the number of visits after which the person came back; gains (b,): the reward of the
+    later visits, including further returns; counts: the numbers of slates, of visits, of visits of persons with a
+    key, and of persons; people: the digest of each person until the partition has been read.
+
+    events: for each kind of event, the sums of the values and of the squared values at the slots of each arm, (k, 2);
+    products: for each pair of kinds, the sum over all slots of the product of the two values."""
 
     pages: ExposureRegression
     visits: ExposureRegression
@@ -124,9 +125,9 @@ class EffectSums(Sums):
 
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> EffectSums:
-        """Return the sums of a log without pages.
+        """Return the sums of a log without slates.
 
-        arms: the number of arms; outcomes: the number of outcomes in the regression of pages."""
+        arms: the number of arms; outcomes: the number of outcomes in the regression of slates."""
         blocks = np.zeros(count_blocks(arms))
         return cls(
             pages=ExposureRegression.zeros(arms, outcomes=outcomes), visits=ExposureRegression.zeros(arms, outcomes=1),
@@ -135,13 +136,14 @@ class EffectSums(Sums):
 
     @property
     def looks(self) -> Array:
-        """Return the number of looks at each arm, (k,). A slot counts as many looks as its position is examined."""
+        """Return the number of looks at each arm, (k,). A look is a slot weighted by the examination of its
+        position."""
         return self.pages.looks[0]
 
     def estimate(self, *, return_weight: float) -> EffectEstimates:
-        """Estimate the effect of showing each arm, in place of what the log shows on average.
+        """Estimate the effects of showing each arm, compared with what the log shows on average.
 
-        return_weight: the reward of a return itself."""
+        return_weight: the weight of a return in the reward."""
         n_returns = float(self.returns.sum())
         mean_gain = float(self.gains.sum()) / n_returns if n_returns else 0.0
         return_value = return_weight + mean_gain
@@ -167,9 +169,9 @@ class EffectSums(Sums):
 
 
 class LogEffects(Sums):
-    """This record has the sums of the log. `groups` has the sums of each group. `left_out` counts the pages without
-    known probabilities of the arms before the draw. `names` has the fields of the log's contexts. `bets` has the sums
-    of the bets against the propensities of the log."""
+    """This record has the sums of the log. groups: the sums of each group; left_out: the number of slates for which the
+    probabilities of all arms before the draw are not known; names: the fields of the log's contexts; bets: the sums of
+    bets against the propensities of the log."""
 
     groups: Mapping[RowGroup, EffectSums]
     left_out: int
@@ -178,15 +180,15 @@ class LogEffects(Sums):
 
 
 class EffectEstimates(Record, eq=False):
-    """This record has estimated effects of k arms. `effect` (k, 3) has the effects on the reward of the page, on the
-    later reward of the visit, and on coming back. `influence` (b, k, 3) has the influence of each block on each effect.
+    """This record has estimated effects of k arms. effect (k, 3): the effects on the reward of the slate, on the later
+    reward of the visit, and on coming back; influence (b, k, 3): the influence of each of b blocks of clusters on each
+    effect.
 
-    `variances` (k, 3) is the variance of each effect that follows from the exposures alone, with a noise of 1.
-    `worth` is the value of a return, and `worth_influence` (b,) has the influence of each block on this value.
-    `has_returns` tells whether anybody came back. `is_usable` (k, 3) tells which effects can be estimated, and all
-    other effects are 0. `columns` is the number of regressors in the regression of pages. `rates` has the rate of
-    each kind of event at the slots of each arm. `shares` (k, 3) is each arm's fraction of the looks that the log
-    gives on average, counting only the arms whose effects can be estimated."""
+    variances (k, 3): the variance of each effect that follows from the exposures alone, with a noise of 1; worth:
+    the value of a return; worth_influence (b,): the influence of each block on this value; has_returns: whether
+    anybody came back; is_usable (k, 3): which effects can be estimated (all others are 0); columns: the number of
+    regressors in the regression of slates; rates: for each kind of event, its rate at the slots of each arm; shares
+    (k, 3): each arm's share of the average look of the log, among the arms whose effects can be estimated."""
 
     effect: Array
     influence: Array
@@ -201,20 +203,21 @@ class EffectEstimates(Record, eq=False):
 
     @property
     def varies(self) -> Flags:
-        """Tell for each arm whether its long-run effect can be estimated, (k,). The long-run effect is the sum of the
-        three effects, where a return counts at its value."""
+        """Tell for each arm whether its long-run effect can be estimated, (k,). This is the sum of its three effects,
+        where the effect on coming back is multiplied by the value of a return."""
         return self.is_usable[:, 0] & (self.is_usable[:, 2] | (not self.has_returns))
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
-        """Return the posteriors of the three kinds of effects, in the order of `effect`. The posteriors are shrunk
-        towards the effects that the events at the slots predict."""
+        """Return the posteriors of the three effects of arms, in the order of `effect`. They are shrunk towards the
+        effects that the events at the arms' slots predict."""
         return self.shrink_effects(columns_of(self.rates, len(self.effect)))
 
     def shrink_effects(self, predictors: Array | None = None) -> list[ShrunkEffects]:
-        """Return the posteriors of the three kinds of effects, compared with what the log shows on average. With
-        `predictors` (k, p), the posteriors are shrunk towards linear functions of the predictors. Otherwise the
-        posteriors are shrunk towards the mean of all arms."""
+        """Return the posteriors of the three effects of arms, compared with what the log shows on average. They are
+        shrunk towards linear functions of the predictors, or towards the mean of all arms if there are none.
+
+        predictors (k, p): the predictors of each arm, or None."""
         return [
             shrink(*outcome, usable, predictors).centre(share)
             for outcome, usable, share in zip(self.pooled_effects, self.is_usable.T, self.shares.T, strict=True)
@@ -222,11 +225,11 @@ class EffectEstimates(Record, eq=False):
 
     @property
     def pooled_effects(self) -> Iterator[tuple[Array, Array]]:
-        """Iterate over the three kinds of effects. Yield the effect of each arm, (k,), and the standard errors of the
-        effects, (k,). The errors follow from the exposures and from one level of noise for all arms.
+        """For each of the three effects, yield the effect of each arm, (k,), and its standard error, (k,). The errors
+        follow from the exposures and from one level of noise for all arms.
 
-        An error from the rows of one arm alone would grow with the effect of the arm. Where nobody has bought yet,
-        both the effect and such an error are small, so weights from such errors would be biased."""
+        If an error came from the rows of one arm alone, it would grow with the effect of the arm. Where nobody has
+        bought yet, both the effect and such an error are small, so that weights from such errors would be biased."""
         errors = std_errors(self.influence, columns=self.columns)
         for effect, error, variance, usable in zip(
             self.effect.T, errors.T, self.variances.T, self.is_usable.T, strict=True
@@ -236,25 +239,24 @@ class EffectEstimates(Record, eq=False):
             yield effect, np.where(has_error, np.sqrt(noise.mean() * variance) if len(noise) else 0.0, error)
 
     def long_run(self, posteriors: Sequence[ShrunkEffects]) -> ShrunkEffects:
-        """Return the posterior of the long-run effects.
+        """Return the posterior of the arms' long-run effects, which are sums of the three effects.
 
-        posteriors: the posteriors of the three kinds of effects, in the order of `effect`."""
+        posteriors: the posteriors of the three effects, in the order of `effect`."""
         return add_effects(posteriors, (1.0, 1.0, self.worth))
 
     @property
     def arm_totals(self) -> tuple[Array, Array]:
-        """Return the long-run effect of each arm, (k,), and the standard errors of these effects, (k,). An error is at
-        least as large as the error by `pooled_effects`, since an error from the rows of the arm alone is far too small
-        where the arm has few looks."""
+        """Return the long-run effect of each arm, (k,), and its standard error, (k,). The error is at least that of
+        `pooled_effects`, since an error from the rows of the arm alone is far too small if the arm has few looks."""
         effect, error = self.total(now=1.0)
         now_errors, later_errors, return_errors = (np.nan_to_num(errors) for _, errors in self.pooled_effects)
         return effect, np.maximum(error, np.hypot(np.hypot(now_errors, later_errors), self.worth * return_errors))
 
     def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
-        """Return the effect of one showing of each arm on all outcomes together, (k,), and the standard errors, (k,).
+        """Return the effect of one look at each arm on all outcomes together, (k,), and the standard errors, (k,). With
+        `weights`, return weighted sums of the effects, (j,), and the standard errors of these sums, (j,).
 
-        now: a factor for the effect on the reward of the page; weights: weights of the arms, (k, j). With weights,
-        the result has the weighted sums of the effects and the standard errors of these sums, (j,) each."""
+        now: a factor for the effect on the reward of the slate; weights (k, j): j weights of each arm, or None."""
         factors = np.array([now, 1.0, self.worth])
         # the value of a return has an error, too
         effect, influence = self.effect @ factors, self.influence @ factors
@@ -265,12 +267,12 @@ class EffectEstimates(Record, eq=False):
 
 
 class EffectPass(Record, eq=False):
-    """An EffectPass is a request in which all names have been looked up. An EffectPass sums a partition of the log.
+    """An EffectPass is a request with its names looked up, which sums a partition of the log.
 
-    `reward` is the reward without the weight of a return, and `return_weight` is this weight. `examination` is the
-    curve of examination, and is None until the curve has been estimated from the log. `return_shares` has the
-    fraction of the returns that have come by each age of the visit, and is None in the pass that estimates these
-    fractions."""
+    reward: the reward without the weight of a return; return_weight: this weight; horizon_us: the time within which
+    coming back counts; examination: the position curve, or None until it has been estimated from the log;
+    return_shares: the share of the returns that have come by each age of the visit, or None in the pass that
+    estimates these shares."""
 
     evaluation: Evaluation
     reward: Reward
@@ -308,7 +310,7 @@ class EffectPass(Record, eq=False):
 
     @cached_property
     def pages(self) -> EffectUnit:
-        """Return the unit whose rows are the pages of the log."""
+        """Return the object that reads slates as rows of the regression of effects."""
         return EffectUnit.prepare(self.evaluation, {})
 
     @property
@@ -317,7 +319,7 @@ class EffectPass(Record, eq=False):
         return Reading(columns={*reading.columns, *PERSON_VISIT_COLUMNS})
 
     def __call__(self, reader: LogReader, /) -> FitSums | LogEffects | None:
-        """Return the sums of a partition, or None where the partition has no selected row."""
+        """Return the sums of a partition, or None if the partition has no selected row."""
         visits = PersonVisits.from_batches(reader.batches(Reading(columns=PERSON_VISIT_COLUMNS)), self.reward)
         if not len(visits):
             return None
@@ -328,8 +330,8 @@ class EffectPass(Record, eq=False):
         return FitSums(overlap, ReturnTimes.from_visits(watched_time=watched_time, gap=gap))
 
     def _watched_times(self, visits: PersonVisits) -> Array:
-        """Return the time after each visit in which the log would have shown a return, as a multiple of the horizon,
-        (v,)."""
+        """Return, for each of v visits, the time after it in which the log would have shown a return, as a multiple of
+        the horizon, (v,)."""
         return np.maximum(self.evaluation.extent.last_at - visits.last_at, 0) / self.horizon_us
 
     def _overlaps(self, reader: LogReader) -> Iterator[OverlapSums]:
@@ -360,8 +362,10 @@ class EffectPass(Record, eq=False):
     def _add_pages(
         self, sums: dict[RowGroup, EffectSums], batch: LoggedBatch, rows: CompletePages, visits: PersonVisits
     ) -> int:
-        """Add the pages of a batch to the sums by group. Return the number of pages that were left out because the
-        probabilities of the draw are not known."""
+        """Add the slates of a batch to the sums by group. Return the number of slates that are left out, because the
+        probabilities of their draw are not known.
+
+        sums: the sums by group, which are changed; rows: the slates; visits: the visits of the partition."""
         assert self.examination is not None
         exposures = self.pages.exposures(batch, rows, np.array(self.examination))
         now = rows.reward_left[rows.begins]
@@ -391,9 +395,9 @@ class EffectPass(Record, eq=False):
         return left_out
 
     def _events(self, rows: CompletePages, pages: Ids) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:
-        """Return the values of `EffectSums.events` and `EffectSums.products` for the given pages.
+        """Return sums over the events of the given slates: `events` and `products` of EffectSums.
 
-        pages: the indices of the pages."""
+        pages: the indices of the slates."""
         is_chosen = np.zeros(len(rows), np.bool_)
         is_chosen[pages] = True
         slots = take(rows.slots, np.flatnonzero(np.repeat(is_chosen, np.diff(rows.start))))
@@ -416,10 +420,11 @@ class EffectPass(Record, eq=False):
         self, sums: EffectSums, pages: Mapping[str, Any], exposures: Exposures, outcomes: Array, visits: PersonVisits,
         events: Mapping[str, Array], products: Mapping[tuple[str, str], float],
     ) -> EffectSums:  # fmt: skip
-        """Return the sums with n further pages added. The probabilities of each page's draw are known.
+        """Return the sums with n further slates added, whose probabilities of the draw are known.
 
-        pages: the columns of the pages; exposures: the looks of the pages at each arm; outcomes: the reward and the
-        later reward of each page, (n, 2); events, products: the values that `_events` returns for the pages."""
+        pages: the columns of the slates; exposures: the looks of the slates at each arm; outcomes (n, 2): the reward
+        of each slate and the later reward of its visit; visits: the visits of the partition; events, products: the
+        values that `_events` returns for the slates."""
         assert self.return_shares is not None
         visit, count = pages["visit_number"], 1 / pages["keep_probability"]
         # pages: baseline covariates are the place of the page in its visit and the visit's number
@@ -464,12 +469,12 @@ class EffectPass(Record, eq=False):
     # -- figures --
 
     def estimate(self, sums: EffectSums) -> EffectEstimates:
-        """Estimate the effect of showing each arm, in place of what the log shows on average."""
+        """Estimate the effects of showing each arm, compared with what the log shows on average."""
         return sums.estimate(return_weight=self.return_weight)
 
     def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
-        """Return the posteriors of the three kinds of effects in each cell. A cell is a part of the log. The posteriors
-        are shrunk towards the posteriors of the whole log.
+        """Return, for each cell (a part of the log), the posteriors of the three effects of arms. They are shrunk
+        towards the posteriors of the whole log.
 
         overall: the sums of the whole log; cells: the sums of each cell."""
         estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
@@ -500,8 +505,8 @@ class EffectPass(Record, eq=False):
     ) -> GroupEffects:
         """Return the effects in a group, with a row of the answer for each arm.
 
-        sums: the sums of the group; level: the level of the intervals; posteriors: the posteriors of the three kinds
-        of effects in the group, which by default follow from the sums of the group alone."""
+        sums: the sums of the group; level: the level of the intervals; posteriors: the posteriors of the three
+        effects in the group, by default from the sums of the group alone."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
         effect, usable = estimates.effect, estimates.is_usable
         long_run, error = estimates.arm_totals
@@ -537,8 +542,8 @@ class EffectPass(Record, eq=False):
 
 
 def _ranks(effect: Array) -> Ids:
-    """Return the rank of each arm, (k,). The arm with the largest effect has rank 1, and arms with equal effects are in
-    order of key."""
+    """Return the rank of each arm, (k,), with rank 1 for the largest effect. Arms with equal effects are in order of
+    key."""
     rank = np.empty(len(effect), np.int64)
     rank[np.argsort(-effect, kind="stable")] = np.arange(len(effect)) + 1
     return rank
@@ -547,9 +552,9 @@ def _ranks(effect: Array) -> Ids:
 def sum_log(
     unit: Unit, request: Request, engine: Engine | None = None
 ) -> tuple[EffectPass, dict[RowGroup, EffectSums], int]:  # fmt: skip
-    """Sum the log. Return the pass with the curve and the times of returns that the sums use, the sums by group, and
-    the number of pages left out. The key OVERALL has the sums of all groups together. Raise CheckFailed for a log with
-    too few data."""
+    """Sum the log for estimates of effects. Return the pass, with the position curve and the times of returns that it
+    uses, the sums by group, and the number of slates left out. The key OVERALL has the sums of all groups together.
+    Raise CheckFailed for a log with too few data."""
     effect_pass = EffectPass.resolve(unit, request)
     evaluation = effect_pass.evaluation
     fit_evaluation = replace(evaluation, request=replace(evaluation.request, by=None))
@@ -591,7 +596,8 @@ def sum_log(
 
 
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
-    """Return the answer to a request of `effects`. The unit is an open transaction."""
+    """Return the answer to a request of `effects`. unit: an open transaction; engine: the engine that reads the log in
+    parallel, or None to work in this process."""
     effect_pass, cells, left_out = sum_log(unit, request, engine)
     overall = cells.pop(OVERALL)
     in_all = effect_pass.figures(overall, OVERALL, request.level)
@@ -614,8 +620,8 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
 
 def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
     """Return a filter for each surface that serves the same users at the same time as another surface. A surface is an
-    experiment, or a policy outside of experiments. With such surfaces, visits to one surface are followed by visits to
-    another. The list is empty where no two surfaces share users."""
+    experiment, or a policy outside of experiments. Visits to one such surface are followed by visits to another. The
+    list is empty if no two surfaces share users."""
     if unit.folder is not None:
         return []
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
@@ -637,7 +643,7 @@ def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
 
 
 def _check_data(sums: EffectSums) -> None:
-    """Raise CheckFailed for a log with too few data to distinguish the effects of the arms."""
+    """Raise CheckFailed for a log with too few data to tell the effects of the arms apart."""
     if sums.pages.square.any(axis=(1, 2)).sum() < 2 * sums.pages.n_regressed:  # the number of blocks that have rows
         persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.looks), "arm")
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"

@@ -62,19 +62,19 @@ BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the esti
 
 
 class EstimateRow(Record):
-    """This record has one estimate of one target on one group.
+    """This record has one estimate of one target in one group.
 
-    `version` is None for a built-in target, and `by` is None without groups. `extent` is the extent of the log.
-    `days` counts from the first decision to the last decision with a complete reward, and is 0 where the times of
-    the log are times of an import. `arms` is the number of arms. `has_returns` tells whether the reward counts users
-    who come back. `spares_gate` and `sweep_version` are as in `Target`. `has_later_drift` tells whether drift shows
-    only together with the decisions after the log. `origin` says where the target's probabilities come from, if they
-    come from outside the store. `inclusion` tells how likely the arms of the log were to enter their lists of
-    candidates. `is_answer` tells whether this row is the answer about the target on pages, where no estimator was
-    requested. `new_arms` has the keys of the arms that the target may show today and that no decision of the log
-    could show. The estimate says nothing about these arms. `options` are the options of the requesting command,
-    which follow-up commands repeat. `untaught` is a sentence on a target that has learned nothing. `changed_at` is
-    the time since which arms have earned other rewards than before."""
+    version: the number of the version, or None for a built-in target; by: the field of the groups, or None; extent:
+    the extent of the log; days: the days from the first decision to the last with a complete reward, or 0 if the log
+    only has the time of an import; arms: the number of arms; has_returns: whether the reward counts users who come
+    back; spares_gate, sweep_version: as in `Target`; has_later_drift: whether drift shows only together with the
+    decisions after the log; origin: where the target's probabilities come from, if not from the store.
+
+    inclusion: how likely the arms of the log became candidates; is_answer: whether this row is the answer about the
+    target on slates, if no estimator was requested; new_arms: the keys of the arms that the target may show today but
+    no decision of the log could show, about which the estimate says nothing; options: the options of the command, which
+    follow-up commands repeat; untaught: a sentence on a target that has learned nothing; changed_at: the time since
+    which arms have earned other rewards than before."""
 
     target: str
     version: int | None
@@ -99,12 +99,12 @@ class EstimateRow(Record):
 
     @property
     def name(self) -> str:
-        """Return the reference of the target."""
+        """Return the reference of the target: POLICY@VERSION, or the name of a target without a version."""
         return self.target if self.version is None else f"{self.target}@{self.version}"
 
     @cached_property
     def answer(self) -> Answer:
-        """Judge whether the target is better than the log. The answer is "same" where the target would be compared with
+        """Judge whether the target is better than the log. The answer is "same" if the target would be compared with
         itself."""
         if self.target_loggers:
             return Answer("same", None)
@@ -112,31 +112,31 @@ class EstimateRow(Record):
 
     @property
     def judgement(self) -> dict[str, Any]:
-        """Return the answer, the verdict and the reasons for a table. The verdict and the reasons are empty where there
-        is nothing to judge."""
+        """Return the answer, the verdict and the reasons for doubt, as cells of a table. The verdict and the reasons
+        are empty if there is nothing to judge."""
         if self.is_moot:
             return {"answer": "own log" if self.target_loggers else None, "verdict": None, "reasons": []}
         return {"answer": self.answer.answer, "verdict": self.estimate.verdict, "reasons": [*self.estimate.reasons]}
 
     @property
     def is_moot(self) -> bool:
-        """Tell whether there is nothing to judge. This is so for a target that is compared with its own log alone, and
-        for a target that has learned nothing yet and will change."""
+        """Tell whether there is nothing to judge, because the target is compared only with its own log, or because it
+        has learned nothing yet and will change."""
         return bool(self.target_loggers) or self.untaught is not None
 
     @cached_property
     def is_as_served(self) -> tuple[bool, bool]:
-        """Return two flags. The first flag tells whether the bounds of the lift over the log are zero. The second flag
-        tells whether, besides, the estimated value is equal to the mean reward of the log."""
+        """Return two flags: whether the bounds of the lift over the log are 0, and whether the estimated value is also
+        equal to the mean reward of the log."""
         value, log_mean = self.estimate.value, self.estimate.served
         is_logged = all(bound is not None and abs(bound) <= LOG_PRECISION for bound in self.estimate.lift_bounds)
         has_value = value is not None and log_mean is not None and abs(value - log_mean) <= rounding(log_mean)
         return is_logged, is_logged and has_value
 
     def plan(self, lift: float) -> dict[str, Any]:
-        """Return how much longer the log must be so that a true lift of this size would show with probability POWER.
-        `needed` is the number of further clusters, and `needed_days` is the number of days with the present traffic.
-        Both are None where no longer log of this kind can show the lift."""
+        """Return how much longer the log must be so that a true lift of this size would show with probability POWER. In
+        the result, `needed` is the number of further clusters, and `needed_days` the days that they take with the
+        present traffic. Both are None if no longer log of this kind can show the lift."""
         value, bounds = self.estimate.lift, self.estimate.lift_bounds
         reach_factor = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf((1 + self.estimate.level) / 2)
         new_bounds = [
@@ -168,8 +168,8 @@ class EstimateRow(Record):
 
     @cached_property
     def claim(self) -> Claim:
-        """Return the answer in the form from which a sentence is made. The figures of an insufficient estimate are left
-        out."""
+        """Return the answer as a `Claim`, which writes it as a sentence. The figures of an insufficient estimate are
+        left out."""
         estimate, (answer, n_needed) = self.estimate, self.answer
         claim_fields: dict[str, Any] = {}
         if (estimate.verdict != "insufficient" or answer == "same") and not self.target_loggers:
@@ -201,7 +201,7 @@ class EstimateRow(Record):
     @property
     def target_loggers(self) -> list[str]:
         """Return the loggers that showed what the target shows, if they drew nearly all rows with a weight above 0. The
-        target is then compared with itself. Return an empty list for any other target."""
+        target is then compared with itself. Otherwise return an empty list."""
         return self.estimate.target_loggers
 
     @property
@@ -213,9 +213,9 @@ class EstimateRow(Record):
 
     @property
     def _rival(self) -> str:
-        """Return words for the side that the target is compared with. The words name the loggers, where the figures
-        leave out the rows of other loggers. The words state the loggers' fractions of the weight, where these fractions
-        differ much from the fractions of the rows."""
+        """Return words for what the target is compared with. If the rows of some loggers are left out, the words name
+        the other loggers. If the loggers' shares of the weight differ much from their shares of the rows, the words
+        state the shares."""
         n_rows = sum(logger.rows for logger, _ in self.estimate.logger_shares)
         share_by_logger = {logger.version: share for logger, share in self.estimate.logger_shares if share >= MIN_SHARE}
         has_names = 0 < len(share_by_logger) <= MAX_NAMES and None not in share_by_logger
@@ -230,14 +230,14 @@ class EstimateRow(Record):
 
     @property
     def is_explored(self) -> bool:
-        """Tell whether no weight is larger than the largest weight that a logger with the usual floor can cause."""
+        """Tell whether the largest weight could also occur under a logger with the usual floor of exploration."""
         steps = {"impression": 1, "slate": self.extent.positions}
         n_slots = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
         return log(max(self.estimate.max_weight or 1.0, 1.0)) <= n_slots * log(max(self.arms, 1) / FLOOR)
 
     def _days(self, n_clusters: int | None) -> float | None:
-        """Return the number of days in which the traffic of the log brings this many clusters. The result is None if
-        the number is unknown."""
+        """Return the number of days in which the traffic of the log brings this many clusters, or None if it is
+        unknown."""
         clusters = self.estimate.clusters
         return n_clusters * self.days / clusters if n_clusters is not None and self.days and clusters else None
 
@@ -257,8 +257,7 @@ class EstimateRow(Record):
 
 
 def estimators(request: Request) -> ope.EstimatorChoice:
-    """Return the estimators of a request. Raise InputError where the estimators do not fit the other arguments of the
-    request."""
+    """Return the estimators of a request. Raise InputError if they do not fit the other arguments of the request."""
     default_estimators = BY_ARM if request.by == "arm" else ope.DEFAULT
     choice = ope.parse(request.estimators or default_estimators)
     intervals.check_interval(request.interval, request.level, estimators=choice.estimators)
@@ -317,9 +316,10 @@ def answer(
     *, candidates: Sequence[Target] = (),
 ) -> list[EstimateRow]:  # fmt: skip
     """Return an estimate for every target, group and estimator, from one snapshot of the selected decisions. Raise
-    EmptyLog where no decision can be used.
+    EmptyLog if no decision can be used.
 
-    engine: as in `passes.sum_log`; candidates: targets beside the targets of the request."""
+    engine: the engine that reads the log in parallel, or None to work in this process; candidates: targets beside
+    the targets of the request."""
     evaluation, units, log = prepare(unit, request, estimators.with_companions, selection, candidates=candidates)
     partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
@@ -352,10 +352,11 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
     sides: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
-    """Return the resolved request, the units of rows that the estimators use, and the reader of the selected log.
-    Checks run on impressions, whatever the rows of the affected estimators are.
+    """Return the resolved request, the kinds of rows that the estimators and checks use, and the reader of the selected
+    log. Checks always use impressions, even if the estimators that they affect use other rows.
 
-    paired, candidates: as in `Evaluation.resolve`."""
+    sides: targets to compare with each other, in place of the targets that the request names; candidates: targets
+    beside the named targets."""
     evaluation = Evaluation.resolve(unit, request, selection, sides=sides, candidates=candidates)
     if ope.CRAM in estimators.impressions:
         from rlrec.app.evaluation.targets import learning_targets
@@ -387,8 +388,9 @@ def prepare(
 def _page_units(
     unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice
 ) -> Iterator[fold.RowUnit[Any, Any]]:  # fmt: skip
-    """Yield the units whose rows are pages: one unit for the estimators with weights, and one unit for the regression
-    of effects. Raise InputError where the user named the regression of effects and effects cannot be estimated."""
+    """Yield the kinds of rows in which a row is a slate: one for the estimators with weights, and one for the
+    regression of effects. Raise InputError if the user named the regression of effects and effects cannot be
+    estimated."""
     from rlrec.app.evaluation.passes.pages import EffectUnit, SlateUnit
     from rlrec.ope.units.effects import MOST_ARMS, Effects
 
@@ -418,11 +420,11 @@ def _rows(
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing_targets: Collection[int],
     new_arms: Sequence[Sequence[str]], days: Sequence[float], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
-    """Return the estimates of all units as rows of the answer, by target and group in the order of the request.
+    """Return all estimates as rows of the answer, by target and group in the order of the request.
 
-    by_unit: the estimates of each unit, by target and group; differing_targets: the numbers of the targets on which
-    models disagree; new_arms, days: the field of the same name in `EstimateRow`, for each target; log_facts: fields of
-    `EstimateRow` that are the same in all rows."""
+    by_unit: for each kind of rows, its estimates by target and group; differing_targets: the numbers of the targets
+    on which models disagree; new_arms, days: the values of these fields of `EstimateRow` for each target; log_facts:
+    fields of `EstimateRow` that are the same in all rows."""
     rows = []
     for number, target in enumerate(evaluation.targets):
         target_fields: dict[str, Any] = {
@@ -450,8 +452,8 @@ def _rows(
 
 
 def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
-    """Return for each target the number of days that the mature part of the log covers. The number is 0 where the times
-    of the log are times of an import. Decisions that may be imported are mature at once."""
+    """Return for each target the number of days that the mature part of the log covers, or 0 if the log only has the
+    time of an import. If decisions may be imported, all are mature at once."""
     selection, last_at = evaluation.selection, evaluation.extent.last_at
     if selected.lacks_times(unit, selection):
         return [0.0] * len(evaluation.targets)
@@ -467,9 +469,9 @@ def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
 
 
 def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, is_offered: Flags | None) -> list[str]:
-    """Return the keys of the arms that a target may show today and that no decision of the log could show.
+    """Return the keys of the arms that a target may show today but that no decision of the log could show.
 
-    is_offered: a flag for each arm that any decision of the log could show, as in `LogPartial`."""
+    is_offered: for each arm, whether any decision of the log could show it, or None if this is not known."""
     if target.serving is None or is_offered is None:
         return []
     offered_ids = {*evaluation.arms.ids[is_offered].tolist()}
@@ -478,9 +480,9 @@ def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, is_offered: Fl
 
 
 def _choose_answer(estimates: Mapping[str, Estimate]) -> list[str]:
-    """Choose the estimator that answers about a target on pages, and return a list with the label of this estimator.
-    The choice is the first estimator with a sufficient estimate, or else the last estimator with rows, or else the last
-    estimator. The list is empty where no estimator has an estimate.
+    """Choose the estimator that answers about a target on slates. Return a list with its label, which is empty if no
+    estimator has an estimate. The choice is the first estimator with a sufficient estimate, else the last estimator
+    with rows, else the last estimator.
 
     estimates: the estimate of each estimator, by label."""
     in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
@@ -500,9 +502,9 @@ def differing_models(
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
 ) -> set[int]:  # fmt: skip
     """Return the numbers of the targets on which the estimators dr and snips disagree on the newest decisions. The set
-    is empty where dr or sndr was requested, since these estimators report the disagreement themselves.
+    is empty if dr or sndr was requested, since these estimators report the disagreement themselves.
 
-    by_unit: the estimates of each unit, by target and group."""
+    by_unit: for each kind of rows, its estimates by target and group."""
     has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
     if has_model or (evaluation.extent.positions > 1 and not estimators.impressions):
         return set()
@@ -530,8 +532,10 @@ def _drifts(sums: CheckSums) -> bool:
 
 
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
-    """Return the sums of the checks. The returned sums of the check for drift also cover the newest decisions of the
-    store that came after the log."""
+    """Return the sums of the checks, where the check for drift also covers the newest decisions of the store after the
+    log.
+
+    sums: the sums of each check over the log."""
     numbers = {rows.reward.id: number for number, rows in enumerate(evaluation.shared_rows) if rows.policy_id is None}
     targets = [target for target in evaluation.targets if target.is_weighed]
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
@@ -547,8 +551,8 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
 
 
 def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
-    """Return the sums of the check for drift over the newest decisions that came after the log, by the id of the reward
-    and the reason of the check."""
+    """Return the sums of the check for drift over the newest decisions after the log, by the id of the reward and the
+    reason of the check."""
     later_selection = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
     if not any(selected.times(unit, later_selection)):
         return {}
@@ -561,7 +565,8 @@ def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
 def _sum_impressions(
     unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check] = ()
 ) -> tuple[fold.ImpressionUnit, fold.LogPartial]:
-    """Return the unit of impressions, and the sums of this unit over the log. The sums are empty for an empty log."""
+    """Return the impressions as a kind of rows with these estimators and checks, and their sums over the log. The sums
+    are empty for an empty log."""
     rows = fold.ImpressionUnit.prepare(unit, evaluation, estimators, checks)
     try:
         return rows, passes.sum_log([rows], LogReader(unit, evaluation))[rows]

@@ -1,10 +1,10 @@
-"""This module folds the log into estimates for every unit of rows, and defines the unit of impressions. `fold_batch`
-sums each batch, `+` adds the sums of batches, and `estimates` turns the sums into estimates.
+"""This module sums up the log and makes estimates from the sums, for every kind of rows. `fold_batch` sums each batch,
+`+` adds the sums of batches, and `estimates` turns the sums into estimates.
 
-A unit (impressions, slates, sessions) defines which rows of a batch count and how a target weighs the rows.
-Everything else is the same for all units. A fold reads no store and has no side effects. The sums of batches can be
-added in any order, and the log may be split between any two sessions. The results are then equal up to rounding, and
-are identical where the sums are added in the order of the partitions."""
+A RowUnit (impressions, slates or sessions) defines which rows of a batch are used and how a target weighs them.
+Everything else is the same for all. The functions here read no store and have no side effects. The sums of batches
+can be added in any order, and the log may be split between any two sessions. The results are then equal up to
+rounding, and identical if the sums are added in the order of the partitions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ LEAST_SHARE = 0.9  # of the logged |reward|, which the rows of an estimator must
 
 
 class Rows(Protocol):
-    """This protocol describes the rows of one unit in a batch. `slots` has the columns of all slots of the rows."""
+    """This protocol describes the rows of a batch, which are impressions, slates or visits. slots: the columns of all
+    slots of the rows."""
 
     @property
     def slots(self) -> Columns: ...
@@ -63,12 +64,11 @@ M = TypeVar("M")
 
 
 class RowCounts(UnusedVisits, eq=True):
-    """This record counts the rows of a log. The rows are impressions, pages or visits.
+    """This record counts the rows of a log. The rows are impressions, slates or visits.
 
-    `n_used` counts the rows that enter estimates. `other_policy` counts the usable rows of other policies, which say
-    nothing about the policy of an imported log. `n_selected` counts all rows, and `waiting` counts the rows that are
-    not mature yet. `size` is the sum of |reward|. `unseen_size` is the part of `size` that events of whole pages
-    have earned, which the rows lack."""
+    n_used: the rows that enter estimates; other_policy: the usable rows of other policies, which say nothing about
+    the policy of an imported log; n_selected: all rows; waiting: the rows whose reward window is still open; size:
+    the sum of |reward|; unseen_size: the part of `size` from events of whole slates, which the rows lack."""
 
     n_used: int = 0
     other_policy: int = 0
@@ -85,9 +85,9 @@ class RowCounts(UnusedVisits, eq=True):
 class GroupPartial(Sums, kw_only=True, eq=True):
     """This record has the sums of one target over the rows of one group.
 
-    `sums` has the sums of the estimators. `replicas` has the sums of the estimators for each part of the target's
-    simulated pages, by the number of the part. `reasons` has every reason for doubt that applies to any of the rows.
-    `n_gaps` counts the rows for which the target has no probability."""
+    sums: the sums of the estimators; replicas: the same sums with each part of the target's simulated slates, by the
+    number of the part; reasons: every reason for doubt that applies to any of the rows; n_gaps: the number of rows
+    for which the target has no probability."""
 
     sums: Any
     replicas: Mapping[int, Any]
@@ -95,20 +95,18 @@ class GroupPartial(Sums, kw_only=True, eq=True):
     n_gaps: int
 
     def __add__(self, other: Self) -> Self:
-        """Return the total of both records. A record without simulated pages counts the same in every part of the
-        simulated pages."""
+        """Return the total of both records. If only one of them has simulated slates, the other is added to the sums of
+        every part of these slates."""
         numbers = self.replicas.keys() | other.replicas.keys()
         replicas = {number: self.by_replica(number) + other.by_replica(number) for number in sorted(numbers)}
         return replace(super().__add__(replace(other, replicas={})), replicas=replicas)
 
     def by_replica(self, number: int) -> Any:
-        """Return the sums of the estimators for one part of the simulated pages.
-
-        number: the number of the part."""
+        """Return the sums of the estimators with one part of the simulated slates. number: the number of the part."""
         return self.replicas.get(number, self.sums)
 
     def scale(self, factors: Mapping[str, float]) -> GroupPartial:
-        """Return the sums with the rows multiplied by factors, as `RowSums.scale` does.
+        """Return the sums as if each row were multiplied by a factor.
 
         factors: the factor of each column of the sums, by name."""
         replicas = {number: sums.scale(factors) for number, sums in self.replicas.items()}
@@ -118,13 +116,13 @@ class GroupPartial(Sums, kw_only=True, eq=True):
 class LogPartial(Sums, kw_only=True, eq=True):
     """This record has the sums of a part of the log. Two such records can be added.
 
-    `groups` has the sums of each target, by the number of the target, by group and by stratum. `counts` has the
-    counts of rows, by number in `Evaluation.shared_rows`. `refusals` has a message for each batch whose pages cannot be
-    used. `names` has the fields of the contexts. `has_users` tells whether any used row has a user. `inclusion` tells
-    how likely the arms that were shown were to enter their lists of candidates. `is_offered` (a,) tells for each arm,
-    by `ArmTable.index`, whether any decision could show the arm. `checks` has the sums of each check, by number in
-    `Evaluation.shared_rows` and by reason. `visits` has the sums of the test whether rewards depend on earlier visits
-    of the person, by the id of the reward."""
+    groups: the sums of each target, by the number of the target, by group and by stratum (loggers that share a
+    weight); counts: the counts of rows, by number in `Evaluation.shared_rows`; refusals: a message for each batch
+    whose slates cannot be used; names: the fields of the contexts; has_users: whether any used row has a user;
+    inclusion: how likely the arms that were shown became candidates; is_offered (a,): whether any decision could
+    show each arm, by `ArmTable.index`; checks: the sums of each check, by number in `Evaluation.shared_rows` and by
+    reason; visits: the sums of the test whether rewards depend on earlier visits of the person, by the id of the
+    reward."""
 
     groups: Mapping[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
@@ -138,15 +136,15 @@ class LogPartial(Sums, kw_only=True, eq=True):
 
 
 class RowUnit(ABC, Generic[R, M], Record, eq=False):
-    """A RowUnit defines a kind of rows (impressions, slates or sessions), and has the estimators that use these rows. A
-    RowUnit has no access to the store. R is the type of the rows of a batch, and M is the type of the model that the
-    estimators use.
+    """A RowUnit is a kind of rows (impressions, slates or sessions) with the estimators that use these rows. A RowUnit
+    has no access to the store. R is the type of the rows of a batch, and M is the type of the model that the estimators
+    use.
 
-    `fold` has the estimators for one target. `models` has the model of each reward, by the id of the reward. A model
-    is given with the request, or fitted. `checks` has the checks that run on the rows. `logging_states` tells
-    whether targets are evaluated in the states that the logger caused. `simulates` tells whether weights may be
-    ratios of marginals, which are simulated for targets without a closed form. `noun` is the name of a row, and
-    `censored_text` says in words why censored rows cannot be used."""
+    fold: the estimators for one target; models: the model of each reward, by the id of the reward, which is given
+    with the request or fitted; checks: the checks that run on the rows; logging_states: whether targets are
+    evaluated in the states that the logger caused; simulates: whether weights may be ratios of marginals, which are
+    simulated for targets without a closed form; noun: the name of a row; censored_text: words that say why censored
+    rows cannot be used."""
 
     evaluation: Evaluation
     fold: Fold
@@ -179,19 +177,18 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
 
     @abstractmethod
     def usable_rows(self, batch: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
-        """Return the rows of a batch that can be used, and the counts of usable and other rows."""
+        """Return the rows of a batch that can be used for a reward, and the counts of usable and other rows."""
 
     @abstractmethod
     def model_sums(self, batch: LoggedBatch, rows: R) -> Any:
-        """Return the sums of these rows from which a model is fitted."""
+        """Return the sums of these rows to which a model can be fitted."""
 
     @abstractmethod
     def fit_model(self, sums: Any, reward: Reward) -> M:
         """Return the model that is fitted to these sums."""
 
     def refusal(self, batch: LoggedBatch) -> str | None:
-        """Return a message that says why the pages of a batch cannot be used. Return None where the pages can be
-        used."""
+        """Return a message that says why the slates of a batch cannot be used, or None if they can be used."""
         return None
 
     def check_sums(self, batch: LoggedBatch, rows: R, reward: Reward, model: M | None) -> Mapping[str, Any]:
@@ -199,16 +196,17 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
         return {}
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        """Return the sums of the test whether rewards carry over from one visit of a person to the next visit, for one
-        partition and by the id of the reward. The mapping is empty where rows are not visits."""
+        """Return sums over one partition for the test whether rewards carry over from one visit of a person to the
+        next, by the id of the reward. The mapping is empty if rows are not visits."""
         return {}
 
     @abstractmethod
     def batch_of(self, batch: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
-        """Return a function that takes the scorer of a target, and returns these rows as a batch for the estimators."""
+        """Return a function that takes the scorer of a target. It returns these rows with the target's weights, as a
+        batch for the estimators."""
 
     def empty_log(self, shared_rows: SharedRows, counts: RowCounts) -> EmptyLog:
-        """Return the error for a log without usable rows. The error says why no row can be used."""
+        """Return the error for a log without usable rows, which says why no row can be used."""
         if counts.waiting:
             return shared_rows.immature_log(quantity(counts.waiting, self.noun))
         if counts.other_policy:
@@ -221,7 +219,7 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
 
 
 def fold_batch(unit: RowUnit[R, M], batch: LoggedBatch) -> LogPartial:
-    """Return the sums of one batch of the log."""
+    """Return the sums of one batch of the log. unit: the kind of rows, with its estimators."""
     if (refusal := unit.refusal(batch)) is not None:
         return LogPartial(refusals=(refusal,))
     partials: dict[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = {}
@@ -251,7 +249,8 @@ def fold_batch(unit: RowUnit[R, M], batch: LoggedBatch) -> LogPartial:
 def _target_partials(
     unit: RowUnit[R, M], shared_rows: SharedRows, batch: LoggedBatch, rows: R, model: M | None
 ) -> dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]]:  # fmt: skip
-    """Return the sums of these rows for each target, by the number of the target, by group and by stratum."""
+    """Return the sums of these rows for each target, by the number of the target, by group and by stratum (loggers that
+    share a weight)."""
     partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
     evaluation = unit.evaluation
     batch_of, slots = unit.batch_of(batch, rows, model), rows.slots
@@ -306,7 +305,7 @@ def _target_partials(
 
 
 def any_slot(rows: Rows, flags: Flags) -> Flags:
-    """Tell for each row whether any slot of the row has a flag, (n,).
+    """Tell for each row whether any of its slots has a flag, (n,).
 
     flags: a flag for each slot of the rows."""
     return np.logical_or.reduceat(flags, rows.begins)
@@ -317,7 +316,8 @@ def estimates(
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
     """Return the estimates of every target and group, by the number of the target and the group.
 
-    failures: the failed checks, by number in `Evaluation.shared_rows`; cluster: the name of the randomised unit."""
+    unit: the kind of rows; partial: their sums over the log; failures: the failed checks, by number in
+    `Evaluation.shared_rows`; cluster: the name of what is a cluster, such as `user`."""
     evaluation, results = unit.evaluation, dict[tuple[int, RowGroup], list[Estimate]]()
     request = evaluation.request
     for shared_number, shared_rows in enumerate(evaluation.shared_rows):
@@ -352,7 +352,8 @@ def _target_estimates(
 ) -> tuple[dict[RowGroup, RowSums], dict[RowGroup, list[Estimate]]]:  # fmt: skip
     """Return the sums of one target over all loggers, by group, and the estimates of the target, by group.
 
-    number: the number of the target; failed_checks: the failed checks."""
+    number: the number of the target; counts: the counts of its rows; visit_sums: the sums of the test whether
+    rewards depend on earlier visits, or None; failed_checks: the checks that the log fails."""
     evaluation, fold, request = unit.evaluation, unit.fold, unit.evaluation.request
     has_table = not isinstance(request.reward_model, str | None)  # whose file is by arm
     target, is_weighed = scorer.target, scorer.target.is_weighed
@@ -419,7 +420,8 @@ def _target_estimates(
 def _with_replicas(
     fold: Fold, total: GroupPartial, estimates: Sequence[Estimate], options: FinishOptions
 ) -> Sequence[Estimate]:  # fmt: skip
-    """Return the estimates of a group, with intervals that include the error of simulated pages."""
+    """Return the estimates of a group with wider intervals, which include the error of simulated slates. total: the
+    sums of the group."""
     if not total.replicas:
         return estimates
     replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
@@ -432,9 +434,9 @@ def _with_replicas(
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
-    """Return the weights of the loggers in each group, for the targets with these numbers together. The strata with
-    weight 0 are the same in all groups. `loggers` of a result has the estimators of each logger for the first
-    target."""
+    """Return the weights of the loggers in each group, for the targets with these numbers together. The same strata
+    (loggers and halves of their rows) are left out in all groups. In a result, `loggers` has the estimators of each
+    logger alone, for the first target."""
     totals: list[Mapping[Stratum, Any]] = []
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
     for number in numbers:
@@ -464,7 +466,7 @@ def over_loggers(
 
 
 class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
-    """The rows of an ImpressionUnit are impressions."""
+    """An ImpressionUnit is a kind of rows in which a row is an impression (one slot)."""
 
     fold: ImpressionFold
 
@@ -472,8 +474,9 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
     def prepare(
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check]
     ) -> Self:
-        """Return the unit for these estimators and checks, with the curve and the table of rewards that the request
-        names. Raise InputError for an unknown curve, and for a table that does not fit the catalogue."""
+        """Return the impressions with these estimators and checks, and with the position curve and the table of
+        rewards that the request names. Raise InputError for an unknown curve, and for a table that does not fit the
+        catalogue."""
         request, curve, table = evaluation.request, None, None
         if request.position is not None:
             from rlrec.app.evaluation.models.reward_models import position_curve

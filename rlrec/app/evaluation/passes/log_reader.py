@@ -1,4 +1,4 @@
-"""This module reads the log for folds. Each batch comes with all data of the store that a fold needs."""
+"""This module reads the log for evaluations. Each batch comes with all data of the store that an evaluation needs."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 class Reading(Record):
     """This record says which part of the log a pass reads.
 
-    `columns` are the columns of the log. `visits` tells whether to read the visits of the sessions, and `keys`
-    whether to read the keys of sessions. `targets` tells whether to read the data that probabilities of targets
-    need: eligible sets, lists of candidates, and groups. `support` tells whether to add the place of each slot on
-    its slate, and which arms the loggers could show. `marginals` is a number of positions, for which slots get the
-    column `logger_marginals` (n, marginals) by `LoggerMarginals`. With 0, only the contexts that the marginals
-    depend on are read. With None, nothing is read for marginals. `pairs` tells whether to add the column
-    `logger_pairs`. `shares` is the number of positions for which the batch gets the loggers' probabilities of all
-    arms."""
+    columns: the columns of the log; visits: whether to read the visits of the sessions; keys: whether to read the
+    keys of sessions; targets: whether to read what probabilities of targets need: eligible sets, lists of
+    candidates, and groups; support: whether to add the place of each slot on its slate, and which arms the loggers
+    could show.
+
+    marginals: the number of positions for which slots get the column `logger_marginals` (n, marginals), by
+    `LoggerMarginals`. With 0, only the contexts that marginals depend on are read; with None, nothing. pairs: whether
+    to add the column `logger_pairs`; shares: the number of positions for which the batch gets the loggers'
+    probabilities of all arms."""
 
     columns: Collection[str]
     visits: bool = False
@@ -54,17 +55,17 @@ class Reading(Record):
 
     @classmethod
     def union(cls, readings: Iterable[Reading]) -> Reading:
-        """Return a reading with all columns of these readings, and with visits if any of these readings has visits."""
+        """Return a reading with all columns of these readings, and with visits if any of them has visits."""
         columns, visits = zip(*((reading.columns, reading.visits) for reading in readings), strict=True)
         return cls(columns=frozenset[str]().union(*columns), visits=any(visits))
 
 
 class LogReader:
-    """A LogReader reads the log of one evaluation, batch by batch, as often as needed. The LogReader makes all queries
-    to the store, and caches what later batches need again. A fold sees only objects of the class `LoggedBatch`.
+    """A LogReader reads the log of one evaluation, batch by batch, as often as needed. It makes all queries to the
+    store, and caches what later batches need again.
 
-    `progress` is a function that is called before each batch. `rows` has the batches of one partition, which are
-    read in place of the log, and `number` is the number of this partition."""
+    progress: a function that is called before each batch; rows: the batches of one partition to read in place of the
+    log, or None; number: the number of this partition; contexts: a cache of contexts to use."""
 
     def __init__(
         self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None,
@@ -89,14 +90,14 @@ class LogReader:
         return LoggerMarginals(self.loggers)
 
     def clone(self) -> LogReader:
-        """Return another reader of the same rows. The two readers share only the cache of contexts."""
+        """Return another reader of the same rows. Both readers share only the cache of contexts."""
         return LogReader(
             self.unit, self.evaluation, progress=self.progress, rows=self._rows, number=self.number,
             contexts=self.contexts,
         )  # fmt: skip
 
     def read(self, reading: Reading) -> Iterator[LoggedBatch]:
-        """Yield the batches of the log with all data of the store that folds need."""
+        """Yield the batches of the log with all data of the store that an evaluation needs."""
         for batch in self.batches(reading):
             if reading.targets:
                 for log, eligible in self._portions(batch, reading):
@@ -108,8 +109,8 @@ class LogReader:
             yield LoggedBatch(log=replace(batch, slots=slots), contexts=contexts, eligible={})
 
     def partitions(self, reading: Reading, *, times: int = 1) -> Iterator[Iterable[Batch]]:
-        """Iterate over the partitions of the log, and yield the stored batches of each partition. All partitions come
-        `times` times. A partition can be read several times until the next partition begins."""
+        """Yield the partitions of the log one after another, as their stored batches. After the last partition, all are
+        yielded again, `times` times in all. A partition can be read several times until the next partition begins."""
         needed_columns, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
             self.unit, selection, self.evaluation.partitions, columns=needed_columns,
@@ -140,8 +141,8 @@ class LogReader:
 
     def _portions(self, batch: Batch, reading: Reading) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
         """Cut a batch into portions of whole sessions. Yield each portion with the arms of its eligible sets, by the id
-        of the set. Each portion is so small that these arms, the marginals of the slots and the loggers' probabilities
-        of all arms fit into memory."""
+        of the set. A portion is so small that these arms, the marginals of the slots and the loggers' probabilities of
+        all arms fit into memory."""
         # a set or draw is counted where it first occurs
         cells = reader.set_cells(self.unit, batch.slots["eligible_id"]) + (reading.marginals or 0)
         if reading.shares:
@@ -203,9 +204,9 @@ class LogReader:
     def _shares(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], positions: int
     ) -> tuple[Array, Columns]:  # fmt: skip
-        """Return the loggers' probabilities of all arms in each distribution that slates were drawn from, as in
-        `LoggedBatch`, and the slots with the column `draw`. This column has the index of each slot's distribution, or
-        -1 where the distribution is not known.
+        """Return the loggers' probabilities of all arms in each distribution of the batch, (distributions, positions,
+        arms), and the slots with the column `draw`. This column has the index of the distribution that drew each slot's
+        slate, or -1 if it is not known.
 
         positions: the number of positions for which probabilities are computed."""
         arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
@@ -220,8 +221,8 @@ class LogReader:
         return shares, {**slots, log_rows.DRAW: draw}
 
     def _draws(self, slots: Columns) -> Ids:
-        """Return the index of the first slot of each combination of belief, eligible set and context. Several
-        combinations may have the same distribution of slates."""
+        """Return the index of the first slot of each combination of belief, eligible set and context that drew slates.
+        Several combinations may have the same distribution."""
         names = ["version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size"]
         if self.loggers.reads(slots, ~slots["imported"]):
             names.append("context_id")
@@ -230,9 +231,9 @@ class LogReader:
         return distinct(*(slots[name] for name in names))[0]
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
-        """Return the slots, and the features of arms that hold for one decision alone. A decision with such features
-        gets a negative number in the column `catalogue_revision`, and the features are a mapping from this number to
-        the JSON of each arm, by the id of the arm."""
+        """Return the slots, and features of arms that hold only for single decisions. A decision with such features
+        gets a negative number in the column `catalogue_revision`. The features are a mapping from this number to the
+        JSON of each arm, by the id of the arm."""
         decision_id = slots["decision_id"]
         contexts = imported_data.feature_contexts(self.unit, np.unique(decision_id).tolist())
         if not contexts:
@@ -262,8 +263,8 @@ class LogReader:
     def _with_inclusion(
         self, lists: log_rows.LoggedLists, slots: Columns, contexts: ContextTable
     ) -> log_rows.LoggedLists:
-        """Return the lists. Where any target has another first stage than the lists, the result also has the
-        probabilities with which the arms shown became candidates."""
+        """Return the lists of candidates. If any target has another first stage than the loggers, add how likely the
+        arms shown became candidates."""
         target_stages = {
             target.serving and log_rows.first_stage(target.serving.version) for target in self.evaluation.targets
         }
@@ -280,8 +281,8 @@ class LogReader:
         return replace(lists, inclusion=inclusion)
 
     def _eligible_sets(self, set_ids: AbstractSet[int]) -> Mapping[int, Ids]:
-        """Return the arms of each eligible set, by the id of the set. The arms of a set that occurred in the previous
-        batch are not read again."""
+        """Return the arms of each eligible set, by the id of the set. Sets that occurred in the previous batch are not
+        read again."""
         unread_sets = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
         cached_sets = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
         self._eligible = StoredRows("eligible_set", cached_sets)

@@ -1,5 +1,5 @@
-"""This module has two units whose rows are complete pages. The unit of slates weighs each page as a whole or slot by
-slot. The unit of effects compares the arms that were drawn with the arms that were expected before the draw."""
+"""This module has two kinds of rows in which a row is a complete slate (page). A SlateUnit weighs each slate as a whole
+or slot by slot. An EffectUnit compares the arms that were drawn with the arms that were expected before the draw."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ MAX_SIMULATED = 32  # most simulated pages for a decision with a distribution of
 
 
 class CompletePages(Record, eq=False):
-    """This record has the s complete pages of a batch, with n slots in all. The slots of a page are in order from the
+    """This record has the s complete slates of a batch, with n slots in all. The slots of a slate are in order from the
     top.
 
-    `impressions` has the slots, (n,). `start` (s + 1,) has the index of the first slot of each page. `page` (s,) is
-    the reward that events of the whole page have earned."""
+    impressions: the n slots; start (s + 1,): the index of the first slot of each slate, and n; page (s,): the reward
+    from events of the whole slate."""
 
     impressions: ImpressionRows
     start: Ids
@@ -51,9 +51,9 @@ class CompletePages(Record, eq=False):
         return len(self.page)
 
     def take(self, pages: Flags) -> CompletePages:
-        """Return the pages that have a flag.
+        """Return the flagged slates.
 
-        pages: a flag for each page, (s,)."""
+        pages (s,): a flag for each slate."""
         if pages.all():
             return self
         size = np.diff(self.start)
@@ -67,13 +67,13 @@ class CompletePages(Record, eq=False):
 
     @property
     def begins(self) -> Ids:
-        """Return the index of the first slot of each page, (s,)."""
+        """Return the index of the first slot of each slate, (s,)."""
         return self.start[:-1]
 
     @property
     def reward_left(self) -> Array:
-        """Return for each slot the reward of its page from this slot down to the end, including the reward of the whole
-        page, (n,)."""
+        """Return for each slot the reward of its slate from this slot down to the end, including the reward from events
+        of the whole slate, (n,)."""
         reward, size = self.impressions.reward, np.diff(self.start)
         remaining_reward = np.cumsum(reward[::-1])[::-1]
         after_page = np.r_[remaining_reward, 0.0][self.start[1:]]
@@ -81,7 +81,7 @@ class CompletePages(Record, eq=False):
 
 
 class PageUnit(RowUnit[CompletePages, M], eq=False):
-    """The rows of a PageUnit are complete pages."""
+    """A PageUnit is a kind of rows in which a row is a complete slate."""
 
     noun: ClassVar[str] = "page"
     censored_text: ClassVar[str] = "has a censored slot"
@@ -106,11 +106,11 @@ class PageUnit(RowUnit[CompletePages, M], eq=False):
 
 
 class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
-    """The rows of a SlateUnit are complete pages that are weighted.
+    """A SlateUnit is a kind of rows in which a row is a complete slate that is weighted.
 
-    `fit` fits models that predict the reward of a page from each slot down to the end. `needs` says which data about
-    a target the estimators need. `require_pairs` tells whether a page that the estimator `pi` cannot weigh is an
-    error. Otherwise such a page is left out."""
+    fit: fits models that predict the reward of a slate from each slot down to the end; needs: which data about a
+    target the estimators need; require_pairs: whether a slate that the estimator `pi` cannot weigh raises an error.
+    If not, such a slate is left out."""
 
     fold: SlateFold
     fit: reward_models.RewardModelFit
@@ -121,8 +121,10 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
     def prepare(
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SlateEstimator], *, require_pairs: bool
     ) -> SlateUnit:
-        """Return the unit for these estimators, with the curves of examination that the estimators name. Raise
-        InputError for an unknown curve."""
+        """Return slates as rows for these estimators, with the position curves that the estimators name. Raise
+        InputError for an unknown curve.
+
+        require_pairs: whether a slate that the estimator `pi` cannot weigh raises an error."""
         resolved_estimators = {
             label: replace(kind, shape=reward_models.position_curve(unit, kind.curve))
             if isinstance(kind, Pbm | Interpol) and kind.curve else kind
@@ -171,7 +173,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         }  # fmt: skip
 
         def make_batch(scorer: Scorer) -> SlateBatch:
-            """Return the pages as a batch for the estimators per slate, weighted for the target of a scorer."""
+            """Return the slates as a batch for the slate estimators, weighted for the target of a scorer."""
             if not scorer.target.is_weighed:
                 return _on_policy_batch(shared_columns, slots, needs)
             columns = slate_columns(scorer, impressions, batch, needs=needs, values=values)
@@ -182,11 +184,11 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
 
 
 def _reweigh_by_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
-    """Return the batch with the weights multiplied by exp(ratio). The factor of a page belongs to its first slot, since
-    a list of candidates is drawn before the first slot.
+    """Return the batch with its weights multiplied by exp(ratio). The factor of a slate is given to its first slot,
+    since a list of candidates is drawn before the first slot.
 
-    ratio: the logarithm of the target's probability of the list divided by the logger's, for each slot, (n,);
-    begins: the index of the first slot of each page."""
+    ratio (n,): for each slot, the logarithm of the target's probability of the list, divided by the logger's;
+    begins: the index of the first slot of each slate."""
     share, first_ratio, unknown_values = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
     first_ratio[begins] = ratio[begins]
     return replace(
@@ -199,8 +201,8 @@ def _reweigh_by_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatc
 
 
 def _on_policy_batch(shared_columns: dict[str, Any], slots: Columns, needs: Needs) -> SlateBatch:
-    """Return the batch of pages that the target itself served. All weights of these pages are 1, and the arms shown are
-    a sample of the target's distribution.
+    """Return a batch of slates that the target itself served. All weights are 1, and the arms shown are a sample of the
+    target's distribution.
 
     shared_columns: the columns of the batch that are the same for all targets."""
     n = len(slots["position"])
@@ -215,8 +217,8 @@ def _on_policy_batch(shared_columns: dict[str, Any], slots: Columns, needs: Need
 
 
 def _require_pairs(slots: Columns) -> None:
-    """Raise InputError for a page whose logger has unknown probabilities of pairs of slots. A page of one slot has no
-    pairs, and slots with sets of arms of their own need no such probabilities."""
+    """Raise InputError if the logger's probabilities of pairs of slots are unknown for any slate. A slate of one slot
+    has no pairs, and slots with their own sets of arms need no such probabilities."""
     is_unknown, has_sets = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1), slot_set_flags(slots)
     if has_sets is not None:
         is_unknown &= ~has_sets | np.isnan(slots["marginal"])
@@ -228,7 +230,7 @@ def _require_pairs(slots: Columns) -> None:
 
 
 def _incomplete_slots(slots: Columns) -> Ids:
-    """Return the indices of the slots that show a missing position of their page."""
+    """Return the indices of slots that show that their slate lacks a position."""
     first_slots = run_starts(slots["decision_id"])
     size = np.diff(np.r_[first_slots, len(slots["decision_id"])])
     depth = numbers_in_runs(first_slots, len(slots["position"]))
@@ -236,7 +238,7 @@ def _incomplete_slots(slots: Columns) -> Ids:
 
 
 def _complete_pages(batch: reader.Batch, definition: Reward) -> CompletePages:
-    """Return the complete pages of a batch, with the rewards of the pages."""
+    """Return the complete slates of a batch, with their rewards."""
     rows, missing = reward_log.with_rewards(batch, definition), _incomplete_slots(batch.slots)
     if len(missing):
         rows = rows.take(~np.isin(batch.slots["decision_id"], batch.slots["decision_id"][missing]))
@@ -256,10 +258,9 @@ def _complete_pages(batch: reader.Batch, definition: Reward) -> CompletePages:
 class Needs(Record):
     """This record says which data about a target the estimators need.
 
-    `joint` stands for the target's probability of all slots down to each slot. `table` stands for the probabilities
-    of the shown arm at every position. `additive` stands for the weights of the estimator `pi`. `marginal` stands
-    for the probability of each arm at the position where the arm was shown. `positions` is the length of the longest
-    page."""
+    positions: the length of the longest slate; joint: whether to compute the target's probability of all slots down
+    to each slot; table: the probabilities of the shown arm at every position; additive: the weights of the estimator
+    `pi`; marginal: the probability of each arm at the position where it was shown."""
 
     positions: int
     joint: bool
@@ -271,10 +272,10 @@ class Needs(Record):
 def slate_columns(
     scorer: Scorer, rows: ImpressionRows, batch: LoggedBatch, *, needs: Needs, values: reward_models.ModelValues | None
 ) -> dict[str, Array | None]:
-    """Return those columns of a `SlateBatch` that depend on the target. An unknown value is NaN.
+    """Return the columns of a `SlateBatch` that depend on the target. An unknown value is NaN.
 
-    rows: the slots of complete pages; needs: the data that estimators need; values: None, or the values of a model
-    that predicts the reward of a page from each slot down to the end."""
+    rows: the slots of complete slates; needs: the data that estimators need; values: the values of a model that
+    predicts the reward of a slate from each slot down to the end, or None."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, means = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
     is_simulated = (
@@ -330,10 +331,10 @@ def slate_columns(
 
 
 def target_exposures(scorer: Scorer, rows: ImpressionRows, batch: LoggedBatch, *, examination: Array) -> Array:
-    """Return how often each arm is expected to be examined on a page of the target, (n, arms), with arms in order of
-    key. The result is NaN where the target's probabilities have no closed form.
+    """Return how often each arm is expected to be examined on a slate that the target draws, (n, arms), with arms in
+    order of key. The result is NaN if the target's probabilities have no closed form.
 
-    rows: the first slot of each page; examination: the examination of each position."""
+    rows: the first slot of each slate; examination: the examination of each position."""
     exposure = np.full((len(rows), len(scorer.arms)), np.nan)
 
     for case_rows in scorer.case_rows(rows, batch):
@@ -352,8 +353,8 @@ def target_exposures(scorer: Scorer, rows: ImpressionRows, batch: LoggedBatch, *
 
 
 def _fill_additive(case_rows: CaseRows, additive: Array, batch: LoggedBatch) -> None:
-    """Write the part that each slot adds to the page's weight in the estimator `pi`, for pages whose logger has a list
-    of all slates with their probabilities.
+    """Write what each slot adds to the weight of its slate in the estimator `pi`. Only slates are written whose logger
+    has a list of all slates with their probabilities.
 
     additive: the array to write to, with an element for each slot."""
     slots = case_rows.rows.slots
@@ -378,10 +379,10 @@ _COLUMNS = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordina
 
 
 class EffectUnit(PageUnit[PositionCurve], eq=False):
-    """The rows of an EffectUnit are complete pages, for a regression on the arms' exposures. The exposure of a page to
-    an arm is how much the arm is examined there, and is compared with the expectation before the draw. The model of the
-    unit is the curve of examination, estimated from the clicks of the log. `positions` is the length of the longest
-    page."""
+    """An EffectUnit is a kind of rows in which a row is a complete slate, for a regression on the exposures of arms.
+    The exposure of an arm on a slate is how much it is examined there, compared with what was expected before the draw.
+    The model of an EffectUnit is the position curve, estimated from the clicks of the log. positions: the length of the
+    longest slate."""
 
     fold: EffectFold
     positions: int
@@ -429,8 +430,8 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         first_slots = rows.impressions.at(begins)
 
         def make_batch(scorer: Scorer) -> EffectBatch:
-            """Return the pages as a batch for the regression, with the change of the expected exposures under the
-            target of a scorer."""
+            """Return the slates as a batch for the regression. The batch says how the target of a scorer changes the
+            expected exposures."""
             if not scorer.target.is_weighed:  # what it showed is a sample of its own distribution
                 return EffectBatch(**shared_columns, change=np.zeros(expectation.shape))
             target_exposure = target_exposures(scorer, first_slots, batch, examination=examination)
@@ -439,7 +440,7 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         return make_batch
 
     def exposures(self, batch: LoggedBatch, rows: CompletePages, examination: Array) -> Exposures:
-        """Return the looks at each arm on each page, and the expected looks before the draw.
+        """Return how much each arm is looked at on each slate, in fact and as expected before the draw.
 
         examination: the examination of each position."""
         slots, arms = rows.slots, self.evaluation.arms
@@ -452,7 +453,7 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
 
 
 def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> PositionRows:
-    """Return the slots of pages and their rewards in the form in which rewards at different positions are compared."""
+    """Return the slots of slates and their rewards in the form in which rewards at different positions are compared."""
     return PositionRows(
         page=slots["decision_id"], arm=arms.ranks(slots["arm_id"]), position=slots["position"], reward=reward,
         cluster=slots["cluster"], count=1 / slots["keep_probability"], marginals=slots[log_rows.MARGINALS],
@@ -460,16 +461,16 @@ def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> Pos
 
 
 def extend_curve(curve: PositionCurve | None, positions: int) -> Array:
-    """Return the examination of positions 1 to `positions`, (positions,). Positions below the end of the curve have the
-    last value of the curve. Without a curve, every position has the value 1."""
+    """Return the examination of positions 1 to `positions`, (positions,). Positions below the end of the curve have its
+    last value. Without a curve, every position has the value 1."""
     examination = (1.0,) if curve is None or not curve.examination else curve.examination
     return np.array([*examination, *[examination[-1]] * positions][:positions])
 
 
 def remaining_rewards(rows: CompletePages, reward: Array) -> Array:
-    """Return for each page the reward of the page plus the rewards of the later pages of the visit, (s,).
+    """Return for each of s slates its reward plus the rewards of the later slates of the visit, (s,).
 
-    reward: the reward of each page, (s,)."""
+    reward (s,): the reward of each slate."""
     session, visit, step = (rows.slots[name][rows.begins] for name in ("session_id", "visit", "step"))
     order = np.lexsort((-step, visit, session))  # from the last page of a visit to the first
     starts, sums = run_starts(session[order], visit[order]), np.cumsum(reward[order])

@@ -1,7 +1,7 @@
-"""This module makes passes over the log, partition by partition, in this process or in the processes of an engine.
+"""This module reads the log in passes, partition by partition, in this process or in the processes of an engine.
 
-The work on a partition depends only on the partition and on the parameters of the pass. The work is set up anew for
-each partition, so that nothing a process remembers of other partitions can change a bit of the result."""
+The work on a partition depends only on the partition and on the parameters of the pass. It is set up anew for each
+partition. What a process remembers of other partitions therefore cannot change a bit of the result."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Partition(NamedTuple):
-    """This record has a partition of the log. `number` is the number of the partition. `rows` has the batches, which
-    can be read again. `rows` is None where the batches are read from `folder`."""
+    """This record is a partition of the log. number: the number of the partition; rows: its batches, which can be read
+    again, or None to read them from the exported files in `folder`."""
 
     number: int
     rows: Iterable[Batch] | None
@@ -43,8 +43,9 @@ class Partition(NamedTuple):
 
 
 class Pass(Protocol[R_co]):
-    """A Pass does the work on a partition of the log. A Pass can be pickled, and a handle then takes the place of the
-    unit. `reading` says which part of the partition is read."""
+    """A Pass is a function that does the work on a partition of the log. A Pass can be sent to another process by
+    pickling. The open transaction is then left out, and replaced there by one of that process. reading: which part of
+    the partition is read."""
 
     @property
     def evaluation(self) -> Evaluation: ...
@@ -58,7 +59,7 @@ Parts = Iterator[Iterable[Batch]]
 
 
 def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, parts: Parts | None = None) -> Iterator[R_co]:
-    """Yield the result of each partition, in order.
+    """Do the work of a pass on each partition, and yield the results in order.
 
     work: the pass; engine: the engine that does the work, or None to work in this process; parts: partitions that
     were read for several passes, or None to read the partitions here."""
@@ -91,7 +92,7 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, parts: P
 
 
 def result(packed_pass: bytes, unit: Unit, partition: Partition, reader: LogReader | None = None) -> Any:
-    """Return the result of one partition.
+    """Return the result of a pass on one partition.
 
     packed_pass: the pickled pass; reader: a reader whose cache of contexts and whose function `progress` are used,
     or None."""
@@ -103,11 +104,11 @@ def result(packed_pass: bytes, unit: Unit, partition: Partition, reader: LogRead
 
 
 class StoreRunner(Record):
-    """A StoreRunner runs passes in another process, with a connection of its own. A StoreRunner queries the store only
-    for data that never change. Data that may change come with the partition.
+    """A StoreRunner runs passes in another process, with its own connection to the store. It reads from the store only
+    data that never change. Data that may change are sent with the partition.
 
-    `url` is the address of the store, including the password. `now` is the time of the clock, and `zone` is the time
-    zone in which days begin."""
+    url: the address of the store, including the password; now: the time of the clock; zone: the time zone in which
+    days begin."""
 
     url: str = field(repr=False)
     now: int
@@ -122,8 +123,8 @@ class StoreRunner(Record):
 
 
 class Workers(Record):
-    """This record says who works on the partitions. `jobs` is the number of processes, `engine` is "local" or "dask",
-    and `scheduler` is the address of a running cluster."""
+    """This record says which processes work on the partitions. jobs: the number of processes; engine: "local" or
+    "dask"; scheduler: the address of a running cluster of dask, or None."""
 
     jobs: int = 1
     engine: str = "local"
@@ -131,11 +132,10 @@ class Workers(Record):
 
     @contextmanager
     def open_engine(self, store: Store, now: int, *, has_reasons: bool = False) -> Iterator[Engine | None]:
-        """Open the engine and yield the engine, or yield None to work in this process. Raise InputError for an unknown
-        engine.
+        """Open the engine and yield it, or yield None to work in this process. Raise InputError for an unknown engine.
 
-        has_reasons: whether the result has reasons, among which different processors of the workers are reported.
-        Otherwise a notice reports the different processors."""
+        has_reasons: whether the caller reports different processors of the workers as a reason for doubt. If not, a
+        notice reports them."""
         if self.engine not in ENGINES:
             raise lookup.unknown("engine", self.engine, ENGINES, hint=f"one of {', '.join(ENGINES)}")
         if self.scheduler is not None and self.engine != "dask":
@@ -172,8 +172,8 @@ AnyUnit = RowUnit[Any, Any]
 
 
 class JointPass(Record):
-    """A JointPass reads a partition of the log once for several evaluations. With `is_fit`, the pass collects the sums
-    to which models of rewards are fitted, by the id of the reward. Otherwise the pass evaluates targets."""
+    """A JointPass reads a partition of the log once for several kinds of rows (units). is_fit: whether the pass
+    collects sums to which models of rewards are fitted, by the id of the reward. If not, it evaluates targets."""
 
     evaluation: Evaluation
     units: Sequence[AnyUnit]
@@ -181,7 +181,7 @@ class JointPass(Record):
 
     @property
     def reading(self) -> Reading:
-        """Return the union of the readings of all units."""
+        """Return what must be read for all kinds of rows (units) together."""
         return Reading.union(unit.fit_reading if self.is_fit else unit.judge_reading for unit in self.units)
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
@@ -204,7 +204,8 @@ class JointPass(Record):
         return total.close() + LogPartial(visits=unit.visit_carry_over(reader))
 
     def add(self, sums: Any, addend: Any) -> Any:
-        """Return the total of two sums of one unit. Raise InputError if the total has more than 1,000 groups."""
+        """Return the total of two sums of one kind of rows. Raise InputError if the total has more than 1,000
+        groups."""
         if self.is_fit:
             return add_each(sums, addend)
         total: LogPartial = sums + addend
@@ -216,10 +217,11 @@ class JointPass(Record):
 def sum_log(
     units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, *, require_pages: bool = True
 ) -> dict[AnyUnit, LogPartial]:  # fmt: skip
-    """Return the sums of the log for each unit. Raise EmptyLog where a target has no usable rows.
+    """Return the sums of the log for each kind of rows (unit). Raise EmptyLog if a target has no usable rows.
 
     engine: the engine that works on the partitions of the log, or None to work in this process; require_pages:
-    whether to raise InputError where a unit cannot use the pages of the log. Otherwise the result lacks this unit."""
+    whether to raise InputError if the slates of the log cannot be used as rows. If not, the result lacks this kind
+    of rows."""
     parts, readings = None, [unit.judge_reading for unit in units]
     # the log is read once and serves both passes
     if fitted_readings := [unit.fit_reading for unit in units if unit.needs_fit]:
@@ -242,9 +244,10 @@ def sum_log(
 def with_models(
     units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, parts: Parts | None = None
 ) -> list[AnyUnit]:  # fmt: skip
-    """Return the units with the models that the units need. The models are fitted in a pass over the log.
+    """Return the kinds of rows (units) with the models that their estimators need. Models are fitted in a pass over the
+    log.
 
-    parts: the argument `parts` of `results`."""
+    engine: the engine that works on the partitions, or None; parts: partitions that were read already, or None."""
     rewards, fitted_units = reader.evaluation.rewards, [unit for unit in units if unit.needs_fit]
     fit_pass = JointPass(evaluation=reader.evaluation, units=fitted_units, is_fit=True)
     models = {
@@ -257,10 +260,10 @@ def with_models(
 def _sum_partitions(
     joint_pass: JointPass, initial: Any, reader: LogReader, engine: Engine | None, parts: Parts | None
 ) -> list[Any]:
-    """Sum the log partition by partition, and return the sums of each evaluation unit (a target, a reward and an
-    estimator).
+    """Do the work of a pass on each partition, and return the total for each kind of rows (unit).
 
-    initial: the sums of an empty log; parts: the partitions that are read, as in `results`."""
+    initial: the sums of an empty log; engine: the engine that works on the partitions, or None; parts: partitions
+    that were read already, or None."""
     sums = [initial] * len(joint_pass.units)
     for partition_sums in results(reader, joint_pass, engine, parts) if joint_pass.units else ():
         sums = [joint_pass.add(total, addend) for total, addend in zip(sums, partition_sums, strict=True)]

@@ -1,5 +1,5 @@
-"""This module defines requests for an evaluation, and the data that all folds share once the names of a request have
-been looked up."""
+"""This module defines requests for an evaluation, and the data that all parts of an evaluation share once the names of
+a request have been looked up."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SIDE_TABLES = ("candidate_list", "decision_features", "slot_set", "logged_suppor
 
 
 class EmptyLog(InputError):
-    """This error says that the log has no rows on which a target could be evaluated. Where all selected decisions are
-    too young, `wait_us` is the time that a decision must wait until it counts."""
+    """This error says that the log has no rows on which a target could be evaluated. wait_us: how long a decision must
+    wait until it can be used, if all selected decisions are too young."""
 
     def __init__(self, message: str, *, hint: str, wait_us: int | None = None) -> None:
         super().__init__(f"empty log: {message}", hint=hint)
@@ -41,13 +41,12 @@ class EmptyLog(InputError):
 class Request(Record):
     """This record has the arguments of `evaluate`.
 
-    `log` is a filter. `position` is the name of a curve of examination, for reward models. `cluster` is the
-    randomised unit, and None stands for the user where a user is known, and otherwise for the session.
-    `target_samples` is the number of simulated pages of a target whose marginals have no closed form, and with 0 no
-    pages are simulated. `sources` has the name and the source of each target that is not in the store, and `tables`
-    has the table of each such target, by name. `temperature` is the temperature of the softmax over scores.
-    `fitted_on` is a filter of the decisions that tables were fitted to, or `none`, and `fit_doubts` has the reasons
-    for doubt that follow."""
+    log: a filter; position: the name of a position curve, for reward models; cluster: `user`, `session` or `row`,
+    where None stands for the user if a user is known, else for the session; target_samples: the number of slates to
+    simulate for a target whose marginals have no closed form, or 0 to simulate none; sources: the name and the
+    source of each target that is not in the store; tables: the table of each such target, by name; temperature: the
+    temperature of the softmax over scores; fitted_on: a filter of the decisions that tables were fitted to, or
+    `none`; fit_doubts: the reasons for doubt that follow."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -75,8 +74,8 @@ class Request(Record):
 class SharedRows(Record, eq=False):
     """This record has targets that are evaluated on the same rows with the same reward.
 
-    `policy_id` is None, or the id of the policy of an imported log. Only rows of this policy can evaluate the
-    policy. `members` has, for each target, its number in the evaluation and its scorer."""
+    policy_id: None, or the id of the policy of an imported log, which only its own rows can evaluate; members: for
+    each target, its number in the evaluation and its scorer."""
 
     reward: Reward
     policy_id: int | None
@@ -92,15 +91,16 @@ class SharedRows(Record, eq=False):
 
 
 class Evaluation(Record, eq=False):
-    """This record is a request in which all names have been looked up. Folds do not change this record.
+    """This record is a request with all its names looked up. It never changes.
 
-    `cluster` is the randomised unit, a member of `log_rows.CLUSTERS`. `spans_batches` tells whether a cluster may
-    have rows in several batches. `now` is the time by which rows must be mature. `encode` tells whether features of
-    contexts are needed. `loggers` has the loggers that may get weights. `is_paired` tells whether targets are compared
-    with each other. Then all targets are evaluated on the same rows, which are the rows for which every target has a
-    probability, without visits that are too long. `people` tells how it is known that each session without a user is
-    another person: `stated` by the request or by an experiment by session, `simulated` where decisions are not
-    imported, and None where this is not known. `side_tables` has the members of SIDE_TABLES that have rows."""
+    cluster: what is a cluster, a member of `log_rows.CLUSTERS`; spans_batches: whether a cluster may have rows in
+    several batches; now: the time by which rows must be mature; encode: whether features of contexts are needed;
+    loggers: the loggers that may get weights; side_tables: the members of SIDE_TABLES that have rows.
+
+    is_paired: whether targets are compared with each other. All are then evaluated only on rows for which every target
+    has a probability, without visits that are too long. people: how it is known that each session without a user is
+    another person: `stated` by the request or by an experiment by session, `simulated` for decisions that are not
+    imported, or None if this is not known."""
 
     request: Request
     selection: Selection
@@ -148,8 +148,9 @@ class Evaluation(Record, eq=False):
         )  # fmt: skip
 
     def newest(self, unit: Unit, decisions: int) -> Evaluation:
-        """Return an evaluation of the newest decisions, at most `decisions` in number, in one group and with a fitted
-        model of rewards."""
+        """Return an evaluation of the newest decisions, without groups and with a fitted model of rewards.
+
+        decisions: the largest number of decisions."""
         selection, extent = self.selection, self.extent
         if extent.decisions > decisions:
             selection = replace(selection, first_id=selected.newest_id(unit, selection, decisions))
@@ -168,7 +169,7 @@ class Evaluation(Record, eq=False):
 
     @property
     def fields(self) -> frozenset[str]:
-        """Return the fields of contexts that are read, except the fields that only loggers depend on."""
+        """Return the names of the context fields that are read, except fields that only loggers depend on."""
         option_fields = (groups.field_of_context(self.request.by), self.request.reward_model_by)
         return frozenset(name for target in self.targets for name in target.reads) | {
             name for name in option_fields if name
@@ -181,7 +182,7 @@ class Evaluation(Record, eq=False):
 
     @cached_property
     def shared_rows(self) -> Sequence[SharedRows]:
-        """Return the targets in groups. The targets of a group are evaluated on the same rows with the same reward."""
+        """Return the targets in groups that are evaluated on the same rows with the same reward."""
         shared_rows: dict[tuple[int, int | None], SharedRows] = {}
         for number, target in enumerate(self.targets):
             policy_id = target.policy_id if target.serving is None else None
@@ -210,7 +211,7 @@ class Evaluation(Record, eq=False):
 
     @cached_property
     def judged_columns(self) -> list[str]:
-        """Return the columns of the log that the evaluation of targets per impression needs."""
+        """Return the columns of the log that are needed to evaluate targets on impressions."""
         needed_for = {
             (*log_rows.SAMPLED, "seed"): any(target.is_sampled or target.table for target in self.targets),
             log_rows.STATES: any(target.stateful for target in self.targets),
@@ -225,10 +226,10 @@ class Evaluation(Record, eq=False):
         return sorted({column for target in self.targets for lesson in target.lessons for column in lesson.columns})
 
     def taken_log(self, left_out: Collection[str | None], max_loggers: int) -> str | None:
-        """Return the filter of the log without the left-out loggers.
+        """Return a filter of the log without the loggers to leave out.
 
-        left_out: the references of the loggers to leave out, where None stands for all loggers without weights of
-        their own; max_loggers: the number of loggers that may get weights."""
+        left_out: the references of these loggers, where None stands for all loggers that share the last weight;
+        max_loggers: the largest number of weights."""
         names = list(self.loggers.names.values())
         unnamed_loggers = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
         taken_names = [name for name in names if name not in left_out and name not in unnamed_loggers]
@@ -240,8 +241,8 @@ class Evaluation(Record, eq=False):
 
 
 def _people(unit: Unit, request: Request, selection: Selection) -> str | None:
-    """Tell how it is known that each session without a user is another person, as in `Evaluation.people`. Return None
-    where this is not known."""
+    """Return how it is known that each session without a user is another person: `stated` by the request or by an
+    experiment by session, or `simulated`. Return None if this is not known."""
     if request.cluster in ("session", "row"):
         return "stated"
     if selection.variant_ids is not None:

@@ -1,5 +1,4 @@
-"""This module has the unit whose rows are ended visits. The weight of a visit depends on all slates that were shown in
-the visit.
+"""This module has the kind of rows in which a row is an ended visit. The weight of a visit depends on all its slates.
 
 Training uses the same visits, from `log/ended_visits.py`."""
 
@@ -40,8 +39,8 @@ from rlrec.times import DAY_US
 
 
 class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
-    """The rows of a SessionUnit are ended visits. `cutoffs` tells which visits are old enough, by the id of the reward.
-    `has_returns` tells whether any person has several visits."""
+    """A SessionUnit is a kind of rows in which a row is an ended visit. cutoffs: for each reward, by its id, which
+    visits are old enough; has_returns: whether any person has several visits."""
 
     fold: SessionFold
     cutoffs: Mapping[int, Cutoff]
@@ -52,8 +51,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
 
     @classmethod
     def prepare(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
-        """Return the unit for these estimators. Raise InputError for a session that is too long, unless targets are
-        compared with each other."""
+        """Return visits as rows for these estimators. Raise InputError for a session that is too long, unless targets
+        are compared with each other."""
         horizon = evaluation.extent.steps
         if horizon > ended_visits.MAX_VISIT_DECISIONS and not evaluation.is_paired:
             limit, hint = f"{ended_visits.MAX_VISIT_DECISIONS:,}", "estimate per impression, or leave it out by --log"
@@ -89,9 +88,9 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         return sums.finish()
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        """Return the sums of the test whether rewards carry over between visits of a person, by the id of the reward.
-        Only the first partitions of the log have such sums. The mapping is empty in later partitions, and where nobody
-        came back."""
+        """Return sums for the test whether rewards carry over between visits of a person, by the id of the reward. They
+        are read only in the first partitions of the log. In later partitions, or if nobody came back, the mapping is
+        empty."""
         evaluation = self.evaluation
         max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
         if not self.has_returns or reader.number >= max_partitions:
@@ -115,7 +114,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         decisions, slates = self._decisions(rows, batch.contexts) if model else None, lowest_slots(rows)
 
         def make_batch(scorer: Scorer) -> VisitBatch:
-            """Return the visits as a batch for the estimators per session, weighted for the target of a scorer."""
+            """Return the visits as a batch for the estimators of whole visits, weighted for the target of a scorer."""
             predictions = None if model is None or decisions is None else model.predict(decisions)
             log_slate, smallest = np.full(len(rows.reward), -np.inf), rows.lowest
             support_gap, means = np.where(np.isnan(smallest), np.nan, 0.0), None
@@ -141,8 +140,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         return make_batch
 
     def _decisions(self, rows: EndedVisits, contexts: ContextTable) -> Decisions:
-        """Return the decisions in the form that the model of returns uses, with the features of every arm that the
-        visit has shown before the decision."""
+        """Return the decisions in the form that the model of returns uses. It has features of every arm that the visit
+        has shown before the decision."""
         arms, histories = self.evaluation.arms, rows.histories()
         row, arm, memory = arm_memory(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
@@ -169,8 +168,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
 
 
 def lowest_slots(visits: EndedVisits) -> ImpressionRows:
-    """Return the lowest slot of each slate, (n,). The lowest slot stands for the whole slate, since its weight covers
-    all slots down to it."""
+    """Return the lowest slot of each slate, (n,). It stands for the whole slate, since its weight covers all slots down
+    to it."""
     last_slots, n = visits.first[1:] - 1, len(visits.reward)
     slots = take(visits.slots, last_slots) | {
         "marginal": np.full(n, np.nan), "size": np.ones(n, np.int64), "start": visits.first[:-1],
@@ -180,7 +179,8 @@ def lowest_slots(visits: EndedVisits) -> ImpressionRows:
 
 
 def _write_log_slates(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:
-    """Yield the same slates, and write the logarithm of the target's probability of each slate to `log_slate`."""
+    """Yield the given portions unchanged, and write the logarithm of the target's probability of each slate to
+    `log_slate`."""
     for portion in slates:
         log_slate[portion.rows] = portion.log_slate
         yield portion
@@ -199,8 +199,8 @@ _NUMBER_BITS = 24  # bits for the number of a visit in its code
 
 
 def followed_visits(unit: Unit) -> Ids:
-    """Return the codes of the visits after which the same user began another visit within the window, ascending. A code
-    is the id of the session and the number of the visit, packed into 8 bytes."""
+    """Return a code for each visit after which the same user began another visit within RETURN_DAYS days, ascending. A
+    code packs the id of the session and the number of the visit into 8 bytes."""
     timeout_us, codes = settings.get(unit).session_timeout_us, [np.empty(0, np.int64)]
     for columns in (table for tables in PersonPortions.read(unit).visits(unit) for table in tables.values()):
         visits = log_rows.person_visits(columns, timeout_us=timeout_us, now=unit.now)
@@ -214,8 +214,8 @@ def _visit_code(session: Ids, number: Ids) -> Ids:
 
 
 class ReturnUnit(SessionUnit, eq=False):
-    """The rows of a ReturnUnit are ended visits. The reward of a visit is 1 if the user came back within the window,
-    and otherwise 0. `followed_visits` has the codes of the visits after which the user came back."""
+    """A ReturnUnit is a kind of rows in which a row is an ended visit. The reward of a visit is 1 if the user came back
+    within RETURN_DAYS days, else 0. followed_visits: the codes of the visits after which the user came back."""
 
     followed_visits: Ids
 
@@ -246,8 +246,8 @@ _READING = Reading(
 def _carry_over_sums(
     unit: Unit, batch: Batch, rewards: Mapping[int, Reward], evaluation: Evaluation
 ) -> dict[int, VisitCarryOverSums]:
-    """Return the sums of the test whether rewards carry over between visits, by the id of the reward. The sums cover
-    the selected decisions of the persons of a partition."""
+    """Return sums for the test whether rewards carry over between visits of a person, by the id of the reward. They are
+    over the selected decisions of one partition."""
     slots, visits, arms = batch.slots, batch.visits, evaluation.arms
     assert visits is not None
     session_row, has_session = look_up(slots["session_id"], visits["session_id"])
@@ -276,10 +276,10 @@ def _carry_over_sums(
 
 
 def _next_visits(visits: Columns, person: Ids, visit: Ids) -> Ids:
-    """Return the index of the next visit of the same person that has decisions, for each visit, (s,). The result is -1
-    where there is no such visit.
+    """Return, for each of s visits, the index of the next visit of the same person that has decisions, (s,), or -1 if
+    there is none.
 
-    person: the digest of each visit's person, (s,); visit: the index of the visit of each slot."""
+    person (s,): the digest of each visit's person; visit: the index of the visit of each slot."""
     rows = np.unique(visit)
     order = rows[
         np.lexsort([visits["number"][rows], visits["session_digest"][rows], visits["started_at"][rows], person[rows]])
@@ -291,8 +291,9 @@ def _next_visits(visits: Columns, person: Ids, visit: Ids) -> Ids:
 
 
 def _visit_draws(unit: Unit, slots: Columns, first_slots: Index, visit: Ids, rank: Ids, arms: ArmTable) -> VisitDraws:
-    """Return the draws of a portion, without the draws of pages with rules, since rules exclude further arms. At the
-    lower slots of a slate, the arms above cannot be drawn again.
+    """Return the draws of arms in a partition, for the test whether rewards carry over between visits. Slates with
+    rules are left out, since rules exclude further arms. At the lower slots of a slate, the arms above cannot be drawn
+    again.
 
     first_slots: the index of the first slot of each decision; visit: the visit of each slot; rank: the rank of the
     arm of each slot, in order of key."""
