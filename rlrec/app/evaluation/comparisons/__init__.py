@@ -1,1 +1,1 @@
-"""This package compares policies and groups."""
+"""This package compares policies with each other, and groups of users or sessions."""

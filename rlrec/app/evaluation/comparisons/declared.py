@@ -1,5 +1,5 @@
-"""This module reads the declarations of experiments. A declaration states the metrics that decide, the guards, and the
-number of units at which intervals are tightest."""
+"""This module reads what experiments declare at their start: the metrics that decide, the guards (limits of losses),
+and the number of users or sessions at which intervals are tightest."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TRAFFIC_US = 30 * DAY_US
 
 
 class MetricName(NamedTuple):
-    """This record names a metric as users name metrics. With `reward` None, a metric that has a reward is the metric of
-    the first reward that the variants learn."""
+    """This record names a metric as users do. reward: the name of its reward, where None stands for the first reward
+    that the variants learn, if the metric has a reward at all."""
 
     metric: str
     reward: str | None = None
@@ -34,8 +34,8 @@ class MetricName(NamedTuple):
 
 
 class GuardName(NamedTuple):
-    """This record names a guard. A guard is a metric that may fall by no more than a given fraction of the first
-    variant's value. `least` is minus this fraction, such as -0.05 or 0."""
+    """This record names a guard: a metric that may fall only by a given fraction of the first variant's value. least:
+    minus this fraction, such as -0.05 or 0; reward: as in `MetricName`."""
 
     metric: str
     reward: str | None
@@ -46,9 +46,9 @@ class GuardName(NamedTuple):
 
 
 class Declaration(Record):
-    """This record states how an experiment is decided. `success` has the deciding metrics. `guards` has the metric of
-    each guard, and minus the fraction by which the metric may fall. `best_n` is the number of units at which intervals
-    are tightest. `weights` has the weight of each variant at the start."""
+    """This record states how an experiment is decided. success: the deciding metrics; guards: the metric of each guard,
+    and minus the fraction by which it may fall; best_n: the number of users or sessions at which intervals are
+    tightest; weights: the weight of each variant at the start."""
 
     success: Sequence[Metric]
     guards: Sequence[tuple[Metric, float]] = ()
@@ -56,7 +56,7 @@ class Declaration(Record):
     weights: Sequence[float]
 
     def share(self, *variants: int) -> float:
-        """Return the planned fraction of all units that these variants together receive.
+        """Return the planned share of all users or sessions that these variants together receive.
 
         variants: the index of each variant."""
         return sum(self.weights[number] for number in variants) / sum(self.weights)
@@ -66,12 +66,12 @@ class Declaration(Record):
         cls, experiment: Experiment, metrics: Sequence[Metric], rewards: Sequence[Reward], first_reward: str | None,
         weights: Mapping[str, float],
     ) -> Declaration:  # fmt: skip
-        """Return the declaration of an experiment. Where the experiment declares no metric, the reward per unit
+        """Return the declaration of an experiment. If the experiment declares no metric, the reward per user or session
         decides, for each reward.
 
-        metrics: the metrics of the answer, among which the declared metrics are found; rewards: the rewards of the
-        answer; first_reward: the name of the reward that the variants learn; weights: the weight of each variant at
-        the start, by label."""
+        metrics: the metrics of the answer, which include the declared metrics; rewards: the rewards of the answer;
+        first_reward: the name of the reward that the variants learn; weights: the weight of each variant at the
+        start, by label."""
         definition = experiment.declaration
 
         def find_metric(name: str, reward: str | None) -> Metric:
@@ -91,15 +91,15 @@ class Declaration(Record):
 
 
 def expected_units(experiment: Experiment) -> int:
-    """Return the number of units at which the intervals of an experiment are tightest."""
+    """Return the number of users or sessions at which the intervals of an experiment are tightest."""
     return int(experiment.declaration.get(BEST_N, DEFAULT_SIZE))
 
 
 def reward_names(experiment: Experiment, first_reward: str | None) -> list[str]:
-    """Return the names of the rewards that the declaration of an experiment contains. The rewards of deciding metrics
-    come first.
+    """Return the names of the rewards that an experiment declares, in its deciding metrics and then in its guards.
 
-    first_reward: the name of the reward that the variants learn, which a declared metric without a reward means."""
+    first_reward: the name of the reward that the variants learn, which stands for the reward of a metric without
+    one."""
     from rlrec.ope.comparisons import comparison
 
     definition = experiment.declaration
@@ -113,8 +113,8 @@ def reward_names(experiment: Experiment, first_reward: str | None) -> list[str]:
 
 
 def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName], *, first_reward: str) -> None:
-    """Raise InputError where a metric or a reward is unknown, where a metric both decides and guards, where a metric is
-    named twice, or where a guard's limit is not between -100% and 0%.
+    """Raise InputError if a metric or a reward is unknown, if a metric both decides and guards, if a metric is named
+    twice, or if a guard's limit is not between -100% and 0%.
 
     success: the metrics that decide; first_reward: the name of the reward that the variants learn."""
     from rlrec.ope.comparisons import comparison
@@ -143,16 +143,17 @@ def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName]
 
 
 def check_size(best_n: int | None) -> None:
-    """Raise InputError where the number of units `best_n` is outside the allowed range."""
+    """Raise InputError if `best_n`, the number of users or sessions at which intervals are tightest, is out of
+    range."""
     if best_n is not None and not LEAST_SIZE <= best_n <= MOST_SIZE:
         hint = f"it lies between {LEAST_SIZE} and {MOST_SIZE:,}: the units that you expect by the end"
         raise InputError(f"--best-n is {best_n}", hint=hint)
 
 
 def expected_size(unit: Unit, by: str) -> int:
-    """Return the number of units that came within the last 30 days. Where this number is small, return a default that
+    """Return the number of users or sessions that came within the last 30 days. If it is small, return a default that
     suits many experiments.
 
-    by: the kind of unit, "user" or "session"."""
+    by: what to count, "user" or "session"."""
     size = experiments.count_visitors(unit, by, since=unit.now - TRAFFIC_US)
     return size if size >= LEAST_SIZE else DEFAULT_SIZE

@@ -1,6 +1,6 @@
 """This module makes holdouts and compares them with the other variants. The holdout of an experiment is a part of the
-units that is served uniformly, to compare estimates with the truth. The permanent holdout of a route is a part of the
-users, and measures what the route gains."""
+users or sessions that gets uniform slates, to compare estimates with the truth. The permanent holdout of a route is a
+part of the users, and measures what the route gains."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ Estimate = Mapping[str, Any]
 
 
 def check_share(share: float) -> None:
-    """Raise InputError where the holdout's fraction of the units is too close to 0, or above a half."""
+    """Raise InputError if the holdout's share of all users or sessions is too close to 0, or above a half."""
     if not MIN_SHARE <= share <= MAX_SHARE:
         hint = f"it lies between {MIN_SHARE:g} and {MAX_SHARE:g}, and is above 0"
         raise InputError(f"the holdout is {share:g} of all units", hint=hint)
 
 
 def holdout_weight(share: float, variant_weights: Sequence[float]) -> float:
-    """Return the weight that gives a holdout this fraction of all units, beside variants with these weights.
-
-    share: the holdout's fraction of all units."""
+    """Return the weight that gives a holdout this share of all users or sessions, beside variants with the given
+    weights."""
     return sum(variant_weights) * share / (1 - share)
 
 
 def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABEL) -> int:
-    """Create the uniform policy of a variant, which is a copy of no other policy, and return the id of the new policy.
+    """Create the uniform policy of a variant, and return its id. The policy is no copy of another policy.
 
-    experiment: the name of the experiment; model: a version whose reward the new policy learns, and whose rules on
-    what may be shown, and where, the new policy keeps; label: the label of the variant."""
+    experiment: the name of the experiment; model: a version from which the policy takes the reward, and the rules
+    about what may be shown and where; label: the label of the variant."""
     rules = {name: model.params[name] for name in kinds.COMMON_PARAMETERS if name in model.params}
     policy_id, _ = policies.create(
         unit, name=f"{KIND}@{experiment}/{label}", kind=KIND, params=kinds.values(kinds.make(KIND, rules)),
@@ -52,18 +51,19 @@ def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABE
 
 
 def stored_share(experiment: Experiment) -> float | None:
-    """Return the holdout's fraction of all units, or None where the experiment has no holdout."""
+    """Return the holdout's share of all users or sessions, or None if the experiment has no holdout."""
     stored_share = experiment.declaration.get(LABEL)
     return None if stored_share is None else float(stored_share)
 
 
 def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
-    """Compare the mean reward of the policy `uniform` on the holdout's own decisions with the estimate of the same mean
-    from the log of the other variants. Return None where the experiment has no holdout.
+    """Compare an estimate with the truth. The truth is the mean reward of the holdout's own decisions, which the policy
+    `uniform` drew. The estimate is of the same mean, from the log of the other variants. Return None if the experiment
+    has no holdout.
 
-    Both figures are means per impression over mature, uncensored decisions, with errors clustered by the assigned
-    unit. The p-value is from Welch's t-test, with the effective number of units. The verdict is the worse of the two
-    verdicts."""
+    Both figures are means per impression over mature, uncensored decisions, with errors clustered by the user or
+    session that was assigned. The p-value is from Welch's t-test, with effective sample sizes. The verdict is the
+    worse of the two verdicts."""
     from rlrec.ope.checks.reasons import in_order, worst_verdict
     from rlrec.ope.comparisons.comparison import difference
 
@@ -89,7 +89,7 @@ def _estimate_variants(
     """Return the `snips` estimate of a policy on the decisions of the given variants. On decisions that the policy
     itself drew, all weights are 1, and the estimate is the mean reward.
 
-    variants: the ids of the variants; by: the kind of unit by which errors are clustered."""
+    variants: the ids of the variants; by: what errors are clustered by, "user" or "session"."""
     from rlrec.app.evaluation.passes import estimates
     from rlrec.app.evaluation.passes.request import EmptyLog, Request
 

@@ -25,13 +25,13 @@ LABEL, OPTION = "interleaved", "interleave"  # label of the only variant; key in
 
 
 class TeamCredit(NamedTuple):
-    """This record has the mean credit of each team per decision in `means`, and the second mean minus the first in
-    `difference`. The credit of a team is the reward of the slots that the team's ranker filled.
+    """This record compares two teams, which are the rankers of an interleaved experiment. The credit of a team is the
+    reward of the slots that its ranker filled.
 
-    `decisions` counts the mature decisions without a censored slot, and `sessions` counts the sessions of these
-    decisions. `first_picks` counts the decisions in which the first team picked first. `wins` has three counts of
-    units: more credit for the first team, more credit for the second team, and equal credit. The three counts are
-    None where there are too many units to count."""
+    means: the mean credit of each team per decision; difference: the second mean minus the first; decisions: the
+    number of mature decisions without a censored slot; sessions: the number of their sessions; first_picks: the
+    number of decisions in which the first team picked first; wins: how many users or sessions gave more credit to
+    the first team, how many to the second, and how many the same to both, or None if there are too many to count."""
 
     means: list[MetricValue]
     difference: Comparison
@@ -47,8 +47,8 @@ def ranker_names(experiment: Experiment) -> list[str]:
 
 
 def ranker_versions(unit: Unit, references: Sequence[str]) -> list[Version]:
-    """Return the two versions that will take turns. Raise InputError unless the references name two different versions
-    that can be interleaved."""
+    """Return the two versions that will take turns in filling slates. Raise InputError unless the references name two
+    different versions that can be interleaved."""
     if len(references) != 2:
         hint = "give two: --interleave home@2,other@1"
         raise InputError(f"--interleave names {len(references)} rankers", hint=hint)
@@ -85,7 +85,7 @@ def _ranker(unit: Unit, reference: str) -> Version:
 
 
 def add_policy(unit: Unit, experiment: str, ranker_versions: Sequence[Version]) -> int:
-    """Create the policy that fills slates from these two versions, and return the id of the new policy.
+    """Create the policy that fills slates from these two versions, and return its id.
 
     experiment: the name of the experiment."""
     from rlrec.app.distributions import designs
@@ -104,7 +104,8 @@ def add_policy(unit: Unit, experiment: str, ranker_versions: Sequence[Version]) 
 
 
 def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> TeamCredit:
-    """Return the credit of each team on mature decisions, with errors clustered by the assigned unit.
+    """Return the credit of each team (ranker) on mature decisions. Errors are clustered by the user or session that was
+    assigned.
 
     level: the level of the intervals."""
     import numpy as np
@@ -132,8 +133,9 @@ def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: fl
 
 
 def _read_credits(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tuple[Any, Any, Any, int]]:
-    """Yield four values for each batch of n decisions: the unit of each decision, (n,), the session of each decision,
-    (n,), the credit of each team, (n, 2), and the number of decisions in which the first team picked first."""
+    """Yield four values for each batch of n decisions: the id of the user or session that was assigned, (n,), the id of
+    the session, (n,), the credit of each team, (n, 2), and the number of decisions in which the first team picked
+    first."""
     import numpy as np
 
     from rlrec.app.log import reward_log

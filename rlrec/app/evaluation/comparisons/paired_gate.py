@@ -1,4 +1,4 @@
-"""This module has the gates of routes and of training. A gate tests whether a candidate earns more than the live
+"""This module has gates, for routes and for training. A gate tests whether a candidate earns more than the live
 version, on visits that the candidate did not learn from."""
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ ESTIMATED = "the propensities of its log were not logged, but computed when it w
 
 
 class Guard(Record):
-    """A Guard is a reward that a candidate may not lower. The lower bound of the relative difference in this reward
-    must exceed `least`."""
+    """A Guard is a reward that a candidate may not lower. name: the name of the reward; least: the value that the lower
+    bound of the relative difference in this reward must exceed."""
 
     name: str
     least: float
 
 
 class GateOptions(Record):
-    """This record has the options of a gate.
+    """This record has the options of a gate, the test before a version goes live.
 
-    `candidate` and `current` are references of the two versions, as commands name versions. `reward` is the name of
-    a reward, and None stands for the reward that the current version learns. `log` is a filter, and `cluster` is as
-    in `evaluate`."""
+    candidate, current: the references of the versions to compare; reward: the name of a reward, where None stands
+    for the reward that the current version learns; log: a filter; gamma: the discount of each further decision of a
+    visit; cluster: `user`, `session` or `row`, or None to choose; guards: the rewards that may not fall."""
 
     candidate: str = ""
     current: str = ""
@@ -66,7 +66,7 @@ class GateOptions(Record):
 
     @property
     def gain_options(self) -> dict[str, Any]:
-        """Return those options that `Gain.estimate` takes, as keyword arguments."""
+        """Return the options that `Gain.estimate` takes, as keyword arguments."""
         return {"gamma": self.gamma, "log": self.log, "cluster": self.cluster}
 
 
@@ -97,11 +97,11 @@ Pair = TypedDict("Pair", {"number": int, "compared": str, "best_n": int, "looks"
 
 
 class RouteGate(Judgement):
-    """This record has the result of a test of a route's gate.
+    """This record has the result of a test by a route's gate.
 
-    `against` is the reference of the live version. `n` counts the impressions or visits on which both versions were
-    evaluated. `since_decision` is the id of the first of these decisions where the candidate learned from earlier
-    decisions, and otherwise None."""
+    against: the reference of the live version; n: the number of impressions or visits on which both versions were
+    evaluated; since_decision: the id of the first of these decisions if earlier decisions were left out because the
+    candidate learned from them, else None; pair: the versions, with what all tests of them have in common."""
 
     reward: str
     against: str
@@ -112,8 +112,8 @@ class RouteGate(Judgement):
 
 
 def judge_candidate(unit: Unit, options: GateOptions, *, earlier_tests: Sequence[Mapping[str, Any]]) -> RouteGate:
-    """Compare the candidate with the version that the route serves, and return the result of the test. Raise
-    CheckFailed where the log has no usable rows.
+    """Test the candidate against the version that the route serves, and return the result of the test. Raise
+    CheckFailed if the log has no usable rows.
 
     earlier_tests: the tests of this gate in this year, oldest first."""
     selection = filters.selection(unit, options.log)
@@ -155,9 +155,9 @@ def _find_pair(
     unit: Unit, options: GateOptions, selection: Selection, reward: Reward, candidate: Estimate,
     earlier_tests: Sequence[Mapping[str, Any]],
 ) -> Pair:  # fmt: skip
-    """Return the pair of versions that a test compares. Where an earlier test compared the same versions in the same
-    way, on a log that has only grown since, the pair is the pair of that test. Otherwise the pair is new, and has the
-    next number of the year. Each test that an earlier release stored without a pair counts as a pair of its own.
+    """Return the pair of versions that a test compares. Tests belong to the same pair if they compare the same versions
+    in the same way, on a log that has only grown. A new pair gets the next number of the year. Each test of an earlier
+    release, which was stored without a pair, counts as a pair.
 
     candidate: the candidate's estimate in this test."""
     extent = selected.extent(unit, selection)
@@ -177,11 +177,13 @@ def judge_gain(
     gain: Gain, visits: Gain | None, candidate: int, alpha: float, *, level: float | None = None,
     supported_elsewhere: bool = False,
 ) -> Judgement:  # fmt: skip
-    """Judge a gain and, where slots decide, also the gain by whole visits.
+    """Decide whether a candidate passes a gate, by its gain on slots or on whole visits. If slots decide, the gain on
+    whole visits must also not speak against the candidate.
 
-    visits: the gain by whole visits, or None where slots do not decide; candidate: the number of the candidate in
-    this year; alpha: the probability of error; level: the probability of error at this test, or None for alpha;
-    supported_elsewhere: whether other visits have shown that the candidate shows nearly what the log shows."""
+    gain: the gain that decides; visits: the gain on whole visits, or None if slots do not decide; candidate: the
+    number of the candidate in this year; alpha: the probability of error; level: the probability of error at this
+    test, or None for alpha; supported_elsewhere: whether other visits have shown that the candidate shows nearly
+    what the log shows."""
     level = alpha if level is None else level
     gap = gain.judge(Minus, level)
     visits_report = None if visits is None else _visits_report(visits, level, supported_elsewhere)
@@ -200,17 +202,16 @@ def judge_gain(
 
 
 def _guard_reward(unit: Unit, name: str) -> Reward:
-    """Return the reward that a guard names. The name `return` needs no definition. Without a definition, `return` is
-    the fraction of visits that the same user follows by another visit. Raise InputError for any other undefined
-    name."""
+    """Return the reward that a guard names. If the store does not define the name `return`, it stands for the share of
+    visits after which the same user comes back. Raise InputError for any other undefined name."""
     if name == events.RETURN and all(definition.name != name for definition in policies.rewards(unit)):
         return sessions.RETURN_REWARD
     return lookup.reward(unit, name)
 
 
 def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
-    """Return the id of the first decision after all gate decisions that a candidate has learned from. The result is
-    None where the candidate still learns, or has learned from no gate decisions."""
+    """Return the id of the first decision that comes after all decisions of the gate split from which a candidate has
+    learned. The result is None if the candidate still learns, or has learned from no such decisions."""
     (target,) = targets.resolve(unit, [candidate], reward=None, greedy=False)
     gate_lessons = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
     selections = [lesson.selection for lesson in gate_lessons]
@@ -220,11 +221,11 @@ def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
 
 
 def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selection:
-    """Return the decisions of `selection` after all decisions that the live version has learned from, where enough such
-    decisions remain. Otherwise return all of `selection`.
+    """Return the decisions of `selection` that come after all decisions from which the live version has learned. If too
+    few remain, return all of `selection`.
 
-    Earlier decisions may be decisions of the bandit from which the live version started. Such decisions favour the
-    live version, and rarely show nearly what the live version would show.
+    Earlier decisions may be decisions of the bandit from which the live version started. They favour the live
+    version, and rarely show nearly what it would show.
 
     serving: the reference of the live version."""
     first_id = _first_untaught_id(unit, serving)
@@ -236,7 +237,7 @@ def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selec
 
 
 def _estimate_gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
-    """Return the gain that decides, and the gain by whole visits. The second gain is None where slots do not decide."""
+    """Return the gain that decides, and the gain on whole visits, which is None if slots do not decide."""
     if selected.extent(unit, selection).positions < 2:
         return _estimate_gain(unit, options, selection, reward), None
     return page_gains(unit, _gate_targets(unit, options, reward), selection, **options.gain_options)
@@ -248,14 +249,15 @@ def _gate_targets(unit: Unit, options: GateOptions, reward: Reward) -> list[Targ
 
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
-    """Return two gains on slates of several positions: the gain that decides, and the gain by whole visits. The first
-    gain is by slots, or by whole visits where slots earn no reward. The second gain is None where whole visits decide,
-    and where neither side reads the state of a visit, nothing carries over, and events of whole pages earn almost
-    nothing.
+    """Return the gain that decides on slates of several positions, and a second gain on whole visits, or None.
 
-    The product of the weights of all slots of a visit leaves almost no effective visits. Weights by slot, in the
-    states of the log, give the gain of a candidate near the log with a tenth of the error, correct to first order.
-    But weights by slot miss what follows a slot. Therefore whole visits must not show that the candidate is worse.
+    Slots decide. If slots earn no reward, whole visits decide, without a second gain. The second gain is also None
+    if neither side reads the state of a visit, rewards do not depend on earlier slates or count returns, and events
+    of whole slates earn almost nothing.
+
+    The product of the weights of all slots of a visit leaves almost no effective visits. Weights by slot, in the states
+    of the log, give the gain of a candidate near the log with a tenth of the error, correct to first order. But weights
+    by slot miss what follows a slot. Therefore whole visits must not show that the candidate is worse.
 
     sides: the candidate and the live version; options: the keyword arguments of `Gain.estimate`."""
     slot_gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
@@ -269,12 +271,12 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 
 
 def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> VisitsReport:
-    """Return the report on whole visits where slots decide. The report passes under two conditions. The visits do not
-    show that the candidate is worse, and the candidate is close to the log, as other visits have shown or as enough
-    effective visits show here.
+    """Return the report on whole visits for a test that slots decide. The report passes if the visits do not show that
+    the candidate is worse, and if the candidate is close to the log. Either enough effective visits show that it is
+    close, or other visits have shown it.
 
-    visits: the gain by whole visits; supported_elsewhere: whether other visits have shown that the candidate is
-    close to the log."""
+    visits: the gain on whole visits; alpha: the probability of error; supported_elsewhere: whether other visits have
+    shown that the candidate is close to the log."""
     gap, n = visits.judge(Minus, alpha), visits.estimates[0].n
     ess, upper = gap.ess or 0.0, gap.upper
     return {
@@ -285,8 +287,9 @@ def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> Vis
 
 
 def _estimate_gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
-    """Return the gain by impressions where neither the candidate nor the live version reads the state of a visit, and
-    rewards do not carry over from earlier parts of a visit. Otherwise return the gain by visits."""
+    """Return the gain on impressions or, if impressions miss effects, on whole visits. They miss effects if the
+    candidate or the live version reads the state of a visit, or if rewards depend on earlier parts of a visit or count
+    returns."""
     sides = _gate_targets(unit, options, reward)
     if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
         gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.gain_options)
@@ -309,13 +312,12 @@ def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
 class Gain(Record, kw_only=False, eq=False):
     """This record has a candidate and the live version, evaluated on the same rows with one estimator and one reward.
 
-    `sides` has the summed rows of the candidate and of the live version, and `estimates` has the estimate of each.
-    Without a second side, the log stands for the live version. `in_sample` tells whether the candidate has learned
-    from any of the rows. (The live version may have learned from its own log, which favours the live version and
-    makes the gate stricter.) `has_missing_propensities` tells whether rows without propensities were left out.
-    `carries_over` tells whether the rewards of impressions depend on the earlier part of the visit. `loss` is
-    LOST_SHARE times the largest reward that one event has brought. Where a side has simulated pages, `replicas` has
-    both sides for each part of these pages."""
+    sides: the summed rows of the candidate and of the live version. If there is no second side, the log stands for
+    the live version. estimates: the estimate of each; in_sample: whether the candidate has learned from any of the
+    rows (the live version may have learned from its own log, which favours it and makes the gate stricter);
+    has_missing_propensities: whether rows without propensities were left out; carries_over: whether the rewards of
+    impressions depend on the earlier part of the visit; loss: LOST_SHARE times the largest reward that one event has
+    brought; replicas: both sides with each part of the simulated slates, if a side has simulated slates."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
@@ -334,9 +336,9 @@ class Gain(Record, kw_only=False, eq=False):
         """Evaluate the candidate and the live version with one estimator, and return the gain.
 
         sides: the candidate and the live version, with the same reward; log, cluster: as in `evaluate`; progress: a
-        function that is called before each batch; engine: as in `passes.sum_log`; supported_elsewhere: whether other
-        visits have shown that the candidate is close to the log, so that no minimum number of effective visits is
-        required here."""
+        function that is called before each batch; engine: the engine that reads the log in parallel, or None;
+        supported_elsewhere: whether other visits have shown that the candidate is close to the log, so that no
+        minimum number of effective visits is needed here."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log, cluster=cluster)
         estimator_choice = estimates.estimators(request)
         evaluation, (rows, *check_rows), log_reader = estimates.prepare(
@@ -371,13 +373,13 @@ class Gain(Record, kw_only=False, eq=False):
 
     @property
     def over_served(self) -> Gain:
-        """Return the gain of the candidate over the log itself, whose reward needs no weights."""
+        """Return the gain of the candidate over the log itself, in place of the live version."""
         replicas = [(candidate, None) for candidate, _ in self.replicas]
         return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], replicas=replicas)
 
     def judge(self, measure: type[Minus], alpha: float) -> Comparison:
-        """Return the difference between the two sides, with the verdict and the reasons of both. The difference is
-        unknown where rows without propensities were left out.
+        """Return the difference between the candidate and the live version, with the worse verdict of the two and the
+        reasons for doubt of both. The difference is unknown if rows without propensities were left out.
 
         measure: whether the difference is absolute (`Minus`) or relative; alpha: the probability of error."""
         if self.has_missing_propensities:
@@ -393,9 +395,9 @@ class Gain(Record, kw_only=False, eq=False):
 
 
 def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> float:
-    """Return the largest amount by which one event of the log has moved a reward from the reward's default.
+    """Return the largest amount by which one event of the log has moved a reward from its default.
 
-    slots_alone: whether only events of slots count."""
+    slots_alone: whether only events of slots count, not events of whole slates."""
     if definition is sessions.RETURN_REWARD:
         return 1.0
     values = events.largest_values(unit, definition.weights, slots_only=slots_alone).items()
@@ -428,8 +430,8 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
 
 
 def refusal_sentence(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
-    """Return a sentence that says why a gate, of a route or of training, rejected a candidate. The result is None where
-    the candidate passed.
+    """Return a sentence that says why a gate (of a route or of training) rejected a candidate, or None if the candidate
+    passed.
 
     gate: the result of the test; rival: the name of what the candidate was compared with."""
     reasons, visits = gate["reasons"] or [], gate["visits"]
@@ -456,7 +458,7 @@ def _least_visits(n: int) -> float:
 
 
 def _visits_refusal(visits: VisitsReport) -> str:
-    """Return a sentence that says why the gate refuses a candidate after an evaluation of whole visits."""
+    """Return a sentence that says why the gate rejects a candidate, by the report on whole visits."""
     if visits["upper"] is not None and visits["upper"] < 0:
         return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {visits['upper']:.4g}"
     n, ess = visits.get("n", 0), visits["ess"] or 0.0  # tests of earlier releases have no n

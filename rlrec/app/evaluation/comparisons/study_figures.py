@@ -1,5 +1,5 @@
-"""This module compares groups of units. It has the groups of a study, and the figures that follow from the sums of a
-study. The figures are metrics, differences, guards and segments."""
+"""This module compares groups of users or sessions, here called units. It has the groups of a study, and the figures
+that follow from the sums of a study: metrics, differences, guards and segments."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ THURSDAY = 3  # weekday of 1970-01-01, where weeks begin on Monday
 
 
 class Study(Record):
-    """A Study is a comparison of groups of units.
+    """A Study is a comparison of groups of units, which are users or sessions.
 
-    `experiment` is the experiment whose kind of unit and whose assignment count. `by` is a member of BY. `adjust`
-    tells whether to adjust by the past of units before their assignment. `users` limits the study to new or
-    returning units (USERS) or to units with a user (NAMED). `age_us` limits every unit to the first `age_us`
-    microseconds after the unit's assignment, and limits the study to units for which this time and the windows of
-    rewards are over. With `entered_us`, only units count that were assigned, or first served, at this time or later.
-    `unit` is "user" or "session", for a study without an experiment. `segment` is the name of a context field, and
-    variants are also compared within each value of this field in the unit's first decision. `metrics` has the names
-    of the requested metrics, or None for all metrics."""
+    experiment: the experiment that assigned the units and says what a unit is, or None; unit: "user" or "session",
+    if there is no experiment; by: what divides units into groups, a member of BY; adjust: whether to adjust by the
+    past of units before their assignment; users: which units count, new or returning ones (USERS) or units with a
+    user (NAMED), or None for all; age_us: the time after its assignment in which the decisions of a unit count, in
+    microseconds. With age_us, only units count for which this time and the windows of rewards are over. entered_us:
+    the time since which units must have been assigned or first served; segment: the name of a context field, if
+    variants are also compared within each of its values, by the unit's first decision; metrics: the names of the
+    requested metrics, or None for all."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -73,17 +73,17 @@ class Study(Record):
 
     @property
     def by_session(self) -> bool:
-        """Tell whether the unit is the session, even where a session has a user."""
+        """Tell whether the study counts sessions, even if a session has a user."""
         return (self.unit if self.experiment is None else self.experiment.unit) == "session"
 
 
 class Groups(Record):
     """This record has the groups of a study, in order.
 
-    `labels` has the label of each group. `column` is the name of a column of decisions, or a member of PERIODS, or
-    None where the column is not needed to find the group of a decision. `values` has the values of the column,
-    ascending, and `codes` has the group of each value. `cut_periods` has the index of each period that the log covers
-    only partly. `apart_groups` has the index of each group that was not served on the same days as the first group."""
+    labels: the label of each group; column: the column of decisions that tells the group of a decision, or a member
+    of PERIODS, or None if it is not needed; values: the values of the column, ascending; codes: the index of each
+    value's group; cut_periods: the indices of periods that the log covers only in part; apart_groups: the indices of
+    groups that were not served on the same days as the first group."""
 
     labels: Sequence[str | None]
     column: str | None = None
@@ -94,12 +94,12 @@ class Groups(Record):
 
     @property
     def may_overlap(self) -> bool:
-        """Tell whether a unit can be in several groups."""
+        """Tell whether a user or session can be in several groups."""
         return self.column == "version_id" or self.column in PERIODS
 
     @classmethod
     def from_study(cls, unit: Unit, study: Study) -> Groups:
-        """Return the groups of a study. Values with the same label form one group. Raise InputError where there are too
+        """Return the groups of a study. Values with the same label form one group. Raise InputError if there are too
         many groups."""
         by, cut = study.by, frozenset[int]()
         if by == "variant" and study.experiment is not None:
@@ -123,8 +123,8 @@ class Groups(Record):
         )
 
     def _served_apart(self, unit: Unit, study: Study) -> frozenset[int]:
-        """Return the index of each group whose decisions fall on other days than the decisions of the first group. The
-        distributions of the two groups over the days overlap by less than LEAST_OVERLAP."""
+        """Return the indices of the groups that were served on other days than the first group. Their distribution of
+        decisions over days overlaps with that of the first group by less than LEAST_OVERLAP."""
         counts = selected.day_counts(unit, study.selection)
         days, day = np.unique([row.day for row in counts], return_inverse=True)
         decisions = np.zeros((len(self.labels), len(days)))
@@ -135,7 +135,7 @@ class Groups(Record):
         return frozenset(np.flatnonzero(overlap < LEAST_OVERLAP).tolist())
 
     def number(self, slots: Columns) -> Ids:
-        """Return the index of the group of each decision, (d,)."""
+        """Return the index of the group of each of d decisions, (d,). slots: a row for each decision."""
         if self.column is None or self.values is None or self.codes is None:
             return np.zeros(len(slots["at"]), np.int64)
         column = _period(slots["at"], self.column) if self.column in PERIODS else slots[self.column]
@@ -143,9 +143,10 @@ class Groups(Record):
 
 
 def _period(at: Ids, by: str) -> Ids:
-    """Return the number of the period that contains each time, (n,). Days and weeks begin at midnight of the time zone.
+    """Return the number of the period that contains each time, (n,). Days and weeks begin at midnight in the configured
+    time zone.
 
-    at: times in microseconds, (n,); by: "hour", "day" or "week"."""
+    at (n,): times in microseconds; by: "hour", "day" or "week"."""
     if by == "hour":
         return at // PERIODS["hour"]
     return day_numbers(at) if by == "day" else (day_numbers(at) + THURSDAY) // 7
@@ -158,16 +159,16 @@ def _start(number: int, by: str) -> int:
 
 
 def _period_name(start: int, by: str) -> str:
-    """Return the name of a period. The name is the date on which the period begins, and for an hour also the time of
-    day."""
+    """Return the name of a period: the date on which it begins and, for an hour, the time of day."""
     text = times.local(start).isoformat(timespec="minutes").replace("+00:00", "Z")
     return text if by == "hour" else text[:10]
 
 
 def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], frozenset[int]]:
-    """Return the name of each period between two times of a log, by the number of the period, and the index of each
-    group that is cut. The name of a period is the hour, or the first day. The first and the last period are cut where
-    the log lacks more than a seventh of the period."""
+    """Return the name of each period of a log, by the number of the period, and the indices of the periods that are
+    cut. The first and the last period are cut if the log lacks more than a seventh of the period.
+
+    by: "hour", "day" or "week"; first_at, last_at: the first and the last time of the log."""
     first, last = _period(np.array([first_at, last_at]), by).tolist()
     end = min(last, first + MAX_GROUPS) + 1
     starts = {number: _start(number, by) for number in range(first, end + 1)}
@@ -179,8 +180,8 @@ def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], froz
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
     """Return the label of each version that served selected decisions, by id. The label is the name of the policy, or
-    the reference of the version. The first label is the label with most decisions among the policies that a route leads
-    to, or among all policies where no route does. The other labels follow in the order of their names."""
+    the reference of the version. The label with most decisions comes first, among the policies to which a route leads
+    or, if there are none, among all policies. The other labels are in alphabetical order."""
     counts = selected.version_counts(unit, study.selection)
     all_versions = policies.versions(unit, {policy.id for policy in policies.all_policies(unit)})
     serving = [version for version in all_versions if version.id in counts]
@@ -239,21 +240,20 @@ SegmentRow = TypedDict("SegmentRow", {
 
 
 class StudySums(Sums, kw_only=True):
-    """This record has sums over units.
+    """This record has sums over units, which are users or sessions.
 
-    `outcomes` has the sums of all units. Where weights changed, `strata` has the sums of the units of each stratum,
-    which were drawn with the same weights. `segments` has the sums of the units by the value of a field in their
-    first context. `quarters` has the sums of the units by the quarter of the experiment in which the units were
-    assigned, for the metrics of `ageing_metrics`. `n_censored` counts the mature decisions with a censored slot.
-    `n_new` counts the units without an earlier visit when they entered the study, and `n_returning` counts the units
-    with an earlier visit. `n_anonymous` counts the units without a user, where any user is known.
+    outcomes: the sums of all units; strata: if weights changed, the sums of the units of each stratum, which were
+    drawn with the same weights; segments: the sums of the units by the value of a field in their first context;
+    quarters: the sums of the units by the quarter of the experiment in which they were assigned, for the metrics of
+    `ageing_metrics`; n_censored: the number of mature decisions with a censored slot; n_new, n_returning: the
+    numbers of units without and with a visit before they entered the study; n_anonymous: the number of units without
+    a user, if any user is known.
 
-    `counts` has counts by group, under several names. "sessions" counts the sessions with a mature decision, "sampled"
-    counts the decisions of a sampled log, and "anonymous" counts the anonymous units. The name of each column of
-    SAMPLED_FLAGS counts the units that have this flag. Three counts have the shape (v, AGES): "begun" counts visits by
-    the age of their unit at the visit, "ages" counts units by their age at the end, and "served" counts visits by their
-    time. "strata" (s, v) counts units by stratum, and "mixed" counts the units with two variants in one phase of a
-    ramp."""
+    counts: counts by group, by name. "sessions" counts the sessions with a mature decision, "sampled" the decisions of
+    a sampled log, "anonymous" the units without a user, and each name of SAMPLED_FLAGS the units with this flag. Three
+    counts have the shape (v, AGES) for v groups: "begun" counts visits by the age of their unit at the visit, "ages"
+    units by their age at the end, and "served" visits by their time. "strata" (s, v) counts units by stratum, and
+    "mixed" the units with two variants in one phase of a ramp."""
 
     outcomes: OutcomeSums
     strata: Mapping[int, OutcomeSums]
@@ -277,17 +277,17 @@ def metrics(study: Study) -> list[Metric]:
 
 
 class StudyFigures(Record, eq=False):
-    """This record has the figures of a study, the sums of the study, and the groups.
+    """This record has the sums and the groups of a study, and computes its figures. A unit is a user or a session.
 
-    `any_user` tells whether the store has any user. `split` has chi-square and p-value of the split of the units
-    between variants, and is NaN without variants. In a ramp, `split` covers only the units that count.
-    `selected_split` has chi-square and p-value of a test whether exclusions and filters leave out different
-    fractions of the variants, and is NaN where they leave out few units. `starts` has the start of each phase, or of
-    each quarter where the experiment has one phase. `declaration` is the declaration of the experiment. `is_fixed`
-    tells whether intervals hold for one planned look instead of every look. `is_picked` tells whether the selection
-    leaves out decisions because of what happened after the assignment of the unit. `is_first_week` tells whether
-    units that may come again had less than a week to do so. `mixed_share` is the fraction of the units that two
-    variants served."""
+    any_user: whether the store has any user; split: chi-square and p-value of a test whether variants have the
+    planned shares of the units (in a ramp, of the units that a phase drew), or NaN without variants; selected_split:
+    chi-square and p-value of a test whether exclusions and filters leave out different shares of the variants, or
+    NaN if they leave out few units; starts: the start of each phase or, if there is one phase, of each quarter of
+    the experiment; declaration: what the experiment declared.
+
+    is_fixed: whether intervals hold for one planned look instead of every look; is_picked: whether the selection leaves
+    out decisions because of what happened after the assignment; is_first_week: whether units that may come again had
+    less than a week to do so; mixed_share: the share of the units that two variants served."""
 
     study: Study
     sums: StudySums
@@ -309,8 +309,8 @@ class StudyFigures(Record, eq=False):
         return self._combine(self.sums.strata)
 
     def in_phase(self, number: int) -> Outcomes:
-        """Return the figures of the units that one phase drew. The phases are numbered from 0, and phases that draw no
-        units are not counted."""
+        """Return the figures of the users or sessions that one phase drew. Phases are numbered from 0, without phases
+        that draw nobody."""
         strata = self.sums.strata.items()
         return self._combine({key: sums for key, sums in strata if key // self.strata_per_phase == number})
 
@@ -355,7 +355,7 @@ class StudyFigures(Record, eq=False):
 
     def compare(self, group: int, metric: Metric) -> Comparison:
         """Compare a metric between a group and the first group, with all reasons for doubt. The comparison has a
-        p-value where units were assigned at random and the metric decides the experiment."""
+        p-value only if users or sessions were assigned at random and the metric decides the experiment."""
         difference = self._compare_outcomes(group, metric)
         if self.declaration is None:
             difference = replace(difference, p_value=None).with_reasons("not-randomised")
@@ -376,8 +376,8 @@ class StudyFigures(Record, eq=False):
         return result.with_reasons(*(["other-metric"] if is_by_chance else []))
 
     def segments(self) -> list[SegmentRow]:
-        """Return the deciding comparisons within each segment. The level of the intervals holds for all these
-        comparisons together."""
+        """Return the deciding comparisons within each segment. The level of the intervals holds for all of them
+        together."""
         labels, rows = self.groups.labels, list[SegmentRow]()
         n_tests = max(1, len(self.sums.segments) * len(self.deciding_keys))
         alpha, phase_doubts = (1 - self.level) / n_tests, ["unequal-time"] if self.sums.strata else []
@@ -395,8 +395,8 @@ class StudyFigures(Record, eq=False):
         return rows
 
     def guards(self) -> list[GuardRow]:
-        """Return one row for each guard and each variant, except the first variant and a holdout. The row tells whether
-        the variant satisfies the guard so far. The tests are one-sided, and each test uses the full level."""
+        """Return a row for each guard and each variant, except the first variant and a holdout. The row tells whether
+        the variant keeps to the guard so far. Tests are one-sided, and each uses the full level."""
         guards = [] if self.declaration is None else self.declaration.guards
         groups = [number for number, label in enumerate(self.groups.labels) if number and label != holdout.LABEL]
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]
@@ -421,8 +421,8 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _tests(self) -> dict[tuple[int, Metric], tuple[float | None, float]]:
-        """Return two values for each deciding comparison: the p-value corrected by Holm's method, and the probability
-        of error of the comparison's interval."""
+        """Return, for each deciding comparison, its p-value corrected by Holm's method, and the probability of error of
+        its interval. The key of a comparison is its group and metric."""
         keys = self.deciding_keys
         differences = [self._add_bounds(self._compare_outcomes(*key), key[0], 1 - self.level) for key in keys]
         p_values = [row.p_value for row in differences]
@@ -435,7 +435,8 @@ class StudyFigures(Record, eq=False):
     ) -> Comparison:  # fmt: skip
         """Return the comparison with bounds that are wrong with probability alpha.
 
-        best_alpha: as in `_sequence`; sides: 2 for bounds on both sides, 1 for one side."""
+        group: the group that is compared with the first; best_alpha: the alpha for which intervals over many looks
+        are tightest, or None for a default; sides: 2 for bounds on both sides, 1 for one side."""
         if self.is_fixed:
             difference = difference.at_this_look(alpha * 2 / sides)
         else:
@@ -443,11 +444,11 @@ class StudyFigures(Record, eq=False):
         return replace(difference, p_value=None) if self.is_picked else difference
 
     def _sequence(self, group: int, alpha: float, best_alpha: float | None = None) -> LookSequence:
-        """Return the sequence of intervals for a group against the first group. The sequence is tightest at the number
-        of units planned for the two groups.
+        """Return the sequence of intervals over many looks, for a group against the first group. The sequence is
+        tightest at the number of users or sessions planned for the two groups.
 
-        alpha: the probability that an interval is wrong; best_alpha: the alpha for which the sequence is tightest, or
-        None for the alpha of the first step of Holm's method."""
+        alpha: the probability that an interval is wrong; best_alpha: the alpha for which the sequence is tightest,
+        or None for the alpha of the first step of Holm's method."""
         assert self.declaration is not None
         best_n = self.declaration.best_n * self.declaration.share(0, group)
         return LookSequence(tightness(best_n, best_alpha or (1 - self.level) / len(self.deciding_keys)), alpha)
@@ -464,8 +465,8 @@ class StudyFigures(Record, eq=False):
         return [{"metric": metric.name, "reward": self._reward(metric)} for metric in success]
 
     def deciding_intervals(self) -> list[SequenceRow]:
-        """Return two intervals for each deciding comparison: an interval that is valid at every look, and an interval
-        for one planned look."""
+        """Return two intervals for each deciding comparison: one that is valid at every look, and one for a single
+        planned look."""
         rows = list[SequenceRow]()
         for (group, metric), (_, alpha) in self._tests.items():
             difference = self._compare_outcomes(group, metric)
@@ -486,8 +487,8 @@ class StudyFigures(Record, eq=False):
     def _doubts(self, group: int, metric: Metric, least: float = 0.0) -> list[str]:
         """Return the reasons to doubt the difference in a metric between a group and the first group.
 
-        least: minus the fraction of the first group's value by which a guard allows the metric to fall, 0 without a
-        guard."""
+        least: minus the fraction of the first group's value by which a guard allows the metric to fall, or 0 without
+        a guard."""
         reasons = self._reasons(metric, group, 0)
         if self.declaration is None:
             return reasons
@@ -502,8 +503,8 @@ class StudyFigures(Record, eq=False):
         ]  # fmt: skip
 
     def are_other_visits(self, group: int, metric: Metric) -> bool:
-        """Tell whether a mean per decision or per visit compares different kinds of decisions or visits. This is so
-        where the units of this group have more or fewer decisions or visits than the units of the first group."""
+        """Tell whether a mean per decision or per visit compares different kinds of decisions or visits. It does if the
+        users or sessions of this group have more or fewer of them than those of the first group."""
         count_metric = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
         return not metric.per_unit and self.outcomes.differs_from_first(group, count_metric)
 
@@ -511,7 +512,7 @@ class StudyFigures(Record, eq=False):
         return None if metric.reward is None else self.study.rewards[metric.reward].name
 
     def _reasons(self, metric: Metric, *groups: int) -> list[str]:
-        """Return the reasons to doubt a metric that follow from what is missing in the log of these groups.
+        """Return the reasons to doubt a metric because the log of these groups lacks something.
 
         groups: the index of each group."""
         lacks_rows = metric.sampled_flag is not None and self.count(metric.sampled_flag, *groups)
@@ -523,9 +524,9 @@ class StudyFigures(Record, eq=False):
         ]  # fmt: skip
 
     def turning_point(self, group: int, metric: Metric, least: float = 0.0) -> int | None:
-        """Return the time at which the difference from the first group changes its sign, between the units assigned
-        before this time and the units assigned since. Return None where the sign does not change. There is a false
-        alarm in 1 of 1,000 cases.
+        """Return the time at which the difference from the first group changes its sign, or None if it does not. Users
+        or sessions assigned before this time are compared with those assigned since. There is a false alarm in 1 of
+        1,000 cases.
 
         least: minus the fraction of the first group's value by which a guard allows the metric to fall. The allowed
         fall is added to the difference."""
@@ -542,8 +543,8 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _time_sides(self) -> list[tuple[int, Outcomes, Outcomes]]:
-        """Return several times, each with the figures of the units assigned before the time and of the units assigned
-        since. The times are the starts of phases, or of quarters of the time in which units were assigned."""
+        """Return several times, each with two figures: of the users or sessions assigned before the time, and of those
+        assigned since. The times are the starts of phases, or of quarters of the time of assignments."""
         strata, sums = self.sums.strata, self.sums.strata or self.sums.quarters
 
         def figures(keys: Iterable[int]) -> Outcomes:
@@ -562,14 +563,14 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _have_ages(self) -> bool:
-        """Tell whether units come again, so that the units are compared at different ages. The age of a unit is the
-        time since its assignment."""
+        """Tell whether users or sessions come again, so that they are compared at different ages. An age is the time
+        since the assignment."""
         visits = self.sums.counts.get("begun")
         return visits is not None and visits[:, 1:].sum() > LEAST_RETURNS * visits.sum()
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
-        """Tell whether, in any of these groups, many units had no time yet to come again. A mean over units is then too
-        low.
+        """Tell whether, in any of these groups, many users or sessions have not yet had time to come again. A mean over
+        them is then too low.
 
         groups: the index of each group."""
         visits, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
@@ -585,15 +586,14 @@ class StudyFigures(Record, eq=False):
         return min(shares) < outcomes.YOUNG_SHARE
 
     def _ages_then(self, group: int) -> Array:
-        """Return the number of units of a group by the age of the unit at the time when the group last served,
-        (AGES,)."""
+        """Return the number of users or sessions of a group by their age when the group last served, (AGES,)."""
         ages = self.sums.counts["ages"][group]
         idle_steps = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
         return np.r_[ages[: idle_steps + 1].sum(), ages[idle_steps + 1 :], np.zeros(idle_steps)]
 
     def count(self, name: str, *groups: int) -> int:
-        """Return the total over these groups of the count with this name in `StudySums.counts`. The result is 0 where
-        there is no such count."""
+        """Return the total over these groups of a count in `StudySums.counts`, or 0 if there is no such count. name:
+        the name of the count."""
         return int(self.sums.counts[name][[*groups]].sum()) if name in self.sums.counts else 0
 
     def _figures(self, sums: OutcomeSums, *, is_adjusted: bool = False) -> Outcomes:
@@ -601,5 +601,5 @@ class StudyFigures(Record, eq=False):
 
 
 def ageing_metrics(study: Study) -> list[Metric]:
-    """Return the metrics whose differences may change with the age of units."""
+    """Return the metrics whose differences may change with the time since users or sessions were assigned."""
     return [metric for metric in metrics(study) if metric.name in ("visits", "reward_per_unit")]

@@ -1,5 +1,5 @@
-"""This module sums the outcomes of units from the log. The outcomes are the visits, returns and rewards of each person,
-by group."""
+"""This module sums the outcomes of users or sessions, here called units, from the log. The outcomes are visits, returns
+and rewards, by group."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LEAST_EXPECTED = 5  # units in each cell of a chi-square test
 
 
 class StudyFold:
-    """A StudyFold turns the log of a study into sums, a portion of the persons at a time."""
+    """A StudyFold sums up the log of a study, a portion of the persons at a time."""
 
     def __init__(self, unit: Unit, study: Study) -> None:
         self.unit, self.study = unit, study
@@ -93,8 +93,8 @@ class StudyFold:
 
     @property
     def is_first_week(self) -> bool:
-        """Tell whether users had less than a week to come again. The answer is no for a ramp, where the owner decides
-        how long each step takes."""
+        """Tell whether users had less than a week to come again. In a ramp this does not count, since its owner decides
+        how long each step takes, and the result is False."""
         experiment = self.study.experiment
         if experiment is None or self.study.by_session or not self.any_user:
             return False
@@ -102,9 +102,9 @@ class StudyFold:
         return 0 < self._spent_us < FIRST_WEEK_US and not is_ramp
 
     def splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
-        """Return a pair for each stratum: the weights of the variants, and the counts of the units that count for the
-        split. In a ramp, all units of a stratum were in the first variant before, so the weight of the first variant is
-        the fraction of these units that the first variant keeps."""
+        """Return, for each stratum, the weights of the variants and the counts of users or sessions, for the test of
+        the split. In a ramp, all of a stratum were in the first variant before. The weight of the first variant is then
+        the share of them that it keeps."""
         units = sums.counts.get("strata", np.zeros((0, 2))).astype(np.int64).tolist()
         if self.strata_per_phase == 1:
             weights = [[phase.weights[str(name)] for name in self.groups.labels] for phase in self.phases]
@@ -119,10 +119,9 @@ class StudyFold:
         return [(pair, [row]) for pair, row in zip(shares, units, strict=False) if sum(row) and pair[1] > 0]
 
     def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
-        """Yield a list of sums for each portion of the persons. The list has the sums of this fold, then of each other
-        fold.
+        """Yield a list of sums for each portion of the persons: the sums for this study, then for each other study.
 
-        others: folds whose logs are the part of this fold's log that begins at a later time."""
+        others: other studies, whose logs are the later part of this study's log."""
         for columns, batch in self._portions():
             visits = log_rows.person_visits(
                 columns, timeout_us=self._timeout_us, now=self.unit.now, import_end=self._import_end or 0,
@@ -136,8 +135,7 @@ class StudyFold:
             yield sums
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
-        """Yield a pair for each portion of the persons that has selected decisions: the visits of the persons, and the
-        selected decisions. Each portion is read once."""
+        """Yield the visits and the selected decisions of each portion of the persons. Each portion is read once."""
         selection, sessions, few_test = self.study.selection, None, None
         # only the persons of these variants are read, where one batch holds all decisions of their policies
         if selection.variant_ids:
@@ -157,7 +155,7 @@ class StudyFold:
                     yield visits[key], batch
 
     def _pages(self, batch: Batch) -> list[RewardedSlots]:
-        """Return the decisions of a batch once for each reward of the study, with the values of this reward."""
+        """Return the decisions of a batch once for each reward of the study, each with the values of this reward."""
         if partitions.has_returns_elsewhere(self.unit, self.study.selection):
             batch = partitions.move_returns(self.unit, batch)
         return [
@@ -168,7 +166,7 @@ class StudyFold:
     def _sums(self, columns: Columns, visits: Visits, pages: Sequence[RewardedSlots]) -> StudySums:
         """Return the sums of a portion of the persons.
 
-        columns: the columns of the visits of these persons; visits: the visits; pages: the selected decisions of
+        columns: the stored columns of these persons' visits; visits: the visits; pages: the selected decisions of
         these persons, once for each reward."""
         decisions, slots, n_censored = self._decisions(columns, pages)
         if self.study.age_us is not None:
@@ -245,9 +243,12 @@ class StudyFold:
     def _segments(
         self, contexts: ContextCache, columns: Columns, visits: Visits, units: UnitSums
     ) -> dict[str, OutcomeSums]:  # fmt: skip
-        """Return the sums of the units by the value of the segment's field. The value is taken from the context of the
-        unit's first decision in the experiment, whether the decision is selected or not, since later contexts may be
-        effects of the variant."""
+        """Return the sums of users or sessions by the value of the study's segment field. The value is that of the
+        first decision in the experiment, even if it is not selected, since later contexts may be effects of the
+        variant.
+
+        contexts: the cache of contexts; columns: the stored columns of the visits; units: the sums of each user or
+        session."""
         field, tests = str(self.study.segment), [people.session_test("d.session_id", np.unique(columns["session_id"]))]
         if self.study.experiment is not None:
             log = filters.select(self.unit, {"experiment": self.study.experiment.name})
@@ -270,11 +271,12 @@ class StudyFold:
     def _decisions(
         self, columns: Columns, pages: Sequence[RewardedSlots], *, by_group: bool = True
     ) -> tuple[ServedDecisions, Columns, int]:
-        """Return the decisions of the pages, the `_READ` columns of the decisions, and the number of mature decisions
-        with a censored slot. The reward of a censored slot counts nothing. Where all slots of a page are censored, the
-        visit counts, but no reward does.
+        """Return the decisions of a portion, their `_READ` columns, and the number of mature decisions with a censored
+        slot. The reward of a censored slot is left out. If all slots of a slate are censored, its visit counts, but its
+        reward does not.
 
-        by_group: whether to find the group of each decision; otherwise all decisions are in group 0."""
+        columns: the stored columns of the visits; pages: the decisions, once for each reward; by_group: whether to
+        find the group of each decision. If not, all decisions are in group 0."""
         slots = pages[0].slots
         is_mature = np.array([reward_log.is_mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
         visit = visit_indices(columns, slots["session_id"], slots["visit"])
@@ -301,14 +303,15 @@ class StudyFold:
     def _strata(
         self, columns: Columns, visits: Visits, decisions: ServedDecisions, units: UnitSums
     ) -> tuple[UnitSums, Ids, Flags, int]:
-        """Return the units split by the stratum that drew them, the number of each unit's stratum, whether each unit
-        counts for the split, and the number of units that had two variants in one phase of a ramp.
+        """Split the users or sessions (units) by the stratum that drew them. Return the sums of each unit in a stratum,
+        the number of the stratum, whether the unit enters the test of the split, and the number of units with two
+        variants in one phase of a ramp.
 
-        In most experiments the stratum of a unit is the phase in which the unit was assigned. A ramp draws all units
-        anew in each phase, so each phase that served a unit is a stratum of the unit. A person with several keys was
-        drawn by the first key, and later by another key, with other probabilities than the rest of the stratum. Such
-        a person counts for the split when first drawn, but not in phases that served the person after the keys were
-        merged."""
+        In most experiments the stratum of a unit is the phase in which it was assigned. A ramp draws all units anew
+        in each phase, so that each phase that served a unit is a stratum of it. A person with several keys was drawn
+        by the first key, and later by another key, with other probabilities than the rest of the stratum. Such a
+        person enters the test of the split when first drawn, but not in phases that served the person after the keys
+        were merged."""
         starts = [phase.at for phase in self.phases[1:]]
         if self.strata_per_phase == 1:
             stratum = np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
@@ -324,8 +327,9 @@ class StudyFold:
         return drawn_units.take(rows), stratum[rows], ~is_drawn_again[rows], n_mixed
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
-        """Return three counts for each variant, (v, AGES) each. "begun" counts visits by the age of the unit at the
-        visit, "ages" counts units by their age at the end, and "served" counts visits by the time when they began."""
+        """Return three counts, (v, AGES) for v variants. "begun" counts visits by the age of their user or session at
+        the visit, "ages" counts users or sessions by their age at the end, and "served" counts visits by the time when
+        they began."""
         n, time_span = len(self.groups.labels), self._spent_us + 1
         # the visits of these units; their rows are found by digest
         first_decisions, _ = distinct(decisions.group, decisions.visit)
@@ -350,8 +354,8 @@ class StudyFold:
         }  # fmt: skip
 
     def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
-        """Tell for each decision, (d,), whether the decision comes within the first `age_us` microseconds of its unit,
-        and whether the unit came so early that this time and the windows of rewards are over."""
+        """Tell for each of d decisions, (d,), whether it comes within the study's time `age_us` after its user or
+        session was assigned, and whether this time and the windows of rewards are over."""
         age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
         _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
         first_times = np.full(int(unit.max(initial=-1)) + 1, FAR_FUTURE)
@@ -361,7 +365,7 @@ class StudyFold:
         return (decisions.at < end) & (end <= self._last_at) & (end + window < self.unit.now)
 
     def _past(self, columns: Columns, visits: Visits) -> UnitSums:
-        """Return the sums of the assigned units over the time before their assignment. All units are in group 0."""
+        """Return the sums of the assigned users or sessions over the time before their assignment, all in group 0."""
         entry_at = columns["entry_at"]
         is_assigned = entry_at != ABSENT
         keys = np.unique(columns["session_id"][is_assigned])
@@ -378,15 +382,18 @@ class StudyFold:
 
 
 def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -> StudyFigures:
-    """Return the figures of a study, from one pass over the log."""
+    """Return the figures of a study, from one pass over the log. level: the level of the intervals; is_fixed: whether
+    they hold for one planned look instead of every look."""
     return collect_figures(unit, [study], level=level, is_fixed=is_fixed)[0]
 
 
 def collect_figures(
     unit: Unit, studies: Sequence[Study], *, level: float, is_fixed: bool = False
 ) -> list[StudyFigures]:  # fmt: skip
-    """Return the figures of several studies, from one pass over the log. The log of the second and each further study
-    is the part of the first study's log that begins at a later time."""
+    """Return the figures of several studies, from one pass over the log. The log of each further study is the later
+    part of the first study's log.
+
+    level: the level of the intervals; is_fixed: whether they hold for one planned look instead of every look."""
     first, *others = folds = [StudyFold(unit, study) for study in studies]
     sums = [study_figures.NOTHING] * len(folds)
     for portion_sums in first.partials(others):
@@ -431,10 +438,10 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
 def _selected_split(
     fold: StudyFold, sums: StudySums, splits: Sequence[tuple[list[float], list[list[int]]]]
 ) -> tuple[float, float]:  # fmt: skip
-    """Test whether a selection leaves out different fractions of the variants, among units that were drawn with the
-    same weights. Return chi-square and p-value. Both are NaN if the selection leaves out few units.
+    """Test whether a selection leaves out different shares of the variants, among users or sessions that were drawn
+    with the same weights. Return chi-square and p-value, which are NaN if the selection leaves out few.
 
-    splits: the weights of the variants and the counts of assigned units, as `split_by_day` returns them."""
+    splits: the weights of the variants and the counts of those assigned, as `split_by_day` returns them."""
     n_assigned = {tuple(weights): np.zeros(len(weights)) for weights, _ in splits}
     n_counted = {weights: np.zeros(len(weights)) for weights in n_assigned}
     for weights, looks in splits:
@@ -451,15 +458,16 @@ def _selected_split(
 
 
 class Look(NamedTuple):
-    """This record has the differences that decide an experiment, as of now, and the guards of the experiment."""
+    """This record has the present state of an experiment. differences: the differences that decide; guards: the guards,
+    with whether they hold."""
 
     differences: list[study_figures.DifferenceRow]
     guards: list[study_figures.GuardRow]
 
 
 def look_at_experiment(unit: Unit, experiment: Experiment, *, level: float = 0.95) -> Look:
-    """Return the deciding differences of an experiment, as of now, and its guards. The intervals hold at every look, so
-    repeated looks cause no further errors."""
+    """Return the present deciding differences of an experiment, and its guards. The intervals hold at every look, so
+    that repeated looks cause no further errors."""
     figures = collect(unit, experiment_study(unit, experiment, rewards_of(unit, (), experiment)), level=level)
     return Look([figures.difference(*key) for key in figures.deciding_keys], figures.guards())
 
@@ -474,8 +482,8 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
     """Return the rewards with these names, and the rewards that the experiment declares. Raise InputError for an
     unknown or repeated name.
 
-    Without names, the result has the declared rewards, then the other rewards that the variants learn, in order.
-    Without names and experiment, the result has the one reward that all policies learn, or `default`."""
+    Without names, the other rewards that the variants learn follow the declared rewards. Without names and
+    experiment, the result has the one reward that all policies learn, or `default`."""
     if repeated_name := next((name for name in names if list(names).count(name) > 1), None):
         raise InputError(f"reward {repeated_name!r} is named twice")
     if experiment is None:
@@ -489,8 +497,8 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
 
 
 def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
-    """Return the rewards that the variants of an experiment learn, in order and each once. For the holdout of a route,
-    return the reward of the route."""
+    """Return the rewards that the variants of an experiment learn, in order and without repetition. For the holdout of
+    a route, return the reward of the route's policy."""
     if (route := lookup.route_of_holdout(unit, experiment)) is not None:
         return [lookup.version(unit, route.reference)[0].reward]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
@@ -498,8 +506,8 @@ def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
 
 
 def rows_of_figures(figures: StudyFigures) -> tuple[list[study_figures.OutcomeRow], list[study_figures.DifferenceRow]]:
-    """Return two lists: the rows of every group, and the rows of every difference from the first group. A difference
-    has a p-value where units were assigned at random. Periods without units are left out."""
+    """Return the rows of the answer: the rows with the metrics of each group, and the rows with the differences of each
+    group from the first. Periods without users or sessions are left out."""
     study, answer_metrics, values = figures.study, metrics(figures.study), figures.outcomes.value
     numbers = [
         number for number in range(len(figures.groups.labels))
