@@ -79,9 +79,7 @@ def numbers_in_runs(starts: Index, n: int) -> Ids:
 
 def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array:
     """Return, for each row, the product of the values from the first row of its run to this row, (n,). A product of
-    positive values is at least `least`.
-
-    number (n,): the number of each row within its run, from `numbers_in_runs`."""
+    positive values is at least `least`. number (n,): the number of each row within its run, from `numbers_in_runs`."""
     products, rows_by_number = values.copy(), np.argsort(number, kind="stable")
     for start, end in pairwise(np.cumsum(np.bincount(number)).tolist()):
         rows = rows_by_number[start:end]

@@ -100,9 +100,7 @@ def _window_sums(batch: Batch, definition: Reward, windows: Sequence[int], *, no
 
 def _weighted_events(batch: Batch, definition: Reward, is_uncensored: Flags) -> Batch:
     """Return the events of a batch that the reward weighs, and the slots of the decisions with such events. All other
-    decisions earned the default reward.
-
-    is_uncensored (slots,): whether no slot of the same decision is censored."""
+    decisions earned the default reward. is_uncensored (slots,): whether no slot of the same decision is censored."""
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     is_weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][is_uncensored])
     events = take(batch.events, is_weighed)

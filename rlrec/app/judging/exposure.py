@@ -230,9 +230,7 @@ class Census:
     def _exposures(self, slots: Columns, starts: Ids, batch: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
         """Return the expected exposure of each arm, (a,), and the number of decisions whose probabilities cannot be
         derived. The expected exposure of an arm is the sum of its probabilities over the positions of all decisions of
-        the slots.
-
-        starts: the index of each decision's first slot."""
+        the slots. starts: the index of each decision's first slot."""
         exposures = np.zeros(len(self.added_at))
         if not self.derives:
             return np.full(len(exposures), np.nan), 0
@@ -341,9 +339,7 @@ def _count_uniform_picks(slots: Columns, reader: LogReader) -> float:
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
     """Return how evenly the sums spread exposure over the arms that were eligible in at least one decision, and other
-    figures of the catalogue.
-
-    popularity (a,): the sum of rewards of each arm."""
+    figures of the catalogue. popularity (a,): the sum of rewards of each arm."""
     arm_mask = sums.eligible_counts > 0
     shown_spread, expectations = (spread(counts[arm_mask]) for counts in (sums.shown_counts, sums.expected_exposures))
     mean = popularity[arm_mask].mean()

@@ -152,8 +152,6 @@ def check_size(best_n: int | None) -> None:
 
 def expected_size(unit: Unit, by: str) -> int:
     """Return the number of users or sessions that came within the last 30 days. If it is small, return a default that
-    suits many experiments.
-
-    by: what to count, "user" or "session"."""
+    suits many experiments. by: what to count, "user" or "session"."""
     size = experiments.count_visitors(unit, by, since=unit.now - TRAFFIC_US)
     return size if size >= LEAST_SIZE else DEFAULT_SIZE

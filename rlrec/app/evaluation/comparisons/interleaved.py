@@ -105,9 +105,7 @@ def add_policy(unit: Unit, experiment: str, ranker_versions: Sequence[Version]) 
 
 def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> TeamCredit:
     """Return the credit of each team (ranker) on mature decisions. Errors are clustered by the user or session that was
-    assigned.
-
-    level: the level of the intervals."""
+    assigned. level: the level of the intervals."""
     import numpy as np
 
     from rlrec.ope.comparisons import comparison

@@ -113,9 +113,7 @@ class RouteGate(Judgement):
 
 def judge_candidate(unit: Unit, options: GateOptions, *, earlier_tests: Sequence[Mapping[str, Any]]) -> RouteGate:
     """Test the candidate against the version that the route serves, and return the result of the test. Raise
-    CheckFailed if the log has no usable rows.
-
-    earlier_tests: the tests of this gate in this year, oldest first."""
+    CheckFailed if the log has no usable rows. earlier_tests: the tests of this gate in this year, oldest first."""
     selection = filters.selection(unit, options.log)
     if selection.splits is not None and list(selection.splits) != [GATE]:
         raise InputError("a gate uses split=gate, which training never uses", hint="leave split out of --log")

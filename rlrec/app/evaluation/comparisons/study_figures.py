@@ -570,9 +570,7 @@ class StudyFigures(Record, eq=False):
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
         """Tell whether, in any of these groups, many users or sessions have not yet had time to come again. A mean over
-        them is then too low.
-
-        groups: the index of each group."""
+        them is then too low. groups: the index of each group."""
         visits, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
         if visits is None or ages is None or not metric.per_unit:
             return False

@@ -527,9 +527,7 @@ class ReturnModel(Record, kw_only=False, eq=False):
 
     def predict_mean(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
         """Return the predicted return of each decision, (n,), as a mean over the arms that a target may show at
-        position 1.
-
-        slates: the target's probabilities, in portions of the decisions."""
+        position 1. slates: the target's probabilities, in portions of the decisions."""
         n = len(decisions.top)
         probability, effect = np.zeros(len(decisions.row)), np.zeros(n)
         ridge = self.model.ridge

@@ -533,9 +533,7 @@ def _drifts(sums: CheckSums) -> bool:
 
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
     """Return the sums of the checks, where the check for drift also covers the newest decisions of the store after the
-    log.
-
-    sums: the sums of each check over the log."""
+    log. sums: the sums of each check over the log."""
     numbers = {rows.reward.id: number for number, rows in enumerate(evaluation.shared_rows) if rows.policy_id is None}
     targets = [target for target in evaluation.targets if target.is_weighed]
     if not targets or (unit.folder is None and evaluation.selection == Selection()):

@@ -305,9 +305,7 @@ def _target_partials(
 
 
 def any_slot(rows: Rows, flags: Flags) -> Flags:
-    """Tell for each row whether any of its slots has a flag, (n,).
-
-    flags: a flag for each slot of the rows."""
+    """Tell for each row whether any of its slots has a flag, (n,). flags: a flag for each slot of the rows."""
     return np.logical_or.reduceat(flags, rows.begins)
 
 

@@ -206,9 +206,7 @@ class LogReader:
     ) -> tuple[Array, Columns]:  # fmt: skip
         """Return the loggers' probabilities of all arms in each distribution of the batch, (distributions, positions,
         arms), and the slots with the column `draw`. This column has the index of the distribution that drew each slot's
-        slate, or -1 if it is not known.
-
-        positions: the number of positions for which probabilities are computed."""
+        slate, or -1 if it is not known. positions: the number of positions for which probabilities are computed."""
         arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
         for case in self.marginals.cases(slots, contexts, eligible, positions=positions, per_decision_samples=True):
             if np.isnan(case.marginals).any():  # under rules of a page they have no closed form

@@ -51,9 +51,7 @@ class CompletePages(Record, eq=False):
         return len(self.page)
 
     def take(self, pages: Flags) -> CompletePages:
-        """Return the flagged slates.
-
-        pages (s,): a flag for each slate."""
+        """Return the flagged slates. pages (s,): a flag for each slate."""
         if pages.all():
             return self
         size = np.diff(self.start)
@@ -202,9 +200,7 @@ def _reweigh_by_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatc
 
 def _on_policy_batch(shared_columns: dict[str, Any], slots: Columns, needs: Needs) -> SlateBatch:
     """Return a batch of slates that the target itself served. All weights are 1, and the arms shown are a sample of the
-    target's distribution.
-
-    shared_columns: the columns of the batch that are the same for all targets."""
+    target's distribution. shared_columns: the columns of the batch that are the same for all targets."""
     n = len(slots["position"])
     shown_at = np.zeros((n, needs.positions))
     shown_at[np.arange(n), slots["position"] - 1] = 1.0

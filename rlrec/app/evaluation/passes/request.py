@@ -82,9 +82,7 @@ class SharedRows(Record, eq=False):
     members: list[tuple[int, Scorer]] = field(default_factory=list)
 
     def immature_log(self, rows: str) -> EmptyLog:
-        """Return the error for a log in which no row is old enough.
-
-        rows: the number of selected rows, in words."""
+        """Return the error for a log in which no row is old enough. rows: the number of selected rows, in words."""
         minutes = self.reward.window_us / 60e6
         hint = f"a decision counts when the window of reward {self.reward.name}, {minutes:g} minutes, is over"
         return EmptyLog(f"of {rows} selected, none is mature", hint=hint, wait_us=self.reward.window_us)

@@ -120,9 +120,7 @@ class ContextCache:
         self._features = _FeatureCache()
 
     def unread(self, context_id: Ids) -> Ids:
-        """Return the ids of the contexts that are not cached, ascending.
-
-        context_id: the id of each row's context."""
+        """Return the ids of the contexts that are not cached, ascending. context_id: the id of each row's context."""
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
     def table(

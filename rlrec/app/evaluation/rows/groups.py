@@ -70,9 +70,7 @@ def _group_labels(by: str, group_numbers: Ids, keys: Mapping[int, str], loggers:
 
 def day_numbers(at: Ids) -> Ids:
     """Return the number of the day of each time, (n,), as `times.day_of` counts days. Days begin at midnight in the
-    configured time zone.
-
-    at (n,): times in microseconds."""
+    configured time zone. at (n,): times in microseconds."""
     days = at // times.DAY_US
     if times.zone is None or not len(at):
         return days

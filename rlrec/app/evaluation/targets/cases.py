@@ -299,9 +299,7 @@ class CaseRows:
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
         """Yield the given rows in groups of equal depth. With the indices of g rows, (g,), yield the target's
         probability of the arm at each position from the top down to the row, given the arms above, (g, depth + 1). It
-        is 0 if the target cannot show the arm.
-
-        deep: the indices of the rows among these p rows."""
+        is 0 if the target cannot show the arm. deep: the indices of the rows among these p rows."""
         depth = self.rows.slots["depth"][self.indices[deep]]
         for group, blocks, case, order, length in self.slates(deep, depth + 1):
             position = np.arange(order.shape[1])
@@ -401,9 +399,7 @@ class CaseRows:
 
     def write_support_gap(self, support_gap: Array, batch: LoggedBatch) -> None:
         """Write the target's probability of the arms that had probability 0 under the logger. Only rows are written for
-        which the logger's belief must tell which arms these are.
-
-        support_gap: the array to write to."""
+        which the logger's belief must tell which arms these are. support_gap: the array to write to."""
         slots = self.rows.slots
         unknown_rows = np.flatnonzero(slots["unknown_support"][self.indices] & self.is_inside)
         logger_case = slots["logger_case"][self.indices[unknown_rows]]

@@ -139,9 +139,7 @@ def scorer_type(target: Target) -> type[Scorer]:
 def cram_target(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:
     """Split a target into the steps in which it learned from the selected decisions. If the target has learned nothing
     while serving, return it unchanged. Raise InputError if the target began with what it had learned from this log, or
-    if it draws lists of candidates.
-
-    greedy: whether the target is evaluated without exploration."""
+    if it draws lists of candidates. greedy: whether the target is evaluated without exploration."""
     if target.serving is None or not target.serving.version.learning or not target.lessons:
         return target
     version, (_, *initial_lessons) = target.serving.version, target.lessons

@@ -170,9 +170,7 @@ class ListCaseRows(CaseRows):
 
 
 def _rows_by_block(blocks: list[Block], case: Index) -> Iterator[tuple[ListBlock, Index]]:
-    """Yield each block that has slates, with the indices of these slates.
-
-    case: the index of each slate's block."""
+    """Yield each block that has slates, with the indices of these slates. case: the index of each slate's block."""
     for number, block in enumerate(blocks):
         assert isinstance(block, ListBlock)
         rows = np.flatnonzero(case == number)

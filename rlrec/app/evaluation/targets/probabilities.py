@@ -206,9 +206,7 @@ class Scorer:
 
     def _leaves_out_named(self, number: int, context: Mapping[str, Any], batch: LoggedBatch) -> bool:
         """Tell whether the target's lists of allowed arms leave out arms that a rule of the request names. A policy
-        that serves refuses such a request.
-
-        number: the number of the set of arms, as `eligible_sets` returns it."""
+        that serves refuses such a request. number: the number of the set of arms, as `eligible_sets` returns it."""
         if number not in self._narrow_sets:
             return False
         sets, groups = (self._narrow_sets[number], batch.eligible[number - NARROWED]), context.get(GROUPS, {})

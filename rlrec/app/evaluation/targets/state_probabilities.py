@@ -306,9 +306,7 @@ class StateCaseRows:
 
     def write_support_gap(self, support_gap: Array, batch: LoggedBatch) -> None:
         """Write the target's probability of the arms that had probability 0 under the logger, for rows at position 1.
-        At lower positions this probability is not known, and NaN is written.
-
-        support_gap: the array to write to."""
+        At lower positions this probability is not known, and NaN is written. support_gap: the array to write to."""
         slots = self.rows.slots
         is_unknown = slots["unknown_support"][self.indices]
         support_gap[self.indices[is_unknown]] = np.nan

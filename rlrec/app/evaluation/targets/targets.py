@@ -225,9 +225,7 @@ def _stored_target(unit: Unit, version: Version, head: Head, reward: Reward | No
 
 
 def trained_target(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
-    """Return a target for a trained version that is not stored yet.
-
-    weights: the trained weights of the arms."""
+    """Return a target for a trained version that is not stored yet. weights: the trained weights of the arms."""
     from rlrec.app.distributions.trained import TrainedModel
 
     parameters = TrainedModel(unit, version, weights=weights)
