@@ -43,12 +43,13 @@ KICK = 1.0  # change of log probabilities (root mean square) with which the asce
 class TrainingOptions:
     """This record holds the options of the ascent.
 
-    discounted: whether gamma^t multiplies the gradient at step t; batch: the largest number of visits in a batch,
-    which gives one natural step (`natural.py`); lr: the initial size of a step; clip_weight: the largest importance
-    weight, where None means no limit; no_correction: whether gains have no importance weights; bold: whether an
-    epoch counts that no gate could judge; patience: the number of epochs without improvement after which the ascent
-    ends; kl_stop: the mean KL(start || now) at which the ascent ends; shaping: the potential of a state, as a weight
-    for each of the state's features by name.
+    gamma: the discount of later rewards; discounted: whether gamma^t multiplies the gradient at step t; batch: the
+    largest number of visits in a batch, which gives one natural step (`natural.py`); lr: the initial size of a step;
+    entropy: the weight of the policy's entropy; clip_weight: the largest importance weight, where None means no
+    limit; no_correction: whether gains have no importance weights; bold: whether an epoch may be chosen that no gate
+    (the test before a version goes live) could judge; patience: the number of epochs without improvement after which
+    the ascent ends; kl_stop: the mean KL(start || now) at which the ascent ends; shaping: the weight of each feature
+    of a state in the potential, by name.
 
     weights: "slate" if each slate has one weight, or "slot" if each slot has a weight, given the slots above; top_k: if
     above 0, each slot has a weight whatever the slots above show, as one of top_k draws with replacement."""
@@ -80,12 +81,12 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """An Epoch is a point of the learning curve.
+    """An Epoch is a point of the learning curve, measured on the tuning visits, which choose the best epoch.
 
     lr: the step size; supported: whether a gate could judge the policy, by the ESS of the tuning visits; value: the
-    value of the policy on the tuning visits; gain: this value minus the value of the start, with its bounds and
-    standard error; entropy, kl: the entropy and the KL divergence in nats, on the tuning visits; variance,
-    variance_without_baseline: the variance of the gradient with the baseline, and without it."""
+    value of the policy; gain: this value minus the value of the start, with `std_error` and the bounds `lower` and
+    `upper`; entropy, kl: the entropy and the KL divergence in nats; clipped: the part of the gradients that clipping
+    removed; variance, variance_without_baseline: the variance of the gradient with the baseline, and without it."""
 
     epoch: int
     lr: float
@@ -103,8 +104,8 @@ class Epoch:
     variance_without_baseline: float
 
     def counts(self, *, bold: bool) -> bool:
-        """Tell whether enough tuning visits are effective. With `bold`, a lower number is enough, which justifies a
-        step that no gate can judge."""
+        """Tell whether enough tuning visits are effective. With `bold`, a number is enough that is too low for a
+        gate."""
         return self.supported or (bold and (self.ess or 0.0) >= BOLD_ESS)
 
     def is_better(self, earlier: Epoch, *, bold: bool) -> bool:
@@ -154,8 +155,9 @@ class PageWeights:
     """This record describes the importance weights of whole slates before the first step.
 
     ess_share: the ESS divided by the number of decisions; clipped_share: the part of the sum of weights that
-    clipping removes; max_positions: the number of positions of the longest slate; earned_by_slots: the part of all
-    rewards that single slots earned, rather than whole pages."""
+    clipping removes; max_positions: the number of positions of the longest slate; has_missing_propensities: whether
+    the propensity of a slot is unknown; earned_by_slots: the part of all rewards that single slots earned, rather
+    than whole pages."""
 
     ess_share: float
     clipped_share: float
@@ -182,9 +184,9 @@ class PageWeights:
 
     @property
     def auto_weights(self) -> str:
-        """Return "slot" or "slate", which `auto` stands for here. The reward of a slot does not depend on the slate
-        above, so weights by slot have less noise, and are exact on the policy's own log. The reward of a page depends
-        on the whole slate."""
+        """Return "slot" or "slate", the kind of weights that the option `auto` stands for with these visits. The reward
+        of a slot does not depend on the slate above, so weights by slot have less noise, and are exact on the policy's
+        own log. The reward of a page depends on the whole slate."""
         is_hopeless = self.ess_share < MIN_ESS_SHARE or self.clipped_share > MAX_CLIPPED_SHARE
         by_slot = self.earned_by_slots >= MIN_EARNED_BY_SLOTS or is_hopeless
         return SLOT if self.max_positions > 1 and by_slot and not self.has_missing_propensities else SLATE
@@ -453,15 +455,15 @@ def group_slates(
     rows: VisitRows, gain: Array, raw_gain: Array, scale: Array, *, slots: bool = False,
     by_position: Array | None = None, credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip
-    """Yield groups of decisions in the form that the gradient takes.
+    """Yield groups of decisions as inputs of the gradient.
 
     With `slots`, each slot is a row of its own. The return of a slot is its own reward plus the rewards of later
     slates. With `by_position`, the probability of each slot is conditional on the slots above it, and the return of
     a slot is its own reward plus the rewards of lower slots and of later slates.
 
     gain: the return of each decision minus the baseline; raw_gain: the return of each decision; scale: the weight of
-    each decision; by_position: the mean reward of each position, or None; credit: the factor of the slot's own
-    reward, and the factor of the rewards after it."""
+    each decision; by_position: the mean reward of each position, or None; credit: the factor of the slot's own reward,
+    and the factor of the rewards after it."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.slates.shape[1])
         log_p, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw_gain[block.rows]

@@ -113,8 +113,8 @@ class Catalogue:
 class EligibleSet:
     """An EligibleSet holds the eligible arms of decisions.
 
-    catalogue: the features of arms at that time; arms (m,): the index of each eligible arm among the trained arms,
-    ascending."""
+    catalogue: the features of arms at the time of the decisions; arms (m,): the index of each eligible arm among the
+    trained arms, ascending."""
 
     catalogue: Catalogue
     arms: Index
@@ -133,7 +133,8 @@ class VisitRows:
     where contexts are sparse.
 
     For each visit, (s,): name, a digest of session and visit; split, the number of its split; cluster, a digest of the
-    user or session; stratum, the index of its logger and half; length, the number of its decisions.
+    user or session; stratum, the index of its stratum (a logger and a half of the clusters); length, the
+    number of its decisions.
 
     For each decision, (n,): eligible, the index of its eligible set; size, the number of its positions; n_remembered,
     the number of arms that its state remembers; log_propensity, the logarithm of the probability of its slate; reward,
@@ -189,7 +190,8 @@ class VisitRows:
 
     @classmethod
     def concatenate(cls, pieces: Sequence[Self]) -> Self:
-        """Return the visits of all pieces in one record. Its eligible sets are in the order of their contents."""
+        """Return the visits of all pieces in one record. The eligible sets of the record are in the order of their
+        contents."""
         by_contents = {eligible_set.contents: eligible_set for piece in pieces for eligible_set in piece.eligible_sets}
         rank = {contents: number for number, contents in enumerate(sorted(by_contents))}
         numbers = [[rank[eligible_set.contents] for eligible_set in piece.eligible_sets] for piece in pieces]
@@ -294,7 +296,7 @@ class DatasetSplit(VisitFile):
 
 
 class Dataset:
-    """A Dataset holds visits, first in the order in which they were written, then by split.
+    """A Dataset holds visits on disk. Visits are written in any order, and `arrange` then sorts them into splits.
 
     strata: the strata, by the index that visits have; decisions: the approximate number of decisions; splits: the
     arranged splits, by number; columns: the columns of sparse contexts that occur in training visits, ascending."""
@@ -329,15 +331,16 @@ class Dataset:
             self._file.write(rows.take(visits))
 
     def batch(self, max_visits: int) -> int:
-        """Return the number of visits in a training batch. It is at most max_visits, and so small that several batches
-        result, whose gradients can be compared."""
+        """Return the number of visits in a training batch. The number is at most max_visits, and so small that there
+        are several batches, whose gradients can be compared."""
         count = sum(map(len, self._clusters[TRAIN]))
         return max(1, min(max_visits, -(-count // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, columns: Ids | None = None) -> None:
         """Arrange the written visits into splits.
 
-        sizes: for each split to arrange, by number, the largest number of visits in a batch; columns: see `union`."""
+        sizes: for each split to arrange, by number, the largest number of visits in a batch; columns: the columns of
+        sparse contexts to keep, each renumbered to its index in this array."""
         for number, max_visits in sizes.items():
             n_visits = sum(map(len, self._clusters[number]))
             self.splits[number] = self.union([number], -(-n_visits // max_visits), columns=columns)
@@ -376,7 +379,7 @@ MASK = 8_000_000  # most cells in the mask of a block
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecisionBlock:
-    """This record holds n decisions that have m arms together.
+    """This record holds n decisions, for which m arms are eligible in total.
 
     rows (n,): the index of each decision, ascending; arms (m,): the index of each arm among the trained arms,
     ascending; features (m, p): the features of these arms; slates (n, k): the arm at each position, as an index into

@@ -84,7 +84,7 @@ class WriteReport(Sums, kw_only=True, eq=True):
 
     @property
     def unused_sessions(self) -> str:
-        """Return a text on the sessions that do not teach, with the number of sessions for each reason."""
+        """Return a text that says how many sessions are not used for training, for each reason."""
         counts = (
             (self.unused_visits.waiting, "not over, or still within their reward windows"),
             (self.unused_visits.left_out, "cut by the filter, with a censored slot, or without propensities"),
@@ -103,9 +103,9 @@ class DatasetWriter:
 
     model: the model that reads states and features of arms; cutoff: the time until which visits count as over; seed:
     the seed of the digests that name visits, and so of the order of visits; examination: the examination of
-    positions, by which the rewards of slots are divided; since: a time, where visits that were not usable then count
-    as new; judged_from: the id of a decision, where visits that begin before it only teach, and do not choose the
-    epoch or enter the gate; log: the filter of the log."""
+    positions, by which the rewards of slots are divided; since: a time (visits that were not usable at that time
+    count as new); judged_from: the id of a decision (visits that begin before it are used for training alone, not to
+    choose the epoch or in the gate); log: the filter of the log."""
 
     def __init__(
         self, unit: Unit, selection: Selection, model: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
@@ -132,7 +132,8 @@ class DatasetWriter:
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write the usable visits of the selected log to the dataset. Returns the report on all visits.
 
-        engine: the engine that `passes.results` takes; progress: a function called after each portion."""
+        engine: the engine whose processes read partitions of the log, or None to read in this process; progress: a
+        function called after each portion."""
         report, dataset.decisions = WriteReport(), self.evaluation.extent.decisions
         dataset.strata = self.evaluation.loggers.strata(self.max_loggers)
         if engine is None and self.unit.folder is None:  # in the order of the store, since the dataset sorts anyway

@@ -122,8 +122,9 @@ class HoldoutValue:
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
         """Return the figures of parameters for the learning curve, by name. The bounds of the gain are z standard
-        errors away from the gain. Where slots are judged separately, the gain is `slot_gain`. It is correct to first
-        order while whole visits support it, and has a tenth of the error."""
+        errors away from the gain. Where slots are judged separately, the gain is the result of `slot_gain`, whose
+        standard error is a tenth of that for whole visits. This gain is correct to first order, as long as enough
+        visits are effective."""
         partial, (entropy, kl) = self.partials(parameters), self._entropy_and_divergence(parameters)
         estimate = self._estimate(partial)
         ess = estimate.ess
@@ -279,8 +280,8 @@ class HoldoutValue:
 
     def expected_ess(self, parameters: Parameters) -> float:
         """Return the number of effective visits that the parameters would be expected to have in a log of the
-        reference. It follows from the divergence of every slot in the visits. The weights of shown slots alone would
-        miss the rare slots that have most of the variance."""
+        reference. The number is computed from the divergence of every slot in the visits. The weights of shown slots
+        alone would miss the rare slots that have most of the variance."""
         visits, second_moment = 0, 0.0
         for rows in self.split.batches(self.max_visits):
             growth = np.zeros(len(rows.eligible))

@@ -33,12 +33,12 @@ SLOTS, CELLS = 50_000, 20_000_000  # slots, and scores, that are fitted at most
 def copy_log(
     unit: Unit, belief: InitialBelief, options: Mapping[str, Any], reward: Reward, from_log: str
 ) -> InitialBelief:
-    """Return the belief of a trained policy with weights fitted to a log, so that the policy serves as similarly to the
-    log as possible. The weights are fitted to the training visits. The KL divergence that remains is measured on the
-    visits that choose epochs.
+    """Return the belief of a trained policy with weights fitted to a log, so that the policy draws slates as similar to
+    the logged slates as possible. The weights are fitted to the training visits. The KL divergence that remains is
+    measured on the tuning visits.
 
-    belief: the belief without weights, which is returned where no visit of the log is usable; options: the parameters
-    of the policy; from_log: the filter of the log."""
+    belief: the belief without weights, which is returned where no visit of the log is usable; options: the
+    parameters of the policy; from_log: the filter of the log."""
     draft = replace(designs.make_draft(graduation.KIND, options, reward), parameters=belief.parameters)
     reader, selection = TrainedModel(unit, draft, weights=()), filters.selection(unit, from_log)
     cutoff = Cutoff.compute(unit, reward)

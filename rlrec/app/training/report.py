@@ -17,7 +17,8 @@ class GateReport(paired_gate.Judgement):
     """This record holds the gate's test of a candidate, as the store keeps it.
 
     against: the live version that the candidate was compared with, or None where it was compared with the log;
-    repeated: whether an earlier version had the same test, whose result this is."""
+    sessions: the number of sessions; repeated: whether the result was copied from the same test of an earlier
+    version."""
 
     against: int | None
     sessions: int
@@ -78,7 +79,7 @@ class TuneSplit:
 
 
 def no_step_reason(ascent: TrainingResult, tune: TuneSplit) -> str:
-    """Return the sentence that says that the log supports no step, and how to log instead."""
+    """Return a sentence which says that the log has too few effective visits for training, and how to log instead."""
     wanted_ess = tune.wanted_ess or 0.0
     if tune.clusters < wanted_ess:
         return (
@@ -95,7 +96,7 @@ def no_step_reason(ascent: TrainingResult, tune: TuneSplit) -> str:
 
 
 def bold_reason(ascent: TrainingResult, tune: TuneSplit, reference: str, route: str | None) -> str:
-    """Return the sentence on a version that no gate could judge.
+    """Return a sentence on how to try a version that no gate could judge, or that says why it is not worth a try.
 
     reference: the reference of this version; route: a route on which the version could be ramped, or None where no
     such route exists."""
