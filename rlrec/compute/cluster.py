@@ -62,8 +62,8 @@ class Cluster:
             raise SchedulerAbsent(f"no scheduler answers at {scheduler}", hint=hint) from error
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """Yield the number and the result of each partition, as `Engine.map` says. The task is a future of Dask, so
-        that it is sent only once and Dask can compute it again."""
+        """Yield the number and the result of each partition, as `Engine.map` says. The task is a future of Dask, which
+        is sent only once, and which Dask can compute again."""
         import distributed
 
         task_future = self._submit(bytes, task, pure=False)

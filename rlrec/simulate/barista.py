@@ -125,7 +125,7 @@ class Barista(Visitors):
 
     def _slope(self, shares: Array) -> tuple[float, Array]:
         """Return the mean reward of a visit under a fixed distribution over the items, and the derivative of this mean
-        by each probability, (arms,)."""
+        with respect to each probability, (arms,)."""
         values, item_values = self._values(lambda item_values, _: item_values @ shares)
         slope: Array = self._reach_probabilities(np.tile(shares, (len(values), 1))) @ item_values
         return float(values[0]), slope

@@ -1,6 +1,6 @@
 """This module has the base classes of audiences. The interface of an audience is the interface of Gymnasium, for many
-runs at once; in addition, the optimum of an audience is known. Visitors with a memory sit in seats, and end their
-visits themselves."""
+runs at once; in addition, the optimum of an audience is known. Visitors with a memory end their visits themselves. A
+seat is a run that holds one such visitor at a time."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def examination(positions: int, power: float) -> Array:
 def require_between(name: str, value: float, low: float, high: float, *, condition: str = "") -> None:
     """Raise InputError unless the value of a parameter is from `low` to `high`.
 
-    name: the name of the parameter; condition: words for what these bounds depend on."""
+    name: the name of the parameter; condition: words for the error that say what the bounds depend on."""
     if not low <= value <= high:
         raise InputError(f"{name} is {value:g}", hint=f"it is from {low:g} to {high:g}{condition}")
 
@@ -157,9 +157,9 @@ def check_rates(values: Sequence[float]) -> Array:
 
 
 class Visitors(Audience):
-    """Visitors is the base of audiences in which one visitor sits in each seat, (runs,). The memory of a visitor is
-    never in the observation. A policy only knows the arms that it has shown so far in the visit, and the rewards of
-    these arms.
+    """Visitors is the base of audiences whose visitors have a memory. Each run is a seat, which holds one visitor at a
+    time. The memory of a visitor is never in the observation. A policy only knows the arms that it has shown so far in
+    the visit, and the rewards of these arms.
 
     cap: the number of decisions after which a visit is cut off. daily: the number of new visitors per day; if it is
     0, time does not count days, and a visitor comes again after `away` decisions of all visitors. a_day: the number
@@ -200,13 +200,15 @@ class Visitors(Audience):
         return self._no_features
 
     def admit(self, seats: Index, visitors: Index) -> None:
-        """Begin visits in these seats. visitors: the number of the visitor in each seat; a number that was used before
-        stands for the same visitor."""
+        """Begin visits in some of the runs.
+
+        seats: the index of the run of each visit; visitors: the number of the visitor of each visit, where a number
+        that was used before stands for the same visitor."""
         self._steps[seats] = 0
         self._begin_visits(seats, visitors)
 
     def step(self, actions: Index) -> Step:
-        """Show an arm, or a page, in each seat, as `Audience.step` says.
+        """Show an arm, or a page, in each run, as `Audience.step` says.
 
         info has no `optimum`, since a single step has no optimum. Instead it has `again`, (runs,), which is positive
         if the visit has ended and the visitor will come again (it is the number of days until then, if time counts
@@ -230,12 +232,12 @@ class Visitors(Audience):
         self._state[seats] = 0
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
-        """Serve an arm in each seat, and update the memory of the visitors. Return the reward, the mean of the reward,
-        and whether the visitor leaves, (runs,) each."""
+        """Serve an arm in each run, and update the memory of the visitors. Return three arrays (runs,): the reward, the
+        mean of the reward, and whether the visitor leaves."""
         raise NotImplementedError
 
     def _end_visits(self, is_ended: Flags) -> Array:
-        """End the visits in the flagged seats. Return a number for each seat, (runs,): it is positive if the visit has
+        """End the visits in the flagged runs. Return a number for each run, (runs,): it is positive if the visit has
         ended and the visitor will come again, and 0 otherwise."""
         self._state[is_ended] = 0
         return np.zeros(len(is_ended))
@@ -251,7 +253,7 @@ class Regulars(Visitors):
 
     @property
     def traits(self) -> Index:
-        """Return the trait of the visitor in each seat, (runs,)."""
+        """Return the trait of the visitor in each run, (runs,)."""
         return self._traits[self._visitors]
 
     @traits.setter

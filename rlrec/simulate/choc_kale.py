@@ -96,8 +96,10 @@ class ChocKale(Regulars):
         return mean_rewards, return_matrix
 
     def _per_visit(self, mean_rewards: Array, return_matrix: Array) -> Array:
-        """Return the mean reward per visit, over all visits of a new visitor, for n policies, (n,). The arguments are
-        the results of `_visit`."""
+        """Return the mean reward per visit, over all visits of a new visitor, for n policies, (n,).
+
+        mean_rewards, return_matrix: the results of `_visit`, which are the mean reward of a visit by its first
+        level, and the probability of another visit by the levels at the beginning and at the end."""
         rewards_and_visits = np.stack([mean_rewards, np.ones_like(mean_rewards)], axis=2)
         total = np.linalg.solve(np.eye(self.levels + 1) - return_matrix, rewards_and_visits)[:, self.start]
         return total[:, 0] / total[:, 1]

@@ -80,8 +80,8 @@ class Delayed(Bernoulli):
     """A Delayed audience clicks at fixed rates, and its clicks arrive late.
 
     rates: the probability of a click for each arm. delay: the number of decisions until a click arrives. If `shape`
-    is fixed, every click has this delay. If `shape` is exponential, it is the mean delay, and the delay of each
-    click is rounded down."""
+    is fixed, every click has this delay. If `shape` is exponential, `delay` is the mean, and the delay of each click
+    is rounded down."""
 
     delay: float = bounded_parameter(100.0, 0, 1e6)
     shape: str = "exponential"
@@ -191,10 +191,10 @@ class Cascade(_PageAudience):
 class Page(_PageAudience):
     """A Page audience judges a page as a whole, and wants variety.
 
-    Arm a is about topic a modulo `topics`. A visitor wants one topic; all topics are equally likely. The visitor is
-    content with a page if any arm of this topic attracts the visitor. Each arm does so at a rate of its own. A
-    content visitor clicks on the page, without a position. A second arm of a topic thus adds less than the first
-    arm. A page with only one arm is rewarded as a slot."""
+    Arm a is about topic a modulo `topics`. A visitor wants one topic; all topics are equally likely. Each arm of
+    this topic attracts the visitor with the probability that `rates` states. The visitor is content with a page if
+    any arm attracts the visitor, and then clicks on the page, without a position. A second arm of a topic thus adds
+    less than the first arm. A page with only one arm is rewarded as a slot."""
 
     topics: int = 5
 

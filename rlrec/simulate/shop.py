@@ -115,9 +115,10 @@ class Shop(Regulars):
         return float(gains.ravel()[chosen_cells].sum()), distribution
 
     def _mean_freshness(self, shares: Array) -> Array:
-        """Return the mean freshness of a category, summed over the decisions of a visit, for each of these
-        probabilities of showing the category. Freshness is 1 before the category is examined, and falls with
-        satiation."""
+        """Return the mean freshness of a category, summed over the decisions of a visit, for each probability of
+        showing the category. Freshness is 1 before the category is examined, and falls with satiation.
+
+        shares: the probabilities."""
         looks, freshness_sum = np.zeros((FULL_SATIATION + 1, len(shares))), np.zeros(len(shares))
         looks[0] = 1  # probability of each number of looks, times that of a visit this long
         for _ in range(self.cap):
@@ -132,10 +133,11 @@ class Shop(Regulars):
     def value_per_visitor(
         self, arms: Index, state_values: StateValues, *, positions: int = 1, weights: Mapping[str, float] = CLICKS
     ) -> float:
-        """Return the mean reward of a new visitor over all visits.
+        """Return the mean reward of a new visitor over all visits. The method works in rounds, each of which adds one
+        further visit; the sum over all rounds is extrapolated from the ratio of the last two changes.
 
-        arms, state_values: as in `visit_values`. The method works in rounds, each of which adds one further visit;
-        the sum over all rounds is extrapolated from the ratio of the last two changes."""
+        arms: the arms that the policy may show; state_values: the policy, as a function that `visit_values`
+        describes; weights: the weights of events in the reward."""
         values = np.zeros(self.levels + 1)
         while True:
             rounds = [values]
@@ -247,8 +249,8 @@ class Shop(Regulars):
         return clicks.reshape(actions.shape), mean_clicks.reshape(actions.shape), leaves
 
     def _end_visits(self, is_ended: Flags) -> Array:
-        """End the visits in the flagged seats. Return the number of days until the visitor in each seat comes again, or
-        0 if the visitor never comes again or the visit has not ended."""
+        """End the visits in the flagged runs. Return the number of days until the visitor in each run comes again, or 0
+        if the visitor never comes again or the visit has not ended."""
         self.looks[is_ended] = 0
         will_return = self._rng.random(len(is_ended)) < self._return_probabilities[self.traits]
         days = self._rng.geometric(1 / (self.away + 0.5), len(is_ended)) - 0.5
