@@ -230,7 +230,8 @@ class FeedbackTransaction:
             learners = {version.id: version for versions in ledger.learners.values() for version in versions}
             self.versions |= {number: learners[number] for number in new_ids & learners.keys()}
             if other_ids := new_ids - learners.keys():
-                self.versions |= policies.by_id(unit, other_ids)
+                stored_versions = policies.by_id(unit, other_ids)
+                self.versions |= {number: stored_versions[number] for number in other_ids}
         self.new_rows: dict[int, list[Row]] = {}  # new events by decision
         # by decision: its events, and how many of its new events are among them
         self.reward_events: dict[int, tuple[list[Event], int]] = {}
