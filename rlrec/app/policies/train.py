@@ -10,6 +10,7 @@ from functools import partial
 from math import isfinite
 from typing import Any, cast
 
+from rlrec import policy as kinds
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.comparisons.paired_gate import BY_VISIT, Gain
@@ -42,7 +43,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import settings
 from rlrec.store.log.selected import Selection, any_common, extent, version_counts
-from rlrec.store.policies import beliefs, policies, routes
+from rlrec.store.policies import beliefs, experiments, policies, routes
 from rlrec.store.policies.beliefs import ArmWeights
 from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US, format_time
@@ -308,16 +309,26 @@ class _TrainingRun:
         return result
 
     def _logged_values(self, tune: HoldoutValue) -> list[LoggedValue]:
-        """Return what each logger of the tuning visits earned. A policy that serves the same users at the same time as
-        the trained policy fills another place of the page, and is left out."""
-        values = tune.logged_values(by_slot=self.request.weights == SLOT)
-        trained_policy = f"policy={self.parent.policy.name}"
-        if len(values) > 1:
-            with self.log_store.read() as unit:
-                surfaces = arm_effects.shared_surfaces(unit, self._select_log(unit))
-            others = set(surfaces) - {trained_policy} if trained_policy in surfaces else set()
-            values = [row for row in values if f"policy={row['logger'].rpartition('@')[0]}" not in others]
-        return values
+        """Return what each logger of the tuning visits earned, for versions of the trained policy and of policies that
+        could serve in its place. A policy could not if it is a variant, cannot serve at all, or serves the same users
+        at the same time on another surface. Policies that a running experiment compares are left out, too."""
+        values, trained_name = tune.logged_values(by_slot=self.request.weights == SLOT), self.parent.policy.name
+        if len(values) < 2 or (self.request.log or "").startswith(log_stores.PREFIX):
+            return []
+        with self.store.read() as unit:
+            surfaces = {
+                text.removeprefix("policy=") for text in arm_effects.shared_surfaces(unit, self._select_log(unit))
+            }
+            left_out = surfaces if trained_name in surfaces else set[str]()
+            for experiment in experiments.all_experiments(unit):
+                names = {variant.policy.partition("@")[0] for variant in experiment.serving}
+                left_out |= names if experiment.status == "running" and trained_name in names else set()
+            rivals = {
+                policy.name for policy in policies.all_policies(unit)
+                if "@" not in policy.name and kinds.load(policy.kind).can_serve
+            }  # fmt: skip
+        serving_names = rivals - left_out | {trained_name}
+        return [row for row in values if lookup.split_reference(row["logger"])[0] in serving_names]
 
     def _train_on_both(self, result: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
         """Train again on the training and the tuning visits, as many steps as led to the best epoch, and return the

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Line", "Result", "feedback", "feedback_group", "feedback_stream"]
 
 T = TypeVar("T")
+LATE = "{0} came after the window of reward {1}: beliefs may learn from {2}, no estimate counts {2}"
 MAX_KINDS = 1_000  # kinds of events in one line
 MAX_WARNINGS = 10  # most kinds of events that one warning names
 
@@ -56,7 +57,7 @@ def feedback(store: Store, line: Line) -> Result | PersonalResult:
     """Record one line in one transaction. A line that is refused stores nothing."""
     transaction = feedback_group(store, [line], all_or_none=True)
     for name in sorted(transaction.late_lines):
-        store.notice(f"it came after the window of reward {name}: beliefs may learn from it, no estimate counts it")
+        store.notice(LATE.format("it", name, "it"))
     (outcome,) = transaction.outcomes
     assert not isinstance(outcome, InputError)
     return outcome
@@ -132,8 +133,8 @@ def feedback_stream(
         for error in errors:
             reject(error)
     for name, n_late in sorted(late_total.items()):
-        count = f"{n_late:,} of {quantity(total.accepted, 'line')}"
-        store.notice(f"{count} came after the window of reward {name}: beliefs may learn, no estimate counts them")
+        lines = f"{n_late:,} of {quantity(total.accepted, 'line')}"
+        store.notice(LATE.format(lines, name, "them"))
     warn_of_kinds(store, unweighed_kinds)
     return total
 

@@ -30,7 +30,7 @@ NO_LOOK = dict.fromkeys(GateReport.__annotations__)  # the fields in a report wh
 
 # log: the filter of the training log. trained: whether there is a new version; why: there is none, or it is no better,
 # or was not promoted; training: the part that the version stores, epochs and the gate; loggers: what each logger earned
-# on the visits by which the epoch was chosen, but those that serve another surface.
+# on the visits by which the epoch was chosen, of policies that could serve in place of the trained one.
 RunFigures = TypedDict("RunFigures", {
     "policy": str, "version": int, "parent": int, "promoted": bool, "gate_sessions": int | None,
     "tune_estimate": float | None, "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None,

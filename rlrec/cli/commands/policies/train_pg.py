@@ -127,7 +127,7 @@ def train_pg(
     for text in reason_notes if show.format != "table" else []:
         notice(text)
     if result["trained"]:
-        print_sentences(show, _result_sentence(result), *_rival_sentence(result))
+        print_sentences(show, _result_sentence(result), *([] if options.dry_run else _rival_sentence(result)))
         if show.format == "table" and (
             best_sentence := app.best_policy.find(store, by="train-pg", policy=result["policy"])
         ):
@@ -195,16 +195,16 @@ def _result_sentence(result: Mapping[str, Any]) -> str:
 
 def _rival_sentence(result: Mapping[str, Any]) -> list[str]:
     """Return a sentence about another policy of the log, if its visits earned surely more than the new version is
-    estimated to earn. The list is empty without such a policy, or if an experiment compares it already."""
+    estimated to earn. The list is empty without such a policy."""
     name, new_version, value = result["policy"], f"{result['policy']}@{result['version']}", result["value"]
-    owners = [row["logger"].rpartition("@")[0] for row in result["loggers"]]
+    owners = [row["logger"].partition("@")[0] for row in result["loggers"]]
     clause = f"{new_version} is estimated to earn"
     if value is None and name in owners:
         logger_row = result["loggers"][owners.index(name)]
         value, clause = logger_row["value"], f"{logger_row['logger']} earned"
     for owner, row in zip(owners, result["loggers"], strict=True):
-        is_rival = owner != name and "@" not in owner and value is not None
-        if is_rival and row["users"] >= LEAST_USERS and row["value"] - 2 * row["std_error"] > value:
+        is_sure = value is not None and row["value"] - 2 * row["std_error"] > value
+        if owner != name and row["users"] >= LEAST_USERS and is_sure:
             unit = "slot" if result["weights"] == "slot" else "visit"
             command = f"rlrec experiment create {owner}-{name} --variant {owner}={owner} --variant {name}={new_version}"
             return [

@@ -163,9 +163,11 @@ def test_another_policy_that_earned_more_is_named_with_the_experiment_that_compa
     command = "rlrec experiment create base-visits --variant base=base --variant visits=visits@3"
     assert "in this log, base@1 earned 3 a visit, and visits@3 is estimated to earn " in printed
     assert f"`{command}` is the fair comparison" in printed
-    assert run_sqlite("--now", NOW, *command.split()[1:]).exit_code == 0
+    rehearsed = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK, "--dry-run").stderr
     alone = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK, "--log", "policy=visits").stderr
-    assert "in this log" not in alone
+    assert run_sqlite("--now", NOW, *command.split()[1:]).exit_code == 0
+    compared = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK).stderr
+    assert ["in this log" in printed for printed in (rehearsed, alone, compared)] == [False, False, False]
 
 
 def test_a_policy_of_another_surface_is_no_rival(run_sqlite: Run, sqlite_db: str) -> None:
