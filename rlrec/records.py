@@ -86,9 +86,9 @@ def add_up(partials: Iterable[Any]) -> Any:
 
 
 class Arm(NamedTuple):
-    """This record is an arm in its present state. features: JSON; retired_at: the time at which the arm was retired, or
-    None while the arm may be served; eligible_from, eligible_until: the times between which the arm may be served, or
-    None for no limit."""
+    """This record is an arm in its present state. features: the features as JSON; retired_at: the time at which the arm
+    was retired, or None while the arm may be served; eligible_from, eligible_until: the times between which the arm may
+    be served, or None for no limit."""
 
     id: int
     key: str

@@ -233,8 +233,9 @@ def difference_sentence(
     """Return a sentence about a difference in reward per user, session or decision.
 
     row: the difference, as `experiment show` reports it; unit: the noun, such as `user`; by_reward: whether the
-    sentence names the reward; per_day: the number of new units per day, or None if it is not known; newest_per_day:
-    this number for the second half of the time, when most users who come again have already been counted."""
+    sentence names the reward; per_day: how many new users or sessions come per day, or None if it is not known;
+    newest_per_day: this number for the second half of the time, when most users who come again have already been
+    counted."""
     name, reward = row.get("group", row.get("variant")), by_reward_name(row["reward"] if by_reward else None)
     if TOO_EARLY & {*row["reasons"]}:
         needs = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"

@@ -165,7 +165,7 @@ class Crowd:
 
     @property
     def busy_seats(self) -> Index:
-        """Return the indices of the seats in which a visit takes place."""
+        """Return the indices of the seats (places for simultaneous visits) in which a visit takes place."""
         return np.flatnonzero(self.visitor != NO_VISITOR)
 
     @property
@@ -184,7 +184,8 @@ class Crowd:
         return [(visitor, time - now) for time, _, visitor in sorted(self._returns_due)]
 
     def arrive(self, now: float) -> None:
-        """Begin visits in free seats. Visitors who are due to come again take seats before new visitors."""
+        """Begin visits in all free seats (places for simultaneous visits), as far as visitors come. Visitors who are
+        due to come again take seats before new visitors."""
         for seat in np.flatnonzero(self.visitor == NO_VISITOR)[: self.visits_left].tolist():
             visitor = self._next(now)
             if visitor == NO_VISITOR:
@@ -206,7 +207,7 @@ class Crowd:
         return len(self.visits) - 1
 
     def leave(self, seats: Index, *, days: Array, now: float) -> None:
-        """End the visits in n seats.
+        """End the visits in n seats (places for simultaneous visits).
 
         days (n,): the days until the visitor of each seat comes again, or 0 for a visitor who does not come again.
         now: the present time."""

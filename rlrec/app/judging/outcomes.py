@@ -29,8 +29,10 @@ class Request:
 
     by: one of BY, where None means variants if the request names an experiment, and no groups otherwise; rewards:
     names of rewards, where an empty list means the rewards that the variants learn, or the only reward that all
-    policies learn, or `default`; users, age_us, entered_us, metrics: the options of the same names in `Study`;
-    rival: the variant to compare with, where None means the first variant."""
+    policies learn, or `default`; adjust: whether to adjust by the time before the experiment; users: `new`,
+    `returning` or `named` users, or None for all; age_us: how long after its beginning a user or session counts;
+    entered_us: the time since which users or sessions must have come; metrics: the metrics to compute, or None for
+    all; rival: the variant to compare with, where None means the first variant."""
 
     by: str | None = None
     experiment: str | None = None

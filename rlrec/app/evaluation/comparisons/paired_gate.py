@@ -54,7 +54,8 @@ class GateOptions(Record):
 
     candidate, current: the references of the versions to compare; reward: the name of a reward, where None stands
     for the reward that the current version learns; log: a filter; gamma: the discount of each further decision of a
-    visit; cluster: `user`, `session` or `row`, or None to choose; guards: the rewards that may not fall."""
+    visit; cluster: `user`, `session` or `row`, or None for users where they are known; guards: the rewards that may
+    not fall."""
 
     candidate: str = ""
     current: str = ""

@@ -543,8 +543,9 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _time_sides(self) -> list[tuple[int, Outcomes, Outcomes]]:
-        """Return several times, each with two figures: of the users or sessions assigned before the time, and of those
-        assigned since. The times are the starts of phases, or of quarters of the time of assignments."""
+        """Return several times, each with the figures of the users or sessions assigned before the time, and the
+        figures of those assigned since. The times are the starts of phases, or of quarters of the time of
+        assignments."""
         strata, sums = self.sums.strata, self.sums.strata or self.sums.quarters
 
         def figures(keys: Iterable[int]) -> Outcomes:

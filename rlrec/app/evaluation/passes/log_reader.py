@@ -219,8 +219,8 @@ class LogReader:
         return shares, {**slots, log_rows.DRAW: draw}
 
     def _draws(self, slots: Columns) -> Ids:
-        """Return the index of the first slot of each combination of belief, eligible set and context that drew slates.
-        Several combinations may have the same distribution."""
+        """Return the index of one slot, the first, for each distinct combination of belief, eligible set and context.
+        Several combinations may have the same distribution of slates."""
         names = ["version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size"]
         if self.loggers.reads(slots, ~slots["imported"]):
             names.append("context_id")
