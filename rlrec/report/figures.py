@@ -165,12 +165,12 @@ def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None =
     weeks, from which the title compares the newest week with the first week."""
     if "no-users" in answer["reasons"] or log_end is None or nobody_returned(answer):
         return None
-    periods = len({row["group"] for row in answer["outcomes"]})
+    n_periods = len({row["group"] for row in answer["outcomes"]})
     end_by_metric = {metric: parse(log_end) - days * DAY_US for metric, days in RETURN_DAYS.items()}
     figures = [
         *filter(None, (over_time(answer, metric, until=end_by_metric[metric], weeks=weeks) for metric in RETURN_DAYS))
     ]
-    return next((figure for figure in figures if len(figure.rows) > periods / 2), figures[-1] if figures else None)
+    return next((figure for figure in figures if len(figure.rows) > n_periods / 2), figures[-1] if figures else None)
 
 
 def nobody_returned(answer: Outcomes) -> bool:
@@ -437,11 +437,11 @@ def effects(answer: Effects) -> Figure:
 
 def exposure(answer: Exposure) -> Figure:
     """Draw the share of slots that each arm had, and the share that its probabilities would give on average."""
-    slots, arms = max(1, answer["slots"]), answer["arms"]
+    n_slots, arms = max(1, answer["slots"]), answer["arms"]
     shown_arms, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
-    arms_with_half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1
+    arms_with_half = bisect_left([*accumulate(row["realised"] for row in arms)], n_slots / 2) + 1
     shares = [
-        Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
+        Bar(row["arm"], 100 * row["realised"] / n_slots, row["expected"] and 100 * row["expected"] / n_slots)
         for row in shown_arms
     ]
     is_single = effective_arms is None or number(effective_arms) == "1"

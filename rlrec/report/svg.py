@@ -161,10 +161,10 @@ def interval(value: float | None, lower: float | None, upper: float | None, *, u
         return f"{number(value)}{unit} [{number(lower)}, {number(upper)}]"
     half_width = (upper - lower) / 2
     magnitude = math.floor(math.log10(half_width))
-    decimals = max(0, (1 if half_width < 3 * 10**magnitude else 0) - magnitude)
+    n_decimals = max(0, (1 if half_width < 3 * 10**magnitude else 0) - magnitude)
     # so that no bound is shown as -0.0
-    decimals += any(number and not float(f"{number:.{decimals}f}") for number in (value, lower, upper))
-    return f"{value:,.{decimals}f}{unit} [{lower:,.{decimals}f}, {upper:,.{decimals}f}]"
+    n_decimals += any(number and not float(f"{number:.{n_decimals}f}") for number in (value, lower, upper))
+    return f"{value:,.{n_decimals}f}{unit} [{lower:,.{n_decimals}f}, {upper:,.{n_decimals}f}]"
 
 
 def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
@@ -366,8 +366,8 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
 
 def _draw_row_title(name: str, note: str, y: float) -> str:
     """Return the SVG elements of a name on the left and a note on the right."""
-    letters = 56 - len(note)
-    return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", css_class="soft")
+    n_letters = 56 - len(note)
+    return text(4, y, name, letters=n_letters) + text(WIDTH - 4, y, note, anchor="end", css_class="soft")
 
 
 def _draw_vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:

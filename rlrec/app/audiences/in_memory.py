@@ -161,8 +161,8 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
     twice. Correlated scores get new noise at every position.
 
     shape: the numbers of runs and of arms; floors (k,): the floor of each position."""
-    runs, m = shape
-    slates, row = np.empty((runs, len(floors)), np.intp), np.arange(runs)[:, None]
+    n_runs, m = shape
+    slates, row = np.empty((n_runs, len(floors)), np.intp), np.arange(n_runs)[:, None]
     values = scores.noise(shape, rng)
     if values.shape != shape:  # scores without noise, the same for every run
         values = np.broadcast_to(values, shape)
@@ -172,8 +172,8 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
             values[row, slates[:, :position]] = -np.inf
         arms = _best_arms(values, rng)
         if floor:
-            is_explored = rng.random(runs) < floor
-            uniform = rng.random(shape) if position else rng.integers(m, size=runs)
+            is_explored = rng.random(n_runs) < floor
+            uniform = rng.random(shape) if position else rng.integers(m, size=n_runs)
             if position:
                 uniform[row, slates[:, :position]] = -1.0
                 uniform = uniform.argmax(axis=1)
@@ -280,8 +280,8 @@ class ForgettingSums:
     def __init__(self, forgetting: Forgetting, *shape: int) -> None:
         self.forgetting = forgetting
         self.now = np.zeros(shape)
-        buckets = forgetting.bucket(int(forgetting.window)) + 2 if forgetting.window else 0
-        self._buckets = np.zeros((buckets, *shape))
+        n_buckets = forgetting.bucket(int(forgetting.window)) + 2 if forgetting.window else 0
+        self._buckets = np.zeros((n_buckets, *shape))
         self._oldest_bucket = self._ordinal = 0
 
     def advance(self, ordinal: int) -> None:

@@ -426,8 +426,8 @@ class VersionDistribution:
         belief = self._eligible_belief(eligible, arms, revision)
         x = policy.design.context.rows(contexts)
         # products per column that a score needs
-        products = policy.design.arm.width if policy.uses_arm_features else 1
-        columns = WORDS if policy.design.context.is_sparse else x.shape[1] * max(x.shape[1], products)
+        n_products = policy.design.arm.width if policy.uses_arm_features else 1
+        columns = WORDS if policy.design.context.is_sparse else x.shape[1] * max(x.shape[1], n_products)
         step = max(1, CELLS // (len(arms) * columns))
         starts = range(0, len(x), step)
         return [scores for start in starts for scores in split_runs(policy.scores_at(belief, x[start : start + step]))]

@@ -146,13 +146,13 @@ class WrongPropensities(Check):
         arm_bets = bet_sums(p, rank, eligible=eligible)
         # a sample of the rows; each row counts in every cell of its context
         n_arms = min(len(arms), ARMS)
-        cells = max(2, min(CONTEXT_CELLS, PAIRS // max(n_arms, 1)))
+        n_cells = max(2, min(CONTEXT_CELLS, PAIRS // max(n_arms, 1)))
         sample_rows = np.flatnonzero(data.in_sample)
-        context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=cells)
+        context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=n_cells)
         start, context_code = offsets(np.bincount(context, minlength=contexts.size)), slots["context"][top[sample_rows]]
         length = np.diff(start)[context_code]
         row, cell = np.repeat(sample_rows, length), cell[piece_rows(start[context_code], length)]
-        eligible = _eligible_in(cell, set_index[row], members, cells=cells, arms=n_arms)
+        eligible = _eligible_in(cell, set_index[row], members, cells=n_cells, arms=n_arms)
         has_cell = rank[row] < n_arms
         row, cell = row[has_cell], cell[has_cell]
         return PropensityBets(arms=arm_bets, cells=bet_sums(p[row], cell * n_arms + rank[row], eligible=eligible))
@@ -340,9 +340,9 @@ class CarryOver(Check):
         rows, slots = data.rows, data.rows.slots
         if not slots["step"].any() or slots["subsampled"].any():
             return None
-        cell, cells = _cells(data)
+        cell, n_cells = _cells(data)
         return dependence.carry_over_sums(
-            rows.reward, cell=cell, cells=cells, step=slots["step"], repeats=slots["repeats"], length=slots["length"],
+            rows.reward, cell=cell, cells=n_cells, step=slots["step"], repeats=slots["repeats"], length=slots["length"],
             cluster=slots["cluster"],
         )  # fmt: skip
 
@@ -366,12 +366,12 @@ class DependentSlots(Check):
         if data.model is None:
             return None
         rows, slots = data.rows, data.rows.slots
-        cell, cells = _cells(data)
+        cell, n_cells = _cells(data)
         # only slots that have a marginal, whatever the slate above them, which no request had laid out
         has_rules = data.batch.contexts.have_rules[slots["context"]]
         cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"] | has_rules, -1, cell)
         return dependence.slots_above_sums(
-            rows.reward, attraction=data.model.attraction(rows), cell=cell, cells=cells,
+            rows.reward, attraction=data.model.attraction(rows), cell=cell, cells=n_cells,
             decision=slots["decision_id"], position=slots["position"], cluster=slots["cluster"],
         )  # fmt: skip
 
@@ -382,11 +382,11 @@ class DependentSlots(Check):
 def _cells(data: CheckedRows) -> tuple[Ids, int]:
     """Return the number of each slot's cell, (n,), and the number of cells. A cell is a pair of an arm and a position.
     If there are too many arms, only the first arms, in order of key, have cells. Other slots have the number -1."""
-    slots, arms, positions = data.rows.slots, data.arms, data.extent.positions
+    slots, arms, n_positions = data.rows.slots, data.arms, data.extent.positions
     rank = arms.ranks(slots["arm_id"])
-    n_arms = min(len(arms), max(1, dependence.CELLS // positions))
-    has_cell = (rank < n_arms) & (slots["position"] <= positions)
-    return np.where(has_cell, rank * positions + slots["position"] - 1, -1), n_arms * positions
+    n_arms = min(len(arms), max(1, dependence.CELLS // n_positions))
+    has_cell = (rank < n_arms) & (slots["position"] <= n_positions)
+    return np.where(has_cell, rank * n_positions + slots["position"] - 1, -1), n_arms * n_positions
 
 
 # Every check, in the order of `ope.checks.reasons`.

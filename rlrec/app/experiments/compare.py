@@ -255,10 +255,10 @@ def _show_teams(
     credit = interleaved.team_credit(unit, experiment, definition, level=level)
     picks = [credit.first_picks, credit.decisions - credit.first_picks]
     split = comparison.sample_ratio([((1.0, 1.0), [picks] if credit.decisions else [])])
-    units = sum(experiments.count_units(unit, experiment.id).values())
+    n_units = sum(experiments.count_units(unit, experiment.id).values())
     variants = [
         {
-            "variant": team, "policy": reference, "weight": 0.5, "units": units, "sessions": credit.sessions,
+            "variant": team, "policy": reference, "weight": 0.5, "units": n_units, "sessions": credit.sessions,
             **_earnings(mean, level), "wins": wins,
         }
         for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)

@@ -119,12 +119,12 @@ def create(store: Store, request: Request) -> ExperimentSummary:
         experiment = experiments.by_name(unit, [request.name]).get(request.name)
         if experiment is not None:
             return _existing_summary(unit, experiment, request)
-        removals = settings.get(unit).removals
+        n_removals = settings.get(unit).removals
         forks = [fork(unit, variant) for variant in request.variants]
         rankers = interleaved.ranker_versions(unit, request.interleave) if request.interleave else []
 
     def work(unit: Unit) -> ExperimentSummary:
-        settings.lock_removals(unit, removals)
+        settings.lock_removals(unit, n_removals)
         if start(unit, request, forks, rankers) is None:
             return _existing_summary(unit, experiments.by_name(unit, [request.name])[request.name], request)
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})

@@ -155,7 +155,7 @@ def _plan(
     shares: the part of the units that each variant gets; arrivals: the new units of the traffic, or None where they
     are not known."""
     declaration = None if figures is None else figures.declaration
-    metric_name, narrowing, wait, comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
+    metric_name, narrowing, wait, n_comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
     best_n = None if declaration is None else declaration.best_n
     if figures is None:
         value = request.rate or 0.0
@@ -164,7 +164,7 @@ def _plan(
         name = request.metric or declared.MetricName(declared.DEFAULT_METRIC)
         metric = METRICS[name.metric]
         if request.metric is None and declaration is not None:
-            metric, comparisons = declaration.success[0], request.comparisons or len(figures.deciding_keys)
+            metric, n_comparisons = declaration.success[0], request.comparisons or len(figures.deciding_keys)
             reward = figures.metric_names()[0]["reward"]
             is_usual = reward == DEFAULT_REWARD and len(figures.study.rewards) == 1
             name = declared.MetricName(metric.name, None if is_usual else reward)
@@ -181,7 +181,7 @@ def _plan(
         value, base_variance = mean.value, mean.error**2 * mean.units
         lifted_variance = base_variance * (1 + request.lift)  # a lift by more events, not by larger ones
         narrowing = None if adjusted_mean is None else 1 - adjusted_mean.error / mean.error
-    limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
+    limits = {"alpha": (1 - request.level) / n_comparisons, "power": request.power}
     variance = sequences.variance_of_difference(base_variance, lifted_variance, shares)
     total = sequences.fixed_sample_size(variance, request.lift * value, **limits)
     total_sequential = sequences.sequential_units(variance, request.lift * value, best_n=best_n, **limits)
@@ -194,7 +194,7 @@ def _plan(
         "total_sequential": max(sequences.MIN_CLUSTERS, ceil(total_sequential)),
         "days": days, "days_sequential": days_sequential, "adjusted_days": next(iter(adjusted_days), None),
         "assumed": {
-            "lift": request.lift, "power": request.power, "level": request.level, "comparisons": comparisons,
+            "lift": request.lift, "power": request.power, "level": request.level, "comparisons": n_comparisons,
             "metric": metric_name, "value": value, "variance": base_variance, "shares": [*shares],
             "unit": request.by, "narrowed": narrowing, "return_days": wait,
             "traffic_days": arrivals and arrivals.days, "traffic_units": arrivals and int(arrivals.counts[-1]),
@@ -226,8 +226,8 @@ class NewUnits(Record, eq=False):
         units = cls(counts=counts, days=STRETCHES * length / DAY_US, by_session=study.by_session)
         if study.experiment is None or study.by_session:
             return replace(units, newcomers=units.pace)
-        population, newcomers = people.count_users(unit, first_at + STRETCHES * length // 2)
-        return replace(units, population=float(population), newcomers=min(units.pace, 2 * newcomers / units.days))
+        population, n_newcomers = people.count_users(unit, first_at + STRETCHES * length // 2)
+        return replace(units, population=float(population), newcomers=min(units.pace, 2 * n_newcomers / units.days))
 
     def add_population(self, unit: Unit, selection: Selection, *, since: int) -> NewUnits:
         """Return these counts with the population of a log that begins earlier, at `since`. The earlier part of the log
@@ -238,8 +238,8 @@ class NewUnits(Record, eq=False):
         earlier_log = replace(selection, since=since)
         begin_at = last_at - half_us - n_stretches * half_us
         arrivals = people.arrivals(unit, earlier_log, since=begin_at, length=half_us, by_session=self.by_session)
-        newcomers = sum(count for stretch, count in arrivals.items() if stretch >= n_stretches)
-        return replace(self, population=float(sum(arrivals.values())), newcomers=newcomers * DAY_US / half_us)
+        n_newcomers = sum(count for stretch, count in arrivals.items() if stretch >= n_stretches)
+        return replace(self, population=float(sum(arrivals.values())), newcomers=n_newcomers * DAY_US / half_us)
 
     @property
     def pace(self) -> float:

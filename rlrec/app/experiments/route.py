@@ -137,10 +137,10 @@ def create(store: Store, request: Request) -> RouteSummary:
     other options."""
     command = f"route create {request.command}"
     with store.read() as unit:
-        forks, removals = _forks_of_holdout(unit, request, str(request.to)), settings.get(unit).removals
+        forks, n_removals = _forks_of_holdout(unit, request, str(request.to)), settings.get(unit).removals
 
     def work(unit: Unit) -> RouteSummary:
-        settings.lock_removals(unit, removals) if forks else settings.lock(unit)
+        settings.lock_removals(unit, n_removals) if forks else settings.lock(unit)
         stored_route = routes.by_name(unit, [request.name]).get(request.name)
         if stored_route is not None:
             first_change = routes.history(unit, stored_route.route_id)[0]
@@ -219,11 +219,11 @@ def set_holdout(store: Store, request: Request) -> RouteSummary:
     """Begin a holdout, which keeps some users of a route apart from now on. Repeating the request changes nothing.
     Raises Conflict where the route has another holdout."""
     with store.read() as unit:
-        reference, removals = lookup.route(unit, request.name).reference, settings.get(unit).removals
+        reference, n_removals = lookup.route(unit, request.name).reference, settings.get(unit).removals
         forks = _forks_of_holdout(unit, request, reference)
 
     def work(unit: Unit) -> RouteSummary:
-        settings.lock_removals(unit, removals)
+        settings.lock_removals(unit, n_removals)
         route = lookup.route(unit, request.name, lock=True)
         _refuse_ramp(route)
         is_new = route.holdout is None
@@ -287,12 +287,12 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             basis = f"judged by reward {gate['reward']}, which {route.reference} learns"
             store.notice(f"{basis}; --reward {reward_name} judges by what {to} learns")
         ramp = None if request.share is None else _ramp(unit, route, request, to, request.share)
-        removals = settings.get(unit).removals
+        n_removals = settings.get(unit).removals
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
 
     def work(unit: Unit) -> RouteSummary:
         if ramp is not None:
-            settings.lock_removals(unit, removals)
+            settings.lock_removals(unit, n_removals)
         state = lookup.route(unit, request.name, lock=True)
         _refuse_ramp(state)
         is_unchanged = state.id == route.id and looks == routes.looks(unit, state.route_id, since=unit.now - YEAR_US)

@@ -230,7 +230,7 @@ class GroupWriter:
             few_lines, number = self.state.lines[self.ids[name]], self.ids[name]
             stored_lines = loading.stored_lines(self.unit, number, rows.digest) if few_lines is None else few_lines
             new = new.without_lines(name, stored_lines)
-        duplicates = len(rows) - len(new)
+        n_duplicates = len(rows) - len(new)
         is_intact = new is group.rows
         keys = loading.stored_sessions(self.unit, group.sessions if is_intact else set(new.session))
         old_sessions = sessions.find(self.unit, keys, lock=True) if keys else {}
@@ -240,7 +240,7 @@ class GroupWriter:
         if len(new):
             is_intact = new is group.rows
             self._store(group if is_intact else PreparedRows.prepare(new, salt=self.settings.split_salt), old_sessions)
-        counts = ImportCounts(len(new), duplicates, values(new.estimated, len(new)).count(1))
+        counts = ImportCounts(len(new), n_duplicates, values(new.estimated, len(new)).count(1))
         marks = loading.marks(self.unit, self.ids.values())
         state = replace(self.state, counts=self.state.counts + counts, marks=marks)
         return state, self.refusals

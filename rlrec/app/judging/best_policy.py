@@ -133,12 +133,12 @@ class _NewestPages:
     def served_looks(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
         """Return the mean number of looks (slots weighted by examination) at each arm on the newest slates of a
         version, (k,). The result is None if the version served too few slates."""
-        looks, pages = np.zeros(len(self.columns)), 0
+        looks, n_pages = np.zeros(len(self.columns)), 0
         version_selection = replace(selection, version_ids=[version_id])
         for row in selected.newest_slots(unit, version_selection, COUNTED):
             looks[self.columns[row.arm_id]] += row.slots * self.examination[row.position - 1]
-            pages += row.slots if row.position == 1 else 0
-        return looks / pages if pages >= SERVED else None
+            n_pages += row.slots if row.position == 1 else 0
+        return looks / n_pages if n_pages >= SERVED else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -88,13 +88,13 @@ def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveA
     if request.positions is not None and request.positions < 2:
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
     with store.read() as unit:
-        removals = settings.get(unit).removals
+        n_removals = settings.get(unit).removals
     with log_stores.reading(store, request.log, workers) as (unit, log, engine):
         definition = lookup.reward(unit, request.reward)
         estimation = _estimate(unit, replace(request, log=log), definition, filters.selection(unit, log), engine)
 
     def work(unit: Unit) -> CurveAnswer:
-        settings.lock_removals(unit, removals)
+        settings.lock_removals(unit, n_removals)
         return _store(unit, request, definition, estimation)
 
     return store.write(work)

@@ -200,15 +200,15 @@ class _Gathering(_Ranking):
         self.selection = filters.selection(unit, request.filter)
         self.policy = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
         self.days, since = selected.day_counts_and_newest(unit, self.selection, JUDGED)
-        decisions = sum(row.decisions for row in self.days)
+        n_decisions = sum(row.decisions for row in self.days)
         first_at, last_at = selected.times(unit, self.selection)
         self.answer = Result(
-            created_at=format_time(unit.now), log=request.filter, decisions=decisions,
-            first=format_time(first_at) if decisions else None, last=format_time(last_at) if decisions else None,
+            created_at=format_time(unit.now), log=request.filter, decisions=n_decisions,
+            first=format_time(first_at) if n_decisions else None, last=format_time(last_at) if n_decisions else None,
         )  # fmt: skip
         if self.selection.without:
             counts = selected.version_counts(unit, replace(self.selection, without=()))
-            self.answer.excluded = sum(counts.values()) - decisions
+            self.answer.excluded = sum(counts.values()) - n_decisions
         if self.selection.since is not None:
             earlier_log = replace(self.selection, since=None, until=self.selection.since)
             self.answer.earlier = sum(selected.version_counts(unit, earlier_log).values())

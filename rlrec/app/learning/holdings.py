@@ -217,7 +217,7 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
         return origin_list
     # a belief that was a variant's counts by the ordinals of the variant's policy
     copied_at = int(record.get("ordinal", version.ordinal))
-    buckets = fold.forgetting.oldest(version.ordinal) - fold.forgetting.oldest(copied_at)
+    n_buckets = fold.forgetting.oldest(version.ordinal) - fold.forgetting.oldest(copied_at)
     ordinal += copied_at - version.ordinal
     if parent.policy.id != version.policy.id:
         copied_fold = BeliefFold(unit, parent, ordinal=ordinal)
@@ -229,7 +229,9 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
             holdings = trace_holdings(unit, siblings)
             origin_list += [holding.sums for holding in holdings if holding.version.id == parent.id]
     origin_list += origins(unit, parent, by_id, ordinal=ordinal)
-    return [partial(_moved_sums, origin=origin, buckets=buckets) for origin in origin_list] if buckets else origin_list
+    return (
+        [partial(_moved_sums, origin=origin, buckets=n_buckets) for origin in origin_list] if n_buckets else origin_list
+    )
 
 
 def _batch_at_time(batch: Batch, time: int) -> Batch:

@@ -79,14 +79,14 @@ class BeliefFold:
     def log_sums(self, selection: selected.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """Return the sums of the mature, uncensored impressions of a log, the number of these impressions, and the id
         of the newest decision. columns: the columns that the statistics need beside arm, reward and propensity."""
-        sums, slots, last_id = Totals(), 0, 0
+        sums, n_slots, last_id = Totals(), 0, 0
         is_weighed = PROPENSITY in self.policy.needs
         log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, is_weighed=is_weighed)
         for impressions in log:
             sums = add_totals(sums, self.sums(impressions))
-            slots += len(impressions)
+            n_slots += len(impressions)
             last_id = max(last_id, int(impressions.slots["decision_id"].max(initial=0)))
-        return sums, slots, last_id
+        return sums, n_slots, last_id
 
     def log_spend(self, selection: selected.Selection, budget: Budget) -> Totals:
         """Return the spend in a log, for each slice of the budget's period and each arm: the number of slots, the total

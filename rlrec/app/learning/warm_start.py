@@ -103,9 +103,9 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
     if "selection" in record and not from_prior:
         exclusion_tests = filters.exclusion_tests(unit, ignored_names=filters.parse(record["filter"]).get("included"))
         selection = Selection(**{"last_id": record.get("last_id"), **record["selection"], "without": exclusion_tests})
-        version, sums, slots, _, weights = fit_to_log(unit, version, selection)
+        version, sums, n_slots, _, weights = fit_to_log(unit, version, selection)
         names = ("filter", "selection", "last_id", "now", "window_us")
-        fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
+        fitted_to |= {name: record[name] for name in names if name in record} | {"slots": n_slots}
     policy = designs.policy_of(version)
     if kinds.is_contextual(policy) and policy.expands_model and not sums:
         log, first_id = filters.selection(unit, None), version.since or None
@@ -140,10 +140,10 @@ def fit_design(
 def _catalogue_encoder(unit: Unit, *, max_columns: int) -> Encoder:
     descriptions = [parse(arm.features, f"arm {arm.key}") for arm in arms.all_arms(unit)]
     if not any(descriptions):
-        columns = HASHED
-        while columns >= max_columns:
-            columns //= 2
-        return Encoder.by_hash(columns)
+        n_columns = HASHED
+        while n_columns >= max_columns:
+            n_columns //= 2
+        return Encoder.by_hash(n_columns)
     encoder_fit = EncoderFit()
     encoder_fit.take(descriptions)
     return Encoder.parse(encoder_fit.spec(max_columns=max_columns))
@@ -172,12 +172,12 @@ def fit_to_log(unit: Unit, version: Version, selection: Selection) -> LogFit:
         fold = BeliefFold(unit, version, ordinal=0, anchor=marginal.Anchor.from_packed(weights))
         return LogFit(version, *fold.log_sums(selection, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
-        sums, slots, last_id = BeliefFold(unit, version, ordinal=0).log_sums(selection, columns=["context_id"])
+        sums, n_slots, last_id = BeliefFold(unit, version, ordinal=0).log_sums(selection, columns=["context_id"])
         expanded_version = expand(unit, version, sums) if rounds_left else None
         if expanded_version is None:
             break
         version = expanded_version
-    return LogFit(version, sums, slots, last_id)
+    return LogFit(version, sums, n_slots, last_id)
 
 
 def _fit_columns(unit: Unit, version: Version, policy: Linear, selection: Selection) -> Weights:

@@ -117,10 +117,10 @@ def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
 def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
     """Return the row of each event's slot, and whether the event has a slot (an event of the page has none)."""
     # one number per decision and position
-    positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
-    slots = batch.slots["decision_id"] * positions + batch.slots["position"]
+    n_positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
+    slots = batch.slots["decision_id"] * n_positions + batch.slots["position"]
     events, event_index = np.unique(
-        batch.events["decision_id"] * positions + batch.events["position"], return_inverse=True
+        batch.events["decision_id"] * n_positions + batch.events["position"], return_inverse=True
     )
     # slots are looked up in the events, which are fewer
     slot = np.full(len(events), -1, np.int64)

@@ -108,7 +108,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         _check_prior(store, policy, request.kind, typed_parameters)
     with store.read() as unit, bulk.alongside(unit) if request.from_log or prior_options else nullcontext():
         belief, is_new = NO_BELIEF, policies.by_name(unit, request.name) is None
-        removals = settings.get(unit).removals
+        n_removals = settings.get(unit).removals
         ArmNames(unit, rules.names).find(rules.names, field="param")  # raises for unknown names
         if is_new:
             encoders = features if source is None else graduation.encoders(source) | (features or {})
@@ -131,7 +131,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         stored_policy = policies.by_name(unit, request.name)
         if stored_policy is not None:
             return _existing_answer(unit, stored_policy, definition)
-        settings.lock_removals(unit, removals)
+        settings.lock_removals(unit, n_removals)
         lookup.refuse_route_name(unit, request.name)
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)

@@ -161,7 +161,7 @@ def _relearn_effects(store: Store, source: Version, request: Request, *, by: str
         raise InputError(f"policy {source.policy.name!r} learns the effects of arms", hint=hint)
     groups.refuse_group(by)
     with store.read() as unit:
-        removals = settings.get(unit).removals
+        n_removals = settings.get(unit).removals
     with log_stores.reading(store, request.log) as (unit, log, _):
         reward = request.reward or source.reward.name
         result = arm_effects.answer(unit, arm_effects.Request(
@@ -173,7 +173,7 @@ def _relearn_effects(store: Store, source: Version, request: Request, *, by: str
             window_us=lookup.reward(unit, reward).window_us, slots=_overall_effects(result)["pages"],
         )  # fmt: skip
     record |= {"rebuilt_from": source.number, "horizon_s": result["horizon_s"]}
-    version_id = store.write(partial(_add_effects, source=source, result=result, record=record, removals=removals))
+    version_id = store.write(partial(_add_effects, source=source, result=result, record=record, removals=n_removals))
     with store.read() as unit:
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
         retired_arms = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None}

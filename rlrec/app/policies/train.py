@@ -234,8 +234,8 @@ class _TrainingRun:
             unit, self.log or "", selection, last_id=dataset_report.last_id, window_us=self.parent.reward.window_us,
             slots=dataset_report.slots,
         )  # fmt: skip
-        sessions = dataset_report.visits
-        return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": sessions, "options": options}
+        n_sessions = dataset_report.visits
+        return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": n_sessions, "options": options}
 
     def _check_dataset(self) -> None:
         name, dataset_report, visit_counts = self.parent.reward.name, self.report, self.report.unused_visits

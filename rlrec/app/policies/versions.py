@@ -100,7 +100,7 @@ def freeze(store: Store, reference: str) -> Frozen:
     from rlrec.app.log import reward_log
 
     with store.read() as unit:
-        removals = settings.get(unit).removals
+        n_removals = settings.get(unit).removals
         source, head = _learning_version(unit, reference)
         sums, last_id = belief_versions.fork(unit, source)
         n_immature = decisions.count_slots_after(unit, source.policy.id, last_id) if source.learning else 0
@@ -108,7 +108,7 @@ def freeze(store: Store, reference: str) -> Frozen:
         ready_at = reward_log.time_of_maturity(newest_at + source.reward.window_us, unit.now)
 
     def work(unit: Unit) -> Frozen:
-        settings.lock_removals(unit, removals)
+        settings.lock_removals(unit, n_removals)
         policies.lock(unit, [source.policy.id])
         number = policies.versions(unit, [source.policy.id])[-1].number + 1
         version_id = belief_versions.copy_version(

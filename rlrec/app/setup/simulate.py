@@ -335,26 +335,26 @@ class VisitWorld(SimulatedStore):
     def play(self) -> None:
         """Play all visits to their end. If the audience counts days, the visits of a period end before the next period
         begins."""
-        group, sessions, audience = self.request.group, self.request.sessions, self.audience
-        seats, period_us = min(group, sessions), DAY_US // audience.a_day
+        group, n_sessions, audience = self.request.group, self.request.sessions, self.audience
+        n_seats, period_us = min(group, n_sessions), DAY_US // audience.a_day
         self.decisions = 0
         # the regret: the expected rewards are subtracted later
-        self.totals[1:] = audience.optimum(self.request.size) * sessions
-        self._observations = audience.reset(seats, self.rng)
+        self.totals[1:] = audience.optimum(self.request.size) * n_sessions
+        self._observations = audience.reset(n_seats, self.rng)
         started_at = self._clock
         returning_visitors, n_new = self._recall_visitors()
         self._visitor_keys = [visitor.key for visitor in returning_visitors]
         self.crowd = Crowd(
-            seats=seats, visits=sessions, absence=audience.away, daily=audience.daily, a_day=audience.a_day,
+            seats=n_seats, visits=n_sessions, absence=audience.away, daily=audience.daily, a_day=audience.a_day,
             returners=returning_visitors, n_new=n_new,
         )  # fmt: skip
-        self._is_anonymous = np.zeros(seats, np.bool_)
+        self._is_anonymous = np.zeros(n_seats, np.bool_)
         while self.crowd.visits_left:
             period_start = started_at + self.crowd.periods * period_us
             self._let_time_pass(max(0, period_start - self._clock))
             if isinstance(audience, News):
                 self._publish(audience, period_start // period_us)
-            self._arrive(np.arange(seats))
+            self._arrive(np.arange(n_seats))
             while len(occupied_seats := self.crowd.busy_seats):
                 self._serve_seats(occupied_seats)
             self.crowd.periods += 1

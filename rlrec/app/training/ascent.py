@@ -255,7 +255,7 @@ class Trainer:
 
     def _mean_features(self) -> tuple[MeanFeatures, int, int]:
         """Return the means of the features over the decisions, the number of decisions, and the number of slots."""
-        decisions, slots, n_features = 0, 0, len(self.policy.names)
+        n_decisions, n_slots, n_features = 0, 0, len(self.policy.names)
         state = np.zeros(n_features + len(self.policy.design.columns))
         memory = np.zeros(self.start["own"].shape)
         for group in chain.from_iterable(self._batches()):
@@ -263,8 +263,8 @@ class Trainer:
             if (words := group.state.words) is not None:
                 np.add.at(state, n_features + words.column, words.value.astype(np.float64))
             np.add.at(memory, group.arms[group.state.arm], group.state.memory.astype(np.float64))
-            decisions, slots = decisions + len(group), slots + group.shown_arms.size
-        return MeanFeatures(state / max(1, decisions), memory / max(1, decisions)), decisions, slots
+            n_decisions, n_slots = n_decisions + len(group), n_slots + group.shown_arms.size
+        return MeanFeatures(state / max(1, n_decisions), memory / max(1, n_decisions)), n_decisions, n_slots
 
     def close(self) -> None:
         """Close the temporary file that holds the decisions."""
@@ -328,7 +328,7 @@ class Trainer:
         best_epoch, best_end, curve = None, self.start, list[Epoch]()
         has_pages = any(group.shown_arms.shape[1] > 1 for group in self._file.read(0))
         way: tuple[Parameters, list[float]] = self.start, []
-        best_way, gain, failures, is_saddle = way, 0.0, 0, options.weights == SLATE and has_pages
+        best_way, gain, n_failures, is_saddle = way, 0.0, 0, options.weights == SLATE and has_pages
         for epoch in range(1, options.epochs + 1):
             end, point = self._epoch(epoch, now, rate, tune)
             curve.append(point)
@@ -344,16 +344,16 @@ class Trainer:
             if not is_supported or has_gained:
                 way[1].append(rate)
                 rate = min(GROWTH * rate, max(rate, LARGEST_RATE)) if has_gained else rate
-                now, is_supported, gain, failures = end, point.counts(bold=bold), point.gain or 0.0, 0
+                now, is_supported, gain, n_failures = end, point.counts(bold=bold), point.gain or 0.0, 0
                 continue
-            rate, failures = rate / 2, failures + 1
-            if failures <= RETRIES:
+            rate, n_failures = rate / 2, n_failures + 1
+            if n_failures <= RETRIES:
                 continue
             if not is_saddle or tune is None:
                 break
             now, gain = self._leave_saddle(now, tune)
             self._set_steps(now)
-            way, rate, failures, is_saddle = (now, []), options.lr, 0, False
+            way, rate, n_failures, is_saddle = (now, []), options.lr, 0, False
         is_promising = tune is None or bool(best_epoch and best_epoch.supported and (best_epoch.lower or 0.0) > 0)
         number = 0 if best_epoch is None else best_epoch.epoch
         return TrainingResult(parameters=best_end, best=number, curve=curve, is_promising=is_promising, way=best_way)

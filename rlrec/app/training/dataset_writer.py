@@ -202,9 +202,9 @@ class DatasetWriter:
         if not len(visits):
             return
         sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))
-        portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
-        number = np.arange(len(visits)) * portions // len(visits)
-        for portion in range(portions):
+        n_portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
+        number = np.arange(len(visits)) * n_portions // len(visits)
+        for portion in range(n_portions):
             yield self._rows(visits.take(number == portion), keys)
 
     def _rows(self, visits: EndedVisits, keys: Columns) -> VisitRows:

@@ -282,7 +282,7 @@ class HoldoutValue:
         """Return the number of effective visits that the parameters would be expected to have in a log of the
         reference. The number is computed from the divergence of every slot in the visits. The weights of shown slots
         alone would miss the rare slots that have most of the variance."""
-        visits, second_moment = 0, 0.0
+        n_visits, second_moment = 0, 0.0
         for rows in self.split.batches(self.max_visits):
             growth = np.zeros(len(rows.eligible))
             for block in self._portions(rows):
@@ -290,9 +290,9 @@ class HoldoutValue:
                 divergences = plackett_luce.chi_squares(*scores, block.slates, block.eligible, **self._exploration)
                 growth[block.rows] = np.log1p(divergences).sum(axis=1)
             visit_growth = np.add.reduceat(growth, rows.start[:-1])
-            visits += len(visit_growth)
+            n_visits += len(visit_growth)
             second_moment += float(np.exp(np.minimum(visit_growth, reinforce.MAX_LOG_WEIGHT)).sum())
-        return visits**2 / second_moment
+        return n_visits**2 / second_moment
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
         for block in blocks(rows):

@@ -109,8 +109,8 @@ def interval_cell(value: float | None, lower: float | None, upper: float | None,
 
 def bar(share: float, *, width: int = 10) -> str:
     """Return a bar of block characters for a share from 0 to 1. A bar for the share 1 is `width` characters long."""
-    eighths = round(8 * width * min(max(share, 0.0), 1.0))
-    return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
+    n_eighths = round(8 * width * min(max(share, 0.0), 1.0))
+    return (BLOCKS[8] * (n_eighths // 8) + BLOCKS[n_eighths % 8]).rstrip()
 
 
 def sparkline(numbers: Sequence[float]) -> str:

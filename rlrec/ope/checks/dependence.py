@@ -100,8 +100,8 @@ def slopes(sums: CellSums, *, n_tested: int) -> Slopes | None:
     beta = _coefficients(np.array(jackknife_products), varying_columns)[:, :n_varying]
     estimate = _coefficients(products[None], varying_columns)[0, :n_varying]
     # the jackknife's covariance
-    blocks, deviations = len(present_blocks), beta - beta.mean(axis=0)
-    return Slopes(estimate, (blocks - 1) / blocks * deviations.T @ deviations, blocks)
+    n_blocks, deviations = len(present_blocks), beta - beta.mean(axis=0)
+    return Slopes(estimate, (n_blocks - 1) / n_blocks * deviations.T @ deviations, n_blocks)
 
 
 def _centred_products(cells: Array, moments: Array) -> Array:
@@ -242,8 +242,8 @@ class VisitCarryOverSums(Sums, kw_only=True):
         None if too few persons have several visits, or if the logger drew nothing at random."""
         next_return, next_visits, visits = self.visits.sum(axis=1)
         is_present = self.visits[2] > 0
-        blocks = int(is_present.sum())
-        if blocks < _LEAST_BLOCKS or not next_visits:
+        n_blocks = int(is_present.sum())
+        if n_blocks < _LEAST_BLOCKS or not next_visits:
             return None
         # outcomes around their means: the return of a next visit, and whether there is one
         z_return, z_next, z_visit = self.products
@@ -258,7 +258,7 @@ class VisitCarryOverSums(Sums, kw_only=True):
         )
         statistic = np.einsum("bka,bsa->bks", centred_products, score_by_half[np.arange(BLOCKS) % 2])[
             is_present
-        ].reshape(blocks, -1)
+        ].reshape(n_blocks, -1)
         # principal components that vary, since a score may depend linearly on the others
         spread = statistic.std(axis=0, ddof=1)
         statistic = statistic[:, spread > 0] / spread[spread > 0]
@@ -268,8 +268,8 @@ class VisitCarryOverSums(Sums, kw_only=True):
         is_varying = variance > _DEPENDENT_SHARE * len(variance)
         # Hotelling's T^2: without carry-over, the mean over blocks is 0
         mean, n_components = statistic.mean(axis=0) @ axes[:, is_varying], int(is_varying.sum())
-        t_squared = blocks * float((mean**2 / variance[is_varying]).sum())
-        return hotelling_above(t_squared, n_components, blocks)
+        t_squared = n_blocks * float((mean**2 / variance[is_varying]).sum())
+        return hotelling_above(t_squared, n_components, n_blocks)
 
 
 class VisitDraws(Record, eq=False):

@@ -60,12 +60,12 @@ def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: 
 
     row, column, value (e,): the context, the field and the value of each feature; contexts: the number of contexts;
     cells: the number of cells."""
-    half_cells = cells // 2
+    n_half_cells = cells // 2
     value_step = np.clip(np.rint(value * _STEPS_PER_UNIT), -_LARGEST_STEP, _LARGEST_STEP).astype(np.int64)
-    value_cell = hash_bits(column.astype(np.int64) * 256 + value_step, salt=_SALT) % np.uint64(half_cells)
+    value_cell = hash_bits(column.astype(np.int64) * 256 + value_step, salt=_SALT) % np.uint64(n_half_cells)
     digest = context_digests(row, column, value, contexts=contexts)
     context = np.r_[row, np.arange(contexts)].astype(np.int64)
-    cell = np.r_[value_cell, np.uint64(half_cells) + hash_bits(digest, salt=_SALT) % np.uint64(half_cells)].astype(
+    cell = np.r_[value_cell, np.uint64(n_half_cells) + hash_bits(digest, salt=_SALT) % np.uint64(n_half_cells)].astype(
         np.int64
     )
     first_rows, _ = distinct(context, cell)

@@ -68,11 +68,11 @@ class RateSums(Sums):
         arm: a number in 0..arms - 1; cluster: the digest of the cluster; examination: the probability that the
         slot's position is examined; doubt: half the width of the confidence interval of this probability, on the log
         scale."""
-        groups = max(2, min(GROUPS, CELLS // max(1, arms)))
-        cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
+        n_groups = max(2, min(GROUPS, CELLS // max(1, arms)))
+        cell = (hash_bits(cluster, salt=_SALT) % np.uint64(n_groups)).astype(np.int64) * arms + arm
         slot_columns = examination, reward, examination * doubt
-        columns = np.stack([np.bincount(cell, weights=column, minlength=groups * arms) for column in slot_columns])
-        return cls(*columns.astype(np.float64).reshape(3, groups, arms))
+        columns = np.stack([np.bincount(cell, weights=column, minlength=n_groups * arms) for column in slot_columns])
+        return cls(*columns.astype(np.float64).reshape(3, n_groups, arms))
 
 
 def rates(sums: RateSums, *, is_bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:

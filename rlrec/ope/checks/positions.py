@@ -163,12 +163,12 @@ def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
     pair_sums = zip(sums.weight_sums, summary.total[1:].reshape(-1, 2), strict=True)
     lacking_reasons = [_lacking_reason(pair, *sums_of_pair) for pair, sums_of_pair in enumerate(pair_sums)]
     length = 1 + sum(1 for _ in takewhile(lambda reason: reason is None, lacking_reasons))
-    clusters = int(summary.present[0])
+    n_clusters = int(summary.present[0])
     log_examination, error = np.zeros(length), np.zeros(length)
     for depth in range(1, length):
         chain = slice(1, 1 + 2 * depth)
         total, moment = summary.total[chain], summary.moment[chain, chain]
-        log_examination[depth], error[depth] = value_and_error(LogRatio(), total, moment, clusters)
+        log_examination[depth], error[depth] = value_and_error(LogRatio(), total, moment, n_clusters)
     half_width = -NormalDist().inv_cdf((1 - level) / 2) * error
     vague_positions = np.flatnonzero(np.exp(2 * half_width) > VAGUE_RATIO)
     reasons = [
@@ -184,7 +184,7 @@ def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
             sums.slots,
         ),
         reasons=tuple(reasons),
-        clusters=clusters,
+        clusters=n_clusters,
     )
 
 
@@ -321,19 +321,19 @@ def model_curve(sums: ClickSums, *, model: str, level: float = 0.95) -> Estimate
     summary, size = sums.looks.summary(), sums.slots.shape[1]
     slots, rewards = sums.totals
     length = max(1, int((np.cumsum(rewards < FEWEST) == 0).sum()))
-    clusters, p_examined_below = int(summary.present[0]), _looking_on(sums)[1] if model == "dcm" else np.zeros(size)
+    n_clusters, p_examined_below = int(summary.present[0]), _looking_on(sums)[1] if model == "dcm" else np.zeros(size)
     value, half_width = np.ones(length), np.zeros(length)
     for position in range(1, length):
         column_pair = [position, size + position]
         total, moment = summary.total[column_pair], summary.moment[np.ix_(column_pair, column_pair)]
-        log_share, error = value_and_error(LogRatio(), total, moment, clusters)
+        log_share, error = value_and_error(LogRatio(), total, moment, n_clusters)
         certain_share = (1 - p_examined_below[position]) * np.exp(log_share)
         value[position] = certain_share + p_examined_below[position]
         half_width[position] = -NormalDist().inv_cdf((1 - level) / 2) * error * certain_share / value[position]
     return EstimatedCurve(
         positions=examined_positions(value, value * np.exp(-half_width), value * np.exp(half_width), rewards, slots),
         reasons=(f"few-rewards:{length + 1}",) if length < size else (),
-        clusters=clusters,
+        clusters=n_clusters,
     )
 
 

@@ -156,11 +156,11 @@ class ArrivalSums(Sums):
         decision's window is over; cluster (n,): the cluster of each decision; decision, age, reward (m,): the
         decision of each event, the age of the event in windows (at most 1), and the event's contribution to the
         reward."""
-        block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
+        block, classes, n_cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
         (number,) = block_sums([None], block, classes, cells=AGES + 1)
         cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)
-        (rewards,) = block_sums([reward], block[decision], cell, cells=cells)
-        events = np.bincount(cell, minlength=cells).astype(np.float64)
+        (rewards,) = block_sums([reward], block[decision], cell, cells=n_cells)
+        events = np.bincount(cell, minlength=n_cells).astype(np.float64)
         tail_length = float((age - distance[decision]).max(initial=0.0))
         return cls(number, rewards.reshape(BLOCKS, AGES + 1, AGES), events.reshape(AGES + 1, AGES), tail_length)
 

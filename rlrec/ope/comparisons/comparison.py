@@ -140,12 +140,12 @@ class MetricValue(Record):
         if sums is None:
             return cls()
         summary = sums.summary() if isinstance(sums, Moments) else sums
-        units, total = int(summary.present[1]), summary.total[:2]
-        value, error = (float(figure) for figure in value_and_error(Ratio(), total, summary.moment[:2, :2], units))
+        n_units, total = int(summary.present[1]), summary.total[:2]
+        value, error = (float(figure) for figure in value_and_error(Ratio(), total, summary.moment[:2, :2], n_units))
         if not summary.blocks and error > 0:
             error = _jackknife(summary.units[:, :2], value)
         return cls(
-            units=units, n_rewarded=int(summary.present[0]), numerator=float(total[0]), denominator=float(total[1]),
+            units=n_units, n_rewarded=int(summary.present[0]), numerator=float(total[0]), denominator=float(total[1]),
             value=value, error=error, least=0.0 if summary.absolute[0] <= total[0] * (1 + ROUNDING) else -np.inf,
         )  # fmt: skip
 
@@ -337,12 +337,12 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
         # Welch-Satterthwaite degrees of freedom
         share = variances / variances.sum()
         welch_freedom = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
-    units, fewest_units = sum(side.units for side in sides), min(side.units for side in sides)
+    n_units, fewest_units = sum(side.units for side in sides), min(side.units for side in sides)
     return _compare_by_t(
-        value.value - baseline.value, error, welch_freedom, level, base=baseline.value, clusters=units,
+        value.value - baseline.value, error, welch_freedom, level, base=baseline.value, clusters=n_units,
         careful_error=float(np.sqrt(variance + _missing_variance(sides, variances))) if welch_freedom else 0.0,
         even_units=2 * fewest_units,
-        even_rewards=2 * fewest_units * sum(side.n_rewarded for side in sides) / max(1, units),
+        even_rewards=2 * fewest_units * sum(side.n_rewarded for side in sides) / max(1, n_units),
     )  # fmt: skip
 
 
@@ -388,12 +388,12 @@ def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[flo
     """Return the adjusted p-values of several tests, and a level for the interval of each. An interval then excludes a
     difference of 0 exactly if its adjusted p-value is at most alpha. Source: Holm 1979."""
     adjusted_p, levels = [1.0] * len(p_values), [alpha] * len(p_values)
-    largest, tests, is_rejected = 0.0, len(p_values), True
+    largest, n_tests, is_rejected = 0.0, len(p_values), True
     for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        tests = len(p_values) - rank if is_rejected else tests
+        n_tests = len(p_values) - rank if is_rejected else n_tests
         largest = max(largest, (len(p_values) - rank) * p_values[index])
         is_rejected = is_rejected and largest <= alpha
-        adjusted_p[index], levels[index] = min(1.0, largest), alpha / tests
+        adjusted_p[index], levels[index] = min(1.0, largest), alpha / n_tests
     return adjusted_p, levels
 
 
@@ -490,8 +490,8 @@ def compare(
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     folds = [target, *([] if reference is None else [reference])]
-    rows = target.summary.columns["rows"]
-    if any(not np.array_equal(target.summary.units[:, rows], fold.summary.units[:, rows]) for fold in folds):
+    n_rows = target.summary.columns["rows"]
+    if any(not np.array_equal(target.summary.units[:, n_rows], fold.summary.units[:, n_rows]) for fold in folds):
         raise ValueError("the two targets were not estimated on the same rows")
     units, contrast = _contrast_columns(target, reference, measure)
     sample, ess = _bootstrap(units, contrast, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
@@ -507,7 +507,7 @@ def compare(
             # the difference, and m times the influence of each cluster on it: terms with the difference as their mean
             total = units.sum(axis=0)
             terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
-            loss = reward / target.summary.total[rows] / contrast.unit(total)
+            loss = reward / target.summary.total[n_rows] / contrast.unit(total)
             tail_options: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
             likelihood_bound = lower_bound(terms, **tail_options)
             is_doubtful = likelihood_bound <= 0 < low

@@ -108,10 +108,10 @@ class Ridge(Record):
         weight = np.ones(len(reward)) if weight is None else weight
         fold = self.fold(cluster)
         cell = fold * self.arms + arm
-        k, d, cells = self.folds, 1 + self.positions + self.features, self.folds * self.arms
+        k, d, n_cells = self.folds, 1 + self.positions + self.features, self.folds * self.arms
         # counts and rewards of every (fold, arm), and the products of arms with the other columns
-        count, rewards = _totals(cell, weight, cells), _totals(cell, weight * reward, cells)
-        cross = np.zeros((cells, d))
+        count, rewards = _totals(cell, weight, n_cells), _totals(cell, weight * reward, n_cells)
+        cross = np.zeros((n_cells, d))
         cross[:, 0] = count
         np.add.at(cross.reshape(-1), cell * d + position, weight)
         code = np.arange(len(reward)) if code is None else code

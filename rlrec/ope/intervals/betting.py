@@ -94,10 +94,10 @@ def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
 
     p, arm (n,): the propensity and the number of the arm that each decision showed; eligible (m,): the number of
     decisions in which each arm was eligible."""
-    gain, arms = 1 / np.maximum(p, _LEAST_PROPENSITY) - 1, len(eligible)
+    gain, n_arms = 1 / np.maximum(p, _LEAST_PROPENSITY) - 1, len(eligible)
     log_lost = np.log1p(-STAKES)
-    log_won = [np.bincount(arm, weights=np.log1p(stake * gain), minlength=arms) for stake in STAKES]
-    times_shown = np.bincount(arm, minlength=arms)
+    log_won = [np.bincount(arm, weights=np.log1p(stake * gain), minlength=n_arms) for stake in STAKES]
+    times_shown = np.bincount(arm, minlength=n_arms)
     return BetSums(np.array(log_won) + log_lost[:, None] * (eligible - times_shown))
 
 

@@ -143,9 +143,9 @@ class ExposureRegression(Sums):
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> ExposureRegression:
         """Return sums over no rows. `outcomes` is the number of outcomes."""
-        blocks, d = count_blocks(arms), BASELINE_COLUMNS + arms
+        n_blocks, d = count_blocks(arms), BASELINE_COLUMNS + arms
         width = d if arms <= MOST_JOINT else BASELINE_COLUMNS + 1
-        return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)), np.zeros((2, arms)))
+        return cls(np.zeros((n_blocks, d, width)), np.zeros((n_blocks, d, outcomes)), np.zeros((2, arms)))
 
     def add_rows(self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids) -> None:
         """Add n rows to these sums in place.
@@ -175,11 +175,11 @@ class ExposureRegression(Sums):
 
         columns (n, 3 + o): the columns known before the draw, and the outcomes; factor (n,): the number by which the
         exposures of each row are multiplied; block (n,): the block of each row's cluster."""
-        blocks, k, expected_looks, cross = len(self.square), exposures.arms, exposures.expected_looks, self.cross
+        n_blocks, k, expected_looks, cross = len(self.square), exposures.arms, exposures.expected_looks, self.cross
 
         def by_block(number: Ids, weight: Array, width: int) -> Array:
-            sums = np.bincount(number, weights=weight, minlength=blocks * width)
-            return sums.astype(np.float64).reshape(blocks, width)
+            sums = np.bincount(number, weights=weight, minlength=n_blocks * width)
+            return sums.astype(np.float64).reshape(n_blocks, width)
 
         slot_cell, draw_cell = block[exposures.row] * k + exposures.arm, block * len(expected_looks) + exposures.draw
         for number, column in enumerate(columns.T):
@@ -187,7 +187,7 @@ class ExposureRegression(Sums):
             look_sums = by_block(slot_cell, exposures.look * weight[exposures.row], k)
             products = look_sums - by_block(draw_cell, weight, len(expected_looks)) @ expected_looks
             with_baseline = np.stack(
-                [np.bincount(block, x * column, blocks) for x in columns.T[:BASELINE_COLUMNS]], axis=1
+                [np.bincount(block, x * column, n_blocks) for x in columns.T[:BASELINE_COLUMNS]], axis=1
             )
             sums = self.square[:, :, number] if number < BASELINE_COLUMNS else cross[:, :, number - BASELINE_COLUMNS]
             sums[:, :BASELINE_COLUMNS] += with_baseline

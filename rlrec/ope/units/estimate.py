@@ -383,20 +383,20 @@ class EstimatorFold(Record, eq=False):
 
         For an estimator with a reward model, B is the cluster's sum minus the estimate for each row, so that the
         reward is an error of the model. A missing cluster then adds at most the largest possible error of the model."""
-        rows, weight, reward = (self.summary.columns[name] for name in ("rows", "weight", self.estimator.columns[0]))
+        n_rows, weight, reward = (self.summary.columns[name] for name in ("rows", "weight", self.estimator.columns[0]))
         total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
-        mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
-        bound = float(max(self.weights.bound * largest_sum[rows], largest_sum[weight]) / mbar)
+        mbar, (least, largest), value = total[n_rows] / self.clusters, options.reward_range, 0.0
+        bound = float(max(self.weights.bound * largest_sum[n_rows], largest_sum[weight]) / mbar)
         if self.observed_range is not None:
             (least, largest), bound = astuple(self.observed_range), float(largest_sum[weight] / mbar)
         if self.predictions is not None and self.estimator.needs_model:
             value = self.value_and_error[0]
             least, largest = least - self.predictions.largest, largest - self.predictions.least
-        centred_moment = moment[reward, reward] - 2 * value * moment[rows, reward] + value**2 * moment[rows, rows]
+        centred_moment = moment[reward, reward] - 2 * value * moment[n_rows, reward] + value**2 * moment[n_rows, n_rows]
         sums = WeightSums(
-            n=self.clusters, w=float(total[weight] / mbar), wr=float((total[reward] - value * total[rows]) / mbar),
+            n=self.clusters, w=float(total[weight] / mbar), wr=float((total[reward] - value * total[n_rows]) / mbar),
             w2=float(moment[weight, weight] / mbar**2),
-            w2r=float((moment[weight, reward] - value * moment[weight, rows]) / mbar**2),
+            w2r=float((moment[weight, reward] - value * moment[weight, n_rows]) / mbar**2),
             w2r2=float(centred_moment / mbar**2),
         )  # fmt: skip
         low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)

@@ -190,8 +190,8 @@ class Support(Record, kw_only=False, eq=False):
             return None
         t = np.arange(len(self.size))
         reward = np.divide(self.size, gamma**t, out=np.zeros(len(t)), where=self.size > 0)
-        for hundredths in range(int(gamma * 100), -1, -1):
-            rounded_gamma = hundredths / 100
+        for n_hundredths in range(int(gamma * 100), -1, -1):
+            rounded_gamma = n_hundredths / 100
             if self.ess[: self._steps(reward * rounded_gamma**t)].min() >= self.least:
                 return rounded_gamma
         return None

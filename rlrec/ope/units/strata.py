@@ -246,9 +246,9 @@ def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str
     sizes: the effective sample size and the number of clusters of each logger."""
     total, logger_names = sum(ess for ess, _ in sizes.values()), set[str | None]()
     remaining_ess = total
-    for name, (ess, clusters) in sorted(sizes.items(), key=lambda item: item[1][0] / item[1][1]):
+    for name, (ess, n_clusters) in sorted(sizes.items(), key=lambda item: item[1][0] / item[1][1]):
         remaining_ess -= ess
-        if ess >= ESS_SHARE * clusters or total - remaining_ess > NEGLIGIBLE_SHARE * remaining_ess:
+        if ess >= ESS_SHARE * n_clusters or total - remaining_ess > NEGLIGIBLE_SHARE * remaining_ess:
             break
         logger_names.add(name)
     return logger_names

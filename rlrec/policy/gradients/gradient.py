@@ -103,8 +103,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
         if self.model not in (LINEAR, BILINEAR):
             raise InputError(f"model is {self.model!r}", hint=f"it is {LINEAR} or {BILINEAR}")
         if self.is_sparse and self.model == BILINEAR:
-            columns, hint = self.design.context.width, f"use model {LINEAR}, or hash into fewer columns"
-            raise InputError(f"model is {self.model!r}, and contexts have {columns} columns", hint=hint)
+            n_columns, hint = self.design.context.width, f"use model {LINEAR}, or hash into fewer columns"
+            raise InputError(f"model is {self.model!r}, and contexts have {n_columns} columns", hint=hint)
         counts: Counter[str] = Counter(self.features)
         if taken_names := [name for name in self._context_names if counts[name] > 1]:
             message = f"a feature of contexts is named {taken_names[0]!r}, as a weight of every session is"
@@ -123,8 +123,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
     def context_columns(self) -> Index:
         """Return the indices of the weights of context features among all weights of a state. For sparse contexts,
         these include the weights of words."""
-        n, words = len(self._context_names), len(self.design.columns)
-        return np.r_[:n, len(self.names) : len(self.names) + words]
+        n, n_words = len(self._context_names), len(self.design.columns)
+        return np.r_[:n, len(self.names) : len(self.names) + n_words]
 
     @property
     def names(self) -> tuple[str, ...]:

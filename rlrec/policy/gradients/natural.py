@@ -63,8 +63,8 @@ class FoldGradients:
         name: the name of the group."""
         if len(self.sums) < 2:
             return 0.0
-        total, batches = self.total[name], sum(self.sizes)
-        residuals = (fold[name] - size / batches * total for fold, size in zip(self.sums, self.sizes, strict=True))
+        total, n_batches = self.total[name], sum(self.sizes)
+        residuals = (fold[name] - size / n_batches * total for fold, size in zip(self.sums, self.sizes, strict=True))
         return sum(float((residual**2).sum()) for residual in residuals) / self._cross_fold_share
 
 

@@ -166,10 +166,10 @@ def _multiply_polynomials(left: Array, right: Array, size: int) -> Array:
     left, right (terms, b, nodes): the coefficients of the polynomials; b may be 1 on one side."""
     if len(left) < len(right):
         left, right = right, left
-    terms = min(size, len(left) + len(right) - 1)
-    product = np.zeros((terms, max(left.shape[1], right.shape[1]) if right.shape[1] else 0, left.shape[2]))
-    for shift in range(min(len(right), terms)):
-        product[shift : shift + len(left)] += left[: terms - shift] * right[shift]
+    n_terms = min(size, len(left) + len(right) - 1)
+    product = np.zeros((n_terms, max(left.shape[1], right.shape[1]) if right.shape[1] else 0, left.shape[2]))
+    for shift in range(min(len(right), n_terms)):
+        product[shift : shift + len(left)] += left[: n_terms - shift] * right[shift]
     return product
 
 
@@ -177,10 +177,10 @@ def _binomial_coefficients(count: Array, log_cdf: Array, size: int) -> Array:
     """Return the coefficients of (F + S z)^count, (min(size, largest count + 1), rows, nodes).
 
     count (rows,): the exponent of each row; log_cdf (rows, nodes): the logarithm of F, where S = 1 - F."""
-    terms = min(size, int(count.max(initial=0)) + 1)
+    n_terms = min(size, int(count.max(initial=0)) + 1)
     log_sf = np.log(np.maximum(-np.expm1(log_cdf), 1e-300))
-    log_choose, coefficients = np.zeros((len(count), 1)), np.empty((terms, *log_cdf.shape))
-    for r in range(terms):
+    log_choose, coefficients = np.zeros((len(count), 1)), np.empty((n_terms, *log_cdf.shape))
+    for r in range(n_terms):
         n_others = np.maximum(count - r, 0)[:, None]
         coefficients[r] = np.exp(log_choose + r * log_sf + n_others * log_cdf)
         with np.errstate(divide="ignore"):  # a group has no more members than its count

@@ -115,8 +115,10 @@ class ListMixture(Record, kw_only=False, eq=False):
         used_lists = np.flatnonzero(weight)
         for lists in np.split(used_lists, range(_LISTS_PER_CHUNK, len(used_lists), _LISTS_PER_CHUNK)):
             scores = [self.scores[number] for number in lists.tolist()]
-            is_sampled, positions = isinstance(self.scores, SampledLists), len(tree.arm) - 1
-            rankings = scores if is_sampled else [item.order(positions) for item in scores]  # orders cache their tables
+            is_sampled, n_positions = isinstance(self.scores, SampledLists), len(tree.arm) - 1
+            rankings = (
+                scores if is_sampled else [item.order(n_positions) for item in scores]
+            )  # orders cache their tables
             # pairs of a list and a top that consists of its arms; ranks: of these arms in the list
             list_index, top_nodes = np.arange(len(lists)), np.zeros(len(lists), np.intp)
             ranks = np.empty((len(lists), 0), np.intp)

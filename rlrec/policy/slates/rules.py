@@ -293,16 +293,16 @@ class RuledOrder(ExactOrder):
         """Return the order of the scores without rules. Its table includes enough arms for all positions, even if caps
         remove the best arms."""
         scores, layout, size = self._ruled_scores.scores, self._ruled_scores.layout, self._positions
-        ranks = self._ranks or (2 * size if layout.has_caps else size)
+        n_ranks = self._ranks or (2 * size if layout.has_caps else size)
         while True:
-            ranks = min(ranks, len(scores))
-            order = scores.order(ranks, earlier_order=self._earlier_order)
-            if not isinstance(order, ContinuousOrder) or ranks == len(scores) or not layout.has_caps:
+            n_ranks = min(n_ranks, len(scores))
+            order = scores.order(n_ranks, earlier_order=self._earlier_order)
+            if not isinstance(order, ContinuousOrder) or n_ranks == len(scores) or not layout.has_caps:
                 break
             if _reaches_enough_arms(order.tabulation, layout, size):
                 break
-            ranks, self._earlier_order = _MORE_RANKS * ranks, None
-        self._ranks, self._earlier_order = ranks, None
+            n_ranks, self._earlier_order = _MORE_RANKS * n_ranks, None
+        self._ranks, self._earlier_order = n_ranks, None
         return order
 
     def walk(self) -> SlateWalk:

@@ -123,8 +123,8 @@ def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index,
     case_scores: the scores of each case, all with the same number of arms; case (n,): the case of each slate; slates
     (n, k): the arms."""
     probability = np.empty(slates.shape)
-    cases, arms = len(case_scores), len(case_scores[0])
-    if case_scores[0].order(1).is_continuous and _few_slates_per_case(cases, arms, slates):
+    n_cases, n_arms = len(case_scores), len(case_scores[0])
+    if case_scores[0].order(1).is_continuous and _few_slates_per_case(n_cases, n_arms, slates):
         for rows, position, by_prefix, prefix in each_position(case_scores, case, slates, floor=floor):
             probability[rows, position] = by_prefix[prefix, slates[rows, position]]
         return probability

@@ -96,19 +96,19 @@ def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: 
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
     indexes = {key: index for index, key in enumerate(lists, 1)}
     sources = tuple("?" if isinstance(column, Same) else f"column{indexes[id(column)]}" for column in columns.values())
-    n_lists, rows = len(lists), len(next(iter(lists.values())))
-    flat_values: list[Any] = [None] * (n_lists * rows)
+    n_lists, n_rows = len(lists), len(next(iter(lists.values())))
+    flat_values: list[Any] = [None] * (n_lists * n_rows)
     for index, column in enumerate(lists.values()):
         # the driver searches an adapter for each bytes object, but not for a bytearray
         is_bytes = isinstance(column[0], bytes)
         flat_values[index::n_lists] = [value and bytearray(value) for value in column] if is_bytes else column
-    start, batch_rows = 0, ROWS
-    while start < rows:
-        while batch_rows > min(rows - start, (VALUES - len(constants)) // n_lists):
-            batch_rows //= 2
-        text = _insertion(table, tuple(columns), sources, n_lists, batch_rows, on_conflict)
-        unit.driver.execute(text, constants + flat_values[start * n_lists : (start + batch_rows) * n_lists])
-        start += batch_rows
+    start, n_batch_rows = 0, ROWS
+    while start < n_rows:
+        while n_batch_rows > min(n_rows - start, (VALUES - len(constants)) // n_lists):
+            n_batch_rows //= 2
+        text = _insertion(table, tuple(columns), sources, n_lists, n_batch_rows, on_conflict)
+        unit.driver.execute(text, constants + flat_values[start * n_lists : (start + n_batch_rows) * n_lists])
+        start += n_batch_rows
 
 
 @lru_cache(maxsize=256)

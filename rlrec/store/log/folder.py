@@ -341,8 +341,8 @@ def _bucket_share(path: str) -> tuple[int, int]:
 
 def _may_have_buckets(path: str, buckets: Collection[int]) -> bool:
     """Tell whether a file may have rows of any of these buckets."""
-    share, shares = _bucket_share(path)
-    return any(bucket % shares == share for bucket in buckets)
+    share, n_shares = _bucket_share(path)
+    return any(bucket % n_shares == share for bucket in buckets)
 
 
 def _dataset_columns(dataset: str) -> dict[str, str]:

@@ -141,11 +141,11 @@ def _has_all_references(unit: Unit) -> bool:
     """Tell whether the SQLite file declares all foreign keys, and SQLite finds no row that refers to a missing row."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
-    keys = sum(len(key.elements) for table in t.metadata.sorted_tables for key in table.foreign_key_constraints)
+    n_keys = sum(len(key.elements) for table in t.metadata.sorted_tables for key in table.foreign_key_constraints)
     declared_keys = unit.ask_value(
         "SELECT count(*) FROM sqlite_master m, pragma_foreign_key_list(m.name) WHERE m.type = 'table'"
     )
-    return declared_keys == keys and not any(
+    return declared_keys == n_keys and not any(
         unit.ask("SELECT 1 FROM pragma_foreign_key_check(?) LIMIT 1", table.name)
         for table in _tables_with_progress(unit)
     )

@@ -112,12 +112,12 @@ def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: fl
     from rlrec.ope.comparisons.comparison import MetricValue, fold
 
     empty_sums = fold(np.empty(0), np.empty(0, np.int64), spans_batches=True)
-    sums, first_picks, sessions = [empty_sums, empty_sums, empty_sums], 0, 0
-    for unit_ids, session_ids, credit, picks in _read_credits(unit, experiment, reward):
+    sums, first_picks, n_sessions = [empty_sums, empty_sums, empty_sums], 0, 0
+    for unit_ids, session_ids, credit, n_picks in _read_credits(unit, experiment, reward):
         columns = (credit[:, 0], credit[:, 1], credit[:, 1] - credit[:, 0])
         sums = [total + fold(column, unit_ids, spans_batches=True) for total, column in zip(sums, columns, strict=True)]
-        first_picks += picks
-        sessions += len(np.unique(session_ids))
+        first_picks += n_picks
+        n_sessions += len(np.unique(session_ids))
     first_value, second_value, difference = map(MetricValue.from_sums, sums)
     summary = sums[2].summary()
     sign = np.sign(summary.units[:, 0])
@@ -125,7 +125,7 @@ def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: fl
     return TeamCredit(
         means=[first_value, second_value],
         difference=comparison.compare_with_zero(difference, level=level, base=first_value.value),
-        sessions=sessions, decisions=round(difference.denominator), first_picks=first_picks,
+        sessions=n_sessions, decisions=round(difference.denominator), first_picks=first_picks,
         wins=(None, None, None) if summary.blocks else wins,
     )  # fmt: skip
 

@@ -137,11 +137,13 @@ def judge_candidate(unit: Unit, options: GateOptions, *, earlier_tests: Sequence
         way_out = error.hint if first_judged_id is None else later_log
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
     pair = _find_pair(unit, options, selection, reward, gain.estimates[0], earlier_tests)
-    alpha, clusters = gate_alpha(pair["number"]), gain.estimates[0].clusters
+    alpha, n_clusters = gate_alpha(pair["number"]), gain.estimates[0].clusters
     look_options: dict[str, Any] = {"best_n": pair["best_n"], "is_first": pair["looks"] == 1}
-    figures = judge_gain(gain, visits, len(earlier_tests) + 1, alpha, level=look_alpha(alpha, clusters, **look_options))
+    figures = judge_gain(
+        gain, visits, len(earlier_tests) + 1, alpha, level=look_alpha(alpha, n_clusters, **look_options)
+    )
     # each guard must hold at the full alpha: guards do not share it
-    guard_level = look_alpha(ALPHA, clusters, **look_options)
+    guard_level = look_alpha(ALPHA, n_clusters, **look_options)
     guards = [_guard_report(guard, gain_of[guard.name], guard_level) for guard in options.guards]
     return {
         **figures, "reward": reward.name, "against": options.current, "n": gain.estimates[0].n, "guards": guards,

@@ -370,8 +370,8 @@ class StudyFigures(Record, eq=False):
             if key[0] == group and (other_gap.value, other_gap.std_error) == (difference.value, difference.std_error):
                 return replace(self.compare(*key), p_value=None)  # as of a mean per visit where everybody came once
         result = replace(self._add_bounds(difference, group, 1 - self.level), p_value=None)
-        rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
-        is_far = self._add_bounds(difference, group, ALARM / rows, best_alpha=ALARM / rows).is_off_zero
+        n_rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
+        is_far = self._add_bounds(difference, group, ALARM / n_rows, best_alpha=ALARM / n_rows).is_off_zero
         is_by_chance = result.is_off_zero and result.is_reliable and not is_far
         return result.with_reasons(*(["other-metric"] if is_by_chance else []))
 
@@ -587,8 +587,8 @@ class StudyFigures(Record, eq=False):
     def _ages_then(self, group: int) -> Array:
         """Return the number of users or sessions of a group by their age when the group last served, (AGES,)."""
         ages = self.sums.counts["ages"][group]
-        idle_steps = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
-        return np.r_[ages[: idle_steps + 1].sum(), ages[idle_steps + 1 :], np.zeros(idle_steps)]
+        n_idle_steps = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
+        return np.r_[ages[: n_idle_steps + 1].sum(), ages[n_idle_steps + 1 :], np.zeros(n_idle_steps)]
 
     def count(self, name: str, *groups: int) -> int:
         """Return the total over these groups of a count in `StudySums.counts`, or 0 if there is no such count. name:

@@ -421,9 +421,9 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         # of units that came before, only those that came again have visits left
         first_at, pruned_until = experiments.assignment_times(unit, study.experiment.id)[0], removals.pruned_until(unit)
         is_picked |= 0 < max(first_at, study.entered_us or 0) < pruned_until
-        units = sum(experiments.count_units(unit, study.experiment.id).values())
+        n_units = sum(experiments.count_units(unit, study.experiment.id).values())
         n_mixed = 0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id)
-        mixed_share = (n_mixed + float(sums.counts.get("mixed", np.zeros(1)).sum())) / max(1, units)
+        mixed_share = (n_mixed + float(sums.counts.get("mixed", np.zeros(1)).sum())) / max(1, n_units)
         is_sampled = sums.counts.get("sampled", np.zeros(1)).any()
         if study.selection != experiment_selection and not (is_ramp or is_picked or is_sampled):
             selected_split = _selected_split(fold, sums, splits)

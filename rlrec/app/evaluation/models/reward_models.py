@@ -234,9 +234,9 @@ class RewardModelFit(Record, eq=False):
     def ridge(self) -> Ridge:
         """Return the ridge regression on arm, position and hashed context. The context is left out if each arm has
         weights for the columns of the context."""
-        positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
+        n_positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
         width = 0 if self.columns else features.WIDTH
-        return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
+        return Ridge(arms=max(1, len(self.arms)), positions=n_positions, features=width)
 
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RewardModelSums:
         look_weight = row_examination(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2

@@ -456,11 +456,14 @@ class EffectPass(Record, eq=False):
             baseline * factor[:, None], exposures, (has_return * root_weight)[:, None], factor=factor, cluster=cluster
         )
         weight = np.where(has_return, np.square(root_weight), 0.0)
-        gain, blocks = visits.later_reward[index] + self.return_weight * visits.returns_after[index], len(sums.returns)
-        block = block_numbers(cluster, blocks=blocks)
+        gain, n_blocks = (
+            visits.later_reward[index] + self.return_weight * visits.returns_after[index],
+            len(sums.returns),
+        )
+        block = block_numbers(cluster, blocks=n_blocks)
         return replace(
-            sums, returns=sums.returns + np.bincount(block, weights=weight, minlength=blocks),
-            gains=sums.gains + np.bincount(block, weights=weight * gain, minlength=blocks),
+            sums, returns=sums.returns + np.bincount(block, weights=weight, minlength=n_blocks),
+            gains=sums.gains + np.bincount(block, weights=weight * gain, minlength=n_blocks),
             counts=sums.counts + np.array([len(visit), len(first_pages), len(index), 0]),
             people=sums.people | frozenset(visits.cluster[visit[first_pages]].tolist()),
             events=add_each(sums.events, events), products=add_each(sums.products, products),

@@ -72,9 +72,9 @@ class LogReader:
         rows: Iterable[Batch] | None = None, number: int = 0, contexts: ContextCache | None = None,
     ) -> None:  # fmt: skip
         self.unit, self.evaluation, self.progress, self.number, self._rows = unit, evaluation, progress, number, rows
-        columns = evaluation.request.reward_model_hash or WIDTH
+        n_columns = evaluation.request.reward_model_hash or WIDTH
         self.contexts = contexts or ContextCache(
-            unit, fields=evaluation.fields, encode=evaluation.encode, columns=columns
+            unit, fields=evaluation.fields, encode=evaluation.encode, columns=n_columns
         )
         self.loggers = Loggers(unit, evaluation.arms)
         self._eligible: dict[int, Ids] = {}

@@ -128,15 +128,15 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
             if isinstance(kind, Pbm | Interpol) and kind.curve else kind
             for label, kind in estimators.items()
         }  # fmt: skip
-        positions = evaluation.extent.positions
+        n_positions = evaluation.extent.positions
         kinds = resolved_estimators.values()
         needs = Needs(
-            positions=max(1, positions), joint=any(kind.needs_joint for kind in kinds),
+            positions=max(1, n_positions), joint=any(kind.needs_joint for kind in kinds),
             table=any(kind.needs_table for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
             marginal=any(isinstance(kind, Iips) for kind in kinds),
         )  # fmt: skip
         fold = SlateFold(estimators=resolved_estimators, spans_batches=evaluation.spans_batches)
-        fit = reward_models.RewardModelFit(arms=evaluation.arms, positions=positions)
+        fit = reward_models.RewardModelFit(arms=evaluation.arms, positions=n_positions)
         return cls(evaluation=evaluation, fold=fold, fit=fit, needs=needs, require_pairs=require_pairs)
 
     @property
@@ -145,9 +145,9 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
 
     @property
     def judge_reading(self) -> Reading:
-        marginals = self.needs.positions if self.needs.table else 0
+        n_marginals = self.needs.positions if self.needs.table else 0
         columns = self.evaluation.judged_columns
-        return Reading(columns=columns, marginals=marginals or None, pairs=self.needs.additive)
+        return Reading(columns=columns, marginals=n_marginals or None, pairs=self.needs.additive)
 
     def model_sums(self, batch: LoggedBatch, rows: CompletePages) -> reward_models.RewardModelSums:
         return self.fit.sums(replace(rows.impressions, reward=rows.reward_left), batch.contexts)
@@ -284,8 +284,8 @@ def slate_columns(
             if needs.joint:
                 case_rows.write_steps(steps)
             if table is not None and is_simulated:
-                runs = min(scorer.samples, MAX_SIMULATED)
-                table[case_rows.indices] = case_rows.at_positions(needs.positions, runs=runs, seed=scorer.seed)
+                n_runs = min(scorer.samples, MAX_SIMULATED)
+                table[case_rows.indices] = case_rows.at_positions(needs.positions, runs=n_runs, seed=scorer.seed)
         else:
             if values is not None and not case_rows.samples:
                 case_rows.write_steps_and_means(steps, means, scorer.arms.ids, values)
@@ -386,9 +386,9 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
 
     @classmethod
     def prepare(cls, evaluation: Evaluation, estimators: Mapping[str, Effects]) -> EffectUnit:
-        arms, positions = len(evaluation.arms), max(1, evaluation.extent.positions)
-        fold = EffectFold(estimators=estimators, spans_batches=evaluation.spans_batches, arms=arms)
-        return cls(evaluation=evaluation, fold=fold, positions=positions)
+        n_arms, n_positions = len(evaluation.arms), max(1, evaluation.extent.positions)
+        fold = EffectFold(estimators=estimators, spans_batches=evaluation.spans_batches, arms=n_arms)
+        return cls(evaluation=evaluation, fold=fold, positions=n_positions)
 
     @property
     def needs_model(self) -> bool:

@@ -144,7 +144,7 @@ def smallest_inclusion(
 
     moments: yields rows, and the distribution of the version at the moment when these rows were drawn; keys: the key
     of each arm, by id; budget: the largest number of distributions to compute."""
-    total, cells = Inclusion(), 0
+    total, n_cells = Inclusion(), 0
     for rows, serving in moments:
         if serving.generator is None:
             continue
@@ -158,8 +158,8 @@ def smallest_inclusion(
             if (arms := lists.catalogues.get(catalogue_id)) is None:
                 continue
             size = serving.learner.n_candidates
-            cells += len(arms) * size * size
-            if budget <= 0 or (total.decisions and cells > CELLS):
+            n_cells += len(arms) * size * size
+            if budget <= 0 or (total.decisions and n_cells > CELLS):
                 return total
             budget -= 1
             distribution = serving.candidates(
@@ -169,8 +169,8 @@ def smallest_inclusion(
             shown_index = np.searchsorted(arms, slots["arm_id"][group])
             probability = distribution.slate_sampler(size).marginals.sum(axis=0)[shown_index]
             if not np.isnan(probability).any():  # correlated scores have no closed form
-                decisions = len(np.unique(slots["decision_id"][group]))
-                total += Inclusion(float(min(1.0, probability.min())), decisions)
+                n_decisions = len(np.unique(slots["decision_id"][group]))
+                total += Inclusion(float(min(1.0, probability.min())), n_decisions)
     return total
 
 
@@ -302,12 +302,12 @@ def visit_course(slots: Columns) -> Columns:
         return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
     first_rows, visit = distinct(slots["session_id"], slots["visit"])
     arms, arm = distinct(slots["arm_id"])
-    steps = int(step.max()) + 1
+    n_steps = int(step.max()) + 1
     # one number per row, in order of visit, arm and step, sorts in a quarter of the time of a sort by three columns
-    sort_key = (visit * len(arms) + arm) * steps + step
+    sort_key = (visit * len(arms) + arm) * n_steps + step
     order = np.argsort(sort_key, kind="stable")
     repeats, longest_page = np.empty_like(step), np.zeros(len(first_rows), np.int64)
-    repeats[order] = numbers_in_runs(run_starts(sort_key[order] // steps), len(step))
+    repeats[order] = numbers_in_runs(run_starts(sort_key[order] // n_steps), len(step))
     np.maximum.at(longest_page, visit, step + 1)
     return {"repeats": repeats, "length": longest_page[visit]}
 

@@ -69,9 +69,9 @@ class Block(Record, kw_only=False, eq=False):
 
     @property
     def cells(self) -> int:
-        simulated_cells = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
+        n_simulated_cells = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
         scores = getattr(self.scores, "scores", self.scores)  # the scores under rules
-        return OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + simulated_cells
+        return OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + n_simulated_cells
 
 
 class TargetProbabilities(Record, kw_only=False, eq=False):

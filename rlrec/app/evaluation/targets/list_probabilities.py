@@ -45,8 +45,10 @@ class ListBlock(Block, kw_only=False, eq=False):
     @property
     def cells(self) -> int:
         lists = self.mixture.lists
-        score_cells = 0 if isinstance(self.mixture.scores, SampledLists) else len(lists) * cells(self.mixture.scores[0])
-        return super().cells + self.replicas.size + self.mixture.weight.size + 2 * lists.size + score_cells
+        n_score_cells = (
+            0 if isinstance(self.mixture.scores, SampledLists) else len(lists) * cells(self.mixture.scores[0])
+        )
+        return super().cells + self.replicas.size + self.mixture.weight.size + 2 * lists.size + n_score_cells
 
 
 @dataclass(eq=False)

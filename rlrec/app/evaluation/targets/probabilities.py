@@ -420,13 +420,13 @@ class Scorer:
 
         case: the index of each row's block; indices: the index of each row in the batch; second_pass: whether the
         rows were yielded before with simulated marginals."""
-        samples = blocks[0].scores.samples
+        n_samples = blocks[0].scores.samples
         # the lowest row of a decision, which represents it, comes first
         order = np.argsort(-rows.slots["depth"][indices], kind="stable")
         indices, case = indices[order], case[order]
         seeds, numbers = self.target.words(rows.slots)
         first_rows, decision = distinct(rows.slots["decision_id"][indices])
-        step = max(1, CELLS // (samples * max(len(block.arms) for block in blocks)))
+        step = max(1, CELLS // (n_samples * max(len(block.arms) for block in blocks)))
         for start in range(0, len(first_rows), step):
             lowest = first_rows[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
@@ -451,10 +451,10 @@ class Scorer:
         def simulate() -> Array:
             rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
             ordered_scores = subset(scores, order)
-            shares, runs = np.empty((REPLICAS, size, len(arms))), -(-self.samples // REPLICAS)
+            shares, n_runs = np.empty((REPLICAS, size, len(arms))), -(-self.samples // REPLICAS)
             for replica_shares in shares:
                 replica_shares[:, order] = slate.simulated_marginals(
-                    ordered_scores, size=size, floor=self.serving.policy.exploration, runs=runs, rng=rng
+                    ordered_scores, size=size, floor=self.serving.policy.exploration, runs=n_runs, rng=rng
                 )
             return shares
 

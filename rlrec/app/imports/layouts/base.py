@@ -97,11 +97,11 @@ def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int,
                 line = stream.readline(BLOCK_BYTES)
                 block += b"\n" * line.endswith(b"\n")
             while block:
-                lines = block.count(b"\n")
-                fits = count + lines <= GROUP
+                n_lines = block.count(b"\n")
+                fits = count + n_lines <= GROUP
                 end = len(block) if fits else len(block) - len(block.split(b"\n", GROUP - count)[-1])
                 yield group, number, block[:end]
-                number, count, size = number + min(lines, GROUP - count), count + lines, size + end
+                number, count, size = number + min(n_lines, GROUP - count), count + n_lines, size + end
                 if count >= GROUP or size >= GROUP_BYTES:
                     group, count, size = group + 1, 0, 0
                 block = block[end:]
@@ -354,8 +354,10 @@ class Layout(ABC):
                 n_duplicates -= len(self._without_repeats(rows, counts))
                 has_moments &= None not in (*values(rows.session or NULL, 1), *values(rows.at, 1))
             self.sums.duplicates = n_duplicates
-            repeats = sum(counts.values()) - sum(self.old_counts.values()) - len(counts.keys() - self.old_counts.keys())
-            self.sums.copies = (repeats - self.sums.duplicates) * has_moments
+            n_repeats = (
+                sum(counts.values()) - sum(self.old_counts.values()) - len(counts.keys() - self.old_counts.keys())
+            )
+            self.sums.copies = (n_repeats - self.sums.duplicates) * has_moments
 
     def come_after(self, old_counts: Mapping[bytes, int]) -> None:
         """Treat the lines of this file that came earlier in the log as repeated.
@@ -512,12 +514,12 @@ class Layout(ABC):
     def _without_repeats(self, rows: LogColumns, counts: dict[bytes, int]) -> LogColumns:
         digests, is_new = list[bytes](), list[bool]()
         for digest, request in zip(rows.digest, values(rows.request_id, len(rows)), strict=True):
-            repeats = 0
+            n_repeats = 0
             if digest[:8] in self._repeats:
-                repeats = counts.get(digest, 0)
-                counts[digest] = repeats + 1
-            is_new.append(not repeats or request is None)
-            digests.append(blake2b(digest + repeats.to_bytes(8), digest_size=16).digest() if repeats else digest)
+                n_repeats = counts.get(digest, 0)
+                counts[digest] = n_repeats + 1
+            is_new.append(not n_repeats or request is None)
+            digests.append(blake2b(digest + n_repeats.to_bytes(8), digest_size=16).digest() if n_repeats else digest)
         return replace(rows, digest=digests).select(is_new)
 
 

@@ -214,6 +214,6 @@ def _count_sentence(rows: Sequence[Mapping[str, Any]], by: str) -> str:
     """Return a sentence that counts the estimates, the groups of the log, and the estimates with each verdict.
 
     `by` is the field that divides the log into groups."""
-    groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
+    n_groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
-    return f"{quantity(len(rows), 'estimate')} by {by}, {quantity(groups, 'group')}: {counts}."
+    return f"{quantity(len(rows), 'estimate')} by {by}, {quantity(n_groups, 'group')}: {counts}."

@@ -68,10 +68,10 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
         flat = [asdict(finding) for finding in report.findings]
         show(report, table=_findings_view(report, app.doctor.overview(report)), columns=FINDING_COLUMNS, flat=flat)
     if report.ok:
-        warnings = sum(finding.severity == "warning" for finding in report.findings)
-        result = f"no error, {quantity(warnings, 'warning')}" if warnings else "nothing is wrong"
-        n_checks, decisions = len(app.doctor.CHECKS) - len(report.left_out), report.checked["decisions"]
-        print_sentences(show, f"{n_checks} checks of {quantity(decisions, 'decision')}: {result}.")
+        n_warnings = sum(finding.severity == "warning" for finding in report.findings)
+        result = f"no error, {quantity(n_warnings, 'warning')}" if n_warnings else "nothing is wrong"
+        n_checks, n_decisions = len(app.doctor.CHECKS) - len(report.left_out), report.checked["decisions"]
+        print_sentences(show, f"{n_checks} checks of {quantity(n_decisions, 'decision')}: {result}.")
     else:
         failed_checks = [finding.check for finding in report.findings if finding.severity == "error"]
         hint = "nothing was changed; restore a backup as `rlrec help data` says, or export what is sound"

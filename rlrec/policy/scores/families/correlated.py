@@ -67,8 +67,8 @@ class Correlated(Record, kw_only=False, eq=False):
 
         Every position takes a random sample of its decision; two positions may take the same sample."""
         rows, row = self._distinct_rows
-        d, noises = rows.shape[1] - 1, 0 if self.arm_noise is None else len(self)
-        z, sample = rng.standard_normal((size, runs, d + noises)), rng.integers(self.samples, size=(size, runs))
+        d, n_noises = rows.shape[1] - 1, 0 if self.arm_noise is None else len(self)
+        z, sample = rng.standard_normal((size, runs, d + n_noises)), rng.integers(self.samples, size=(size, runs))
         for position in range(1, size):
             for upper_position in range(position):
                 is_same = sample[position] == sample[upper_position]
