@@ -196,8 +196,8 @@ def _copied_sums(batch: Batch, *, last_id: int, received_by: int, fold: BeliefFo
 
 
 def _moved_sums(batch: Batch, origin: Origin, *, buckets: int) -> Totals:
-    """Return the sums of the slots of a batch that `origin` (a part of a copied belief) contains. buckets: the number
-    that is added to the bucket numbers of the sums."""
+    """Sum those slots of the batch that belong to `origin`, a part of a copied belief, and return the sums. buckets:
+    the number that is added to each bucket of the sums."""
     return {(bucket + buckets, arm): numbers for (bucket, arm), numbers in origin(batch).items()}
 
 

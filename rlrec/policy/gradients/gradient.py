@@ -291,7 +291,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
 
 def restrict_memory(state: State, arms: Ids) -> State:
-    """Return the states, in which only these arms are remembered. An arm of the memory becomes an index in `arms`.
+    """Return a copy of the state whose memory holds only the given arms. Each remembered arm is replaced by its index
+    in `arms`.
 
     arms (m,): the ids of the arms, ascending."""
     index, is_selected = look_up(arms, state.arm)

@@ -99,9 +99,9 @@ def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator
 
 
 def is_long(unit: Unit, policy_ids: Collection[int] | None = None) -> bool:
-    """Tell whether a second process may read the log, and whether the log is so long that this is faster. In a
-    rehearsal the result is False, since another process does not see rows that are not committed. policy_ids: if given,
-    only the length of the log of these policies counts."""
+    """Tell whether the log is so long that reading it in a second process is faster. In a rehearsal the result is
+    False, since another process does not see rows that are not committed. policy_ids: if given, only the length of the
+    log of these policies counts."""
     if unit.connection.in_nested_transaction():  # a rehearsal: no other connection sees its rows
         return False
     if policy_ids is not None:

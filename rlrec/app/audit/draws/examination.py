@@ -27,7 +27,7 @@ class Examination:
     a slot."""
 
     def __init__(self, version: Version, fit_curve: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
-        """Begin without rewards.
+        """Create an examination that has no rewards yet.
 
         version: the live version of the policy; fit_curve: a function that returns the curve that `position fit`
         estimates from the log of the version's policy, or an empty curve if there is no estimate."""

@@ -23,8 +23,8 @@ TRAFFIC_US = 30 * DAY_US
 
 
 class MetricName(NamedTuple):
-    """This record names a metric as users do. reward: the name of its reward, where None stands for the first reward
-    that the variants learn, if the metric has a reward at all."""
+    """This record holds the name of a metric as a user writes it. reward: the name of the reward that the metric is
+    computed from. None stands for the first reward that the variants learn; metrics without a reward ignore it."""
 
     metric: str
     reward: str | None = None

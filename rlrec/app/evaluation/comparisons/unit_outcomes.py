@@ -458,8 +458,8 @@ def _selected_split(
 
 
 class Look(NamedTuple):
-    """This record has the present state of an experiment. differences: the differences that decide; guards: the guards,
-    with whether they hold."""
+    """This record has the state of an experiment at one look. differences: the differences between variants in the
+    metrics that decide the experiment; guards: each guard, and whether it holds."""
 
     differences: list[study_figures.DifferenceRow]
     guards: list[study_figures.GuardRow]

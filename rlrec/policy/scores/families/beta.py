@@ -54,8 +54,9 @@ class BetaLogit:
         self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """Return n (ln(1 + p (e^d - 1)) - p d), (rows, nodes), where n = alpha + beta, and p is the smaller of alpha /
-        n and beta / n. d is the distance from the mode, with its sign reversed where alpha is larger than beta."""
+        """Return by how much the log density at a distance d from the mode is below its maximum, (rows, nodes). This is
+        n (ln(1 + p (e^d - 1)) - p d), where n = alpha + beta, and p is the smaller of alpha / n and beta / n. The sign
+        of the distance is reversed where alpha is larger than beta."""
         p, d = self._p[rows], distance * self._sign[rows]
         clipped_d = np.clip(d, -MAX_DISTANCE, MAX_DISTANCE) if self._needs_clip else d
         fall = np.expm1(clipped_d)
