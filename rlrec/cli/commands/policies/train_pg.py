@@ -122,12 +122,14 @@ def train_pg(
     refusal_reason, training = result["why"], result.pop("training", None)
     is_refused = refusal_reason is not None and result["trained"] and options.promote == "if-better"
     reason_notes = [] if refusal_reason is None or is_refused else [refusal_reason]
-    view = _gain_view(result)
+    discount_clause = _discount_clause(result, options.gamma)
+    view = _gain_view(result, discount_clause)
     show(result, table=view._replace(notes=[*view.notes, *reason_notes]), flat=[result])
     for text in reason_notes if show.format != "table" else []:
         notice(text)
     if result["trained"]:
-        print_sentences(show, _result_sentence(result), *([] if options.dry_run else _rival_sentence(result)))
+        rival_sentence = [] if options.dry_run else _rival_sentence(result, discount_clause)
+        print_sentences(show, _result_sentence(result), *rival_sentence)
         if show.format == "table" and (
             best_sentence := app.best_policy.find(store, by="train-pg", policy=result["policy"])
         ):
@@ -147,7 +149,7 @@ def train_pg(
         raise CheckFailed(message, hint=hint)
 
 
-def _gain_view(result: Mapping[str, Any]) -> View:
+def _gain_view(result: Mapping[str, Any], discount_clause: str) -> View:
     """Return a table of how much the new version gains over the live version. The first row is estimated on the visits
     that chose the epoch, and the second row on the visits of the gate (the test before a version goes live). If too few
     sessions are new, there is no new version, and a single row says so."""
@@ -168,10 +170,16 @@ def _gain_view(result: Mapping[str, Any]) -> View:
     unit = "session" if result["visits"] is None else "slot"
     reference_name = gate_against(result)
     value_text = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {reference_name}"
-    notes = [] if result["value"] is None else [value_text]
+    notes = [] if result["value"] is None else [f"{value_text}{discount_clause}"]
     rows = [["tune", *tune_row], *([] if result["candidate"] is None else [["gate", *gate]])]
     notes += result["passed_by"]
     return View(["split", *gate_figures], rows, title=title, notes=notes, drop=("reasons", "sessions"))
+
+
+def _discount_clause(result: Mapping[str, Any], gamma: float) -> str:
+    """Return a clause for values of visits that says how rewards of later steps are discounted."""
+    is_by_slot = result["trained"] and result["weights"] == "slot"
+    return "" if gamma == 1 or is_by_slot else f" (the reward of step t counts {gamma:g}^t)"
 
 
 def _promotion_phrase(result: Mapping[str, Any]) -> str:
@@ -193,7 +201,7 @@ def _result_sentence(result: Mapping[str, Any]) -> str:
     return f"{gate_claim(result, new_version, rival=rival).sentence}; {promotion_phrase}."
 
 
-def _rival_sentence(result: Mapping[str, Any]) -> list[str]:
+def _rival_sentence(result: Mapping[str, Any], discount_clause: str) -> list[str]:
     """Return a sentence about another policy of the log, if its visits earned surely more than the new version is
     estimated to earn. The list is empty without such a policy."""
     name, new_version, value = result["policy"], f"{result['policy']}@{result['version']}", result["value"]
@@ -208,8 +216,8 @@ def _rival_sentence(result: Mapping[str, Any]) -> list[str]:
             unit = "slot" if result["weights"] == "slot" else "visit"
             command = f"rlrec experiment create {owner}-{name} --variant {owner}={owner} --variant {name}={new_version}"
             return [
-                f"in this log, {row['logger']} earned {cell(row['value'])} a {unit}, and {clause} {cell(value)}; "
-                f"its users may be others, so `{command}` is the fair comparison."
+                f"in this log, {row['logger']} earned {cell(row['value'])} a {unit}{discount_clause}, and {clause} "
+                f"{cell(value)}; its users may be others, so `{command}` is the fair comparison."
             ]
     return []
 

@@ -163,11 +163,18 @@ def test_another_policy_that_earned_more_is_named_with_the_experiment_that_compa
     command = "rlrec experiment create base-visits --variant base=base --variant visits=visits@3"
     assert "in this log, base@1 earned 3 a visit, and visits@3 is estimated to earn " in printed
     assert f"`{command}` is the fair comparison" in printed
+    discounted = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK, "--gamma", 0.5)
+    assert "base@1 earned 1.75 a visit (the reward of step t counts 0.5^t), and visits@4 " in discounted.stderr
+    assert re.search(r"value .* of version 1 \(the reward of step t counts 0.5\^t\)", discounted.stdout)
     rehearsed = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK, "--dry-run").stderr
     alone = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK, "--log", "policy=visits").stderr
     assert run_sqlite("--now", NOW, *command.split()[1:]).exit_code == 0
     compared = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK).stderr
-    assert ["in this log" in printed for printed in (rehearsed, alone, compared)] == [False, False, False]
+    assert run_sqlite("experiment", "stop", "base-visits").exit_code == 0
+    with closing(sqlite3.connect(sqlite_db)) as connection, connection:
+        connection.execute("UPDATE policy SET kind = 'external' WHERE name = 'base'")
+    imported = run_sqlite("--now", NOW, "train-pg", "visits", *QUICK).stderr
+    assert ["in this log" in printed for printed in (rehearsed, alone, compared, imported)] == 4 * [False]
 
 
 def test_a_policy_of_another_surface_is_no_rival(run_sqlite: Run, sqlite_db: str) -> None:
