@@ -342,7 +342,7 @@ def _incomplete_rewards(answer: Mapping[str, Any]) -> list[str]:
     return [f"{sentence}: the rewards of the others are not complete yet"]
 
 
-def _second_half(answer: Mapping[str, Any]) -> list[str]:
+def _second_half(answer: Mapping[str, Any], options: str) -> list[str]:
     """Return a list with advice to compare only users or sessions of the second half of an experiment. Variants that
     learn change, so that the figures of the whole experiment are averages over all that they knew. The list is empty if
     no variant learns, or if the first metric that decides has an answer."""
@@ -353,7 +353,7 @@ def _second_half(answer: Mapping[str, Any]) -> list[str]:
     if not labels or first_at == last_at or any(row["answer"] != "unknown" for row in deciding_rows):
         return []
     command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {middle(first_at, last_at)}"
-    hint = f"`{command}` compares the {answer['unit']}s of its second half"
+    hint = f"`{command}{options}` compares the {answer['unit']}s of its second half"
     return [f"{_join_names(labels)} learned meanwhile, so that this is an average over what was known at times: {hint}"]
 
 
@@ -370,24 +370,23 @@ def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
     return [f"mean, lower and upper include the prior{origin}{unseen_clause}"] if n_unseen or origin else []
 
 
-def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
+def equal_ages(answer: Mapping[str, Any], options: str = "") -> list[str]:
     """Return a list with the command that compares users or sessions over equal times since they first came, or
     compares only newer ones. The list is empty unless the deciding metrics depend on how long ago that was.
 
-    answer: the answer of `experiment show`; log: the filter of the log."""
+    answer: the answer of `experiment show`; options: the options of this answer that the command repeats."""
     days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
-    if newer_commands := newer_units(answer, log):
+    if newer_commands := newer_units(answer, options):
         return newer_commands
     if (since := answer.get("pruned_until")) and any("picked-decisions" in row["reasons"] for row in rows):
         command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {since}"
         deleted_text = f"what {answer['unit']}s earned before {since} was deleted by `rlrec db prune`"
-        return [f"{deleted_text}: `{command} --reward {rows[0]['reward']}` compares those who came since"]
+        return [f"{deleted_text}: `{command} --reward {rows[0]['reward']}{options}` compares those who came since"]
     if not days or not any("young-units" in row["reasons"] for row in rows):
         return []
     reward_options = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))
-    log_option = f" --log {shlex.quote(log)}" if log else ""
-    command = f"`rlrec outcomes --experiment {answer['experiment']} --age {days}d{reward_options}{log_option}`"
+    command = f"`rlrec outcomes --experiment {answer['experiment']} --age {days}d{reward_options}{options}`"
     time = "week" if days == WEEK else "day" if days == 1 else f"{days} days"
     return [f"{command} compares {answer['unit']}s at equal age, over their first {time}"]
 
@@ -415,15 +414,20 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
     return [f"`rlrec experiment stop {answer['experiment']} --promote {label}` ends it with {label} for all"]
 
 
-def next_looks(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
+def quoted_options(**options: str | None) -> str:
+    """Return those options of a command that have a value, as a shell reads them, each after a blank."""
+    return "".join(f" --{name} {shlex.quote(value)}" for name, value in options.items() if value)
+
+
+def next_looks(answer: Mapping[str, Any], options: str = "") -> list[str]:
     """Return the commands that tell more than an answer does. They compare users or sessions over equal times, by
     segment, and in the second half of an experiment whose variants learn.
 
-    answer: the answer of `experiment show`; log: the filter of the log."""
-    return [*equal_ages(answer, log), *_segment_command(answer), *_second_half(answer)]
+    answer: the answer of `experiment show`; options: the options of this answer that each command repeats."""
+    return [*equal_ages(answer, options), *_segment_command(answer, options), *_second_half(answer, options)]
 
 
-def _segment_command(answer: Mapping[str, Any]) -> list[str]:
+def _segment_command(answer: Mapping[str, Any], options: str) -> list[str]:
     """Return a list with the command that compares variants by a field of contexts. The list is empty unless the answer
     about all users or sessions is sure."""
     deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"]}
@@ -431,12 +435,12 @@ def _segment_command(answer: Mapping[str, Any]) -> list[str]:
     fields = answer.get("context_fields", [])[:MAX_FIELDS]
     if not fields or answer.get("segments") or not any(row["answer"] in ("better", "worse") for row in rows):
         return []
-    command = f"rlrec experiment show {answer['experiment']} --by {shlex.quote(fields[0])}"
+    command = f"rlrec experiment show {answer['experiment']} --by {shlex.quote(fields[0])}{options}"
     other_fields = f" (or {', '.join(fields[1:])})" if fields[1:] else ""
     return [f"`{command}`{other_fields} says whether that holds for each"]
 
 
-def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
+def newer_units(answer: Mapping[str, Any], options: str = "") -> list[str]:
     """Return a list with the command that compares only the newer users or sessions. The list is empty unless the
     difference in reward has the opposite sign among the older ones."""
     rows = [row for row in (answer.get("unit_differences") or answer["differences"]) if "turned_at" in row]
@@ -444,10 +448,9 @@ def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
     if not reward_rows:
         return []
     since = max(row["turned_at"] for row in reward_rows)
-    log_option = f" --log {shlex.quote(log)}" if log else ""
     command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {since}"
     reward = reward_rows[0]["reward"]
-    return [f"`{command} --reward {reward}{log_option}` compares the {answer['unit']}s that came since"]
+    return [f"`{command} --reward {reward}{options}` compares the {answer['unit']}s that came since"]
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:

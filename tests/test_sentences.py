@@ -27,6 +27,7 @@ from rlrec.sentences import (
     percent,
     plan_sentence,
     prior_sentences,
+    quoted_options,
     rounding,
     shown_p,
     time_text,
@@ -286,12 +287,14 @@ def test_where_age_matters_a_command_compares_at_equal_age() -> None:
     answer = {"experiment": "ab", "unit": "user", "unit_differences": young, "equal_age_days": 7}
     command = "rlrec outcomes --experiment ab --age 7d --reward a --reward b"
     clause = "compares users at equal age, over their first week"
-    assert equal_ages(answer, None) == [f"`{command}` {clause}"]
-    assert equal_ages(answer, "since=2026-01-08") == [f"`{command} --log since=2026-01-08` {clause}"]
-    assert equal_ages({**answer, "unit_differences": [difference("reward_per_unit", "better", 0.2)]}, None) == []
-    (early,) = equal_ages({**answer, "equal_age_days": 2}, None)
+    assert equal_ages(answer) == [f"`{command}` {clause}"]
+    assert equal_ages(answer, quoted_options(log="since=2026-01-08", against="a b")) == [
+        f"`{command} --log since=2026-01-08 --against 'a b'` {clause}"
+    ]
+    assert equal_ages({**answer, "unit_differences": [difference("reward_per_unit", "better", 0.2)]}) == []
+    (early,) = equal_ages({**answer, "equal_age_days": 2})
     assert early == f"`{command.replace('7d', '2d')}` compares users at equal age, over their first 2 days"
-    assert equal_ages({**answer, "equal_age_days": 0}, None) == []  # nobody would be old enough
+    assert equal_ages({**answer, "equal_age_days": 0}) == []  # nobody would be old enough
 
 
 def test_what_may_still_turn_is_said_once_in_a_line() -> None:
@@ -303,10 +306,10 @@ def test_what_may_still_turn_is_said_once_in_a_line() -> None:
 def test_newer_units_are_compared_from_the_time_when_a_difference_turned() -> None:
     turned = difference("reward_per_unit", "unknown", 0.2, reasons=["turned"]) | {"turned_at": "2026-01-04T00:00:00Z"}
     answer = {"experiment": "ab", "unit": "user", "unit_differences": [turned], "equal_age_days": 7}
-    (line,) = equal_ages(answer, "country=at")
+    (line,) = equal_ages(answer, quoted_options(log="country=at"))
     command = "rlrec outcomes --experiment ab --entered-since 2026-01-04T00:00:00Z --reward default --log country=at"
     assert line == f"`{command}` compares the users that came since"
-    assert equal_ages({**answer, "unit_differences": [difference("visits", "unknown", 0.2)]}, None) == []
+    assert equal_ages({**answer, "unit_differences": [difference("visits", "unknown", 0.2)]}) == []
 
 
 def test_a_gain_that_costs_visits_says_so() -> None:

@@ -60,7 +60,7 @@ def stop(
         doubts = join_doubts([*texts, *losses]) if is_doubtful else ""
         if doubts and not (anyway or (confirm is not None and confirm(f"{doubts}. Promote {promote} all the same?"))):
             ends = f"`rlrec {COMMAND} {name}` ends it without a promotion, --anyway promotes {promote} all the same"
-            hint = "; ".join([*equal_ages(figures, None), ends])
+            hint = "; ".join([*equal_ages(figures), ends])
             raise CheckFailed(f"{promote} was not promoted: {doubts}", hint=hint)
 
     def work(unit: Unit) -> experiment.ExperimentSummary:

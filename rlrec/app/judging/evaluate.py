@@ -28,6 +28,7 @@ from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import GROUPS, HINTS, LATER, REPLAYED, SERVED, SPARED, VARIANT, VERDICTS, helpful, hint
 from rlrec.policy.beliefs.reward import LIMIT
+from rlrec.sentences import quoted_options
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
@@ -74,9 +75,9 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                     for row in answering_rows(rows)
                     if row.by is None and not row.target_loggers
                 }
-                words = "".join(f" --{name} {shlex.quote(text)}" for name, text in options.items() if name != "log")
+                other_options = {name: text for name, text in options.items() if name != "log"}
                 for name, (sentence, log_filter) in former_rivals(unit, selection, shares, log=log).items():
-                    command = f"rlrec evaluate {name} --log {shlex.quote(log_filter)}{words}"
+                    command = f"rlrec evaluate {name}{quoted_options(log=log_filter, **other_options)}"
                     store.notice(f"{sentence}: `{command}` compares it with that")
                 return [replace(row, options=options, untaught=remarks.get(row.name), changed_at=at) for row in rows]
         except EmptyLog as error:

@@ -34,6 +34,7 @@ from rlrec.sentences import (
     is_growing,
     next_looks,
     plan_sentence,
+    quoted_options,
 )
 
 if TYPE_CHECKING:
@@ -214,23 +215,22 @@ def show_(
         app.compare.note(store, result)
     elif result.get("route"):
         store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
-    show(
-        result,
-        table=comparison_view(result, level, details=details, is_fixed=fixed, log=log, is_usual=is_usual),
-        flat=_csv_records(result),
-    )
+    options = quoted_options(log=log, against=rival)
+    table = comparison_view(result, level, details=details, is_fixed=fixed, options=options, is_usual=is_usual)
+    show(result, table=table, flat=_csv_records(result))
 
 
 def comparison_view(
     result: app.compare.VariantComparison, level: float, *, details: bool, is_fixed: bool = False,
-    log: str | None = None, is_usual: bool = True,
+    options: str = "", is_usual: bool = True,
 ) -> View:  # fmt: skip
     """Return the comparison of the variants of an experiment as a table, with sentences above it.
 
     `level` is the confidence of the intervals. With `details`, the view has every metric. `is_fixed` says whether
-    the intervals hold for one planned look only. `log` is the filter of the log, or None. `is_usual` says whether no
-    option changed the comparison; only then does the view name the command that ends the experiment."""
-    sentences = [*([PLANNED_LOOK] if is_fixed else []), *experiment_sentences(result), *next_looks(result, log)]
+    the intervals hold for one planned look only. `options` are the options that quoted commands repeat. `is_usual`
+    says whether no option changed the comparison; only then does the view name the command that ends the experiment."""
+    next_commands = next_looks(result, options)
+    sentences = [*([PLANNED_LOOK] if is_fixed else []), *experiment_sentences(result), *next_commands]
     steps = ending_command(result) if is_usual else []
     if segments := result.get("segments"):
         from rlrec.cli.commands.judging.outcomes import segment_notes

@@ -15,7 +15,7 @@ from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, TIME
 from rlrec.errors import quantity
-from rlrec.sentences import DEFAULT_REWARD, earned_sentences, newer_units, shown_p
+from rlrec.sentences import DEFAULT_REWARD, earned_sentences, newer_units, quoted_options, shown_p
 from rlrec.times import format_duration
 
 if TYPE_CHECKING:
@@ -106,7 +106,12 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
         earned_texts = earned_sentences(
             deciding_rows, rows, result["unit"], newest_per_day=new_units_per_day, equal_ages=equal_ages
         )
-        title = [*earned_texts, *newer_units(result, request["log"]), "", *title]
+        title = [
+            *earned_texts,
+            *newer_units(result, quoted_options(log=request["log"], against=request["rival"])),
+            "",
+            *title,
+        ]
     if (age_us := request["age_us"]) is not None:
         title.insert(0, f"over the first {format_duration(age_us)} of each {result['unit']}, without younger ones:")
     show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_csv_records(result))
