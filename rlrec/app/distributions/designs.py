@@ -1,4 +1,4 @@
-"""This module makes the policy of a version (its kind with parameters and design), and reads the features of arms."""
+"""This module makes the policy of a version from its kind, parameters and design, and reads the features of arms."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ NOW = 2**62  # a revision later than all others
 
 
 def policy_of(version: Version) -> Policy:
-    """Make the policy of a version from its kind with its parameters and, where the policy reads contexts, its
-    design."""
+    """Return the policy of a version, made from its kind and parameters. A policy that reads contexts also gets the
+    version's design, which says how contexts and features of arms are encoded."""
     design = None
     if version.contextual:
         from rlrec.policy.contexts.encoder import Design  # others need none of it
@@ -42,7 +42,7 @@ def policy_of(version: Version) -> Policy:
 def make_draft(
     kind: str, params: Mapping[str, Any], reward: Reward, *, name: str = "", status: str = "learning"
 ) -> Version:
-    """Make a version that is not in the store, or that will be stored later."""
+    """Make a version that is not in the store. The caller may store it later. params: the parameters of the kind."""
     policy = StoredPolicy(id=0, name=name, kind=kind, params=params, base_id=None)
     return Version(
         id=0, policy=policy, number=1, status=status, reward=reward, parent_id=None, seq=0, ordinal=0,
@@ -58,8 +58,8 @@ def arm_features(unit: Unit, policy: Policy) -> CatalogueFeatures | None:
 
 
 class CatalogueFeatures:
-    """This class gives the features of arms at any revision of the catalogue. A negative revision stands for the
-    features that the log has for one decision, or that one request states."""
+    """This class gives the features of arms at any revision of the catalogue. A negative revision stands for features
+    that are not in the catalogue: those that the log has for one decision, or that one request states."""
 
     def __init__(self, unit: Unit, encoder: Encoder | None = None) -> None:
         """Read all revisions of the catalogue. encoder: the encoder of arm features, if a model reads features."""
@@ -85,12 +85,14 @@ class CatalogueFeatures:
         return revision if revision < 0 else bisect_right(self._changes, revision)
 
     def epochs(self, revisions: Ids) -> Ids:
-        """Return the `epoch` of each revision, (n,)."""
+        """Return a number for each of n revisions, (n,). Two revisions have the same number if no description of an arm
+        changed between them."""
         return np.where(revisions < 0, revisions, np.searchsorted(self._changes, revisions, side="right"))
 
     def at_request(self, context: Mapping[str, Any], arms: Ids, keys: Mapping[int, str], revision: int) -> int:
-        """Return the revision at which arms have the features that a request states in its context, on top of their
-        features in the catalogue at `revision`; return `revision` itself if the request states no features."""
+        """Return a new negative revision that stands for the features of arms at a request: those that its context
+        states, on top of those in the catalogue at `revision`. If the context states no features, return `revision`
+        itself. keys: the key of each arm, by id."""
         by_key = by_arm(context, FEATURES) or {}
         features_by_arm = {arm: by_key[keys[arm]] for arm in arms.tolist() if keys[arm] in by_key} if by_key else {}
         if not features_by_arm:
@@ -113,14 +115,14 @@ class CatalogueFeatures:
         return number
 
     def learned_revision(self, revision: int) -> int:
-        """Return the catalogue's revision by whose features a belief has learned. For a negative revision, which stands
-        for features in the log, this is the newest revision."""
+        """Return the catalogue's revision whose features a belief has learned with. If a request states features, this
+        is the revision on top of which it states them. If the log has the features, this is the newest revision."""
         if revision in self._requests:
             return self.learned_revision(self._requests[revision][0])
         return NOW if revision < 0 else revision
 
     def encode(self, arms: Ids, revision: int) -> Array:
-        """Encode the features of arms at a revision, (m, p)."""
+        """Return the encoded features of m arms at a revision, (m, p), where p is the number of encoded features."""
         return np.array([self._rows(self._description(arm, revision)) for arm in arms.tolist()])
 
     def values(
@@ -141,8 +143,8 @@ class CatalogueFeatures:
         return values
 
     def _description(self, arm: int, revision: int) -> str:
-        """Return the description of an arm at a revision, as text of JSON. An arm that had no description yet has the
-        first description that it got later."""
+        """Return the features of an arm at a revision, as JSON. An arm that had none at that time has the first
+        features that it got later."""
         if revision in self._requests:
             revision, stated_features = self._requests[revision]
             return stated_features.get(arm) or self._description(arm, revision)
@@ -160,7 +162,7 @@ class CatalogueFeatures:
 
 
 def _hashable(value: Any) -> Hashable:
-    """Make the value of a feature hashable. A list becomes a tuple of its distinct items."""
+    """Return the value of a feature in a hashable form. A list becomes a tuple of its distinct items."""
     if isinstance(value, list):
         return tuple(dict.fromkeys(map(_hashable, value)))
     return repr(value) if isinstance(value, dict) else value

@@ -48,11 +48,12 @@ WORDS = 100  # columns that a sparse context is assumed to have
 
 class EligibleDistribution(Record, eq=False):
     """This record is the distribution over one eligible set. It has the ids of the arms (m,), their scores and, if the
-    kind has an index, the index of each arm (m,).
+    kind has an index (a score without noise), the index of each arm (m,).
 
-    reads: the context fields on which the distribution depends. samplers: the sampler of slates for each length;
-    earlier: the samplers of an earlier belief. layout: the page rules, None if there are none. If there are rules,
-    the scores include the effect of the rules and of the floor."""
+    reads: the context fields on which the distribution depends; samplers: the sampler of slates for each length of a
+    slate; earlier: the samplers of an earlier belief; rankers: the two rankers that draft a slate, if any; layout:
+    the page rules, None if there are none. If there are rules, the scores include the effect of the rules and of the
+    floor."""
 
     arms: Ids
     scores: Scores
@@ -65,8 +66,8 @@ class EligibleDistribution(Record, eq=False):
     layout: PageLayout | None = None
 
     def slate_sampler(self, size: int) -> SlateSampler:
-        """Return the sampler of slates with `size` positions. The sampler is computed once, and updated from the
-        sampler of an earlier belief if there is one."""
+        """Return the sampler of slates with `size` positions. The sampler is made once. If there is a sampler of an
+        earlier belief, the new sampler reuses its tables."""
         if size not in self.samplers:
             earlier_sampler, sampler_class = self.earlier.get(size), SlateSampler
             if self.layout is not None:
@@ -79,8 +80,8 @@ class EligibleDistribution(Record, eq=False):
         return self.samplers[size]
 
     def draw(self, size: int, *, seeds: Words, decisions: Ids) -> Draw:
-        """Draw the slates of n decisions by their seeds, (n,) each. If two rankers draft a slate, the draw also has the
-        team that picked each slot."""
+        """Draw the slates of n decisions, with the team that picked each slot if two rankers draft a slate. seeds (n,),
+        decisions (n,): the seed and the id of each decision."""
         if self.rankers is None:
             return self.slate_sampler(size).draw(seeds=seeds, decisions=decisions)
         from rlrec.policy.slates.interleaving import TeamDraftSampler
@@ -88,11 +89,11 @@ class EligibleDistribution(Record, eq=False):
         return TeamDraftSampler(self.rankers, size).draw(seeds=seeds, decisions=decisions)
 
     def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
-        """Return the probability of each candidate given the candidates before it in its list, (n, k). The probability
-        is 0 for a list that has an arm which is not eligible.
+        """Return the probability of each candidate given the candidates before it in its list, (n, k). A list with an
+        arm that is not eligible has probabilities of 0.
 
-        lists (n, k): the ids of the candidates in order. seeds, decisions (n,): the seed and the id of each
-        decision, needed for kinds with correlated scores, of which each decision draws samples."""
+        lists (n, k): the ids of the candidates in order; seeds (n,), decisions (n,): the seed and the id of each
+        decision, for kinds with correlated scores, which draw samples for each decision."""
         index, eligible = look_up(self.arms, lists)
         possible_rows = np.flatnonzero(eligible.all(axis=1))
         probability = np.zeros(lists.shape)
@@ -105,8 +106,8 @@ class EligibleDistribution(Record, eq=False):
         return probability
 
     def noiseless_scores(self, arms: Index) -> npt.NDArray[np.object_]:
-        """Return the noiseless scores of arms 0..m - 1, in the same shape. The score is None for an arm without a
-        score, or with an infinite score (no pulls)."""
+        """Return the noiseless scores of some arms, in the shape of `arms`. The score is None for an arm without a
+        score, or with an infinite score (no pulls). arms: indices of arms, 0..m - 1."""
         no_scores = np.full(arms.shape, None, np.object_)
         if self.index is None:
             return no_scores
@@ -117,15 +118,15 @@ class EligibleDistribution(Record, eq=False):
 class VersionDistribution:
     """This class holds one version at one moment: its policy, its sums per arm, and a cache of its distributions.
 
-    ordinal: the number of decisions that the policy of the version had made. sums: rows of `beliefs.sums` if the
-    belief is three sums per arm, else rows of `beliefs.rows`. arm_features: the features of the arms, if the model
-    reads features. trained_model: the parameters of a trained kind. columns: sums on columns of sparse contexts, for
-    kinds that read sparse contexts.
+    ordinal: the number of decisions that the policy of the version had made; sums: rows of `beliefs.sums` if the
+    belief is three sums per arm, else rows of `beliefs.rows`; arm_features: the features of the arms, if the model
+    reads features; trained_model: the parameters of a trained kind; columns: the sums for each column of sparse
+    contexts, for kinds that read sparse contexts.
 
-    learner: the policy whose statistics the sums are. If the learner has two stages, `policy` is the second stage, and
-    eligible sets are lists of candidates. generator: the first stage, or None if the learner has one stage. rankers:
-    the two versions whose rankings are drafted into a slate, empty for other kinds. spend, catalogue: for a policy with
-    a budget, its spend and the arms for which its price is set."""
+    learner: the policy that learned the sums. If the learner has two stages, `policy` is the second stage, and eligible
+    sets are lists of candidates. generator: the first stage, or None if the learner has one stage; rankers: the two
+    versions whose rankings are drafted into a slate, empty for other kinds; spend: what a policy with a budget has
+    spent; catalogue: the arms from which the price of such a policy is computed."""
 
     def __init__(
         self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[Row],
@@ -164,8 +165,8 @@ class VersionDistribution:
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, all_sums: Mapping[int, sum_tables.Table] | None = None) -> None:
-        """Replace the sums of the belief, and raise an error if they are damaged. all_sums: the sums of all arms, as in
-        `at_moment`."""
+        """Replace the sums of the belief, and drop what was computed from the old sums. Raises an error if the new sums
+        are damaged. all_sums: the old sums of all arms by section; `sums` then has only the sums that changed."""
         if has_three_sums(self.learner):
             tables = {0: sum_tables.split_arms(sums, 3)}
         else:
@@ -201,7 +202,7 @@ class VersionDistribution:
         self._cached_arms = self._believed_arms = 0
 
     def encode_contexts(self, contexts: Collection[Mapping[str, Any]]) -> None:
-        """Encode all contexts of `contexts`, which are about to be used, at once."""
+        """Encode these contexts together, and keep the results for later calls. This is faster than one by one."""
         if self._contextual is not None:
             by_key = {self.reading(context): context for context in contexts}
             rows = self._contextual.design.context.rows(list(by_key.values()))
@@ -210,8 +211,8 @@ class VersionDistribution:
             stage.encode_contexts(contexts)
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
-        """Return the sums and the prior of the arms with these ids. An arm without stored sums or prior gets zero sums
-        and the kind's default prior.
+        """Return the sums and the prior of the arms with these ids. An arm without stored sums has sums of 0, and an
+        arm without a stored prior has the kind's default prior.
 
         revision: the revision of the catalogue that describes the arms, if a model reads their features."""
         sums = sum_tables.align_values(self._arms, self._sums, arms, (0.0,) * self.policy.width)
@@ -225,8 +226,8 @@ class VersionDistribution:
         )  # fmt: skip
 
     def price_at(self, at: int | None = None) -> float:
-        """Return the price of cost at a moment, for a policy with a budget. If `at` is None, or the version no longer
-        learns, the price is that of a typical past period."""
+        """Return what a policy with a budget subtracts from a score per unit of cost, at a moment. If `at` is None, or
+        the version no longer learns, the price is that of a typical past period."""
         belief, policy = self.belief(self.catalogue), self.policy
         location = policy.index(replace(belief, cost=None))
         assert self.spend is not None
@@ -238,8 +239,8 @@ class VersionDistribution:
         )  # fmt: skip
 
     def _moments(self, packed_moments: Array, arms: Ids, revision: int) -> ArmMoments | None:
-        """Return the moments of the contexts that the belief learned from; None for kinds that do not learn from
-        contexts."""
+        """Return sums of products of the context features that the belief learned from; None for kinds that do not
+        learn from contexts. packed_moments: the sums of each arm in packed form."""
         policy = self._contextual
         if policy is None or not policy.online or policy.design.context.is_sparse:
             return None
@@ -269,8 +270,9 @@ class VersionDistribution:
         return replace(moments, arm_features=features, terms=terms, pool=self._pools[epoch])
 
     def _terms(self, moments: ArmMoments, arms: Ids, learned_features: Array, rows: Index) -> StatedTerms | None:
-        """Return the sums of the arms in `arms`, by the features with which each slot was shown; None where arms have
-        no weights of their own. learned_features: the features of the arms in the catalogue."""
+        """Return the sums over all slots of some arms, including slots for which a request stated features; None if
+        arms have no weights of their own. learned_features: the features of the arms in the catalogue; rows: the
+        indices of the arms."""
         from rlrec.policy.beliefs.solving import terms_width, unpack_terms
         from rlrec.policy.kinds.linear import HYBRID
 
@@ -296,7 +298,7 @@ class VersionDistribution:
         return repr([value_of(context, field) for field in reads])
 
     def check(self, context: Mapping[str, Any]) -> None:
-        """Raise InputError if a context lacks the types that the policy's features declare."""
+        """Raise InputError if a value in a context lacks the type that the policy's features declare."""
         if self.learner.contextual:
             cast("ContextualPolicy", self.learner).design.context.check(context)
         for ranker in self.rankers:
@@ -309,7 +311,8 @@ class VersionDistribution:
     def candidates(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
     ) -> EligibleDistribution:
-        """Return the distribution from which lists of candidates are drawn. The arguments are those of `case`."""
+        """Return the distribution from which the first of two stages draws lists of candidates. The arguments are those
+        of `case`. Raises InputError if there are page rules."""
         assert self.generator is not None
         if self.page_rules(context):
             raise self._refuse_rules()
@@ -319,11 +322,11 @@ class VersionDistribution:
     def case(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
     ) -> EligibleDistribution:
-        """Return the distribution over an eligible set (identified by `eligible`) in a context. Each distribution is
-        computed once.
+        """Return the distribution over an eligible set in a context. Each distribution is computed once. Raises
+        InputError if the policy has no distribution in the context.
 
-        keys: the key of each arm, by id; revision: the revision of the catalogue, as for `belief`. Raises InputError
-        if the policy has no distribution in the context."""
+        eligible: an identifier of the eligible set, for the cache; arms: the ids of its arms; keys: the key of each
+        arm, by id; revision: the revision of the catalogue that describes the arms."""
         if self.rankers:
             from rlrec.policy.slates.interleaving import Ranker
 
@@ -371,8 +374,7 @@ class VersionDistribution:
         return self._distributions[cache_key]
 
     def page_rules(self, context: Mapping[str, Any]) -> list[PageRules]:
-        """Return the page rules that apply: the rules of the policy, then the rules of the request, if there are
-        any."""
+        """Return the page rules that apply in a context: the rules of the policy, then those of the request, if any."""
         rules = [] if self._page is None else [self._page]
         if context.get(PAGE):
             from rlrec.policy.slates.page_rules import parse
@@ -390,7 +392,8 @@ class VersionDistribution:
     def layout(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int
     ) -> PageLayout | None:
-        """Apply the page rules of the policy and of the context to an eligible set; return None if there are no rules.
+        """Return the layout that the page rules of the policy and of the context give to an eligible set; None without
+        rules.
 
         Raises InputError if the rules contradict each other, or if the kind of policy cannot keep the rules."""
         rules = self.page_rules(context)
@@ -413,7 +416,7 @@ class VersionDistribution:
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],
         revision: int = 0,
     ) -> list[Scores]:  # fmt: skip
-        """Return the scores of `case` in each of several contexts. The scores are computed together if the kind reads
+        """Return the scores that `case` has in each of several contexts. They are computed together if the kind reads
         contexts."""
         policy = self._contextual
         # statements that no two contexts share: page rules, or features of arms
@@ -433,8 +436,8 @@ class VersionDistribution:
         return [scores for start in starts for scores in split_runs(policy.scores_at(belief, x[start : start + step]))]
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
-        """Return the belief over an eligible set, with the results that a model computes from the belief. The cache
-        keeps beliefs longer than distributions."""
+        """Return the belief about the arms of an eligible set, from a cache. The belief holds what a model has computed
+        from it, and the cache keeps beliefs longer than distributions."""
         cache_key = eligible, self.epoch(revision)
         if cache_key not in self._beliefs:
             if self._believed_arms > ARMS:
@@ -454,8 +457,8 @@ class VersionDistribution:
         self, sums: BeliefRows, *, ordinal: int, columns: sum_tables.ColumnSums | None = None,
         all_sums: Mapping[int, sum_tables.Table] | None = None,
     ) -> VersionDistribution:  # fmt: skip
-        """Return the same version at another moment. Its samplers are updated where an update is cheaper than new
-        samplers. all_sums: the sums of all arms by section; `sums` is then the part of these sums that changed."""
+        """Return the same version with the sums of another moment. Its samplers are updated where an update is cheaper
+        than new samplers. all_sums: the earlier sums of all arms by section, if `sums` has only those that changed."""
         distribution = copy(self)  # policy and prior are the same
         distribution.ordinal, distribution.columns = ordinal, columns
         distribution._set_sums(sums, all_sums=all_sums)
@@ -466,23 +469,23 @@ class VersionDistribution:
         return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
 
     def forget(self) -> None:
-        """Drop the cached distributions, which would fill the memory if no two rows share a distribution."""
+        """Drop the cached distributions. They would fill the memory if no two rows share a distribution."""
         self._distributions.clear()
         self._earlier = {}
         self._cached_arms = 0
 
 
 def has_three_sums(policy: Policy) -> bool:
-    """Tell whether beliefs of the policy are three sums per arm without forgetting, stored as rows of `ArmSums`."""
+    """Tell whether the policy's beliefs are three sums per arm that do not fade. Such beliefs are stored as
+    `ArmSums`."""
     return policy.width == len(SUMS) and not policy.forgetting.forgets
 
 
 def load(
     unit: Unit, version: Version, *, seq: int | None = None, ordinal: int | None = None, greedy: bool = False
 ) -> VersionDistribution:
-    """Load a version as it is now, or as it was after change `seq` of its policy.
-
-    ordinal: the number of decisions of the policy at that moment; None for the present number."""
+    """Load a version as it is now, or as it was after change `seq` of its policy. ordinal: the number of decisions of
+    the policy at that moment, None for the present number; greedy: whether to leave out the version's exploration."""
     policy = policy_of(version)
     learner = policy.greedy() if greedy else policy
     sums, ordinal = _stored_sums(unit, version, learner, seq, ordinal)
@@ -492,8 +495,8 @@ def load(
 def from_sums(
     unit: Unit, version: Version, learner: Policy, sums: BeliefRows, *, ordinal: int, seq: int | None = None
 ) -> VersionDistribution:
-    """Return the distribution of a version with its present sums, or with its sums after change `seq`. learner: the
-    policy whose statistics the sums are."""
+    """Return the distribution of a version, from its present sums or, if `seq` is given, from its sums after change
+    `seq`. learner: the policy that learned the sums; ordinal: the number of decisions that it had made."""
     distribution = VersionDistribution(
         unit, version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
@@ -510,8 +513,8 @@ def from_sums(
 
 
 def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], catalogue: Iterable[int]) -> None:
-    """Set the spend of a version, whose policy has a budget, from the rows of spend in its belief. catalogue: the arms
-    whose scores and costs set the price."""
+    """Set what a policy with a budget has spent. rows: the rows of its belief that store this; catalogue: the arms from
+    whose scores and costs the price is computed."""
     from rlrec.policy.beliefs.spend import Spend  # few policies have a budget
 
     budget = distribution.learner.parsed_budget
@@ -521,7 +524,7 @@ def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], cata
 
 
 def _set_spent_budget(unit: Unit, distribution: VersionDistribution, seq: int | None) -> None:
-    """Set the spend of a version to the present spend, or to the spend after change `seq`."""
+    """Read what a version has spent of its budget, now or until change `seq`, and set it in the distribution."""
     from rlrec.app.inputs.arm_rules import allowed_arms
     from rlrec.policy.beliefs.spend import RECENT
 
@@ -541,8 +544,8 @@ def column_sums(
     unit: Unit, version: Version, policy: Policy, *, ordinal: int, seq: int | None = None,
     earlier: sum_tables.ColumnSums | None = None,
 ) -> sum_tables.ColumnSums | None:  # fmt: skip
-    """Return the sums on columns of sparse contexts, which are read on demand; None for kinds that do not learn from
-    sparse contexts. earlier: the sums of the version at another moment."""
+    """Return an object that reads the sums for columns of sparse contexts on demand; None for kinds that do not learn
+    from sparse contexts. earlier: the same object of the version at another moment."""
     if not learns_by_column(policy):
         return None
     anchor, discount = None if earlier is None else earlier.anchor, policy.forgetting.discount
@@ -552,8 +555,8 @@ def column_sums(
 def _stored_sums(
     unit: Unit, version: Version, policy: Policy, seq: int | None = None, ordinal: int | None = None
 ) -> tuple[BeliefRows, int]:
-    """Read the stored sums of a belief. Returns them with the number of decisions of the policy to which the sums are
-    faded."""
+    """Read the stored sums of a belief. Returns them with the number of decisions of the policy to which they must be
+    faded, which is 0 for sums that do not fade."""
     if has_three_sums(policy):
         return beliefs.sums(unit, version.id, seq=seq), 0
     if version.status == "frozen":  # served unchanged
@@ -569,11 +572,12 @@ def renew(
     unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
     changed_arms: Mapping[int, Sums | None] | None = None,
 ) -> VersionDistribution:  # fmt: skip
-    """Bring a version that was served before up to date. Its samplers are updated where an update is cheaper than new
-    samplers.
+    """Return a version that was served before with its present sums. Its samplers are updated where an update is
+    cheaper than new samplers.
 
-    catalogue_changed: whether the catalogue has changed since `earlier` was made. changed_arms: the arms whose sums
-    have changed since then, with the new sums where known; None if these arms are not known."""
+    earlier: the version as it was served; catalogue_changed: whether the catalogue has changed since then;
+    changed_arms: the arms whose sums have changed since then, each with its new sums, or with None if the new sums
+    must be read. If `changed_arms` is None, the arms are not known, and all sums are read."""
     if earlier.rankers:
         return load(unit, version)
     distribution = earlier

@@ -1,4 +1,4 @@
-"""This module applies page rules to the eligible sets of one version, and caches the layouts across requests."""
+"""This module applies page rules to the eligible sets of one version, and keeps the resulting layouts in a cache."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ ARMS = 10_000  # in all cached layouts
 
 
 def page_codes(contexts: Sequence[Mapping[str, Any]]) -> Index:
-    """Return a number for the page rules that each context states, (m,). Contexts with equal rules have the same
-    number."""
+    """Return a number for each of n contexts, (n,). Contexts that state the same page rules have the same number."""
     texts = [repr([context.get(field) for field in PAGE_FIELDS]) for context in contexts]
     return np.unique(texts, return_inverse=True)[1].reshape(-1)
 
 
 class PageLayouts:
-    """This class caches the layouts of one version, in one catalogue, by everything that a layout depends on."""
+    """This class caches the page layouts of one version. The cache is valid for one state of the catalogue."""
 
     def __init__(self) -> None:
         self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
@@ -39,8 +38,9 @@ class PageLayouts:
         self, unit: Unit, rules: Sequence[PageRules], eligible: Hashable, arms: Ids, context: Mapping[str, Any], *,
         keys: Mapping[int, str], revision: int,
     ) -> PageLayout:  # fmt: skip
-        """Apply the rules of the version and of a context to an eligible set. Raises InputError if the rules contradict
-        each other, or name an unknown group."""
+        """Return the layout that page rules give to an eligible set. Raises InputError if the rules contradict each
+        other, or name an unknown group. rules: the rules of the version and of the context; eligible: an identifier of
+        the eligible set; keys: the key of each arm, by id."""
         has_caps = any(page.most for page in rules)
         stated_features: Mapping[str, Any] = (value_of(context, ARM_FEATURES) or {}) if has_caps else {}
         groups: Mapping[str, Collection[str]] = context.get(GROUPS) or {}

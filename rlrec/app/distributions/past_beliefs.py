@@ -22,11 +22,10 @@ from rlrec.store.policies import belief_deltas, beliefs
 def moments(
     unit: Unit, version: Version, seq: Ids, ordinal: Ids, *, greedy: bool = False
 ) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
-    """Yield the rows that a version drew, grouped by the belief from which they were drawn. Each group has the indices
-    of its rows.
+    """Yield the beliefs from which a version drew n decisions, each with the indices of its decisions.
 
-    seq (n,), ascending: the change after which each row was drawn; ordinal (n,): the number of decisions of the
-    policy at that moment."""
+    seq (n,), ascending: the change after which each decision was drawn; ordinal (n,): the number of decisions of the
+    policy at that moment; greedy: whether to leave out the version's exploration."""
     policy, rows = designs.policy_of(version), np.arange(len(seq))
     learner = policy.greedy() if greedy else policy
     if policy.stateful or not lineage.depends_on_belief(policy):
@@ -60,8 +59,8 @@ def moments(
 def _beliefs_between(
     unit: Unit, version: Version, policy: Policy, seqs: Ids
 ) -> Iterator[tuple[Ids, beliefs.BeliefRows, list[beliefs.BeliefRow]]]:
-    """Yield the beliefs that a version had after each change in `seqs` (ascending). Each item has the changes that
-    share a belief, the rows of this belief in the form that `VersionDistribution` takes, and the rows of spend."""
+    """Yield the beliefs that a version had after the changes in `seqs` (ascending). Each item has the changes that
+    share one belief, the rows of this belief, and the rows that store what a policy with a budget has spent."""
     by_column = learns_by_column(policy)  # sums on columns are read on demand
     if not len(seqs):
         return
@@ -92,8 +91,8 @@ def _beliefs_between(
 def _sorted_rows(
     newest_rows: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
 ) -> tuple[beliefs.BeliefRows, list[beliefs.BeliefRow]]:
-    """Return the rows of a belief in order, in the form of `beliefs.sums`, or of `beliefs.rows` if a belief is more
-    than three sums per arm. Returns also the rows of spend. Deletes expired spend from `newest_rows`."""
+    """Return the rows of a belief in order: as `ArmSums` if the belief is three sums per arm, else as `BeliefRow`.
+    Returns also the rows that store the spend of a budget, and deletes expired ones from `newest_rows`."""
     rows = [row for _, row in sorted(newest_rows.items(), key=itemgetter(0))]
     n_spend = 0 if policy.parsed_budget is None else sum(row.bucket < 0 for row in rows)
     spend, rows = rows[:n_spend], rows[n_spend:]

@@ -1,5 +1,5 @@
-"""Functions here bring the sums of beliefs into the form that distributions read. A table holds the sums of arms, faded
-to a moment, with the arms in ascending order. `ColumnSums` reads sums on columns of sparse contexts on demand."""
+"""Functions here bring the sums of beliefs into the form that distributions read. A table has the ids of arms,
+ascending, and the sums of each arm, discounted to a moment."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _NO_SUMS = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
 
 
 def replace_sums(arms: Ids, sums: Array, changed_arms: Ids, changed_sums: Array) -> tuple[Ids, Array]:
-    """Return arms (m,), ascending, and their sums (m, width), with the new sums of the changed arms in place of their
-    old sums."""
+    """Return arms, ascending, and their sums, in which the changed arms have their new sums. Arms that are new are
+    added. arms (m,), ascending; sums (m, width): the old sums."""
     if not len(changed_arms):
         return arms, sums
     if not len(arms):
@@ -45,14 +45,14 @@ def replace_sums(arms: Ids, sums: Array, changed_arms: Ids, changed_sums: Array)
 
 
 def split_arms(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
-    """Split rows into the arms (first column) and the other columns, (n, width)."""
+    """Split n rows into the arms (n,), which are the first column, and the other columns, (n, width)."""
     values = np.array(rows, np.float64).reshape(len(rows), 1 + width)
     return values[:, 0].astype(np.int64), values[:, 1:]
 
 
 def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> dict[int, Table]:
-    """Fade rows of `beliefs.rows` to the policy's ordinal, and sum the faded rows over the buckets of each section.
-    Returns, for each section, the arms and the sums of these arms. Section 0 always exists."""
+    """Discount rows of `beliefs.rows` to the moment when the policy had made `ordinal` decisions, and add up the
+    buckets of each section. Returns, for each section, the arms and their sums. Section 0 always exists."""
     sections, oldest = defaultdict[int, list[BeliefRow]](list), forgetting.oldest(ordinal)
     if not rows or rows[-1].bucket < beliefs.SECTION:  # rows are in order of buckets
         sections[0] = [row for row in rows if row.bucket >= oldest]
@@ -84,8 +84,8 @@ def _faded_table(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int
 
 
 def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
-    """Return the values of arms (m,), ascending, as an array (m, width), from the values of the stored arms. An arm
-    that is not stored has the default values."""
+    """Return the values of m arms, (m, width); an arm that is not stored has the default values. stored_arms: the arms
+    with values; values: the values of each stored arm; arms (m,): the wanted arms, ascending."""
     if 0 < len(stored_arms) == len(arms) and (stored_arms == arms).all():
         return values
     aligned_values = np.broadcast_to(np.array(default), (len(arms), len(default)))
@@ -96,12 +96,13 @@ def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[floa
 
 
 class ColumnSums:
-    """This class holds the sums of one version on the columns of sparse contexts, now or after change `seq`. Only
+    """This class holds the sums of one version for the columns of sparse contexts, now or after change `seq`. Only
     columns that are asked for are read.
 
-    anchor: the anchor of the version, which never changes; read from the store if None. unit: the transaction, of
-    one snapshot, since more columns are read later; ordinal, discount: the ordinal and the discount of a belief that
-    fades. cached_columns: for each column, the arms that have sums, ascending, and the sums."""
+    unit: the transaction from which columns are read, all in one snapshot; anchor: the version's weights that were
+    fitted together to a log, read from the store if None; ordinal: the number of decisions to which the sums are
+    discounted; discount: the factor per decision. cached_columns: for each column, the arms with sums, ascending,
+    and their sums."""
 
     def __init__(
         self, unit: Unit, version_id: int, *, seq: int | None = None, ordinal: int = 0, discount: float = 1.0,
@@ -118,8 +119,8 @@ class ColumnSums:
         self._has_all_columns = False
 
     def sums(self, columns: Index, arms: Ids) -> Array:
-        """Return the sums on each column of `columns` for each arm of `arms` (ascending), with the arm's weight in the
-        anchor, (c, m, 4). The result is 0 where there are no sums."""
+        """Return the sums for each of c columns and m arms (ascending), and in the last place the arm's anchor weight,
+        (c, m, 4). The result is 0 where there are no sums."""
         column_numbers = columns.tolist()
         self._fetch(column_numbers)
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
@@ -141,7 +142,7 @@ class ColumnSums:
         return np.array(sorted(column for column, (arms, _) in self.cached_columns.items() if len(arms)), np.int64)
 
     def _fetch(self, columns: Sequence[int] | None) -> None:
-        """Read the rows of those columns that were not read before, or the rows of all columns if `columns` is None."""
+        """Read the given columns that were not read before; read all columns if `columns` is None."""
         if self._has_all_columns:
             return
         unread = None if columns is None else [column for column in columns if column not in self.cached_columns]
@@ -154,7 +155,7 @@ class ColumnSums:
             self.cached_columns |= {column: self.cached_columns.get(column, _NO_SUMS) for column in unread or ()}
 
     def _add(self, rows: list[Row]) -> None:
-        """Add the faded sums of rows to the cached columns."""
+        """Discount the sums in rows from the store, and add their columns to the cache."""
         table = np.array(rows, np.float64).reshape(len(rows), 3 + len(SUMS))
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
         column, arm, written_at = table[:, :3].T.astype(np.int64)

@@ -1,4 +1,5 @@
-"""This module computes the states of decisions of trained versions, and the scores of arms in these states."""
+"""This module computes, for versions of trained kinds, the states of decisions and the scores of arms in these
+states."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ SETS = 500  # eligible sets that are read at a time
 
 
 class EligibleGroup(Record, kw_only=False, eq=False):
-    """This record holds decisions that share an eligible set with the same features: the rows of the decisions, the
-    arms (m,), ascending, and the noiseless score of each arm for each decision, (rows, m)."""
+    """This record holds decisions that share an eligible set with the same features. rows: the indices of the
+    decisions; arms (m,), ascending: the ids of the arms; score (rows, m): the noiseless score of each arm for each
+    decision."""
 
     rows: Ids
     arms: Ids
@@ -39,8 +41,9 @@ class EligibleGroup(Record, kw_only=False, eq=False):
 
 
 class TrainedModel:
-    """This class holds one version of a kind that reads states. learner: a policy that replaces the version's own, such
-    as a policy without exploration; weights: the weights of each arm, by id (None: the stored weights)."""
+    """This class holds the trained parameters of one version, of a kind that reads the states of sessions. learner: a
+    policy to use instead of the version's own, such as one without exploration; weights: the weights of each arm (None:
+    as stored)."""
 
     def __init__(
         self, unit: Unit, version: Version, *, learner: Policy | None = None,
@@ -69,16 +72,17 @@ class TrainedModel:
         return parameters
 
     def encode_contexts(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
-        """Encode contexts, (n, q)."""
+        """Return the encoded contexts of n decisions, (n, q), where q is the number of encoded features."""
         return self.policy.design.context.rows(contexts)
 
     def states(self, context: Encoded, history: History, revision: Ids) -> State:
-        """Return the states of decisions, from encoded contexts (n, q), the histories, and the revision of each
-        decision, (n,)."""
+        """Return the states of n decisions. context (n, q): the encoded contexts; history: the earlier slots of each
+        visit; revision (n,): the revision of the catalogue at each decision."""
         return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))
 
     def _features(self, arms: Ids, revision: Ids) -> Array:
-        """Return the features of arms, each at the revision of the decision that showed it, (e, p)."""
+        """Return the encoded features of e shown arms, (e, p). revision (e,): the revision at which each arm's features
+        are read."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
         first_rows, index = distinct(arms, self.arm_features.epochs(revision))
@@ -86,12 +90,14 @@ class TrainedModel:
         return np.array(rows)[index]
 
     def scores(self, state: State, arms: Ids, revision: int) -> Array:
-        """Return noiseless scores of arms (ascending) in n states, with the features of one revision, (n, m)."""
+        """Return the noiseless scores of m arms in n states, (n, m). arms (m,): their ids, ascending; revision: the
+        revision of the arms' features."""
         parameters, features = self.select(arms, revision)
         return self.policy.scores_of(parameters, state, arms=arms, arm_features=features)
 
     def scores_at(self, state: State, arms: Ids, revisions: Ids) -> Array:
-        """Return noiseless scores of arms in n states, each state with the features of its own revision, (n, m)."""
+        """Return the noiseless scores of m arms in n states, (n, m). revisions (n,): the revision of the arms' features
+        in each state."""
         score = np.empty((len(revisions), len(arms)))
         for rows in rows_by_kind(revisions):
             score[rows] = self.scores(state.take(rows), arms, int(revisions[rows[0]]))
@@ -100,14 +106,16 @@ class TrainedModel:
     def at_requests(
         self, contexts: Sequence[Mapping[str, Any]], sets: Sequence[Ids], revisions: Ids, *, keys: Mapping[int, str]
     ) -> Ids:
-        """Return, for each decision of a portion, the revision of the features of arms that the decision reads, (n,);
-        see `CatalogueFeatures.at_request`. sets: the eligible arms of each decision."""
+        """Return, for each of n decisions, the revision that stands for the features of arms at its request, (n,).
+        It is negative if the request states features. sets: the eligible arms of each decision; keys: the key of
+        each arm."""
         rows = zip(contexts, sets, revisions.tolist(), strict=True)
         at_request = self.arm_features.at_request
         return np.array([at_request(context, arms, keys, revision) for context, arms, revision in rows], np.int64)
 
     def draw(self, score: Array, *, size: int, seeds: Words, decisions: Ids, layout: PageLayout | None = None) -> Draw:
-        """Draw slates of decisions that each have their own noiseless scores, (n, m), under page rules."""
+        """Draw the slates of n decisions, under page rules if there is a layout. score (n, m): the noiseless scores of
+        the arms in each decision."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
         if layout is not None:
             from rlrec.policy.slates import rules
@@ -116,7 +124,8 @@ class TrainedModel:
         return slate_draws.draw_each(logits, size=size, floor=floor, seeds=seeds, decisions=decisions)
 
     def log(self, score: Array, slates: Index, *, layout: PageLayout | None = None) -> Draw:
-        """Return the slates (n, k) of arms with noiseless scores (n, m), in the form that `draw` would log."""
+        """Return given slates in the form in which `draw` returns drawn slates, with their propensities. score (n, m):
+        the noiseless scores of the arms; slates (n, k): the indices of the arms."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
         if layout is not None:
             from rlrec.policy.slates import rules
@@ -127,9 +136,9 @@ class TrainedModel:
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None
     ) -> Iterator[EligibleGroup]:
-        """Yield decisions in groups with the same eligible set and the same features in the catalogue; the scores of a
-        group fit into memory. eligible (n,): the id of each decision's eligible set; sets: the arms of the eligible
-        sets, if they were read before."""
+        """Yield n decisions in groups with the same eligible set and the same features of arms, so small that their
+        scores fit into memory. eligible (n,): the id of each decision's eligible set; sets: the arms of each eligible
+        set, by id, if they were read before."""
         epoch = self.arm_features.epochs(revision)
         first_rows, group = distinct(epoch, eligible)
         order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0
@@ -146,8 +155,9 @@ class TrainedModel:
         self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], context_number: Ids, *,
         sets: Mapping[int, Ids], keys: Mapping[int, str],
     ) -> Iterator[EligibleGroup]:  # fmt: skip
-        """Yield the groups of `cases` for decisions whose requests may state features of arms. context_number (n,): the
-        number of each decision's context."""
+        """Yield decisions in groups, as `cases` does, if their requests may state features of arms. contexts: the
+        distinct contexts; context_number (n,): the index of each decision's context; keys: the key of each arm, by
+        id."""
         has_features = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[context_number]
         if not has_features.any():
             yield from self.cases(state, eligible, revision, sets=sets)
@@ -166,7 +176,9 @@ class TrainedModel:
     def _reduce_sets(
         self, eligible: Ids, epoch: Ids, revision: Ids, arms_by_set: Mapping[int, Ids] | None
     ) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
-        """Yield the arms of eligible sets, which are in order of epoch, with the parameters reduced to these arms."""
+        """Yield the arms of each eligible set, with the model's weights, biases and memory weights of these arms.
+        epoch: the number of the catalogue's state for each set, ascending; arms_by_set: the arms of each set, None to
+        read them."""
         for rows in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
             for start in range(0, len(rows), SETS):
                 portion = rows[start : start + SETS]
