@@ -1,4 +1,4 @@
-"""This module compares the variants of an experiment, and checks how the experiment splits units."""
+"""This module compares the variants of an experiment, and checks whether users or sessions are split as defined."""
 
 from __future__ import annotations
 
@@ -78,12 +78,13 @@ def show(
     is_fixed: bool = False, by: str | None = None, rival: str | None = None,
 ) -> VariantComparison:  # fmt: skip
     """Compare the variants of an experiment, and check whether the split is as defined. The answer has outcomes per
-    unit under these rewards, the differences between variants, and rewards per decision under the first reward.
+    user or session under each reward, the differences between variants, and rewards per decision under the first
+    reward.
 
-    rewards: the names of rewards, where an empty list means the rewards that the variants learn; log: a filter of
-    the decisions, although the split and the holdout are checked on all decisions; is_fixed: whether the intervals hold
-    for one look only; by: a field of contexts that makes segments; rival: the variant with which the other variants
-    are compared, where None means the first variant."""
+    rewards: the names of rewards (empty: the rewards that the variants learn); log: a filter of the decisions, which
+    the checks of the split and of the holdout ignore; is_fixed: whether the intervals hold for one look only; by: a
+    field of contexts that makes segments; rival: the variant with which the other variants are compared (None: the
+    first one)."""
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit, {row.policy_id for row in lookup.experiment(unit, name).variants}):
         experiment = lookup.experiment(unit, name)
@@ -184,8 +185,9 @@ def show(
 
 
 def _phases(experiment: Experiment, phases: Sequence[Phase], figures: StudyFigures) -> list[dict[str, Any]]:
-    """Return a row for each phase of an experiment. The row has the weights of the phase, and the differences between
-    variants in reward per unit, for the units of this phase and under the first reward."""
+    """Return a row for each phase of an experiment. A new phase begins when weights change. The row has the weights,
+    and the differences between variants in the first reward, for the users or sessions that were assigned in this
+    phase."""
     reward_row = next(row for row in study_figures.metrics(figures.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
     for phase in phases:
@@ -206,7 +208,7 @@ def _phases(experiment: Experiment, phases: Sequence[Phase], figures: StudyFigur
 
 
 def notice_machines(store: Store, name: str) -> None:
-    """Print a notice of how many units of an experiment click like machines, and how to leave these units out."""
+    """Print how many users or sessions of an experiment click like machines, and how to leave them out."""
     with store.read() as unit:
         machines = machine_sessions.machines_sentence(unit, selection=filters.selection(unit, f"experiment={name}"))
     if machines is not None:
@@ -214,7 +216,7 @@ def notice_machines(store: Store, name: str) -> None:
 
 
 def note(store: Store, answer: VariantComparison) -> None:
-    """Store the result of a holdout, or of a running ramp, for `status`. The result of any other experiment is not
+    """Store the result of a holdout or of a running ramp, so that `status` can show it. Other results are not
     stored."""
     if "route" in answer or ("ramp" in answer and answer["status"] == "running"):
         result = {"sentence": experiment_sentences(answer)[0]}
@@ -247,10 +249,10 @@ def _show_teams(
     unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float,
     times: tuple[int, int], is_fixed: bool,
 ) -> VariantComparison:  # fmt: skip
-    """Compare two interleaved rankers by the credit of their teams. In one decision, the credit of a team is the sum of
-    the rewards of the slots that the team filled. The means of this credit over decisions are compared.
+    """Compare two interleaved rankers by their mean credit per decision. The credit of a ranker in a decision is the
+    sum of the rewards of the slots that the ranker filled.
 
-    references: the references of the two rankers; times: the times of the first and the last decision; is_fixed:
+    references: the versions that rank, as POLICY@V; times: the times of the first and the last decision; is_fixed:
     whether the interval holds for one look only."""
     credit = interleaved.team_credit(unit, experiment, definition, level=level)
     picks = [credit.first_picks, credit.decisions - credit.first_picks]

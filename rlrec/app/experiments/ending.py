@@ -36,13 +36,13 @@ def stop(
     store: Store, name: str, *, promote: str | None = None, anyway: bool = False,
     confirm: Callable[[str], bool] | None = None,
 ) -> experiment.ExperimentSummary:  # fmt: skip
-    """Stop serving from an experiment. Stopping the experiment again changes nothing, and its log stays. The route of a
-    ramp goes back to what the route served before, or follows the policy of the promoted variant.
+    """Stop serving from an experiment; its log stays. Stopping it again changes nothing. If the experiment is a ramp,
+    its route goes back to what it served before, or follows the policy of the promoted variant.
 
     promote: the label of the variant to promote, or None; anyway: whether to promote it whatever the comparison
-    says; confirm: a function that asks the user whether to promote all the same.
+    says; confirm: a function that asks the user whether to promote it against the comparison.
 
-    Raises CheckFailed where the comparison is against the promotion, and the promotion is not confirmed."""
+    Raises CheckFailed if the comparison is against the promotion, and the promotion is not confirmed."""
     run, differences, losses = {"name": name, "promote": promote}, list[Row](), list[str]()
     with store.read() as unit:
         experiment_row = lookup.experiment(unit, name)
@@ -105,26 +105,23 @@ def stop(
 
 
 def _route(unit: Unit, experiment: experiments.Experiment) -> routes.RouteChange | None:
-    """Return the newest change of the route whose ramp this experiment is, and lock the route. The result is None where
-    the experiment is no ramp."""
+    """If an experiment is the ramp of a route, lock the route, and return its newest change; else return None."""
     name = experiment.declaration.get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
 
 
 def _remedy(experiment: experiments.Experiment, changes: Sequence[routes.RouteChange], reference: str) -> str:
-    """Return the command that makes a route serve the version that went live. The route is one that serves the policy
-    from which the first variant was copied, else the first route.
-
-    reference: the reference of the version that went live."""
+    """Return a command, in a sentence, that makes a route serve the version that went live. The route is one that
+    serves the policy of the first variant or, if there is none, the first route. reference: the version that went
+    live."""
     policy_name = experiment.variants[0].policy.partition("@")[0]
     change = next((change for change in changes if change.policy == policy_name), changes[0])
     return f"`rlrec route set {change.route} --to {lookup.split_reference(reference)[0]}` lets {change.route} serve it"
 
 
 def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Version | None) -> None:
-    """Print notices of what variants have learned, or will still learn, that is not served from now on.
-
-    successor: the version that was promoted, or None."""
+    """Print notices if variants have learned something that is not served from now on, or will learn it from late
+    events. successor: the version that was promoted, or None."""
     learners = [row["variant"] for row in answer["variants"] if row["learns"]]
     if successor is None and "route" in answer and learners:
         store.notice(
@@ -154,7 +151,7 @@ def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Versi
 
 
 def _notice_excluded(store: Store, live: str) -> None:
-    """Print a notice if the version that goes live has learned from decisions that are excluded."""
+    """Print a notice if a version that goes live has learned from decisions that are excluded. live: its reference."""
     with store.read() as unit:
         tests = filters.exclusion_tests(unit)
         version = lookup.version(unit, live)[0] if tests else None
@@ -168,11 +165,12 @@ def _notice_excluded(store: Store, live: str) -> None:
 
 
 def _successor(unit: Unit, experiment: experiments.Experiment, label: str) -> Version:
-    """Return the version that the promotion of a variant, or of an interleaved ranker, makes live. For a variant that
-    has learned, this is the variant's own version, whose belief becomes the next version of its policy. Raises
-    InputError where the variant has no version to promote, or the experiment is stopped.
+    """Return the version that is promoted with a variant, or with an interleaved ranker. If the variant has learned,
+    this is the variant's own version, whose belief becomes the next version of the policy that the variant was copied
+    from.
 
-    label: the label of the variant or ranker."""
+    label: the label of the variant or ranker. Raises InputError if the variant has no version to promote, or if the
+    experiment is stopped."""
     rankers, name = interleaved.ranker_names(experiment), experiment.name
     references = dict(zip(TEAMS, rankers, strict=False)) or {row.label: row.policy for row in experiment.variants}
     if label not in references:
@@ -193,7 +191,7 @@ def _successor(unit: Unit, experiment: experiments.Experiment, label: str) -> Ve
 
 
 def _has_learned(version: Version) -> bool:
-    """Tell whether a version learns in an experiment, with a belief separate from that of its policy."""
+    """Tell whether a version belongs to a variant of an experiment, and learns a belief of its own there."""
     return version.learning and version.policy.base_id is not None and lineage.learns(version)
 
 
@@ -203,19 +201,17 @@ def _stopped_error(experiment: experiments.Experiment, reference: str) -> InputE
 
 
 def lock(unit: Unit, successor: Version) -> tuple[dict[int, Head], list[Version]]:
-    """Lock the policy of a version that is to go live until the transaction ends. For a variant's version that has
-    learned, this call also locks the policy from which the variant was copied. Returns the heads of the locked policies
-    by id, and the learning versions of these policies."""
+    """Lock the policy of a version that is to go live, until the transaction ends. If the version learned in an
+    experiment, also lock the policy from which it was copied. Returns the heads of the locked policies by id, and the
+    learning versions of these policies."""
     policy = successor.policy
     has_base = policy.base_id is not None and _has_learned(successor)
     return policies.lock_learning(unit, {policy.id, policy.base_id or policy.id} if has_base else {policy.id})
 
 
 def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learners: Sequence[Version]) -> Version:
-    """Make a version live. Returns the version that is live from now on, which is a new version of the policy if a
-    variant's version has learned.
-
-    heads, learners: the results of `lock`."""
+    """Make a version live, and return the live version. If the version learned in an experiment, this is a new version
+    of the policy from which it was copied. heads, learners: the two results of `lock`."""
     policy = successor.policy
     policy_id = next(iter(heads.keys() - {policy.id}), policy.id)
     if policy_id != policy.id:
@@ -233,10 +229,9 @@ def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learner
 
 
 def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
-    """Return the deciding differences that compare this variant with another variant. For interleaved rankers, these
-    are the differences in credit.
-
-    label: the label of the variant."""
+    """Return those differences that decide the experiment and compare this variant with another variant. For
+    interleaved rankers, these are the differences in credit. answer: the comparison; label: the label of the
+    variant."""
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows: list[Row] = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
     if "interleave" in answer:
@@ -245,11 +240,11 @@ def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
 
 
 def _doubts(rows: Sequence[Row], label: str, unit: str) -> list[str]:
-    """Return sentences against the promotion of a variant. A sentence says that the variant is worse, or that the
-    variant is not shown to be no worse. The first variant needs no such proof: it counts as worse only where another
-    variant is surely better.
+    """Return sentences that speak against the promotion of a variant. Each sentence says that the variant is worse, or
+    is not shown to be no worse. The first variant needs no such proof: only a variant that is surely better speaks
+    against it.
 
-    rows: the differences that compare the variant; label: the label of the variant."""
+    rows: the differences that compare the variant; label: its label; unit: a word for what is split, such as "user"."""
     rows = [
         row for row in rows
         if (difference_direction(row) == "more" if row["against"] == label else row["answer"] not in ("better", "same"))

@@ -31,8 +31,8 @@ STEPS, HOLD = "steps", "hold_us"  # keys in the definition of a ramp that advanc
 
 
 class VariantSpec(Record):
-    """This record holds one variant as in `--variant`. As a policy, POLICY means its live version, and POLICY@V means
-    version V."""
+    """This record holds one variant as in `--variant`. policy: POLICY for the live version of a policy, or POLICY@V for
+    version V; weight: the variant's share of the users is its weight divided by the sum of all weights."""
 
     label: str
     policy: str
@@ -58,8 +58,8 @@ class Request(Record):
     hold_us: int | None = None  # how long each step lasts at least
 
     def definition(self) -> str:
-        """Return the options in canonical form. The order of variants counts, since the other variants are compared
-        with the first variant."""
+        """Return the options as JSON in canonical form. The order of variants counts, since the other variants are
+        compared with the first one."""
         variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         options = {
             "unit": self.by, "variants": None if self.interleave else variants,
@@ -71,8 +71,7 @@ class Request(Record):
         return canonical.text({name: value for name, value in options.items() if value is not None})
 
     def defines(self, experiment: Experiment) -> bool:
-        """Tell whether an experiment was created with these options. If these options have no best_n, the experiment
-        may have any."""
+        """Tell whether an experiment was created with these options. A `best_n` of None fits any experiment."""
         definition = experiment.declaration
         best_n = definition.get(declared.BEST_N) if self.best_n is None else self.best_n
         return replace(self, best_n=best_n).definition() == canonical.text(definition)
@@ -96,11 +95,11 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 
 
 class Fork(Record):
-    """A Fork is the beginning of one variant.
+    """A Fork is the state from which one variant begins.
 
-    source: the version from which the variant starts, or None for the built-in `uniform`; sums: the sums of this
-    version's belief at that time; last_id: the id of the last decision in these sums; ordinal: the ordinal at which
-    they are discounted."""
+    source: the version from which the variant is copied, or None for the built-in `uniform`; sums: the sums of this
+    version's belief at that time; last_id: the id of the last decision in these sums; ordinal: the number of
+    decisions to which the sums are discounted."""
 
     variant: VariantSpec
     source: Version | None
@@ -110,10 +109,10 @@ class Fork(Record):
 
 
 def create(store: Store, request: Request) -> ExperimentSummary:
-    """Create a running experiment. Repeating the request is allowed. Raises Conflict where another experiment has the
-    name.
+    """Create a running experiment. Repeating the request changes nothing. Raises Conflict if the name belongs to an
+    experiment with other options.
 
-    Beliefs are copied in one snapshot, without the slots that are not mature at that time."""
+    Beliefs are copied in one snapshot. Slots that are not mature at that time are not copied."""
     _check(request)
     with store.read() as unit:
         experiment = experiments.by_name(unit, [request.name]).get(request.name)
@@ -137,7 +136,7 @@ def create(store: Store, request: Request) -> ExperimentSummary:
 
 
 def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
-    """Print a notice where two variants rank in the same way, by the scores that requests bring."""
+    """Print a notice if two variants rank in the same way, since both rank by the same scores of a request."""
     labels = dict[str, str]()
     for fork in forks:
         if fork.source is None or not kinds.load(fork.source.policy.kind).takes_scores:
@@ -153,9 +152,10 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
 
 
 def start(unit: Unit, request: Request, forks: Sequence[Fork], rankers: Sequence[Version] = ()) -> int | None:
-    """Add a new experiment. Returns the id of the experiment, or None where the name is taken.
+    """Add a new experiment to the store. Returns its id, or None if an experiment of this name exists.
 
-    forks: the forks of the experiment's variants, in order; rankers: the two versions of an interleaved experiment."""
+    forks: the states from which the variants begin, in order; rankers: the two versions of an interleaved
+    experiment."""
     taken_names = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
     best_n = declared.expected_size(unit, request.by) if request.best_n is None else request.best_n
@@ -196,8 +196,8 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], rankers: Sequence
 
 
 def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
-    """Return the parts of the layer that a new experiment gets. They are free parts, the lowest first. Raises
-    InputError where the free parts are smaller than requested."""
+    """Return the intervals within [0, 1] that a new experiment gets of its layer, in JSON form with the salt of the
+    layer. These are the lowest parts that no running experiment has. Raises InputError if too little is free."""
     layer = str(request.layer)
     neighbours = [row for row in experiments.all_experiments(unit) if row.layer == layer and row.status == "running"]
     if neighbours and neighbours[0].unit != request.by:
@@ -222,7 +222,7 @@ def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
 
 
 def intervals_of(experiment: Experiment) -> list[tuple[float, float]]:
-    """Return the parts of its layer that an experiment has, each as an interval within [0, 1]."""
+    """Return the parts that an experiment has of its layer, as intervals within [0, 1]."""
     return [*map(tuple, parse(str(experiment.parts), f"parts of experiment {experiment.name}")["intervals"])]
 
 
@@ -253,7 +253,7 @@ def _check(request: Request) -> None:
 
 
 def check_weight(label: str, weight: float) -> None:
-    """Raise InputError for a weight that is almost 0, or too large."""
+    """Raise InputError if the weight of a variant is below 1e-9 or above 1e9."""
     if not 1e-9 <= weight <= 1e9:
         raise InputError(
             f"the weight of variant {label} is {weight:g}", hint="from 1e-9, for next to nobody new, to 1e9"
@@ -261,8 +261,8 @@ def check_weight(label: str, weight: float) -> None:
 
 
 def _existing_summary(unit: Unit, experiment: Experiment, request: Request) -> ExperimentSummary:
-    """Return the summary of the stored experiment. Raises Conflict where the definition of the experiment differs from
-    the request."""
+    """Return the summary of a stored experiment. Raises Conflict if it was not created with the options of the
+    request."""
     if not request.defines(experiment):
         hint = "experiments never change: stop it and start another one under another name"
         raise Conflict(f"experiment {experiment.name!r} already has another definition", hint=hint)
@@ -270,7 +270,8 @@ def _existing_summary(unit: Unit, experiment: Experiment, request: Request) -> E
 
 
 def fork(unit: Unit, variant: VariantSpec) -> Fork:
-    """Return the fork of a variant. If a policy has the name of the built-in `uniform`, the policy is taken."""
+    """Read the state from which a variant begins. The name `uniform` means a policy of this name, if there is one, else
+    the built-in policy. Raises InputError if the variant's version cannot be served, or is pinned and still learns."""
     if variant.policy == holdout.KIND and policies.by_name(unit, variant.policy) is None:
         return Fork(variant=variant, source=None, sums={}, last_id=0, ordinal=0)
     source, head = lookup.version(unit, variant.policy)
@@ -290,9 +291,9 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
 
 
 def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
-    """Add the new policy of a variant, with one version, and return the id of the policy. The version is a copy of the
-    version from which the variant starts. For the built-in `uniform`, the version is uniform, with the reward and rules
-    of `model`."""
+    """Add a policy for a variant, with one version, and return the id of the policy. The version is a copy of the
+    version from which the variant begins. For the built-in `uniform`, the version has the reward and the rules of
+    `model`."""
     source = fork.source
     if source is None:
         return holdout.add_policy(unit, experiment, model, label=fork.variant.label)
@@ -343,8 +344,8 @@ def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
 
 
 def promotion(unit: Unit, experiment: Experiment) -> dict[str, str]:
-    """Return the variant that was promoted at the end of an experiment, and the version that went live, as fields of
-    the answer. The result is {} where no variant was promoted."""
+    """Return the label of the variant that was promoted at the end of an experiment, and the version that went live, as
+    fields `promoted` and `live`. The result is {} if no variant was promoted."""
     for variant in experiment.variants if experiment.stopped_at else ():
         if ending := settings.state(unit, STOP, {"name": experiment.name, "promote": variant.label}):
             return {"promoted": variant.label, "live": ending["live"]}
@@ -353,7 +354,7 @@ def promotion(unit: Unit, experiment: Experiment) -> dict[str, str]:
 
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:
     """Return the version that each variant serves, by the id of the variant. This is the live version of the variant's
-    policy. In a holdout, the variant of the users outside serves the version that the route serves."""
+    policy. In the holdout of a route, users who are not held out get the version that the route serves."""
     if not experiment.variants:
         raise damage_error(f"the variants of experiment {experiment.name} are gone")
     live = StoredRows("policy", policies.live(unit, {variant.policy for variant in experiment.variants}).items())
@@ -372,11 +373,9 @@ def shares_of(experiment: Experiment) -> dict[int, float]:
 
 
 def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> ExperimentSummary:
-    """Let an experiment draw the variants of its units with these weights from now on. The weights hold for new units
-    and, in a ramp, for all units. A uniform holdout keeps its part of the units. The same weights again change nothing.
-    Raises InputError where the labels are not those of the experiment's variants.
-
-    weights: the weight of each variant, by label."""
+    """Change the weights with which an experiment draws variants. The new weights hold for new users or sessions; in a
+    ramp, they hold for all. A uniform holdout keeps its share. The same weights again change nothing. Raises InputError
+    if the labels are not those of the experiment's variants. weights: the weight of each variant, by label."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _lock_experiment(unit, name)
@@ -401,8 +400,8 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
 
 
 def freeze(store: Store, name: str) -> ExperimentSummary:
-    """Let an experiment take no new units, while it goes on to serve and measure the units that it has. Repeating the
-    request changes nothing."""
+    """Make an experiment take no new users or sessions. It goes on to serve and measure those that it has. Repeating
+    the request changes nothing."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _lock_experiment(unit, name)
@@ -419,8 +418,8 @@ def freeze(store: Store, name: str) -> ExperimentSummary:
 
 
 def _lock_experiment(unit: Unit, name: str) -> Experiment:
-    """Return a running experiment. It is locked, so that no one else changes the experiment's weights until the
-    transaction ends. Raises InputError where the experiment is stopped."""
+    """Return a running experiment, and lock it, so that nobody else changes its weights until the transaction ends.
+    Raises InputError if the experiment is stopped."""
     settings.lock(unit)
     experiment = lookup.experiment(unit, name)
     if experiment.status != "running":
@@ -429,8 +428,8 @@ def _lock_experiment(unit: Unit, name: str) -> Experiment:
 
 
 def _check_labels(experiment: Experiment, weights: Mapping[str, float]) -> None:
-    """Raise InputError unless the weights name all variants of the experiment, and the experiment's weights can
-    change."""
+    """Raise InputError if the weights of the experiment cannot change, or if `weights` does not name exactly the
+    variants whose weights can."""
     labels = [variant.label for variant in experiment.variants]
     if holdout.stored_share(experiment) is not None:
         labels.remove(holdout.LABEL)  # keeps its share

@@ -1,5 +1,5 @@
-"""This module computes how long an experiment takes. It counts the units that the experiment needs to show a lift, and
-the days until as many units have come, if they come as in the log."""
+"""This module computes how long an experiment takes: how many users or sessions it needs to show a lift, and in how
+many days so many come if they come as in the log."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ RETURN_DAYS = {  # days in which the last units may come again, for metrics that
 class Request(Record):
     """This record holds the options of `experiment plan`.
 
-    name: the name of an experiment whose variants, unit and traffic are used; lift: the relative difference to show,
-    as a fraction of the first variant's metric; metric: METRIC[:REWARD], where None means the deciding metric;
-    weights: the weights of the variants; rate: the rate of units with an event, in place of the metric; log: a
-    filter of the traffic."""
+    name: the name of an experiment whose variants and traffic are used; lift: the relative difference to show, as a
+    fraction of the first variant's metric; power: the probability of showing it; metric: METRIC[:REWARD], None for
+    the metric that decides; weights: the weights of the variants; comparisons: the number of comparisons that share
+    the error, None for one less than the variants; rate: the share of users with an event, in place of the metric;
+    log: a filter of the traffic."""
 
     name: str | None = None
     lift: float = 0.1
@@ -70,8 +71,8 @@ Plan = TypedDict("Plan", {
 
 
 def plan(store: Store, request: Request) -> Plan:
-    """Return the number of units and days that an experiment takes to show the lift. Raises InputError where no number
-    of units is enough, or the log does not show how a metric varies."""
+    """Return how many users or sessions, and how many days, an experiment takes to show the lift. Raises InputError if
+    no number is enough, or if the log does not show how the metric varies."""
     _check(request)
     try:
         with store.read() as unit, bulk.alongside(unit):
@@ -106,10 +107,10 @@ def _stored_plan(unit: Unit, request: Request) -> Plan:
 
 
 def experiment_plan(figures: StudyFigures, arrivals: NewUnits, request: Request) -> Plan | None:
-    """Return how long an experiment takes, in total and from now on. The result is None where too little is known, or
-    the experiment is interleaved.
+    """Return how long an existing experiment takes, in total and from now on. The result is None if too little is
+    known, or if the experiment is interleaved.
 
-    figures: the figures of the experiment's study; arrivals: the new units of this study."""
+    figures: the outcomes of the experiment; arrivals: the users or sessions that have come new to it."""
     experiment = figures.study.experiment
     if experiment is None or interleaved.ranker_names(experiment):
         return None
@@ -149,11 +150,11 @@ def _shares(request: Request) -> list[float]:
 def _plan(
     request: Request, shares: Sequence[float], arrivals: NewUnits | None, figures: StudyFigures | None
 ) -> Plan | None:
-    """Return the plan for the metric of these figures or, without figures, for the rate of an event. The result is None
-    where the figures do not show how the metric varies.
+    """Return the plan for a metric or, if `figures` is None, for the rate of an event. The result is None if the
+    figures do not show how the metric varies.
 
-    shares: the part of the units that each variant gets; arrivals: the new units of the traffic, or None where they
-    are not known."""
+    shares: the part of all users that each variant gets; arrivals: the new users or sessions, None if they are not
+    known; figures: outcomes from the log."""
     declaration = None if figures is None else figures.declaration
     metric_name, narrowing, wait, n_comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
     best_n = None if declaration is None else declaration.best_n
@@ -203,9 +204,10 @@ def _plan(
 
 
 class NewUnits(Record, eq=False):
-    """This record tells how many new units come.
+    """This record tells how many users or sessions come that the experiment does not have yet; here both are called
+    units.
 
-    counts: the number of units that have come by the end of each stretch of time, (STRETCHES,); days: the length of
+    counts (STRETCHES,): the number of units that have come by the end of each stretch of time; days: the length of
     all stretches together; by_session: whether units are sessions; population: the number of units that exist,
     including units that came earlier; newcomers: the number of units per day that never came earlier."""
 
@@ -217,8 +219,8 @@ class NewUnits(Record, eq=False):
 
     @classmethod
     def count(cls, unit: Unit, study: Study) -> NewUnits:
-        """Return the new units of a study. In an experiment on users, no more units can come than the users of the
-        store and newcomers."""
+        """Count the new users or sessions of a study. For an experiment on users, the population is the number of users
+        in the store."""
         first_at, _ = selected.times(unit, study.selection)
         length = ceil((selected.covered_us(unit, study.selection) + 1) / STRETCHES)
         arrivals = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
@@ -230,8 +232,8 @@ class NewUnits(Record, eq=False):
         return replace(units, population=float(population), newcomers=min(units.pace, 2 * n_newcomers / units.days))
 
     def add_population(self, unit: Unit, selection: Selection, *, since: int) -> NewUnits:
-        """Return these counts with the population of a log that begins earlier, at `since`. The earlier part of the log
-        shows which units are newcomers."""
+        """Return these counts with the population and the newcomers of a longer log, which begins at `since`. Its
+        earlier part shows which units have come before."""
         _, last_at = selected.times(unit, selection)
         half_us = max(1, round(self.days * DAY_US / 2))
         n_stretches = -(-(last_at - half_us - since) // half_us)
@@ -243,22 +245,22 @@ class NewUnits(Record, eq=False):
 
     @property
     def pace(self) -> float:
-        """Return the number of new units per day in the second half of the time. By then most units that come again
+        """Return the number of new units per day in the second half of the time. By then, most units that come often
         have come once."""
         return float(2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days)
 
     def add_days(self, rows: Iterable[DifferenceRow]) -> None:
-        """Add to each difference the number of days until the experiment has the units that this difference needs, or
-        None where so many units never come. If all units came at once, the differences stay as they are, since no pace
-        is known."""
+        """Add to each difference the number of days until the experiment has enough users or sessions to show it, or
+        None if so many never come. If all came at once, no pace is known, and nothing is added."""
         for row in rows if self.counts[0] < self.counts[-1] else ():
             if n_more := row["needed"] or row["shortage"]:
                 end_day = self.days_until(self.counts[-1] + n_more / row.get("share", 1.0))
                 row["needed_days"] = None if end_day is None else end_day - self.days
 
     def days_until(self, units: float) -> float | None:
-        """Return the number of days until this many units have come, or None where they never come. Beyond the observed
-        number, units come at the pace of the second half. Beyond the population, they come at the pace of newcomers."""
+        """Return the number of days until `units` users or sessions have come, or None if so many never come. Beyond
+        the observed number, they come at the pace of the second half; beyond the population, at the pace of
+        newcomers."""
         if units <= self.counts[-1]:
             return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
         limit = max(self.counts[-1], min(units, self.population))  # those who came before come again first
@@ -269,7 +271,8 @@ class NewUnits(Record, eq=False):
 
 
 def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> None:
-    """Raise InputError where no reward is final yet in the traffic that a plan reads."""
+    """Raise InputError if the traffic that a plan reads is shorter than the window of the reward, so that no reward in
+    it is final."""
     metric = METRICS[(request.metric or declared.MetricName(declared.DEFAULT_METRIC)).metric]
     name = request.name
     first_at, last_at = selected.times(unit, filters.selection(unit, f"experiment={name}" if name else request.log))

@@ -1,5 +1,5 @@
-"""This module advances ramps step by step. At each step the candidate of a ramp gets a larger part of a route's users,
-or is rolled back."""
+"""This module advances ramps. At each step, the candidate of a ramp gets a larger part of a route's users, or the ramp
+is rolled back."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ RampAnswer = TypedDict("RampAnswer", {
 
 
 def advance(store: Store, name: str) -> RampAnswer:
-    """Advance the ramp of a route.
-
-    The candidate is rolled back where it loses, by the metric or a guard. Otherwise the candidate gets the next
-    share, and is promoted after 100 %. For this the step must have lasted long enough, enough must be known, and
-    every guard must be shown to hold. Until then the ramp waits."""
+    """Advance the ramp of a route. If the candidate loses, by the metric or a guard, the ramp is rolled back. If the
+    step has lasted long enough, the differences are known and every guard holds, the candidate gets the next share, and
+    is promoted at 100 %. Otherwise the ramp waits."""
     with store.read() as unit, bulk.alongside(unit):
         change = lookup.route(unit, name)
         stage = find_stage(unit, change)
@@ -79,10 +77,8 @@ def advance(store: Store, name: str) -> RampAnswer:
 
 
 def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> RampAnswer:
-    """Roll a ramp back where the candidate loses, else give the candidate the next share. Where the ramp was changed
-    meanwhile, this call evaluates the ramp again.
-
-    stage: the state of the ramp; losses: sentences on what the candidate loses."""
+    """Roll a ramp back if the candidate loses, else give the candidate the next share. If somebody else changed the
+    ramp meanwhile, `advance` runs again. losses: sentences that say where the candidate loses, empty if it does not."""
     command = f"route advance {name}"
 
     def work(unit: Unit) -> RampAnswer | None:
@@ -108,9 +104,9 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
 
 
 def _take_back(unit: Unit, stage: Stage, command: str) -> str:
-    """Roll back a ramp, and return the reference that the ramp's route serves from now on. What the variant `current`
-    has learned becomes the next version of its policy, if the route follows this policy and no other version went live
-    meanwhile."""
+    """Roll back a ramp, and return the reference that its route serves from now on. If the route follows the policy of
+    the variant `current`, and no other version went live meanwhile, what this variant has learned becomes the next
+    version of the policy."""
     current_version = lookup.version(unit, stage.ramp.variants[0].policy)[0]
     heads, learners = ending.lock(unit, current_version)
     head = heads.get(stage.change.policy_id)

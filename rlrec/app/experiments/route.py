@@ -1,4 +1,4 @@
-"""This module manages routes. A route is a name that callers use, and that outlives the policies behind it."""
+"""This module manages routes. A route is a name under which callers ask for slates; the policy behind it can change."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ NAME_LENGTH = 52  # of a route, in the name of its ramp, since the name of an ex
 class Request(Record):
     """This record holds the options of `route create`, `route set` and `route ramp`.
 
-    to: what the route serves, where NAME follows the live version of a policy, NAME@V is pinned to one version, and
-    None only begins a holdout; holdout: the part of the users that another policy serves permanently; steps: the
-    rising shares of a ramp that advances by itself; hold_us: how long each step lasts at least; guards: the guards
-    that the candidate must not lose."""
+    to: what the route serves: NAME follows the live version of a policy, NAME@V is pinned to one version, and None
+    only begins a holdout; holdout: the share of the users whom another policy serves permanently; steps: the rising
+    shares of a ramp that advances by itself; hold_us: how long each step lasts at least; guards: metrics in which
+    the candidate must not lose."""
 
     name: str
     to: str | None = None
@@ -55,7 +55,7 @@ class Request(Record):
 
     @property
     def command(self) -> str:
-        """Return these options as words of `route create`, `route set` or `route ramp`."""
+        """Return the name of the route and these options as on the command line."""
         gate_guards = [f"{guard.name}:{_percent(guard.least)}" for guard in self.gate.guards] if self.gate else []
         options = [
             ("to", self.to),
@@ -99,10 +99,10 @@ RampState = TypedDict("RampState", {
 class Stage(NamedTuple):
     """This record holds the state of a ramp.
 
-    change: the change of the route that began the ramp; ramp: the experiment; share, next_share: the candidate's
-    part of the users now and after the next step, where None means that no step is left; due_at: the time from which
-    the next step may come, or None where the ramp has no steps; is_due: whether this time has come; block_reason: why
-    somebody must look, as the last `route advance` recorded, or None where the ramp can go on."""
+    change: the change of the route that began the ramp; ramp: the experiment; share: the candidate's part of the
+    users; next_share: its part after the next step, None if no step is left; due_at: the earliest time of the next
+    step, None if the ramp has no steps; is_due: whether this time has come; block_reason: why somebody must look at
+    the ramp, as the last `route advance` recorded it, or None."""
 
     change: RouteChange
     ramp: experiments.Experiment
@@ -133,7 +133,7 @@ class Stage(NamedTuple):
 
 
 def create(store: Store, request: Request) -> RouteSummary:
-    """Create a route. Repeating the request is allowed. Raises Conflict where a route of this name was created with
+    """Create a route. Repeating the request changes nothing. Raises Conflict if a route of this name was created with
     other options."""
     command = f"route create {request.command}"
     with store.read() as unit:
@@ -160,8 +160,8 @@ def create(store: Store, request: Request) -> RouteSummary:
 
 
 def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
-    """Return the answer as it is. Prints a notice if the route follows a policy that has a newer, rebuilt version which
-    is not live."""
+    """Return the answer as it is. Print a notice if the route follows a policy with a newer version that was rebuilt
+    and is not live."""
     with store.read() as unit:
         version, _ = lookup.version(unit, answer["reference"])
         rebuild = policies.versions(unit, [version.policy.id])[-1]
@@ -172,10 +172,10 @@ def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
 
 
 def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[experiment.Fork]:
-    """Return the fork of the holdout's policy, in a list that is empty if the request has no holdout. Raises InputError
-    for an impossible holdout, and for a holdout that would get what the route serves.
+    """Return a list with the state from which the policy of a holdout begins; it is empty if the request has no
+    holdout. Raises InputError if the share is impossible, or if the holdout would get what the route serves.
 
-    reference: what the route serves."""
+    reference: what the route serves, as POLICY or POLICY@V."""
     if request.holdout is None:
         return []
     holdout.check_share(request.holdout)
@@ -189,16 +189,15 @@ def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[expe
 
 
 def _holdout(request: Request, name: str) -> experiment.Request:
-    """Return the request for an experiment that keeps some users of a route apart.
-
-    name: the name of the experiment."""
+    """Return the request for an experiment that keeps some users of a route apart. name: the name of the experiment."""
     share, policy = request.holdout or 0.0, request.holdout_policy
     variant = experiment.VariantSpec(label=holdout.LABEL, policy=policy, weight=share)
     return experiment.Request(name=name, variants=[variant], holdout_of=request.name)
 
 
 def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork]) -> None:
-    """Start the holdout of a route, which keeps some users apart from now on. Without forks nothing is started."""
+    """Start the holdout of a route, which keeps some users apart from now on. forks: the state from which the holdout's
+    policy begins, in a list; if it is empty, nothing is started."""
     if not forks:
         return
     name = _free_name(unit, request.name, chain([holdout.LABEL], (f"{holdout.LABEL}-{n}" for n in count(2))))
@@ -208,16 +207,15 @@ def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork
 
 
 def _free_name(unit: Unit, route: str, suffixes: Iterable[str]) -> str:
-    """Return the first unused name for an experiment on a route.
-
-    suffixes: the endings to try after the name of the route, in order."""
+    """Return the first unused name for an experiment on a route. suffixes: endings to try after the route's name, in
+    order."""
     names = lookup.experiment_names(unit)
     return next(name for suffix in suffixes if (name := f"{route[:NAME_LENGTH]}-{suffix}") not in names)
 
 
 def set_holdout(store: Store, request: Request) -> RouteSummary:
     """Begin a holdout, which keeps some users of a route apart from now on. Repeating the request changes nothing.
-    Raises Conflict where the route has another holdout."""
+    Raises Conflict if the route has another holdout."""
     with store.read() as unit:
         reference, n_removals = lookup.route(unit, request.name).reference, settings.get(unit).removals
         forks = _forks_of_holdout(unit, request, reference)
@@ -241,8 +239,8 @@ def set_holdout(store: Store, request: Request) -> RouteSummary:
 
 
 def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """Return the version that a route is to serve, and the head of its policy. Raises InputError where the version
-    cannot be served."""
+    """Return a version that a route is to serve, and the head of its policy. Raises InputError if the version cannot be
+    served. reference: POLICY or POLICY@V."""
     version, head = lookup.version(unit, reference)
     name = f"version {version.number} of {version.policy.name}"
     if not kinds.load(version.policy.kind).can_serve:
@@ -257,16 +255,15 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **ids: int | None) -> None:
     """Make a route serve a version. If the reference has no number, the route follows the live version of the policy.
-
-    ids: the ids that `routes.change` stores."""
+    ids: ids of records behind the change, such as `look_id`, which `routes.change` stores."""
     version_id = None if lookup.split_reference(reference)[1] is None else version.id
     routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **ids)
     settings.add_run(unit, command, {"to": reference})
 
 
 def set_route(store: Store, request: Request) -> RouteSummary:
-    """Change what a route serves, or begin a ramp where the request has a share. If the route serves the requested
-    version already, nothing changes. Raises StoreBusy where the route was changed by others meanwhile."""
+    """Change what a route serves or, if the request has a share, begin a ramp. Nothing changes if the route serves the
+    requested version already. Raises StoreBusy if somebody else changed the route meanwhile."""
     from rlrec.store.database import bulk
 
     if request.to is None:
@@ -327,11 +324,11 @@ def set_route(store: Store, request: Request) -> RouteSummary:
 
 
 def _look(unit: Unit, route: RouteChange, options: GateOptions, looks: list[GateLook]) -> tuple[RouteGate, int | None]:
-    """Run the gate's test of what a route is to serve. Returns the result and None. If the gate ran the same test
-    before, returns the earlier result and its id instead, since testing the same rows again shows nothing new and
-    spends no error. Raises InputError where the route serves the candidate already.
+    """Compare a candidate with what a route serves, by the route's gate. Returns the result and None. If the gate made
+    the same test on the same rows before, returns the earlier result and its id, since a repeated test uses up no
+    error. Raises InputError if the route serves the candidate already.
 
-    live: the newest change of the route; looks: the tests by the route's gate in the last year."""
+    route: the newest change of the route; looks: the tests by the route's gate in the last year."""
     from rlrec.app.evaluation.comparisons import paired_gate
 
     if route.reference == options.candidate:
@@ -346,9 +343,8 @@ def _look(unit: Unit, route: RouteChange, options: GateOptions, looks: list[Gate
 
 
 def _ramp(unit: Unit, route: RouteChange, request: Request, to: str, share: float) -> experiment.Request:
-    """Return the request for an experiment in which a part of a route's users gets another version.
-
-    to: the reference of this version; share: the part of the users."""
+    """Return the request for an experiment in which a part of a route's users gets another version. to: the reference
+    of this version; share: the part of the users."""
     first_number = routes.count_ramps(unit, route.route_id) + 1
     name = _free_name(unit, route.route, (f"ramp-{n}" for n in count(first_number)))
     specs = ((CURRENT, route.reference, 1 - share), (CANDIDATE, to, share))
@@ -374,8 +370,7 @@ def _start(
     unit: Unit, route: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
     look_id: int | None,
 ) -> None:  # fmt: skip
-    """Start a ramp. The ramp serves the route's users while it runs.
-
+    """Start a ramp, which serves the route's users while it runs. forks: the states from which its variants begin;
     look_id: the id of the gate's test that the candidate passed, or None."""
     experiment_id = experiment.start(unit, ramp, forks)
     if experiment_id is None:
@@ -395,16 +390,15 @@ def _refuse_ramp(route: RouteChange) -> None:
 
 
 def rollback(store: Store, name: str) -> RouteSummary:
-    """Make a route serve again what it served before the last change that still stands. A promotion that came with this
-    change is rolled back too, unless the policy had a later promotion. Raises CheckFailed where no such change exists,
-    or the version that the route served before is retired."""
+    """Make a route serve again what it served before its newest change that was not rolled back. A promotion that came
+    with this change is rolled back too, unless the policy had a later promotion. Raises CheckFailed if there is no such
+    change, or if the version that the route served before is retired."""
     return store.write(lambda unit: roll_back(unit, name, command=f"route rollback {name}"))
 
 
 def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> RouteSummary:
-    """Roll back a route within a transaction, as `rollback` does, and return the state of the route.
-
-    or_live: whether the route follows the live version of the earlier policy if the earlier version is retired."""
+    """Roll back a route within a transaction, as `rollback` does, and return the state of the route. or_live: if the
+    earlier version is retired, whether to serve the live version of its policy."""
     route = lookup.route(unit, name, lock=True)
     policies.lock(unit, [route.policy_id])
     last, changes = policies.last_promotion(unit, route.policy_id), _standing_changes(unit, route)
@@ -433,8 +427,8 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
 
 
 def _standing_changes(unit: Unit, route: RouteChange) -> list[RouteChange]:
-    """Return the changes of a route that no rollback undid, oldest first. A rollback undoes all changes after the
-    change to which it returned."""
+    """Return the changes of a route that were not rolled back, oldest first. A rollback undoes all changes that came
+    after the state which it restores."""
     changes: list[RouteChange] = []
     for change in routes.history(unit, route.route_id):
         if change.restored_id is None:
@@ -451,7 +445,7 @@ def list_routes(store: Store) -> list[RouteSummary]:
 
 
 def show(store: Store, name: str) -> RouteSummary:
-    """Return the state of a route, and the route's history, newest change first."""
+    """Return the state of a route and its history, newest change first."""
     from rlrec.app.serving import shadows as serving_shadows
 
     with store.read() as unit:
@@ -473,7 +467,7 @@ def show(store: Store, name: str) -> RouteSummary:
 
 
 def summary(unit: Unit, route: RouteChange) -> RouteSummary:
-    """Return the state of a route, from its newest change."""
+    """Return the state of a route. route: its newest change."""
     version, _ = lookup.version(unit, route.reference)
     state: RouteSummary = {
         "route": route.route, "policy": version.policy.name, "version": version.number,
@@ -487,7 +481,8 @@ def summary(unit: Unit, route: RouteChange) -> RouteSummary:
 
 
 def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
-    """Return the state of a route's ramp, or None where the route has no running ramp."""
+    """Return the state of a route's ramp in the form of answers, or None if the route has no running ramp. change: the
+    newest change of the route."""
     stage = find_stage(unit, change)
     if stage is None:
         return None
@@ -505,9 +500,8 @@ def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
 
 
 def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
-    """Return the stage of a route's ramp, or None where the route has no running ramp.
-
-    change: the newest change of the route."""
+    """Return the state of a route's ramp, or None if the route has no running ramp. change: the newest change of the
+    route."""
     if not change.running or change.experiment is None:
         return None
     ramp = lookup.experiment(unit, change.experiment)

@@ -1,5 +1,5 @@
-"""This module starts and stops challengers in the shadow of a route. A challenger is a policy that never serves. For
-each slate that the route shows, the probability of this slate under the challenger is stored."""
+"""This module starts and stops challengers of routes. A challenger is a policy that never serves. For each slate that
+the route shows, the store keeps the probability with which the challenger would have shown it."""
 
 from __future__ import annotations
 
