@@ -1,1 +1,2 @@
-"""Use cases here set up a store, and try it out."""
+"""Modules here set up a store: they create it, fill its catalogue, define rewards, and try it out with simulated
+users."""

@@ -24,8 +24,8 @@ GROUP_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
 
 class ArmLine(NamedTuple):
-    """This record is an arm in the form in which users write it. A field that is None and a time that is missing stay
-    unchanged."""
+    """This record is an arm in the form in which users write it. A field that is None, or a time that is missing, does
+    not change what is stored."""
 
     key: str
     features: Mapping[str, Any] | None = None
@@ -42,15 +42,16 @@ class ArmChanges(Sums, eq=True):
 
 
 class StatusChange(Record, kw_only=False):
-    """This record has the arms that are now retired, or restored, and the number of arms whose status changed."""
+    """This record is the result of retiring or restoring arms. arms: the keys that were given; changed: the number of
+    arms whose status changed."""
 
     arms: list[str]
     changed: int
 
 
 def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once: bool = True) -> ArmChanges:
-    """Add arms, or change stored arms, in one transaction, or in one transaction per group. groups: a function that
-    returns the groups of arms, each arm as the fields of an ArmLine."""
+    """Add arms, or change stored arms. groups: a function that returns groups of arms, each arm as the fields of an
+    ArmLine; at_once: whether all groups are stored in one transaction, instead of one transaction per group."""
     if at_once:
         changes = store.write(
             lambda unit: sum((_put_group(unit, group) for group in groups()), ArmChanges()), repeatable=True
@@ -64,7 +65,8 @@ def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once:
 
 
 def _notice_priors(store: Store) -> None:
-    """Print each policy whose prior puts a new arm far above the other arms, and how to set the prior."""
+    """Print a notice for each policy whose prior mean is far above the mean reward of its arms, so that a new arm would
+    be shown most. The notice says how to set the prior."""
     with store.read() as unit:
         live_versions = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
         totals = beliefs.totals(unit, {version.id for version, _ in live_versions.values()})
@@ -96,7 +98,8 @@ def _put_group(unit: Unit, group: Sequence[Any]) -> ArmChanges:
 
 
 def _check_groups(unit: Unit, line: ArmLine) -> None:
-    """Raise InputError if a group has a name that requests cannot use, or an arm has the name of a group."""
+    """Raise InputError if a group of the arm has a name that requests cannot use, or if a group and an arm would have
+    the same name."""
     for name in line.groups or ():
         if re.fullmatch(GROUP_FORM, name) is None:
             hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit: requests write @NAME"
@@ -108,8 +111,8 @@ def _check_groups(unit: Unit, line: ArmLine) -> None:
 
 
 def retire(store: Store, keys: Sequence[str], *, is_retired: bool) -> StatusChange:
-    """Make arms ineligible if `is_retired` is true, or else eligible again. Raises InputError for an arm that the
-    catalogue lacks."""
+    """Make arms ineligible, or eligible again if `is_retired` is false. Raises InputError for an arm that is not in the
+    catalogue. keys: the keys of the arms."""
 
     def work(unit: Unit) -> tuple[StatusChange, list[str]]:
         stored_ids = arms.ids(unit, keys)
@@ -126,8 +129,8 @@ def retire(store: Store, keys: Sequence[str], *, is_retired: bool) -> StatusChan
 
 
 def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """List all arms, including retired arms, in the order in which they were added. names: the arms, or groups as
-    @GROUP, to which the list is restricted; empty for all arms."""
+    """Return all arms, including retired arms, in the order in which they were added. names: if not empty, only these
+    arms are returned; @GROUP stands for the arms of a group."""
 
     def stamp(time: int | None) -> str | None:
         return None if time is None else format_time(time)

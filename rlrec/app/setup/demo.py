@@ -1,4 +1,4 @@
-"""This module plays the whole loop on the sample log: each step is a command that readers can type."""
+"""This module plays a tour of the program on the sample log. Each step is a command that readers can type."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SEED = 7
 
 
 class DemoStep(NamedTuple):
-    """This record is a command and its purpose, as a shell comment; `quiet` steps repeat other steps, and are not
-    shown."""
+    """This record is a command of the tour. comment: its purpose, as a shell comment; quiet: whether the step only
+    repeats other steps, and is not shown."""
 
     comment: str
     command: str
@@ -37,7 +37,8 @@ SampleFile = TypedDict("SampleFile", {"file": str, "bytes": int})
 
 
 def samples() -> Path:
-    """Return the folder of the sample data: inside the installed package, or next to it in a checkout."""
+    """Return the folder of the sample data. It is inside the installed package or, in a checkout, next to the
+    package."""
     package = Path(__file__).resolve().parents[2]
     installed_folder = package / "sample_data"
     return installed_folder if installed_folder.is_dir() else package.parent / "sample_data"
@@ -68,12 +69,12 @@ def _parse_steps(script: str, *, quiet: bool = False, **values: object) -> list[
 
 
 def log_steps() -> list[DemoStep]:
-    """Return the steps before anything goes live: estimates from the log of another system."""
+    """Return the first steps, which compute estimates from the log of another system. Nothing is live yet."""
     return _parse_steps(LOG, data=shlex.quote(str(samples())))
 
 
 def live_steps() -> list[DemoStep]:
-    """Return the steps of twelve simulated hours of traffic, with the clock set by --now."""
+    """Return the steps that serve twelve simulated hours of traffic. Their commands set the clock by --now."""
     steps = _parse_steps(LIVE)
     for hour in range(HOURS):
         steps += _parse_steps(HOUR, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
@@ -87,7 +88,7 @@ def last_steps(uniform_rate: float | None = None) -> list[DemoStep]:
 
 
 def _play_steps(folder: Path) -> Iterator[DemoStep]:
-    """Yield all steps. Each step must be run before the next one is taken."""
+    """Yield all steps. The caller must run each step before it takes the next one, which may depend on its files."""
     yield from log_steps()
     write_requests(folder)
     yield from live_steps()
@@ -96,7 +97,7 @@ def _play_steps(folder: Path) -> Iterator[DemoStep]:
 
 
 def plan(*, report: Callable[[str], None]) -> list[Result]:
-    """Return the commands of `run`, without running them; `report` gets each step."""
+    """Return the commands of `run`, without running them. report: a function that gets the text of each step."""
     steps = [step for step in (*log_steps(), *live_steps(), *last_steps()) if not step.quiet]
     for step in steps:
         report(f"\n{step.comment}\n$ {step.command}\n")
@@ -106,8 +107,9 @@ def plan(*, report: Callable[[str], None]) -> list[Result]:
 def run(
     folder: Path, *, report: Callable[[str], None], terminal: bool = False, colour: bool = True
 ) -> Iterator[Result]:
-    """Run every step in a folder through the shell: `report` gets each step before it runs, then its output. terminal:
-    whether steps write to the terminal themselves, so that their tables fit; colour: whether steps may use colours."""
+    """Run every step in a folder through the shell, and yield its result. report: a function that gets each step before
+    it runs, then its output; terminal: whether steps write to the terminal themselves, so that tables fit its width;
+    colour: whether steps may use colours."""
     # `rlrec` is this program, whatever is on the PATH, and without the caller's RLREC_ variables.
     function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; '
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
@@ -126,7 +128,7 @@ def run(
 
 
 def write_requests(folder: Path) -> None:
-    """Write the requests of the visitors, one file per hour."""
+    """Write the requests of simulated visitors to the folder, one file per hour."""
     for hour in range(HOURS):
         with (folder / f"visitors-{hour:02}.ndjson").open("w", encoding="utf-8") as file:
             for number in range(VISITORS):
@@ -145,8 +147,8 @@ def rates(path: Path) -> dict[str, float]:
 
 
 def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
-    """Yield lines for `feedback --input`: the clicks of an audience on the slates in `answers`, which are answers of
-    `recommend`. path: the file with the click rate of each arm."""
+    """Yield lines for `feedback --input` with the clicks of a simulated audience. path: a CSV file with the click rate
+    of each arm; answers: answers of `recommend`, whose slates the audience sees."""
     click_rates = rates(path)
     arm_index = {arm: number for number, arm in enumerate(click_rates)}
     decisions = [answer for line in answers if (answer := json.loads(line)).get("decision_id")]

@@ -1,5 +1,5 @@
-"""This module creates or upgrades the store under one lock. The command is safe to repeat, and to run in several
-processes at once."""
+"""This module creates or upgrades the store under one lock. It is safe to do this again, and in several processes at
+once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Result(Record):
 
 
 def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool = False) -> Result:
-    """Bring the store to the revision of this program. Raises Conflict if the timeout differs from the timeout of the
-    store. dry_run: whether to try only, and change nothing."""
+    """Create the store, or bring it to the revision of this program. Raises Conflict if the store has another timeout.
+    session_timeout_us: the pause that ends a visit; dry_run: whether to try only, and change nothing."""
 
     def notice_migration(old_revision: str) -> None:
         command = copying.backup_command(store.address, f"{store.url.database}-{old_revision}")
@@ -55,14 +55,15 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
 
 
 def _check_timeout(unit: Unit, session_timeout_us: int | None) -> None:
-    """Raise Conflict if the timeout differs from the timeout of the store."""
+    """Raise Conflict if the store has another session timeout than this one."""
     if session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
         hint = "visits were counted by it: make a new store"
         raise Conflict("the store has another session timeout already", hint=hint)
 
 
 def check(store: Store) -> Result:
-    """Report as `init` does, without changes. Raises CheckFailed if the store is missing or out of date."""
+    """Return the state of the store, in the form of the result of `init`, without changes. Raises CheckFailed if the
+    store is missing or out of date."""
     with store.read() as unit:
         settings.get(unit)
     return Result(revision=schema.HEAD, created=False, migrated=False)  # other revisions are refused

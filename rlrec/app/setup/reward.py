@@ -1,4 +1,5 @@
-"""This module stores reward definitions: the value of a decision, and when a belief learns it."""
+"""This module stores reward definitions. A definition says how a reward is computed from the events of a decision, and
+when beliefs learn from it."""
 
 from __future__ import annotations
 
@@ -23,8 +24,12 @@ WINDOW_US = 30 * 60 * 1_000_000
 
 
 class Request(Record):
-    """This record has the options of `reward define`. `weights` is the text as typed, such as 'click=1,
-    log1p(dwell_s)=0.3'."""
+    """This record has the options of `reward define`.
+
+    weights: the text as typed, such as 'click=1, log1p(dwell_s)=0.3'; window_us: how long events count; default: the
+    reward without events; clip: the lowest and the highest reward; learn: `served` to learn a slot at once,
+    `settled` to learn it after its window; late: whether events after the window still correct a belief, `count` or
+    `ignore`."""
 
     name: str
     weights: str
@@ -43,13 +48,14 @@ Definition = TypedDict("Definition", {
 
 
 class Result(Definition):
-    """This record is the stored definition, and says whether the definition is new."""
+    """This record is a stored definition. created: whether the definition is new."""
 
     created: bool
 
 
 def define(store: Store, request: Request) -> Result:
-    """Store a definition; repeating the command changes nothing. Raises Conflict if the name has another definition."""
+    """Store a reward definition. Repeating the request changes nothing. Raises Conflict if the name has another
+    definition."""
     weights, transforms = _parse_terms(request.weights)
     low, high = request.clip or (None, None)
     definition = Reward(
@@ -84,7 +90,8 @@ def define(store: Store, request: Request) -> Result:
 
 
 def _parse_terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
-    """Parse the weights and the transforms by kind in 'click=1, log1p(dwell_s)=0.3'."""
+    """Parse a text such as 'click=1, log1p(dwell_s)=0.3'. Returns the weights and the transforms, both by kind of
+    event."""
     weights: dict[str, float] = {}
     transforms: dict[str, Transform] = {}
     for pair in filter(None, (pair.strip() for pair in COMMA.split(text))):
@@ -103,8 +110,8 @@ def _parse_terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
 
 
 def _parse_term(text: str) -> tuple[str, Transform]:
-    """Parse a term such as 'log1p(min(dwell_s,600))' into its kind of event, not yet validated, and the transform of
-    the kind's sum."""
+    """Parse a term such as 'log1p(min(dwell_s,600))'. Returns the kind of event (not checked) and the function that is
+    applied to the sum of its values."""
     calls = set[str]()
     for function in FUNCTIONS:
         call = CALL.fullmatch(text)
@@ -123,7 +130,7 @@ def _parse_term(text: str) -> tuple[str, Transform]:
 
 
 def list_rewards(store: Store) -> list[Definition]:
-    """List all reward definitions."""
+    """Return all reward definitions."""
     with store.read() as unit:
         return [_to_json(definition) for definition in policies.rewards(unit)]
 

@@ -1,5 +1,5 @@
-"""This module simulates an audience. The audience is served through the store, as a script would do it, or studied in
-memory, in many runs."""
+"""This module simulates an audience. The audience is served through the store, as a script would do it, or many runs
+are played in memory."""
 
 from __future__ import annotations
 
@@ -44,12 +44,15 @@ LATEST_DAYS = 1  # days by which a visitor may be late between runs, and still c
 
 
 class Request(Record):
-    """This record has an audience with its parameters as typed, and the size of the simulation: the number of sessions,
-    of decisions per session (`steps`), and of positions per slate (`size`).
+    """This record has the options of a simulation.
 
-    steps: None for 1, or for visits that end by themselves. policy: the name of a policy or a route. Through the
-    store, `group` sessions are served at a time, and policy is None if an experiment serves. In memory, there are
-    `runs` runs of a kind with its parameters as typed, or of the policy's kind and parameters without its belief."""
+    environment, parameters: the audience, and its parameters as typed; sessions: the number of sessions; steps: the
+    number of decisions per session, None for 1 or for visits that end by themselves; size: the number of positions
+    per slate; policy: a policy or a route, None if an experiment serves.
+
+    group: the number of sessions that are served at a time, through the store; runs: the number of runs in memory;
+    kind, params: what is studied in memory; if `policy` is given instead, its kind and parameters, without its belief.
+    """
 
     environment: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -82,19 +85,20 @@ class Result(Served, AudienceFigures):
 
 
 class RunMeans(Runs, AudienceFigures):
-    """This record has the means of figures over runs in memory."""
+    """This record has the means of an audience's figures over runs in memory."""
 
 
 def check_environment(name: str) -> None:
-    """Raise InputError for an unknown environment, with similar names."""
+    """Raise InputError if no environment has this name. The error suggests similar names."""
     load_environment(name)
 
 
 def simulate(store: Store, request: Request) -> Result:
-    """Serve the audience, and return its reward, and the reward that the best slates would have earned. The clock moves
-    by a second after every decision; it starts at the newest decision or the newest phase of the experiment, or at
-    `--now`. The visits of an audience with memory are played to their end, and are ended in the store. Then the clock
-    moves past the window of the reward, so that every decision is mature by `ended_at`."""
+    """Serve the audience through the store. Returns its reward, and the reward that the best slates would have earned.
+
+    The clock starts at `--now` or, without it, at the newest decision or phase of the experiment, and moves by a
+    second after every decision. The visits of an audience with memory are played to their end, and are ended in the
+    store. Then the clock moves past the window of the reward, so that every decision is mature by `ended_at`."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     seed = seed_or_random(request.seed)
@@ -138,8 +142,8 @@ def simulate(store: Store, request: Request) -> Result:
 
 
 def _start_time(store: Store, newest_at: int | None, experiment: Experiment | None) -> int:
-    """Return the start of the clock: `--now`, else the newest decision, but not before the present phase of the
-    experiment. Raises InputError if `--now` is before that phase."""
+    """Return the start of the clock: `--now` or, without it, the time of the newest decision, but not before the
+    present phase of the experiment. Raises InputError if `--now` is before that phase."""
     phase_at = 0 if experiment is None else experiment.phase_at
     phase_text = "" if experiment is None else f"phase of experiment {experiment.name} began at {format_time(phase_at)}"
     if store.now is not None:
@@ -158,8 +162,8 @@ def _start_time(store: Store, newest_at: int | None, experiment: Experiment | No
 
 
 def _serving_versions(unit: Unit, request: Request, audience: Audience) -> tuple[list[Version], Experiment | None]:
-    """Return the versions that serve, and the experiment whose variants they are, or None without an experiment. Raises
-    InputError if no version serves, or if the experiment needs a user and the audience has visits without one."""
+    """Return the versions that serve, and the experiment to which they belong (None without an experiment). Raises
+    InputError if no version serves, or if the experiment needs users and the audience has visits without a user."""
     experiment, name = request.experiment, request.policy
     if name is not None:
         route = routes.by_name(unit, [name]).get(name)
@@ -180,7 +184,8 @@ def _serving_versions(unit: Unit, request: Request, audience: Audience) -> tuple
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
-    """Raise InputError if a visit would time out while the other visits of its group are served."""
+    """Raise InputError if a visit would time out while the other visits of its group are served. timeout_us: the pause
+    that ends a visit."""
     group = min(request.group, request.sessions)
     if isinstance(audience, Visitors) and group * SECOND > timeout_us:
         raise InputError(
@@ -201,9 +206,9 @@ def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> N
 
 
 def _catalogue_keys(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
-    """Return the keys of the audience's arms, and whether the catalogue has other arms, which the audience must not be
-    shown. An empty catalogue gets the audience's arms. Any other catalogue must contain these arms, or as many other
-    arms that stand for them."""
+    """Return the keys of the audience's arms, and whether the catalogue has other arms, which must not be shown. Arms
+    are added to an empty catalogue. Another catalogue must have all arms of the audience, or the same number of arms,
+    which then stand for them."""
     active_keys = [arm.key for arm in arms.all_arms(unit) if arm.status(unit.now) == "active"]
     if not arms.all_arms(unit):
         arms.put(unit, {name: canonical.text(audience.features_of(arm)) for arm, name in enumerate(names)})
@@ -221,7 +226,7 @@ def _catalogue_keys(unit: Unit, names: Sequence[str], audience: Audience) -> tup
 
 class SimulatedStore:
     """This class serves an audience through the store. names: the keys of the audience's arms; is_subset: whether the
-    catalogue has other arms; first_id: the id of the first decision; window_us: the time after which every decision is
+    catalogue has other arms; first_id: the id of the first decision; window_us: the time until every decision is
     mature."""
 
     crowd: Crowd | None = None
@@ -245,7 +250,7 @@ class SimulatedStore:
         self._events_due: list[tuple[int, int, int, str, float]] = []
 
     def play(self) -> None:
-        """Serve all sessions."""
+        """Serve all sessions, and record their events."""
         for start in range(0, self.request.sessions, self.request.group):
             end = min(start + self.request.group, self.request.sessions)
             sessions = [self._session_key(number) for number in range(start, end)]
@@ -265,8 +270,8 @@ class SimulatedStore:
         return f"sim{self.first_id}-{number}"
 
     def _serve(self, sessions: Sequence[str], observations: Array) -> Array:
-        """Draw a slate for each session, let a second pass for each decision, and return the next observation of each
-        session."""
+        """Draw a slate for each session, and move the clock by a second for each. Returns the next observation of each
+        session. observations: what the policy sees of each session, its context."""
         answers, slates = self._draw(sessions, observations)
         next_observations, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
@@ -281,8 +286,8 @@ class SimulatedStore:
     def _draw(
         self, sessions: Sequence[str], observations: Array, users: Sequence[str | None] | None = None
     ) -> tuple[list[Answer], Index]:
-        """Draw a slate for each session. Returns the answers, and the indices of the arms shown, (sessions,
-        positions)."""
+        """Draw a slate for each session. Returns the answers, and the indices of the shown arms, (sessions, positions).
+        observations: the context of each session; users: the user of each session, None for sessions without users."""
         contexts = [{"x": x} for x in observations.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
         make_request = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.arm_keys)
@@ -300,9 +305,11 @@ class SimulatedStore:
         self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first_position: int | None = 1,
         kind: str | None = None,
     ) -> None:  # fmt: skip
-        """Schedule the events of the slates in `answers`. values, delay: the value of each event, and its delay in
-        decisions, (slates, positions) from position `first_position` on; if it is None, the events are of the pages,
-        (slates, 1). kind: the kind of the events, None for the kind that the reward weighs."""
+        """Schedule the events on the slates of answers.
+
+        values (slates, positions): the value of each event; delay: how many seconds later it comes, in the same
+        shape; first_position: the position of the first column, None for events on whole pages, (slates, 1); kind:
+        the kind of event, None for the main kind of the audience."""
         kind = kind or self.audience.event
         self.events[kind] += float(values.sum())
         delays = np.zeros(values.shape, np.int64) if delay is None else delay.astype(np.int64)
@@ -313,7 +320,7 @@ class SimulatedStore:
             heapq.heappush(self._events_due, event)
 
     def _let_time_pass(self, duration_us: int) -> None:
-        """Let time pass, and record the events that are due by then."""
+        """Move the clock, and record the events that are due by then."""
         self.store.now = self._clock + duration_us
         lines = []
         while self._events_due and self._events_due[0][0] <= self.store.now:
@@ -324,16 +331,17 @@ class SimulatedStore:
 
 
 class VisitWorld(SimulatedStore):
-    """This class serves visitors with memory. The next visit begins where another visit has ended, so that groups stay
-    full. Each visitor is a user, and each visit is a session of that user. Visitors who are to come again when a run
-    ends do so in the next run of the same audience, unless these visitors are more than a day late when that run
-    begins."""
+    """This class serves visitors with memory. Each visitor is a user, and each visit is a session of that user. When a
+    visit ends, another one begins in its place, so that groups stay full.
+
+    Visitors who are still to come again when a run ends do so in the next run of the same audience. If they are more
+    than a day late when that run begins, they are forgotten."""
 
     audience: Visitors
     crowd: Crowd
 
     def play(self) -> None:
-        """Play all visits to their end. If the audience counts days, the visits of a period end before the next period
+        """Play all visits to their end. If the audience counts days, visits of a period end before the next period
         begins."""
         group, n_sessions, audience = self.request.group, self.request.sessions, self.audience
         n_seats, period_us = min(group, n_sessions), DAY_US // audience.a_day
@@ -395,7 +403,7 @@ class VisitWorld(SimulatedStore):
             self._arrive(occupied_seats[has_ended])
 
     def _arrive(self, seats: Index) -> None:
-        """Begin visits in the free seats `seats`. Seats that stay free have the visitor 0 in the audience."""
+        """Begin visits in free places of the group, if visitors come. seats: the indices of these places."""
         self.crowd.arrive(self._crowd_time())
         self.audience.admit(seats, self.crowd.visitor[seats] - NO_VISITOR)
         if self.audience.anonymous:
@@ -405,12 +413,12 @@ class VisitWorld(SimulatedStore):
         return self.crowd.periods / self.crowd.a_day if self.crowd.daily else self.decisions
 
     def _visitor_key(self, visitor: int) -> str:
-        """Return the key of a visitor, by number."""
+        """Return the user key of a visitor. visitor: the number of the visitor."""
         keys = self._visitor_keys
         return keys[visitor] if visitor < len(keys) else f"sim{self.first_id}-visitor{visitor - len(keys)}"
 
     def _publish(self, feed: News, period: int) -> None:
-        """Add the articles of this period to the catalogue, and retire the articles whose day is over."""
+        """Add the articles of a period to the catalogue, and retire articles that are no longer shown."""
         articles = feed.publish(period)
         self.arm_index = {name: feed.arm_of(name) for name in articles}
         self.slot_counts = {**dict.fromkeys(articles, 0), **self.slot_counts}
@@ -429,7 +437,7 @@ class VisitWorld(SimulatedStore):
         return {"environment": self.request.environment, "parameters": dict(self.request.parameters)}
 
     def _remember_visitors(self, *, newest_at: int) -> None:
-        """Store the visitors who are to come again, in the row of the audience."""
+        """Store the visitors who are to come again, for the next run. newest_at: the time of the newest decision."""
         if not isinstance(self.audience, Regulars):
             return
         crowd = self.crowd
@@ -446,8 +454,8 @@ class VisitWorld(SimulatedStore):
         self.store.write(lambda unit: settings.keep_state(unit, VISITS, self._audience_key(), state))
 
     def _recall_visitors(self) -> tuple[list[Returning], int]:
-        """Return the visitors who are to come again, and the number of new visitors of this period who have come
-        already."""
+        """Return the visitors of earlier runs who are to come again, and how many of this period's new visitors have
+        come already."""
         with self.store.read() as unit:
             state = settings.state(unit, VISITS, self._audience_key())
         if state is None or not isinstance(self.audience, Regulars):
@@ -463,7 +471,7 @@ class VisitWorld(SimulatedStore):
 
 
 def _accepted_answers(answers: list[Any]) -> list[Any]:
-    """Return the answers unchanged if no line was refused. Raise the error of the first refused line otherwise."""
+    """Return the answers unchanged. If any of them is an error, raise the first error."""
     for answer in answers:
         if isinstance(answer, InputError):
             raise answer
@@ -474,8 +482,8 @@ def _accepted_answers(answers: list[Any]) -> list[Any]:
 
 
 def study(store: Store, request: Request) -> RunMeans:
-    """Return the means of the figures over all runs, with standard errors. The store is read only if a policy or curve
-    is named."""
+    """Play runs in memory. Returns the means of the figures over all runs, with standard errors. The store is read only
+    if a policy or curve is named."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     if isinstance(audience, News):
@@ -504,7 +512,8 @@ def study(store: Store, request: Request) -> RunMeans:
 
 
 def _studied_policy(store: Store, request: Request, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:
-    """Return the policy to study, and its name; a contextual policy gets a design for the audience."""
+    """Return the policy to study and its name. A contextual policy gets a design that fits the contexts of the
+    audience."""
     if (request.policy is None) == (request.kind is None):
         raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
     if request.policy is not None:
