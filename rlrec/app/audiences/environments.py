@@ -14,7 +14,7 @@ import numpy as np
 from rlrec import simulate
 from rlrec.app.inputs import parameters
 from rlrec.arrays import Array, Index, finite_or_none
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.exposure import spread
 from rlrec.simulate.base import Audience, Visitors
 
@@ -45,7 +45,7 @@ def check(environment: str, audience: Audience, arms: int, *, size: int = 1, ste
     environment: the name of the environment; arms: the number of arms; size: the length of a slate; steps: the
     requested number of decisions per visit, or None."""
     if size > arms:
-        raise InputError(f"k is {size}, but the audience has {arms} arms", field="k")
+        raise InputError(f"k is {size}, but the audience has {quantity(arms, 'arm')}", field="k")
     if not isinstance(audience, Visitors):
         return
     if size > 1 and not audience.pages:

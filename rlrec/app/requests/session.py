@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.inputs import lookup
 from rlrec.app.serving import decision_json
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.policy.beliefs.reward import rewards_of
 from rlrec.records import Decision, Record, Reward
 from rlrec.store import Store, Unit
@@ -73,7 +73,8 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
         rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1, user_id=user_id)
     if limit is not None and len(rows) > limit:
         person = "" if user is None else f" --user {shlex.quote(user)}"
-        store.notice(f"the newest {limit} sessions; `rlrec session list{person} --limit {10 * limit}` shows more")
+        newest = f"the newest {quantity(limit, 'session')}"
+        store.notice(f"{newest}; `rlrec session list{person} --limit {10 * limit}` shows more")
     listed_rows = ((*row, None if last_at is None else format_time(last_at)) for *row, last_at in rows[:limit])
     return [cast(SessionRow, dict(zip(SessionRow.__annotations__, row, strict=True))) for row in listed_rows]
 

@@ -153,10 +153,10 @@ def _start_time(store: Store, newest_at: int | None, experiment: Experiment | No
     last_at = parse(FIRST_TIME) if newest_at is None else newest_at
     start = max(last_at, phase_at)
     if start - last_at > DAY_US:
+        days = quantity(round((start - last_at) / DAY_US), "day")
         store.notice(
-            f"the newest {phase_text}, and the clock starts there, {(start - last_at) / DAY_US:,.0f} days after the"
-            f" newest decision; to begin a phase in simulated time: `rlrec --now {format_time(last_at)} experiment"
-            " set ...`"
+            f"the newest {phase_text}, and the clock starts there, {days} after the newest decision; to"
+            f" begin a phase in simulated time: `rlrec --now {format_time(last_at)} experiment set ...`"
         )
     return start
 
@@ -221,7 +221,9 @@ def _catalogue_keys(unit: Unit, names: Sequence[str], audience: Audience) -> tup
     count_hint = f"`rlrec arm list` shows its {quantity(len(active_keys), 'arm')}: give as many, by --env rates=FILE"
     count_hint += " (a CSV arm,rate) or arms=N"
     hint = f"add it: `rlrec arm add {missing_name}`" if audience.names else count_hint
-    raise InputError(f"the audience has {len(names)} arms, and the catalogue has no arm {missing_name!r}", hint=hint)
+    raise InputError(
+        f"the audience has {quantity(len(names), 'arm')}, and the catalogue has no arm {missing_name!r}", hint=hint
+    )
 
 
 class SimulatedStore:

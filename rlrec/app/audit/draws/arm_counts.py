@@ -166,7 +166,7 @@ def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]
     for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
         n, n_shown, weight, variance = totals.sums[:COUNTS, column]
         z = (weight - n) / np.sqrt(variance) if variance > 0 else 0.0
-        detail = f"shown {n_shown:.0f} times in {n:.0f} decisions"
+        detail = f"shown {quantity(round(n_shown), 'time')} in {quantity(round(n), 'decision')}"
         detail += f", which the logged propensities weigh as {weight:.6g} (z {z:.1f})"
         chance = max(float(np.exp(-log_wealth[column])), 1e-300)
         reason = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
@@ -240,7 +240,7 @@ class StarvingArms:
     def _describe(self, column: int) -> str:
         arm = int(self._since.arms[column])
         last_shown = f"since {format_time(self._shown_at[arm])}" if arm in self._shown_at else "ever"
-        return f"{self.keys[arm]} (in {self._since.sums[0, column]:,.0f} decisions, not {last_shown})"
+        return f"{self.keys[arm]} (in {quantity(round(self._since.sums[0, column]), 'decision')}, not {last_shown})"
 
 
 class Entropy:

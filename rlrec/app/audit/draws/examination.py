@@ -11,6 +11,7 @@ from rlrec import policy as kinds
 from rlrec.app.audit.draws.arm_counts import SumsByArm
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.log import reward_log
+from rlrec.errors import quantity
 from rlrec.ope.checks.positions import ExaminedPosition
 from rlrec.records import Version
 from rlrec.sentences import DEFAULT_REWARD
@@ -68,8 +69,9 @@ class Examination:
         if self._is_online and self._page_events and not self._slot_events:
             findings.warning(
                 CHECK, subject,
-                f"whatever reward {self.version.reward.name} weighs came for pages ({self._page_events:,} events), and "
-                "the belief learns from slots alone: `rlrec feedback --position P` says which slot an event is of",
+                f"whatever reward {self.version.reward.name} weighs came for pages "
+                f"({quantity(self._page_events, 'event')}), and the belief learns "
+                "from slots alone: `rlrec feedback --position P` says which slot an event is of",
             )  # fmt: skip
 
     def _warn_of_decrease(self, findings: Findings, subject: str) -> None:

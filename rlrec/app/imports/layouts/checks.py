@@ -16,7 +16,7 @@ import numpy as np
 from rlrec import times
 from rlrec.app.imports.columns import NULL, LogColumns, fill_column, value_set, values
 from rlrec.arrays import Ids, look_up, run_starts
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.log_fields import COUNT, DECISION, KEY, KIND, LOG_PROBABILITY, ORDINAL, PROBABILITY, SHARE, SLOT, FieldCheck
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.base import sum_tolerance
@@ -220,7 +220,7 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
             yield Problem(number, "arm", reason, table="slots", number=index)
     n_eligible = np.array(list(map(len, sets)), np.int64)[np.array(eligible, np.int64)]
     for number in np.flatnonzero(size > n_eligible).tolist():
-        reason = f"a page of {size[number]}, but only {n_eligible[number]} arms were eligible"
+        reason = f"a page of {size[number]}, but eligible: only {quantity(int(n_eligible[number]), 'arm')}"
         yield Problem(number, "eligible", reason)
     # the number of arms left at each position
     n_left = n_eligible[row] + 1 - position
@@ -251,7 +251,8 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
         n_others = 0 if RULES in rows.context[slots.row[index]] else count - 1
         excess = propensity + n_others * floor - 1
         if floor > propensity + PROPENSITY_TOLERANCE or excess > max(rounding, sum_tolerance(count)):
-            reason = f"{floor!r} is not the smallest probability of {count} arms of which one has {propensity!r}"
+            arms = quantity(count, "arm")
+            reason = f"{floor!r} is not the smallest probability of {arms} of which one has {propensity!r}"
             yield Problem(slots.row[index], "min_propensity", reason, table="slots", number=index)
 
 

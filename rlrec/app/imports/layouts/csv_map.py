@@ -220,7 +220,7 @@ class CsvMap(Layout):
 
     def _check_width(self, width: int) -> None:
         if width != self._width:
-            raise InputError(f"{width} cells, the header has {self._width}")
+            raise InputError(f"{quantity(width, 'cell')}, the header has {self._width}")
 
     # -- decisions --
 
