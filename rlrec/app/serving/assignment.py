@@ -1,5 +1,5 @@
-"""This module finds the variant of an experiment that a unit (a user or a session) belongs to. A salted hash chooses
-the variant at first; the unit keeps the variant until a phase of the experiment moves the unit."""
+"""This module finds the variant of an experiment that a user or session gets. A salted hash of the key chooses the
+variant at first. The user or session keeps it until a phase of the experiment moves users to other variants."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _uniform(salt: str, unit_key: str) -> float:
 
 
 def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
-    """Tell whether a unit lies in the parts of its layer that an experiment may take. The answer is true where the
-    experiment has no layer."""
+    """Tell whether the parts that an experiment has of its layer contain a user or session. The result is True if the
+    experiment has no layer. unit_key: the key of the user or session."""
     if experiment.parts is None:
         return True
     layer = parse(experiment.parts, f"parts of experiment {experiment.name}")
@@ -36,8 +36,8 @@ def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
 
 
 def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, float] | None = None) -> Variant:
-    """Return the variant of a unit: a uniform hash of its key, divided in proportion to the weights. weights: the
-    weight of each variant, by label, in an earlier phase; None for the weights of the newest phase."""
+    """Return the variant of a user or session, chosen by a hash of its key in proportion to the weights. unit_key: the
+    key; weights: the weight of each variant in an earlier phase, by label; None for the weights of the newest phase."""
     uniform = _uniform(experiment.salt, unit_key)
     weights = weights or {variant.label: variant.weight for variant in experiment.variants}
     total_weight, upper_bound = sum(weights.values()), 0.0
@@ -49,9 +49,9 @@ def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, fl
 
 
 class Assignment(NamedTuple):
-    """This record has the variants of a request. The last variant that has a policy serves the request. by: the kind of
-    the request's unit, user or session; fallback: the policy that serves instead of a variant, where the experiment
-    that the request names does not take the unit."""
+    """This record has the variants that a request gets. The last variant that has a policy serves the request. by: what
+    was assigned, `user` or `session`; fallback: the policy that serves instead if the experiment that the request names
+    does not take its user or session."""
 
     variants: tuple[tuple[Experiment, Variant], ...]
     by: str
@@ -64,21 +64,21 @@ class Assignment(NamedTuple):
 
     @property
     def serving(self) -> tuple[Experiment, Variant] | None:
-        """Return the experiment and variant whose policy serves; None where the fallback or the policy of the route
-        serves."""
+        """Return the experiment and the variant whose policy serves. Returns None if another policy serves: the
+        fallback, or the policy of the route."""
         serving = [(experiment, variant) for experiment, variant in self.variants if variant in experiment.serving]
         return serving[-1] if serving else None
 
 
 class Assigner:
-    """This class assigns the requests of a group to variants. The Assigner has read the experiments that the group
-    takes part in, and the units already assigned."""
+    """This class assigns the requests of a group to variants. It has read the experiments of these requests, and the
+    variants of users and sessions that are assigned already."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange], main_keys: Mapping[str, str]
     ) -> None:
-        """Read the experiments of a group. routes: the newest change of each route that requests name; main_keys: for
-        each merged user, the key of the person."""
+        """Read the experiments of a group of requests. routes: the newest change of each route that requests name;
+        main_keys: for each user key that was merged into another one, the key that stands for the person."""
         self.unit, self._main_keys = unit, main_keys
         self._by_route = {name: route.experiments for name, route in routes.items()}
         to_assign = [request for request in requests if self._experiment_names(request)]
@@ -100,14 +100,14 @@ class Assigner:
         }
 
     def _experiment_names(self, request: Request) -> tuple[str, ...]:
-        """Return the names of the experiments that a request may take part in: the experiment that the request names,
-        or the experiments of its route."""
+        """Return the names of the experiments that may take a request. If the request names a route, these are the
+        experiments of the route; otherwise it is the experiment that the request names, if any."""
         if request.policy is not None:
             return self._by_route.get(request.policy, ())
         return () if request.experiment is None else (request.experiment,)
 
     def _stored_variants(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
-        """Return the variant id of each unit that is assigned already."""
+        """Return the variant id of each user or session of the requests that is assigned already."""
         user_keys = {user for user in map(self._user, requests) if user is not None}
         ids = {
             "session": {session.key: session.id for session in self._sessions.values()},
@@ -133,19 +133,20 @@ class Assigner:
         return user or (session and session.user) or self._users.get(request.session)
 
     def remember_user(self, request: Request) -> None:
-        """Remember the user of a request that will be drawn. Later requests of its session have the same user."""
+        """Remember the user of a request. Later requests of the same session in this group have the same user."""
         if request.user is not None:
             self._users.setdefault(request.session, self._main_keys.get(request.user, request.user))
 
     def policies(self) -> set[str]:
-        """Return the names of the policies of all variants, and of the fallbacks."""
+        """Return the policies that may serve: those of all variants and the fallbacks (for users whom no variant
+        takes)."""
         variants = {variant.policy for experiment in self.experiments.values() for variant in experiment.serving}
         return variants | {fallback(self.experiments[name]) for name in self._request_names & self.experiments.keys()}
 
     def choose(self, request: Request) -> Assignment | None:
-        """Return the variant that a request gets in each of its experiments, or None where it takes part in none.
-        Visitors in the holdout of a route take part in the experiment of that holdout alone. Raises InputError where
-        the request names an experiment that cannot serve it."""
+        """Return the variant that a request gets in each of its experiments, or None if it takes part in none. A user
+        in the holdout of a route takes part in the experiment of this holdout only. Raises InputError if the request
+        names an experiment that cannot serve it."""
         variants: list[tuple[Experiment, Variant]] = []
         by, fallback_policy = "", None
         for name in self._experiment_names(request):
@@ -164,8 +165,8 @@ class Assigner:
         return Assignment(tuple(variants), by, fallback_policy) if variants or fallback_policy else None
 
     def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
-        """Return an experiment, the variant of a request in this experiment (None where the experiment does not take
-        the unit), and the kind of the unit."""
+        """Return an experiment, the variant of a request in it, and what is assigned, `user` or `session`. The variant
+        is None if the experiment does not take the user or session."""
         experiment = self.experiments.get(name)
         if experiment is None:
             is_first = next(self._budget, None) is not None
@@ -187,8 +188,8 @@ class Assigner:
         return experiment, variant, unit_key[0]
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
-        """Return the unit of a request. A route serves everybody, so on a route a session without a user is a unit of
-        its own."""
+        """Return what an experiment assigns for a request: the word `user` or `session`, and the key. If an experiment
+        of a route assigns users, it assigns a session without a user as if it were a user."""
         user = self._user(request) if experiment.unit == "user" else None
         if user is not None:
             return ("user", user)
@@ -199,22 +200,22 @@ class Assigner:
 
 
 def fallback(experiment: Experiment) -> str:
-    """Return the policy or version that serves a unit which an experiment does not take: the source of the first
-    variant that is not uniform."""
+    """Return the policy or version that serves users whom an experiment does not take: the one from which the first
+    variant that is not `uniform` was copied, or the first ranker."""
     definition = experiment.declaration
     references = definition.get("interleave") or [source for _, source, _ in definition["variants"]]
     return str(next((source for source in references if source != "uniform"), references[0]))
 
 
 def _stopped_error(experiment: Experiment) -> InputError | None:
-    """Return the error for an experiment that was stopped, or None for any other experiment."""
+    """Return the error of requests to a stopped experiment, or None if the experiment runs."""
     message, hint = f"experiment {experiment.name} is stopped", "start another one, or recommend from a policy"
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
 def stopped_errors(unit: Unit, plans: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
-    """Return, by index, the errors of requests whose experiment was stopped after the requests were planned. Raises
-    Outdated where a route led to that experiment, since the route now serves something else, and where another phase
+    """Return the errors of requests whose experiment was stopped after they were planned, by the index of the request.
+    Raises Outdated if a route led to a stopped experiment, since the route now serves something else, or if a new phase
     has begun. reread: whether other transactions can have changed experiments since the plan."""
     distributions = {plan.distribution for plan in plans.values()}
     pairs = [(experiment, distribution) for distribution in distributions for experiment, _ in distribution.variants]
@@ -234,8 +235,8 @@ def stopped_errors(unit: Unit, plans: Mapping[int, PlannedRequest], *, reread: b
 
 
 def store(unit: Unit, plans: Mapping[int, PlannedRequest], open_sessions: OpenSessions, *, verify: bool) -> None:
-    """Store the variants of all units that were drawn for. verify: whether to raise Outdated where a unit has another
-    variant, because users were merged after the requests were planned."""
+    """Store the variants of the users and sessions of drawn requests. verify: whether to raise Outdated if the store
+    has another variant for one of them, as can happen when users are merged meanwhile."""
     assignments: dict[tuple[str, str], dict[int, int]] = {}
     ids = {"user": open_sessions.user_id, "session": open_sessions.id}
     by_name = {experiment.name: experiment for plan in plans.values() for experiment, _ in plan.distribution.variants}

@@ -1,4 +1,4 @@
-"""This module caches what a process has read from a store: data that never change, and beliefs until they change."""
+"""This module caches what a process has read from a store: data that never change, and beliefs as long as they hold."""
 
 from __future__ import annotations
 
@@ -27,19 +27,16 @@ FINAL = -1  # stands for the seq of a version that no longer learns
 
 
 class ServingCache:
-    """A ServingCache holds what one group of a stream has read, for the next group. A single command starts with an
-    empty cache.
+    """A ServingCache holds what was read for one group of requests, for the next group of a stream. A single command
+    starts with an empty cache.
 
-    contexts, sets: the ids of stored contexts and eligible sets. keys: the key of each arm, by id. active: the arms
-    that may be served from `start` until `end`; lacks_id: whether the eligible set of these arms has no id yet.
-    weighs_returns: whether any reward weighs the event `return`. contextless_policies: the policies that read no
-    context and for which a notice said so; inactive_keys: for each listed arm that may not be served, whether a notice
-    was given; has_resting: whether a notice was given that a rule of a page had no effect. policies: references to
-    versions, whose names cannot be routes.
-
-    groups, members: the ids and the keys of the arms in each group; narrowings: the arms of the catalogue that remain
-    after lists and groups. narrows: whether any rule may take arms from a request. kinds: the kinds of events that such
-    rules name and that were checked."""
+    contexts, sets: the ids of stored contexts and eligible sets; keys: the key of each arm, by id; active: the arms
+    that may be served from time `start` until time `end`; lacks_id: whether the eligible set of these arms has no id
+    yet; weighs_returns: whether any reward weighs the event `return`; policies: names that are known not to be
+    routes; groups, members: the ids and the keys of the arms in each group of arms; narrowings: the arms that remain
+    after lists and groups of arms; narrows: whether any rule may take arms from a request; kinds: the kinds of
+    events in such rules that were checked; contextless_policies, inactive_keys, has_resting: for which policies
+    without contexts, inactive arms and page rules without effect a notice was given."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -70,7 +67,7 @@ class ServingCache:
         self._servings: dict[int, tuple[int, tuple[int, int], exact.VersionDistribution]] = {}
 
     def text(self, context: Mapping[str, Any]) -> str:
-        """Return the canonical text of a context."""
+        """Return a context as canonical JSON."""
         if not context:
             return "{}"
         cache_key = repr(context)
@@ -85,8 +82,8 @@ class ServingCache:
         return text
 
     def catalogue(self, unit: Unit, settings: StoreSettings) -> tuple[int, ...]:
-        """Return the arms that may be served now. Where decisions were deleted since the last read, everything read
-        before is dropped."""
+        """Return the ids of the arms that may be served now. If decisions were deleted since the last read, the cached
+        ids and beliefs are dropped."""
         if self.removals != settings.removals:
             for mapping in (self.contexts, self.sets, self._servings, self._changes):
                 mapping.clear()
@@ -110,7 +107,8 @@ class ServingCache:
         return self.active
 
     def complete_keys(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
-        """Return the keys of arms by id. Keys of `eligible` that the cache lacks are read from the store."""
+        """Return the cached keys of arms, by id. Keys that the cache lacks are read first. eligible: the needed
+        arms."""
         if eligible is not self._last_eligible:
             if new_arms := set(eligible).difference(self.keys):
                 self.keys |= arms.keys(unit, new_arms)
@@ -118,7 +116,8 @@ class ServingCache:
         return self.keys
 
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
-        """Return a version with its belief at the head's seq, in the present catalogue."""
+        """Return a version with its belief after the newest change of its policy, and with the present catalogue. head:
+        the head of the policy, which has the number of this change."""
         seq = head.seq if version.learning else FINAL  # also for one that was learning when it was cached
         cached_serving, catalogue = self._servings.get(version.id), (self.revision, self.start)
         if cached_serving is None:
@@ -140,7 +139,8 @@ class ServingCache:
         return serving
 
     def note_changes(self, changes: Mapping[int, tuple[int, Mapping[int, Sums | None]]]) -> None:
-        """Take over the changes of a committed transaction, in the form that `Ledger.changes` returns."""
+        """Remember which beliefs a committed transaction changed. changes: what `Ledger.changes` returned: for each
+        version, the number of the change and the new sums of the changed arms."""
         for version_id, (seq, changed_arms) in changes.items():
             if version_id in self._servings:
                 last_seq, earlier_changes = self._changes.get(version_id, (self._servings[version_id][0], {}))
@@ -148,7 +148,7 @@ class ServingCache:
                     self._changes[version_id] = seq, {**earlier_changes, **changed_arms}
 
     def find_new(self, contexts: Collection[str], sets: Collection[Eligible]) -> tuple[list[str], list[Eligible]]:
-        """Return the contexts and eligible sets whose ids are not cached."""
+        """Return those of the contexts and eligible sets whose ids are not cached."""
         return [text for text in contexts if text not in self.contexts], [
             arms for arms in sets if arms not in self.sets
         ]
@@ -159,7 +159,7 @@ class ServingCache:
         self.sets |= sets
 
     def forget_contents(self) -> None:
-        """Forget the ids of contexts and eligible sets, since a transaction that stored new contexts or sets may have
+        """Forget the ids of contexts and eligible sets. This is needed if the transaction that stored them may have
         been rolled back."""
         self.contexts.clear()
         self.sets.clear()
@@ -167,7 +167,7 @@ class ServingCache:
 
 @lru_cache(maxsize=20)
 def arm_array(eligible: Eligible) -> Ids:
-    """Return an eligible set as an array of arm ids."""
+    """Return the ids of the arms of an eligible set as an array."""
     if isinstance(eligible, contents.NarrowedSet):
         arms = arm_array(eligible.superset)
         return np.delete(arms, arms.searchsorted(eligible.lacking))

@@ -1,4 +1,5 @@
-"""This module draws the slates of a group: requests that share a distribution are drawn together, in arrays."""
+"""This module draws the slates of a group of requests. Requests that share a distribution are drawn together, in
+arrays."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ from rlrec.store.database.unit import Row
 
 
 class DrawnCandidates(NamedTuple):
-    """This record is the list of candidates of one decision: the ids in order, the propensity of each candidate given
-    the candidates before it, and the logarithm of the product of these propensities."""
+    """This record is the list of candidates of one decision. arms: the ids in order; propensities: the propensity of
+    each candidate given the candidates before it; log_propensity: the logarithm of the product of these
+    propensities."""
 
     arms: list[int]
     propensities: list[float]
@@ -38,9 +40,9 @@ class DrawnSlate:
     """A DrawnSlate holds a slate in the forms in which it is stored and answered. All requests that were shown the same
     single arm share one DrawnSlate.
 
-    slots: rows of Slot; recent_arms: the last arms in the form of the session state, JSON; candidates: the list
-    of candidates that was ranked to make the slate, None where the policy has one stage; candidate_fields: the same
-    list in the form of the answer; teams: which of two rankers picked each slot, None without rankers."""
+    slots: rows of Slot; recent_arms: the last arms, as JSON, for the session state; candidates: the list of
+    candidates from which the slate was ranked, None if the policy has one stage; candidate_fields: the same list in
+    the form of the answer; teams: which of two rankers picked each slot, None without rankers."""
 
     __slots__ = (
         "answer", "arms", "candidate_fields", "candidates", "log_propensity", "propensity", "recent_arms", "slots",
@@ -48,8 +50,8 @@ class DrawnSlate:
     )  # fmt: skip
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
-        """Make a slate of arms. draws: for each position a tuple of propensity, marginal (NaN where it has no closed
-        form), min_propensity, score and is_rounded."""
+        """Make a slate of arms. keys: the key of each arm, by id; draws: for each position a tuple of propensity,
+        marginal (NaN if it has no closed form), min_propensity, score and is_rounded."""
         log_propensity = sum(log(slot[0]) for slot in draws)
         self.arms = arms
         self.log_propensity = (
@@ -70,7 +72,8 @@ class DrawnSlate:
 
 
 def prepare(distributions: Collection[SharedDistribution]) -> None:
-    """Compute, before locks are taken, what draws from each of `distributions` will need."""
+    """Compute in advance the tables that drawing from these distributions needs, so that locks are held for less
+    time."""
     for distribution in distributions:
         if not distribution.stateful and not distribution.candidates and distribution.case.rankers is None:
             distribution.case.slate_sampler(distribution.size).prepare()
@@ -80,8 +83,8 @@ def draw(
     plans: Mapping[int, PlannedRequest], decision_ids: Sequence[int], seed: int, keys: Mapping[int, str], *,
     histories: History | None = None,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
-    """Draw the slates of requests, by index. seed: 64 bits; keys: the key of each arm, by id; histories: the history of
-    each request, in order, for kinds whose distribution depends on the visit so far."""
+    """Draw the slates of requests. Returns them by the index of the request. seed: 64 random bits; keys: the key of
+    each arm, by id; histories: the history of each request's visit, for kinds whose distribution depends on it."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for row, plan in enumerate(plans.values()):
         distribution = plan.distribution
@@ -105,8 +108,7 @@ def draw(
 def _draw_each(
     plans: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
-    """Draw the slates of requests that share version, eligible set and length, where each request has its own
-    scores."""
+    """Draw the slates of requests that share version, eligible set and length, if each request has its own scores."""
     distribution, trained_model = plans[0].distribution, plans[0].distribution.serving.trained_model
     assert trained_model is not None
     n, arms = len(plans), distribution.case.arms
@@ -133,7 +135,8 @@ def _draw_shared(distribution: SharedDistribution, ids: Ids, seed: int, keys: Ma
 
 
 def _draw_ranked(distribution: SharedDistribution, seeds: Words, ids: Ids, keys: Mapping[int, str]) -> list[DrawnSlate]:
-    """Draw the slates of decisions whose lists of candidates have the same distribution."""
+    """Draw the slates of decisions of a policy with two stages: first a list of candidates for each decision, then a
+    slate of these candidates. distribution: the shared distribution of the lists; ids: the ids of the decisions."""
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
     slates: list[DrawnSlate] = []
@@ -155,8 +158,8 @@ def _make_slates(
     arms: Ids, draws: slate_draws.Draw, scores: npt.NDArray[Any], keys: Mapping[int, str], *,
     rows: slice | Index = slice(None),
 ) -> list[DrawnSlate]:  # fmt: skip
-    """Make the slates of draws from arms (m,). rows: the draws of which slates are made, by default all; scores: the
-    scores of the arms shown."""
+    """Return a DrawnSlate for each drawn slate. arms (m,): the ids of the arms; scores: the scores of the shown arms;
+    rows: the indices of the draws that are needed, by default all."""
     columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.is_rounded)
     lists = (column[rows].tolist() for column in columns)
     slates = [

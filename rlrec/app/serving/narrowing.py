@@ -1,6 +1,6 @@
-"""This module applies rules that take away arms from a request before its slate is drawn: groups, blocks, and what the
-person of the request was shown or did. The arms that remain are the eligible set of the decision, and are logged as its
-eligible set."""
+"""This module applies rules that take away arms from a request before its slate is drawn: groups of arms, blocks, and
+rules on what the person of the request was shown or did. The arms that remain are the eligible set of the decision, and
+are logged."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Owner = tuple[int | None, int | None]  # ids of a user and of a session, whose h
 
 
 class Narrower:
-    """This class applies the rules of the requests of a group and of the policies that serve these requests. It reads
-    what the rules need in one snapshot of the store."""
+    """This class applies the rules that take away arms from the requests of a group. Requests and policies have such
+    rules. What the rules need is read in one snapshot of the store."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], cache: ServingCache, names: Collection[str],
         main_keys: Mapping[str, str],
     ) -> None:  # fmt: skip
-        """Read the arms, groups and persons that the rules of a group of requests name. names: the arms and groups that
-        requests name; main_keys: for each merged user, the key of the person."""
+        """Read what the rules of a group of requests name. names: the arms and groups of arms in these rules;
+        main_keys: for each user key that was merged into another one, the key that stands for the person."""
         self.unit, self.requests, self.cache, self._main_keys = unit, requests, cache, main_keys
         self.names = ArmNames(unit, names, cache.groups)
         self._owners: dict[tuple[str | None, str], Owner] = {}
@@ -52,8 +52,8 @@ class Narrower:
         )  # of a full group, the same object for many persons
 
     def check_statements(self, request: Request) -> None:
-        """Raise InputError where a request states a score or features of a group, or where its context alone names an
-        unknown arm."""
+        """Raise InputError if a request states a score or features of a group of arms or, when it has no list of arms,
+        of an unknown arm."""
         stated_names = request.context[ARMS]
         for name in stated_names:
             if name.startswith("@") and name[1:] in self.names.groups:
@@ -63,8 +63,9 @@ class Narrower:
             self.names.find(stated_names)
 
     def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowing | None:
-        """Return the arms that remain for a request; None where no rule applies. params: the parameters of the policy
-        that serves the request. Raises InputError for a rule that cannot be parsed, and for unknown arms."""
+        """Return the arms that remain for a request, or None if no rule applies. Raises InputError for a rule that
+        cannot be parsed, and for unknown arms. policy, params: the name and the parameters of the policy that serves
+        the request."""
         rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
         defaults = policy_rules(params)
         has_group = any(name not in self.names.ids for name in rules.chosen_names or ())
@@ -106,8 +107,8 @@ class Narrower:
         return self._narrowings[cache_key]
 
     def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowing:
-        """Return the arms of the catalogue that remain after lists and groups. steps: the name of each rule, its arms,
-        and whether the rule keeps these arms or takes them away."""
+        """Return the arms that remain after the rules that do not depend on the person. steps: for each rule its name,
+        its arms and groups, and whether it keeps these (True) or takes them away."""
         cache_key = tuple(steps)
         if cache_key not in self.cache.narrowings:
             active = self.cache.active
@@ -140,20 +141,20 @@ class Narrower:
             self._owners[request.user, request.session] = user_id, None if row is None else row.id
 
     def person(self, request: Request) -> set[str]:
-        """Return the names of the person of a request: the session and, if the request has one, the user."""
+        """Return names for the person of a request, such as `session S` and, if there is a user, `user U`."""
         user = self._persons.get(request.session) or self._main_keys.get(request.user or "", request.user)
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
 
 
 def _remaining_arms(narrowing: Narrowing, arms: frozenset[int]) -> frozenset[int]:
-    """Return the arms among `arms` that lists and groups leave to a request."""
+    """Return those arms of `arms` that a narrowing does not take away by lists and groups."""
     ids = np.fromiter(arms, np.int64, len(arms))
     return frozenset(ids[look_up(arm_array(narrowing.superset), ids)[1]].tolist()) - narrowing.lacking
 
 
 def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligible:
-    """Make the eligible set of the arms of `superset` that are not in `lacking`. The set is stored as a list of the
-    arms that stay or of the arms that go, whichever is shorter."""
+    """Return the eligible set of the arms of `superset` that are not in `lacking`. It lists the arms that stay or the
+    arms that go, whichever are fewer."""
     if 2 * len(lacking) > len(superset):
         return tuple(arm for arm in superset if arm not in lacking)
     return NarrowedSet(superset, tuple(sorted(lacking))) if lacking else superset
@@ -162,8 +163,8 @@ def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligibl
 def past_arms(
     unit: Unit, rule: PastRule, owners: Collection[Owner], groups: dict[str, frozenset[int]]
 ) -> dict[Owner, frozenset[int]]:
-    """Return the arms that a rule on the past takes away from each person. groups: the ids of the arms in each group,
-    as in `ArmNames`."""
+    """Return the arms that a rule takes away because of what each person was shown or did. owners: the persons, each as
+    the ids of a user and a session; groups: the arms of each group that was read, by name."""
     names = [rule.group] if rule.group else []
     members = ArmNames(unit, names, groups).find(names, field=rule.name)
     user_ids = {user_id for user_id, _ in owners if user_id is not None}
@@ -186,8 +187,8 @@ def past_arms(
 
 
 def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowing, Owner]], groups: dict[str, frozenset[int]]) -> bool:
-    """Tell whether the rules on persons in `pairs` take away the same arms as when the requests were planned. groups:
-    the ids of the arms in each group, as in `ArmNames`."""
+    """Tell whether the rules on what persons were shown or did still take away the same arms as when the requests were
+    planned. pairs: the arms left to each request, with its person; groups: the arms of each group that was read."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
     for narrowing, owner in pairs:
         for rule in narrowing.past_rules:

@@ -1,6 +1,6 @@
 """This module advances the sessions, visits and steps of a group of decisions, while the sessions are locked. It also
-gives the state that each decision saw, and the history of the decision's visit: the slots shown before the decision,
-with the rewards of these slots so far.
+gives the session state that each decision saw, and the history of the visit: the slots shown before the decision, with
+their rewards so far.
 
 A visit stores 12 bytes for each of its last slots, so that its row fits on one page of SQLite: decision (40 bits),
 position (17 bits; a larger position is stored as the largest number), step modulo 128, and arm (32 bits). Rewards
@@ -41,7 +41,7 @@ MAX_BYTES = REMEMBERED * SLOT_BYTES
 
 
 def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[np.void]:
-    """Pack n slots into bytes, one row each, (n,)."""
+    """Return n slots in packed form, with the bytes of one slot in each row, (n,)."""
     rows = np.empty(len(arm), _DTYPE)
     rows["slot"] = (decision << POSITION_BITS | np.minimum(position, LAST_POSITION)) << STEP_BITS | step & LAST_STEP
     rows["arm"] = arm
@@ -49,8 +49,8 @@ def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[n
 
 
 def unpack_slots(blobs: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
-    """Unpack the recent slots of several visits from their bytes. Returns decision, position, step and arm of all
-    slots, (n,) each, one visit after another."""
+    """Unpack the recent slots of several visits, one visit after another. Returns four arrays with a value for each of
+    the n slots, (n,): decision, position, step and arm. blobs: the packed slots of each visit."""
     rows = np.frombuffer(b"".join(blobs), _DTYPE)
     slot = rows["slot"]
     fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
@@ -59,8 +59,8 @@ def unpack_slots(blobs: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 def from_bytes(history: bytes) -> tuple[int, bytes] | None:
-    """Return the number of slots that a visit has shown, and the last of these slots, packed; None for bytes of a wrong
-    length."""
+    """Return the number of slots that a visit has shown, and the last slots in packed form; None if the length of the
+    bytes is wrong. history: the stored bytes of the visit."""
     n_slots, extra_bytes = divmod(len(history), SLOT_BYTES)
     if extra_bytes == COUNT_BYTES:
         return int.from_bytes(history[:COUNT_BYTES], "little"), history[COUNT_BYTES:]
@@ -68,18 +68,18 @@ def from_bytes(history: bytes) -> tuple[int, bytes] | None:
 
 
 class OpenSessions:
-    """This class holds the sessions of a group as columns, with one row for each session. The sessions are opened,
-    locked, and advanced decision by decision.
+    """This class holds the sessions of a group of requests as columns, with one row for each session. The sessions are
+    locked, and advance with each decision.
 
-    row: the row of each session, by its key; number, started_at, last_at, steps, recent_arms, ended_at: fields of the
-    newest visit; n_shown: the number of the visit's slots; recent_slots: the last of these slots, packed; new_users:
-    the user that was newly set for a session, by the session's key."""
+    row: the row of each session, by its key; number, started_at, last_at, steps, recent_arms, ended_at: fields of
+    the newest visit; n_shown: the number of slots that the visit has shown; recent_slots: the last slots, packed;
+    new_users: the users that were set for sessions without a user, by the session's key."""
 
     def __init__(
         self, unit: Unit, settings: StoreSettings, owners: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
-        """Open the sessions of a group. owners: the session and user of each request. read_only: whether to lock and
-        store nothing; a new session then has no id."""
+        """Open the sessions of a group of requests. owners: the session and the user of each request; read_only:
+        whether to lock and store nothing; a new session then has no id."""
         pairs = list(owners)
         self.main_keys: dict[str | None, str | None] = {}  # by key of a merged user: the key of its person
         if settings.has_merges:
@@ -126,7 +126,8 @@ class OpenSessions:
         self._moved_rows: list[int] = []  # rows of sessions that got decisions
 
     def _restore_slots(self) -> None:
-        """Read the recent slots of open visits that were stored by a release without histories."""
+        """Read the recent slots from the log for open visits whose rows have none, as an earlier release stored
+        them."""
         visits = {
             self.id[row]: row
             for row in range(self._n_stored)
@@ -142,7 +143,7 @@ class OpenSessions:
         return bool(is_open and self.unit.now - self.last_at[row] <= self.timeout_us)
 
     def set_user(self, key: str, user: str | None) -> None:
-        """Set the user of a session that has no user. Raises Conflict where the session has another user."""
+        """Set the user of a session that has no user. Raises Conflict if the session has another user."""
         row, user = self.row[key], self.main_keys.get(user, user)
         if user is None or self.user[row] == user:
             return
@@ -161,7 +162,7 @@ class OpenSessions:
             sessions.set_user(self.unit, user_ids)
 
     def arrive(self, keys: Iterable[str]) -> list[int]:
-        """Return the rows of sessions. Where a session's next decision begins a new visit, that visit is opened."""
+        """Return the rows of the sessions with these keys. If a session's last visit is over, a new visit is opened."""
         now, rows = self.unit.now, list(map(self.row.__getitem__, keys))
         self.started_at[self._n_stored :] = self.last_at[self._n_stored :] = [now] * (len(self.key) - self._n_stored)
         self._moved_rows = list(dict.fromkeys(rows))
@@ -178,7 +179,8 @@ class OpenSessions:
         return rows
 
     def states(self, rows: Iterable[int]) -> list[str]:
-        """Return, for each session in `rows`, the session state that its next decision sees, as canonical JSON."""
+        """Return the session state that the next decision of each session will see, as canonical JSON. rows: the
+        sessions."""
         now, last_at, texts, steps = self.unit.now, self.last_at, self.recent_arms, self.steps
         return [
             f'{{"gap_s":{canonical.number((now - last_at[row]) / 1e6)},"recent":{texts[row]},"step":{steps[row]}}}'
@@ -187,7 +189,8 @@ class OpenSessions:
         ]  # fmt: skip
 
     def add_slates(self, rows: Sequence[int], decision_ids: Sequence[int], slates: Sequence[DrawnSlate]) -> None:
-        """Advance distinct sessions, each by a decision that showed a slate."""
+        """Add a decision to each of several distinct sessions. rows: the sessions; slates: what the decisions
+        showed."""
         now, texts, steps, last_at = self.unit.now, self.recent_arms, self.steps, self.last_at
         sizes, arms = [len(slate.arms) for slate in slates], [arm for slate in slates for arm in slate.arms]
         decision, step = (np.repeat(column, sizes) for column in (decision_ids, [steps[row] for row in rows]))
@@ -199,8 +202,8 @@ class OpenSessions:
             last_at[row] = max(last_at[row], now)
 
     def _add_slots(self, rows: Iterable[int], *slots: Ints) -> None:
-        """Append slots, in the form that `pack` takes, to the recent slots of visits. rows: the row of each slot's
-        session."""
+        """Append slots to the recent slots of visits. rows: the session of each slot; slots: the arguments of
+        `pack`."""
         blob = pack(*slots).tobytes()
         for start, row in zip(range(0, len(blob), SLOT_BYTES), rows, strict=True):
             self.recent_slots[row] = (self.recent_slots[row] + blob[start : start + SLOT_BYTES])[-MAX_BYTES:]
@@ -211,7 +214,7 @@ class OpenSessions:
         sessions.put_visits(self.unit, [*self._ended_visits, *self._visits(self._moved_rows)])
 
     def _visits(self, rows: Sequence[int]) -> Iterator[Row]:
-        """Yield the newest visits of sessions, as rows of sessions.Visit."""
+        """Yield the newest visits of some sessions, in the form of rows of sessions.Visit."""
         columns = self.id, self.number, self.started_at, self.last_at, self.steps, self.recent_arms, self.ended_at
         history = [
             slots if SLOT_BYTES * (n_shown := self.n_shown[row]) == len(slots := self.recent_slots[row])
@@ -222,7 +225,7 @@ class OpenSessions:
 
 
 def _append_texts(text: str, slate_text: str) -> str:
-    """Return the last RECENT arms of two lists, all as JSON."""
+    """Return the last RECENT arms of two lists, one after the other. The lists and the result are JSON."""
     joined_text = f"{text[:-1]},{slate_text[1:]}"
     for _ in range(joined_text.count(SEPARATOR) + 1 - RECENT):
         joined_text = f"[{joined_text[joined_text.index(SEPARATOR) + 2 :]}"
@@ -230,8 +233,8 @@ def _append_texts(text: str, slate_text: str) -> str:
 
 
 def turns(rows: Sequence[int]) -> list[list[int]]:
-    """Return lists of indices: the first list has the first request of each session, the second list has the second
-    request of each session, and so on. rows: the session of each request."""
+    """Split requests so that no part has two requests of a session. Returns lists of indices: first the first request
+    of each session, then the second request of each session, and so on. rows: the session of each request."""
     if len(set(rows)) == len(rows):
         return [list(range(len(rows)))]
     indices, counts = defaultdict[int, list[int]](list), Counter[int]()
@@ -242,12 +245,12 @@ def turns(rows: Sequence[int]) -> list[list[int]]:
 
 
 class HistoryReader:
-    """This class reads the histories of the visits of a group, with the rewards that were received before the group
-    began."""
+    """This class makes the histories of the visits of a group of requests, with the rewards that were received before
+    the group began."""
 
     def __init__(self, open_sessions: OpenSessions, definitions: Collection[Reward]) -> None:
-        """Read the events of the visits' recent slots. definitions: the reward definitions of the versions that will
-        decide."""
+        """Read the events on the recent slots of the visits. definitions: the reward definitions of the serving
+        versions."""
         self._open_sessions, unit = open_sessions, open_sessions.unit
         self._events: list[AgedEvent] = []
         # an event's target is a slot (decision, position) or a slate (decision, None); targets are numbered in order
@@ -263,8 +266,8 @@ class HistoryReader:
         self._decisions = np.array(sorted({event.decision_id for event in self._events}), np.int64)
 
     def histories(self, rows: Sequence[int], definitions: Sequence[Reward]) -> History:
-        """Return the history that the next decision of each session sees. rows: the row of each session; definitions:
-        for each session, the reward of the version that decides."""
+        """Return the history that the next decision of each session sees. rows: the sessions; definitions: for each
+        session, the reward definition of the version that decides."""
         n, open_sessions = len(rows), self._open_sessions
         if not any(open_sessions.steps[row] for row in rows):
             return History.empty(n)
@@ -297,8 +300,8 @@ class HistoryReader:
         )
 
     def _rewards_of(self, definition: Reward) -> list[float]:
-        """Return the reward of each slot or slate whose events were read, from the events inside the window. A censored
-        slot has the default reward."""
+        """Return the reward of each slot or slate for which events were read. Events after the window do not count, and
+        a censored slot has the default reward."""
         if definition.id not in self._rewards:
             kind_indices = {kind: number for number, kind in enumerate(definition.weights)}
             kind = np.array([kind_indices.get(event.kind, -1) for event in self._events], np.int64)

@@ -1,4 +1,4 @@
-"""This module plans a group: each request gets the distribution from which its slate is drawn."""
+"""This module plans a group of requests: it finds the distribution from which the slate of each request is drawn."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def plan_group(
     unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache, *, waits: bool = False,
     has_feedback: bool = False,
 ) -> list[Plan]:  # fmt: skip
-    """Return each request with its distribution, or with the error that refuses it, in order. waits: whether a request
-    may wait (its plan is then None) if its arms depend on what other requests of the group show, or on the feedback of
-    the group, or if no memory is left for it."""
+    """Return a plan for each request, in order: the request with its distribution, a Duplicate, or the error that
+    refuses it. waits: whether a request must wait, with None as its plan, if its arms depend on other requests or on
+    feedback of the group, or if no memory is left for it; has_feedback: whether the group has feedback."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
     plans = list[Plan]()
     for index, request in enumerate(requests):
@@ -58,12 +58,12 @@ def plan_group(
 
 
 def _defer_requests(plans: Sequence[Plan], narrower: Narrower, *, has_feedback: bool) -> list[Plan]:
-    """Return the plans, with None for requests that wait until the other requests of the group, and the group's
-    feedback, are stored.
+    """Return the plans with None for requests that must wait until other requests, and the feedback, of the group are
+    stored.
 
-    A request waits where it has a rule that depends on what other requests show to its person or on what feedback
-    reports, where an earlier request of its person waits, or where it names the user of a session for which such a
-    rule was read without a user."""
+    A request waits in three cases: one of its rules depends on what other requests show to its person, or on
+    feedback; an earlier request of its person waits; or it names the user of a session for which such a rule was
+    read without a user."""
     result, earlier_persons, waiting_persons, userless_sessions = list[Plan](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
@@ -83,7 +83,7 @@ def _defer_requests(plans: Sequence[Plan], narrower: Narrower, *, has_feedback: 
 
 
 class _Group:
-    """This class plans the requests of a group in one snapshot of the store."""
+    """This class plans a group of requests in one snapshot of the store."""
 
     def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache) -> None:
         self.unit, self.requests, self.cache = unit, requests, cache
@@ -141,7 +141,8 @@ class _Group:
         return frozenset(self.catalogue)
 
     def plan(self, request: Request, index: int) -> Plan:
-        """Return the planned request, a Duplicate, or an error."""
+        """Return the planned request, a Duplicate if its request id was answered before, or an error. index: the index
+        of the request in the group."""
         request_id = request.request_id
         try:
             if request.size < 1:
@@ -162,9 +163,9 @@ class _Group:
             return error
 
     def _planned_request(self, request: Request, content: bytes | None) -> PlannedRequest:
-        """Return a request with its distribution, which is built once for all requests that share it. Where the request
-        has rules, or a list of arms other than all eligible arms, its logged context includes the rules or the list.
-        Raises InputError where no slate can be drawn for the request."""
+        """Return a request with its distribution, which is built once for all requests that share it. Rules that take
+        arms away are added to the logged context. Raises InputError if no slate can be drawn for the request. content:
+        the digest of the request, None without a request id."""
         if (request.experiment is None) == (request.policy is None):
             hint = "--policy or --experiment"
             raise InputError("name a policy or an experiment, one of them", hint=hint, field="policy")
@@ -195,7 +196,8 @@ class _Group:
         return PlannedRequest(request, distribution, self.cache.text(context), content, narrowing)
 
     def _serving_version(self, request: Request, assignment: Assignment | None) -> ServingVersion:
-        """Return the version that serves a request."""
+        """Return the version that serves a request. assignment: the variants of the request, if it takes part in
+        experiments."""
         route = self.routes.get(request.policy or "")
         reference = request.policy if route is None else route.reference
         variants, by, fallback = assignment or ((), None, None)
@@ -235,8 +237,8 @@ class _Group:
         return self._versions[cache_key]
 
     def _members(self, names: frozenset[str]) -> dict[str, list[str]]:
-        """Return, for each name in `names` that is a group, the keys of its arms. Raises InputError for an unknown
-        name."""
+        """Return the keys of the arms of each group of arms among `names`. Other names must be arms: raises InputError
+        for an unknown name."""
         if unread_names := names - self.cache.members.keys():
             from rlrec.app.inputs.arm_names import members
 
@@ -278,8 +280,8 @@ class _Group:
         )  # fmt: skip
 
     def _eligible_arms(self, request: Request, narrowing: Narrowing | None) -> contents.Eligible:
-        """Return the ids of the arms that a request may show, ascending. Raises InputError where there are too few
-        arms."""
+        """Return the ids of the arms that a request may show, ascending. Raises InputError if there are fewer arms than
+        positions. narrowing: the arms that rules leave, None without rules."""
         hint = None
         if request.arms is not None and len(set(request.arms)) < len(request.arms):
             repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
@@ -314,8 +316,8 @@ class _Group:
 
 
 def _same_content(request_id: str, content_digest: bytes, first_request: tuple[bytes | None, int]) -> int:
-    """Return the decision id, or the index in the group, of the earlier request that answers a request id. Raises
-    Conflict where the earlier request with this id had other content."""
+    """Return the decision id, or the index in the group, of the earlier request with a request id. Raises Conflict if
+    the earlier request had other content. first_request: its digest, and this id or index."""
     if first_request[0] is not None and bytes(first_request[0]) != content_digest:
         message = f"request id {request_id!r} is known with other content"
         raise Conflict(message, hint="a retry repeats the request", field="request_id")

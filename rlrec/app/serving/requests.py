@@ -1,5 +1,5 @@
-"""Records here hold a request before its slate is drawn: the request as it came in, and the request with its
-distribution, which is read from the store in one snapshot."""
+"""Records here hold a request before its slate is drawn, first as it came in, then with its distribution, which is read
+from the store in one snapshot."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ Answer = TypedDict("Answer", {
 
 
 class DrawnAnswer(NamedTuple):
-    """This record is the answer to a request that was just drawn. fields: further fields, which several answers may
-    share and which come last in the answer."""
+    """This record is the answer to a request whose slate was just drawn. fields: the last fields of the answer, in an
+    object that several answers may share."""
 
     decision_id: int | None
     request_id: str | None
@@ -50,13 +50,13 @@ class DrawnAnswer(NamedTuple):
     fields: Mapping[str, Any]
 
     def to_json(self) -> Answer:
-        """Return the answer as commands give it."""
+        """Return the answer as an object in the form that commands print."""
         return cast(Answer, dict(zip(self._fields[:-1], self, strict=False)) | dict(self.fields))
 
     @staticmethod
     def lines(answers: Iterable[DrawnAnswer], texts: Mapping[int, str]) -> Iterator[str]:
-        """Write answers as lines of JSON. texts: the JSON of each `fields` object without the opening bracket, by the
-        Python id of the object."""
+        """Yield answers as lines of JSON. texts: the JSON of each `fields` object, without the opening bracket, by `id`
+        of the object."""
         null, quote = "null", encode_basestring
         return (
             f'{{"decision_id":{null if key is None else key},'
@@ -71,8 +71,9 @@ def answer_fields(
     version: Version, names: Sequence[str | None], probability: tuple[float | None, float | None],
     slate: list[AnswerSlot], at: str, **candidates: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the fields of an answer that follow from what was drawn. names: the names of experiment, variant and
-    route; probability: the propensity and its logarithm."""
+    """Return the fields of an answer that depend on the version and the drawn slate. names: the names of experiment,
+    variant and route; probability: the propensity and its logarithm; at: the time; candidates: fields for
+    candidates."""
     (experiment, variant, route), (propensity, log_propensity) = names, probability
     return {
         "policy": version.policy.name, "version": version.number, "experiment": experiment, "variant": variant,
@@ -84,12 +85,13 @@ def answer_fields(
 def slot_fields(
     position: int, arm: str, propensity: float | None, marginal: float | None, score: float | None
 ) -> AnswerSlot:  # fmt: skip
-    """Make a slot of an answer."""
+    """Return a slot in the form of answers."""
     return {"position": position, "arm": arm, "propensity": propensity, "marginal": marginal, "score": score}
 
 
 def add_teams(answer: Sequence[AnswerSlot], teams: str | None) -> None:
-    """Add to each slot of an answer the ranker that picked the slot, where two rankers made the slate."""
+    """If two rankers made a slate, add to each slot of the answer the ranker that picked it. teams: a letter for each
+    slot."""
     for slot, team in zip(answer, teams or "", strict=False):
         slot["team"] = team
 
@@ -97,7 +99,7 @@ def add_teams(answer: Sequence[AnswerSlot], teams: str | None) -> None:
 def candidate_fields(
     arms: Sequence[int], propensities: Sequence[float], log_propensity: float, keys: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Return the fields of an answer that show a list of candidates."""
+    """Return the fields of an answer that show a list of candidates. keys: the key of each arm, by id."""
     pairs = zip(arms, propensities, strict=True)
     return {
         "candidates": [{"arm": keys[arm], "propensity": propensity} for arm, propensity in pairs],
@@ -107,8 +109,8 @@ def candidate_fields(
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """A request asks for one slate. arms: keys, or objects with `arm` (the key), `score`, `scores` and `features`, each
-    optional; `statements.py` moves the scores and features into the context."""
+    """A request asks for one slate. arms: keys, or objects with `arm` (the key) and perhaps `score`, `scores` and
+    `features`, which `statements.py` moves into the context."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -125,16 +127,16 @@ class Request:
 
 
 def digest(request: Request) -> bytes:
-    """Return the digest by which a retry is recognised. The digest covers what the request says, but not what happened
-    later to its person or arms. The order of the arms does not matter."""
+    """Return a digest of what a request says. A retry has the same digest, even if its person or arms have changed
+    meanwhile. The order of the arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
     context = canonical.text(request.context) if request.context else "{}"
     return digest_of_texts(names, context, request.size, arms_text(request.arms), narrowing_words(request))
 
 
 def narrowing_words(request: Request) -> dict[str, Any]:
-    """Return the fields of a request that take arms away, beside its list of arms. Their values are names, in order, or
-    texts."""
+    """Return the fields `block`, `not_after` and `not_shown` of a request, if given. They take arms away. Lists are
+    sorted."""
     words: dict[str, Any] = {}
     if request.block:
         words["block"] = sorted(set(request.block))
@@ -150,20 +152,20 @@ def arms_text(arms: Sequence[str] | None) -> str:
 
 
 def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: str, words: Mapping[str, Any]) -> bytes:
-    """Return the `digest` of names (policy, experiment, session, user), canonical texts, and the fields of
-    `narrowing_words`."""
+    """Return the digest of a request from its parts. names: policy, experiment, session and user; context, arms: as
+    canonical JSON; words: the fields that `narrowing_words` returns."""
     words_text = f",{canonical.text(dict(words))}" if words else ""
     return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}{words_text}]")
 
 
 @dataclass(kw_only=True, eq=False)
 class ServingVersion:
-    """This record is the version that serves a policy, a route or a variant, in the snapshot of the group.
+    """This record is the version that serves a policy, a route or a variant.
 
-    variants: the variants to which units are assigned, each with its experiment; by: the kind of the units, user or
-    session. route: the newest change of the route that the request named, if any. shadow: the shadow of the route;
-    challenger: the distribution of the shadow's version. price: the price of cost, if the policy has a budget; this
-    price is logged in the context."""
+    variants: the variants that are assigned to a user or session, each with its experiment; by: what is assigned,
+    `user` or `session`; route: the newest change of the route that the request named, if any; shadow: a policy that
+    is compared with the route, and never serves; challenger: the distribution of the shadow's version; price: for a
+    policy with a budget, the price of cost, which is logged in the context."""
 
     version: Version
     head: Head
@@ -183,9 +185,9 @@ class SharedDistribution(ServingVersion):
     """This record is the distribution that several requests of a group share. These requests have the same version,
     eligible set, length, and values of the context fields that the version reads.
 
-    candidates: how many candidates are drawn from `case`, which the version then ranks; 0 where the policy has one
-    stage. context: the context of one of the requests; added_fields: what the tool adds to each context. resting: the
-    rules of the page that have no effect."""
+    candidates: how many candidates are drawn from `case` and then ranked by the version, 0 if the policy has one
+    stage; context: the context of one of the requests; added_fields: the fields that the program adds to each
+    context; resting: page rules that have no effect."""
 
     eligible: Eligible
     revision: int
@@ -198,7 +200,7 @@ class SharedDistribution(ServingVersion):
 
     @property
     def stateful(self) -> bool:
-        """Tell whether the distribution depends on the visit so far, so that the requests of a visit are drawn one
+        """Tell whether the distribution depends on the visit so far. If it does, the requests of a visit are drawn one
         after another."""
         return self.serving.trained_model is not None
 
@@ -206,7 +208,7 @@ class SharedDistribution(ServingVersion):
 @dataclass(slots=True, eq=False)
 class PlannedRequest:
     """This record is a request with its distribution. context: the context as canonical JSON; digest: the digest of the
-    request, None without a request id; narrowing: the arms that rules leave, None where there are no rules."""
+    request, None without a request id; narrowing: the arms that rules leave, None without rules."""
 
     request: Request
     distribution: SharedDistribution
@@ -216,8 +218,8 @@ class PlannedRequest:
 
 
 class Duplicate(NamedTuple):
-    """This record is a request that was answered before: by a stored decision, or by an earlier request of the group,
-    at index `earlier_index`."""
+    """This record is a request that was answered before. decision_id: the stored decision that answers it, or None;
+    earlier_index: the index of the earlier request of the group that answers it, or None."""
 
     decision_id: int | None
     earlier_index: int | None
@@ -228,6 +230,6 @@ Plan = PlannedRequest | InputError | Duplicate | None
 
 
 class Outdated(Exception):
-    """This exception says that the plan of a group no longer holds. Another transaction stored one of its request ids,
-    deleted decisions (perhaps with contexts that the plan names), stopped the ramp of a route, or merged users. The
-    plan also no longer holds if other arms may be shown now than when it was made."""
+    """This exception says that the plan of a group of requests no longer holds, since another transaction has changed
+    the store. It may have stored one of the request ids, deleted decisions and contexts, stopped the ramp of a route,
+    merged users, or changed which arms may be shown."""

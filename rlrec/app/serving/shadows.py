@@ -1,5 +1,5 @@
-"""This module stores with each decision of a route the probability that the route's challenger gives to the slate
-shown."""
+"""This module compares a route with its challenger, a policy that never serves. With each decision of the route, it
+stores the challenger's probability of the shown slate."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def store(
     unit: Unit, plans: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
     step: Sequence[int], blobs: Sequence[bytes], keys: Mapping[int, str],
 ) -> None:  # fmt: skip
-    """Store the route of each decision in `plans`, and the logarithm of the probability with which the challenger
-    would have shown the decision's slate, or None where this probability is not known exactly. ids, step, blobs: the
-    decisions, steps and histories of the whole group; keys: the key of each arm, by id."""
+    """Store the route of each decision, and the logarithm of the probability with which the challenger would have shown
+    its slate (None if this is not known exactly). plans: the requests to routes, by index; ids, slates, step, blobs:
+    the decision ids, slates, steps and packed histories of the whole group; keys: the key of each arm, by id."""
     by_route = [(ids[index], route.route_id) for index, plan in plans.items() if (route := plan.distribution.route)]
     routes.add_decisions(unit, by_route)
     groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)
@@ -62,8 +62,8 @@ def store(
 def _log_probabilities(
     plans: Sequence[PlannedRequest], slates: Any, histories: history.History, keys: Mapping[int, str]
 ) -> Array | None:
-    """Return the logarithm of the challenger's probability of each slate, (n,); None where the probabilities are not
-    known exactly. slates: the slates (n, k) of arms of one eligible set."""
+    """Return the logarithm of the challenger's probability of each of n slates, (n,); None if the probabilities are not
+    known exactly. slates (n, k): the indices of the arms, in one eligible set."""
     distribution, challenger = plans[0].distribution, plans[0].distribution.challenger
     assert challenger is not None
     if challenger.generator is not None or challenger.rankers:
@@ -85,8 +85,9 @@ def _log_probabilities(
 
 
 def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
-    """Return the figures of a challenger so far: the number of decisions, and the mean and the effective sample size of
-    the weights that the challenger's probabilities give to these decisions."""
+    """Return what is known of a challenger so far: the number of decisions, and the mean and the effective sample
+    size of the weights (the challenger's probability of the slate, divided by the propensity). route: the name of
+    the route."""
     rows = routes.log_probabilities(unit, shadow.id)
     log_weights = [probability - propensity for probability, propensity in rows if probability is not None]
     weight = np.exp(np.array(log_weights, np.float64))
