@@ -68,7 +68,7 @@ def load(kind: str) -> type[Policy]:
 
 def learns_from_slots(kind: str) -> bool:
     """Tell whether a kind of policy can learn from the log of any policy, one slot at a time."""
-    return load(kind).online and kind not in (*KINDS_THAT_DO_NOT_LEARN, TWO_STAGE, *INTERNAL)
+    return load(kind).learns_online and kind not in (*KINDS_THAT_DO_NOT_LEARN, TWO_STAGE, *INTERNAL)
 
 
 def parameters(kind: str, typed_parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
 
 def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
     """Tell whether the belief of a policy learns from the features of contexts."""
-    return policy.contextual and policy.online
+    return policy.contextual and policy.learns_online
 
 
 def learns_stated(policy: Policy) -> TypeGuard[ContextualPolicy]:

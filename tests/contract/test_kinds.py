@@ -144,7 +144,7 @@ def slots_of(policy: Policy, arm: Index, clicks: Array) -> SlotColumns:
     return SlotColumns(
         arm_id=arm + 1, reward=(nth < clicks[arm]).astype(float), ordinal=np.arange(len(arm)) + 1,
         position=1 + arm % 3, propensity=np.array(SHOWN)[arm],
-        context=policy.design.context.encode(hours) if is_contextual(policy) and policy.online else None,
+        context=policy.design.context.encode(hours) if is_contextual(policy) and policy.learns_online else None,
     )  # fmt: skip
 
 
@@ -434,7 +434,7 @@ def log(n: int, *, seed: int) -> tuple[list[list[Event]], dict[str, Any]]:
     return lists, {"n": n, "slot": slot, "kind": index, "value": value, "age_us": age}
 
 
-ONLINE = [kind for kind in kinds.KINDS if policy_of(kind).online]
+ONLINE = [kind for kind in kinds.KINDS if policy_of(kind).learns_online]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ONLINE if CONTEXT not in policy_of(kind).needs])

@@ -242,7 +242,7 @@ class VersionDistribution:
         """Return sums of products of the context features that the belief learned from; None for kinds that do not
         learn from contexts. packed_moments: the sums of each arm in packed form."""
         policy = self._contextual
-        if policy is None or not policy.online or policy.design.context.is_sparse:
+        if policy is None or not policy.learns_online or policy.design.context.is_sparse:
             return None
         from rlrec.policy.beliefs.solving import unpack, unpack_stated  # other kinds need none of it
 

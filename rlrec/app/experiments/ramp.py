@@ -87,7 +87,7 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
         if now is None or (now.change.id, now.ramp.phase_at) != (stage.change.id, stage.ramp.phase_at):
             return None
         if losses:
-            reference = _take_back(unit, stage, command)
+            reference = _roll_back(unit, stage, command)
             text = f"{stage.ramp.name} was rolled back at {100 * stage.share:.12g} %: {'; '.join(losses)}"
             is_retired = stage.change.number is not None and reference != stage.change.reference
             clause = f", since {stage.change.reference} is retired" if is_retired else ""
@@ -103,7 +103,7 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
     return store.write(work) or advance(store, name)
 
 
-def _take_back(unit: Unit, stage: Stage, command: str) -> str:
+def _roll_back(unit: Unit, stage: Stage, command: str) -> str:
     """Roll back a ramp, and return the reference that its route serves from now on. If the route follows the policy of
     the variant `current`, and no other version went live meanwhile, what this variant has learned becomes the next
     version of the policy."""

@@ -49,9 +49,9 @@ def find(
         (entry.kind, name): value for entry in entries for name, value in zip(entry.names, entry.values, strict=True)
     }
     values_by_row = defaultdict[int, NameValues](dict)
-    for kind, names, owners, stands_for in _names_by_kind(rows):
+    for kind, names, owners, meanings_of_names in _names_by_kind(rows):
         for index in np.flatnonzero(np.isin(_hashes(names) ^ hash(kind), disputed_hashes)).tolist():
-            values_by_row[owners[index]][kind, names[index]] = stands_for[index]
+            values_by_row[owners[index]][kind, names[index]] = meanings_of_names[index]
     conflicts: dict[int, Conflict] = {}
     for row in sorted(values_by_row):
         for name, value in values_by_row[row].items():
@@ -107,9 +107,9 @@ def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
         ("key", rows.events.key, event_rows, pick_values(rows.digest, event_rows)),
         ("session", rows.session or NULL, all_rows, rows.user),
     )
-    for kind, names, row, stands_for in entries:
-        if NULL not in (names, stands_for) and row:
-            named_values = _NamesOfKind(kind, values(names, len(row)), row, values(stands_for, len(row)))
+    for kind, names, row, meanings in entries:
+        if NULL not in (names, meanings) and row:
+            named_values = _NamesOfKind(kind, values(names, len(row)), row, values(meanings, len(row)))
             if None in named_values.names or None in named_values.values:
                 mask = [None not in pair for pair in zip(named_values.names, named_values.values, strict=True)]
                 named_values = _NamesOfKind(

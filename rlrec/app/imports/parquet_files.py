@@ -420,7 +420,7 @@ class _FileWriter:
 
         decisions: the number of new decisions; log: the log of the folder."""
         first = self._number
-        for number, size in reversed(log.sizes()) if decisions > 0 else ():
+        for number, size in reversed(log.export_sizes()) if decisions > 0 else ():
             if size > min(decisions, partitions.BUCKETS * partitions.BATCH):
                 break
             first, decisions = number, decisions + size

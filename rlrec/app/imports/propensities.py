@@ -29,10 +29,10 @@ def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
     for rows in groups:
         sets = values(rows.eligible, len(rows))
         # each counts for the decisions that the log dropped, too
-        stands_for = [1 / (keep_share or 1.0) for keep_share in values(rows.keep_probability, len(rows))]
+        n_original_decisions = [1 / (keep_share or 1.0) for keep_share in values(rows.keep_probability, len(rows))]
         for row, arm in zip(rows.slots.row, rows.slots.arm, strict=True):
-            offers[rows.eligible_sets[sets[row]]] += stands_for[row]
-            times_shown[arm] += stands_for[row]
+            offers[rows.eligible_sets[sets[row]]] += n_original_decisions[row]
+            times_shown[arm] += n_original_decisions[row]
     arms = sorted(set().union(*offers)) if offers else []
     index = {arm: number for number, arm in enumerate(arms)}
     members = [np.array([index[arm] for arm in members], np.int64) for members in offers]

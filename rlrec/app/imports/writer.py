@@ -215,7 +215,9 @@ class GroupWriter:
         self.policy_heads = policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
         if state.marks != loading.marks(unit, self.ids.values()):
-            lines = {number: None if state.follows else loading.few_lines(unit, number) for number in self.ids.values()}
+            lines = {
+                number: None if state.follows else loading.few_digests(unit, number) for number in self.ids.values()
+            }
             state = replace(state, lines=lines, contexts={})
         self.state = state
         self.refusals: list[RefusedLine] = []
@@ -227,9 +229,11 @@ class GroupWriter:
             group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
         new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refusals)
         for name in value_set(rows.policy) & self.ids.keys():  # no row is left of a refused name
-            few_lines, number = self.state.lines[self.ids[name]], self.ids[name]
-            stored_lines = loading.stored_lines(self.unit, number, rows.digest) if few_lines is None else few_lines
-            new = new.without_lines(name, stored_lines)
+            known_digests, number = self.state.lines[self.ids[name]], self.ids[name]
+            stored_digests = (
+                loading.stored_digests(self.unit, number, rows.digest) if known_digests is None else known_digests
+            )
+            new = new.without_lines(name, stored_digests)
         n_duplicates = len(rows) - len(new)
         is_intact = new is group.rows
         keys = loading.stored_sessions(self.unit, group.sessions if is_intact else set(new.session))

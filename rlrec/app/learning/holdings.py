@@ -204,7 +204,7 @@ def _moved_sums(batch: Batch, origin: Origin, *, buckets: int) -> Totals:
 def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordinal: int) -> list[Origin]:
     """Return the parts of a log from which a belief started, as functions from a batch to sums. The sums are weighted
     as at the policy's `ordinal`. The result is empty for a trained version. by_id: all versions that may be parents."""
-    if not kinds.load(version.policy.kind).online:
+    if not kinds.load(version.policy.kind).learns_online:
         return []
     record, parent, origin_list = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()
     fold = BeliefFold(unit, version, ordinal=ordinal)

@@ -68,7 +68,7 @@ def warm_start(
         design = fit_design(unit, selection, version, encoders=encoders or {}, is_shared=shares_weights(params))
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # raises where the model cannot hold so many features
-    if selection is None or from_log is None or not kinds.load(kind).online:
+    if selection is None or from_log is None or not kinds.load(kind).learns_online:
         return InitialBelief(parameters=version.parameters)
     log_fit = fit_to_log(unit, version, selection)
     if not log_fit.slots:
@@ -133,7 +133,7 @@ def fit_design(
             encoder_fit.take([contexts[row] for row in context_index.tolist()])  # each context as often as it occurs
         max_columns = MAX_SHARED_WEIGHTS // arm.width
         context = Encoder.parse(encoder_fit.spec(max_columns=min(max_columns, WIDEST) if is_shared else WIDEST))
-    learns = kinds.load(draft.policy.kind).online and draft.policy.kind != kinds.TWO_STAGE
+    learns = kinds.load(draft.policy.kind).learns_online and draft.policy.kind != kinds.TWO_STAGE
     return Design(context=context, arm=arm, learns_stated=is_shared and learns)
 
 

@@ -106,7 +106,7 @@ def has_learned(unit: Unit, version: Version, test: str, *, has_omissions: bool 
 def rebuild_command(version: Version) -> str:
     """Write the command that makes a new version without the excluded decisions. For a variant, the command names its
     base policy."""
-    is_trained = not kinds.load(version.policy.kind).online and version.policy.kind != "long-term"
+    is_trained = not kinds.load(version.policy.kind).learns_online and version.policy.kind != "long-term"
     return f"rlrec {'train-pg' if is_trained else 'policy rebuild'} {version.policy.base}"
 
 

@@ -101,7 +101,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         **({} if source is None else {"from_policy": request.from_policy}),
         **({} if features is None else {"features": {side: encoder.spec() for side, encoder in features.items()}}),
     }
-    if request.from_log is not None and not policy.online and not policy.contextual:
+    if request.from_log is not None and not policy.learns_online and not policy.contextual:
         hint = f"leave it out, and learn afterwards: `rlrec policy rebuild {request.name} --log FILTER`"
         raise InputError(f"kind {request.kind} takes nothing from a log when it is made", hint=hint)
     if prior or prior_options:
@@ -283,7 +283,7 @@ def _store_policy(
 ) -> CreatedPolicy:  # fmt: skip
     _, version_id = policies.create(
         unit, name=request.name, kind=request.kind, params=typed_parameters, definition=canonical.text(definition),
-        status="learning" if kinds.load(request.kind).online else "frozen", reward_id=reward.id,
+        status="learning" if kinds.load(request.kind).learns_online else "frozen", reward_id=reward.id,
         entered_to=None if reward.learn == "served" else 0, learned_from=belief.record, parameters=belief.parameters,
         parent_id=belief.parent_id,
     )  # fmt: skip

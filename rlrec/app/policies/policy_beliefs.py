@@ -219,7 +219,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     best_probability, probability = _probabilities(distribution, catalogue, arm_ids, context)
     served_slots, pending_slots = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best_probability, "probability": probability}
-    has_sums = policy.can_serve and policy.online  # those of effects are no slots
+    has_sums = policy.can_serve and policy.learns_online  # those of effects are no slots
     return [
         {
             "arm": arm.key,

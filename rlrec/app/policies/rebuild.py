@@ -97,7 +97,7 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
     policy = designs.policy_of(source)
     if source.policy.kind == "logged":
         raise InputError(f"policy {source.policy.name!r} only holds an imported log: it has no belief to rebuild")
-    if not policy.online:
+    if not policy.learns_online:
         hint = f"`rlrec train-pg {source.policy.name}` makes a new version"
         raise InputError(f"policy {source.policy.name!r} is trained: it has no belief to rebuild", hint=hint)
     reward = source.reward if request.reward is None else lookup.reward(unit, request.reward)

@@ -262,7 +262,7 @@ class DerivedDecision:
             mean = list(map(finite_or_none, self.serving.policy.mean(belief, default=np.nan)))
             scores = self.case.noiseless_scores(np.arange(len(self.arms))).tolist()
             figures |= {"mean": mean, "score": scores}
-            if self.serving.policy.online:  # sums of effects are no pulls
+            if self.serving.policy.learns_online:  # sums of effects are no pulls
                 figures |= {"pulls": belief.pulls.tolist(), "reward_sum": belief.reward_sum.tolist()}
             probabilities = self.conditional
         figures = {"arm": [self.keys[arm] for arm in self.arms.tolist()]} | figures

@@ -547,7 +547,7 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
     if request.size > 1 and PROPENSITY in policy.needs:
         hint = "leave out --ephemeral, or -k"
         raise InputError(f"{name} learns by propensities, which pages in memory have at position 1 alone", hint=hint)
-    if not policy.online:
+    if not policy.learns_online:
         hint = "leave out --ephemeral, train it on what the store has served"
         raise InputError(f"{name} is trained from a store, and a study in memory has none", hint=hint)
     return policy, name

@@ -209,7 +209,7 @@ def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[l
     by_id, chain = {other_version.id: other_version for other_version in versions}, [version]
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
         chain.append(parent)
-    is_online = kinds.load(version.policy.kind).online
+    is_online = kinds.load(version.policy.kind).learns_online
     omitted_keys = (
         ("policy_id",) if is_online and version.parameters else ("policy_id", "selection") if is_online else ()
     )

@@ -54,12 +54,12 @@ class Request(Record):
 
 class BadLines(Record):
     """This record says how bad lines are handled. quarantine: whether bad lines are recorded instead of raised as
-    errors; refuse: a function that records a bad line or raises its error; reading: a function that gets the name of
-    each file."""
+    errors; refuse: a function that records a bad line or raises its error; report_file: a function that gets each
+    file's name."""
 
     quarantine: bool
     refuse: Callable[[InputError, bytes], None]
-    reading: Callable[[str], None]
+    report_file: Callable[[str], None]
 
 
 class ImportSummary(Record):
@@ -167,14 +167,14 @@ class Import(Record, kw_only=False):
         """Return the summary of what would be stored. n_rejected: the number of refused lines."""
         counts, lines = ImportCounts(), defaultdict[str, set[bytes]](set)  # digests by policy, of several files
         for file in self.files:
-            self.bad_lines.reading(file.source.name)
+            self.bad_lines.report_file(file.source.name)
             for rows in self.groups(file):
                 for name in value_set(rows.policy):
                     owner = find_owner(unit, name)
                     policy_rows = new_rows = rows.select([name == policy for policy in values(rows.policy, len(rows))])
                     if owner is not None:
                         new_rows = new_rows.without_lines(
-                            name, loading.stored_lines(unit, owner.policy.id, new_rows.digest)
+                            name, loading.stored_digests(unit, owner.policy.id, new_rows.digest)
                         )
                     new_rows = new_rows.without_lines(name, lines[name])
                     if len(self.files) > 1:
@@ -190,7 +190,7 @@ class Import(Record, kw_only=False):
 
     def _decode_file(self, file: Layout) -> int:
         """Decode a file, and return the number of its refused lines."""
-        self.bad_lines.reading(file.source.name)
+        self.bad_lines.report_file(file.source.name)
         n_refused = 0
         with closing(file.decode_all(with_text=self.bad_lines.quarantine)) as groups:
             for bad_lines in groups:
@@ -209,7 +209,7 @@ class Import(Record, kw_only=False):
         del file_names  # frees 16 bytes per name, which `names` holds, too
         hashes, meanings = names.disputed_hashes(), conflicts.NameValues()
         for file, count in zip(self.files, counts, strict=True):
-            self.bad_lines.reading(file.source.name)
+            self.bad_lines.report_file(file.source.name)
             owners = {}
             for name, line in sorted(file.policies.items(), key=itemgetter(1)):
                 try:
@@ -221,8 +221,8 @@ class Import(Record, kw_only=False):
             for rows in file.groups() if may_contradict else ():
                 for name, owner in owners.items():
                     if owner is not None:
-                        stored_lines = loading.stored_lines(unit, owner.policy.id, rows.digest)
-                        rows = rows.without_lines(name, stored_lines)
+                        stored_digests = loading.stored_digests(unit, owner.policy.id, rows.digest)
+                        rows = rows.without_lines(name, stored_digests)
                 rows = conflicts.with_main_users(unit, rows)
                 users = conflicts.users_of_sessions(unit, rows)
                 conflicts_by_row = conflicts.find(unit, rows, users, disputed_hashes=hashes, meanings=meanings)
@@ -236,7 +236,7 @@ class Import(Record, kw_only=False):
         state = ImportState(owners, options, VisitMoves(), lines_agree=not self.bad_lines.quarantine)
         n_lines, n_stored = sum(file.sums.decisions for file in self.files), 0
         for file in self.files:
-            self.bad_lines.reading(file.source.name)
+            self.bad_lines.report_file(file.source.name)
             state = replace(state, marks=())
             prepared_rows = (PreparedRows.prepare(rows, salt=self.salt) for rows in self.groups(file))
             with closing(BackgroundItems(prepared_rows, forks=file.is_large)) as groups:
@@ -512,7 +512,7 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
         for name in set(names):
             with suppress(InputError):  # the policy cannot own a log, so its lines are refused
                 if (owner := find_owner(unit, name)) is not None:
-                    stored_before |= loading.stored_lines(unit, owner.policy.id, new_digests)
+                    stored_before |= loading.stored_digests(unit, owner.policy.id, new_digests)
         digests += new_digests
     if stored_before:
         file.come_after(log.count_earlier(file, sorted(stored_before)))

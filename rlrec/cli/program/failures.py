@@ -142,8 +142,9 @@ def _usage_message(error: click.ClickException) -> tuple[str, str | None]:
     ctx = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
     if isinstance(error, click.BadParameter) and error.param and ctx is not None:
-        variable = _value_source(error.param, ctx)
-        message = f"{message.rstrip('.')} (from {variable})" if variable and variable not in message else message
+        source_name = _value_source(error.param, ctx)
+        if source_name and source_name not in message:
+            message = f"{message.rstrip('.')} (from {source_name})"
     hint = getattr(error, "hint", None)
     if isinstance(error, click.NoSuchOption):
         message, hint = f"no such option {error.option_name}", _option_hint(error, ctx)

@@ -27,7 +27,7 @@ from rlrec.records import Record, Sums
 BLOCKS = 4096
 STAKED_COLUMN = "weighted_reward"  # the column of the bets (`betting.mean_bound`)
 STAKES: Array = 0.5 ** np.arange(12.0)
-NO_GROWTH: Array = np.full(len(STAKES), np.nan)
+UNKNOWN_GROWTH: Array = np.full(len(STAKES), np.nan)
 _SALT = 1
 
 
@@ -44,7 +44,7 @@ class BlockSums(Sums, kw_only=True):
     moment: Array
     largest: Array
     absolute: Array
-    growth: Array = field(default_factory=lambda: NO_GROWTH)
+    growth: Array = field(default_factory=lambda: UNKNOWN_GROWTH)
     units: Array
 
     def __add__(self, other: Self) -> Self:
@@ -54,7 +54,7 @@ class BlockSums(Sums, kw_only=True):
         """Return the sums with each column multiplied by a positive factor, (c,)."""
         return BlockSums(
             present=self.present, moment=self.moment * np.outer(factor, factor), largest=self.largest * factor,
-            absolute=self.absolute * factor, growth=NO_GROWTH, units=self.units * factor,
+            absolute=self.absolute * factor, growth=UNKNOWN_GROWTH, units=self.units * factor,
         )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ class _Clusters(Record, kw_only=False, eq=False):
         with np.errstate(over="ignore", invalid="ignore"):
             moment = self.sums.T @ self.sums
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
-        growth = NO_GROWTH
+        growth = UNKNOWN_GROWTH
         if self.stake_index is not None and not self.sums[:, self.stake_index].min(initial=0.0) < 0:
             growth = np.array([np.log1p(stake * self.sums[:, self.stake_index]).sum() for stake in STAKES])
         return BlockSums(

@@ -22,7 +22,7 @@ from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
 from rlrec.records import Record, Sums
 
 LEAST_SUPPORT = 0.05  # smallest effective share of the visits at a step for which the log supports the target there
-_STEP_BYTES = 256_000_000  # for sums at every step, of all loggers
+MAX_STEP_SUM_BYTES = 256_000_000  # of the sums at every step, of all loggers
 _RETURN_SHARE = 0.9  # share of the discounted absolute return; the steps that contribute it must be supported
 
 
@@ -112,7 +112,7 @@ class SessionFold(Fold):
         """Return the largest number of loggers whose rows can have weights of their own. The sums at every step, for
         each half of the clusters of each logger, must fit in memory."""
         half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
-        return min(MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
+        return min(MAX_LOGGERS, MAX_STEP_SUM_BYTES // (2 * half_bytes))
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
         """Return, for each of the given sums, how much the weights of visits vary at one step. Among the steps that

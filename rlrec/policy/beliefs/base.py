@@ -97,7 +97,9 @@ class Policy(ABC):
     why_unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must
     exploration_parameters: ClassVar[tuple[str, ...]] = ("floor",)  # parameters that are 0 where it does not explore
     can_serve: ClassVar[bool] = True  # whether it can be drawn from
-    online: ClassVar[bool] = True  # whether its belief learns from every decision; otherwise a version does not change
+    learns_online: ClassVar[bool] = (
+        True  # whether its belief learns from every decision; otherwise a version does not change
+    )
     examination: tuple[float, ...] = ()  # the pulls that a slot counts as, by position; () for one at every position
     takes_scores: ClassVar[bool] = False  # whether it ranks by scores that requests state (`request_scores`)
     # whether two rankers take turns, so that probabilities are known only given their coins

@@ -92,7 +92,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg), where what is shown now changes later rewards"
     why_no_prior: ClassVar[str] = "it is uniform until it is trained"
-    online: ClassVar[bool] = False
+    learns_online: ClassVar[bool] = False
     stateful: ClassVar[bool] = True
     exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "temperature")
     uses_arm_features = True

@@ -44,7 +44,7 @@ class LoggedPolicy(_UnlearnedPolicy):
     floor = 0.0
     purpose: ClassVar[str] = "owns an imported log, and cannot serve"
     can_serve: ClassVar[bool] = False
-    online: ClassVar[bool] = False
+    learns_online: ClassVar[bool] = False
 
 
 class Fixed(_UnlearnedPolicy, FlooredPolicy):
@@ -178,7 +178,7 @@ class TeamDraft(Policy):
     floor: float = 0.0
 
     purpose: ClassVar[str] = "made by `experiment create --interleave`"
-    online: ClassVar[bool] = False
+    learns_online: ClassVar[bool] = False
     is_draft: ClassVar[bool] = True
     exploration_parameters: ClassVar[tuple[str, ...]] = ()
 

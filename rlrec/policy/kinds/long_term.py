@@ -42,7 +42,7 @@ class LongTerm(FlooredPolicy):
 
     purpose: ClassVar[str] = "ranks arms by what showing them is worth in the long run; learns from any policy's log"
     why_no_prior: ClassVar[str] = "the arms of its log say how arms differ"
-    online: ClassVar[bool] = False
+    learns_online: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

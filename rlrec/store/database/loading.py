@@ -129,13 +129,13 @@ def _insertion(
 # -- what is stored already --
 
 
-def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
+def stored_digests(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
     """Return the digests, among the given ones, of lines that the policy has already imported."""
     text = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(text, policy_id, portion)}
 
 
-def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
+def few_digests(unit: Unit, policy_id: int) -> set[bytes] | None:
     """Return the digests of all lines that the policy has imported, or None if there are MAX_FETCHED or more of these
     lines."""
     rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, MAX_FETCHED)

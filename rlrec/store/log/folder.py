@@ -139,7 +139,7 @@ class FolderLog:
         columns = ", ".join(f"coalesce({name}, {ABSENT}) AS {name}" for name in names)
         return list(self.columns(f"SELECT {columns} FROM {dataset}", dict.fromkeys(names, np.int64)).values())
 
-    def sizes(self) -> list[tuple[int, int]]:
+    def export_sizes(self) -> list[tuple[int, int]]:
         """Return the number of the first file and the number of decisions of each export that has decisions."""
         paths, exports = sorted(self.files["decisions"], key=file_number), list[tuple[int, int]]()
         text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"

@@ -365,7 +365,7 @@ def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("rlrec.app.upkeep.export_log.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text(lines(*({"session": f"s{n % 2}", "visit": 1, "step": n, "user": "u"} for n in range(7))))
-    reported = import_log.BadLines(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)
+    reported = import_log.BadLines(quarantine=False, refuse=lambda error, text: None, report_file=lambda name: None)
     with closing(Store(db)) as store:
         import_log.import_log(store, import_log.Request(files=[source(path)], layout="jsonl"), reported)
         result = [(item["session"], item["visit"], item["step"], item["user"]) for item in export_log(store)]
@@ -423,7 +423,7 @@ def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tm
     for count in (1_000, 4_000):
         path = tmp_path / f"{count}.jsonl"
         path.write_text('{"session": "s", "slate": [], "eligible": ["a"]}\n' * count)
-        bad_lines = import_log.BadLines(quarantine=True, refuse=lambda error, text: None, reading=lambda name: None)
+        bad_lines = import_log.BadLines(quarantine=True, refuse=lambda error, text: None, report_file=lambda name: None)
         with closing(Store(sqlite_db)) as store, pytest.MonkeyPatch.context() as patched:
             patched.setattr("rlrec.app.imports.layouts.base.GROUP", 400)
             patched.setattr("rlrec.app.imports.layouts.base.BLOCK_BYTES", 20_000)

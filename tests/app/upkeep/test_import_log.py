@@ -78,7 +78,7 @@ def followed(
 
     quarantine = refused is not None
     bad_lines = BadLines(
-        quarantine=quarantine, refuse=refused.refuse if refused is not None else refuse, reading=lambda _: None
+        quarantine=quarantine, refuse=refused.refuse if refused is not None else refuse, report_file=lambda _: None
     )
     source = Source(file=str(path), name=str(path), decode=lines.decode_group)
     request = Request(files=[source], layout=layout, policy="shop", options=options or {})
@@ -131,7 +131,7 @@ def test_a_line_is_told_from_the_same_line_before(store: Store, path: Path) -> N
     assert followed(store, path, repeat, repeat).accepted == 6
     assert followed(store, path, repeat).accepted == 2
     source = Source(file=str(path), name="log", decode=lines.decode_group)
-    bad_lines = BadLines(quarantine=False, refuse=refuse, reading=lambda _: None)
+    bad_lines = BadLines(quarantine=False, refuse=refuse, report_file=lambda _: None)
     again = import_log.import_log(store, Request(files=[source], layout="jsonl", policy="shop"), bad_lines)
     assert (again.accepted, again.duplicates) == (0, 8)
     assert Counter(sessions(store)) == {"s1": 7, "s2": 1}

@@ -22,7 +22,7 @@ CHECK = "shown"
 ALARM = 1e-4  # chance that an honest store is ever accused, over all its policies, arms and nights
 PORTION = 200  # eligible sets at a time, or fewer
 COUNTS = 4  # sums of a tally besides its bets
-STARVING, ENTROPY = "starving", "entropy"
+STARVING_ARMS, ENTROPY = "starving", "entropy"
 MIN_DECISIONS = 1_000  # decisions before a policy is judged, at least
 MIN_EXPECTED = 20.0  # times that a policy without preferences would have shown the arm
 MAX_NAMED = 3  # arms in one finding
@@ -133,18 +133,18 @@ def eligible_arms(unit: Unit, set_ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
     cells_so_far = np.cumsum([max(sizes.get(key, 0), contents.MAX_ARMS // PORTION) for key in set_ids.tolist()])
     starts = run_starts(cells_so_far // contents.MAX_ARMS)
     for portion in map(slice, starts.tolist(), [*starts[1:].tolist(), len(set_ids)]):
-        arms_by_set = _readable_sets(unit, set_ids[portion].tolist())
+        arms_by_set = _arms_by_set(unit, set_ids[portion].tolist())
         arm_arrays = [np.array(arms_by_set.get(key, ()), np.int64) for key in set_ids[portion].tolist()]
         yield portion, np.concatenate(arm_arrays), np.array([len(arms) for arms in arm_arrays], np.int64)
 
 
-def _readable_sets(unit: Unit, set_ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
+def _arms_by_set(unit: Unit, set_ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
     """Return the arms of each eligible set, by the id of the set. Sets that cannot be read are left out."""
     try:
         return contents.eligible_arms(unit, set_ids)
     except UNREADABLE:
         portions = ([set_id] for set_id in set_ids) if len(set_ids) > 1 else ()
-        return {key: arms for portion in portions for key, arms in _readable_sets(unit, portion).items()}
+        return {key: arms for portion in portions for key, arms in _arms_by_set(unit, portion).items()}
 
 
 def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]:
@@ -235,7 +235,9 @@ class StarvingArms:
             arms = ", ".join(map(self._describe, longest_first[:MAX_NAMED].tolist()))
             ellipsis = ", ..." if len(columns) > MAX_NAMED else ""
             detail = f"{quantity(len(columns), 'active arm')} not shown for long: {arms}{ellipsis}"
-            findings.warning(STARVING, f"policy {self.policy.name}", f"{detail}; a floor would keep them in the log")
+            findings.warning(
+                STARVING_ARMS, f"policy {self.policy.name}", f"{detail}; a floor would keep them in the log"
+            )
 
     def _describe(self, column: int) -> str:
         arm = int(self._since.arms[column])

@@ -39,7 +39,7 @@ class Examination:
         # slots, position, reward, squares of both, their product
         self._sums = SumsByArm(6)
         self._n_positions = 0
-        self._is_online = kinds.load(version.policy.kind).online
+        self._is_online = kinds.load(version.policy.kind).learns_online
         self._weighed_kinds = {kind for kind, weight in version.reward.weights.items() if weight}
         self._page_events = self._slot_events = 0  # weighed events
 

@@ -62,7 +62,7 @@ def _ranker(unit: Unit, reference: str) -> Version:
 
     version = lookup.version(unit, reference)[0]
     policy, name = kinds.load(version.policy.kind), version.policy.name
-    if version.learning and policy.online and version.policy.kind not in kinds.KINDS_THAT_DO_NOT_LEARN:
+    if version.learning and policy.learns_online and version.policy.kind not in kinds.KINDS_THAT_DO_NOT_LEARN:
         hint = f"`rlrec policy freeze {name}` makes a version to name, {name}@V"
         raise InputError(f"{reference} still learns, and interleaved rankers are frozen", hint=hint)
     ranker = designs.policy_of(version)

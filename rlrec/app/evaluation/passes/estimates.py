@@ -369,9 +369,11 @@ def prepare(
     has_pages, kinds = evaluation.extent.positions > 1, estimators.estimators.values()
     checks = [check for check in CHECKS if check.is_possible(evaluation.extent) and any(map(check.concerns, kinds))]
     needs_model = any(check.needs_model for check in checks) or _needs_model(estimators.impressions)
-    encode = needs_model and request.reward_model is None  # whether a model of rewards is fitted
-    encode |= _needs_model({**estimators.sessions, **estimators.slates}) or any(check.encodes for check in checks)
-    evaluation = replace(evaluation, encode=encode)
+    fits_reward_model = needs_model and request.reward_model is None
+    fits_reward_model |= _needs_model({**estimators.sessions, **estimators.slates}) or any(
+        check.encodes for check in checks
+    )
+    evaluation = replace(evaluation, encode=fits_reward_model)
     impressions = fold.ImpressionUnit.prepare(unit, evaluation, estimators.impressions, checks)
     units: list[fold.RowUnit[Any, Any]] = [impressions] if estimators.impressions else []
     if estimators.sessions:

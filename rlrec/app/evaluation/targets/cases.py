@@ -114,10 +114,12 @@ def decision_block(
     decision_name, n_conditional = (block.name, draw, slate_above.tobytes()), len(slate_above) + 1
     if decision_name not in share_cache:
         scores = decision.drawn_scores
-        conditional = [
+        conditional_probabilities = [
             slate.remaining(scores, slate_above[:depth], floor=block.floor) for depth in range(n_conditional)
         ]
-        share_cache[decision_name] = np.array([*conditional, *[conditional[-1]] * (len(block.shares) - n_conditional)])
+        share_cache[decision_name] = np.array(
+            [*conditional_probabilities, *[conditional_probabilities[-1]] * (len(block.shares) - n_conditional)]
+        )
     shares = share_cache[decision_name]
     return replace(decision, shares=shares, greatest=np.full(len(shares), shares[0].max()), n_conditional=n_conditional)
 

@@ -107,7 +107,7 @@ def import_log(
         for name, file in zip(files, readable_files, strict=True)
     ]
     bad_lines = app.import_log.BadLines(
-        quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading
+        quarantine=refusals.quarantine, refuse=refusals.refuse, report_file=refusals.reading
     )
     request = app.import_log.Request(
         files=sources, layout=layout, policy=policy, options=options, propensity=propensity, check=check
@@ -134,7 +134,7 @@ def import_log(
 
 
 def _follow_log(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:
-    bad_lines.reading(file)
+    bad_lines.report_file(file)
     # held to the end of the process: supervisors may repeat a signal
     waits = click.get_current_context().with_resource(signals.signals_end_waits())
     with lines.stream(file) or nullcontext() as stream:
