@@ -12,10 +12,8 @@ MAX_NAMED = 10  # in a message
 
 
 class ArmNames:
-    """An ArmNames finds the ids of the arms that names stand for.
-
-    ids: the id of each arm, by key; groups: the ids of the arms of each group, by name, as far as groups have been
-    read already."""
+    """An ArmNames object finds arms by names, which are keys of arms or @GROUP. ids: the id of each arm, by key;
+    groups: the ids of the arms of each group that was read already, by name."""
 
     def __init__(self, unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None) -> None:
         self.unit = unit
@@ -27,7 +25,7 @@ class ArmNames:
         self._has_suggested = False
 
     def has_all(self, names: Iterable[str]) -> bool:
-        """Tell whether all names exist and are among the names that were looked up."""
+        """Tell whether all names exist and were looked up when this object was made."""
         return all(map(self._has_arms, names))
 
     def find(self, names: Iterable[str], *, field: str = "arms") -> frozenset[int]:
@@ -44,8 +42,8 @@ class ArmNames:
         return name in self.ids or (name.startswith("@") and name[1:] in self.groups)
 
     def unknown_error(self, names: list[str], *, field: str = "arms") -> InputError:
-        """Make the error for names that do not exist: it shows the first name, a similar name, and the number of the
-        other names."""
+        """Return the error for names that do not exist. It shows the first name, a similar name, and how many other
+        names are unknown."""
         first_name, n_hidden = names[0], len(names) - 1
         noun = "group" if first_name.startswith("@") else "arm"
         suggestion = None
@@ -66,8 +64,8 @@ def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
 def members(
     unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None
 ) -> dict[str, list[str]]:
-    """Return, for each of `names` that is a group, the keys of its arms in order. groups: the ids of the arms in each
-    group, as in `ArmNames`. Raises InputError for a name that is neither an arm nor a group."""
+    """Return the keys of the arms of each group among `names`, in order. groups: the ids of the arms of groups that
+    were read already. Raises InputError for a name that is neither an arm nor a group."""
     arm_names = ArmNames(unit, names, groups)
     ids = {name: arm_names.find([name], field="page") for name in names}
     keys = arms.keys(unit, frozenset().union(*ids.values()))
@@ -75,7 +73,7 @@ def members(
 
 
 def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """List, by status, the arms among `keys` that may not be shown now, as texts for a message. Retired arms come last,
+    """Return texts for a message about those of some arms that may not be shown now, by status. Retired arms come last,
     with the command that restores them."""
     by_status: dict[str, list[str]] = {"upcoming": [], "ended": [], "retired": []}
     for arm in arms.by_keys(unit, keys):
@@ -88,6 +86,6 @@ def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
 
 
 def some_names(keys: Collection[str]) -> str:
-    """Write the first keys for a message, with the number of the remaining keys."""
+    """Return a text with the first of some keys, and the number of the other keys."""
     n_hidden = len(keys) - MAX_NAMED
     return ", ".join([*keys][:MAX_NAMED]) + (f" and {n_hidden} more" if n_hidden > 0 else "")

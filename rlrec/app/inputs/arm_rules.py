@@ -1,4 +1,4 @@
-"""This module reads rules that exclude arms, as users write them in requests and in policies."""
+"""This module reads the rules by which requests and policies exclude arms, in the form in which users write them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ N_EVENTS = 10_000  # newest events, in which a kind is searched
 
 
 class PastRule(NamedTuple):
-    """A PastRule excludes arms by the past of a person. It excludes the arms for which the person has events of a kind
-    or, without a kind, the arms that were shown to the person `times` times. Only the window before the request counts.
+    """A PastRule excludes arms that a person has seen or acted on, within a window before the request. With a kind, it
+    excludes arms for which the person has events of this kind. Without a kind, it excludes arms that were shown to the
+    person `times` times.
 
     name: the name of the parameter; text: the rule as the user wrote it; group: the group, as @NAME, whose arms are
-    counted and excluded together. If the group is empty, each arm is counted by itself."""
+    counted and excluded together; if it is empty, each arm is counted by itself."""
 
     name: str
     text: str
@@ -43,10 +44,10 @@ class PastRule(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Narrowing:
-    """This record holds the arms left to a request: `superset` without `lacking` and `past_arms`.
+    """This record holds the arms left to a request after rules: `superset` without `lacking` and `past_arms`.
 
-    excluded_counts: for each rule, how many arms the rule excluded of the arms that the rules before it had left.
-    total: the number of all arms that may be served. past_rules: the rules on the past of the person, which excluded
+    excluded_counts: for each rule, how many of the arms that earlier rules had left it excluded; total: the number
+    of all arms that may be served; past_rules: the rules on what the person was shown or did, which excluded
     `past_arms`."""
 
     eligible: Eligible
@@ -59,20 +60,21 @@ class Narrowing:
 
     @property
     def lists(self) -> str:
-        """Name the lists that leave out arms, for a message."""
+        """Return the names of the lists that leave out arms, for a message."""
         return " or ".join(
             rule for rule, count in self.excluded_counts[: len(self.excluded_counts) - len(self.past_rules)] if count
         )
 
     def hint(self) -> str | None:
-        """Say how many arms each rule excluded; return None if no rule excluded an arm."""
+        """Return a text that says how many arms each rule excluded, or None if no rule excluded an arm."""
         texts = [f"{rule} takes {count}" for rule, count in self.excluded_counts if count]
         return f"of {quantity(self.total, 'arm')}, {', '.join(texts)}" if texts else None
 
 
 class Rules(NamedTuple):
-    """This record holds the rules of a request or a policy. chosen_names: the names of the arms and groups to which the
-    request or policy is restricted, None for all arms."""
+    """This record holds the rules of a request or a policy. chosen_names: the arms and groups to which it is restricted
+    (None for all arms); blocked_names: the arms and groups that it never shows; past_rules: rules on what a person was
+    shown or did."""
 
     chosen_names: tuple[str, ...] | None
     blocked_names: tuple[str, ...]
@@ -111,21 +113,21 @@ def policy_rules(params: Mapping[str, Any]) -> Rules:
 
 
 class ArmLists(NamedTuple):
-    """This record holds the ids of the arms to which a policy is restricted (None for all), and the ids of the arms
-    that it blocks."""
+    """This record holds the ids of the arms to which a policy is restricted (None for all), and the ids of arms that
+    the policy never shows."""
 
     chosen_ids: frozenset[int] | None
     blocked_ids: frozenset[int]
 
     def keep_allowed(self, arm_ids: Iterable[int]) -> list[int]:
-        """Return the arms of a list that the policy may show, in the same order."""
+        """Return those of the given arms that the policy may show, in the same order."""
         chosen_ids, blocked_ids = self.chosen_ids, self.blocked_ids
         return [arm for arm in arm_ids if arm not in blocked_ids and (chosen_ids is None or arm in chosen_ids)]
 
 
 def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
-    """Return the arms to which a policy with these parameters is restricted, and the arms that it blocks, as the groups
-    are now; None if the policy has no such rule."""
+    """Return the arms to which a policy is restricted, and the arms that it never shows, with the present members of
+    groups. Returns None if the policy has no such rule. params: the parameters of the policy."""
     rules = policy_rules(params)
     if rules.chosen_names is None and not rules.blocked_names:
         return None
@@ -137,14 +139,15 @@ def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
 
 
 def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
-    """Return the ids, ascending, of the arms that a policy with these parameters may show now to a person without a
-    past."""
+    """Return the ids, ascending, of the arms that a policy may show now to a person who was shown nothing before.
+    params: the parameters of the policy."""
     lists, (active_ids, _, _) = arm_lists(unit, params), arms.active_arms(unit)
     return list(active_ids) if lists is None else lists.keep_allowed(active_ids)
 
 
 def idle_page_rules(unit: Unit, texts: Mapping[str, str]) -> list[str]:
-    """Return the page rules of a policy that name no arm which the policy may show now."""
+    """Return those page rules of a policy that have no effect now, since the policy may show none of the arms that they
+    name."""
     from rlrec.app.inputs.arm_names import ArmNames
 
     if (rules := parse_texts(texts)) is None:
@@ -154,7 +157,7 @@ def idle_page_rules(unit: Unit, texts: Mapping[str, str]) -> list[str]:
 
 
 def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> None:
-    """Print which kinds of events in rules do not seem to be recorded."""
+    """Print a notice if rules name kinds of events that do not seem to be recorded."""
     expected_kinds = {kind for reward in policies.rewards(unit) for kind in reward.weights}
     expected_kinds |= events.newest_kinds(unit, N_EVENTS) if {*kinds} - expected_kinds else set()
     for kind in sorted({*kinds} - expected_kinds):
@@ -165,7 +168,8 @@ def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> Non
 
 @lru_cache(maxsize=1_000)
 def _split_words(text: str, name: str) -> tuple[str, ...]:
-    """Return the words of a comma-separated list, or of a JSON array of texts. Raises InputError for an empty word."""
+    """Split a comma-separated list, or a JSON array of texts, into its words. Raises InputError for an empty word.
+    name: the parameter, for the error."""
     words: list[Any] = [word.strip() for word in text.split(",")]
     if text.lstrip().startswith("["):
         try:
@@ -179,8 +183,8 @@ def _split_words(text: str, name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1_000)
 def _parse_past_rule(name: str, text: str) -> PastRule:
-    """Parse KIND or KIND/WINDOW of `not_after`, or N or N/WINDOW of `not_shown`, each perhaps behind @GROUP=. Raises
-    InputError for any other text."""
+    """Parse a rule on what a person was shown or did. The text is KIND or KIND/WINDOW for `not_after`, and N or
+    N/WINDOW for `not_shown`; it may begin with @GROUP=. Raises InputError for any other text."""
     group, _, rule = text.partition("=") if text.startswith("@") else ("", "", text)
     criterion, slash, window = rule.rpartition("/") if "/" in rule else (rule, "", "")
     window_us = (duration(window) or 0) if slash else NO_WINDOW

@@ -1,5 +1,5 @@
-"""Functions here write JSON in canonical form (keys sorted, numbers by value, lists in order), and digests of such
-JSON."""
+"""Functions here write JSON in canonical form, in which equal values have equal texts: keys are sorted, numbers are
+written by value, and lists keep their order. They also compute digests of such JSON."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def text(value: Any) -> str:
-    """Write a value as JSON that is equal for equal values, such as 1 and 1.0, or objects with their keys in any
-    order."""
+    """Return a value as canonical JSON. The text is equal for equal values, such as 1 and 1.0, or objects with their
+    keys in any order."""
     return _encoder.encode(_normalize_numbers(value))
 
 
@@ -31,12 +31,12 @@ def _normalize_numbers(value: Any) -> Any:
 
 
 def number(value: float) -> str:
-    """Write a number in canonical form."""
+    """Return the text of a number in canonical form."""
     return repr(int(value)) if value.is_integer() and abs(value) < 2**63 else repr(value)
 
 
 def texts(values: Iterable[str | None]) -> str:
-    """Write a list of texts in canonical form, without the brackets."""
+    """Return a list of texts as canonical JSON, without the brackets."""
     return ",".join(["null" if value is None else encode_basestring(value) for value in values])
 
 
@@ -46,13 +46,14 @@ def digest_of(value: Any) -> bytes:
 
 
 def line_digest(decision_id: int, position: int | None, values: Mapping[str, float], censor: bool | None) -> bytes:
-    """Return the digest of a line of feedback in canonical form, which is stored with the key of the line."""
+    """Return a digest of a line of feedback, which is stored with the key of the line. values: the value of each
+    event."""
     slot = "null" if position is None else position
     return digest(f"[{decision_id},{slot},{_end_of_line(tuple(values.items()), censor)}")
 
 
 @lru_cache(maxsize=1024)  # most lines have the same end
 def _end_of_line(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
-    """Write the part of the canonical form of a line of feedback that follows the position."""
+    """Return the canonical form of a line of feedback from behind the position to its end."""
     events = {kind: float(value) for kind, value in values}
     return text([events] if censor is None else [events, censor])[1:]

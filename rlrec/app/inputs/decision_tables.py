@@ -1,7 +1,7 @@
-"""This module reads numbers by decision and arm from a file (CSV, Parquet, one JSON object per line) or a frame of
-Arrow, pandas or Polars.
+"""This module reads a table with a number for each decision and arm, such as a probability. The table is a file (CSV,
+Parquet, one JSON object per line) or a frame of Arrow, pandas or Polars.
 
-The numbers are sorted into a file, one part of the decisions at a time, so that decisions can be looked up in any
+The numbers are sorted into a file, one part of the decisions at a time. Decisions can then be looked up in any
 order, and the order of the table does not matter."""
 
 from __future__ import annotations
@@ -40,12 +40,11 @@ Cells = Mapping[str, Sequence[Any]]  # columns by name
 
 
 class DecisionTable(Record, kw_only=False):
-    """This record names a file of numbers by decision and arm.
+    """This record describes a file with a number for each decision and arm.
 
-    source: the name of the numbers in messages; column: the kind of number; path: the path of the file; since: the
-    time of the table's first decision, None if the decision before it has the same time, or if no decision is before
-    it; temperature: the temperature of the softmax of scores or logarithms of probabilities, 0 for always the best
-    arm."""
+    source: the name of the table in messages; column: what the numbers are, such as `probability`; path: the path of
+    the file; since: the time of the table's first decision, None if no earlier decision of the log has another time;
+    temperature: the temperature of the softmax that makes probabilities of scores, 0 to always take the best arm."""
 
     source: str
     column: str
@@ -55,18 +54,19 @@ class DecisionTable(Record, kw_only=False):
 
     @property
     def origin_text(self) -> str:
-        """Say where the table's probabilities come from, and how they are derived."""
+        """Return words that say where the table's probabilities come from, and how they are derived."""
         manner = f"at temperature {self.temperature:g}" if self.temperature else "of the best arm"
         manner = f"at each {POSITION}" if self.column == MARGINAL else manner
         return f"{self.source}, {self.column} {manner}"
 
     def values(self, decision: Ids, arms: Ids, *, keys: Mapping[int, str], shares: Any = 1.0, k: int = 1) -> Array:
-        """Return the values of decisions (d,) at k positions for arms (m,), ascending, as an array (d, k, m). keys: the
-        key of each arm, by id; shares (d, 1, m): the probability of each arm. Rewards may be missing for arms whose
-        probability is 0, and are then 0.
+        """Return the values of d decisions at k positions for m arms, as an array (d, k, m). Raises InputError if a
+        value is missing, if probabilities do not add up to 1, or if a table that is not of rewards has arms that are
+        not eligible.
 
-        Raises InputError if any other value is missing, if a table other than of rewards has arms that are not
-        eligible, or if probabilities do not add up to 1."""
+        decision (d,): the ids of the decisions; arms (m,): the ids of the arms, ascending; keys: the key of each
+        arm, by id; shares (d, 1, m): the probability of each arm. If it is 0, the reward of an arm may be missing,
+        and is then 0."""
         rows = np.memmap(self.path, _ROW, "r")
         start, end = (np.searchsorted(rows["decision"], decision, side) for side in ("left", "right"))
         stored_rows, decision_index = (
@@ -104,15 +104,15 @@ class DecisionTable(Record, kw_only=False):
 
 
 def is_by_decision(source: Source) -> bool:
-    """Tell whether a source is a table with a row for each decision. The content of a pipe is not looked at, since a
-    pipe can be read only once."""
+    """Tell whether a source is a table with a column that identifies decisions. A pipe is not looked at, since it can
+    be read only once; the result is then False."""
     is_readable = not isinstance(source, str) or Path(source).is_file()
     return is_readable and not {*KEYS}.isdisjoint(next(_read_portions(source, str(source)), {}))
 
 
 def write_csv(source: Source, name: str, folder: Path) -> str:
-    """Write the rows of a frame into a new CSV file, the columns in order of value, arm and number, and return its
-    path. name: the name of the frame in messages."""
+    """Write a frame with the columns value, arm and a number, in this order, into a new CSV file. Returns the path of
+    the file. name: the name of the frame in messages."""
     path = folder / f"frame {name}"
     with path.open("w", newline="", encoding="utf-8") as file:
         for number, cells in enumerate(_read_portions(source, path.name)):
@@ -122,8 +122,9 @@ def write_csv(source: Source, name: str, folder: Path) -> str:
 
 
 def index_numbers(unit: Unit, source: Source, name: str, columns: Sequence[str], path: Path) -> DecisionTable:
-    """Sort the numbers of a source into a new file, and return its table. name: the name of a frame in messages;
-    columns: the possible names of the column that has the numbers. Raises InputError that names the row."""
+    """Sort the numbers of a table into a new file, and return its description. Raises InputError that names a wrong
+    row. source: a path or a frame; name: the name of a frame in messages; columns: the possible names of the column
+    with the numbers; path: the path of the new file."""
     name = source if isinstance(source, str) else f"frame {name}"
     first_id, last_id = id_ends(unit)
     portions = _read_portions(source, name)
@@ -147,8 +148,8 @@ def index_numbers(unit: Unit, source: Source, name: str, columns: Sequence[str],
 
 
 def _sort_and_check(unit: Unit, rows: Any, name: str) -> Any:
-    """Sort rows by decision, position and arm. Raises InputError for a decision that the log lacks, and for two rows of
-    the same arm at the same position of a decision."""
+    """Return rows in order of decision, position and arm. Raises InputError if a decision is not in the log, or if an
+    arm has two rows at the same position of a decision."""
     rows = rows[np.lexsort((rows["row"], rows["arm"], rows["position"], rows["decision"]))]
     decision = rows["decision"]
     range_test = f"id >= {decision[0]} AND id <= {decision[-1]}"
@@ -161,7 +162,8 @@ def _sort_and_check(unit: Unit, rows: Any, name: str) -> Any:
 
 
 def _read_rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[str]) -> Iterator[Any]:
-    """Yield the rows in the columns of a table, as arrays of the type `_ROW`. Raises InputError for a wrong cell."""
+    """Yield the rows of a table as arrays of the type `_ROW`. Raises InputError for a wrong cell. portions: the columns
+    of a portion of rows at a time; columns: the possible names of the column with the numbers."""
     count, arms = 0, {arm.key: arm.id for arm in catalogue.all_arms(unit)}
     for cells in portions:
         key, column = _named_columns(name, cells, columns)
@@ -185,7 +187,8 @@ def _read_rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequen
 
 
 def _refuse_row(name: str, rows: Any, is_wrong: Flags, problem: str, cells: Sequence[Any] = ()) -> None:
-    """Raise InputError for the first wrong row. cells: the cell of each row, if a cell is wrong."""
+    """Raise InputError for the first wrong row, if any. is_wrong: whether each row is wrong; cells: the cell of each
+    row to show in the error, if the error is in a cell."""
     if is_wrong.any():
         row = int(np.argmax(is_wrong))
         decision = f", decision {rows['decision'][row]}" if rows["decision"][row] else ""
@@ -194,8 +197,8 @@ def _refuse_row(name: str, rows: Any, is_wrong: Flags, problem: str, cells: Sequ
 
 
 def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str, str]:
-    """Return the name of the column with the decisions, and the name of the column with the numbers. Raises InputError
-    if there are other columns."""
+    """Return the names of the column that identifies decisions and of the column with the numbers. Raises InputError if
+    a column is missing or is not known."""
     key, column = (next(filter(cells.__contains__, names), "") for names in (KEYS, columns))
     if {*cells} != {key, "arm", column, *([POSITION] if column == MARGINAL else [])}:
         text = " or ".join(columns).replace(MARGINAL, f"{POSITION} with {MARGINAL}")
@@ -206,18 +209,18 @@ def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str
 
 
 def _ids(ids: Mapping[str, int], keys: Iterable[str]) -> Ids:
-    """Return the id of each key, (n,); the id is 0 for unknown keys."""
+    """Return the id of each of n keys, (n,). The id is 0 for an unknown key. ids: the known ids by key."""
     return np.array(list(map(ids.get, keys, repeat(0))), np.int64)
 
 
 def _integers(cells: Sequence[Any]) -> Array:
-    """Return the positive whole number in each cell, (n,); the result is 0 for anything else."""
+    """Return the number in each of n cells, (n,), or 0 if the cell has no positive whole number."""
     number = _numbers(cells)
     return np.where((number > 0) & (number < 2**53) & (number % 1 == 0), number, 0.0)
 
 
 def _numbers(cells: Sequence[Any]) -> Array:
-    """Return the number in each cell, (n,); the result is NaN for anything else."""
+    """Return the number in each of n cells, (n,), or NaN if the cell has no number."""
     with suppress(TypeError, ValueError):
         return np.asarray(cells).astype(np.float64)
     values = np.full(len(cells), np.nan)
@@ -259,7 +262,7 @@ def _read_portions(source: Source, name: str) -> Iterator[Cells]:
 
 
 def load_pyarrow() -> Any:
-    """Import the module pyarrow. Raises InputError where it is not installed."""
+    """Return the module pyarrow. Raises InputError if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError:

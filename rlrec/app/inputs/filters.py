@@ -36,28 +36,28 @@ SPLITS = ("train", "tune", "gate")  # by the split numbers of sessions
 
 
 def join_filters(*filters: str | None) -> str:
-    """Write a filter of the decisions that pass every filter in `filters`; None and "" select all."""
+    """Return a filter of the decisions that pass all of several filters. None and "" select all decisions."""
     return ",".join(filter(None, filters))
 
 
 def with_loggers(text: str | None, names: Iterable[str]) -> str:
-    """Write a filter of the decisions that a filter selects, restricted to the decisions that the policies or versions
-    in `names` served."""
+    """Return a filter that restricts another filter to decisions which certain policies or versions served. text: the
+    other filter; names: the policies or versions."""
     pairs = parse(text or "") | {"loggers": "+".join(names)}
     pairs.pop(ALL, None)
     return ",".join(f"{key}={value}" for key, value in pairs.items())
 
 
 def with_since(text: str | None, at: int | None) -> str | None:
-    """Write a filter of the decisions that a filter selects, from a time on (None: from the first); None selects
-    all."""
+    """Return a filter that restricts another filter to decisions from a time on; None stands for all decisions. text:
+    the other filter; at: the time, None for no restriction."""
     pairs = parse(text or "") | ({} if at is None else {"since": format_time(at)})
     return ",".join(key if key == ALL else f"{key}={value}" for key, value in pairs.items()) or None
 
 
 def parse(text: str) -> dict[str, str]:
-    """Split a filter into its pairs, with values as typed; the word ALL has no value. Raises InputError for an unknown
-    or repeated key."""
+    """Split a filter into its pairs of key and value, as typed. The word ALL has no value. Raises InputError for an
+    unknown or repeated key."""
     pairs: dict[str, str] = {}
     if _PAIR.sub("", text).strip(","):
         raise InputError(f"a quote is not closed in the log filter {text!r}", hint='write "a, b", and \\" for a quote')
@@ -84,7 +84,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def _unquote(word: str) -> str:
-    """Return a text that may be quoted as JSON. Raises InputError for a broken quote."""
+    """Return a word without its quotes, if it is quoted as JSON. Raises InputError for a broken quote."""
     try:
         return str(json.loads(word)) if word.startswith('"') else word
     except ValueError:
@@ -92,12 +92,13 @@ def _unquote(word: str) -> str:
 
 
 def texts_of(value: str) -> list[str]:
-    """Split a value into its texts, which `+` joins."""
+    """Split the value of a filter into several texts at each `+`."""
     return [_unquote(word.strip()) for word in _VALUE.findall(value)]
 
 
 def _scalar(word: str) -> Any:
-    """Read a number, true, false, null or quoted text of JSON; any other text stands for itself."""
+    """Return the value of a word: a number, true, false, null or quoted text of JSON is decoded; any other word is a
+    text."""
     try:
         value = json.loads(word, parse_constant=str)
     except ValueError:
@@ -106,8 +107,8 @@ def _scalar(word: str) -> Any:
 
 
 def selection(unit: Unit, text: str | None) -> selected.Selection:
-    """Return the decisions that a filter selects, without those of stored exclusions; None selects all. Raises
-    InputError for names that the store lacks."""
+    """Return the selection of decisions that a filter describes (None: all), without those that stored exclusions leave
+    out. Raises InputError for names that the store lacks."""
     pairs = parse(text or "")
     log = replace(select(unit, pairs), without=exclusion_tests(unit, ignored_names=pairs.get("included")))
     if log.without:
@@ -116,8 +117,8 @@ def selection(unit: Unit, text: str | None) -> selected.Selection:
 
 
 def _exclusion_sentence(unit: Unit, log: selected.Selection) -> str | None:
-    """Say how many decisions of a filter the stored exclusions leave out; return None if the exclusions leave out no
-    decision."""
+    """Return a sentence that says how many of the selected decisions the stored exclusions leave out, or None if they
+    leave out none."""
     n_all, n_left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
     counts = f"{n_all - n_left:,} of {quantity(n_all, 'decision')}"
     hint = f"`rlrec log list` names them, --log included={ALL} brings them back"
@@ -125,9 +126,9 @@ def _exclusion_sentence(unit: Unit, log: selected.Selection) -> str | None:
 
 
 def exclusion_tests(unit: Unit, *, ignored_names: str | None = None, scope: str = "") -> tuple[str, ...]:
-    """Write SQL tests on a decision `d`, one for each stored exclusion. A test is true for the decisions that its
-    exclusion leaves out. ignored_names: names of exclusions to ignore; scope: an SQL test that selects the decisions in
-    question, if these are few."""
+    """Return an SQL test on a decision `d` for each stored exclusion. The test is true for decisions that the exclusion
+    leaves out. ignored_names: names of exclusions to ignore; scope: an SQL test that selects the few decisions to which
+    the tests will be applied, if they are few."""
     exclusions = {exclusion.name: exclusion for exclusion in selected.all_exclusions(unit)}
     names = {*exclusions} if ignored_names == ALL else {*texts_of(ignored_names or "")}
     for name in sorted(names - exclusions.keys()):
@@ -136,12 +137,13 @@ def exclusion_tests(unit: Unit, *, ignored_names: str | None = None, scope: str 
 
 
 def unexcluded_tests(unit: Unit) -> list[str]:
-    """Write SQL tests on a decision `d`, to be joined by AND: no stored exclusion leaves the decision out."""
+    """Return SQL tests on a decision `d`. All of them are true if no stored exclusion leaves the decision out."""
     return selected.Selection(without=exclusion_tests(unit)).conditions()
 
 
 def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = "") -> str:
-    """Write an SQL test on a decision `d`: the exclusion leaves the decision out."""
+    """Return an SQL test on a decision `d` that is true if an exclusion leaves the decision out. scope: an SQL test
+    that selects the decisions to which this test will be applied, if they are few."""
     log = select(unit, parse(exclusion.filter), scope=scope, is_stored=True)
     if exclusion.by_unit:
         log = replace(log, session_ids=selected.session_ids(unit, exclusion.id, scope=scope))
@@ -149,8 +151,9 @@ def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = ""
 
 
 def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> selected.Selection:
-    """Return the decisions that the pairs of a filter select. scope: an SQL test on the decisions in question, as in
-    `exclusion_tests`; is_stored: whether the filter is stored, so that a field that no context has is no error."""
+    """Return the selection of decisions that a parsed filter describes. scope: an SQL test that selects the decisions
+    of interest, if they are few; is_stored: whether the filter is stored. A stored filter may name a field that no
+    context has."""
     versions = _version_ids(unit, pairs)
     if "loggers" in pairs:
         logger_ids = {lookup.version(unit, name)[0].id for name in pairs["loggers"].split("+")}
@@ -179,7 +182,7 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
 
 
 def _session_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
-    """Return the ids of the sessions that have one of the filter's session keys and one of its users."""
+    """Return the ids of the sessions that a filter names by their keys, their users, or both."""
     ids_by_key: dict[str, set[int]] = {}
     if "user" in pairs:
         ids = user_ids(unit, pairs["user"])
@@ -193,7 +196,7 @@ def _session_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
 
 
 def user_ids(unit: Unit, value: str) -> list[int]:
-    """Return the ids of the users with one of the keys in a value."""
+    """Return the ids of the users that the value of a filter names."""
     keys = texts_of(value)
     main_keys = users.main_keys(unit, keys) if unit.folder is None else {}
     ids = sessions.user_ids(unit, [main_keys.get(key, key) for key in keys])
@@ -208,7 +211,8 @@ def _refuse_unknown(noun: str, keys: list[str]) -> None:
 
 
 def _context_ids(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
-    """Return the ids of the contexts whose fields have one of the values in a filter."""
+    """Return the ids of the contexts with the values that a filter asks for. scope, is_stored: the arguments of
+    `select`."""
     allowed_values = {
         json.loads(key.removeprefix(FIELD)): {_value_key(_scalar(word.strip())) for word in _VALUE.findall(value)}
         for key, value in pairs.items() if FIELD in key
@@ -227,7 +231,7 @@ def _context_ids(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bo
 
 
 def _value_key(value: Any) -> tuple[bool, Any]:
-    """Bring a JSON value into a form that is equal for equal numbers or texts; true differs from 1."""
+    """Return a form of a JSON value that is equal for equal numbers and equal texts. It differs for true and 1."""
     return isinstance(value, bool), str(value) if isinstance(value, dict | list) else value
 
 
@@ -238,8 +242,8 @@ def _split_number(name: str) -> int:
 
 
 def _policy_ids(unit: Unit, reference: str) -> list[int]:
-    """Return the ids of a policy and of the variants that experiments made of it. A reference with a number stands for
-    the policy alone."""
+    """Return the ids of a policy and of the policies of variants that experiments copied from it. A reference with a
+    version number stands for the policy alone."""
     name, number = lookup.split_reference(reference)
     stored_policies = policies.all_policies(unit)
     ids = [policy.id for policy in stored_policies if name == policy.name or (number is None and name == policy.base)]
@@ -249,8 +253,8 @@ def _policy_ids(unit: Unit, reference: str) -> list[int]:
 
 
 def _version_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
-    """Return the ids of the versions with the number that a filter names, of all policies or of the named policy; None
-    if the filter does not restrict versions."""
+    """Return the ids of the versions that a filter names by number, of the named policy or of all policies; None if the
+    filter names no version."""
     policy, number = pairs.get("policy"), pairs.get("version")
     if policy is not None and lookup.split_reference(policy)[1] is not None:
         version = lookup.version(unit, policy)[0]
@@ -266,8 +270,7 @@ def _version_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
 
 
 def _variant_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
-    """Return the ids of the variants with the label that a filter names, of all experiments or of the named
-    experiment."""
+    """Return the ids of the variants that a filter names by label, of the named experiment or of all experiments."""
     stored_experiments = experiments.all_experiments(unit)
     name = pairs.get("experiment")
     if name is not None and all(experiment.name != name for experiment in stored_experiments):

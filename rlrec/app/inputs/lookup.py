@@ -24,8 +24,8 @@ MAX_SUGGESTIONS = 10
 
 
 def split_reference(reference: str) -> tuple[str, int | None]:
-    """Split NAME or NAME@V into the policy's name and the version's number. POLICY@EXPERIMENT/VARIANT is a name as a
-    whole."""
+    """Split NAME or NAME@V into the policy's name and the version's number (None for NAME). The name of a variant's
+    policy, POLICY@EXPERIMENT/VARIANT, is not split."""
     name, _, number = reference.rpartition("@")
     if name and number.isascii() and number.isdigit() and len(number) < 18 and number == str(int(number)):
         return name, int(number)
@@ -35,8 +35,8 @@ def split_reference(reference: str) -> tuple[str, int | None]:
 def resolve(
     unit: Unit, references: Collection[str], *, built_in: Collection[str] = ()
 ) -> dict[str, tuple[Version, Head] | InputError]:
-    """Find, for each reference, the version (the live version for NAME) and the head of its policy, or make the error.
-    built_in: names that have another meaning if no policy has the name; the error for such a name needs no hint."""
+    """Return, for each reference, its version (the live version for NAME) and the head of its policy, or the error if
+    there is none. built_in: names that mean something else if no policy has them; their error has no hint."""
     split_references = {reference: split_reference(reference) for reference in references}
     live_versions = policies.live(unit, {name for name, _ in split_references.values()})
     numbered_policies = {
@@ -73,7 +73,7 @@ def version(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None = None) -> InputError:
-    """Make the error for a name that no policy has; the error says so if a route has the name."""
+    """Return the error for a name that no policy has. If a route has this name, the error says so."""
     if name in routes.by_name(unit, [name]):
         hint = f"write route={name}" if clause else f"`rlrec route show {name}` names what it serves"
         return InputError(f"{name!r} is a route, not a policy{clause and ',' + clause}", hint=hint, field=field)
@@ -86,9 +86,9 @@ def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None
 
 
 def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> routes.RouteChange:
-    """Return the newest change of the route with a name. lock: whether to keep others from changing the route until the
-    transaction ends; clause: the part of the error that tells the place where the name was typed. Raises InputError if
-    there is no such route."""
+    """Return the newest change of a route. Raises InputError if there is no such route. lock: whether to keep others
+    from changing the route until the transaction ends; clause: words for the place where the name was typed, for the
+    error."""
     newest = routes.lock(unit, name) if lock else routes.by_name(unit, [name]).get(name)
     if newest is None:
         names = [change.route for change in routes.newest_changes(unit)]
@@ -97,16 +97,15 @@ def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> rou
 
 
 def refuse_route_name(unit: Unit, name: str) -> None:
-    """Raise Conflict if a route has the name that a policy is to get, since callers name both in the same way. No route
-    can take the name until the transaction ends."""
+    """Raise Conflict if a route has the name of a new policy, since callers cannot tell them apart. Until the
+    transaction ends, no route can take the name."""
     settings.lock(unit)
     if name in routes.by_name(unit, [name]):
         raise Conflict(f"{name!r} is the name of a route", hint="choose another name", field="policy")
 
 
 def experiment_names(unit: Unit) -> set[str]:
-    """Return the names of all experiments in the store, and of the experiments whose variants occur in an imported
-    log."""
+    """Return the names of all experiments in the store, and of those whose variants occur in an imported log."""
     from rlrec.store.policies import experiments
 
     imported_names = (policy.name.partition("@")[2].partition("/")[0] for policy in policies.all_policies(unit))
@@ -114,9 +113,9 @@ def experiment_names(unit: Unit) -> set[str]:
 
 
 def reward(unit: Unit, name: str | None) -> Reward:
-    """Return the reward definition with a name. Without a name, return the reward that all live policies that served
-    learn; if none served, the reward that all live policies learn; if they learn different rewards, the reward
-    `default`. Raises InputError if nothing has this name."""
+    """Return a reward definition by its name. Without a name, return the reward that the live policies share (those
+    that have served, if any has); if they learn different rewards, return the reward `default`. Raises InputError if no
+    reward has the name."""
     if name is None:
         from rlrec.sentences import DEFAULT_REWARD
 
@@ -143,8 +142,8 @@ def experiment(unit: Unit, name: str) -> Experiment:
 
 
 def compared_with(experiment: Experiment, label: str | None) -> Experiment:
-    """Return the experiment with the variant `label` first, with which the other variants are compared. Raises
-    InputError if the experiment has no such variant, or if only one of its variants can be the reference."""
+    """Return the experiment with the variant `label` moved to the front, so that the other variants are compared with
+    it. Raises InputError if there is no such variant, or if the experiment allows only one variant to be in front."""
     if label is None:
         return experiment
     labels = [variant.label for variant in experiment.variants][: 1 if is_holdout(experiment) else None]
@@ -155,8 +154,7 @@ def compared_with(experiment: Experiment, label: str | None) -> Experiment:
 
 
 def route_of_holdout(unit: Unit, experiment: Experiment) -> routes.RouteChange | None:
-    """Return the newest change of the route that has an experiment as its holdout; None for an experiment that is no
-    holdout."""
+    """Return the newest change of the route whose holdout an experiment is, or None if the experiment is no holdout."""
     return route(unit, experiment.declaration[HOLDOUT_OF]) if is_holdout(experiment) else None
 
 
@@ -166,7 +164,8 @@ def is_holdout(experiment: Experiment) -> bool:
 
 
 def curve(unit: Unit, reference: str) -> Curve:
-    """Return the position curve NAME@N, or the newest curve called NAME. Raises InputError if nothing has this name."""
+    """Return the position curve with a reference: NAME@N for number N, or NAME for the newest curve of this name.
+    Raises InputError if there is no such curve."""
     from rlrec.store.policies import curves
 
     stored_curve = curves.by_name(unit, reference)
@@ -178,7 +177,8 @@ def curve(unit: Unit, reference: str) -> Curve:
 
 
 def refuse_running_variant(unit: Unit, version: Version) -> None:
-    """Raise InputError if a running experiment serves the policy of this version, since experiments never change."""
+    """Raise InputError if the policy of a version is a variant of a running experiment, since running experiments never
+    change."""
     from rlrec.store.policies import experiments
 
     for experiment in experiments.all_experiments(unit):
@@ -193,7 +193,7 @@ def refuse_running_variant(unit: Unit, version: Version) -> None:
 def unknown(
     noun: str, name: str, names: Iterable[str], *, clause: str = "", hint: str | None = None, field: str | None = None
 ) -> InputError:
-    """Make the error for a name that nothing has. The hint of the error is a similar name, if a similar name exists.
-    noun: the kind of thing; clause: the place where the name was typed."""
+    """Return the error for a name that does not exist. Its hint is a similar name, if there is one. noun: the kind of
+    thing; names: the existing names; clause: words for the place where the name was typed."""
     hint = suggest(name, list(names)) or hint or f"`rlrec {noun} list` shows them"
     return InputError(f"unknown {noun} {name!r}{clause}", hint=hint, field=field)

@@ -1,4 +1,4 @@
-"""This module reads parameters and priors of a policy in the forms in which users give them: K=V, and CSV files."""
+"""This module reads the parameters and priors of a policy as users give them: as K=V, and as CSV files."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # bounds of pseudo-counts within which probabi
 
 
 def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Parse the texts of parameters into their values: numbers where the kind has numbers, the contents of files where
-    the kind takes a file. Raises InputError for an unknown parameter."""
+    """Return the values of parameters from their texts. Some kinds of policies need numbers; some take a file, whose
+    contents are the value. Raises InputError for an unknown parameter."""
     defaults = kinds.parameters(kind, texts)
     parameters: dict[str, Any] = {}
     for name, text in texts.items():
@@ -55,8 +55,8 @@ def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def with_curve(unit: Unit, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to the parameters the values and the number of the curve that the parameters name, since a policy never
-    changes. Raises InputError for an unknown curve."""
+    """Return the parameters with the values and the number of the position curve that they name. The values are copied
+    since a policy never changes, even if the curve is estimated again. Raises InputError for an unknown curve."""
     full_parameters = dict(parameters)
     for name, reference in parameters.items():
         stage, dot, last_name = name.rpartition(".")
@@ -67,8 +67,8 @@ def with_curve(unit: Unit, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
-    """Raise InputError if page rules name an arm or a group that is unknown, or that the policy's own lists leave
-    out."""
+    """Raise InputError if a page rule names an unknown arm or group or only arms that the policy never shows, or if it
+    pins a group."""
     rules = parse_texts(texts)
     if rules is None:
         return
@@ -94,7 +94,7 @@ def ruled_policies(unit: Unit) -> list[int]:
 
 
 def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
-    """Print a notice if no arm has a field that a page rule caps."""
+    """Print a notice if a page rule limits how often a field's value occurs on a page, and no arm has this field."""
     rules = parse_texts(texts)
     if rules is None or not rules.most:
         return
@@ -110,8 +110,8 @@ def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
 
 
 def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
-    """Raise InputError if a belief discounts positions by a curve, but its reward is not 0 for slots that nobody
-    examined."""
+    """Raise InputError if a belief discounts positions by a curve, but slots that nobody examined can have a reward
+    other than 0."""
     if parameters.get("position") and reward.default:
         raise InputError(
             f"reward {reward.name!r} has the default {reward.default:g}, and position={parameters['position']} "
@@ -121,7 +121,8 @@ def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
 
 
 def check_budget(unit: Unit, policy: Policy) -> None:
-    """Raise InputError if no reward weighs the event of a budget, since only weighed events are read again."""
+    """Raise InputError if a policy has a budget, and no reward weighs the event that costs money. Events that no reward
+    weighs are not read again."""
     budget = policy.parsed_budget
     if budget is not None and not any(budget.event in reward.weights for reward in policies.rewards(unit)):
         hint = f"define one, by which costs can be judged, too: `rlrec reward define savings '{budget.event}=-1'`"
@@ -129,7 +130,8 @@ def check_budget(unit: Unit, policy: Policy) -> None:
 
 
 def notice_other_reward(store: Store, parameters: Mapping[str, Any], reward: str) -> None:
-    """Print a notice if a belief discounts positions by a curve that was estimated for another reward."""
+    """Print a notice if the policy discounts positions by a curve that was estimated for another reward. reward: the
+    name of the policy's reward."""
     if not parameters.get("position"):
         return
     with store.read() as unit:
@@ -154,9 +156,9 @@ def _parse_number(text: str, name: str) -> float:
 def _read_rows(
     path: Path, *headers: tuple[str, ...], article: str = ""
 ) -> Iterator[tuple[str, str, str, dict[str, float]]]:
-    """Yield the rows of a CSV file: the place of the row in the form that errors use, the value of a context field, the
-    arm, and the numbers by column. headers: the headers that the file may have. Raises InputError that names file and
-    line, also for a repeated arm."""
+    """Yield the rows of a CSV file: its place for errors, the value of a context field, the arm, and the numbers by
+    column. headers: the headers that the file may have; article: a word before the noun in errors. Raises InputError
+    that names file and line for a wrong row or a repeated arm."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -180,8 +182,8 @@ def _read_rows(
 
 
 def read_tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
-    """Return, for each value of a context field, the number of each arm in a column. If `by` is False, the file has no
-    context field, and the numbers are under the key ANY_VALUE."""
+    """Read a CSV file with a number for each arm. Returns the numbers by value of a context field, then by arm. by:
+    whether the file has a context field; if not, all numbers are under the key ANY_VALUE."""
     by_value: dict[str, dict[str, float]] = {}
     for _, value, arm, numbers in _read_rows(path, ("value", "arm", column) if by else ("arm", column), article="the "):
         by_value.setdefault(value, {})[arm] = numbers[column]
@@ -189,7 +191,8 @@ def read_tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, flo
 
 
 def parse_features(specs: Mapping[str, Any]) -> dict[str, Encoder]:
-    """Make the encoders of contexts and arms that a user declares: a JSON object with `context`, `arm` or both."""
+    """Return the encoders of contexts and arms from the features that a user declares. specs: the declaration, a JSON
+    object with `context`, `arm` or both."""
     if not specs or specs.keys() - {"context", "arm"}:
         hint = 'write {"context": {...}}, and "arm" for shared models'
         raise InputError("no features are declared", hint=hint, field="features")
@@ -204,8 +207,8 @@ def _parse_encoder(side: str, spec: Any) -> Encoder:
 
 
 def read_prior(path: Path) -> dict[str, tuple[float, float]]:
-    """Read the pseudo-counts of each arm. A mean and a variance become the pseudo-counts of the Beta distribution with
-    this mean and variance."""
+    """Return the two pseudo-counts of each arm from a CSV file. If the file has a mean and a variance, they are those
+    of the Beta distribution with this mean and variance."""
     priors: dict[str, tuple[float, float]] = {}
     for line, _, arm, numbers in _read_rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
         alpha, beta = numbers.values()
@@ -222,9 +225,8 @@ def read_prior(path: Path) -> dict[str, tuple[float, float]]:
 
 
 def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
-    """Write the command that judges the kind and the parameters of a version on rows that did not teach it; return None
-    for a kind that no sweep plays. options: the options of the command that judged the version, which the sweep gets,
-    too."""
+    """Return the command `sweep` that evaluates a version's kind and parameters on rows from which it has not learned.
+    Returns None for kinds that `sweep` cannot play. options: further options of the command."""
     policy = version.policy
     if not kinds.learns_from_slots(policy.kind):
         return None
@@ -233,12 +235,13 @@ def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
 
 
 def creation_command(version: Version, log: str) -> str:
-    """Write the command that creates a policy like that of a version, which learns from a log. log: a filter."""
+    """Return the command that creates a policy with the kind and parameters of a version, which learns from a log. log:
+    a filter."""
     return " ".join(["rlrec policy create NEW --kind", version.policy.kind, *_option_words(version, {"from-log": log})])
 
 
 def typed_params(version: Version) -> dict[str, str]:
-    """Return the parameters of a version that differ from their defaults, in the form that `--param` takes."""
+    """Return those parameters of a version that differ from their defaults, as texts for `--param`."""
     defaults = kinds.parameters(version.policy.kind)
     return {
         name: f"{value:.12g}" if isinstance(value, float) else str(value)
@@ -250,11 +253,9 @@ def typed_params(version: Version) -> dict[str, str]:
 def _option_words(
     version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Sequence[str] = ()
 ) -> list[str]:  # fmt: skip
-    """Write a version as options of a command: its parameters without those that have their default values, its reward,
-    and the further options.
-
-    prefix: the prefix of parameters in a command where a comma divides several values of one parameter; exclusions:
-    the parameters to leave out."""
+    """Return the options of a command that describe a version: its parameters other than defaults, and its reward.
+    options: further options; prefix: a text before each parameter, such as `KIND:`; if it is given, parameters with a
+    comma are left out, since the command would read several values; exclusions: the parameters to leave out."""
     texts = {name: text for name, text in typed_params(version).items() if name not in exclusions}
     reward = {} if version.reward.name == DEFAULT_REWARD else {"reward": version.reward.name}
     return [

@@ -1,4 +1,4 @@
-"""This module gives the seeds of commands: the user's own, or random bits of the operating system."""
+"""This module gives the seeds of commands. A seed comes from the user, or from random bits of the operating system."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ source: Random = SystemRandom()
 
 
 def seed_or_random(seed: int | None, *, bits: int = 64) -> int:
-    """Return the user's seed, or random bits if the seed is None."""
+    """Return the user's seed or, if it is None, random bits. bits: the number of random bits."""
     return source.getrandbits(bits) if seed is None else seed
 
 

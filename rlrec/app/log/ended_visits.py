@@ -1,7 +1,5 @@
-"""This module reads the visits of the log that have ended, are complete and are old enough, with the reward of every
-slate.
-
-It also reads the visits of whole persons, with the time to the person's next visit and the reward that followed."""
+"""This module reads those visits of the log that have ended, are complete and are old enough, with the reward of every
+slate. It also reads all visits of persons, with the time until the person's next visit and the rewards after it."""
 
 from __future__ import annotations
 
@@ -35,12 +33,12 @@ MAX_VISIT_DECISIONS = 1_000  # decisions of a visit, at most
 
 
 class EndedVisits(Record, eq=False):
-    """This record holds s visits of n decisions with i slots, in order of session and visit number, then step, then
-    position.
+    """This record holds s visits with n decisions and i slots, in order of session, visit number, step and position.
 
-    slots: the columns of the reader and the `reward` of each slot, (i,) each. first (n + 1,): the first slot of each
-    decision. start (s + 1,): the first decision of each visit. reward (n,): the reward of each slate; default (n,):
-    whether no weighed event came for the slate. mature_from (s,): when each visit could first be used."""
+    slots: the columns of the reader and the `reward` of each slot, as arrays (i,); first (n + 1,): the index of the
+    first slot of each decision; start (s + 1,): the index of the first decision of each visit; reward (n,): the
+    reward of each slate; default (n,): whether no weighed event came for the slate; mature_from (s,): when each
+    visit could first be used."""
 
     slots: Columns
     first: Ids
@@ -53,11 +51,11 @@ class EndedVisits(Record, eq=False):
         return len(self.start) - 1
 
     def per_decision(self, name: str) -> Any:
-        """Return a column with one row for each decision, (n,)."""
+        """Return the values that a column of slots has at the first slot of each decision, (n,)."""
         return self.slots[name][self.first[:-1]]
 
     def per_visit(self, name: str) -> Any:
-        """Return a column with one row for each visit, (s,)."""
+        """Return the values that a column of slots has at the first slot of each visit, (s,)."""
         return self.slots[name][self.begins]
 
     @property
@@ -67,14 +65,14 @@ class EndedVisits(Record, eq=False):
 
     @property
     def lowest(self) -> Array:
-        """Return the logarithm of a lower bound on the probability of any slate, for each decision (n,). The bound is
-        the product of the smallest propensities at the positions of the slate. The result is NaN where they are
+        """Return, for each decision, the logarithm of a lower bound on the probability of any slate, (n,). The bound is
+        the product of the smallest propensities at the positions of the slate. The result is NaN if one of these is
         unknown."""
         smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
         return np.add.reduceat(np.log(smallest), self.first[:-1])
 
     def histories(self) -> history.History:
-        """Return the history of the visit at every decision, (n,)."""
+        """Return the history that each decision saw: the earlier slots of its visit."""
         return history.unpack(self.per_decision("history").tolist(), returns.steps(self.start))
 
     def take(self, visits: Flags) -> EndedVisits:
@@ -91,11 +89,9 @@ class EndedVisits(Record, eq=False):
 
 
 class Cutoff(Record):
-    """This record has the criteria for visits that are old enough: the visits began before `started_before`, and the
-    visits and their reward windows were over before `now`.
-
-    Visits that began together become usable together, when all of them have ended. Otherwise short visits would
-    become usable first."""
+    """This record says which visits are old enough: they began before `started_before`, and they and their reward
+    windows were over before `now`. Visits that began together become usable together, when all of them have ended.
+    Otherwise short visits would become usable first."""
 
     now: int
     started_before: int
@@ -104,7 +100,7 @@ class Cutoff(Record):
 
     @classmethod
     def compute(cls, unit: Unit, definition: Reward) -> Cutoff:
-        """Compute the cutoff at this moment. A visit that has lasted more than a day does not delay it."""
+        """Return the cutoff at this moment. A visit that has lasted more than a day does not delay other visits."""
         timeout = settings.get(unit).session_timeout_us
         since = unit.now - DAY_US - timeout
         oldest = sessions.oldest_running(
@@ -114,8 +110,8 @@ class Cutoff(Record):
         return cls(now=unit.now, started_before=started_before, timeout_us=timeout, window_us=definition.window_us)
 
     def mature_from(self, visits: Columns) -> Ids:
-        """Return the time at which each visit and its reward windows are over, (s,). visits: the columns of the visits
-        in the store."""
+        """Return the time at which each of s visits and its reward windows are over, (s,). visits: the visits as
+        stored."""
         last_at, ended_at = visits["last_at"], visits["ended_at"]
         over_at = np.where(ended_at != reader.ABSENT, ended_at, last_at + self.timeout_us)
         return np.maximum(over_at, last_at + self.window_us)
@@ -126,7 +122,8 @@ class Cutoff(Record):
 
 
 def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
-    """Return the usable visits of a batch, and counts of the unused visits."""
+    """Return the visits of a batch that can be used, and counts of the others. Visits can be used if they are old
+    enough and complete, with a propensity for each slate and no censored slot."""
     rows = reward_log.with_rewards(batch, definition)
     # in order of session, visit, step and position
     order = np.lexsort([rows.slots[name] for name in ("position", "step", "visit", "session_id")])
@@ -175,8 +172,8 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
 
 
 def visit_indices(stored_visits: Columns, session: Ids, visit: Ids) -> Ids:
-    """Return the index in `stored_visits` of each visit, (n,). A visit is given by its session and its number in
-    `visit`. `stored_visits` includes all these visits."""
+    """Return the index of each of n visits in `stored_visits`, (n,), which must include them. session (n,), visit (n,):
+    the id of the session of each visit, and the number of the visit in the session."""
     width = int(max(stored_visits["number"].max(initial=0), visit.max(initial=0))) + 1
     return look_up(stored_visits["session_id"] * width + stored_visits["number"], session * width + visit)[0]
 
@@ -188,13 +185,13 @@ PERSON_VISIT_COLUMNS = (
 
 
 class PersonVisits(Record, kw_only=False, eq=False):
-    """This record holds the v visits of some persons, in arrays (v,) in the order of the rows.
+    """This record holds the v visits of some persons, as arrays (v,).
 
     cluster: the digest of the person, or of the session if it has no user; has_user: whether the session has a user;
-    number: the number of the visit among the person's visits; last_at: the time of the visit's last page; gap: the
-    time from `last_at` to the person's next visit, in microseconds, infinite if there is none; later_reward: the reward
-    of all later visits of the person; returns_after: how often the person came back within the window of the reward;
-    pages: the number of pages of the visit."""
+    number: the number of the visit among the person's visits; last_at: the time of the visit's last decision; gap:
+    the time from `last_at` to the person's next visit, in microseconds, infinite if there is none; later_reward: the
+    reward of all later visits of the person; returns_after: how often the person came back later within the window
+    of the reward; pages: the number of decisions of the visit."""
 
     cluster: Ids
     has_user: Flags
@@ -210,8 +207,8 @@ class PersonVisits(Record, kw_only=False, eq=False):
 
     @classmethod
     def from_batches(cls, batches: Iterable[Batch], definition: Reward) -> PersonVisits:
-        """Make the visits from batches with the columns PERSON_VISIT_COLUMNS. The batches hold everything that their
-        persons did."""
+        """Return the visits in batches that have the columns PERSON_VISIT_COLUMNS. The batches must hold all visits of
+        their persons."""
         batch_columns: list[tuple[Ids, ...]] = []
         for batch in batches:
             rows = reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, definition), definition)
@@ -253,9 +250,9 @@ SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before th
 
 
 class PersonPortions(Record, kw_only=False, eq=False):
-    """This record divides whole persons into portions. session (s,): the ids of all sessions, ascending; number (s,):
-    the portion of each session; portions: the number of portions; files: the number of files in which rows wait, each
-    file for one or several portions."""
+    """This record divides persons into portions; all sessions of a person are in one portion. session (s,): the ids of
+    all sessions, ascending; number (s,): the portion of each session; portions: the number of portions; files: the
+    number of temporary files for rows, where a file holds one or several portions."""
 
     session: Ids
     number: Ids
@@ -263,7 +260,7 @@ class PersonPortions(Record, kw_only=False, eq=False):
 
     @classmethod
     def read(cls, unit: Unit, sessions: Ids | None = None) -> PersonPortions:
-        """Read the portions of all persons, or of the persons who own the sessions in `sessions`."""
+        """Divide all persons, or only those with sessions in `sessions`, into portions."""
         portions = people.portions(unit, sessions)
         sessions = np.concatenate([np.empty(0, np.int64), *portions])
         order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), list(map(len, portions)))
@@ -274,16 +271,16 @@ class PersonPortions(Record, kw_only=False, eq=False):
         return min(self.portions, partitions.BUCKETS)
 
     def portion(self, rows: Columns) -> Ids:
-        """Return the portion of each row, by its session."""
+        """Return the number of the portion to which each of n rows belongs, (n,). rows: columns with `session_id`."""
         return self.number[np.searchsorted(self.session, rows["session_id"])]
 
     def file(self, rows: Columns) -> Ids:
-        """Return the number of the file of each row, by its session."""
+        """Return the number of the file to which each of n rows belongs, (n,). rows: columns with `session_id`."""
         return self.portion(rows) * self.files // max(1, self.portions)
 
     def visits(self, unit: Unit, experiment: Experiment | None = None) -> Iterator[dict[int, Columns]]:
-        """Yield the visits of each file, as columns by the number of the portion. experiment: see
-        `people.ask_visits`."""
+        """Yield the visits of the persons, a file at a time. Each item has the visits as columns, by the number of the
+        portion. experiment: an experiment to whose visits the result is limited, as in `people.ask_visits`."""
         tables = (
             people.ask_visits(unit, self.session[start : start + SPREAD], experiment).columns()
             for start in range(0, len(self.session), SPREAD)

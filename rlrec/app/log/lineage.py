@@ -1,5 +1,5 @@
-"""This module finds the decisions that a version learned from, as tests on rows of the log, so that an estimate can say
-whether it uses such decisions."""
+"""This module finds the decisions that a version learned from. With it, an estimate can say whether it uses decisions
+from which its target has learned."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from rlrec.store.policies import policies
 
 
 class LearnedFrom(Record):
-    """This record names decisions that a version learned from: the decisions of a selection that were mature at a time
-    (None: all), in the given splits (None: all)."""
+    """This record describes decisions that a version learned from. selection: the filter of these decisions; mature_at:
+    the time at which they had to be mature, None without this condition; window_us: the reward window for this; splits:
+    the splits of users to which they belong, None for all."""
 
     selection: Selection
     mature_at: int | None = None
@@ -31,7 +32,7 @@ class LearnedFrom(Record):
 
     @property
     def columns(self) -> frozenset[str]:
-        """Return the optional columns that `rows` needs."""
+        """Return the names of the columns, among those that are not always read, that `rows` needs."""
         selection = self.selection
         filtered_values = {"split": selection.splits, "variant_id": selection.variant_ids}
         filtered_values |= {"route_id": selection.route_ids, "context_id": selection.context_ids}
@@ -39,7 +40,7 @@ class LearnedFrom(Record):
         return frozenset(read_columns if self.splits is None else {*read_columns, "split"})
 
     def rows(self, slots: Columns) -> Flags:
-        """Tell, for each row of the log, whether the version learned from its decision, (n,)."""
+        """Tell, for each of n rows of the log, whether the version learned from its decision, (n,)."""
         rows = select_rows(slots, self.selection)
         if self.splits is not None:
             rows &= np.isin(slots["split"], self.splits)
@@ -49,7 +50,8 @@ class LearnedFrom(Record):
 
 
 def select_rows(slots: Columns, selection: Selection) -> Flags:
-    """Tell, for each row of the log, whether it is selected, (n,): `Selection.conditions` on arrays."""
+    """Tell, for each of n rows of the log, whether the selection includes it, (n,). This is `Selection.conditions` for
+    columns in memory."""
     rows = np.ones(len(slots["decision_id"]), np.bool_)
     for name, values in (
         ("policy_id", selection.policy_ids), ("version_id", selection.version_ids), ("split", selection.splits),
@@ -69,7 +71,8 @@ def select_rows(slots: Columns, selection: Selection) -> Flags:
 
 
 def ancestry(unit: Unit, version: Version) -> list[Version]:
-    """Return a version, the version from which it was copied, and so on to the first version of this chain."""
+    """Return a list with a version, the version from which it was copied, the version from which that was copied, and
+    so on."""
     chain = [version]
     while (parent := chain[-1].parent_id) is not None:
         chain.append(policies.by_id(unit, [parent])[parent])
@@ -77,8 +80,9 @@ def ancestry(unit: Unit, version: Version) -> list[Version]:
 
 
 def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
-    """Return the decisions that the first version of an `ancestry` learned from: the decisions of its policy if the
-    version learns online, and the decisions that the version and its ancestors started from."""
+    """Return the decisions that a version learned from. A version that learns online learned from the decisions of its
+    policy. Any version learned from what it and the versions before it started from. chain: the `ancestry` of the
+    version."""
     version = chain[0]
     initial_logs = started_from(chain)
     if version.status == "frozen" or not learns(version):
@@ -91,8 +95,8 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def has_learned(unit: Unit, version: Version, test: str, *, has_omissions: bool = False) -> bool:
-    """Tell whether a belief has learned from decisions that pass a test. With `has_omissions`, tell whether the belief
-    has left some of these decisions out."""
+    """Tell whether a belief has learned from decisions that pass an SQL test. has_omissions: whether to tell instead if
+    the belief has left out some of these decisions."""
     from rlrec.store.log import selected
 
     if not kinds.load(version.policy.kind).can_serve or not learns(version):
@@ -104,20 +108,21 @@ def has_learned(unit: Unit, version: Version, test: str, *, has_omissions: bool 
 
 
 def rebuild_command(version: Version) -> str:
-    """Write the command that makes a new version without the excluded decisions. For a variant, the command names its
-    base policy."""
+    """Return the command that makes a new version which has not learned from excluded decisions. For a version of a
+    variant, the command names the policy from which the variant was copied."""
     is_trained = not kinds.load(version.policy.kind).learns_online and version.policy.kind != "long-term"
     return f"rlrec {'train-pg' if is_trained else 'policy rebuild'} {version.policy.base}"
 
 
 def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
-    """Return the decisions that the versions of an `ancestry` started from."""
+    """Return the decisions that versions had learned from when they were made. chain: the versions."""
     return [decisions for ancestor in chain for decisions in _initial_logs(ancestor)]
 
 
 def make_record(unit: Unit, text: str, log: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
-    """Make the record of a log to which a version is fitted: its filter, the selection, and how much was mature. Raises
-    InputError if the filter names users or sessions, whose keys would remain in the record when a user is forgotten."""
+    """Return the record of a log to which a version is fitted: its filter, and how much of it was mature. Raises
+    InputError if the filter names users or sessions, since their keys would remain when a user is forgotten. text, log:
+    the filter as typed, and its selection; last_id: the id of the last decision; slots: the number of slots."""
     if log.session_ids is not None:
         hint = "`rlrec log exclude` leaves people out of everything that is learned"
         raise InputError("what is learned is recorded with its filter, which names no user or session", hint=hint)
@@ -129,8 +134,8 @@ def make_record(unit: Unit, text: str, log: Selection, *, last_id: int, window_u
 
 
 def _initial_logs(version: Version) -> list[LearnedFrom]:
-    """Return the decisions that a version started from, by its record: the log to which the version was fitted, the log
-    of its prior, and the logs of the belief that it copied."""
+    """Return the decisions that a version had learned from when it was made: the log to which it was fitted, the log of
+    its prior, and what the copied belief had learned from."""
     record = version.learned_from
     logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
     learned_logs = [from_log(version, log) for log in logs]
@@ -144,7 +149,8 @@ def _initial_logs(version: Version) -> list[LearnedFrom]:
 
 
 def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
-    """Return the decisions of a log to which a version is fitted, from the record of the log."""
+    """Return the decisions of a log to which a version was fitted. record: the record that `make_record` made of the
+    log."""
     selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
     window = int(record.get("window_us", version.reward.window_us))
     splits = tuple(record["splits"]) if "splits" in record else None
@@ -152,8 +158,8 @@ def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
 
 
 def learns(version: Version) -> bool:
-    """Tell whether the distribution of a version depends on its belief. The distribution of `uniform` and `fixed` does
-    not: these kinds only count."""
+    """Tell whether the distribution of a version depends on its belief. For kinds such as `uniform` and `fixed` it does
+    not: their beliefs only count."""
     return depends_on_belief(kinds.make(version.policy.kind, version.policy.params))
 
 

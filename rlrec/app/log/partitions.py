@@ -1,7 +1,7 @@
-"""This module reads the log in partitions of whole persons. The partitions and the order of their rows depend only on
-the selected decisions, so that sums over partitions, added in order, are equal to the last bit wherever the log is
-stored and whatever process adds them. In the log of one surface, visits also have the `return` events that decisions of
-other surfaces were credited with."""
+"""This module reads the log in partitions, each with all rows of its persons. The partitions and the order of their
+rows depend only on the selected decisions, so that sums over partitions, added in order, are equal to the last bit
+wherever the log is stored and whatever process adds them. If the log of one surface (a policy or an experiment) is
+read, visits also have the `return` events that decisions of other surfaces got."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PERSON_COLUMNS = ("user_id", "user_digest", "session_digest")  # the columns tha
 
 
 def count_partitions(decisions: int) -> int:
-    """Return the number of partitions for a number of decisions: a power of two."""
+    """Return the number of partitions, a power of two, into which a number of decisions is divided."""
     number = 1
     while number < BUCKETS and decisions > number * BATCH:
         number *= 2
@@ -43,8 +43,8 @@ def count_partitions(decisions: int) -> int:
 
 
 def buckets(slots: Columns) -> Ids:
-    """Return the bucket of each row, (n,): a number computed from the key of the row's user, or of its session if it
-    has no user."""
+    """Return a bucket number for each of n rows, (n,), by which rows are divided into partitions. It is computed from
+    the key of the row's user, or of its session if it has no user."""
     digest = np.where(slots["user_id"] != ABSENT, slots["user_digest"], slots["session_digest"])
     return (digest >> 1) % BUCKETS
 
@@ -53,11 +53,10 @@ def read(
     unit: Unit, selection: selected.Selection, number: int, *, columns: Collection[str],
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False, times: int = 1,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
-    """Yield the batches of each partition of the selected log, with whole sessions in order of id; all partitions are
-    yielded `times` times. Each partition can be iterated repeatedly, until the next partition is asked for.
-
-    pick_contexts, visits, keys: the arguments of `reader.batches`; contexts are only included if there is a single
-    partition."""
+    """Yield the partitions of the selected log, each as an iterable of batches with whole sessions in order of id. A
+    partition can be iterated repeatedly, but only until the next one is asked for. number: the number of partitions;
+    times: how often all partitions are yielded; pick_contexts, visits, keys: the arguments of `reader.batches`.
+    Contexts are only included if there is a single partition."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
     moves_returns = has_returns_elsewhere(unit, selection)
@@ -102,7 +101,8 @@ def read(
 
 @contextmanager
 def share_partitions(unit: Unit) -> Iterator[None]:
-    """Within this `with` block, keep the partitions that are read, for later reads of the same rows."""
+    """Keep the partitions that are read within this `with` block, so that a later read of the same rows in the block
+    uses them."""
     with ExitStack() as stack:
         unit.partitions = stack, dict[Any, list[IO[bytes]]]()
         try:
@@ -112,8 +112,8 @@ def share_partitions(unit: Unit) -> Iterator[None]:
 
 
 def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[int, T]]]) -> Iterator[list[T]]:
-    """Yield the rows of all pieces, part by part. split: the function that divides the rows of a piece by part number;
-    a session is in one part."""
+    """Divide rows into parts, and yield the parts one after another, each as a list of pieces. pieces: the rows;
+    number: the number of parts; split: a function that divides a piece into pairs of a part number and rows."""
     with ExitStack() as stack:
         files = [stack.enter_context(_open_spool(number)) for _ in range(number)]
         _distribute(pieces, files, split)
@@ -122,7 +122,7 @@ def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[
 
 
 def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
-    """Yield the number of each part that has rows, with these rows. parts (n,): the part of each row."""
+    """Yield pairs of the number of a part and its rows, for parts that have rows. parts (n,): the part of each row."""
     order = np.argsort(parts, kind="stable")
     for rows in np.split(order, run_starts(parts[order])[1:]) if len(order) else ():
         yield int(parts[rows[0]]), take(columns, rows)
@@ -135,7 +135,7 @@ def _distribute(pieces: Iterable[T], files: Sequence[IO[bytes]], split: Callable
 
 
 def _load_pieces(file: IO[bytes]) -> Iterator[Any]:
-    """Yield the pieces in a file, as they were written."""
+    """Yield the pieces that were written to a file, in order."""
     file.seek(0)
     while True:
         try:
@@ -149,7 +149,7 @@ def _open_spool(number: int) -> IO[bytes]:
 
 
 class _SpooledRows(Record, kw_only=False):
-    """This iterable yields the batches of a partition, which it reads from a file in each iteration."""
+    """This iterable yields the batches of a partition. Each iteration reads them from a file."""
 
     file: IO[bytes]
 
@@ -158,7 +158,7 @@ class _SpooledRows(Record, kw_only=False):
 
 
 def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the same rows in batches that each end with the session in which the number of decisions reaches BATCH."""
+    """Yield rows in batches of about BATCH decisions. A batch ends with the session in which it reaches this number."""
     waiting_batches: list[Batch] = []
     n_decisions = 0
     for piece in pieces:
@@ -185,16 +185,15 @@ def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def has_returns_elsewhere(unit: Unit, selection: selected.Selection) -> bool:
-    """Tell whether decisions that are not selected may have the `return` events of visits that include selected
-    decisions."""
+    """Tell whether `return` events of visits with selected decisions may belong to decisions that are not selected."""
     is_narrow = any(getattr(selection, name) is not None for name in SURFACES)
     return is_narrow and bool(settings.get(unit).weighs_returns)
 
 
 def move_returns(unit: Unit, batch: Batch) -> Batch:
-    """Add to a batch the `return` events that later decisions of its visits, on other surfaces, were credited with. In
-    the batch, such an event credits the last decision of the visit, since the person came back after this decision,
-    too."""
+    """Return a batch with the `return` events that later decisions of its visits got on other surfaces. In the result,
+    such an event belongs to the last decision of the visit in the batch, since the person came back after this
+    decision, too."""
     slots, sessions_read = batch.slots, np.unique(batch.slots["session_id"])
     events = reader.ask_returns(unit, [people.session_test("d.session_id", sessions_read)]).columns()
     width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1

@@ -1,4 +1,4 @@
-"""This module computes the rewards of slots and pages in the log, and sums them, all in arrays."""
+"""This module computes the rewards of the slots and slates of the log, in arrays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
 class RewardedSlots(Record):
-    """This record holds rows of a batch with their rewards, (n,) each. default (n,): whether no weighed event came."""
+    """This record holds n rows of a batch with their rewards. slots: the columns; reward (n,): the rewards; default
+    (n,): whether no event came that the reward weighs."""
 
     slots: Columns
     reward: Array
@@ -44,18 +45,18 @@ class RewardedSlots(Record):
         return replace(self, slots=take(self.slots, rows), reward=self.reward[rows], default=self.default[rows])
 
     def weighable(self, rows: Flags | None = None) -> Self:
-        """Return the slots that have a propensity, with the propensity in the column SHOWN. The slots of a slate are
-        all kept or all dropped. rows: which rows to look at; None for all."""
+        """Return the slots that have a propensity, with the propensity in the column SHOWN. If a slot of a slate has
+        none, the whole slate is left out. rows: whether to look at each row; None for all rows."""
         slots = self.slots if SHOWN in self.slots else {**self.slots, SHOWN: propensities_of(self.slots)}
         has_propensity = ~np.isnan(slots[SHOWN])
         return replace(self, slots=slots).take(has_propensity if rows is None else has_propensity & rows)
 
 
 class UnusedVisits(Sums, eq=True):
-    """This record counts the visits of a log that were not used. waiting: the visits that go on or are too young.
-    left_out: the visits that are cut (a filter or an import removed some of their decisions), have a censored slot, or
-    have no propensity (silent). sampled: the visits of several decisions from which the log may have dropped some
-    decisions. mature_from: for each batch, the time when the first waiting visit will be usable, if known."""
+    """This record counts the visits of a log that were not used. waiting: visits that go on or are too young; left_out:
+    visits that lack some decisions (because of a filter or an import), have a censored slot, or have no propensity;
+    silent: those without propensity; sampled: visits from which the log may have dropped decisions; mature_from: for
+    each batch, the time when the first waiting visit will be usable, if known."""
 
     waiting: int = 0
     left_out: int = 0
@@ -65,8 +66,8 @@ class UnusedVisits(Sums, eq=True):
 
 
 def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True) -> RewardedSlots:
-    """Return the slots of a batch with their rewards by a definition. settled_only: whether only events inside the
-    window count."""
+    """Return the slots of a batch with their rewards. definition: how rewards are computed; settled_only: whether only
+    events inside the window count."""
     slot, has_slot = _slot_of_event(batch)
     reward, default = rewards.slot_rewards(
         definition, n=len(batch), slot=slot[has_slot], kind=kind_numbers(batch, definition.weights)[has_slot],
@@ -76,8 +77,8 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
 
 
 def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
-    """Return the weighed events of a batch inside the window, by slot and age, and the amount that each adds to the
-    reward of its slot, (n,), before transforms."""
+    """Return the n events of a batch that a reward weighs and that came inside its window, in order of slot and age,
+    and the amount that each adds to the reward of its slot, (n,), before transforms."""
     kind = kind_numbers(batch, definition.weights)
     counted_rows = np.flatnonzero((kind >= 0) & (batch.events["age_us"] <= definition.window_us))
     columns = (batch.events[name][counted_rows] for name in ("age_us", "position", "decision_id"))
@@ -94,7 +95,8 @@ def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
 
 
 def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
-    """Return, for each of the most frequent kinds of events, the sum of their values at every slot, (n,)."""
+    """Return the sum of the values of events at each of n slots, (n,), by kind of event. max_kinds: how many kinds are
+    included, the most frequent first."""
     counts = Counter(batch.events["kind"].tolist())
     frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))[:max_kinds]
     number = kind_numbers(batch, frequent)
@@ -108,14 +110,16 @@ def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
 
 
 def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
-    """Return the index of each event's kind in `chosen_kinds`; -1 for any other kind."""
+    """Return, for each event of a batch, the index of its kind in `chosen_kinds`, or -1 for a kind that is not
+    there."""
     kinds = batch.events["kind"].tolist()
     numbers = defaultdict(lambda: -1, zip(chosen_kinds, range(len(chosen_kinds)), strict=True))
     return np.fromiter(map(numbers.__getitem__, kinds), np.int64, len(kinds))
 
 
 def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
-    """Return the row of each event's slot, and whether the event has a slot (an event of the page has none)."""
+    """Return, for each event of a batch, the row of its slot, and whether it has a slot. An event on the whole slate
+    has none."""
     # one number per decision and position
     n_positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
     slots = batch.slots["decision_id"] * n_positions + batch.slots["position"]
@@ -130,8 +134,8 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
 
 
 def propensities_of(slots: Columns) -> Array:
-    """Return the propensity that weighs each slot, (n,), as defined by `slate_propensities`. The result is NaN where
-    there is none. slots: the columns of whole slates, by decision and position."""
+    """Return the propensity by which each of n slots is weighed, (n,), as defined by `slate_propensities`; NaN if it is
+    not known. slots: the columns of whole slates, in order of decision and position."""
     marginal = slots["marginal"]
     is_missing = np.isnan(marginal)
     if not is_missing.any():
@@ -142,8 +146,8 @@ def propensities_of(slots: Columns) -> Array:
 
 
 def sampling_counts(slots: Columns) -> Array | None:
-    """Return the number of rows that each row stands for, (n,): 1 / the probability that the log kept the row. The
-    result is None if the log kept all rows."""
+    """Return how many rows of the full log each of n rows stands for, (n,), which is 1 / the probability that the log
+    kept the row. The result is None if the log kept all rows."""
     keep_probability = slots["keep_probability"]
     return None if (keep_probability == 1).all() else 1 / keep_probability
 
@@ -151,9 +155,9 @@ def sampling_counts(slots: Columns) -> Array | None:
 def impressions(
     unit: Unit, selection: Selection, definition: Reward, *, columns: Sequence[str] = (), is_weighed: bool = False
 ) -> Iterator[RewardedSlots]:
-    """Yield the mature, uncensored impressions of the selected log, in batches of whole sessions, with their arms,
-    rewards and the columns `columns`. is_weighed: whether only impressions with a propensity are yielded, with the
-    column SHOWN."""
+    """Yield the slots of the selected log that are mature and not censored, in batches of whole sessions, with their
+    rewards. columns: the columns to read besides the arms; is_weighed: whether only slots with a propensity are
+    yielded, with the propensity in the column SHOWN."""
     arm_columns = (*MATURITY_COLUMNS, "arm_id", "keep_probability")
     columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if is_weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
@@ -163,10 +167,10 @@ def impressions(
 
 
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
-    """Return a row for each decision, with the sum of the rewards of its uncensored slots and of the events of its
-    page. The slots of a decision must be adjacent in `rows`. A row of the result copies the first slot of its decision,
-    but for three fields: `censored` is true if any slot is censored, `all_censored` if all slots are, and `default` if
-    the decision has no event that the reward weighs."""
+    """Return a row for each decision, with the sum of the rewards of its uncensored slots and of events on the whole
+    slate. The row copies the first slot of the decision, except for three fields: `censored` is true if any slot is
+    censored, `all_censored` if all slots are, and `default` if the decision has no event that the reward weighs. rows:
+    the slots; the slots of a decision must be adjacent."""
     decision_id, is_censored = rows.slots["decision_id"], rows.slots["censored"]
     first_rows = run_starts(decision_id)
     page_reward = page_events(batch, definition, decision_id[first_rows])
@@ -182,7 +186,8 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
 
 
 def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
-    """Return the reward from the page events of each decision inside the window, (n,), without default and clipping."""
+    """Return, for each of n decisions, the reward from events on the whole slate inside the window, (n,), without
+    default and clipping."""
     events, order = batch.events, np.argsort(decision_ids)
     index, on_page = look_up(decision_ids[order], events["decision_id"])
     on_page &= events["position"] == 0
@@ -192,8 +197,8 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
 
 
 def is_mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
-    """Tell whether decisions are older than their reward window, by age alone, (n,). Imported decisions always count as
-    mature."""
+    """Tell whether each of n decisions is older than its reward window, (n,). Imported decisions always are. now: the
+    time."""
     return slots["imported"] | (now - slots["at"] > definition.window_us)
 
 
@@ -203,7 +208,7 @@ MINUTE_US, HOUR_US = 60 * SECOND, 3_600 * SECOND
 
 
 def time_of_maturity(at: int, now: int) -> str:
-    """Write a time in the future, to the minute, and the wait until then: 21:13Z, in 29 min."""
+    """Return the text of a future time, to the minute, and the wait until then, such as: 21:13Z, in 29 min."""
     minute = format_time(-(-at // MINUTE_US) * MINUTE_US)[:16].replace("T", " ") + "Z"
     wait = at - now
     units = ((MINUTE_US, "min", 90 * MINUTE_US), (HOUR_US, "h", 2 * DAY_US), (DAY_US, "days", wait + 1))
@@ -212,9 +217,9 @@ def time_of_maturity(at: int, now: int) -> str:
 
 
 def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
-    """Say when the first of the selected immature decisions will be mature, and how to judge as if all decisions were
-    mature; return None if the time is unknown. wait_us: the time from a decision until it is mature; mature_from: None
-    if no decision is mature."""
+    """Return a sentence that says when the first of the selected immature decisions will be mature, and how to evaluate
+    as if all were mature; None if this time is not known. wait_us: the time from a decision until it is mature;
+    mature_from: the time when the first decision will be mature, None to compute it from `wait_us`."""
     first_at, last_at = selected.times(unit, selection)
     mature_from = first_at + wait_us if mature_from is None else mature_from
     if mature_from < unit.now or last_at + wait_us + SECOND > LAST:
@@ -224,7 +229,8 @@ def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_
 
 
 def notice_uncounted(unit: Unit, store: Store, definitions: Iterable[Reward]) -> None:
-    """Print a notice for each reward that counts none of the newest events, because of their kind or their time."""
+    """Print a notice for each reward that counts none of the newest events, since it does not weigh their kinds, or
+    since they came after its window."""
     for reward in definitions:
         event_kinds, names = find_uncounted(unit, reward)
         if event_kinds:
@@ -242,7 +248,8 @@ def notice_uncounted(unit: Unit, store: Store, definitions: Iterable[Reward]) ->
 
 
 def find_uncounted(unit: Unit, reward: Reward) -> tuple[frozenset[str], list[str]]:
-    """Return the kinds of the newest events, if a reward counts none of them, and the rewards that count some."""
+    """Return the kinds of the newest events if a reward weighs none of them (else no kinds), and the names of rewards
+    that weigh some."""
     event_kinds = frozenset(events.newest_kinds(unit, RECENT_EVENTS) - {events.CENSOR})
     if not event_kinds.isdisjoint(reward.weights):
         return frozenset(), []

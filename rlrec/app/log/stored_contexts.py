@@ -14,8 +14,8 @@ from rlrec.store.log import contents
 
 
 def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
-    """Return the distinct contexts of n rows, and the index of each row's context among them, (n,). context_ids (n,):
-    the context of each row."""
+    """Return the distinct contexts of n rows, and the index of each row's context in them, (n,). context_ids (n,): the
+    id of each row's context."""
     ids, context = np.unique(context_ids, return_inverse=True)
     bodies = contents.context_bodies(unit, ids.tolist())
     return decode_contexts(ids, [bodies[key] for key in ids.tolist()]), context.reshape(-1)

@@ -1,1 +1,1 @@
-"""Use cases here serve requests, take feedback, and show sessions and decisions."""
+"""Modules here serve requests, take feedback, and show sessions and decisions."""

@@ -1,5 +1,4 @@
-"""This module shows the probabilities of one decision: the probabilities that are stored, and the probabilities that
-are derived again from the belief."""
+"""This module shows the probabilities of one decision: as stored, and as computed again from the belief."""
 
 from __future__ import annotations
 
@@ -43,8 +42,8 @@ SHOWN = ("decision", "at", "session", "policy", "position")  # columns of the li
 
 
 class LeftOut(TypedDict):
-    """This record is an arm of the catalogue at the decision's time that the decision could not show. reason: upcoming,
-    ended or narrowed."""
+    """This record is an arm that was in the catalogue when a decision was made, and that the decision could not show.
+    reason: `upcoming`, `ended` or `narrowed` (excluded by a rule)."""
 
     arm: str
     reason: str
@@ -75,14 +74,14 @@ class Result(Answer):
 
 
 def list_shown(store: Store, key: str) -> list[dict[str, Any]]:
-    """List the newest slots that showed an arm of the catalogue, with the columns SHOWN."""
+    """Return the newest slots that showed an arm, with the columns SHOWN. key: the key of the arm."""
     with store.read() as unit:
         rows = decisions.slots_of_arm(unit, arms.ids(unit, [key])[key], n_newest=N_NEWEST, limit=MAX_SHOWN)
     return [dict(zip(SHOWN, row, strict=True)) | {"at": format_time(row[1])} for row in rows]
 
 
 def show(store: Store, decision_id: int) -> Result:
-    """Show a decision as stored, with its probabilities derived again."""
+    """Return a decision as stored, and its probabilities as computed again from the belief."""
     with store.read() as unit:
         decisions_by_id = decisions.find(unit, [decision_id])
         if decision_id not in decisions_by_id:
@@ -108,14 +107,14 @@ def show(store: Store, decision_id: int) -> Result:
 
 
 class DerivedDecision:
-    """A DerivedDecision derives the distribution from which a decision was drawn. Imported decisions have no such
-    distribution, since the store does not have their beliefs.
+    """A DerivedDecision computes again the distribution from which a decision was drawn. This is impossible for
+    imported decisions, since the store does not have their beliefs.
 
-    case: the distribution, None where nothing can be derived; state: the state of the visit, for a policy that reads
-    it; catalogue: the number of arms from which candidates were drawn. conditional, marginal: the probability of
-    each eligible arm at each position, (k, arms), given the arms above (`conditional`) and overall (`marginal`, NaN
-    where it is not computed). Where nothing can be derived, `conditional` has the stored propensities, and NaN for
-    arms that were not shown."""
+    case: the distribution, or None if it is impossible; state: the state of the visit, for a policy that reads it;
+    catalogue: the number of arms from which candidates were drawn; conditional (k, arms): the probability of each
+    eligible arm at each position, given the arms above; marginal (k, arms): the probability whatever the arms above,
+    NaN if it is not computed. If `case` is None, `conditional` has the stored propensities, and NaN for arms that
+    were not shown."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
         self.decision, self.context = decision, context
@@ -168,8 +167,8 @@ class DerivedDecision:
     def _stateful_case(
         self, serving: VersionDistribution, model: TrainedModel, context: Mapping[str, Any]
     ) -> EligibleDistribution | None:
-        """Return the distribution that the policy has in the session state of the decision; None where the state was
-        not stored."""
+        """Return the distribution of a policy that reads the visit, in the session state that the decision saw. Returns
+        None if this state was not stored."""
         decision, revision = self.decision, self.decision.catalogue_revision
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
             return None
@@ -187,13 +186,13 @@ class DerivedDecision:
         )  # fmt: skip
 
     def floor(self) -> float | list[float] | None:
-        """Return the exploration of the policy, as one number or as a list with one number for each position shown;
-        None where nothing can be derived."""
+        """Return the exploration of the policy: one number or, if it differs, a number for each position. Returns None
+        if the distribution cannot be computed again."""
         floor = None if self.case is None or self.serving is None else self.serving.policy.exploration
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
     def rules(self) -> dict[str, list[str]]:
-        """Return the page rules that applied, under the key `rules`; an empty dictionary where the page has none."""
+        """Return the page rules that applied, under the key `rules`, or an empty dictionary if there were none."""
         if self.serving is None or self.case is None or self.case.layout is None:
             return {}
         pages = self.serving.page_rules(self.context)
@@ -201,8 +200,8 @@ class DerivedDecision:
         return {"rules": [text for page in pages for text in page.texts(keys, self.context.get(GROUPS, {}))]}
 
     def left_out(self, unit: Unit) -> dict[str, Any]:
-        """Return the arms of the catalogue at the decision's time that could not be shown. The result is an empty
-        dictionary where all arms could be shown, or where this is not known."""
+        """Return the arms that were in the catalogue when the decision was made, and that it could not show, as fields
+        of the answer. The result is empty if there were none, or if this is not known."""
         decision = self.decision
         if decision.imported or self.allowed_arms is None or self.serving is None:
             return {}
@@ -231,8 +230,8 @@ class DerivedDecision:
         return {"left_out": rows, "narrowed_by": rules}
 
     def slot_fields(self, slot: Slot) -> dict[str, Any]:
-        """Return the stored fields of a slot that answers do not show, and its probabilities derived from the
-        belief."""
+        """Return those stored fields of a slot that `recommend` does not show, and its probabilities as computed
+        again."""
         conditional = marginal = None
         if self.case is not None:
             index = slot.position - 1, self.columns[slot.position - 1]
@@ -243,7 +242,8 @@ class DerivedDecision:
         }  # fmt: skip
 
     def features(self) -> dict[str, Any]:
-        """Return the nonzero features of context and visit, for a policy that reads the visit."""
+        """Return the features of context and visit that are not 0, if the policy reads the visit, else an empty
+        dictionary."""
         if self.serving is None or (trained_model := self.serving.trained_model) is None:
             return {}
         return {
@@ -251,9 +251,9 @@ class DerivedDecision:
         }
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row for each eligible arm, most likely first. A row has the belief about the arm, and the arm's
-        probability at every position given the arms above. Where nothing can be derived, the shown arms come first,
-        with their stored propensities."""
+        """Return a row for each eligible arm, most likely first, with the belief about the arm, and its probability at
+        every position given the arms above. If the distribution cannot be computed again, shown arms come first, with
+        their stored propensities."""
         figures: dict[str, list[Any]] = dict.fromkeys(FIGURES, [None] * len(self.arms))
         probabilities = np.equal.outer(self.columns, np.arange(len(self.arms))).astype(np.float64)
         if self.case is not None and self.serving is not None:

@@ -1,4 +1,4 @@
-"""Record what users did: store events, and update every belief that learns from the decision."""
+"""This module records what users did: it stores events, and updates every belief that learns from the decision."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ MAX_WARNINGS = 10  # most kinds of events that one warning names
 
 
 class Result(Record):
-    """This record is the answer to a line. `reward` is the reward of the slot if the line has a position, else the
-    reward of the page."""
+    """This record is the answer to a line. reward: the reward of the slot if the line has a position, else the reward
+    of the whole slate."""
 
     decision_id: int
     events: int
@@ -54,7 +54,7 @@ Outcome = Union[Result, "PersonalResult", InputError]
 
 
 def feedback(store: Store, line: Line) -> Result | PersonalResult:
-    """Record one line in one transaction. A line that is refused stores nothing."""
+    """Record a line of feedback in one transaction, and return the answer. A line that is refused stores nothing."""
     transaction = feedback_group(store, [line], all_or_none=True)
     for name in sorted(transaction.late_lines):
         store.notice(LATE.format("it", name, "it"))
@@ -66,10 +66,9 @@ def feedback(store: Store, line: Line) -> Result | PersonalResult:
 def feedback_group(
     store: Store, group: Group, warned_kinds: set[str] | None = None, *, all_or_none: bool = False
 ) -> FeedbackTransaction:
-    """Record lines in one transaction, and return the transaction, which has the answer to each line.
-
-    warned_kinds: the kinds of events that this process has warned of, to which new kinds are added. all_or_none:
-    whether to raise the first error and store nothing."""
+    """Record lines of feedback in one transaction. Returns an object with the answer to each line. warned_kinds: the
+    kinds of events for which this process has printed a warning; new ones are added; all_or_none: whether to raise the
+    first error and store nothing."""
 
     def work(unit: Unit, ledger: Ledger) -> FeedbackTransaction:
         transaction = FeedbackTransaction(unit, ledger, group, answers=True)
@@ -84,8 +83,8 @@ def feedback_group(
 
 
 def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: bool = False) -> T:
-    """Return the result of `work`, which runs in one transaction with a ledger. If `work` needs to lock a policy whose
-    id is below the id of a policy already locked, `work` runs again with all policies locked."""
+    """Run `work` in one transaction with a ledger, and return its result. Policies must be locked in order of id: if
+    `work` needs one before those that it has locked, it runs again with all policies locked."""
 
     def write(unit: Unit, *, lock_all: bool) -> T:
         ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if lock_all else ())
@@ -102,9 +101,10 @@ def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: 
 def feedback_stream(
     store: Store, groups: Callable[[], Iterable[Group]], *, quarantine: bool, reject: Callable[[InputError], None]
 ) -> Summary:
-    """Record many lines in one transaction, or none of them: the first error is raised. With `quarantine`, each group
-    is a transaction, and errors of lines are given to `reject`. `groups` returns the input from its start each time
-    it is called."""
+    """Record many lines of feedback in one transaction, and count them. The first error is raised, and then nothing is
+    stored. groups: a function that returns the input from its start each time it is called; quarantine: whether to
+    store each group in its own transaction, without wrong lines; reject: a function that takes the errors of wrong
+    lines."""
     unweighed_kinds, versions = set[str](), dict[int, Version]()
 
     def work(
@@ -140,7 +140,7 @@ def feedback_stream(
 
 
 def _find_unnamed_kinds(unit: Unit, kinds: Sequence[str]) -> list[str]:
-    """Return those of the given kinds of events that no rule of a policy names."""
+    """Return those of the given kinds of events that no policy names in a rule."""
     from rlrec.app.inputs import arm_rules
 
     rules = [arm_rules.policy_rules(policy.params) for policy in policies.all_policies(unit)]
@@ -149,10 +149,9 @@ def _find_unnamed_kinds(unit: Unit, kinds: Sequence[str]) -> list[str]:
 
 
 def warn_of_kinds(store: Store, unweighed_kinds: set[str], warned_kinds: set[str] | None = None) -> None:
-    """Warn of stored kinds of events that no reward weighs. Each kind is warned of once in the life of a store. If many
-    kinds are new, only the first kinds are named.
-
-    warned_kinds: the kinds of events that this process has warned of, as in `feedback_group`."""
+    """Print a warning about stored kinds of events that no reward weighs, once for each kind in the life of a store.
+    If many kinds are new, only the first are named. warned_kinds: the kinds for which this process has printed a
+    warning."""
     kinds = unweighed_kinds if warned_kinds is None else unweighed_kinds - warned_kinds
     if not kinds:
         return
@@ -177,24 +176,25 @@ def warn_of_kinds(store: Store, unweighed_kinds: set[str], warned_kinds: set[str
 
 
 class FeedbackTransaction:
-    """A FeedbackTransaction stores a group of lines: it reads everything that the lines name, checks each line, and
-    then writes all new lines. A line that is refused changes nothing. Most lines name a slot without events, and cost a
-    microsecond or two each.
+    """A FeedbackTransaction stores a group of lines of feedback: it reads everything that the lines name, checks each
+    line, and then writes all new lines. A line that is refused changes nothing. Most lines name a slot without events,
+    and cost a microsecond or two each.
 
-    results: for each line, whether it was stored (else it is a duplicate), or its error; errors: the errors of all
-    refused lines. outcomes: the answers, with the reward after each line. later_transaction: the result for lines whose
-    requests had to wait for other requests of the group. unweighed_kinds: the kinds of events that no reward definition
-    weighs. late_lines: for each reward definition, the number of new lines with an event that it weighs and that came
+    results: for each line, True if it was stored, False if it is a duplicate, or its error; errors: the errors of
+    all refused lines; outcomes: the answers, with the reward after each line; later_transaction: the result for
+    lines whose requests had to wait for other requests of the group; unweighed_kinds: the kinds of events that no
+    reward weighs; late_lines: by reward, the number of new lines with an event that the reward weighs and that came
     after its window.
 
-    returns: whether the lines are the `return` events that the store records itself. Other lines may not have this
-    event once a definition weighs it, since a visit would count twice."""
+    returns: whether the lines are the `return` events that the store records itself. If a reward weighs this event,
+    other lines may not have it, since a visit would count twice."""
 
     def __init__(
         self, unit: Unit, ledger: Ledger, group: Group, versions: dict[int, Version] | None = None, *,
         answers: bool = False, returns: bool = False,
     ) -> None:  # fmt: skip
-        """Store the lines. versions: versions by id that are known already, to which those of the group are added."""
+        """Store the lines. versions: the versions that are known already, by id, to which those that are read are
+        added; answers: whether to make answers; returns: whether the store itself records these lines."""
         self.unit, self.ledger, self.returns = unit, ledger, returns
         self.results: list[bool | InputError] = []
         self.outcomes: list[Outcome] = []
@@ -244,7 +244,8 @@ class FeedbackTransaction:
         self.errors = [result for result in self.results if isinstance(result, InputError)]
 
     def _take_lines(self, group: Group, *, answers: bool) -> None:
-        """Check the lines, then write their events, keys and censored marks, and apply the events to the beliefs."""
+        """Check the lines, then write their events, keys and marks of censored slots, and apply the events to the
+        beliefs."""
         if any(isinstance(line, Line) and line.key is not None for line in group):
             from rlrec.app.inputs.canonical import line_digest  # which lines without keys do without
         targets, now, kinds, keys, new_rows = iter(self.targets), self.unit.now, self.kinds, self.keys, self.new_rows
@@ -311,7 +312,8 @@ class FeedbackTransaction:
             decisions.censor(self.unit, slots_of_flag, is_censored=flag)
 
     def _check(self, line: Line, target: FeedbackTarget) -> bool | InputError:
-        """Tell whether a line is new (False: a duplicate), or return the error for which it is refused."""
+        """Return True if a line is new, False if it is a duplicate, or the error for which it is refused. target: the
+        decision and slot that it names."""
         event_at = self.unit.now if line.at is None else line.at
         try:
             if target.decision_id is None:
@@ -338,9 +340,8 @@ class FeedbackTransaction:
         return True
 
     def _has_returned(self, decision_id: int, value: float) -> bool:
-        """Tell whether the `return` event of a decision, which the store records itself, is stored already. An event
-        with a negative value takes an earlier one back. Raises InputError for a `return` that a user sends while a
-        definition weighs it."""
+        """Tell whether a decision already has the `return` event that the store records itself. An event with a
+        negative value takes an earlier one back. Raises InputError if a user sends a `return` that a reward weighs."""
         if not self.returns:
             raise InputError(
                 f"the event {RETURN!r} is recorded automatically when a user begins another visit",
@@ -350,7 +351,7 @@ class FeedbackTransaction:
         return value > 0 and sum(-1 if earlier < 0 else 1 for earlier in values) > 0
 
     def _compare_line(self, line: Line, target: FeedbackTarget) -> None:
-        """Raise Conflict if the key of a line belongs to another line, in the store or in this group."""
+        """Raise Conflict if the key of a line belongs to a different line, in the store or in this group."""
         from rlrec.app.inputs.canonical import line_digest
 
         entry = self.keys[line.key or ""]
@@ -380,7 +381,7 @@ class FeedbackTransaction:
         )  # fmt: skip
 
     def policy_sums(self) -> dict[str, tuple[int, float]]:
-        """Return, by policy, how many events the group added to its decisions, and how much reward."""
+        """Return, by the name of the policy, how many events this group added, and how much reward."""
         sums = {} if self.later_transaction is None else self.later_transaction.policy_sums()
         targets = {target.decision_id: target for target in self.targets}
         for decision_id, new_rows in self.new_rows.items():
@@ -398,7 +399,7 @@ class FeedbackTransaction:
 
 
 def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
-    """Return the ids of the policies that drew the decisions which the lines name or credit."""
+    """Return the ids of the policies whose decisions the lines name, or credit if they name a user."""
     if any(line.user is not None for line in lines):
         from rlrec.app.requests.credit import CreditedLines
 

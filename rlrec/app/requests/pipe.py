@@ -1,4 +1,5 @@
-"""This module answers requests and feedback in one stream, in groups that mix both; each group is one transaction."""
+"""This module answers a stream that mixes requests and feedback. It works by groups of lines, and stores each group in
+one transaction."""
 
 from __future__ import annotations
 
@@ -22,14 +23,13 @@ PAUSES_S = 0.05, 5.0  # between retries: the first and the longest
 
 
 class Pipe:
-    """A pipe is one stream of groups. The draws of a group use the beliefs before the group; the feedback of a group
-    may name the group's own decisions."""
+    """A Pipe answers one stream, a group of lines at a time. Draws use the beliefs before the group. Feedback may name
+    decisions of its own group."""
 
     def __init__(
         self, store: Store, *, seed: int | None = None, dry_run: bool = False, patience_s: float | None = None
     ) -> None:
-        """Open a stream of groups. patience_s: the time, in seconds, for which a group is retried; None for
-        PATIENCE_S."""
+        """Open a stream. patience_s: for how many seconds a group is retried; None for PATIENCE_S."""
         self.store = store
         self.seed, self.dry_run = seed, dry_run
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
@@ -38,11 +38,11 @@ class Pipe:
         self.transaction: FeedbackTransaction | None = None  # the feedback of the last group
 
     def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:
-        """Answer a group, which is retried while the store is busy or out of reach.
+        """Return the answer to each line of a group. The group is retried while the store is busy or out of reach;
+        after `patience_s` StoreBusy is raised.
 
-        Where the connection breaks at the commit, nobody knows whether the group is stored. Lines with a request id
-        or a key are then sent again, which is safe; all other lines get an error. Raises StoreBusy after
-        `patience_s`."""
+        If the connection breaks at the commit, nobody knows whether the group is stored. Lines with a request id or
+        a key are then sent again, which is safe; all other lines get an error."""
         deadline, pause, unanswered_lines = time.monotonic() + self.patience_s, PAUSES_S[0], list(lines)
         while True:
             try:
@@ -64,8 +64,8 @@ class Pipe:
                 pause = min(2 * pause, PAUSES_S[1])
 
     def group(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
-        """Return the answer to each line. All lines are stored in one transaction, except lines that wait for other
-        lines of the group."""
+        """Return the answer to each line of a group. All lines are stored in one transaction, except those that wait
+        for other lines of the group."""
         return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in self._answer(lines)]
 
     def _answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:

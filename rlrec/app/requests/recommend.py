@@ -1,4 +1,4 @@
-"""This module draws slates and logs them with exact propensities, a group of requests at a time."""
+"""This module draws slates for groups of requests, and logs the slates with exact propensities."""
 
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ MAX_KINDS = 1_000  # kinds of events that rules name, after which no further not
 def recommend(
     store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False, cache: ServingCache | None = None
 ) -> Answer:
-    """Answer one request. Raises InputError for an invalid request, or Conflict where an earlier request has the same
-    request id and other content."""
+    """Draw and log a slate for one request, and return the answer. Raises InputError for an invalid request, or
+    Conflict if an earlier request has the same request id and other content. cache: what this process has read
+    before."""
     answer = recommend_group(store, [request], seed=seed, dry_run=dry_run, cache=cache)[0]
     if isinstance(answer, InputError):
         raise answer
@@ -65,7 +66,8 @@ def recommend_group(
     store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
     cache: ServingCache | None = None,
 ) -> list[Answer | InputError]:  # fmt: skip
-    """Answer requests, in order, all in one transaction. A refused request has its error in the place of its answer."""
+    """Answer requests, in order, all in one transaction. The answer to a refused request is its error. cache: what this
+    process has read before."""
     answers = RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
     return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in answers]
 
@@ -74,9 +76,10 @@ Answered = Answer | DrawnAnswer | InputError
 
 
 class GroupPlan(NamedTuple):
-    """This record is a group before its slates are drawn. group: each request as planned; requests: the requests whose
-    slates are to be drawn, by index; stored_answers: the answers to repeated requests, by decision; is_interned:
-    whether all contexts and eligible sets are stored; policy_ids: the ids of the policies that will change."""
+    """This record is a group of requests before slates are drawn. group: each request with its distribution, or its
+    error; requests: the requests whose slates are to be drawn, by index; stored_answers: the answers to repeated
+    requests, by decision; is_interned: whether all contexts and eligible sets are stored; policy_ids: the policies that
+    will change."""
 
     group: Sequence[Plan]
     requests: Mapping[int, PlannedRequest]
@@ -86,11 +89,11 @@ class GroupPlan(NamedTuple):
 
 
 class RequestGroup:
-    """This class stores requests and feedback in one transaction. All draws use the beliefs before the transaction;
-    feedback is stored after the decisions.
+    """This class answers requests and stores feedback in one transaction. All draws use the beliefs before the
+    transaction; feedback is stored after the decisions.
 
-    requests: objects with the fields of Request, or errors. seed: a seed of 64 bits; None for a random seed. cache:
-    what earlier groups of the process have read. transaction: the result of the feedback."""
+    requests: objects with the fields of Request, or errors; seed: a seed of 64 bits, None for a random seed; cache:
+    what this process has read for earlier groups; transaction: the result of the feedback."""
 
     def __init__(
         self, store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
@@ -115,7 +118,7 @@ class RequestGroup:
                 break
 
     def answer(self) -> list[Answered]:
-        """Answer the requests, in order. A refused request has its error in the place of its answer."""
+        """Return the answers to the requests, in order. The answer to a refused request is its error."""
         answers = self.store.retry_until_reached(self._answer)
         waiting_indices = [index for index, answer in enumerate(answers) if answer is None]
         if not waiting_indices:
@@ -146,7 +149,8 @@ class RequestGroup:
         return cast("list[Answered]", answers)
 
     def _waiting_rows(self, indices: Sequence[int]) -> list[int]:
-        """Return the rows of the feedback that names waiting requests. indices: the indices of these requests."""
+        """Return the indices of lines of feedback that name waiting requests. indices: the indices of these
+        requests."""
         request_ids = {cast("Request", self.requests[index]).request_id for index in indices} - {None}
         return [row for row, line in enumerate(self.feedback) if line.request_id in request_ids]
 
@@ -197,8 +201,9 @@ class RequestGroup:
         return answers
 
     def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
-        """Read what the requests of the group need in one transaction, and decide for each request which distribution
-        its slate is drawn from. lock_all: whether to lock the heads of all policies of the group."""
+        """Read what the requests need, and find the distribution from which the slate of each request is drawn.
+        lock_all: whether the plan asks for locks on all policies of the store, and not only on those that will
+        change."""
         cache = self.cache
         unit.now = max(unit.now, self._earliest)
         has_feedback = bool(self.feedback)
@@ -236,9 +241,9 @@ class RequestGroup:
         return GroupPlan(group, plans, stored_answers, is_interned, policy_ids)
 
     def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answered | None], Ledger]:
-        """Run the transaction of the group, and return the answers in order, and the ledger. plan: the plan of the
-        group; None to make the plan in this transaction, so that nobody else can change a belief between plan and
-        draw."""
+        """Draw and store the group in one transaction. Returns the answers, in order, and the ledger. plan: the plan of
+        the group; if it is None, the plan is made in this transaction, so that nobody can change a belief between plan
+        and draw."""
         if plan is None:
             if unit.postgres:
                 self.cache.forget_contents()  # they may be from a try that was rolled back
@@ -268,8 +273,8 @@ class RequestGroup:
     def _decide(
         self, unit: Unit, ledger: Ledger, plans: Mapping[int, PlannedRequest]
     ) -> dict[int, DrawnAnswer | InputError]:
-        """Draw and store decisions while the ledger holds its locks, and return the answers by index. Raises Outdated
-        if the plan no longer holds."""
+        """Draw and store decisions while the ledger holds its locks. Returns the answers by the index of the request.
+        Raises Outdated if the plan no longer holds."""
         request_ids = {key for plan in plans.values() if (key := plan.request.request_id) is not None}
         unit.repeatable &= len(request_ids) == len(plans)
         if request_ids and not self._is_planned_alone and decisions.requests(unit, request_ids):
@@ -324,7 +329,7 @@ class RequestGroup:
     def _store(
         self, unit: Unit, ledger: Ledger, plans: Sequence[PlannedRequest], sessions: OpenSessions
     ) -> Iterable[DrawnAnswer]:
-        """Store decisions with their slots, enter the slots into the ledger, and return the answers in order."""
+        """Store decisions with their slots, add the slots to the beliefs, and return the answers in order."""
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
         visit_rows, step, state, history, slates = self._serve(plans, ids, sessions)
         shared_columns = {
@@ -372,9 +377,9 @@ class RequestGroup:
     def _serve(
         self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions
     ) -> tuple[list[int], list[int], list[str], list[bytes], list[DrawnSlate]]:
-        """Draw the slates of requests. Returns five lists with an item for each request: the row of its session; the
-        step, the state and the packed history of its decision; and its slate. The requests of one session are served
-        one after another, and each sees the decisions before it."""
+        """Draw the slates of requests. The requests of one session are served one after another, and each sees the
+        decisions before it. Returns five lists with an item for each request: the row of its session, and the step, the
+        state, the packed history and the slate of its decision."""
         stateless_plans = {index: plan for index, plan in enumerate(plans) if not plan.distribution.stateful}
         slates = draw(stateless_plans, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
@@ -397,7 +402,8 @@ class RequestGroup:
         return rows, step, state, history, [slates[index] for index in range(len(plans))]
 
     def _dry_run(self, unit: Unit, plans: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
-        """Return the slates that would be drawn if no other transaction came first; nothing is written."""
+        """Return the answers, by index, that requests would get if no other transaction came first. Nothing is
+        stored."""
         first_id = decisions.peek(unit)
         if not plans:
             return {}
@@ -415,8 +421,9 @@ class RequestGroup:
 
 
 def _notice_ignored(group: RequestGroup, unit: Unit, plans: Mapping[int, PlannedRequest]) -> None:
-    """Print notices, each once. They are about policies that were given a context but read none, listed arms that may
-    not be shown now, rules of a page without an effect, and rules that name events which apparently nobody records."""
+    """Print notices about what requests give without effect, each once: contexts for policies that read none, listed
+    arms that may not be shown now, page rules without effect, and rules that name events which apparently nobody
+    records."""
     store, cache = group.store, group.cache
     sources = (plan.distribution for plan in plans.values() if plan.request.context.keys() - STATEMENTS)
     for source in dict.fromkeys(sources):
@@ -447,8 +454,8 @@ def _notice_ignored(group: RequestGroup, unit: Unit, plans: Mapping[int, Planned
 def _intern(
     plans: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
 ) -> tuple[dict[str, int], dict[Eligible, int]]:
-    """Store the contexts and eligible sets of a group that have no ids yet, and return the ids by context and by
-    eligible set."""
+    """Store the contexts and eligible sets of a group that have no ids yet. Returns two mappings with the ids, by
+    context and by eligible set."""
     sets = {plan.distribution.eligible for plan in plans.values()}
     new_contexts, new_sets = cache.find_new({plan.context for plan in plans.values()}, sets)
     if cache.lacks_id and cache.active in sets.difference(new_sets):
@@ -461,7 +468,8 @@ def _intern(
 
 
 def _rules_hold(unit: Unit, plans: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
-    """Tell whether the rules on persons still take away the same arms as when these requests were planned."""
+    """Tell whether the rules on what persons were shown or did still take away the same arms as when the requests were
+    planned."""
     from rlrec.app.serving import narrowing
 
     owners = [(plan.narrowing, sessions.row[plan.request.session]) for plan in plans]
@@ -474,8 +482,8 @@ def _rules_hold(unit: Unit, plans: Iterable[PlannedRequest], sessions: OpenSessi
 
 
 def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], catalogue_ids: Sequence[int]) -> None:
-    """Store the teams of decisions, and the lists that first stages drew. catalogue_ids: the eligible set of each
-    list."""
+    """Store which ranker picked each slot, for slates of two rankers, and the lists of candidates of policies with two
+    stages. catalogue_ids: for each decision, the id of the eligible set from which candidates were drawn."""
     from rlrec.store.log import candidates
 
     candidates.add_teams(unit, [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams])
@@ -489,8 +497,8 @@ def _enter_slots(
     ledger: Ledger, ids: Sequence[int], slates: Sequence[DrawnSlate], columns: Mapping[str, Sequence[Any]], *,
     has_exclusions: bool,
 ) -> None:  # fmt: skip
-    """Enter the slots of new decisions into the beliefs of their policies, except decisions that exclusions leave
-    out."""
+    """Add the slots of new decisions to the beliefs of their policies, without decisions that stored exclusions leave
+    out. columns: the columns of the decisions; has_exclusions: whether the store has exclusions."""
     slots, ordinals = [slate.slots for slate in slates], [number or 0 for number in columns["ordinal"]]
     served_slots = list(zip(slots, ordinals, columns["context_id"], strict=True))
     for policy_id in dict.fromkeys(columns["policy_id"]):
@@ -504,11 +512,9 @@ def _enter_slots(
 
 
 def _credit_returns(unit: Unit, ledger: Ledger, steps: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:
-    """Record an event `return` for the last decision of each user who comes back. A user comes back where a new
-    decision begins a visit and the visit of the user's last decision was over.
-
-    The new decisions are stored as the last decisions of their users, whose rows are locked. steps: for each
-    decision its id, the row of its session, and its step."""
+    """Record an event `return` for the last decision of each user who comes back: a new decision begins a visit, and
+    the visit of the user's last decision was over. Then store the new decisions as the last decisions of their users,
+    whose rows must be locked. steps: for each decision its id, the row of its session, and its step."""
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log import returns
     from rlrec.store.log.events import RETURN
@@ -554,7 +560,7 @@ def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate],
 
 
 def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | None]:
-    """Return the ordinal of each new decision; it is None where the policy does not forget."""
+    """Return, for each new decision, how many decisions its policy had made, or None if its beliefs do not fade."""
     learners = {plan.distribution.version.policy.id: plan.distribution.serving.learner for plan in plans}
     policy_ids = [plan.distribution.version.policy.id for plan in plans]
     ordinals = {
@@ -566,7 +572,7 @@ def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | Non
 
 
 def _decision_columns(source: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
-    """Return the column values that all decisions of a shared distribution have."""
+    """Return the values of those columns that are equal for all decisions drawn from a distribution."""
     version, policy_id, head = source.version, source.version.policy.id, source.head
     belief_ordinal = None
     if source.serving.learner.forgetting.forgets:  # a version that no longer learns does not forget
@@ -581,8 +587,9 @@ def _decision_columns(source: SharedDistribution, ledger: Ledger, cache: Serving
 def _order_answers(
     group: Sequence[Plan], draws: Mapping[int, DrawnAnswer | InputError], stored_answers: Mapping[int, Answer]
 ) -> list[Answered | None]:
-    """Return the answers in the order of the group. A duplicate has the answer of the decision that it repeats; a
-    request that waits has None."""
+    """Return the answers in the order of the requests. A request that repeats another one has the same answer; one that
+    must wait has None. draws: the answers to drawn requests, by index; stored_answers: the answers of stored decisions,
+    by id."""
     if len(draws) == len(group):
         return list(map(draws.__getitem__, range(len(group))))
     answers: list[Answered | None] = []

@@ -1,4 +1,4 @@
-"""This module lists sessions, shows one visit as a timeline, and ends a visit."""
+"""This module lists sessions, shows one visit decision by decision, and ends visits."""
 
 from __future__ import annotations
 
@@ -36,15 +36,14 @@ SessionRow = TypedDict("SessionRow", {
 
 
 class TimelineSlot(decision_json.SlotJson):
-    """This record is one slot of a slate, with its outcome."""
+    """This record is one slot of a slate, with its events and its reward."""
 
     censored: bool
     reward: float
 
 
 class TimelineEvent(decision_json.EventJson):
-    """This record is one event. late: whether the event came after the window of the reward, so that the reward does
-    not count it."""
+    """This record is one event. late: whether the event came after the window of the reward, and does not count."""
 
     late: bool
 
@@ -66,8 +65,8 @@ Result = TypedDict("Result", {
 
 
 def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -> list[SessionRow]:
-    """List the sessions of all users, or of one user, newest first. At most `limit` sessions are listed, with a notice
-    where there are more. Raises InputError for an unknown user."""
+    """Return the sessions of all users, or of one user, newest first. limit: how many sessions are returned at most; if
+    there are more, a notice is printed. Raises InputError for an unknown user."""
     with store.read() as unit:
         user_id = None if user is None else find_user(unit, user)[1]
         rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1, user_id=user_id)
@@ -80,7 +79,8 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
 
 
 def find_user(unit: Unit, key: str) -> tuple[str, int]:
-    """Return the key and the id of the user that a key leads to. Raises InputError where there is no such user."""
+    """Return the key and the id of the user for whom a key stands; they differ if users were merged. Raises InputError
+    if there is no such user."""
     person = users.main_keys(unit, [key]).get(key, key)
     ids = sessions.user_ids(unit, [person])
     if person not in ids:
@@ -89,7 +89,7 @@ def find_user(unit: Unit, key: str) -> tuple[str, int]:
 
 
 def show(store: Store, request: Request) -> Result:
-    """Show a visit as a timeline: state, slate, propensities, events and reward of each of its decisions."""
+    """Return one visit with the state, slate, propensities, events and reward of each of its decisions."""
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     with store.read() as unit:
@@ -116,13 +116,13 @@ def show(store: Store, request: Request) -> Result:
 
 
 def discount_rewards(rewards: Sequence[float], *, gamma: float) -> list[float]:
-    """Compute the return of every step of one visit: the sum of the step's reward and the discounted rewards after the
-    step."""
+    """Return the return at every step of one visit: the reward of the step, plus the discounted rewards of later steps.
+    gamma: the discount per step."""
     return [*accumulate(reversed(rewards), lambda later, reward: reward + gamma * later)][::-1]
 
 
 def ended_at(visit: Visit, *, timeout_us: int, now: int) -> int | None:
-    """Return when a visit ended: by `session end`, or by the timeout; None while the visit is open."""
+    """Return the time at which a visit ended, by `session end` or by the timeout, or None if it is open."""
     if visit.ended_at is not None:
         return visit.ended_at
     lapses_at = visit.last_at + timeout_us
@@ -149,9 +149,9 @@ def _find_visit(visits: Sequence[Visit], request: Request) -> Visit:
 
 
 def records(unit: Unit, by_id: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
-    """Return the answer of each decision with its context, state and events, and the rewards of its slots and page.
-    Rewards are computed by the definition `reward`; if it is None, by the reward definition of the decision's
-    version."""
+    """Return each decision, by id, in the form of answers, with its context, state and events, and the rewards of its
+    slots and of the slate. by_id: the decisions; reward: how rewards are computed, None for the reward of each
+    decision's version."""
     events_of = events.by_decision(unit, list(by_id))
     answers, states = decision_json.answers(unit, by_id), decision_json.states(unit, by_id)
     versions = policies.by_id(unit, {decision.version_id for decision in by_id.values()})
@@ -182,8 +182,8 @@ Ended = TypedDict("Ended", {
 
 
 def end(store: Store, key: str) -> Ended:
-    """End the session's newest visit: the next decision of the session opens another visit. Ending a visit twice
-    changes nothing."""
+    """End the newest visit of a session, so that its next decision begins another visit. Ending a visit twice changes
+    nothing."""
 
     def work(unit: Unit) -> Ended:
         session = _find_session(unit, key, lock=True)
@@ -200,13 +200,13 @@ def end(store: Store, key: str) -> Ended:
 
 
 def end_all(store: Store, keys: Collection[str]) -> None:
-    """End the newest visits of known sessions, in one transaction. A visit that has ended stays as it is."""
+    """End the newest visits of sessions in one transaction. A visit that has ended already stays as it is."""
     store.write(lambda unit: _end_newest(unit, sessions.find(unit, keys, lock=True).values()))
 
 
 def _end_newest(unit: Unit, ending_sessions: Collection[Session]) -> list[tuple[Visit, bool]]:
-    """End the newest visits of locked sessions, and return each visit in its present state, with a flag that tells
-    whether the visit had already ended."""
+    """End the newest visits of sessions, which must be locked. Returns each visit as it is now, and whether it had
+    ended before."""
     store_settings = settings.get(unit)
     if store_settings.weighs_returns:  # whether a visit ends before the user's next one begins decides about a return
         returns.lock_users(unit, {session.user_id for session in ending_sessions if session.user_id is not None})

@@ -1,4 +1,4 @@
-"""This module enters slots whose reward window is over into the beliefs that learn settled rewards."""
+"""This module serves rewards with `learn` settled: it adds slots to beliefs when their reward window is over."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Result(Record):
 
 
 def settle(store: Store) -> Result:
-    """Enter every slot whose window is over into the beliefs that learn settled rewards, and return counts. In the
-    result, `open` is the number of slots whose window is not over."""
+    """Add every slot whose reward window is over to the beliefs that learn only then. Returns counts: `settled` slots
+    were added, and the windows of `open` slots are not over."""
     n_settled = 0
     with store.read() as unit:
         policy_ids = {version.policy.id for version in policies.settling(unit)}
@@ -37,7 +37,7 @@ def settle(store: Store) -> Result:
 
 
 def _enter_portion(unit: Unit, policy_id: int) -> int:
-    """Enter a portion of a policy's overdue slots into its beliefs, and return how many entered."""
+    """Add some of a policy's slots whose window is over to its beliefs, and return how many; 0 if none is left."""
     ledger, n_entered = Ledger(unit, [policy_id]), 0
     for version in list(ledger.learners[policy_id]):
         if version.entered_to is not None and (ids := ledger.overdue_ids(version, PORTION)):

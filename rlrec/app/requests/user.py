@@ -29,8 +29,8 @@ Person = TypedDict("Person", {"user": str, "keys": list[str]})
 
 
 def merge(store: Store, user: str, into: str) -> Merged:
-    """Merge a user into another user; repeating the merge changes nothing. Raises InputError where both keys are the
-    same, and Conflict where the key belongs to another person."""
+    """Merge a user into another user. Repeating the merge changes nothing. Raises InputError if both keys are the same,
+    and Conflict if a key belongs to another person."""
     if user == into:
         raise InputError(f"user {user!r} cannot be merged into itself", hint="name another key of the same person")
     with store.read() as unit:  # without a lock, as when each login repeats it: nobody waits for this
@@ -40,8 +40,8 @@ def merge(store: Store, user: str, into: str) -> Merged:
 
 
 def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
-    """Return the answer where both keys already lead to the same person; None where the keys lead to different persons.
-    Raises Conflict where the key belongs to another person."""
+    """Return the answer of `merge` if both keys already stand for the same person, else None. Raises Conflict if the
+    keys cannot be merged, since one of them belongs to another person."""
     main_keys = users.main_keys(unit, [user, into])
     person = main_keys.get(into, into)
     if main_keys.get(user) == person:
@@ -86,8 +86,8 @@ def _merge_users(unit: Unit, user: str, into: str) -> Merged:
 
 
 def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return], *, value: float = 1.0) -> int:
-    """Record `return` events, oldest decision first, and return the number of new events. value: the value of each
-    event."""
+    """Store `return` events, oldest decision first, and return how many of them are new. value: the value of each
+    event, -1 to take an earlier event back."""
     lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in sorted(events))
     count = 0
     while group := list(islice(lines, GROUP)):
@@ -96,8 +96,9 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return],
 
 
 def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
-    """Record the missing `return` events of the given users (None: of all users), and return the number of these
-    events. Events are missing for visits that were imported, or that began while no reward weighed `return`."""
+    """Store the `return` events that the visits of users should have and that are missing, and return how many there
+    are. They are missing for visits that were imported, or that began when no reward weighed `return`. user_ids: the
+    users, None for all."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
     returns.derive_last(unit, user_ids)
     if user_ids is None:
@@ -113,12 +114,12 @@ def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
 
 
 def on_returns(count: int) -> str:
-    """Write a line for the user on `return` events that were derived."""
+    """Return a sentence that says how many `return` events were added."""
     return f"users came back in {quantity(count, 'visit')}: these have got their event `{RETURN}`"
 
 
 def show(store: Store, key: str) -> Person:
-    """Show the person that a key leads to. Raises InputError for an unknown key."""
+    """Return the person for whom a key stands, with all keys of this person. Raises InputError for an unknown key."""
     with store.read() as unit:
         person, _ = session.find_user(unit, key)
         return {"user": person, "keys": [person, *sorted(users.all_keys(unit, [person]).get(person, set()) - {person})]}
