@@ -1,1 +1,1 @@
-"""Modules here read logs of other systems from files in several layouts and write them into the store."""
+"""Modules here read logs of other systems from files in several layouts, and write them into the store."""

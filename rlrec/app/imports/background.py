@@ -1,4 +1,4 @@
-"""This module computes items in another process before they are needed."""
+"""This module computes items in another process before this process needs them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PIPE = 1 << 20  # bytes that may wait in the pipe
 
 
 class BackgroundItems(Iterator[T], Generic[T]):
-    """A BackgroundItems iterator yields the items of an iterable. A forked process computes these items while this
-    process uses earlier items.
+    """A BackgroundItems object yields the items of an iterable. A forked process computes later items while this
+    process uses earlier ones.
 
-    The forked process sees every object as the object was at the fork, and changes no object of this process. It
-    neither uses nor closes connections to a database. Where a fork is unsafe, or not worth its time, this process
+    The forked process has a copy of all objects at the time of the fork, and changes no object of this process. It
+    neither uses nor closes connections to a database. If a fork is unsafe, or not worth its time, this process
     computes the items."""
 
     def __init__(self, items: Iterable[T], *, forks: bool = True) -> None:
@@ -63,7 +63,7 @@ class BackgroundItems(Iterator[T], Generic[T]):
 
 
 def _pipe() -> tuple[int, int]:
-    """Return the reading and the writing end of a new pipe, larger than usual where the system allows it."""
+    """Return the reading and the writing end of a new pipe. The pipe is larger than usual if the system allows it."""
     from fcntl import F_SETPIPE_SZ, fcntl
 
     receiver, sender = os.pipe()
@@ -73,7 +73,8 @@ def _pipe() -> tuple[int, int]:
 
 
 def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
-    """Write the items to the pipe as the child process, then exit."""
+    """Write the items to a pipe, then exit. This runs in the forked process. sender, receiver: the writing and the
+    reading end of the pipe."""
     try:
         os.close(receiver)  # so that the child ends when its parent does
         for number in (signal.SIGINT, signal.SIGTERM):  # a supervisor may send these to all processes of a service

@@ -1,4 +1,4 @@
-"""This module holds logged decisions as columns, the form that every layout decodes to and that the store takes."""
+"""This module holds logged decisions as columns. Every layout decodes lines to this form, and the store takes it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ R = TypeVar("R")
 
 
 class LoggedSlots(Record):
-    """This record holds slots in the columns of the table `slot`, but with the key of each arm in place of the arm's
-    id.
-
-    row: the index of each slot's decision, ascending; id: the name by which other lines refer to the slot, which is
-    not stored."""
+    """This record holds slots in the columns of the table `slot`, but with keys of arms in place of ids. row: the index
+    of each slot's decision, ascending; id: the name by which other lines refer to the slot, which is not stored."""
 
     row: Sequence[int]
     position: Column
@@ -42,10 +39,8 @@ class LoggedSlots(Record):
 
 
 class LoggedEvents(Record):
-    """This record holds the events of decisions in columns.
-
-    row: the index of each event's decision, ascending; at: the time of each event, or None if the event has the time
-    of its decision."""
+    """This record holds the events of decisions in columns. row: the index of each event's decision, ascending; at: the
+    time of each event, or None for the time of its decision."""
 
     row: Sequence[int]
     position: Column
@@ -56,8 +51,8 @@ class LoggedEvents(Record):
 
 
 def _with_stated(kind: type[R]) -> type[R]:
-    """Return the class with a column for each field that a line may state. A column is added for each field that the
-    class does not declare."""
+    """Return the class with a further column for each field that a line may state and that the class does not
+    declare."""
     for field in STATED_FIELDS:
         if field.name not in kind.__annotations__:
             kind.__annotations__[field.name] = Column
@@ -66,9 +61,8 @@ def _with_stated(kind: type[R]) -> type[R]:
 
 
 class LoggedCandidates(NamedTuple):
-    """This record holds the candidate arms of one decision by their keys, in order.
-
-    catalogue: the arms that the candidates were drawn from, or None if these arms are unknown."""
+    """This record holds the candidate arms of one decision, as keys in order. catalogue: the arms from which the
+    candidates were drawn, or None if they are unknown."""
 
     arms: tuple[str, ...]
     propensities: tuple[float, ...]
@@ -79,18 +73,17 @@ class LoggedCandidates(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 @_with_stated
 class LogColumns:
-    """This record holds a group of logged decisions in columns. None in a column means that the line does not state the
-    value.
+    """This record holds a group of logged decisions in columns. A None in a column means that the line does not state
+    the value.
 
-    number: the number of each decision's line; context and state: canonical JSON; eligible: the index in
-    `eligible_sets` of a decision's eligible arms (keys, in order); size: the length of the page; source: JSON of the
-    policy and belief that the line names; history: the history of the visit, as the line states it; candidates: the
+    number: the number of each decision's line; context, state: canonical JSON; eligible: the index of each
+    decision's eligible arms in `eligible_sets` (keys, in order); size: the length of the slate; source: JSON of the
+    policy and belief that the line names; history: the history of the visit, if the line states it; candidates: the
     LoggedCandidates of the decision, or None; reward: the reward that a line states besides its events;
-    keep_probability: the probability with which the log kept such a line; estimated: 1 where the import computed the
+    keep_probability: the probability with which the log kept such a line; estimated: 1 if the import computed the
     propensities; action_features: JSON of the features of the decision's arms, by key; slot_sets: the arms that each
-    position could show, where positions differ; support: the probability of each eligible arm at position 1, by key;
-    digest: a digest of the line in 16 bytes, which identifies the decision; text: the line, for messages that quote
-    it."""
+    position could show, if positions differ; support: the probability of each eligible arm at position 1, by key;
+    digest: a digest of the line in 16 bytes, which identifies the decision; text: the line, for messages."""
 
     number: Sequence[int]
     session: Sequence[str]
@@ -125,10 +118,8 @@ class LogColumns:
         return len(self.number)
 
     def batch(self, at: Sequence[int]) -> Batch:
-        """Return the slots and events in the form of the log's reader. The id of a decision there is its index in these
-        columns.
-
-        at: the time at which each decision was served."""
+        """Return the slots and events in the form in which the store's log is read. The id of a decision is its index
+        here. at: the time at which each decision was served."""
         slots, events, n = self.slots, self.events, len(self.events.row)
         event_row, served_at = np.array(events.row, np.int64), pick_values(at, events.row)
         event_at = np.array(fill_column(events.at, served_at), np.int64)
@@ -147,7 +138,7 @@ class LogColumns:
         )  # fmt: skip
 
     def select(self, mask: Sequence[bool]) -> LogColumns:
-        """Return the decisions marked by `mask`, with their slots and events."""
+        """Return some of the decisions, with their slots and events. mask: whether to keep each decision."""
         if all(mask):
             return self
         index = list(accumulate(mask, initial=0))
@@ -155,16 +146,15 @@ class LogColumns:
         return replace(selection, slots=_cut(self.slots, mask, index), events=_cut(self.events, mask, index))
 
     def with_events(self, events_to_add: Iterable[tuple[int, tuple[Any, ...]]]) -> LogColumns:
-        """Return these decisions with further events. Each element of `events_to_add` has the index of a decision, and
-        the other values of an event in the order of `LoggedEvents`."""
+        """Return these decisions with further events. events_to_add: pairs of the index of a decision and the other
+        values of the event, in the order of `LoggedEvents`."""
         n, names = len(self.events.row), [field.name for field in fields(self.events)]
         rows = list(zip(*(values(getattr(self.events, name), n) for name in names), strict=True))
         events = sorted(rows + [(row, *event) for row, event in events_to_add], key=itemgetter(0))
         return replace(self, events=LoggedEvents(**transpose_rows(names, events)))
 
     def in_sessions(self) -> LogColumns:
-        """Return the decisions, each with a session. A decision without a session gets a new session that no other
-        decision shares."""
+        """Return the decisions with a session each. A decision without a session gets a new session for itself."""
         n = len(self)
         sessions = values(self.session or NULL, n)
         if None not in sessions:
@@ -175,7 +165,7 @@ class LogColumns:
         )
 
     def without_lines(self, policy: str, digests: Set[bytes]) -> LogColumns:
-        """Return the decisions, but leave out each decision of this policy whose line has one of the digests."""
+        """Return the decisions without those of a policy whose lines have certain digests. digests: these digests."""
         if digests.isdisjoint(self.digest):
             return self
         entries = zip(values(self.policy, len(self)), self.digest, strict=True)
@@ -183,9 +173,8 @@ class LogColumns:
 
 
 def _cut(columns: T, mask: Sequence[bool], index: Sequence[int]) -> T:
-    """Return the slots or events of the decisions that are kept.
-
-    mask: whether each decision is kept; index: the new index of each decision."""
+    """Return the slots or events of those decisions that are kept. mask: whether each decision is kept; index: the new
+    index of each decision."""
     selection = _select(columns, list(map(mask.__getitem__, columns.row)))
     return replace(selection, row=list(map(index.__getitem__, selection.row)))
 
@@ -199,18 +188,19 @@ def _select(columns: R, mask: Sequence[bool], *, omissions: Sequence[str] = ()) 
 
 
 def pick_values(column: Any, order: Sequence[Any]) -> Sequence[Any]:
-    """Return the values of a column at the indexes in `order`. If `order` is the range of all indexes of the column,
-    the result is the column itself."""
+    """Return the values of a column at the indexes in `order`. If these are all indexes in order, the result is the
+    column itself."""
     return column if order == range(len(column)) else list(map(column.__getitem__, order))
 
 
 def values(column: Column, count: int) -> Sequence[Any]:
-    """Return the values of a column, one for each of `count` rows."""
+    """Return the values of a column as a sequence of `count` values, even if the column holds one value for all
+    rows."""
     return [column.value] * count if isinstance(column, Same) else column
 
 
 def fill_column(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
-    """Return the value of each row, or the row's default where the line states no value."""
+    """Return the value of each row, or the row's default if the line states no value."""
     if column == NULL:
         return defaults
     pairs = zip(values(column, len(defaults)), defaults, strict=True)
@@ -230,7 +220,7 @@ def map_column(column: Column, mapping: Mapping[Any, Any] | Sequence[Any]) -> Co
 
 
 def transpose_rows(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
-    """Return the columns of rows, by the name of each column. A column in which no row has a value becomes NULL."""
+    """Return rows as columns, by name. A column in which no row has a value becomes NULL."""
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     return {
         name: NULL if column and column.count(None) == len(column) else column

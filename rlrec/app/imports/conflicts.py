@@ -1,5 +1,5 @@
-"""This module finds lines that contradict the store or an earlier line. Such a line repeats a request id or feedback
-key that is known already, or gives a session another user."""
+"""This module finds lines that contradict the store or an earlier line. Such a line has a request id or feedback key
+that a different line has already, or gives a session another user."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ NameValues = dict[tuple[str, str], str | bytes]  # by kind and name, the line or
 def find(
     unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed_hashes: Ids | None, meanings: NameValues
 ) -> dict[int, Conflict]:  # fmt: skip
-    """Return the conflict of each row that must be refused, by the index of the row. A row is refused if a different
-    line, in the store or in an earlier row, has the same request id or feedback key, or if the session of the row has
-    another user. Equal lines, as in files that overlap, do not conflict. A refused row has no effect, so later rows may
-    use its names again.
+    """Return the errors of rows that must be refused, by the index of the row. A row is refused if a different line, in
+    the store or in an earlier row, has the same request id or feedback key, or if its session has another user. Equal
+    lines, as in files that overlap, do not conflict. A refused row has no effect, so later rows may use its names.
 
     users: the user of each session in the store; disputed_hashes: hashes of the names that have different meanings
-    anywhere in the import, or None to look for such names in these rows alone; meanings: the meanings of disputed names
-    in earlier rows, to which this call adds the meanings in these rows."""
+    anywhere in the import, or None to look for such names in these rows alone; meanings: the digest of the line, or
+    the user of the session, for disputed names in earlier rows; those in these rows are added."""
     requests = decisions.requests(unit, value_set(rows.request_id))
     keys, _ = events.keys_and_kinds(unit, value_set(rows.events.key))
     session_users = {session: user for session, user in users.items() if user is not None}
@@ -65,7 +64,7 @@ def find(
 
 
 def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
-    """Return the rows, where each user that was merged into another user is replaced by the key of the main user."""
+    """Return the rows with the main user in place of each user that was merged into another one."""
     main_users = main_keys(unit, value_set(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
     if not main_users:
         return rows
@@ -73,8 +72,8 @@ def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
-    """Return the stored user of each session, by the key of the session, for the stored sessions that a row with a user
-    names. The value is None for a stored session without a user."""
+    """Return the users of sessions that are in the store, by the key of the session, for sessions that a row names
+    together with a user. The value is None for a session without a user."""
     pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
     stored_keys = loading.stored_sessions(unit, {session for session, user in pairs if user is not None})
     return {key: session.user for key, session in sessions.find(unit, stored_keys).items()}
@@ -90,8 +89,9 @@ def _conflict(kind: str, name: str, value: str | bytes, first_value: str | bytes
 
 
 class _NamesOfKind(NamedTuple):
-    """This record holds names of one kind in lines. Each name has the index of its row and its meaning. The meaning of
-    a session is its user, and the meaning of any other name is the digest of the line."""
+    """This record holds names that occur in lines: request ids, feedback keys or sessions. names: the names; row: the
+    index of the row of each; values: the meaning of each name, which is the user for a session, else the digest of the
+    line."""
 
     kind: str
     names: Sequence[str]
@@ -100,7 +100,7 @@ class _NamesOfKind(NamedTuple):
 
 
 def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
-    """Yield the request ids that rows name, then the feedback keys, then the sessions of the rows that name a user."""
+    """Yield the request ids in rows, then the feedback keys, then the sessions of rows that name a user."""
     all_rows, event_rows = range(len(rows)), rows.events.row
     entries = (
         ("request", rows.request_id, all_rows, rows.digest),
@@ -119,8 +119,9 @@ def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
 
 
 class LineNames(NamedTuple):
-    """This record holds the names in lines as hashes, (n,). `name` has the hash of each name, and `pair` has the hash
-    of the name together with its meaning. In the result of `hash_names` no pair occurs twice."""
+    """This record holds hashes of n names in lines. name (n,): the hash of each name; pair (n,): the hash of the
+    name together with its meaning (the user of a session, else the digest of the line). `hash_names` returns each
+    pair once."""
 
     name: Ids
     pair: Ids
@@ -141,7 +142,7 @@ class LineNames(NamedTuple):
         return cls(*map(np.concatenate, zip((empty, empty), *entries, strict=True)))
 
     def disputed_hashes(self) -> Ids:
-        """Return the hashes of the names that have several meanings."""
+        """Return the hashes of names that have several meanings, so that lines contradict each other."""
         if _count_changes(self.name) == _count_changes(self.pair):
             return self.name[:0]
         _, index = np.unique(self.pair, return_index=True)
@@ -160,13 +161,13 @@ def _hashes(column: Sequence[str | bytes]) -> Ids:
 
 
 def names_of_store(unit: Unit) -> LineNames | None:
-    """Return the names in the store, or None where the store has too many names to read."""
+    """Return the names in the store, or None if they are too many to read."""
     few_names = loading.few_names(unit)
     return None if few_names is None else LineNames.join(map(LineNames.hash_names, _stored_names(*few_names)))
 
 
 def _stored_names(requests: Sequence[str], keys: Sequence[str], users: Mapping[str, str]) -> list[_NamesOfKind]:
-    """Return the names in the store, by kind. The meaning of a session is its user. A request id or a feedback key
-    means its own text, which differs from the digest of every line."""
+    """Return the names in the store, by kind, with their meanings. The meaning of a session is its user. A request id
+    or a feedback key gets its own text as its meaning, which differs from the digest of every line."""
     named_values = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
     return [_NamesOfKind(kind, names, (), owners) for kind, names, owners in named_values]

@@ -1,5 +1,5 @@
-"""This module reads inputs that grow, in portions of complete lines. An input is a stream, or a file that other
-programs append to, rotate and truncate.
+"""This module reads inputs that grow: a stream, or a file that other programs append to, rotate and truncate. It reads
+portions of complete lines.
 
 A file counts as the file that was read before if the bytes just before the offset are the same, whatever its inode.
 Inodes do not decide, because editors write a file anew, and a truncated file may have grown beyond the offset since."""
@@ -31,10 +31,9 @@ Complete = Callable[[bytes], int]  # returns the length of the complete decision
 
 
 class Position(NamedTuple):
-    """A Position is the place in a file from which reading continues.
-
-    inode: the inode of the file; offset: the number of bytes read; lines: the number of lines read; digest: the
-    digest of the bytes just before the offset; process: the name of the process that read up to the offset."""
+    """A Position is the place in a file from which reading continues. inode: the inode of the file; offset: the number
+    of bytes read; lines: the number of lines read; digest: the digest of the bytes just before the offset; process: the
+    name of the process that read up to the offset."""
 
     inode: int = 0
     offset: int = 0
@@ -43,16 +42,15 @@ class Position(NamedTuple):
     process: str = ""
 
     def fits(self, file: BinaryIO) -> bool:
-        """Tell whether a file still holds what was read before this position. The bytes just before the position
-        decide."""
+        """Tell whether a file is still the one that was read up to this position. Only the bytes just before it are
+        compared."""
         return os.fstat(file.fileno()).st_size >= self.offset and _digest(file, self.offset) == self.digest
 
 
 class Portion(NamedTuple):
-    """A Portion holds complete lines of a file: the range of their bytes, and the number of lines before them.
-
-    data: the bytes of the lines, or the first bytes of a single line that is longer than a portion; position: the
-    end of the portion in a file that is followed, else None."""
+    """A Portion holds complete lines of a file. start, end: the range of their bytes; lines: the number of lines before
+    them; data: the bytes, or only the first bytes of a single line that is longer than a portion; position: the end of
+    the portion, None for a file that is not followed."""
 
     file: BinaryIO
     start: int
@@ -62,8 +60,9 @@ class Portion(NamedTuple):
     position: Position | None
 
     def before(self, line: int, complete: Complete) -> Portion | None:
-        """Return the part of this portion with the complete decisions before the line `line`, or None if no complete
-        decision precedes the line."""
+        """Return the part of this portion before a line, up to the end of a complete decision, or None if there is
+        none. line: the number of the line; complete: a function that returns the length of the complete decisions in
+        bytes."""
         lines = self.data.split(b"\n", line - self.lines - 1)[:-1]
         data = b"\n".join([*lines, b""])
         data = data[: complete(data)]
@@ -71,11 +70,9 @@ class Portion(NamedTuple):
 
 
 def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool, size: int | None = None) -> Portion:
-    """Return a portion that begins at the byte `start` of a file and has the bytes `data`.
-
-    lines: the number of lines before the portion; follows: whether the file is followed, so that the portion needs
-    the position of its end; size: the full length of the portion in bytes, if `data` is only its first part (None:
-    the length of `data`)."""
+    """Return a portion of a file. start, data: its first byte and its bytes; lines: the number of lines before it;
+    follows: whether the file is followed, so that the position of the end is needed; size: its full length in bytes, if
+    `data` is only its first part (None: the length of `data`)."""
     end, inode = start + (len(data) if size is None else size), os.fstat(file.fileno()).st_ino
     if not follows:
         return Portion(file, start, end, data, lines, None)
@@ -89,8 +86,8 @@ def _digest(file: BinaryIO, offset: int) -> str:
 
 
 class LineCounts:
-    """A LineCounts object counts how often each line was read before. It knows a line by the first eight bytes of the
-    line's digest."""
+    """A LineCounts object counts how often each line was read before. Lines are recognised by the first eight bytes of
+    their digests."""
 
     def __init__(self) -> None:
         self._prefixes = np.empty(0, np.int64)
@@ -106,9 +103,8 @@ class LineCounts:
 
 
 class GrowingFile:
-    """A GrowingFile reads the new lines of the file at a path.
-
-    position: where an earlier process stopped reading, or None if no earlier process read the file."""
+    """A GrowingFile reads new lines of a file. position: where an earlier process stopped reading, None if none has
+    read it."""
 
     is_over = False
 
@@ -123,8 +119,8 @@ class GrowingFile:
         self._start(path, Position())
 
     def _candidates(self, position: Position | None) -> Iterator[str]:
-        """Yield the path, then the path of each file in the same folder whose inode is that of the position. A rotated
-        file has another name but keeps its inode."""
+        """Yield paths at which the file of a position may be now: first the original path, then those in the same
+        folder with the inode of the position, since a rotated file keeps its inode under another name."""
         yield self.path
         if position is not None:
             with suppress(OSError):  # a folder that may not be listed
@@ -154,8 +150,9 @@ class GrowingFile:
         self.file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """Return the next complete lines, or None if no line is complete yet. Once another file has taken the path of
-        the file being read, the last line of the file being read counts as complete."""
+        """Return the next complete lines, or None if there is no complete line yet. If another file has replaced this
+        one at its path, its last line counts as complete. complete: a function that returns the length of complete
+        decisions."""
         data = os.pread(self.file.fileno(), PORTION_BYTES, self.position.offset)
         status = os.fstat(self.file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status and not self.position.fits(self.file):
@@ -179,8 +176,8 @@ class GrowingFile:
         return _portion(self.file, self.position.offset, data[:size], self.position.lines, follows=True, size=size)
 
     def _line_length(self) -> int:
-        """Return the length of the next line in bytes, for a line longer than a portion. The result is 0 where the end
-        of the line is not written yet."""
+        """Return the length in bytes of the next line, which is longer than a portion, or 0 if its end is not written
+        yet."""
         start = self.position.offset
         for offset in range(start, os.fstat(self.file.fileno()).st_size, BLOCK_BYTES):
             end = os.pread(self.file.fileno(), BLOCK_BYTES, offset).find(b"\n") + 1
@@ -195,8 +192,8 @@ class GrowingFile:
             return False
 
     def _next_path(self, status: os.stat_result) -> str:
-        """Return the path of the file that was written after the current file. Rotated files come before the file at
-        `self.path`."""
+        """Return the path of the file that was written after the current one: a rotated file or, if there is none, the
+        file at `self.path`. status: the status of the current file."""
         with suppress(FileNotFoundError):
             paths = glob(f"{escape(os.path.realpath(self.path))}[.-][0-9]*")
             entries = sorted(
@@ -210,14 +207,12 @@ class GrowingFile:
         return self.path
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """Continue after a portion that has been stored.
-
-        digests: the digests of the lines of the portion that name no request."""
+        """Continue after a portion that has been stored. digests: the digests of its lines that name no request."""
         self.position = cast(Position, portion.position)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """Return how often each line with one of these digests was read from the file before. To count the lines, this
-        method reads the file again, but each part only once."""
+        """Return how often each line with one of these digests was read from the file before. For this, the file is
+        read again from where the last count ended."""
         start, self._counted_to = self._counted_to, self.position.offset
         self._counts.add(layout.line_digests(start, self._counted_to))
         return self._counts.count(digests)
@@ -236,8 +231,8 @@ class Stream:
         self._file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """Return the complete lines that have arrived, or None where no complete line has arrived. At the end of the
-        stream, return all bytes that have not been returned yet."""
+        """Return the complete lines that have arrived, or None if there is none. At the end of the stream, return all
+        bytes that are left. complete: a function that returns the length of the complete decisions in bytes."""
         while not self.is_over and len(self._waiting) < PORTION_BYTES and select.select([self.stream], [], [], 0)[0]:
             block = self.stream.read(BLOCK_BYTES)
             self.is_over = block == b""
@@ -260,9 +255,7 @@ class Stream:
         return _portion(self._file, 0, data, self._lines, follows=False)
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """Continue after a portion that has been stored.
-
-        digests: the digests of the lines of the portion that name no request."""
+        """Continue after a portion that has been stored. digests: the digests of its lines that name no request."""
         self._lines += portion.data.count(b"\n")
         self._counts.add(digests)
 

@@ -1,5 +1,5 @@
-"""This module opens the store to read a log from. This is the store of the command itself, or the same store with a
-folder of Parquet files in place of its own log."""
+"""This module opens the store from which a command reads the log. This is the command's own store, or the same store
+with a folder of Parquet files in place of its log."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ PREFIX = "parquet:"  # of a --log that is a folder
 
 @contextmanager
 def open_log(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
-    """Yield the store to read a log from, and the filter of the log.
-
-    log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`, where DIR may be a URL."""
+    """Yield the store from which a log is read, and the filter of the log. log: a filter, `parquet:DIR`, or
+    `parquet:DIR,FILTER`, where DIR may be a URL."""
     if log is None or not log.startswith(PREFIX):
         yield store, log
         return
@@ -46,10 +45,8 @@ def open_log(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]
 def reading(
     store: Store, log: str | None, workers: Workers = IN_PROCESS
 ) -> Iterator[tuple[Unit, str | None, Engine | None]]:
-    """Yield three things: one snapshot of the store to read a log from, the filter of the log, and the engine to
-    compute with.
-
-    log: a filter as in `open_log`."""
+    """Yield a snapshot of the store from which a log is read, the filter of the log, and the engine that computes. log:
+    a filter, or `parquet:DIR` as in `open_log`; workers: the processes that compute."""
     with (
         open_log(store, log) as (log_store, log_filter),
         log_store.read() as unit,

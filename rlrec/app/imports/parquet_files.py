@@ -2,11 +2,11 @@
 exports append new rows, and a store can be made from the folder again.
 
 DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list. The folders
-`events` and `visits` are next to `decisions`. Persons are users, or sessions where no user is known. A share has all
-decisions of the persons whose `bucket` belongs to the share.
+`events` and `visits` are next to `decisions`. A share has all decisions of its persons, who are chosen by a `bucket`
+number. Persons are users, or sessions without a known user.
 
 A file never changes, and manifest.json, which is replaced last, names the valid files. A visit that went on has several
-rows, of which the row with the highest `part`, the number of its export, is valid. Where earlier exports wrote no more
+rows, of which the row with the highest `part`, the number of its export, is valid. If earlier exports wrote no more
 than the new export, their files are merged with the new files, so that a folder that grows every night has few files.
 """
 
@@ -55,8 +55,7 @@ GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a row group, and its byt
 
 
 class Manifest(Record):
-    """A Manifest names the valid files of a folder, by dataset, and identifies the store that the files come from.
-
+    """A Manifest names the valid files of a folder, by dataset, and identifies the store from which they come.
     forgotten: the number of users that this store had forgotten when the folder was begun."""
 
     store: str
@@ -66,8 +65,7 @@ class Manifest(Record):
 
     @classmethod
     def read(cls, folder: str) -> Manifest | None:
-        """Return the manifest of a folder, or None where the folder has none. Raises RlrecError where the manifest
-        cannot be read."""
+        """Return the manifest of a folder, or None if the folder has none. Raises RlrecError if it cannot be read."""
         try:
             with opened_file(folder, MANIFEST) as file:
                 entries = json.load(file)
@@ -80,7 +78,7 @@ class Manifest(Record):
 
     def check(self, unit: Unit, folder: str) -> None:
         """Raise CheckFailed if the folder holds the log of another store, or if the store has forgotten a user since
-        the folder was begun, because this user may be in the folder."""
+        the folder was begun. Such a user may still be in the folder."""
         if self.store != mark(unit):
             raise CheckFailed(
                 f"{folder} holds the log of another store",
@@ -102,8 +100,7 @@ class Manifest(Record):
 
 
 def _check_entries(entries: Any, folder: str) -> None:
-    """Raise ValueError unless a manifest has the entries that an export writes, and names only files that an export can
-    have written."""
+    """Raise ValueError unless a manifest has the entries of an export and names only files that an export writes."""
     for name, kind in (("format", int), ("store", str), ("forgotten", int), ("files", dict), ("decisions", int)):
         entry = entries.get(name) if isinstance(entries, dict) else None
         if type(entry) is not kind:
@@ -127,7 +124,7 @@ def mark(unit: Unit) -> str:
 
 
 def opened_file(folder: str, path: str) -> BinaryIO:
-    """Open a file of a folder, which may be a URL that fsspec knows. Raises OSError where the file cannot be read."""
+    """Open a file of a folder, which may be a URL that fsspec knows. Raises OSError if the file cannot be read."""
     if "://" not in folder:
         return open(os.path.join(folder, path), "rb")
     with remote_folder(folder) as (files, root):
@@ -145,9 +142,7 @@ def _fields(pa: Any, table: Any, *left_out: str) -> list[Any]:
 
 @cache
 def schemas(pa: Any) -> dict[str, Any]:
-    """Return the columns of each dataset, in order, by the name of the dataset.
-
-    pa: the module pyarrow."""
+    """Return the columns of each dataset, in order, by the name of the dataset. pa: the module pyarrow."""
     time, text, bucket = pa.timestamp("us", "UTC"), pa.string(), pa.field("bucket", pa.int64())
     decision = [
         pa.field("decision_id", pa.int64()),
@@ -169,8 +164,7 @@ def schemas(pa: Any) -> dict[str, Any]:
 
 
 class ExportCounts(Record):
-    """This record holds the number of files in a folder, the number of all decisions in the folder, and the number of
-    new decisions."""
+    """This record holds the number of files in a folder, of all decisions in it, and of new decisions."""
 
     files: int
     decisions: int
@@ -178,14 +172,11 @@ class ExportCounts(Record):
 
 
 def export(store: Store, folder: str, *, log: str | None = None) -> ExportCounts:
-    """Append to a folder the selected decisions, events and visits that the folder lacks, from one snapshot of the
-    store.
+    """Append to a folder those selected decisions, events and visits that it lacks, from one snapshot of the store.
+    folder: a path, or a URL that fsspec knows; log: a filter of the decisions, None for all.
 
-    folder: a path, or a URL that fsspec knows; for a URL, the files are completed in a temporary folder before the
-    first file is sent; log: a filter of the decisions, None for all.
-
-    The manifest of a new folder is written first. If the export is interrupted, the manifest shows that the files of
-    the folder belong to an export, and the next export continues."""
+    The manifest of a new folder is written first, so that an export that was interrupted can be continued. For a
+    URL, files are completed in a temporary folder before the first one is sent."""
     pa, folder = load_pyarrow(), folder.removeprefix("file://")
     with store.read() as unit:
         selection = filters.selection(unit, log)
@@ -223,8 +214,8 @@ def _is_filled(folder: str) -> bool:
 
 @contextmanager
 def _drafts(folder: str) -> Iterator[str]:
-    """Yield the path of the folder for incomplete files. A local target folder holds its own incomplete files, so that
-    completed files only need to be renamed. Raises StoreBusy while another export holds the lock of the folder."""
+    """Yield the path of the folder for incomplete files. For a local target folder, this is the folder itself, so that
+    complete files only need to be renamed. Raises StoreBusy if another export is writing to the folder."""
     if "://" in folder:
         with TemporaryDirectory() as temporary:
             yield temporary
@@ -243,7 +234,7 @@ def _drafts(folder: str) -> Iterator[str]:
 
 
 def _remove_unnamed(folder: str) -> None:
-    """Remove the files of interrupted exports, which the manifest does not name."""
+    """Remove files that the manifest does not name, which interrupted exports have left."""
     drafts.remove_abandoned(os.path.join(escape(folder), drafts.DRAFT + 16 * drafts.DIGIT))
     if (manifest := Manifest.read(folder)) is not None:
         patterns = (f"{name}/{folders}/*part-[0-9]*" for name in DATASETS for folders in ("share=*", "day=*/bucket=*"))
@@ -254,9 +245,7 @@ def _remove_unnamed(folder: str) -> None:
 
 
 def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selected.Selection) -> int:
-    """Write the rows that the folder lacks, and return the number of new decisions.
-
-    log: the log that the folder holds already."""
+    """Write the rows that the folder lacks, and return the number of new decisions. log: the log in the folder."""
     stored_ids, sessions = (_IdSet(*log.numbers("decisions", name)) for name in ("decision_id", "session_id"))
     writer.begin(selected.extent(unit, selection).decisions - len(stored_ids), log)
     low, last_id, session = 0, decisions.peek(unit), log_tables.column_names(t.decision).index("session_id")
@@ -277,7 +266,8 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selec
 
 
 class _IdSet:
-    """An _IdSet is a set of ids that takes one byte for each id up to its largest; arrays of ids would take eight."""
+    """An _IdSet is a set of ids. It takes one byte for each number up to the largest id; arrays of ids would take
+    eight."""
 
     def __init__(self, ids: Ids) -> None:
         self._flags = np.zeros(0, np.bool_)
@@ -300,8 +290,8 @@ class _IdSet:
 
 
 def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_set: _IdSet) -> None:
-    """Write the events of these decisions that the folder lacks. The numbers of events ascend within a decision, so an
-    event is new if its number is higher than all numbers of this decision in the folder."""
+    """Write those events of some decisions that the folder lacks. Events are numbered within a decision, so that an
+    event is new if its number is higher than those of the decision's events in the folder."""
     query = "SELECT decision_id, max(number) AS number FROM events GROUP BY decision_id ORDER BY decision_id"
     owners, last_numbers = log.columns(query, dict.fromkeys(("decision_id", "number"), np.int64)).values()
     for portion in log_tables.event_keys(unit):
@@ -320,7 +310,7 @@ def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_set:
 
 
 def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: _IdSet) -> None:
-    """Write each visit of these sessions whose newest row in the folder is out of date."""
+    """Write those visits of some sessions that the folder lacks, or of which it has an older state."""
     names = [field.name for field in writer.schemas["visits"]]
     columns = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
     visits = np.stack(log.numbers("visits", *(names[index] for index in columns)))
@@ -341,9 +331,8 @@ def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: _Id
 
 
 def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
-    """Return the bucket of each decision, which `_bucket` computes from the decision's session.
-
-    rows: the rows of the table `decision`."""
+    """Return the bucket number of each decision, which depends on the person. rows: the rows of the table
+    `decision`."""
     session = log_tables.column_names(t.decision).index("session_id")
     digests = log_tables.person_digests(unit, {row[session] for row in rows})
     return [_bucket(*digests[row[session]]) for row in rows]
@@ -355,9 +344,8 @@ def _bucket(user_digest: int | None, session_digest: int | None) -> int:
 
 
 def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return the rows of decisions in the form of `schemas`, with their slots, contexts, arms and names.
-
-    rows: the rows of the table `decision`."""
+    """Return decisions as rows in the form of `schemas`, with their slots, contexts, arms and names. rows: the rows of
+    the table `decision`."""
     columns = log_tables.column_names(t.decision)
     index = {name: columns.index(name) for name in columns}
     ids = [row[0] for row in rows]
@@ -382,7 +370,7 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
 
 
 def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
-    """Return the rows of a table by decision. The column of the decision's id is left out of each row."""
+    """Return the rows of a table that belong to decisions, by the id of the decision, without this id."""
     position = log_tables.column_names(table).index("decision_id")
     by_decision: dict[int, list[tuple[Any, ...]]] = {}
     for row in log_tables.find_rows(unit, table, "decision_id", ids):
@@ -391,7 +379,7 @@ def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tu
 
 
 class _Spool(NamedTuple):
-    """A spool is a temporary file that collects the rows of a future Parquet file. The rows come a few at a time, and a
+    """A _Spool is a temporary file that collects the rows of a future Parquet file. Rows come a few at a time, and a
     Parquet file written in such small pieces would be slow to read."""
 
     file: IO[bytes]
@@ -399,13 +387,12 @@ class _Spool(NamedTuple):
 
 
 class _FileWriter:
-    """A _FileWriter writes new files into a folder. The persons' buckets are divided into shares, and each dataset gets
-    one file per share. The files have temporary names until all of them are complete."""
+    """A _FileWriter writes new files into a folder. Persons are divided into shares by their bucket numbers, and each
+    dataset gets one file per share. The files have temporary names until all of them are complete."""
 
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
-        """Prepare to write new files next to the files that the manifest names.
-
-        drafts: the folder for incomplete files."""
+        """Prepare to write new files next to those that the manifest names. pa: the module pyarrow; drafts: the folder
+        for incomplete files."""
         self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
         self._shares = 1  # a power of two
         self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables by dataset
@@ -414,11 +401,10 @@ class _FileWriter:
         self._merged_log = FolderLog(folder, {name: [] for name in DATASETS})
 
     def begin(self, decisions: int, log: FolderLog) -> None:
-        """Choose the number of shares, and the older files to merge with the new files. From the last export backwards,
-        the files of an export are merged if this export wrote no more decisions than the merge holds so far, nor more
-        than BUCKETS * BATCH. The first export that wrote more ends the search.
-
-        decisions: the number of new decisions; log: the log of the folder."""
+        """Choose the number of shares, and the files of earlier exports to merge with the new files. From the newest
+        export backwards, an export is merged if it wrote no more decisions than the merge has so far, nor more than
+        BUCKETS * BATCH. The first export that wrote more ends the search. decisions: the number of new decisions; log:
+        the log in the folder."""
         first = self._number
         for number, size in reversed(log.export_sizes()) if decisions > 0 else ():
             if size > min(decisions, partitions.BUCKETS * partitions.BATCH):
@@ -427,9 +413,7 @@ class _FileWriter:
         self._merged_log, self._shares = log.since(first), partitions.count_partitions(decisions)
 
     def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
-        """Write rows of a dataset.
-
-        buckets: the bucket of each row."""
+        """Add rows to a dataset. buckets: the bucket number of each row."""
         schema, waiting = self.schemas[dataset], self._waiting[dataset]
         columns = [*zip(*rows, strict=True), buckets]
         if dataset == "visits":
@@ -440,7 +424,7 @@ class _FileWriter:
             self._write(dataset)
 
     def _write(self, dataset: str) -> None:
-        """Write the waiting rows of a dataset to the spools of their files."""
+        """Write the waiting rows of a dataset to temporary files, one for each share."""
         if not self._waiting[dataset]:
             return
         table, self._waiting[dataset] = self._pa.concat_tables(self._waiting[dataset]), []
@@ -458,8 +442,8 @@ class _FileWriter:
         return self._spools[dataset, share]
 
     def finish(self) -> dict[str, list[str]]:
-        """Write the new files and give them their names. Returns the names of all valid files by dataset, without the
-        merged files."""
+        """Write the new files, and give them their final names. Returns the names of all valid files, by dataset; files
+        that were merged into new ones are not among them."""
         for dataset in DATASETS:
             self._write(dataset)
         drafts: dict[str, str] = {}
@@ -480,8 +464,8 @@ class _FileWriter:
         }
 
     def _write_file(self, path: str, dataset: str, share: int) -> int:
-        """Write the rows of a share to a Parquet file, beginning with the rows of merged files. Returns the number of
-        rows."""
+        """Write the rows of a share to a Parquet file, after the rows of files that are merged into it. Returns the
+        number of rows."""
         schema, spool = self.schemas[dataset], self._spools.get((dataset, share))
         batches: Iterator[Any] = self._merged_log.batches(dataset, schema.names, share=share, shares=self._shares)
         if spool is not None:
@@ -506,9 +490,7 @@ class _FileWriter:
         return count
 
     def _publish(self, path: str, name: str) -> None:
-        """Move a complete file to its final name in the folder.
-
-        path: the present path of the file; name: the path within the folder."""
+        """Move a complete file to its place in the folder. path: its present path; name: its path within the folder."""
         if self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):
                 files.put_file(path, f"{root}/{name}")
@@ -518,15 +500,15 @@ class _FileWriter:
         os.replace(path, os.path.join(self._folder, name))
 
     def remove_merged(self) -> None:
-        """Remove the merged files from a remote store. In a local folder `_remove_unnamed` removes the merged files,
-        because no manifest names them."""
+        """Remove files that were merged into new ones from a remote store. In a local folder, `_remove_unnamed` does
+        this, because no manifest names them."""
         paths = [*chain(*self._merged_log.files.values())]
         if paths and self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):
                 files.rm([f"{root}/{path}" for path in paths])
 
     def close(self) -> None:
-        """Close the spools and the merged files."""
+        """Close the temporary files, and the files that were merged."""
         self._merged_log.close()
         for spool in self._spools.values():
             spool.file.close()

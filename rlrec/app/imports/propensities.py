@@ -1,5 +1,5 @@
-"""This module computes propensities for the rows of a log without propensities. The logger is taken to be uniform, or
-the propensities are fitted to the arms shown."""
+"""This module computes propensities for a log without propensities. It assumes a uniform logger, or fits probabilities
+to the arms that were shown."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TOLERANCE = 1e-9  # relative change of weights at which the fit ends
 
 
 def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
-    """Return the weight of each arm, by key. With these weights the log is most likely, if each slot is a choice among
-    the eligible arms with probabilities proportional to the weights.
+    """Return the weight of each arm, by key, under which the log is most likely. Each slot is taken to show one of the
+    eligible arms with a probability proportional to its weight.
 
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
     offers, times_shown = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
@@ -53,11 +53,9 @@ def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
 
 
 def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
-    """Return the rows, where each decision that has neither propensities nor marginals gets propensities and is marked
-    as estimated. Each slot is taken to show an arm, among the arms still on offer, with a probability proportional to
-    the arm's weight.
-
-    A slot below a position that the log does not show gets the marginal of its arm instead of a propensity."""
+    """Return the rows with computed propensities, and a mark that they are estimated, for decisions with neither
+    propensities nor marginals. Each slot is taken to show one of the remaining arms with a probability proportional to
+    its weight. If the log does not show a position, slots below it get marginals instead."""
     slots, n = rows.slots, len(rows.slots.row)
     propensity, marginal = list(values(slots.propensity, n)), list(values(slots.marginal, n))
     logs, flags = list(values(rows.log_propensity, len(rows))), list(values(rows.estimated, len(rows)))

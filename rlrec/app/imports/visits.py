@@ -1,5 +1,5 @@
-"""This module assigns each imported decision its visit and its step in the visit. It also derives the state and history
-of a decision where the decision's line states neither."""
+"""This module assigns each imported decision to a visit of its session and to a step of this visit. It also derives the
+state and the history that the decision saw, if its line states neither."""
 
 from __future__ import annotations
 
@@ -36,10 +36,8 @@ READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id"
 
 
 class VisitMoves(Record, kw_only=False):
-    """This record holds the visits of an import that got a new number, because the store had a visit with the number in
-    the line.
-
-    new_numbers: the new number of each moved visit, by (session, number in the line); targets: the moved visits as
+    """This record holds the visits of an import that got a new number, because the store had a visit of the same
+    number. new_numbers: the new number of each visit, by (session, number in the line); targets: the same visits as
     (session, new number)."""
 
     new_numbers: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -50,11 +48,9 @@ def assign(
     unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], *, stored_ids: Collection[int],
     settings: StoreSettings, moves: VisitMoves,
 ) -> tuple[Column, Column, frozenset[int]]:  # fmt: skip
-    """Store the visits of these rows. Returns the visit and the step of each row, and the indexes of the rows whose
-    visit had begun before these rows.
-
-    session_ids: the session of each row; at: the time of each row; stored_ids: the ids of the sessions that the
-    store had before."""
+    """Store the visits of these rows. Returns the visit and the step of each row, and the indexes of rows whose visit
+    was begun before this group. session_ids: the session of each row; at: the time of each row; stored_ids: the ids of
+    sessions that the store had before; moves: the visits that got new numbers."""
     n = len(rows)
     (visit, step), is_grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
     stated_columns, unordered_rows = [values(column, n) for column in (rows.visit, rows.step)], np.arange(n)
@@ -84,11 +80,11 @@ def assign(
 
 
 class OrderedVisits(NamedTuple):
-    """This record holds the visit and the step of each row, (n,).
+    """This record holds the visit and the step of each of n rows.
 
-    is_grown: for each row, whether its visit had begun before these rows; is_assigned: for each row, whether its
-    session could be treated together with all others; new_visits, extended_visits: the columns of new visits and of
-    extended visits, in order of session and number."""
+    is_grown (n,): whether the visit of the row was begun before; is_assigned (n,): whether the session of the row
+    was handled, and not left out; new_visits, extended_visits: the columns of new visits and of visits that got
+    longer, in order of session and number."""
 
     visit: Ids
     step: Ids
@@ -102,14 +98,15 @@ def in_order(
     session_ids: Sequence[int], at: Sequence[int], newest_visits: Sequence[NewestVisit], *, timeout_us: int,
     numbers: Ids | None = None,
 ) -> OrderedVisits:  # fmt: skip
-    """Return the visits of rows for all sessions at once. The visits are those that `VisitNumbers` assigns.
+    """Return the visits of n rows, computed for all sessions at once, as `VisitNumbers` would assign them. Sessions
+    that need `VisitNumbers` itself are left out.
 
-    Without stated visits a session is left out if a live request may continue its newest visit, if a row is older
-    than that visit, or if its rows are not in order of time. With stated visits a session is left out if the store
-    has it already, or if two rows have the same step.
+    If lines state no visits, a session is left out if a live request may continue its newest visit, if a row is
+    older than that visit, or if its rows are not in order of time. If lines state visits, a session is left out if
+    the store has it already, or if two of its rows have the same step.
 
     session_ids: the session of each row; at: the time of each row; newest_visits: the newest visit of each session that
-    has a visit; numbers: the visit and step of each line, (2, n), or None where lines state no visits."""
+    has a visit; numbers (2, n): the visit and step that each line states, None if lines state no visits."""
     session, time, n = np.array(session_ids, np.int64), np.array(at, np.int64), len(at)
     order = np.argsort(session, kind="stable") if numbers is None else np.lexsort((numbers[1], numbers[0], session))
     session, time = session[order], time[order]
@@ -150,13 +147,12 @@ def in_order(
 
 
 class VisitNumbers:
-    """A VisitNumbers object assigns imported decisions to visits of their sessions, one decision after another. These
-    visits are ended, so that a live request opens a new visit."""
+    """A VisitNumbers object assigns imported decisions to visits of their sessions, one by one. These visits are ended,
+    so that a live request opens a new visit."""
 
     def __init__(self, unit: Unit, stored_ids: Collection[int], settings: StoreSettings, moves: VisitMoves) -> None:
-        """Read the visits and steps of the stored sessions.
-
-        stored_ids: the ids of the sessions that the store has already."""
+        """Read the visits and steps of stored sessions. stored_ids: the ids of these sessions; moves: the visits that
+        got new numbers."""
         self.unit = unit
         self.timeout_us = settings.session_timeout_us
         self.moves = moves
@@ -170,9 +166,8 @@ class VisitNumbers:
         self.changed_visits: dict[tuple[int, int], Visit] = {}
 
     def assign(self, session: int, visit: int | None, step: int | None, at: int) -> tuple[int, int]:
-        """Return the visit and the step of the session's next decision.
-
-        visit, step: the visit and the step that the line states, or None where the line states none."""
+        """Return the visit and the step of the session's next decision. visit, step: those that the line states, or
+        None."""
         number = self._number(session, visit, step, at)
         row = self.visits[session].get(number)
         if row is None:
@@ -187,8 +182,8 @@ class VisitNumbers:
         return number, step
 
     def _number(self, session: int, visit: int | None, step: int | None, at: int) -> int:
-        """Return the number of a decision's visit. This is the visit that the line names, else the newest visit while
-        it lasts. Where this visit already has a decision at the step, return the next number."""
+        """Return the number of a decision's visit: the visit that the line names or, if it names none, the newest visit
+        while it lasts. If this visit already has a decision at this step, return the next free number."""
         visits = self.visits[session]
         newest = max(visits, default=0)
         if visit is None:
@@ -219,14 +214,12 @@ def derive_states(
     unit: Unit, rows: LogColumns, definitions: Mapping[str, Reward], *, arm_ids: Mapping[str, int],
     session_id: Sequence[int], visit: Column, step: Column, at: Sequence[int], grown_rows: Set[int],
 ) -> tuple[Column, Column]:  # fmt: skip
-    """Return the state and the history of each row, in two columns.
+    """Return two columns, the state and the history that each row saw. If the line states neither, they are derived
+    from the earlier decisions of the visit. Nothing is derived if the log dropped lines or the visit lacks steps, since
+    it is then not known what was shown before.
 
-    A row whose line states neither gets the state and the history that follow from the earlier decisions of its
-    visit. Where the log dropped lines or the visit lacks steps, nothing is derived, because it is unknown what was
-    shown before.
-
-    definitions: the reward of each policy, which tells what slots had earned by the time of the decision; grown_rows:
-    the indexes of the rows whose visit had begun before these rows."""
+    definitions: the reward of each policy, from which the rewards in a history are computed; grown_rows: the indexes
+    of rows whose visit was begun before this group."""
     n, names = len(rows), values(rows.policy, len(rows))
     if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
         return Same(FIRST_STATE), Same(b"")
@@ -253,10 +246,9 @@ def _batch(
     unit: Unit, rows: LogColumns, columns: Mapping[str, Sequence[int]], begun_visits: Sequence[tuple[int, int]],
     arm_ids: Mapping[str, int],
 ) -> Batch:  # fmt: skip
-    """Return the slots and events of rows and of stored visits, in order of session, visit, step and position. A row
-    has its index as the id of its decision, and the decisions of stored visits have negative ids.
-
-    columns: the session, visit, step and time of each row; begun_visits: the session and number of stored visits."""
+    """Return the slots and events of rows and of stored visits, in order of session, visit, step and position. The
+    decision id of a row is its index; decisions of stored visits have negative ids. columns: the session, visit, step
+    and time of each row; begun_visits: the session and number of stored visits."""
     batch = rows.batch(columns["at"])
     row = batch.slots["decision_id"]
     slots = [batch.slots | {name: np.array(column, np.int64)[row] for name, column in columns.items()}]
@@ -276,9 +268,8 @@ def _batch(
 def _find_states(
     batch: Batch, rows: Sequence[int], definition: Reward, keys: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes, int]]:
-    """Return the state, the history and the index of each of these rows whose visit has every step.
-
-    keys: the key of each arm, by the id of the arm."""
+    """Return the state, the history and the index of each row whose visit lacks no step. keys: the key of each arm, by
+    id."""
     slots = batch.slots
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"][first], slots["visit"][first])
@@ -295,10 +286,8 @@ def _find_states(
 
 
 def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: Reward) -> History:
-    """Return the histories of the decisions that `picks` names.
-
-    picks: the indexes of these decisions among all decisions of the batch; first: the index of each decision's first
-    slot; begin: the index of the first decision in each decision's visit."""
+    """Return the histories that some decisions of a batch saw. picks: the indexes of these decisions; first: the index
+    of each decision's first slot; begin: the index of the first decision in each decision's visit."""
     slots, at = batch.slots, batch.slots["at"][first]
     # the number of slots before each decision, and the last of them
     first_slot, since = first[picks], first[begin[picks]]
@@ -320,10 +309,9 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
 
 
 def _sums_before(values: Array, starts: Ids) -> Array:
-    """Return for each value the sum of the earlier values in the same run, (n,). The sums are not differences of two
-    cumulative sums, whose rounding would depend on the other rows of the batch.
-
-    starts: the index at which each run starts."""
+    """Return for each of n values the sum of the earlier values in the same run, (n,). They are summed one by one:
+    differences of cumulative sums would be rounded differently for other batches. starts: the index at which each run
+    starts."""
     total, number = np.zeros(len(values)), numbers_in_runs(starts, len(values))
     for rows in np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number)))[1:-1]:
         total[rows] = total[rows - 1] + values[rows - 1]
@@ -331,10 +319,8 @@ def _sums_before(values: Array, starts: Ids) -> Array:
 
 
 def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tuple[Array, Array]:
-    """Return two arrays: the reward of each slot, (n,), and the reward of each page at the page's first slot and 0
-    elsewhere, (n,).
-
-    first: the index of each decision's first slot."""
+    """Return the reward of each of n slots, (n,), and the reward from events on each whole slate, (n,), which stands at
+    its first slot; other slots have 0. first: the index of each decision's first slot."""
     decision_id = batch.slots["decision_id"]
     first = run_starts(decision_id) if first is None else first
     pages = np.zeros(len(decision_id))
@@ -343,11 +329,9 @@ def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tupl
 
 
 def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
-    """Return the indexes, within `picks`, of the decisions that were made before an event of an earlier decision of the
-    same visit.
-
-    picks: the indexes of the decisions to look at; first: the index of each decision's first slot; begin: the index
-    of the first decision in each decision's visit."""
+    """Return the indexes, within `picks`, of decisions that were made before the last event on an earlier decision of
+    the visit. picks: the decisions to look at; first: the index of each decision's first slot; begin: the index of the
+    first decision in each decision's visit."""
     events, slots = batch.events, batch.slots
     if not (events["age_us"] > 0).any():  # most logs have no times of events
         return np.empty(0, np.int64)
@@ -362,7 +346,8 @@ def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
 
 
 def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
-    """Return the slots from index `low` up to but not including `high`, and the events of these slots up to a time."""
+    """Return the slots from index `low` up to but not including `high`, and the events on their decisions up to a
+    time."""
     slots, events = take(batch.slots, slice(low, high)), batch.events
     event_rows = np.flatnonzero(np.isin(events["decision_id"], slots["decision_id"]))
     served_at = dict(zip(slots["decision_id"].tolist(), slots["at"].tolist(), strict=True))
@@ -371,9 +356,8 @@ def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
 
 
 def _states(past: History, keys: Mapping[int, str]) -> list[str]:
-    """Return the state of each decision as the canonical JSON that a live store would have stored.
-
-    keys: the key of each arm, by the id of the arm."""
+    """Return the session state of each decision, as a live store would have stored it: as canonical JSON. keys: the key
+    of each arm, by id."""
     texts = {arm: json.dumps(key, ensure_ascii=False) for arm, key in keys.items()}
     names = [texts[arm] for arm in past.arm.tolist()]
     bounds = zip(past.start[:-1].tolist(), past.start[1:].tolist(), strict=True)

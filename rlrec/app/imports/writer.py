@@ -1,7 +1,7 @@
 """This module writes one group of an imported log into the tables, in columns, in one transaction.
 
 Lines that the store has already are left out, and lines that contradict the store are refused. The user is told
-which rewards the definition of a policy's reward clips or ignores. The user is also told if a log seems to lack the
+which rewards of the log are clipped or ignored by the reward of the policy, and if the log seems to lack the
 decisions without reward."""
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ MIN_DECISIONS = 100  # decisions from which on equal rewards suggest that the ot
 
 
 class AlteredRewards(Record, kw_only=False):
-    """This record counts the rewards of a log that the definition of a reward alters.
+    """This record counts the rewards of a log that a reward definition changes.
 
-    n_clipped: the number of decisions with a reward outside the range of the definition; n_ignored: the number of
+    n_clipped: the number of decisions whose reward is outside the range of the definition; n_ignored: the number of
     decisions with a reward that the definition ignores; decisions: the number of all decisions; kinds: the kinds of
     events that the definition does not weigh; rewards: up to two distinct rewards of slots, before clipping."""
 
@@ -55,9 +55,8 @@ class AlteredRewards(Record, kw_only=False):
         return AlteredRewards(*counts, *texts, self.definition or other.definition)
 
     def notices(self, rewards: Iterable[Reward]) -> list[str]:
-        """Return messages for the user about the altered rewards.
-
-        rewards: the definitions of rewards in the store, one of which may count what this definition ignores."""
+        """Return messages for the user about these rewards. rewards: the reward definitions of the store, one of which
+        may count what this definition ignores."""
         lines: list[str] = []
         if self.definition is None:
             return lines
@@ -88,9 +87,7 @@ def _way_out(kinds: Sequence[str]) -> str:
 
 
 def find_alterations(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
-    """Return the rewards of these decisions that a definition alters.
-
-    served_at: the time at which each decision was served."""
+    """Count the rewards of some decisions that a reward definition changes. served_at: the time of each decision."""
     n = len(rows)
     if not rows.events.row and rows.reward == NULL:
         return AlteredRewards(decisions=n, rewards=frozenset({definition.default}), definition=definition)
@@ -121,12 +118,10 @@ KIND = "logged"  # the kind of policies that own imported decisions
 
 
 class ImportCounts(Sums, eq=True):
-    """This record counts the decisions of an import.
-
-    n_accepted: the number of stored decisions; duplicates: the number of decisions that the store had already;
-    n_estimated: the number of stored decisions with estimated propensities; altered_rewards: the rewards that
-    definitions alter; n_changed: the number of stored decisions for which the store already had a decision of the same
-    policy, session and time."""
+    """This record counts the decisions of an import. n_accepted: stored decisions; duplicates: decisions that the store
+    had already; n_estimated: stored decisions with estimated propensities; altered_rewards: the rewards that
+    definitions change; n_changed: stored decisions for which the store already had a decision of the same policy,
+    session and time."""
 
     n_accepted: int = 0
     duplicates: int = 0
@@ -138,13 +133,14 @@ class ImportCounts(Sums, eq=True):
 class ImportState(Record, kw_only=False):
     """This record holds the state of an import between two transactions.
 
-    policies: the names of all owners; options: the options of the command, which are stored with its first
-    decisions; run: the id of the row that stores the options; moves: the visits that got a new number; lines_agree:
-    whether no two lines contradict each other; follows: whether the log is followed; contexts: the ids of known
-    contexts.
+    policies: the names of the policies to which decisions belong; options: the options of the command, which are
+    stored with its first decisions; run: the id of the row that stores them; moves: the visits that got a new
+    number; lines_agree: whether no two lines contradict each other; follows: whether the import waits for new lines
+    of a growing log; contexts: the ids of known contexts.
 
-    lines: for each policy, the digests of lines that the store had before this file, or None if they are too many or
-    the log is followed. These digests stay valid as long as no one but this import adds lines, which `marks` show."""
+    lines: for each policy, the digests of the lines that the store had before this file, or None if they are too many
+    or the log grows; marks: numbers that change when other processes add lines, after which `lines` must be read again.
+    """
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -159,12 +155,11 @@ class ImportState(Record, kw_only=False):
 
 
 class PreparedRows(NamedTuple):
-    """This record holds a group of rows, and everything needed to store the rows that can be computed from them alone.
+    """This record holds a group of rows, and what can be computed from them before they are stored.
 
-    sessions: the keys of the sessions in order; digests, splits, user: the digest, split and user of each session,
-    where the user may be None; session: the index in `sessions` of each row's session; users: the digest of each
-    user, by key; contexts: the contexts by digest, in order; order: the indexes of the rows in order of policy and
-    digest."""
+    sessions: the keys of the sessions, in order; digests, splits, user: the digest, split and user (or None) of each
+    session; session: the index in `sessions` of each row's session; users: the digest of each user, by key;
+    contexts: the contexts by digest; order: the indexes of the rows in order of policy and digest."""
 
     rows: LogColumns
     sessions: list[str]
@@ -178,9 +173,8 @@ class PreparedRows(NamedTuple):
 
     @classmethod
     def prepare(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
-        """Return the rows with the order, sessions, users and contexts that are needed to store them.
-
-        salt: the salt of the splits."""
+        """Return the rows with the order, sessions, users and contexts that are needed to store them. salt: the salt of
+        the splits."""
         keys = sorted(dict.fromkeys(rows.session))  # ascending: sorting an ordered list costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)
@@ -223,7 +217,8 @@ class GroupWriter:
         self.refusals: list[RefusedLine] = []
 
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
-        """Store the new rows. Returns the state of the import after this group, and the lines that are refused."""
+        """Store the rows that the store does not have. Returns the state of the import after this group, and the
+        refused lines."""
         with_main_users = conflicts.with_main_users(self.unit, group.rows)
         if with_main_users is not group.rows:
             group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
@@ -250,7 +245,8 @@ class GroupWriter:
         return state, self.refusals
 
     def _owner_errors(self, rows: LogColumns) -> dict[int, InputError]:
-        """Return an error for each row whose policy cannot own an imported log, by the index of the row."""
+        """Return an error for each row that names a policy to which no imported log can belong, by the index of the
+        row."""
         if len(self.ids) == len(self.owners):
             return {}
         return {
@@ -262,10 +258,8 @@ class GroupWriter:
     # -- rows of tables --
 
     def _store(self, group: PreparedRows, old_sessions: dict[str, sessions.Session]) -> None:
-        """Insert decisions and everything that belongs to them. The rows of a table with a unique key are inserted in
-        the order of this key.
-
-        old_sessions: the sessions that the store has already, by key."""
+        """Insert decisions and everything that belongs to them. If a table has a unique key, its rows are inserted in
+        order of this key. old_sessions: the sessions that the store has already, by key."""
         unit, rows, n = self.unit, group.rows, len(group.rows)
         if self.state.run is None:
             run = settings.add_run(unit, "import-log", self.state.options)
@@ -325,7 +319,7 @@ class GroupWriter:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
 
     def _arm_ids(self, rows: LogColumns) -> dict[str, int]:
-        """Return the id of each arm that these rows name, by key. Unknown arms are added to the store."""
+        """Return the id of each arm in these rows, by key. Unknown arms are added to the store."""
         keys = set().union(*(rows.eligible_sets[index] for index in value_set(rows.eligible)))
         for past in () if rows.history == NULL else values(rows.history, len(rows)):
             keys |= set() if past is None else {arm for arm, *_ in past.entries}
@@ -339,9 +333,7 @@ class GroupWriter:
         return ids
 
     def _candidates(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
-        """Store the lists of candidates, for the decisions that have a list.
-
-        ids: the id of each row's decision."""
+        """Store the lists of candidates of those decisions that have one. ids: the id of each row's decision."""
         numbers, lists = _find_values(rows.candidates, ids)
         if not numbers:
             return
@@ -354,10 +346,8 @@ class GroupWriter:
         ])  # fmt: skip
 
     def _action_data(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
-        """Store the features of arms, the arms that each position could show and the probabilities of all arms, for the
-        decisions that have such data.
-
-        ids: the id of each row's decision."""
+        """Store what lines state about arms: their features, the arms that each position could show, and the
+        probabilities of all arms. ids: the id of each row's decision."""
         numbers, bodies = _find_values(rows.action_features, ids)
         if numbers:
             contexts = contents.contexts(self.unit, contents.by_digest(set(bodies)))
@@ -375,9 +365,8 @@ class GroupWriter:
             self._write("logged_support", {"decision_id": numbers, "probabilities": blobs})
 
     def _context_ids(self, bodies: Mapping[bytes, str]) -> Mapping[str, int]:
-        """Return the ids of contexts, by the JSON of the context. The ids from earlier groups are remembered.
-
-        bodies: the JSON of each context, by digest."""
+        """Return the ids of contexts, by the JSON of the context. Ids of earlier groups are remembered. bodies: the
+        JSON of each context, by digest."""
         old_ids = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
         new_bodies = {digest: body for digest, body in bodies.items() if body not in old_ids} if old_ids else bodies
         ids = {**old_ids, **contents.contexts(self.unit, new_bodies)}
@@ -393,10 +382,8 @@ class GroupWriter:
         return map_column(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
 
     def _events(self, rows: LogColumns, ids: Sequence[int], served_at: Sequence[int], seq: Column) -> None:
-        """Store the events, numbered from 1 within their decision, and the feedback keys of the events that have one.
-
-        ids: the id of each row's decision; served_at: the time of each row's decision; seq: the change number of
-        each row."""
+        """Store the events, numbered from 1 within their decision, and their feedback keys. ids: the id of each row's
+        decision; served_at: the time of each row's decision; seq: the change of the policy that each row belongs to."""
         if not (record := rows.events).row:
             return
         event_rows = np.array(record.row, np.int64)
@@ -415,8 +402,8 @@ class GroupWriter:
     # -- sessions --
 
     def _session_ids(self, group: PreparedRows, old_sessions: Mapping[str, sessions.Session]) -> Sequence[int]:
-        """Return the id of each row's session. New sessions are stored in order of their keys, and a stored session
-        without a user gets the first user that these rows name for it."""
+        """Return the id of each row's session. New sessions are stored in order of their keys. A stored session without
+        a user gets the first user that a row names for it."""
         user_ids = sessions.intern_users(self.unit, group.users.keys(), group.users)
         keys, digests, split, user = group.sessions, group.digests, group.splits, group.user
         if old_sessions:
@@ -441,14 +428,14 @@ class GroupWriter:
 
 
 def _users(rows: LogColumns) -> dict[str, str]:
-    """Return the first user that a row names for each session, by the key of the session. Sessions without a user are
-    left out."""
+    """Return the first user that rows name for each session, by the key of the session, for sessions that have one."""
     entries = list(zip(rows.session, values(rows.user, len(rows)), strict=True))
     return {} if rows.user == NULL else {key: user for key, user in reversed(entries) if user is not None}
 
 
 def _find_values(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequence[Any]]:
-    """Return two lists: the ids of the decisions that have a value in the column, and these values."""
+    """Return the ids of the decisions that have a value in a column, and these values. ids: the id of each row's
+    decision."""
     entries = (
         [] if isinstance(column, Same) else [pair for pair in zip(ids, column, strict=True) if pair[1] is not None]
     )
@@ -456,8 +443,7 @@ def _find_values(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Seq
 
 
 def _first_features(rows: LogColumns, new_keys: Set[str]) -> dict[str, str]:
-    """Return the features of new arms, by key. The features of an arm are those of the first decision that states
-    features of this arm."""
+    """Return the features of new arms, by key, as the first decision with features of the arm states them."""
     features: dict[str, str] = {}
     for text in () if isinstance(rows.action_features, Same) else dict.fromkeys(rows.action_features):
         by_arm = json.loads(text) if text is not None and len(features) < len(new_keys) else {}
@@ -467,8 +453,7 @@ def _first_features(rows: LogColumns, new_keys: Set[str]) -> dict[str, str]:
 
 
 def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
-    """Return an entry for each feedback key: the key with the digest of the line of feedback that it names.
-
+    """Return an entry for each feedback key: the key, the digest of its line of feedback, the time and the decision.
     entries: the decision, key, position, time, kind and value of each event."""
     lines: dict[tuple[int, str], tuple[int | None, int | None, dict[str, float]]] = {}
     for decision_id, key, position, at, kind, value in entries:
@@ -484,8 +469,8 @@ def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
 
 
 def find_owner(unit: Unit, name: str) -> Version | None:
-    """Return the version of a policy that may own a log, or None if no policy has this name. Raises InputError for a
-    policy of another kind."""
+    """Return the version of a policy that can hold an imported log, or None if no policy has this name. Raises
+    InputError for a policy of another kind."""
     live = policies.live(unit, [name]).get(name)
     if live is not None and live.version.policy.kind != KIND:
         raise InputError(

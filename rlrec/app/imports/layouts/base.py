@@ -1,8 +1,8 @@
 """This module is the base of all layouts. It reads the lines of a file, identifies lines, and holds the decisions that
 lines decode to.
 
-Decoding checks every line and writes the columns to an unnamed temporary file. The columns are read back, group by
-group, once the whole input is known to be good and the facts that only the end of the input tells are known. Two
+Decoding checks every line and writes the columns to an unnamed temporary file. When the whole input is known to be
+good, the columns are read back, group by group, and completed with facts that only the whole input shows. Two
 processes decode every second group each. Memory is bounded by a group of lines, and 8 bytes per line."""
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def line_groups(
 ) -> Iterator[LineGroup]:  # fmt: skip
     """Yield the lines of a file in groups, without blank lines.
 
-    parity: 0 or 1 to read only every second group (even or odd) and the group of a header, or None to read all
-    groups; has_header: whether the first line is a header; number: the number of the first line; cuts: whether lines
-    that are too long are cut to one byte over the limit, instead of raising InputError."""
+    parity: 0 or 1 to read only every second group (even or odd) and the group of a header, or None to read all;
+    number: the number of the first line; cuts: whether a line that is too long is cut to one byte over the limit,
+    instead of an error."""
     for index, blocks in groupby(_blocks(file, name, number), itemgetter(0)):
         if has_header or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
@@ -85,7 +85,7 @@ class FileBytes(io.RawIOBase):
 
 def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int, bytes]]:
     """Yield blocks of whole lines from a plain or gzip file. Each block comes with the number of its group of lines,
-    from 0 on, and with the number of its first line, from `number` on."""
+    from 0 on, and the number of its first line. number: the number of the first line of the file."""
     group, count, size = 0, 0, 0
     buffer = io.BufferedReader(file)
     is_gzip = buffer.peek(2)[:2] == b"\x1f\x8b"
@@ -110,7 +110,8 @@ def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int,
 
 
 def _cut(number: int, block: bytes, group: LineGroup, cuts: bool) -> None:
-    """Add the lines of a block, with their numbers, to a group. Blank lines are left out."""
+    """Add the lines of a block to a group, without blank lines. number: the number of the first line; cuts: whether a
+    line that is too long is cut, instead of an error."""
     numbers, texts = group.numbers, group.texts
     lines = block.split(b"\n")
     if not lines[-1]:
@@ -139,9 +140,8 @@ class Source(Record):
     """A Source is a file to read (a path, or an open file), with its name in messages.
 
     decode: a function that turns each (number, line) into a msgspec Struct of a type, or into an InputError that
-    names the line and the field; this function decides how strictly JSON is read; start, end: the range of bytes of
-    a growing file that is read now, where an end of None means that the file does not grow and is read whole;
-    number: the number of the first line in this range."""
+    names the line and the field; start, end: the range of bytes of a growing file that is read now; an end of None
+    means that the file does not grow and is read whole; number: the number of the first line in this range."""
 
     file: str | BinaryIO
     name: str
@@ -152,8 +152,7 @@ class Source(Record):
 
     @property
     def grows(self) -> bool:
-        """Tell whether the lines of this source are part of a log whose other lines are stored already or follow
-        later."""
+        """Tell whether the file is only a part of a log, whose other lines are stored already or follow later."""
         return self.end is not None
 
 
@@ -163,14 +162,15 @@ class RefusedLine(NamedTuple):
 
 
 def refused_line(error: InputError, number: int, text: bytes) -> RefusedLine:
-    """Return a refused line with its error. The traceback of the error is dropped, since it would keep the whole group
-    in memory."""
+    """Return a refused line with its error. The error loses its traceback, which would keep the whole group in
+    memory."""
     error.line, error.__traceback__, error.__context__ = error.line or number, None, None
     return RefusedLine(error, text if len(text) <= LINE_BYTES else text[:EXCERPT_BYTES])
 
 
 def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], refused_lines: list[RefusedLine]) -> LogColumns:
-    """Return the rows that have no error, and append each row with an error to `refused_lines`."""
+    """Return the rows that have no error, and append the others to `refused_lines`. errors: the errors by index of the
+    row."""
     if not errors:
         return rows
     texts = values(rows.text, len(rows))
@@ -179,9 +179,8 @@ def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], refused_lines:
 
 
 class Observation(NamedTuple):
-    """An Observation holds events that one line of the log states about a decision in another line.
-
-    key: the request id of that decision."""
+    """An Observation holds events on a decision that another line of the log states. key: the request id of the
+    decision; activates: whether the line says that the decision was shown."""
 
     key: str
     events: Sequence[tuple[str, float, int | None]]  # kind, value, time
@@ -192,9 +191,9 @@ class Decoded(NamedTuple):
     """This record holds the decisions of a group of lines, still without digests and texts, and the lines that cannot
     be read.
 
-    errors: the error of each refused decision, by row; n_skipped: the number of lines that the format marks as no
-    decision; n_zoneless: the number of lines with a time without a zone; observations: what these lines say of
-    decisions in other lines; lines: the number of lines of each decision, or None if each decision is one line."""
+    errors: the errors of refused decisions, by row; n_skipped: the number of lines that the format marks as no
+    decision; n_zoneless: the number of lines with a time without a zone; observations: events on decisions in other
+    lines; lines: the number of lines of each decision, or None if each decision is one line."""
 
     rows: LogColumns
     refused_lines: list[RefusedLine]
@@ -208,11 +207,10 @@ class Decoded(NamedTuple):
 class LineSums(Sums, frozen=False, eq=True):
     """This record counts the lines of a log.
 
-    decisions: the number of decisions; n_rejected: the number of refused lines; duplicates: the number of repeated
-    lines that name a request; n_skipped: the number of lines that the format marks as no decision; without_propensity:
-    the number of decisions with neither a propensity nor a marginal; observes: whether the log has lines that
-    observe decisions in other lines; n_zoneless: the number of lines with a time without a zone; copies: the number of
-    further decisions that equal an earlier decision in session, time and all else."""
+    decisions: the number of decisions; n_rejected: refused lines; duplicates: repeated lines that name a request;
+    n_skipped: lines that the format marks as no decision; without_propensity: decisions with neither a propensity
+    nor a marginal; observes: whether the log has lines with events on decisions in other lines; n_zoneless: lines
+    with a time without a zone; copies: decisions that equal an earlier decision in session, time and all else."""
 
     decisions: int = 0
     n_rejected: int = 0
@@ -225,13 +223,13 @@ class LineSums(Sums, frozen=False, eq=True):
 
 
 class Note(Record):
-    """A Note holds facts about a group of decoded lines that are kept until the end of their file.
+    """A Note holds facts about a group of decoded lines that are needed at the end of their file.
 
-    observations: the observations that Decoded describes; policies: for each policy, the number of the first line
-    that names it; digests: the first 8 bytes of each decision's digest; arms and max_length: the arms shown and the
-    length of the longest page, for layouts that do not say which arms were eligible; inactive_ids: for each decision
-    that waits for its activation, its request id or None; decision_digests: the digests of the keys of decisions in
-    a table."""
+    sums: counts of lines; observations: events on decisions in other lines; policies: for each policy, the number of
+    the first line that names it; names: hashes of names, to find contradictions; digests: the first 8 bytes of each
+    decision's digest; arms, max_length: the shown arms and the length of the longest slate, for layouts that do not
+    say which arms were eligible; inactive_ids: the request id, or None, of each decision that is not yet known to
+    have been shown; decision_digests: the digests of the keys of decisions in a table."""
 
     sums: LineSums
     observations: Sequence[Observation]
@@ -245,9 +243,8 @@ class Note(Record):
 
 
 class Layout(ABC):
-    """A Layout decodes one file of a log. Each subclass defines how lines are decoded.
-
-    policy: the owner of all decisions of the file, or None where each line names its owner."""
+    """A Layout decodes one file of a log. Each subclass defines how lines are decoded. policy: the policy to which all
+    decisions of the file belong, or None if each line names its policy."""
 
     has_header: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
@@ -278,54 +275,44 @@ class Layout(ABC):
     # -- defined by each layout --
 
     def header(self, text: bytes) -> None:  # noqa: B027 (most layouts have none)
-        """Read the first line of the file. Raises InputError where a column is missing."""
+        """Read the first line of the file. Raises InputError if a column is missing."""
 
     def goes_on(self, text: bytes, next_text: bytes, *, gap: bool) -> bool:
-        """Tell whether the line `next_text` belongs to the same decision as the line `text` before it, in a layout
-        where decisions span lines.
-
-        gap: whether blank lines lie between the two lines."""
+        """Tell whether a line belongs to the same decision as the line before it, if decisions can have several lines.
+        text: the line before; next_text: the line; gap: whether blank lines are between them."""
         return False
 
     def complete_bytes(self, data: bytes) -> int:
-        """Return the length in bytes of the decisions at the beginning of `data` that are complete, whatever bytes
-        follow."""
+        """Return the length in bytes of the decisions at the beginning of `data` that are certainly complete."""
         return data.rfind(b"\n") + 1
 
     @abstractmethod
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        """Return the decisions of these lines, and the observations that these lines make of other decisions.
-
-        numbers: the number of each line; texts: the text of each line."""
+        """Return the decisions in these lines, and the events that they state on other decisions. numbers: the number
+        of each line; texts: the text of each line."""
 
     def finish_decoding(self) -> None:  # noqa: B027 (most layouts need nothing more)
-        """Do what remains to do when all lines are decoded. Raises InputError where the file as a whole cannot be
-        taken."""
+        """Do what is left when all lines are decoded. Raises InputError if the file as a whole cannot be imported."""
 
     def join(self, files: Sequence[Layout]) -> list[str]:
-        """Share facts between all files once all files are decoded, and return messages for the user. Only the layout
-        of the first file is asked."""
+        """Share facts between all files when all of them are decoded, and return messages for the user. This is only
+        called for the layout of the first file."""
         return []
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """Return decoded rows, completed with facts that are known only at the end of the file, or that depend on the
-        identity of rows."""
+        """Return decoded rows, completed with facts that are known only at the end of the file."""
         return rows
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str | None:
-        """Return the field of a problem, by the name that the field has in the line.
-
-        table, field: the table and field of a Problem; number: the index of the slot or event within its decision;
-        text: the line."""
+        """Return the name that the field of a Problem has in the line, for messages. number: the index of the slot or
+        event within its decision; text: the line."""
         return field
 
     # -- passes --
 
     def decode_all(self, *, with_text: bool) -> Generator[list[RefusedLine], None, None]:
-        """Decode the file. Yields, for each group, the lines that cannot be taken.
-
-        with_text: whether the texts of the other lines are kept, because these lines may be set apart later; the
-        names in the lines are then not kept."""
+        """Decode the file. Yields the lines that are refused, for each group. with_text: whether the texts of the other
+        lines are kept, since these may be refused later; their names are then not kept."""
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as stream:
             start, end = self.source.start, self.source.end
@@ -360,14 +347,13 @@ class Layout(ABC):
             self.sums.copies = (n_repeats - self.sums.duplicates) * has_moments
 
     def come_after(self, old_counts: Mapping[bytes, int]) -> None:
-        """Treat the lines of this file that came earlier in the log as repeated.
-
-        old_counts: how often each line came before this file, by the digest of the line."""
+        """Treat lines of this file as repeated if earlier parts of the log had them. old_counts: how often each line
+        came before this file, by its digest."""
         self.old_counts, self._repeats = old_counts, self._repeats.union(digest[:8] for digest in old_counts)
         self._count_duplicates()
 
     def line_digests(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the digest of each decision between two bytes of the file, even of decisions that cannot be decoded."""
+        """Yield the digest of each decision in a range of bytes of the file, even of those that cannot be decoded."""
         file = FileBytes(cast(BinaryIO, self.source.file), end, start)
         groups = line_groups(file, self.source.name, None, has_header=False, cuts=True)
         for _, numbers, texts in self._at_ends(groups) if self.spans else groups:
@@ -375,9 +361,8 @@ class Layout(ABC):
                 yield blake2b(b"\n".join(texts[lines]), digest_size=16).digest()
 
     def decision_lines(self, numbers: Sequence[int], texts: Sequence[bytes]) -> list[slice]:
-        """Return the lines of each decision, as slices of `texts`.
-
-        numbers, texts: the number and the text of each line."""
+        """Return the lines of each decision, as slices of `texts`. numbers: the number of each line; texts: the text of
+        each."""
         indexes = range(len(texts))
         starts = [n for n in indexes if not n or not self._goes_on(numbers, texts, n)] if self.spans else indexes
         return [slice(*ends) for ends in pairwise([*starts, len(texts)])]
@@ -389,9 +374,8 @@ class Layout(ABC):
     def _spooled_groups(
         self, file: FileBytes, start: int, with_text: bool
     ) -> Iterator[tuple[bytes, Note, list[RefusedLine]]]:  # fmt: skip
-        """Yield every second group of the file, as its pickled rows, its note, and its refused lines.
-
-        start: 0 for the even groups, 1 for the odd groups."""
+        """Yield every second group of the file, as its pickled rows, its note, and its refused lines. start: 0 for the
+        even groups, 1 for the odd groups."""
         groups = line_groups(
             file, self.source.name, None if self.spans else start, has_header=self.has_header,
             number=self.source.number, cuts=self.source.grows,
@@ -409,7 +393,7 @@ class Layout(ABC):
                 yield pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if len(rows) else b"", note, refused_lines
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
-        """Yield the groups without the header line. The header is read before the first group is yielded."""
+        """Yield the groups without the first line, after it was read as the header."""
         is_read = False
         for index, numbers, texts in groups:
             if texts and not is_read:
@@ -424,8 +408,7 @@ class Layout(ABC):
             raise InputError(f"{self.source.name} is empty", hint="its first line names the columns")
 
     def _at_ends(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
-        """Yield the groups, each cut where a decision ends. The lines of the last decision of a group move to the next
-        group."""
+        """Yield groups that end where a decision ends. For this, the last lines of a group may move to the next one."""
         index, numbers, texts = -1, list[int](), list[bytes]()
         for index, more_numbers, more_texts in groups:
             numbers, texts = numbers + more_numbers, texts + more_texts
@@ -439,8 +422,8 @@ class Layout(ABC):
     def _check_group(
         self, group: Decoded, numbers: Sequence[int], texts: list[bytes]
     ) -> tuple[LogColumns, list[RefusedLine]]:
-        """Return two things: the decoded rows that pass the checks, with missing values filled in, and the lines that
-        do not pass."""
+        """Return the rows that pass all checks, with missing values filled in, and the refused lines. group: the
+        decoded lines; numbers, texts: the number and the text of each line."""
         refused_lines = [*group.refused_lines]
         rows = drop_rows(_with_digests(group, numbers, texts), group.errors, refused_lines)
         rows = drop_rows(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), refused_lines)
@@ -453,9 +436,8 @@ class Layout(ABC):
         return rows, sorted(refused_lines, key=lambda line: line.error.line or 0)
 
     def _errors(self, rows: LogColumns, problems: Iterable[Problem], numbers: Sequence[int]) -> dict[int, InputError]:
-        """Return the first error of each row that has a problem, by the index of the row.
-
-        numbers: the numbers of all lines of the group."""
+        """Return the first error of each row that has a problem, by the index of the row. numbers: the numbers of all
+        lines of the group."""
         errors: dict[int, InputError] = {}
         for row, field, message, hint, table, index in problems:
             if row not in errors:
@@ -467,7 +449,8 @@ class Layout(ABC):
         return errors
 
     def note(self, rows: LogColumns, group: Decoded) -> Note:
-        """Return the note on the accepted rows of a group. It is made in the process that decoded the group."""
+        """Return a note of facts about the accepted rows of a group. This runs in the process that decoded the
+        group."""
         names = values(rows.policy, len(rows))
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
@@ -478,7 +461,7 @@ class Layout(ABC):
         )  # fmt: skip
 
     def remember(self, note: Note) -> None:
-        """Add the facts of a group's note to the facts of the file. Groups come in the order of the file."""
+        """Add the facts of a group's note to those of the file. Notes must come in the order of the groups."""
         self.sums += note.sums
         self.policies = {**note.policies, **self.policies}
         self._digests.append(note.digests)
@@ -486,7 +469,7 @@ class Layout(ABC):
         self.max_length = max(self.max_length, note.max_length)
 
     def names(self) -> LineNames:
-        """Return the names in all decoded lines. This layout then no longer keeps the names."""
+        """Return the names in all decoded lines, and drop them from this object."""
         names, self._names = self._names, []
         return LineNames.join(map(LineNames.read, self.groups()) if self._repeats else names)
 
@@ -498,14 +481,13 @@ class Layout(ABC):
             yield rows
 
     def groups(self) -> Iterator[LogColumns]:
-        """Return an iterator of the decoded decisions, group by group. The decisions are completed, and have the
-        identity of each line."""
+        """Return an iterator of the decoded decisions, group by group, completed and with the digest that identifies
+        each."""
         return map(self.complete, self._identified_rows())
 
     def _identified_rows(self) -> Iterator[LogColumns]:
-        """Return an iterator of the decoded rows, each row with a digest of its line. The digest of a repeated line
-        also covers the number of earlier copies of this line. A repeated line that names its request is the same
-        decision, and is left out."""
+        """Return an iterator of the decoded rows with a digest of each line. A repeated line is left out if it names a
+        request, since it is then the same decision; otherwise its digest also covers the number of earlier copies."""
         if not self._repeats:
             return self.read_spool()
         counts = {**self.old_counts}
@@ -524,8 +506,7 @@ class Layout(ABC):
 
 
 def _count_unweighed(rows: LogColumns) -> int:
-    """Return the number of decisions that have neither a propensity nor a marginal, so that no estimate can weigh
-    them."""
+    """Return the number of decisions with neither a propensity nor a marginal. No estimate can weigh them."""
     n_unknown = values(rows.log_propensity, len(rows)).count(None)
     if not n_unknown or rows.slots.marginal == NULL:
         return n_unknown
@@ -535,7 +516,7 @@ def _count_unweighed(rows: LogColumns) -> int:
 
 
 def _with_digests(group: Decoded, numbers: Sequence[int], texts: list[bytes]) -> LogColumns:
-    """Return the decoded rows, each with the text of its lines and the digest of this text."""
+    """Return the decoded rows with the text of the lines of each, and the digest of this text."""
     if group.lines is not None:
         index = dict(zip(numbers, range(len(numbers)), strict=True))
         starts = zip(map(index.__getitem__, group.rows.number), group.lines, strict=True)

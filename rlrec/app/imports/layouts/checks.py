@@ -1,5 +1,5 @@
-"""Functions here check decoded decisions in the same way for every layout. They tell which decisions are impossible,
-which field shows this, and why."""
+"""Functions here check decoded decisions, in the same way for every layout. They find decisions that are impossible,
+and say which field shows this and why."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AMOUNT, POLICY = FieldCheck("amount", ""), FieldCheck("policy", "")  # of lines 
 
 
 class ValueCheck(NamedTuple):
-    """A ValueCheck holds a test of a value, and the message for a value that fails it."""
+    """A ValueCheck holds a test of a value, and a function that makes the message for a value that fails the test."""
 
     test: Callable[[Any], Any]
     message: Callable[[Any], str]
@@ -80,28 +80,28 @@ CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
 
 
 def check_value(value: Any, check: ValueCheck, field: str) -> Any:
-    """Return the value, or raise InputError where the value fails the check. The value None always passes."""
+    """Return the value. Raises InputError if it fails the check. The value None always passes. field: its name in the
+    error."""
     if value is not None and not check.test(value):
         raise InputError(check.message(value), hint=check.hint, field=field)
     return value
 
 
 def until(now: int) -> ValueCheck:
-    """Return the check that a time is not after `now`."""
+    """Return a check that a time is not after `now`."""
     hint = "check it and the clock"
     return ValueCheck(lambda at: at <= now, lambda at: f"{times.format_time(at)} lies in the future", hint)
 
 
 def is_distribution(probabilities: Collection[float]) -> bool:
-    """Tell whether probabilities sum to 1, within the precision of float32 or six decimals."""
+    """Tell whether probabilities sum to 1, up to the rounding of float32 or of six decimals."""
     return abs(sum(probabilities) - 1) <= max(FLOAT32, sum_tolerance(len(probabilities)))
 
 
 class Problem(NamedTuple):
-    """A Problem is a reason to refuse a decision.
-
-    row: the index of the decision; field: the column of a table in which the problem lies; table: the name of this
-    table ("slots" or "events", or "" for the table of decisions); number: the index of the row in this table."""
+    """A Problem is a reason to refuse a decision. row: the index of the decision; field: the column with the
+    problem; table: the name of its table ("slots" or "events", or "" for decisions); number: the index of the row in
+    this table."""
 
     row: int
     field: str
@@ -131,8 +131,8 @@ def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
 
 
 def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
-    """Return the values of a column that fail a test. The test of a column of numbers must accept an interval, because
-    all numbers count as good if the smallest and the largest number pass."""
+    """Return the values of a column that fail a test. Numbers are only tested if the smallest or the largest fails, so
+    the test of a column of numbers must accept an interval."""
     entries = [column.value] if isinstance(column, Same) else column
     if None in entries:
         entries = [value for value in entries if value is not None]
@@ -145,9 +145,9 @@ def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
 
 
 def complete_rows(rows: LogColumns) -> LogColumns:
-    """Return the decisions, where values that a line does not state are derived from the decision's slots. The length
-    of a page is the last position shown. The probability of a page shown completely is the product of the propensities
-    of its slots."""
+    """Return the decisions with values that lines leave out, as far as slots show them. The length of a slate is its
+    last position. The probability of a slate that is shown completely is the product of the propensities of its
+    slots."""
     n, positions = len(rows), rows.slots.position
     start = run_starts(np.array(rows.slots.row, np.int64))
     if len(rows.slots.row) > n:
@@ -157,8 +157,8 @@ def complete_rows(rows: LogColumns) -> LogColumns:
 
 
 def with_lone_propensities(rows: LogColumns) -> LogColumns:
-    """Return the decisions, where an arm that is alone on its page and has no propensity gets its marginal as its
-    propensity."""
+    """Return the decisions with further propensities: the only slot of a slate gets its marginal as its propensity if
+    it has none."""
     slots, n = rows.slots, len(rows.slots.row)
     sizes, logs = values(rows.size, len(rows)), list(values(rows.log_propensity, len(rows)))
     propensity = list(values(slots.propensity, n))
@@ -169,10 +169,9 @@ def with_lone_propensities(rows: LogColumns) -> LogColumns:
 
 
 def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> Column:
-    """Return the logarithm of the probability of each page, as the line states it, or else as the sum over the page's
-    slots. It is None where the page is not shown completely or a slot has no propensity.
-
-    start: the index of each page's first slot."""
+    """Return the logarithm of the probability of each slate: as the line states it, else the sum over its slots. It
+    is None if the slate is not shown completely or a slot has no propensity. start: the index of each slate's first
+    slot."""
     n, slots, logs_in_line = len(rows), rows.slots, values(rows.log_propensity, len(rows))
     if slots.propensity == NULL or None not in logs_in_line:
         return rows.log_propensity
@@ -190,8 +189,7 @@ def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> C
 
 
 def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Problem]:
-    """Yield a problem for each page that no policy can have shown, and for each event that cannot belong to its page.
-
+    """Yield a problem for each slate that no policy can have shown, and for each event that cannot belong to its slate.
     rounding: how far a sum of probabilities may be from 1, besides the error of rounding to six decimals."""
     slots, n = rows.slots, len(rows.slots.row)
     row, position = np.array(slots.row, np.int64), np.array(values(slots.position, n), np.int64)
@@ -257,9 +255,7 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
 
 
 def _event_problems(rows: LogColumns, slot_keys: Ids, now: int) -> Iterator[Problem]:
-    """Yield the problems of events.
-
-    slot_keys: a number for each slot, made of its row and position, (slots,); these numbers ascend."""
+    """Yield the problems of events. slot_keys: a number for each slot, made of its row and position, ascending."""
     events, n = rows.events, len(rows.events.row)
     position, at, key = (values(column, n) for column in (events.position, events.at, events.key))
     numbers = np.array([0 if number is None else number for number in position], np.int64)

@@ -1,4 +1,4 @@
-"""Functions here parse the text of a CSV cell to the value of its column."""
+"""Functions here parse the text of a cell of CSV. They return the value for its column."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def integer(cell: str) -> int | None:
 
 
 def position(cell: str) -> int:
-    """Return the position in a cell."""
+    """Return the position in a cell. Raises InputError if the cell has none."""
     return integer(cell or "-") or 0
 
 
 def finite_number(cell: str) -> float:
-    """Return the number in a cell. Raises InputError where the cell holds no finite number."""
+    """Return the number in a cell. Raises InputError if the cell holds no finite number."""
     with suppress(ValueError):
         if "_" not in cell and isfinite(value := float(cell)):
             return value
@@ -69,7 +69,7 @@ def finite_number(cell: str) -> float:
 
 
 def with_point(cell: str) -> str:
-    """Return the cell. In a number with a decimal comma, a point replaces the comma."""
+    """Return the cell with a decimal point in place of a decimal comma."""
     return cell.replace(",", ".") if WITH_COMMA.fullmatch(cell) else cell
 
 
@@ -79,13 +79,13 @@ def number(cell: str) -> float | None:
 
 
 def count(cell: str) -> float | None:
-    """Return the value of an event, or None where the cell says that there was no event."""
+    """Return the value of an event, or None if the cell says that there was no event."""
     boolean = WORDS.get(cell)
     return {"true": 1.0, "false": None}[boolean] if boolean else number(cell) or None
 
 
 def flag(cell: str) -> int:
-    """Return 1 where the cell says yes, and 0 where the cell says no or is empty."""
+    """Return 1 if the cell says yes, and 0 if it says no or is empty."""
     value = count(cell) or 0
     if value not in (0, 1):
         raise InputError(f"{cell[:40]!r} is neither 0 nor 1")
@@ -93,13 +93,14 @@ def flag(cell: str) -> int:
 
 
 def mark(cell: str) -> int | None:
-    """Return 1 where the cell says yes, and None where the cell says no or is empty."""
+    """Return 1 if the cell says yes, and None if it says no or is empty."""
     return flag(cell) or None
 
 
 def piece(name: str, cell: str) -> str:
-    """Return the JSON member that a cell adds to a context. The value of the member is a number, true or false where
-    the cell looks like one in JSON, and a text elsewhere. An empty cell gives ""."""
+    """Return the JSON member, such as `"age":31`, that a cell adds to a context. The value is a number, true or
+    false if the cell looks like one in JSON, else a text. The result is "" for an empty cell. name: the field of the
+    context."""
     return f"{encode_basestring(name)}:{_json_text(cell)}" if cell else ""
 
 
@@ -115,8 +116,8 @@ def _json_text(cell: str) -> str:
 
 
 def arms(cell: str) -> tuple[str, ...]:
-    """Return the arms that a cell lists as a JSON list, or as keys separated by |, ; or commas. The arms are in order,
-    each once."""
+    """Return the arms that a cell lists, in order and without repetition. The list is JSON, or keys separated by |, ;
+    or commas."""
     if cell.startswith("["):
         try:
             arm_keys = json.loads(cell)
@@ -129,10 +130,8 @@ def arms(cell: str) -> tuple[str, ...]:
 
 
 def instants(cells: Sequence[str], default: tzinfo | None = None) -> list[int] | None:
-    """Return times in microseconds since 1970, if all cells look like 2026-01-31T12:00:00.5 and end in the same way.
-    The end is Z, an offset from UTC, or nothing. The result is None for any other cells.
-
-    default: the zone of times that name no zone, where None means UTC."""
+    """Return times in microseconds since 1970, or None unless all cells look like 2026-01-31T12:00:00.5 and have the
+    same end: Z, an offset from UTC, or nothing. default: the zone of times that name no zone (None: UTC)."""
     if not cells or (zone := ZONE_FORM.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(zone[0]))):
         return None
     local_times = list(map(str.removesuffix, cells, repeat(zone[0])))
@@ -148,8 +147,8 @@ def instants(cells: Sequence[str], default: tzinfo | None = None) -> list[int] |
 
 
 def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
-    """Return the moments at which clocks of a zone show these times. For a time that the clocks show twice, the first
-    moment is returned."""
+    """Return the moments at which the clocks of a zone show these times. If clocks show a time twice, the first moment
+    counts."""
     quarters, inverse = np.unique(ats // QUARTER_US * QUARTER_US, return_inverse=True)
     datetimes = ((times.EPOCH + timedelta(microseconds=quarter)).replace(tzinfo=zone) for quarter in quarters.tolist())
     moments = [(moment - times.EPOCH) // timedelta(microseconds=1) for moment in datetimes]
@@ -157,10 +156,8 @@ def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
 
 
 def time(cell: str, default: tzinfo | None = None) -> int:
-    """Return a time in microseconds since 1970. A number in a cell counts seconds, milliseconds or microseconds since
-    1970.
-
-    default: the zone of times that name no zone, where None means UTC."""
+    """Return a time in microseconds since 1970. If a cell is a number, it counts seconds, milliseconds or microseconds
+    since 1970. default: the zone of times that name no zone (None: UTC)."""
     if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
         return times.parse(cell, default=default or UTC)
     value = float(cell) if "." in cell else int(cell)
@@ -168,8 +165,7 @@ def time(cell: str, default: tzinfo | None = None) -> int:
 
 
 def states(cell: str) -> tuple[str, Any]:
-    """Return two things from a cell of JSON that holds both: the state of a decision, as canonical JSON, and the
-    history of the decision's visit."""
+    """Return the state of a decision, as canonical JSON, and the history of its visit. A cell of JSON holds both."""
     if not cell:
         return "{}", None
     state, past = history.from_json(_json(cell, dict[str, Any]))
@@ -177,12 +173,12 @@ def states(cell: str) -> tuple[str, Any]:
 
 
 def objects(cell: str) -> str:
-    """Return the canonical JSON of a cell that holds a JSON object. An empty cell gives an empty object."""
+    """Return the JSON object in a cell as canonical JSON. An empty cell gives an empty object."""
     return canonical.text(_json(cell or "{}", dict[str, Any]))
 
 
 def events(cell: str) -> TimedEvents:
-    """Return the events that a cell lists in JSON, each with its time or None."""
+    """Return the events that a cell lists in JSON. Each event has a time or None."""
     entries = _json(cell, list[EventEntry]) if cell else ()
     return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in entries]
 

@@ -1,9 +1,9 @@
 """This module reads any table in CSV, with a map of its columns. A row is a slot, and a decision with several slots has
 several rows.
 
-The columns of a group of lines are parsed together, and equal cells are parsed once. Where a line is no row of the
-table, the lines of the group are read one by one. Cells that cannot be parsed are traced to their line, to tell the
-user the line and the reason."""
+The columns of a group of lines are parsed together, and equal cells are parsed once. If a line is no row of the
+table, the lines of the group are read one by one. If a cell cannot be parsed, its line is found, and the error names
+both."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ class ColumnMap(NamedTuple):
 
     columns: the column of each word of SINGLE; events: the column of each kind of event, or one column with lists of
     events in JSON; context: the columns of the context in order of their names, or one column with JSON objects;
-    zone: the time zone of times that state no zone, where None means UTC; decimal: the mark before the decimals of
-    numbers."""
+    zone: the zone of times that name no zone (None: UTC); decimal: the mark before the decimals of numbers."""
 
     columns: Mapping[str, str]
     events: Mapping[str, str] | str
@@ -59,7 +58,7 @@ class ColumnMap(NamedTuple):
 
     @classmethod
     def read(cls, entries: Any) -> ColumnMap:
-        """Return the map that these JSON entries describe. Raises InputError if the entries are no map of columns."""
+        """Return the map that a JSON object describes. Raises InputError if the object is no map of columns."""
         hint = 'such as {"session": "visit_id", "arm": "item", "propensity": "p", "reward": "clicked"}'
         if not isinstance(entries, dict):
             raise InputError("the map is no JSON object", hint=hint)
@@ -91,7 +90,7 @@ class ColumnMap(NamedTuple):
 
     @property
     def entries(self) -> list[str]:
-        """Return the names of the columns, each name as often as the map uses it."""
+        """Return the names of the columns that the map uses. A name that is used several times is repeated."""
         pairs = [self.events] if isinstance(self.events, str) else self.events.values()
         return [*self.columns.values(), *pairs, *self.context_columns]
 
@@ -107,8 +106,8 @@ class ColumnMap(NamedTuple):
 
 
 class CsvMap(Layout):
-    """This layout reads a table with a header, where `options.map` names the columns. A table that `export-log` wrote
-    needs no map."""
+    """This layout reads a table with a header. `options.map` says what the columns mean. A table that `export-log`
+    wrote needs no map."""
 
     has_header = True
     reads = frozenset({"map"})
@@ -130,8 +129,8 @@ class CsvMap(Layout):
         self._decision_digests = array("q")
 
     def map_of(self, names: Sequence[str]) -> ColumnMap:
-        """Return the map of a table whose columns have these names. Raises InputError for a table that needs a map and
-        has none."""
+        """Return the map of a table whose columns have these names. Raises InputError if the table needs a map and has
+        none."""
         if self.options.get("map") is not None:
             return self.map
         if tuple(names) not in writers.HEADERS:
@@ -169,8 +168,8 @@ class CsvMap(Layout):
             return False
 
     def _cells(self, text: bytes) -> list[str]:
-        """Return the cells of one line. Raises InputError where the text is no line of CSV, or a cell continues on the
-        next line."""
+        """Return the cells of one line. Raises InputError if the line is no CSV, or if a cell continues on the next
+        line."""
         if b"\x00" in text:
             raise InputError(f"a NUL at column {text.index(0) + 1}")
         try:
@@ -182,7 +181,7 @@ class CsvMap(Layout):
             raise InputError(f"no line of CSV: {error}", hint=hint) from None
 
     def _columns(self, texts: Sequence[bytes]) -> Cells:
-        """Return the columns of these lines. A line that cannot be read has empty cells."""
+        """Return the cells of lines as columns. A line that cannot be read has empty cells."""
         rows = list[list[str]]()
         with suppress(UnicodeDecodeError, csv.Error):
             if self._reads_end and (columns := self._split_columns(texts)) is not None:
@@ -193,9 +192,8 @@ class CsvMap(Layout):
         return list(zip(*rows, strict=True)) or [()] * self._width
 
     def _split_columns(self, texts: Sequence[bytes]) -> list[list[str]] | None:
-        """Return the columns of lines, split at delimiters alone. The last columns together, which make the context,
-        are returned as one text per line, and equal texts as one object. The result is None where splitting at
-        delimiters is not enough."""
+        """Return the cells of lines as columns, if it is enough to split lines at delimiters, else None. The last
+        columns, which make the context, stay together as one text per line; equal texts are one object."""
         columns, ends = [list[str]() for _ in range(self._split + 1)], dict[str, str]()
         for start in range(0, len(texts), AT_ONCE):  # so few that the memory of their texts is reused
             lines = texts[start : start + AT_ONCE]
@@ -280,8 +278,9 @@ class CsvMap(Layout):
         return starts
 
     def _differing(self, cells: Cells, starts: Sequence[int], row: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """Yield each decision whose rows differ in a column that must hold one value per decision. Each item is the
-        index of the decision and the name of the column."""
+        """Yield decisions whose rows differ in a column that must have one value per decision, as pairs of the index
+        of the decision and the name of the column. starts: the first row of each decision; row: the decision of each
+        row."""
         words = [self.map.columns[word] for word in csv_cells.DECISION_PARSERS if word in self._index]
         for name in [*words, *self.map.context_columns]:
             column = cells[self._number[name]]
@@ -300,9 +299,8 @@ class CsvMap(Layout):
         self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: csv_cells.Parse, *, fallback: Any = None
     ) -> Sequence[Any]:
         """Return the parsed cells of a column. Equal cells are parsed once. A cell that cannot be parsed becomes
-        `fallback`, and its line is marked as bad.
-
-        name: the name of the column, or "" for several columns; lines: the index of each cell's line."""
+        `fallback`, and its line is refused. name: the name of the column, or "" for several columns; lines: the index
+        of each cell's line."""
         if parse is str:
             return cells
         if self.map.decimal == "," and parse in (csv_cells.number, self.count):
@@ -326,7 +324,7 @@ class CsvMap(Layout):
         return results
 
     def _fill_cache(self, cache: dict[Any, Any], cells: Iterable[Any], parse: csv_cells.Parse) -> dict[Any, InputError]:
-        """Parse cells into a cache. Returns the errors of the cells that cannot be parsed, by cell."""
+        """Parse cells, and add the values to a cache. Returns the errors of cells that cannot be parsed, by cell."""
         errors: dict[Any, InputError] = {}
         for cell in cells:
             try:
@@ -342,9 +340,8 @@ class CsvMap(Layout):
         return csv_cells.time(cell, self.map.zone)
 
     def _words(self, parsers: Mapping[str, csv_cells.Parse], cells: Cells, lines: Sequence[int]) -> dict[str, Any]:
-        """Return the parsed column of each word of `parsers` that the map has, by word.
-
-        lines: the index of each row's line."""
+        """Return parsed columns, by word, for those words of `parsers` that the map has. lines: the index of each row's
+        line."""
         columns: dict[str, Any] = {}
         for word in [word for word in parsers if word in self._index]:
             column = cells[self._index[word]]
@@ -360,9 +357,8 @@ class CsvMap(Layout):
         return columns
 
     def _events(self, cells: Cells, row: Sequence[int], position: Column) -> LoggedEvents:
-        """Return the events in these cells. Each event has the position of the slot in the same row.
-
-        row: the index of each row's decision; position: the position of each row's slot."""
+        """Return the events in these cells. An event has the position of the slot in its row. row: the index of each
+        row's decision; position: the position of each row's slot."""
         events, lines, positions = self.map.events, range(len(row)), values(position, len(row))
         if isinstance(events, str):
             lists = self._parse_cells(events, cells[self._number[events]], lines, csv_cells.events, fallback=())
@@ -385,7 +381,7 @@ class CsvMap(Layout):
         return LoggedEvents(**transpose_rows(("row", "position", "kind", "value"), by_row))
 
     def _row_events(self, line: int, position: int, entries: csv_cells.TimedEvents) -> Iterator[LineEvent]:
-        """Yield the events that a row lists, which belong to the slot of the row or to the page."""
+        """Yield the events that a row lists. They belong to the slot of the row, or to the whole slate."""
         for entry, at in entries:
             entry_position = position if entry.position is UNSET else entry.position
             if entry_position not in (position, None):
@@ -394,7 +390,7 @@ class CsvMap(Layout):
             yield LineEvent(entry_position, entry.kind, entry.value, at, entry.key)
 
     def _contexts(self, cells: Cells, lines: Sequence[int]) -> Sequence[str]:
-        """Return the context of each row, as canonical JSON of the context columns without empty cells."""
+        """Return the context of each row as canonical JSON, without fields whose cells are empty."""
         names = self.map.context_columns
         columns = [cells[self._number[name]] for name in names if self._number[name] < len(cells)]
         if isinstance(self.map.context, str):
@@ -447,9 +443,8 @@ class CsvMap(Layout):
             )
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """Return the rows with what follows from the whole file. All arms of the file count as eligible where no column
-        lists the eligible arms. Each decision without a session gets a new session. Slots that a column marks as
-        censored get events that censor them."""
+        """Return the rows with what follows from the whole file. If no column lists the eligible arms, all arms of the
+        file count as eligible. A decision without a session gets a session. Slots with a mark become censored."""
         if "eligible" not in self._index:
             rows = replace(rows, eligible_sets=(self._eligible,))
         rows = rows.in_sessions()
@@ -457,17 +452,16 @@ class CsvMap(Layout):
 
 
 def _same_decision(row: Sequence[str], next_row: Sequence[str]) -> bool:
-    """Tell whether a row and the next row belong to one decision. They do if both have the same `decision`. In a table
-    without this column, they do if both have the same session and time, and the position of the next row is higher."""
+    """Tell whether two rows that follow each other belong to one decision: if both have the same `decision` or, in a
+    table without this column, the same session and time, and the second row has a higher position."""
     with suppress(ValueError):
         return row[:2] == next_row[:2] and (row[0] != "" if len(row) == 2 else int(row[2]) < int(next_row[2]))
     return False
 
 
 def check_columns(source: str, names: Sequence[str], wanted_names: Iterable[str]) -> None:
-    """Raise InputError unless every wanted column occurs exactly once among the names.
-
-    source: the name of the table in messages."""
+    """Raise InputError unless each wanted column occurs exactly once in the table. source: the name of the table in
+    messages; names: the names of its columns."""
     for name in wanted_names:
         if name not in names:
             hint = suggest(name, list(names), cutoff=0.5) or f"its columns are {', '.join(names)[:200]}"

@@ -1,9 +1,9 @@
-"""This module reads the lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too. The
-lines may be of the kinds cb, ccb and slates of this format.
+"""This module reads the lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too. Lines
+may be of the kinds cb, ccb and slates of this format.
 
-A line is a decision with its reward, or the reward of a decision in another line, joined by the event id. In cb, `a`
-ranks actions counted from 1, and the first action ranked was shown. In `_outcomes` of ccb and slates, `_a` counts
-actions from 0, in slates within the actions of the slot. A cost is a negative reward.
+A line is a decision with its reward, or the reward of a decision in another line with the same event id. In cb, `a`
+has the actions in order of rank, counted from 1, and the first one was shown. In `_outcomes` of ccb and slates, `_a`
+counts actions from 0, in slates within the actions of the slot. A cost is a negative reward.
 
 Source: the pages DSJSON, Conditional Contextual Bandit and Slates of Vowpal Wabbit's wiki."""
 
@@ -29,9 +29,8 @@ from rlrec.policy.gradients import history
 
 
 class SlotOutcome(Struct):
-    """This record holds the outcome of a slot of ccb or slates.
-
-    a: the actions that the slot ranks, with the shown action first; p: the probabilities of these actions."""
+    """This record holds the outcome of a slot of ccb or slates. a: the actions in order of rank, with the shown action
+    first; p: the probabilities of these actions."""
 
     a: list[int] | int = field(name="_a")
     p: list[float] | float = field(name="_p")
@@ -42,7 +41,7 @@ class SlotOutcome(Struct):
 
 
 class DsJsonLine(Struct):
-    """This record holds the keys of a line that this module reads. A line may have further keys."""
+    """This record holds those keys of a line that this module reads. A line may have further keys."""
 
     c: dict[str, Any] | None = None
     a: list[int] | None = None
@@ -72,10 +71,9 @@ class DsJsonLine(Struct):
 
 
 class Actions(NamedTuple):
-    """This record holds the actions of a line.
-
-    arms: the arm key of each action; eligible: the same keys in ascending order; slots: in a line of slates the slot
-    of each action, else None; features: JSON of the features by arm, or None where no arm has features."""
+    """This record holds the actions of a line. arms: the arm key of each action; eligible: the same keys in ascending
+    order; slots: in a line of slates, the slot of each action, else None; features: JSON of the features by arm, or
+    None if no arm has features."""
 
     arms: Sequence[str]
     eligible: tuple[str, ...]
@@ -84,10 +82,8 @@ class Actions(NamedTuple):
 
 
 class ShownAction(NamedTuple):
-    """This record holds a slot and the arm that the slot showed.
-
-    arms: the arms that the slot could show; probabilities: the probabilities of these arms if the line has all of
-    them, else empty."""
+    """This record holds a slot and the arm that it showed. arms: the arms that the slot could show; probabilities:
+    their probabilities if the line has all of them, else empty."""
 
     arm: str
     propensity: float
@@ -97,8 +93,8 @@ class ShownAction(NamedTuple):
 
 
 def page_outcome(line: DsJsonLine) -> SlotOutcome:
-    """Return the outcome that a line has outside its slots. In cb this outcome belongs to the only slot, in ccb and
-    slates to the page."""
+    """Return the outcome that a line has outside its slots. In cb it belongs to the only slot, in ccb and slates to the
+    slate as a whole."""
     numbers = line.a if line.a is not None else [] if line.action is None else [line.action]
     p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
     if 0 in numbers and line.action and line.action - 1 in numbers and len(p) == len(numbers):
@@ -110,8 +106,8 @@ def page_outcome(line: DsJsonLine) -> SlotOutcome:
 
 
 def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
-    """Return the slots of a line with the actions shown. A line of cb has one slot, which showed the first action of
-    `a`."""
+    """Return the slots of a line with the actions that they showed. A line of cb has one slot, which showed the first
+    action of `a`."""
     outcomes, slots = line.outcomes, list[ShownAction]()
     if is_cb := outcomes is None:
         outcomes = [page_outcome(line)]
@@ -144,9 +140,8 @@ def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
 
 
 def _check_label(line: DsJsonLine, action: int, p: float) -> None:
-    """Raise InputError unless the label of a cb line has this action and this probability.
-
-    action: the action shown; p: the probability of this action."""
+    """Raise InputError unless the label of a cb line names the shown action and its probability. action, p: these
+    two."""
     if line.action is not None and line.action != action:
         raise InputError(f"action {line.action} is not the first of `a`, {action}", field="_label_Action")
     joint_p = p * (1 - line.pdrop)  # this is the label probability in joined logs of Personalizer
@@ -157,8 +152,7 @@ def _check_label(line: DsJsonLine, action: int, p: float) -> None:
 def ranked_arms(
     numbers: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, at_a: str, at_p: str
 ) -> list[str]:  # fmt: skip
-    """Return the arms of ranked actions. Raises InputError where the actions or their probabilities are impossible.
-
+    """Return the arms of ranked actions. Raises InputError if the actions or their probabilities are impossible.
     numbers: the number of each action, counted from `first`; p: the probability of each action; arms: the arm of each
     number; at_a, at_p: the names of the two fields in messages."""
     if len(numbers) != len(p):
@@ -176,9 +170,9 @@ def ranked_arms(
 
 
 def withholds(line: DsJsonLine, slots: Sequence[ShownAction], actions: Actions) -> bool:
-    """Tell whether a slot was denied its reward. This happens to an apprentice, a policy whose choices are not shown.
-    Where the apprentice chose another action than the baseline (`_ba`, in cb the first action), the action of the
-    baseline was shown instead."""
+    """Tell whether the reward of a slot is withheld. This happens in apprentice mode, where the choices of the learner
+    are not shown: if the learner chose another action than the baseline (`_ba`, in cb the first action), the action of
+    the baseline was shown, and the learner got no reward."""
     if actions.slots is not None:
         return False
     first = 0 if line.outcomes is not None else 1
@@ -189,11 +183,10 @@ def withholds(line: DsJsonLine, slots: Sequence[ShownAction], actions: Actions) 
 
 
 def available_arms(actions: Actions, index: int, slot: Any, shown_arms: set[str]) -> list[tuple[str, bool]]:
-    """Return the actions of a slot by their arms, each with a flag whether the slot could show the arm. In slates a
-    slot can show its own actions. In ccb a slot can show the actions of `_inc` (by default all actions), without the
-    actions shown in earlier slots.
-
-    index: the index of the slot; slot: the slot's entry in the context; shown_arms: the arms shown in earlier slots."""
+    """Return the arms of a slot's actions, each with a flag that says whether the slot could show it. In slates, a slot
+    can show its own actions. In ccb, it can show the actions of `_inc` (by default all), without those that earlier
+    slots showed. index: the index of the slot; slot: its entry in the context; shown_arms: the arms that earlier slots
+    showed."""
     if actions.slots is not None:
         return [
             (arm, True) for arm, slot_number in zip(actions.arms, actions.slots, strict=True) if slot_number == index
@@ -206,8 +199,8 @@ def available_arms(actions: Actions, index: int, slot: Any, shown_arms: set[str]
 
 
 def slot_sets(slots: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
-    """Return the arms that each slot could show, or None where every slot could show all arms that earlier slots did
-    not show."""
+    """Return the arms that each slot could show, or None if each could show all arms that earlier slots had not
+    shown."""
     left_arms = set(actions.eligible)
     differs = False
     for slot in slots:
@@ -217,8 +210,8 @@ def slot_sets(slots: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str
 
 
 def support(top: ShownAction, actions: Actions) -> dict[str, float] | None:
-    """Return the probability of each eligible arm at the first position, or None where the line does not have all of
-    these probabilities."""
+    """Return the probability of each eligible arm at the first position, or None if the line does not have all of them.
+    top: the first slot."""
     by_arm = dict(zip(top.arms, top.probabilities, strict=False))
     return {arm: by_arm.get(arm, 0.0) for arm in actions.eligible} if top.probabilities else None
 
@@ -259,7 +252,7 @@ class DsJson(jsonl.LineLayout):
         return group._replace(n_skipped=self._n_skipped, observations=self._observations)
 
     def _observation(self, line: DsJsonLine) -> Observation:
-        """Return the observation that a line makes of a decision in another line."""
+        """Return the events that a line states on a decision in another line."""
         at = check_value(jsonl.time(line.enqueued_at, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
         name = self._reward_from or ""
         if name.startswith("o.") or line.reward is None:
@@ -322,8 +315,8 @@ class DsJson(jsonl.LineLayout):
         return actions
 
     def _make_actions(self, entries: Sequence[Mapping[str, Any]]) -> Actions:
-        """Return actions with their arms. The arm of an action is the id of the action if it has an id, else a digest
-        of its features. Several actions with an equal arm are numbered."""
+        """Return actions with their arms. The arm of an action is its id or, without an id, a digest of its features.
+        If several actions have the same arm, a number is added."""
         arms, count = list[str](), Counter[str]()
         for action in entries:
             arm = self._arm(action)
@@ -351,8 +344,8 @@ class DsJson(jsonl.LineLayout):
     # -- rewards --
 
     def _rewards(self, line: DsJsonLine, actions: Actions, slots: Sequence[ShownAction]) -> Iterator[jsonl.LineEvent]:
-        """Yield the reward of each slot of which something was observed. Where no slot has a reward (as in slates),
-        yield the reward of the page. A cost of 0 without an observation does not count as observed."""
+        """Yield the reward of each slot of which something was observed. If no slot has a reward (as in slates), yield
+        the reward of the whole slate. A cost of 0 counts only if an observation goes with it."""
         outcomes: dict[int | None, SlotOutcome] = {n: slot.outcome for n, slot in enumerate(slots, 1)}
         has_costs = actions.slots is None and any(outcome.cost is not None for outcome in outcomes.values())
         if line.outcomes is not None and not has_costs:
@@ -386,19 +379,17 @@ class DsJson(jsonl.LineLayout):
         self.sums.n_skipped += note.inactive_ids.count(None)
 
     def finish_decoding(self) -> None:
-        """Remove all propensities if the log comes from apprentice mode, which is known from a reward that the log
-        withholds. In this mode the log does not show the choices of the learner, so no logged action was drawn at
-        random.
-
-        Raises InputError for such a log if the log grows."""
+        """Remove all propensities if the log was written in apprentice mode, which shows in a withheld reward. In this
+        mode the shown actions are not the choices of the learner, so that no logged action was drawn at random. Raises
+        InputError for such a log if the log grows, since earlier lines are stored already."""
         if self.sums.without_propensity:
             if self.source.grows:
                 raise InputError(APPRENTICE, hint="import the whole log without --follow")
             self.sums.without_propensity = self.sums.decisions
 
     def join(self, files: Sequence[Layout]) -> list[str]:
-        """Give every file the observations of all files, and count the decisions that were never activated. Returns
-        messages for the user."""
+        """Give every file the events that any file states on decisions in other lines, and count the decisions that
+        were never shown. Returns messages for the user."""
         logs = [file for file in files if isinstance(file, DsJson)]
         events, activated_names = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
         for file in logs:
@@ -419,8 +410,8 @@ class DsJson(jsonl.LineLayout):
         return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(stray_names)
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """Return the rows, completed with the observations from other lines. Decisions that were never activated are
-        left out, or are censored in a log that grows. A decision without a session gets a session of its own."""
+        """Return the rows with the events that other lines state. Decisions that were never activated (shown) are left
+        out or, in a log that grows, censored. A decision without a session gets a session of its own."""
         if self.sums.without_propensity:
             slots = replace(rows.slots, propensity=NULL, marginal=NULL, min_propensity=NULL)
             rows = replace(rows, log_propensity=NULL, support=NULL, slots=slots)
@@ -438,8 +429,7 @@ class DsJson(jsonl.LineLayout):
         return _add_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
-        """Return the rows, where each observation of a decision, or of a slot, is added as an event of this
-        decision."""
+        """Return the rows with the events that other lines state on their decisions or slots."""
         if not self._observed_events:
             return rows
         page_entries = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
@@ -455,8 +445,8 @@ class DsJson(jsonl.LineLayout):
 
 
 def _add_states(rows: LogColumns) -> LogColumns:
-    """Return the rows. In a log that dropped lines, each decision that is a session by itself gets the state of a first
-    decision, because the log cannot have dropped an earlier decision of this session."""
+    """Return the rows with further states, if the log dropped lines. A decision that is a session by itself gets the
+    state of a first decision, because the log cannot have dropped an earlier one."""
     if rows.keep_probability == NULL:
         return rows
     is_alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]
@@ -468,22 +458,21 @@ def _add_states(rows: LogColumns) -> LogColumns:
 
 
 def _is_skipped(line: DsJsonLine, text: bytes) -> bool:
-    """Tell whether the format marks the line as one to skip. Such a line is not to be learned from, is a checkpoint, or
-    comes from a log that drops all lines."""
+    """Tell whether the format marks a line as one to skip: it is not to be learned from, is a checkpoint, or comes from
+    a log that drops all lines."""
     if line.c is None and line.event_id is None and line.outcomes is None:
         return b"checkpoint" in text[:100]
     return line.skip_learn or line.pdrop == 1
 
 
 def _is_bare(name: str, value: Any) -> bool:
-    """Tell whether the value of a key of a ccb context says no more than which actions each slot could show."""
+    """Tell whether a key of a ccb context only says which actions each slot could show. Such a key is no feature."""
     slots = value if name == "_slots" and isinstance(value, list) else [None]
     return all(isinstance(slot, dict) and slot.keys() <= {"_inc"} for slot in slots)
 
 
 def _features(action: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """Return the features of an action. An action that holds only its arm, as in lines of `export-log`, has no
-    features."""
+    """Return the features of an action. An action that has only its arm, as in lines of `export-log`, has none."""
     features = {name: value for name, value in action.items() if name not in ("_tag", "_slot_id")}
     return {} if action.get("_tag") == arm and features == {"i": {"id": arm}} else features
 
@@ -497,7 +486,7 @@ def _is_observation(line: DsJsonLine) -> bool:
 
 
 def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
-    """Tell whether a line, or one of the observations, says that the decision was shown."""
+    """Tell whether a line, or one of its observations, says that a decision was shown."""
     marks = [entry for entry in observations if isinstance(entry, dict)]
     return (
         line.action_taken
@@ -507,9 +496,8 @@ def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
 
 
 def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None:
-    """Return the sum of the observed numbers, or None where no number was observed.
-
-    name: the key under which numbers count, or None to count the observed values themselves."""
+    """Return the sum of the observed numbers, or None if there is none. name: the key under which an observation has
+    its number, None if the observation is the number itself."""
     items = [entry.get("v") if isinstance(entry, dict) else entry for entry in observations]
     if name is not None:
         items = [entry.get(name) if isinstance(entry, dict) else None for entry in items]

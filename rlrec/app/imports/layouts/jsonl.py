@@ -1,8 +1,6 @@
 """This module reads one decision per line, the format of `export-log`. A line of another system needs no more than a
-session, a slate and the eligible arms.
-
-A line needs neither a propensity nor a marginal. A decision without them is stored, but estimates that weigh
-decisions leave it out."""
+session, a slate and the eligible arms. A decision with neither a propensity nor a marginal is stored, but estimates
+that weigh decisions leave it out."""
 
 from __future__ import annotations
 
@@ -39,9 +37,8 @@ ROW = (
 
 
 class EventEntry(Struct, forbid_unknown_fields=True):
-    """This record holds an event of a line.
-
-    position: the position of the slot, None for an event of the page, or UNSET where the line does not say."""
+    """This record holds an event of a line. position: the position of the slot, None for an event on the whole slate,
+    UNSET if the line does not say."""
 
     kind: str
     position: int | UnsetType | None = UNSET
@@ -78,10 +75,8 @@ Row = tuple[tuple[str, ...], Sequence[Any], Sequence[LineSlot], Sequence[LineEve
 
 
 class LineLayout(Layout):
-    """A LineLayout reads one JSON object per line. Each object is a decision, and many of them are gathered into
-    columns.
-
-    kind: the type that a line decodes to; columns: the columns of decisions, by name."""
+    """A LineLayout reads one JSON object per line, which is a decision, and gathers decisions into columns. kind: the
+    type to which a line decodes; columns: the names of the columns of decisions."""
 
     kind: ClassVar[type[Struct]]
     columns: ClassVar[Sequence[str]]
@@ -89,8 +84,8 @@ class LineLayout(Layout):
     @abstractmethod
     def row(self, line: Any, text: bytes) -> Row | None:
         """Return four parts of a line: the eligible arms, the values in the order of `columns`, the slots and the
-        events. The result is None for a line that is no decision. Lines with equal eligible arms mostly get the same
-        tuple of arms."""
+        events; return None for a line that is no decision. Lines with equal eligible arms mostly share one tuple, which
+        saves memory."""
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         rows, slots, events, sets = list[Any](), list[Any](), list[Any](), dict[int, tuple[int, tuple[str, ...]]]()
@@ -124,10 +119,8 @@ class LineLayout(Layout):
 
 
 def time(text: str | None, field: str) -> int | None:
-    """Return a time in microseconds since 1970 UTC, or None if the text is None. Raises InputError for a text that is
-    no time.
-
-    field: the name of the field in the message."""
+    """Return a time in microseconds since 1970 UTC, or None if the text is None. Raises InputError if the text is no
+    time. field: its name in the error."""
     try:
         return None if text is None else times.parse(text)
     except InputError as error:
@@ -139,7 +132,7 @@ def time(text: str | None, field: str) -> int | None:
 
 
 class SlateEntry(Struct, forbid_unknown_fields=True):
-    """This record holds one entry of a slate. The default of `position` is the entry's place in the list, from 1."""
+    """This record holds one entry of a slate. position: by default the place of the entry in the list, from 1."""
 
     arm: str
     position: int | None = None
@@ -158,8 +151,8 @@ class CandidateEntry(Struct, forbid_unknown_fields=True):
 
 
 class DecisionLine(Struct, forbid_unknown_fields=True):
-    """This record holds a line that is a decision. `decision_id`, `propensity` and `duplicate` are allowed but not
-    used. `k` is the length of the page where the slate does not show the whole page."""
+    """This record holds a line that is a decision. decision_id, propensity, duplicate: allowed but not used; k: the
+    length of the shown slate, if the line does not have all its slots."""
 
     EXAMPLE: ClassVar[str] = (
         '{"session": "s1", "slate": [{"arm": "a1", "propensity": 0.5}], "eligible": ["a1", "a2"], "reward": 1}'
@@ -209,8 +202,7 @@ LINE = cast(type[DecisionLine], defstruct(
 
 
 class Jsonl(LineLayout):
-    """This layout reads one decision per line, with the keys that `recommend --json` writes and the keys that
-    `export-log` adds."""
+    """This layout reads one decision per line, with the keys of `recommend --json` and of `export-log`."""
 
     kind, columns = LINE, ROW
 
@@ -265,12 +257,12 @@ class Jsonl(LineLayout):
 
 @lru_cache(CACHE)
 def _sorted_set(arms: tuple[str, ...]) -> tuple[str, ...]:
-    """Return these arms in order, each arm once. Equal arguments give the same object."""
+    """Return arms in order, without repetition. Equal arguments give the same object."""
     return tuple(sorted(set(arms)))
 
 
 def with_censor_events(rows: LogColumns) -> LogColumns:
-    """Return the rows, where each slot marked as censored gets an event that censors it."""
+    """Return the rows with an event that censors each slot which is marked as censored."""
     n = len(rows.slots.row)
     slot_values = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
     marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in slot_values if is_censored]
@@ -283,8 +275,8 @@ def _stated_value(line: DecisionLine, field: LogField) -> Any:
 
 
 def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandidates | None:
-    """Return the candidates that the slate was ranked from, or None where the line names no candidates. Raises
-    InputError unless the candidates are the eligible arms, each once."""
+    """Return the candidates from which the slate was ranked, or None if the line has none. Raises InputError unless
+    they are the eligible arms, each once."""
     if decision.candidates is None:
         return None
     arm_keys = [entry.arm for entry in decision.candidates]
@@ -317,7 +309,7 @@ def _features(decision: DecisionLine, eligible: Sequence[str]) -> str | None:
 def _slot_sets(
     decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]
 ) -> tuple[tuple[str, ...], ...] | None:
-    """Return the arms that each slot of the slate could show, or None where the line does not say this."""
+    """Return the arms that each slot of the slate could show, or None if the line does not say so."""
     if decision.slot_sets is None:
         return None
     sets = tuple(tuple(sorted(set(arms))) for arms in decision.slot_sets)
@@ -329,7 +321,7 @@ def _slot_sets(
 
 
 def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> dict[str, float] | None:
-    """Return the probability of each eligible arm at position 1, or None where the line does not say this."""
+    """Return the probability of each eligible arm at position 1, or None if the line does not have them."""
     if decision.support is None:
         return None
     probabilities = decision.support.values()
@@ -343,10 +335,8 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
 
 
 def _source(decision: DecisionLine, policy: str) -> str | None:
-    """Return JSON of the policy and belief that a line names. The result is None where the line names the policy and
-    belief that every imported decision gets.
-
-    policy: the policy that owns the decision."""
+    """Return JSON of the policy and belief that a line names, or None if they are those that every imported decision
+    gets. policy: the policy to which the decision belongs."""
     usual_fields = {"policy": policy} | USUAL
     stated_fields = {name: value for name in usual_fields if (value := getattr(decision, name)) is not None}
     return None if usual_fields | stated_fields == usual_fields else canonical.text(stated_fields)

@@ -1,6 +1,5 @@
-"""This module reads the Open Bandit Dataset. The dataset is a CSV of impressions. Each impression is an item at one
-position of a page, with the marginal propensity of this item. Each row becomes a session by itself, since the file has
-no key of sessions.
+"""This module reads the Open Bandit Dataset, a CSV with a row for each slot: an item at one position of a slate, with
+the marginal propensity of this item. Each row becomes a session by itself, since the file has no key of sessions.
 
 Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146."""
 
@@ -50,8 +49,8 @@ class Obd(CsvMap):
 
     @staticmethod
     def piece(name: str, cell: str) -> str:
-        """Return the JSON member that a cell adds to a context. User features become texts. An affinity becomes a
-        number, and an affinity of 0 gives ""."""
+        """Return the JSON member, such as `"user_feature_0":"a"`, that a cell adds to a context. A user feature becomes
+        a text, and an affinity a number. The result is "" for an affinity of 0."""
         if name.startswith(FEATURE):
             return f"{encode_basestring(name)}:{encode_basestring(cell)}"
         try:

@@ -1,7 +1,5 @@
 """This module reads a table in Parquet, with a map of its columns as for `csv`. The rows of the table are first written
-as CSV into an unnamed file.
-
-Messages call row n line n + 1, as if the file began with a header."""
+as CSV into an unnamed file. Messages call row n line n + 1, as if the file began with a header."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ class Parquet(CsvMap):
 
 
 def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
-    """Return the wanted columns of a Parquet file as an unnamed CSV file. Raises InputError where the source is no
+    """Return an unnamed CSV file with the wanted columns of a Parquet file. Raises InputError if the source is no
     Parquet file, or lacks a wanted column."""
     try:
         import pyarrow as pa
@@ -64,7 +62,7 @@ def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
 
 
 def _printable(column: Any) -> Any:
-    """Return a column in a form that CSV can hold, with times in UTC, and lists as JSON."""
+    """Return a column in a form that CSV can hold: times are in UTC, and lists are JSON."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

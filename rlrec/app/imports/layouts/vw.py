@@ -1,8 +1,8 @@
-"""This module reads the text format of Vowpal Wabbit. An example, which becomes a decision, is one line with `--cb`.
-With `--cb_adf` an example has several lines and ends at a blank line.
+"""This module reads the text format of Vowpal Wabbit. Each example becomes a decision. With `--cb` an example is one
+line; with `--cb_adf` it has several lines and ends at a blank line.
 
 A label is ACTION:COST:PROBABILITY, and a cost is a negative reward. A word that touches the first bar, or begins
-with an apostrophe, is the tag. The tag of an example is its request id, and the tag of an action is the name of its
+with an apostrophe, is a tag: the tag of an example is its request id, and the tag of an action is the name of its
 arm.
 
 Source: the pages Input format and Contextual bandit algorithms of Vowpal Wabbit's wiki."""
@@ -30,9 +30,8 @@ SEVERAL = "--actions N reads a log of --cb, a line an example; in one of --cb_ad
 
 
 class Vw(DsJson):
-    """This layout reads examples of a contextual bandit in Vowpal Wabbit's text format.
-
-    The option `actions` is the number of actions in a log of `--cb`."""
+    """This layout reads examples of a contextual bandit in Vowpal Wabbit's text format. The option `actions` is the
+    number of actions in a log of `--cb`."""
 
     reads, most_lines = frozenset({"arm_id", "actions"}), 100_000
 
@@ -46,8 +45,8 @@ class Vw(DsJson):
         return not gap
 
     def complete_bytes(self, data: bytes) -> int:
-        """Return the length of the complete examples in bytes. Where an example has several lines, this is the length
-        up to the last blank line."""
+        """Return the length in bytes of the examples that are certainly complete. If an example has several lines, this
+        is the length up to the last blank line."""
         if not self.spans:
             return super().complete_bytes(data)
         return max((match.end() + 1 for match in BLANK_LINE.finditer(data)), default=0)
@@ -76,8 +75,8 @@ class Vw(DsJson):
         return examples
 
     def _single_line(self, line: TextLine) -> DsJsonLine:
-        """Return an example of `--cb` as a decision. The features of the line are the context. The eligible actions are
-        the actions of the labels if the line has several labels, else all actions."""
+        """Return an example of `--cb` as a decision, with the features of the line as its context. If the line has
+        several labels, their actions are eligible, else all actions."""
         if line.is_shared:
             raise InputError("a line of shared features, which --cb_adf has", hint="leave --actions out", field="label")
         arms = [label.action for label in line.labels] if len(line.labels) > 1 else self._all
@@ -87,8 +86,8 @@ class Vw(DsJson):
         return _example(line, [{"_tag": arm} for arm in arms], labels)
 
     def _several_lines(self, lines: Sequence[TextLine]) -> DsJsonLine:
-        """Return an example of `--cb_adf` as a decision. An example may begin with a line of shared features, and has a
-        line for each action."""
+        """Return an example of `--cb_adf` as a decision. It may begin with a line of shared features, and has a line
+        for each action."""
         shared_line, actions = (lines[0], lines[1:]) if lines[0].is_shared else (NO_LINE, lines)
         if not actions or any(line.is_shared for line in actions):
             raise InputError("shared features without actions, or not first", hint=SEVERAL, field="label")
@@ -100,8 +99,7 @@ class Vw(DsJson):
 
 
 class Label(NamedTuple):
-    """This record holds one label of a line. The label of an action that was not shown has neither cost nor
-    probability."""
+    """This record holds one label of a line. cost, probability: None for an action that was not shown."""
 
     action: str
     cost: float | None = None
@@ -109,9 +107,8 @@ class Label(NamedTuple):
 
 
 class TextLine(NamedTuple):
-    """This record holds one parsed line of text.
-
-    features: the features of the namespace without a name, and for each other namespace an object with its features."""
+    """This record holds one parsed line of text. features: the features of the namespace without a name, and an object
+    with features for each other namespace."""
 
     labels: Sequence[Label]
     tag: str | None
@@ -120,7 +117,7 @@ class TextLine(NamedTuple):
 
     @classmethod
     def read(cls, line: bytes) -> TextLine:
-        """Parse a line of text. Raises InputError for a text that is no line of a contextual bandit."""
+        """Parse a line of text. Raises InputError if it is no line of a contextual bandit."""
         if len(line) > LINE_BYTES:
             raise too_long()
         try:
@@ -174,11 +171,9 @@ def _number(text: str, field: str) -> float:
 
 
 def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Sequence[tuple[int, Label]]) -> DsJsonLine:
-    """Return an example in the form of a decision service's line. An example without labels asks for a prediction, and
-    is skipped.
-
-    line: the line with the features of the context; labels: the labels with a cost, each after the index of its
-    action."""
+    """Return an example in the form of a line of `dsjson`. An example without labels only asks for a prediction, and is
+    skipped. line: the line with the features of the context; labels: the labels with a cost, each after the index of
+    its action."""
     context: dict[str, Any] = {**line.features, "_multi": list(actions)}
     if len(labels) > 1:
         raise InputError("several actions of an example have a cost", hint=SEVERAL, field="label")
@@ -193,8 +188,8 @@ def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Seque
 
 
 def _features(spaces: Sequence[str]) -> dict[str, Any]:
-    """Return the features of a line by namespace. Features of the same name are added up. The weight of a namespace
-    multiplies its features."""
+    """Return the features of a line by namespace. The weight of a namespace multiplies its features, and features of
+    the same name are added up. spaces: the texts of the namespaces."""
     sums = defaultdict[str, dict[str, float]](dict)
     texts = defaultdict[str, dict[str, str]](dict)
     for space in spaces:
@@ -227,8 +222,8 @@ def _features(spaces: Sequence[str]) -> dict[str, Any]:
 
 
 def _fields(sums: Mapping[str, float]) -> dict[str, Any]:
-    """Return features as fields of a JSON object. A feature NAME=VALUE becomes a field with a text if its weight is 1
-    and no other feature has this name."""
+    """Return features as fields of a JSON object. A feature NAME=VALUE with weight 1 becomes a field NAME with a text,
+    unless several features have this NAME. sums: the weight of each feature."""
     count = Counter(name.partition("=")[0] for name in sums)
     fields = dict[str, Any]()
     for name, amount in sums.items():

@@ -1,4 +1,4 @@
-"""Classes here write the decisions of the log as lines of several layouts, and count what the lines cannot hold."""
+"""Classes here write decisions of the log as lines of several layouts, and count what these lines cannot hold."""
 
 from __future__ import annotations
 
@@ -29,11 +29,9 @@ MAPS = [{name: name for name in names if name != "reward"} for names in HEADERS]
 
 
 class LayoutWriter(ABC):
-    """A LayoutWriter writes the decisions of a log as lines of one layout.
-
-    needs_details: whether the writer needs the rewards of slots and the features of the catalogue; held_keys: the keys
-    of OPTIONAL that the lines of this layout can hold; left_out: for each thing that lines cannot hold, by name, the
-    number of decisions that have it."""
+    """A LayoutWriter writes decisions of the log as lines of one layout. needs_details: whether it needs the rewards of
+    slots and the features of the catalogue; held_keys: the keys of OPTIONAL that its lines can hold; left_out: for each
+    thing that lines cannot hold, by name, the number of decisions that have it."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("candidates", "features", "slot_sets", "support")  # keys of some records
     needs_details: ClassVar[bool] = True
@@ -54,7 +52,7 @@ class LayoutWriter(ABC):
 
     @abstractmethod
     def decision(self, record: LogLine) -> bytes:
-        """Return the lines of a decision, or no bytes where this layout cannot hold the decision."""
+        """Return the lines of a decision, or no bytes if this layout cannot hold the decision."""
 
 
 class JsonLines(LayoutWriter):
@@ -67,10 +65,9 @@ class JsonLines(LayoutWriter):
 
 
 class CsvWriter(LayoutWriter):
-    """This class writes a table with one row per slot, which `import-log` reads without a map.
-
-    The cell `eligible` is a list in JSON, `context` is an object, and `events` is a list of the events of the slot.
-    Events of the page stand in the page's first row, with `"position": null`."""
+    """This class writes a table with one row per slot, which `import-log` reads without a map. The cell `eligible` is a
+    list in JSON, `context` is an object, and `events` is a list of the events of the slot. Events on the whole slate
+    are in its first row, with `"position": null`."""
 
     header = f"{','.join(COLUMNS)}\n".encode()
 
@@ -106,25 +103,24 @@ class CsvWriter(LayoutWriter):
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as a cell has it. The value true becomes 1."""
+    """Return a value in the form in which a cell holds it; True becomes 1."""
     return 1 if value is True else value
 
 
 def _stated_flags(record: LogLine, exclusions: Sequence[str] = ()) -> dict[str, bool]:
-    """Return for each field that a line may state, by key, whether the record has this field.
-
-    exclusions: keys to leave out of the result."""
+    """Tell, for each field that a line may state, whether a record has it. exclusions: fields to leave out of the
+    result."""
     keys = [field.key for field in STATED_FIELDS if field.key not in exclusions]
     return {key: record.get(key) not in (None, False) for key in keys}
 
 
 class DsJsonWriter(LayoutWriter):
-    """This class writes lines of Vowpal Wabbit's decision service. A page of one slot becomes a line of the kind cb,
-    and a longer page becomes a line of the kind ccb.
+    """This class writes lines of Vowpal Wabbit's decision service. A slate of one slot becomes a line of the kind cb,
+    and a longer slate a line of the kind ccb.
 
     `session` and `user` are extra keys. Other readers of the format ignore unknown keys, but `import-log` reads
-    these two. An action has its arm in `_tag`. It also has the features that the decision states for the arm or, if
-    the decision states no features, the features of the arm in the catalogue. An action without features has `i.id`."""
+    these two. An action has its arm in `_tag`, and its features: those that the decision states or, if it states
+    none, those in the catalogue. An action without features has `i.id`."""
 
     held_keys = frozenset({"features", "slot_sets", "support"})
 
@@ -153,7 +149,7 @@ class DsJsonWriter(LayoutWriter):
         return f"{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n".encode()
 
     def _count_losses(self, record: LogLine) -> None:
-        """Count the values of a record that the line cannot hold."""
+        """Count those values of a decision that its line cannot hold."""
         has_slot_events = any(event["position"] is not None for event in record["events"])
         losses = {
             "rewards beyond the range of their definition, without --reward": record["clipped"],
@@ -176,8 +172,8 @@ def _cb(record: LogLine, arms: Sequence[str]) -> LogLine:
 
 
 def _ccb(record: LogLine, arms: Sequence[str]) -> LogLine:
-    """Return the keys of a ccb line that state outcomes. Each slot has its own reward, but where only the page has
-    events, the line states the reward of the page alone."""
+    """Return the keys of a ccb line that state outcomes. Each slot has its reward or, if only the whole slate has
+    events, the line has the reward of the slate."""
     outcomes, positions = list[LogLine](), {event["position"] for event in record["events"]}
     support, sets = record.get("support"), record.get("slot_sets") or [arms]
     support = None if support is None else {arm: support[arm] for arm in sets[0]}
@@ -198,8 +194,8 @@ def _observations(record: LogLine, value: float) -> list[LogLine]:
 
 
 def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
-    """Return the slots as the context describes them. Each slot also lists the actions that it could show, unless every
-    slot could show all arms that earlier slots did not show."""
+    """Return the slots in the form of the context. A slot also lists the actions that it could show, unless each slot
+    could show all arms that earlier slots had not shown."""
     entries, sets = record["context"].get("_slots"), record.get("slot_sets")
     if not isinstance(entries, list) or len(entries) != len(record["slate"]):
         entries = [{} for _ in record["slate"]]
@@ -213,10 +209,8 @@ def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
 def _ranking(
     slot: Mapping[str, Any], arms: Sequence[str], support: Mapping[str, float] | None, *, first: int
 ) -> tuple[list[int], list[float]]:
-    """Return the numbers of the slot's actions, counted from `first` with the shown action in front, and the
-    probability of each action.
-
-    support: the probability of each arm of the slot, or None to return the shown action alone."""
+    """Return the actions of a slot as numbers counted from `first`, with the shown action in front, and their
+    probabilities. support: the probability of each arm of the slot, or None to return the shown action alone."""
     top_arm, propensity = slot["arm"], slot["propensity"]
     order = [top_arm] if support is None else [top_arm, *(arm for arm in arms if arm != top_arm and arm in support)]
     number = {arm: index for index, arm in enumerate(arms, first)}
@@ -231,10 +225,10 @@ EQUALS = "%3D"  # in a name
 
 class VwWriter(LayoutWriter):
     """This class writes examples of `--cb_adf`. An example has a line of shared features with the request id as its
-    tag, a line for each eligible arm with the arm as its tag, and a blank line. The line of the arm shown has a cost,
+    tag, a line for each eligible arm with the arm as its tag, and a blank line. The line of the shown arm has a cost,
     which is the negative reward.
 
-    Objects in the context become namespaces, and other fields stand outside namespaces. Texts become NAME=VALUE, and
+    Objects in the context become namespaces; other fields are outside namespaces. Texts become NAME=VALUE, and
     separators in a name are escaped as in a URL (%20)."""
 
     held_keys = frozenset({"features"})
@@ -272,8 +266,7 @@ def _escape_name(name: str) -> str:
 
 
 def _namespaces(fields: Mapping[str, Any]) -> str:
-    """Return the fields of an object as text, with a bar before each namespace. Objects, and lists of objects, become
-    namespaces."""
+    """Return the fields of an object as text. Objects, and lists of objects, become namespaces, each after a bar."""
     fields = {name: value for name, value in fields.items() if name not in RESERVED}
     inner = {name: list(_words("", value)) for name, value in fields.items() if _is_nested(value)}
     top = [word for name, value in fields.items() if name not in inner for word in _words(name, value)]
@@ -282,8 +275,8 @@ def _namespaces(fields: Mapping[str, Any]) -> str:
 
 
 def _join_words(words: Sequence[str]) -> str:
-    """Return the features of a namespace as text. A name that contains `=` is written unescaped where several names,
-    and no text feature, have the same part before `=`. A reader then takes the whole word for a name."""
+    """Return the features of a namespace as text. A name with `=` is escaped, unless several names and no text feature
+    begin with the same part before `=`; a reader then takes the whole word for a name."""
     names = [word.replace(EQUALS, "=") for word in words]
     heads = [name.partition("=")[0].partition(":")[0] for name in names]
     count, texts = Counter(heads), {word.partition("=")[0] for word in words if "=" in word}
@@ -298,8 +291,8 @@ def _is_nested(value: Any) -> bool:
 
 
 def _words(name: str, value: Any) -> Iterator[str]:
-    """Yield the features of a value, each as a word. A number stands under its name, a text becomes NAME=VALUE, and the
-    names of nested values are joined by dots."""
+    """Yield the features of a value as words. A number has its name before it, a text becomes NAME=VALUE, and the names
+    of nested values are joined by dots."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from _words(f"{name}.{key}" if name else key, entry)
