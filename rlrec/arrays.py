@@ -167,10 +167,8 @@ def _counting_limit(n: int) -> int:
 
 
 def _compact_values(column: Ids, n: int) -> tuple[Ids, int]:
-    """Replace integers by small ones, from 0, in the same order. Return these, and a number above all of them. If the
-    range is narrow, the smallest integer is subtracted; otherwise ranks replace the integers.
-
-    n: the length of the column."""
+    """Replace n integers by small ones, from 0, in the same order. Return the new integers, and a number above all of
+    them. If the range is narrow, the smallest integer is subtracted; otherwise each integer is replaced by its rank."""
     if not n:
         return column.astype(np.int64), 1
     low, high = int(column.min()), int(column.max())

@@ -17,9 +17,9 @@ LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a v
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Record:
-    """Record is the base class of records. A subclass is a frozen dataclass whose fields are given by name. Options
-    in its class statement can change this: with `eq=False`, records are compared by identity, as is necessary for
-    arrays."""
+    """Record is the base class of records. A subclass is a frozen dataclass whose fields are given by name. Options in
+    the class statement of a subclass can change this: with `eq=False`, records are compared by identity, which is
+    necessary for arrays."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 

@@ -67,15 +67,15 @@ def difference_direction(row: Mapping[str, Any]) -> str:
 
 
 def is_growing(row: Mapping[str, Any]) -> bool:
-    """Tell whether a difference is certain so far, and the only reasons for doubt are that it may still grow. Without
-    any reason for doubt, the result is False. row: the difference, as `experiment show` reports it."""
+    """Tell whether the sign of a difference is certain so far, and the only reason for doubt is that the difference
+    may still grow. Without any reason for doubt, the result is False. row: the difference, as `experiment show`
+    reports it."""
     return difference_direction(row) in ("more", "less") and set() < {*row["reasons"]} <= GROWING
 
 
 def shown_p(row: Mapping[str, Any]) -> float | None:
-    """Return the p-value of a difference, or None if it would mislead readers. If the difference describes only the
-    time so far, they would take its p-value for the p-value of the answer. They would take a p-value of 1 for a
-    share."""
+    """Return the p-value of a difference, or None if it would mislead readers. It would if the difference only
+    describes the time so far and the answer is not known, or if it is 1, which readers would take for a share."""
     is_so_far = row["answer"] == "unknown" and {*GROWING, "turned"} & {*row["reasons"]}
     p_value: float | None = None if is_so_far or row["p_value"] == 1 else row["p_value"]
     return p_value
@@ -264,9 +264,8 @@ def difference_sentence(
 
 
 def _days_until(row: Mapping[str, Any], units: float, per_day: float | None) -> float | None:
-    """Return the number of days until this many more users or sessions have come, or infinity if they will never
-    come. Return None if the pace is not known. row: the difference that needs them; per_day: how many new ones come
-    per day."""
+    """Return the number of days until the difference in `row` has enough further users or sessions: infinity if they
+    never come, None if the pace is not known. units: how many are needed; per_day: how many new ones come per day."""
     days = row.get("needed_days", per_day and units / per_day)
     return inf if (days is None and "needed_days" in row) or per_day == 0 else days
 
@@ -299,8 +298,8 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
 
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
-    """Return the conclusions from an experiment. They are about the metrics that decide (or the credit of interleaved
-    teams), and about the guards, which limit losses, that are broken or undecided. answer: the answer of `experiment
+    """Return the conclusions from an experiment. Some are about the metrics that decide, or the credit of interleaved
+    rankers. Others are about guards (limits of losses) that are broken or undecided. answer: the answer of `experiment
     show`."""
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
@@ -344,8 +343,9 @@ def _incomplete_rewards(answer: Mapping[str, Any]) -> list[str]:
 
 def _second_half(answer: Mapping[str, Any], options: str) -> list[str]:
     """Return a list with advice to compare only users or sessions of the second half of an experiment. Variants that
-    learn change, so that the figures of the whole experiment are averages over all that they knew. The list is empty if
-    no variant learns, or if the first metric that decides has an answer."""
+    learn change meanwhile, so that figures of the whole experiment are averages over different beliefs. The list is
+    empty if no variant learns, or if the first metric that decides has an answer. options: further options of the
+    advised command."""
     labels = [row["variant"] for row in answer["variants"] if row.get("learns")]
     first_at, last_at = (parse(answer[end] or answer["created_at"]) for end in ("first_at", "last_at"))
     deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"][:1]}
@@ -415,7 +415,8 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
 
 
 def quoted_options(**options: str | None) -> str:
-    """Return those options of a command that have a value, as a shell reads them, each after a blank."""
+    """Return the options of a command as text for a shell, with a blank before each. Options without a value are left
+    out."""
     return "".join(f" --{name} {shlex.quote(value)}" for name, value in options.items() if value)
 
 
@@ -442,7 +443,8 @@ def _segment_command(answer: Mapping[str, Any], options: str) -> list[str]:
 
 def newer_units(answer: Mapping[str, Any], options: str = "") -> list[str]:
     """Return a list with the command that compares only the newer users or sessions. The list is empty unless the
-    difference in reward has the opposite sign among the older ones."""
+    difference in reward has the opposite sign among the older ones. options: the options of this answer that the
+    command repeats."""
     rows = [row for row in (answer.get("unit_differences") or answer["differences"]) if "turned_at" in row]
     reward_rows = [row for row in rows if row["reward"]]
     if not reward_rows:

@@ -1,4 +1,4 @@
-"""This module lists names that complete a user's input: names in a store, and names built into the program."""
+"""This module lists the names that complete what a user types: names in a store, and names built into the program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlrec.store.policies import arms, curves, experiments, policies, routes
 
 
 def _versions(unit: Unit) -> Iterable[str]:
-    """Yield the names of all policies, then NAME@V of each of their versions."""
+    """Yield the names of all policies, then the name NAME@V of every version."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     yield from names.values()
     yield from (version.reference for version in policies.versions(unit, names))
@@ -34,12 +34,13 @@ IN_PROGRAM = {  # registries, loaded when they are needed
 
 
 def stored_names(store: Store, sort: str) -> list[str]:
-    """Return all names of one sort of object in the store, such as arms or policies; `sort` is a key of `IN_STORE`."""
+    """Return all names of one sort of object in the store. sort: a key of `IN_STORE`, such as the word for arms or
+    policies."""
     with store.read() as unit:
         return list(IN_STORE[sort](unit))
 
 
 def program_names(sort: str) -> list[str]:
-    """Return the names of the kinds of policies, of the estimators or of the environments that are built into the
-    program."""
+    """Return the names that are built into the program: of kinds of policies, estimators or environments. sort: which
+    of these."""
     return [name for registry in IN_PROGRAM[sort] for name in resolve_name(registry)]

@@ -18,10 +18,11 @@ def open_store(
     db: str, *, now: int | None, notice: Callable[[str], None], waits: tuple[int | None, ...] = (),
     primary: str | None = None, allow_future: bool = False,
 ) -> closing[Store]:  # fmt: skip
-    """Open the store at a URL or path. Raises InputError if it is no replica of the store `primary`.
+    """Open the store at a URL or path. db: the URL or path; now: the time in microseconds since 1970 UTC, None for the
+    clock of the database; notice: a function that prints a message; waits: the fields of `Waits`, which limit how long
+    the store waits for locks, statements and a server; allow_future: whether `now` may be far ahead of this clock.
 
-    now: microseconds since 1970 UTC in place of the database's clock, or None. waits: the times to wait for locks,
-    as in `Waits`. primary: the store of which this one should be a replica, or None."""
+    primary: a store of which this one must be a replica, or None. Raises InputError if it is not."""
     store = Store(db, now=now, notice=notice, waits=Waits(*waits))
     store.allow_future = allow_future
     if primary is not None:
@@ -34,7 +35,8 @@ def open_store(
 
 
 def _refuse_unrelated(replica: Store, db: str) -> None:
-    """Raise InputError if both stores can be read, and neither is a replica or a copy of the other."""
+    """Raise InputError if both stores can be read, and they do not have the same origin: neither is a replica or a copy
+    of the other. db: the address of the second store."""
     from rlrec.store.log import settings
 
     with closing(Store(db, notice=lambda _: None)) as primary_store:
@@ -50,9 +52,9 @@ def _refuse_unrelated(replica: Store, db: str) -> None:
 def note(
     store: Store, command: str, options: Mapping[str, Any], result: Mapping[str, Any], *, noun: str = "answer"
 ) -> None:
-    """Record the result of a reading command for `status`, on a separate connection. A store that cannot be written to,
-    or whose clock is set far ahead, is left unchanged; if other processes keep the store locked, a notice is printed.
-    noun: the kind of result."""
+    """Record the result of a reading command, so that `status` can show it. This uses a separate connection. A store
+    that cannot be written to, or whose clock is set far ahead, is left unchanged; if other processes keep the store
+    locked, a notice is printed. noun: a word for the result."""
     from rlrec.app.audit.integrity.clock import refuse_far_ahead
     from rlrec.store.log import decisions, settings
 
@@ -71,8 +73,8 @@ def note(
 
 
 def store_files(db: str) -> list[str]:
-    """Return the path of an SQLite store and of the files that SQLite keeps with it; an empty list for a database on a
-    server."""
+    """Return the paths of an SQLite store and of the files that SQLite keeps with it, or an empty list for a database
+    on a server."""
     url = location(db)
     if url.drivername != "sqlite" or not url.database:
         return []
@@ -80,8 +82,8 @@ def store_files(db: str) -> list[str]:
 
 
 def ready(store: Store, *, writes: bool = False) -> None:
-    """Raise CheckFailed if the store is missing or out of date, before anything else reads it. writes: raise
-    RlrecError, too, if decisions cannot be stored, since the role may not write or the file was replaced."""
+    """Raise CheckFailed if the store is missing or out of date. writes: whether to raise RlrecError, too, if decisions
+    cannot be stored, since the role may not write or the file was replaced."""
     with store.read():
         pass
     if writes:  # an empty transaction of SQLite compares its file, and takes no lock
