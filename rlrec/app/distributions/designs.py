@@ -115,8 +115,9 @@ class CatalogueFeatures:
         return number
 
     def learned_revision(self, revision: int) -> int:
-        """Return the catalogue's revision whose features a belief has learned with. If a request states features, this
-        is the revision on top of which it states them. If the log has the features, this is the newest revision."""
+        """Return the revision of the catalogue whose features a belief uses when it learns. If `revision` stands for
+        features that a request states, this is the catalogue's revision at the request. If it stands for features in
+        the log, this is the newest revision."""
         if revision in self._requests:
             return self.learned_revision(self._requests[revision][0])
         return NOW if revision < 0 else revision

@@ -47,8 +47,8 @@ WORDS = 100  # columns that a sparse context is assumed to have
 
 
 class EligibleDistribution(Record, eq=False):
-    """This record is the distribution over one eligible set. It has the ids of the arms (m,), their scores and, if the
-    kind has an index (a score without noise), the index of each arm (m,).
+    """This record is the distribution over an eligible set of m arms. It has the ids of the arms (m,), their scores
+    and, if the kind has an index (a score without noise), the index of each arm (m,).
 
     reads: the context fields on which the distribution depends; samplers: the sampler of slates for each length of a
     slate; earlier: the samplers of an earlier belief; rankers: the two rankers that draft a slate, if any; layout:
@@ -67,7 +67,7 @@ class EligibleDistribution(Record, eq=False):
 
     def slate_sampler(self, size: int) -> SlateSampler:
         """Return the sampler of slates with `size` positions. The sampler is made once. If there is a sampler of an
-        earlier belief, the new sampler reuses its tables."""
+        earlier belief, the new sampler reuses what still holds of its tables."""
         if size not in self.samplers:
             earlier_sampler, sampler_class = self.earlier.get(size), SlateSampler
             if self.layout is not None:
@@ -436,8 +436,8 @@ class VersionDistribution:
         return [scores for start in starts for scores in split_runs(policy.scores_at(belief, x[start : start + step]))]
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
-        """Return the belief about the arms of an eligible set, from a cache. The belief holds what a model has computed
-        from it, and the cache keeps beliefs longer than distributions."""
+        """Return the belief about the arms of an eligible set, from a cache. The belief keeps the results that a model
+        computes from it. The cache keeps beliefs longer than distributions."""
         cache_key = eligible, self.epoch(revision)
         if cache_key not in self._beliefs:
             if self._believed_arms > ARMS:
@@ -476,7 +476,7 @@ class VersionDistribution:
 
 
 def has_three_sums(policy: Policy) -> bool:
-    """Tell whether the policy's beliefs are three sums per arm that do not fade. Such beliefs are stored as
+    """Tell whether the policy's beliefs are three sums per arm, and do not forget. Such beliefs are stored as
     `ArmSums`."""
     return policy.width == len(SUMS) and not policy.forgetting.forgets
 
@@ -556,7 +556,7 @@ def _stored_sums(
     unit: Unit, version: Version, policy: Policy, seq: int | None = None, ordinal: int | None = None
 ) -> tuple[BeliefRows, int]:
     """Read the stored sums of a belief. Returns them with the number of decisions of the policy to which they must be
-    faded, which is 0 for sums that do not fade."""
+    discounted, which is 0 for a policy that does not forget and has three sums per arm."""
     if has_three_sums(policy):
         return beliefs.sums(unit, version.id, seq=seq), 0
     if version.status == "frozen":  # served unchanged
@@ -572,8 +572,8 @@ def renew(
     unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
     changed_arms: Mapping[int, Sums | None] | None = None,
 ) -> VersionDistribution:  # fmt: skip
-    """Return a version that was served before with its present sums. Its samplers are updated where an update is
-    cheaper than new samplers.
+    """Return a version with its present sums, made from the version as it was served before. Its samplers are updated
+    where an update is cheaper than new samplers.
 
     earlier: the version as it was served; catalogue_changed: whether the catalogue has changed since then;
     changed_arms: the arms whose sums have changed since then, each with its new sums, or with None if the new sums

@@ -119,8 +119,8 @@ class ColumnSums:
         self._has_all_columns = False
 
     def sums(self, columns: Index, arms: Ids) -> Array:
-        """Return the sums for each of c columns and m arms (ascending), and in the last place the arm's anchor weight,
-        (c, m, 4). The result is 0 where there are no sums."""
+        """Return three sums and the weight in the anchor, for each of c columns and m arms (ascending), (c, m, 4). The
+        sums are 0 where none are stored."""
         column_numbers = columns.tolist()
         self._fetch(column_numbers)
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))

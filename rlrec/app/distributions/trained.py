@@ -31,7 +31,7 @@ SETS = 500  # eligible sets that are read at a time
 
 
 class EligibleGroup(Record, kw_only=False, eq=False):
-    """This record holds decisions that share an eligible set with the same features. rows: the indices of the
+    """This record holds decisions that share an eligible set and the features of its arms. rows: the indices of the
     decisions; arms (m,), ascending: the ids of the arms; score (rows, m): the noiseless score of each arm for each
     decision."""
 
@@ -136,9 +136,9 @@ class TrainedModel:
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None
     ) -> Iterator[EligibleGroup]:
-        """Yield n decisions in groups with the same eligible set and the same features of arms, so small that their
-        scores fit into memory. eligible (n,): the id of each decision's eligible set; sets: the arms of each eligible
-        set, by id, if they were read before."""
+        """Yield n decisions in groups with the same eligible set and the same features of arms. Groups are so small
+        that their scores fit into memory. eligible (n,): the id of each decision's eligible set; sets: the arms of each
+        eligible set, by id, if they were read before."""
         epoch = self.arm_features.epochs(revision)
         first_rows, group = distinct(epoch, eligible)
         order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0

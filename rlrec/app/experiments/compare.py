@@ -185,8 +185,8 @@ def show(
 
 
 def _phases(experiment: Experiment, phases: Sequence[Phase], figures: StudyFigures) -> list[dict[str, Any]]:
-    """Return a row for each phase of an experiment. A new phase begins when weights change. The row has the weights,
-    and the differences between variants in the first reward, for the users or sessions that were assigned in this
+    """Return a row for each phase of an experiment, which begins when weights change or the experiment is frozen. The
+    row has the weights, and the differences between variants in the first reward, for the users or sessions of this
     phase."""
     reward_row = next(row for row in study_figures.metrics(figures.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0

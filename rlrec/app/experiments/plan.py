@@ -233,7 +233,7 @@ class NewUnits(Record, eq=False):
 
     def add_population(self, unit: Unit, selection: Selection, *, since: int) -> NewUnits:
         """Return these counts with the population and the newcomers of a longer log, which begins at `since`. Its
-        earlier part shows which units have come before."""
+        earlier part shows which users or sessions have come before."""
         _, last_at = selected.times(unit, selection)
         half_us = max(1, round(self.days * DAY_US / 2))
         n_stretches = -(-(last_at - half_us - since) // half_us)
@@ -245,8 +245,8 @@ class NewUnits(Record, eq=False):
 
     @property
     def pace(self) -> float:
-        """Return the number of new units per day in the second half of the time. By then, most units that come often
-        have come once."""
+        """Return the number of new users or sessions per day in the second half of the time. By then, most of those
+        that come often have come once."""
         return float(2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days)
 
     def add_days(self, rows: Iterable[DifferenceRow]) -> None:

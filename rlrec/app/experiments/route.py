@@ -99,10 +99,10 @@ RampState = TypedDict("RampState", {
 class Stage(NamedTuple):
     """This record holds the state of a ramp.
 
-    change: the change of the route that began the ramp; ramp: the experiment; share: the candidate's part of the
-    users; next_share: its part after the next step, None if no step is left; due_at: the earliest time of the next
-    step, None if the ramp has no steps; is_due: whether this time has come; block_reason: why somebody must look at
-    the ramp, as the last `route advance` recorded it, or None."""
+    change: the change of the route that began the ramp; ramp: the experiment that splits the users; share: the
+    candidate's part of the users; next_share: its part after the next step, None if no step is left; due_at: the
+    earliest time of the next step, None if the ramp has no steps; is_due: whether this time has come; block_reason:
+    why somebody must look at the ramp, as the last `route advance` recorded it, or None."""
 
     change: RouteChange
     ramp: experiments.Experiment
@@ -325,8 +325,8 @@ def set_route(store: Store, request: Request) -> RouteSummary:
 
 def _look(unit: Unit, route: RouteChange, options: GateOptions, looks: list[GateLook]) -> tuple[RouteGate, int | None]:
     """Compare a candidate with what a route serves, by the route's gate. Returns the result and None. If the gate made
-    the same test on the same rows before, returns the earlier result and its id, since a repeated test uses up no
-    error. Raises InputError if the route serves the candidate already.
+    the same test on the same rows before, returns the earlier result and its id, since a repeated test spends no error
+    probability. Raises InputError if the route serves the candidate already.
 
     route: the newest change of the route; looks: the tests by the route's gate in the last year."""
     from rlrec.app.evaluation.comparisons import paired_gate

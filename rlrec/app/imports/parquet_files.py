@@ -266,8 +266,8 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selec
 
 
 class _IdSet:
-    """An _IdSet is a set of ids. It takes one byte for each number up to the largest id; arrays of ids would take
-    eight."""
+    """An _IdSet is a set of ids. It takes one byte for each number up to the largest id; an array would take eight
+    bytes for each id."""
 
     def __init__(self, ids: Ids) -> None:
         self._flags = np.zeros(0, np.bool_)

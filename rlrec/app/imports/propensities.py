@@ -53,9 +53,9 @@ def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
 
 
 def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
-    """Return the rows with computed propensities, and a mark that they are estimated, for decisions with neither
-    propensities nor marginals. Each slot is taken to show one of the remaining arms with a probability proportional to
-    its weight. If the log does not show a position, slots below it get marginals instead."""
+    """Fill in propensities for decisions with neither propensities nor marginals, mark these as estimated, and return
+    all rows. Each slot is taken to show one of the remaining arms with a probability proportional to its weight. If the
+    log does not show a position, slots below it get marginals instead."""
     slots, n = rows.slots, len(rows.slots.row)
     propensity, marginal = list(values(slots.propensity, n)), list(values(slots.marginal, n))
     logs, flags = list(values(rows.log_propensity, len(rows))), list(values(rows.estimated, len(rows)))

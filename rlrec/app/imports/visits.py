@@ -319,8 +319,9 @@ def _sums_before(values: Array, starts: Ids) -> Array:
 
 
 def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tuple[Array, Array]:
-    """Return the reward of each of n slots, (n,), and the reward from events on each whole slate, (n,), which stands at
-    its first slot; other slots have 0. first: the index of each decision's first slot."""
+    """Return two arrays with a value for each of n slots, (n,): the reward of the slot, and the reward from events on
+    the whole slate, which only the first slot gets (other slots have 0). first: the index of each decision's first
+    slot."""
     decision_id = batch.slots["decision_id"]
     first = run_starts(decision_id) if first is None else first
     pages = np.zeros(len(decision_id))

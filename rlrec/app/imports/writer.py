@@ -87,7 +87,8 @@ def _way_out(kinds: Sequence[str]) -> str:
 
 
 def find_alterations(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
-    """Count the rewards of some decisions that a reward definition changes. served_at: the time of each decision."""
+    """Count how many rewards of imported decisions a reward definition clips or ignores. served_at: the time of each
+    decision."""
     n = len(rows)
     if not rows.events.row and rows.reward == NULL:
         return AlteredRewards(decisions=n, rewards=frozenset({definition.default}), definition=definition)

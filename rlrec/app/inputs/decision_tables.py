@@ -43,8 +43,9 @@ class DecisionTable(Record, kw_only=False):
     """This record describes a file with a number for each decision and arm.
 
     source: the name of the table in messages; column: what the numbers are, such as `probability`; path: the path of
-    the file; since: the time of the table's first decision, None if no earlier decision of the log has another time;
-    temperature: the temperature of the softmax that makes probabilities of scores, 0 to always take the best arm."""
+    the file; since: the time of the table's first decision, None if the decision before it in the log has the same
+    time or does not exist; temperature: the temperature of the softmax that makes probabilities of scores, 0 to
+    always take the best arm."""
 
     source: str
     column: str

@@ -127,8 +127,8 @@ def _exclusion_sentence(unit: Unit, log: selected.Selection) -> str | None:
 
 def exclusion_tests(unit: Unit, *, ignored_names: str | None = None, scope: str = "") -> tuple[str, ...]:
     """Return an SQL test on a decision `d` for each stored exclusion. The test is true for decisions that the exclusion
-    leaves out. ignored_names: names of exclusions to ignore; scope: an SQL test that selects the few decisions to which
-    the tests will be applied, if they are few."""
+    leaves out. ignored_names: names of exclusions to ignore; scope: an SQL test that all decisions of interest pass,
+    for speed if they are few."""
     exclusions = {exclusion.name: exclusion for exclusion in selected.all_exclusions(unit)}
     names = {*exclusions} if ignored_names == ALL else {*texts_of(ignored_names or "")}
     for name in sorted(names - exclusions.keys()):
@@ -143,7 +143,7 @@ def unexcluded_tests(unit: Unit) -> list[str]:
 
 def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = "") -> str:
     """Return an SQL test on a decision `d` that is true if an exclusion leaves the decision out. scope: an SQL test
-    that selects the decisions to which this test will be applied, if they are few."""
+    that all decisions of interest pass, for speed if they are few."""
     log = select(unit, parse(exclusion.filter), scope=scope, is_stored=True)
     if exclusion.by_unit:
         log = replace(log, session_ids=selected.session_ids(unit, exclusion.id, scope=scope))
@@ -151,9 +151,9 @@ def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = ""
 
 
 def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> selected.Selection:
-    """Return the selection of decisions that a parsed filter describes. scope: an SQL test that selects the decisions
-    of interest, if they are few; is_stored: whether the filter is stored. A stored filter may name a field that no
-    context has."""
+    """Return the selection of decisions that a parsed filter describes. scope: an SQL test that all decisions of
+    interest pass, for speed if they are few; is_stored: whether the filter is stored. A stored filter may name a field
+    that no context has."""
     versions = _version_ids(unit, pairs)
     if "loggers" in pairs:
         logger_ids = {lookup.version(unit, name)[0].id for name in pairs["loggers"].split("+")}

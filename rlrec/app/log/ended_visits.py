@@ -51,22 +51,24 @@ class EndedVisits(Record, eq=False):
         return len(self.start) - 1
 
     def per_decision(self, name: str) -> Any:
-        """Return the values that a column of slots has at the first slot of each decision, (n,)."""
+        """Return the values that a column of slots has at the first slot of each of the n decisions, (n,). name: the
+        column."""
         return self.slots[name][self.first[:-1]]
 
     def per_visit(self, name: str) -> Any:
-        """Return the values that a column of slots has at the first slot of each visit, (s,)."""
+        """Return the values that a column of slots has at the first slot of each of the s visits, (s,). name: the
+        column."""
         return self.slots[name][self.begins]
 
     @property
     def begins(self) -> Ids:
-        """Return the index of the first slot of every visit, (s,)."""
+        """Return the index of the first slot of each of the s visits, (s,)."""
         return self.first[self.start[:-1]]
 
     @property
     def lowest(self) -> Array:
-        """Return, for each decision, the logarithm of a lower bound on the probability of any slate, (n,). The bound is
-        the product of the smallest propensities at the positions of the slate. The result is NaN if one of these is
+        """Return, for each of the n decisions, the logarithm of a lower bound on the probability of any slate, (n,).
+        The bound is the product of the smallest propensities at the positions of the slate. The result is NaN if one is
         unknown."""
         smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
         return np.add.reduceat(np.log(smallest), self.first[:-1])
@@ -76,7 +78,7 @@ class EndedVisits(Record, eq=False):
         return history.unpack(self.per_decision("history").tolist(), returns.steps(self.start))
 
     def take(self, visits: Flags) -> EndedVisits:
-        """Return the visits for which the flag in `visits` is true."""
+        """Return some of the visits. visits (s,): whether to keep each visit."""
         if visits.all():
             return self
         decisions = np.repeat(visits, np.diff(self.start))
@@ -117,7 +119,7 @@ class Cutoff(Record):
         return np.maximum(over_at, last_at + self.window_us)
 
     def is_over(self, visits: Columns) -> Flags:
-        """Tell whether each visit is old enough, (s,)."""
+        """Tell whether each of s visits is old enough, (s,). visits: the visits as stored."""
         return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started_before)
 
 

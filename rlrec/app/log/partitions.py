@@ -122,7 +122,8 @@ def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[
 
 
 def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
-    """Yield pairs of the number of a part and its rows, for parts that have rows. parts (n,): the part of each row."""
+    """Yield pairs of the number of a part and its rows, for parts that have rows. parts (n,): the part of each of n
+    rows."""
     order = np.argsort(parts, kind="stable")
     for rows in np.split(order, run_starts(parts[order])[1:]) if len(order) else ():
         yield int(parts[rows[0]]), take(columns, rows)

@@ -79,8 +79,8 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
 
 
 def find_user(unit: Unit, key: str) -> tuple[str, int]:
-    """Return the key and the id of the user for whom a key stands; they differ if users were merged. Raises InputError
-    if there is no such user."""
+    """Return the key and the id of the user for whom a key stands. If this user was merged, the returned key is another
+    one. Raises InputError if there is no such user."""
     person = users.main_keys(unit, [key]).get(key, key)
     ids = sessions.user_ids(unit, [person])
     if person not in ids:

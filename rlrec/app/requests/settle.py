@@ -1,4 +1,4 @@
-"""This module serves rewards with `learn` settled: it adds slots to beliefs when their reward window is over."""
+"""This module adds slots to those beliefs that learn only when the window of the reward is over (`settled`)."""
 
 from __future__ import annotations
 

@@ -516,7 +516,7 @@ def _count_unweighed(rows: LogColumns) -> int:
 
 
 def _with_digests(group: Decoded, numbers: Sequence[int], texts: list[bytes]) -> LogColumns:
-    """Return the decoded rows with the text of the lines of each, and the digest of this text."""
+    """Return the decoded rows. Each row also has the text of its lines, and a digest of this text."""
     if group.lines is not None:
         index = dict(zip(numbers, range(len(numbers)), strict=True))
         starts = zip(map(index.__getitem__, group.rows.number), group.lines, strict=True)

@@ -140,8 +140,8 @@ def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
 
 
 def _check_label(line: DsJsonLine, action: int, p: float) -> None:
-    """Raise InputError unless the label of a cb line names the shown action and its probability. action, p: these
-    two."""
+    """Raise InputError unless the label of a cb line names the action that was shown and its probability. action: the
+    shown action; p: its probability."""
     if line.action is not None and line.action != action:
         raise InputError(f"action {line.action} is not the first of `a`, {action}", field="_label_Action")
     joint_p = p * (1 - line.pdrop)  # this is the label probability in joined logs of Personalizer
