@@ -20,11 +20,11 @@ _PIPE = 1 << 20  # bytes that may wait in the pipe
 
 class BackgroundItems(Iterator[T], Generic[T]):
     """A BackgroundItems object yields the items of an iterable. A forked process computes later items while this
-    process uses earlier ones.
+    process uses earlier items.
 
-    The forked process has a copy of all objects at the time of the fork, and changes no object of this process. It
-    neither uses nor closes connections to a database. If a fork is unsafe, or not worth its time, this process
-    computes the items."""
+    The forked process has a copy of all objects at the time of the fork, and changes no object of this process. The
+    copies of connections to a database are neither used nor closed. forks: whether to fork; if False, or on a system
+    other than Linux, this process computes the items."""
 
     def __init__(self, items: Iterable[T], *, forks: bool = True) -> None:
         self._child = 0
@@ -73,8 +73,8 @@ def _pipe() -> tuple[int, int]:
 
 
 def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
-    """Write the items to a pipe, then exit. This runs in the forked process. sender, receiver: the writing and the
-    reading end of the pipe."""
+    """Write the items to a pipe, then end this process, which is the forked one. An error is written as the last item.
+    sender, receiver: the writing and the reading end of the pipe."""
     try:
         os.close(receiver)  # so that the child ends when its parent does
         for number in (signal.SIGINT, signal.SIGTERM):  # a supervisor may send these to all processes of a service

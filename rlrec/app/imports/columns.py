@@ -51,8 +51,7 @@ class LoggedEvents(Record):
 
 
 def _with_stated(kind: type[R]) -> type[R]:
-    """Return the class with a further column for each field that a line may state and that the class does not
-    declare."""
+    """Add to the class a column for each of STATED_FIELDS that the class does not declare, and return the class."""
     for field in STATED_FIELDS:
         if field.name not in kind.__annotations__:
             kind.__annotations__[field.name] = Column
@@ -61,8 +60,8 @@ def _with_stated(kind: type[R]) -> type[R]:
 
 
 class LoggedCandidates(NamedTuple):
-    """This record holds the candidate arms of one decision, as keys in order. catalogue: the arms from which the
-    candidates were drawn, or None if they are unknown."""
+    """This record holds the candidates of one decision, the arms from which its slate was ranked, as keys in order.
+    catalogue: the arms from which the candidates were drawn, or None if these arms are unknown."""
 
     arms: tuple[str, ...]
     propensities: tuple[float, ...]
@@ -118,8 +117,8 @@ class LogColumns:
         return len(self.number)
 
     def batch(self, at: Sequence[int]) -> Batch:
-        """Return the slots and events in the form in which the store's log is read. The id of a decision is its index
-        here. at: the time at which each decision was served."""
+        """Return the slots and events as a Batch, like the reader of the stored log. The id of a decision in the Batch
+        is the decision's index in these columns. at: the time at which each decision was served."""
         slots, events, n = self.slots, self.events, len(self.events.row)
         event_row, served_at = np.array(events.row, np.int64), pick_values(at, events.row)
         event_at = np.array(fill_column(events.at, served_at), np.int64)
@@ -165,7 +164,7 @@ class LogColumns:
         )
 
     def without_lines(self, policy: str, digests: Set[bytes]) -> LogColumns:
-        """Return the decisions without those of a policy whose lines have certain digests. digests: these digests."""
+        """Return the decisions, but leave out decisions of this policy whose lines have one of these digests."""
         if digests.isdisjoint(self.digest):
             return self
         entries = zip(values(self.policy, len(self)), self.digest, strict=True)

@@ -30,11 +30,12 @@ def find(
 ) -> dict[int, Conflict]:  # fmt: skip
     """Return the errors of rows that must be refused, by the index of the row. A row is refused if a different line, in
     the store or in an earlier row, has the same request id or feedback key, or if its session has another user. Equal
-    lines, as in files that overlap, do not conflict. A refused row has no effect, so later rows may use its names.
+    lines, as in files that overlap, do not conflict. Later rows may use the names (request id, feedback keys, session)
+    of a refused row.
 
-    users: the user of each session in the store; disputed_hashes: hashes of the names that have different meanings
-    anywhere in the import, or None to look for such names in these rows alone; meanings: the digest of the line, or
-    the user of the session, for disputed names in earlier rows; those in these rows are added."""
+    users: the user of each session in the store; disputed_hashes: hashes of the names that stand for different lines
+    or users anywhere in the import, or None to look for such names in these rows alone; meanings: the line or user
+    that each disputed name of earlier rows stands for, to which this call adds the names of these rows."""
     requests = decisions.requests(unit, value_set(rows.request_id))
     keys, _ = events.keys_and_kinds(unit, value_set(rows.events.key))
     session_users = {session: user for session, user in users.items() if user is not None}
@@ -72,8 +73,8 @@ def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
-    """Return the users of sessions that are in the store, by the key of the session, for sessions that a row names
-    together with a user. The value is None for a session without a user."""
+    """Return the stored user of each session, by the key of the session, for the stored sessions of rows with a user.
+    The value is None for a stored session without a user."""
     pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
     stored_keys = loading.stored_sessions(unit, {session for session, user in pairs if user is not None})
     return {key: session.user for key, session in sessions.find(unit, stored_keys).items()}
@@ -89,9 +90,9 @@ def _conflict(kind: str, name: str, value: str | bytes, first_value: str | bytes
 
 
 class _NamesOfKind(NamedTuple):
-    """This record holds names that occur in lines: request ids, feedback keys or sessions. names: the names; row: the
-    index of the row of each; values: the meaning of each name, which is the user for a session, else the digest of the
-    line."""
+    """This record holds the names of one kind in lines: request ids, feedback keys or sessions. row: the index of each
+    name's row; values: what each name stands for, which is a user for a session, and the digest of the line for other
+    names."""
 
     kind: str
     names: Sequence[str]
@@ -142,7 +143,7 @@ class LineNames(NamedTuple):
         return cls(*map(np.concatenate, zip((empty, empty), *entries, strict=True)))
 
     def disputed_hashes(self) -> Ids:
-        """Return the hashes of names that have several meanings, so that lines contradict each other."""
+        """Return the hashes of names that stand for several lines or users, so that lines contradict each other."""
         if _count_changes(self.name) == _count_changes(self.pair):
             return self.name[:0]
         _, index = np.unique(self.pair, return_index=True)
@@ -161,7 +162,8 @@ def _hashes(column: Sequence[str | bytes]) -> Ids:
 
 
 def names_of_store(unit: Unit) -> LineNames | None:
-    """Return the names in the store, or None if they are too many to read."""
+    """Return hashes of the request ids, feedback keys and sessions in the store, or None if there are too many to
+    read."""
     few_names = loading.few_names(unit)
     return None if few_names is None else LineNames.join(map(LineNames.hash_names, _stored_names(*few_names)))
 

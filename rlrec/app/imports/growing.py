@@ -1,8 +1,8 @@
 """This module reads inputs that grow: a stream, or a file that other programs append to, rotate and truncate. It reads
 portions of complete lines.
 
-A file counts as the file that was read before if the bytes just before the offset are the same, whatever its inode.
-Inodes do not decide, because editors write a file anew, and a truncated file may have grown beyond the offset since."""
+A file counts as the file that was read before if the bytes just before the place where reading stopped are
+unchanged. Inodes do not decide, because editors write a file anew, and a truncated file may have grown again since."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Position(NamedTuple):
     process: str = ""
 
     def fits(self, file: BinaryIO) -> bool:
-        """Tell whether a file is still the one that was read up to this position. Only the bytes just before it are
-        compared."""
+        """Tell whether a file is still the file that was read up to this position. Only the bytes just before the
+        position are compared."""
         return os.fstat(file.fileno()).st_size >= self.offset and _digest(file, self.offset) == self.digest
 
 
@@ -60,9 +60,9 @@ class Portion(NamedTuple):
     position: Position | None
 
     def before(self, line: int, complete: Complete) -> Portion | None:
-        """Return the part of this portion before a line, up to the end of a complete decision, or None if there is
-        none. line: the number of the line; complete: a function that returns the length of the complete decisions in
-        bytes."""
+        """Return the part of this portion with the complete decisions before a line, or None if no complete decision
+        precedes the line. line: the number of the line; complete: a function that returns the length of the complete
+        decisions in bytes."""
         lines = self.data.split(b"\n", line - self.lines - 1)[:-1]
         data = b"\n".join([*lines, b""])
         data = data[: complete(data)]
@@ -70,9 +70,9 @@ class Portion(NamedTuple):
 
 
 def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool, size: int | None = None) -> Portion:
-    """Return a portion of a file. start, data: its first byte and its bytes; lines: the number of lines before it;
-    follows: whether the file is followed, so that the position of the end is needed; size: its full length in bytes, if
-    `data` is only its first part (None: the length of `data`)."""
+    """Return a portion of a file. start: the place of its first byte; data: its bytes; lines: the number of lines
+    before it; follows: whether the file is followed, so that the position of the end is needed; size: its full length
+    in bytes, if `data` is only its first part (None: the length of `data`)."""
     end, inode = start + (len(data) if size is None else size), os.fstat(file.fileno()).st_ino
     if not follows:
         return Portion(file, start, end, data, lines, None)
@@ -103,8 +103,8 @@ class LineCounts:
 
 
 class GrowingFile:
-    """A GrowingFile reads new lines of a file. position: where an earlier process stopped reading, None if none has
-    read it."""
+    """A GrowingFile reads new lines of a file. position: where an earlier process stopped reading, or None if no
+    process has read the file."""
 
     is_over = False
 
@@ -150,9 +150,9 @@ class GrowingFile:
         self.file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """Return the next complete lines, or None if there is no complete line yet. If another file has replaced this
-        one at its path, its last line counts as complete. complete: a function that returns the length of complete
-        decisions."""
+        """Return the next complete lines, or None if no line is complete yet. If another file has taken the path, and
+        the old file no longer grows, the last line of the old file counts as complete. complete: a function that
+        returns the length of the complete decisions in bytes."""
         data = os.pread(self.file.fileno(), PORTION_BYTES, self.position.offset)
         status = os.fstat(self.file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status and not self.position.fits(self.file):
@@ -207,12 +207,12 @@ class GrowingFile:
         return self.path
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """Continue after a portion that has been stored. digests: the digests of its lines that name no request."""
+        """Move the place of reading to the end of a portion that has been stored. digests: not used here."""
         self.position = cast(Position, portion.position)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """Return how often each line with one of these digests was read from the file before. For this, the file is
-        read again from where the last count ended."""
+        """Return, for each digest, how many of the lines that were read from the file before have it. For this, the
+        file is read again from where the last count ended. layout: the layout of the file."""
         start, self._counted_to = self._counted_to, self.position.offset
         self._counts.add(layout.line_digests(start, self._counted_to))
         return self._counts.count(digests)
@@ -255,10 +255,11 @@ class Stream:
         return _portion(self._file, 0, data, self._lines, follows=False)
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """Continue after a portion that has been stored. digests: the digests of its lines that name no request."""
+        """Count the lines of a portion that has been stored, and remember the digests of its lines without a request
+        id."""
         self._lines += portion.data.count(b"\n")
         self._counts.add(digests)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """Return how often each line with one of these digests was read from the stream before."""
+        """Return, for each digest, how many of the lines that were read from the stream before have it."""
         return self._counts.count(digests)

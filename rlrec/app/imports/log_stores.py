@@ -45,8 +45,9 @@ def open_log(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]
 def reading(
     store: Store, log: str | None, workers: Workers = IN_PROCESS
 ) -> Iterator[tuple[Unit, str | None, Engine | None]]:
-    """Yield a snapshot of the store from which a log is read, the filter of the log, and the engine that computes. log:
-    a filter, or `parquet:DIR` as in `open_log`; workers: the processes that compute."""
+    """Yield a snapshot of the store from which a log is read, the filter of the log, and the engine that computes
+    (None: this process computes). log: a filter, or `parquet:DIR` as in `open_log`; workers: the processes that
+    compute."""
     with (
         open_log(store, log) as (log_store, log_filter),
         log_store.read() as unit,

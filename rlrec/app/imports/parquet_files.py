@@ -2,13 +2,13 @@
 exports append new rows, and a store can be made from the folder again.
 
 DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list. The folders
-`events` and `visits` are next to `decisions`. A share has all decisions of its persons, who are chosen by a `bucket`
-number. Persons are users, or sessions without a known user.
+`events` and `visits` are next to `decisions`. Each person (a user, or a session without a known user) has a `bucket`
+number. A share has all decisions of the persons with certain bucket numbers.
 
-A file never changes, and manifest.json, which is replaced last, names the valid files. A visit that went on has several
-rows, of which the row with the highest `part`, the number of its export, is valid. If earlier exports wrote no more
-than the new export, their files are merged with the new files, so that a folder that grows every night has few files.
-"""
+A file never changes, and manifest.json, which is replaced last, names the valid files. A visit that went on between
+exports has several rows. The valid row has the highest `part`, the number of its export. If earlier exports wrote no
+more than the new export, their files are merged with the new files, so that a folder that grows every night has few
+files."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Manifest(Record):
             raise CheckFailed(f"{folder} may hold a user whom the store has forgotten since", hint=hint)
 
     def write(self, folder: str) -> None:
-        """Replace the manifest of a folder in one step. In a remote store the upload itself is one step."""
+        """Replace the manifest of a folder in one step. If the folder is a URL, the upload itself is this step."""
         text = json.dumps({"format": FORMAT_VERSION, **vars(self)})
         if "://" in folder:
             with remote_folder(folder) as (files, root):
@@ -142,7 +142,7 @@ def _fields(pa: Any, table: Any, *left_out: str) -> list[Any]:
 
 @cache
 def schemas(pa: Any) -> dict[str, Any]:
-    """Return the columns of each dataset, in order, by the name of the dataset. pa: the module pyarrow."""
+    """Return the pyarrow schema of each dataset, by the name of the dataset. pa: the module pyarrow."""
     time, text, bucket = pa.timestamp("us", "UTC"), pa.string(), pa.field("bucket", pa.int64())
     decision = [
         pa.field("decision_id", pa.int64()),
@@ -164,7 +164,7 @@ def schemas(pa: Any) -> dict[str, Any]:
 
 
 class ExportCounts(Record):
-    """This record holds the number of files in a folder, of all decisions in it, and of new decisions."""
+    """This record counts the files in a folder, all decisions in the folder, and the new decisions."""
 
     files: int
     decisions: int
@@ -234,7 +234,7 @@ def _drafts(folder: str) -> Iterator[str]:
 
 
 def _remove_unnamed(folder: str) -> None:
-    """Remove files that the manifest does not name, which interrupted exports have left."""
+    """Remove the Parquet files that the manifest does not name, and the incomplete files of interrupted exports."""
     drafts.remove_abandoned(os.path.join(escape(folder), drafts.DRAFT + 16 * drafts.DIGIT))
     if (manifest := Manifest.read(folder)) is not None:
         patterns = (f"{name}/{folders}/*part-[0-9]*" for name in DATASETS for folders in ("share=*", "day=*/bucket=*"))
@@ -290,8 +290,9 @@ class _IdSet:
 
 
 def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_set: _IdSet) -> None:
-    """Write those events of some decisions that the folder lacks. Events are numbered within a decision, so that an
-    event is new if its number is higher than those of the decision's events in the folder."""
+    """Write the events that the folder lacks. Events are numbered within a decision, so that an event is new if its
+    number is higher than those of the decision's events in the folder. log: the log in the folder; decision_set: the
+    ids of the decisions whose events are written."""
     query = "SELECT decision_id, max(number) AS number FROM events GROUP BY decision_id ORDER BY decision_id"
     owners, last_numbers = log.columns(query, dict.fromkeys(("decision_id", "number"), np.int64)).values()
     for portion in log_tables.event_keys(unit):
@@ -310,7 +311,8 @@ def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_set:
 
 
 def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: _IdSet) -> None:
-    """Write those visits of some sessions that the folder lacks, or of which it has an older state."""
+    """Write the visits that the folder lacks, or of which it has an older state. log: the log in the folder; sessions:
+    the ids of the sessions whose visits are written."""
     names = [field.name for field in writer.schemas["visits"]]
     columns = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
     visits = np.stack(log.numbers("visits", *(names[index] for index in columns)))
@@ -331,8 +333,8 @@ def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: _Id
 
 
 def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
-    """Return the bucket number of each decision, which depends on the person. rows: the rows of the table
-    `decision`."""
+    """Return the bucket number of each decision, which depends on the user, or on the session if it has no user. rows:
+    the rows of the table `decision`."""
     session = log_tables.column_names(t.decision).index("session_id")
     digests = log_tables.person_digests(unit, {row[session] for row in rows})
     return [_bucket(*digests[row[session]]) for row in rows]
@@ -344,8 +346,8 @@ def _bucket(user_digest: int | None, session_digest: int | None) -> int:
 
 
 def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return decisions as rows in the form of `schemas`, with their slots, contexts, arms and names. rows: the rows of
-    the table `decision`."""
+    """Return decisions as rows of the dataset `decisions`, with their slots, contexts, arms and names. rows: the rows
+    of the table `decision`."""
     columns = log_tables.column_names(t.decision)
     index = {name: columns.index(name) for name in columns}
     ids = [row[0] for row in rows]
@@ -370,7 +372,8 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
 
 
 def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
-    """Return the rows of a table that belong to decisions, by the id of the decision, without this id."""
+    """Return the rows of a table by the id of their decision, which each row leaves out. ids: the ids of the
+    decisions."""
     position = log_tables.column_names(table).index("decision_id")
     by_decision: dict[int, list[tuple[Any, ...]]] = {}
     for row in log_tables.find_rows(unit, table, "decision_id", ids):
@@ -380,15 +383,17 @@ def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tu
 
 class _Spool(NamedTuple):
     """A _Spool is a temporary file that collects the rows of a future Parquet file. Rows come a few at a time, and a
-    Parquet file written in such small pieces would be slow to read."""
+    Parquet file written in such small pieces would be slow to read. stream: the Arrow stream that writes rows to
+    `file`."""
 
     file: IO[bytes]
     stream: Any
 
 
 class _FileWriter:
-    """A _FileWriter writes new files into a folder. Persons are divided into shares by their bucket numbers, and each
-    dataset gets one file per share. The files have temporary names until all of them are complete."""
+    """A _FileWriter writes new files into a folder. Users, and sessions without a user, are divided into shares by
+    their bucket numbers, and each dataset gets one file per share. The files have temporary names until all of them are
+    complete."""
 
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
         """Prepare to write new files next to those that the manifest names. pa: the module pyarrow; drafts: the folder
@@ -413,7 +418,7 @@ class _FileWriter:
         self._merged_log, self._shares = log.since(first), partitions.count_partitions(decisions)
 
     def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
-        """Add rows to a dataset. buckets: the bucket number of each row."""
+        """Add rows to a dataset. They wait in memory until there are many. buckets: the bucket number of each row."""
         schema, waiting = self.schemas[dataset], self._waiting[dataset]
         columns = [*zip(*rows, strict=True), buckets]
         if dataset == "visits":
@@ -424,7 +429,7 @@ class _FileWriter:
             self._write(dataset)
 
     def _write(self, dataset: str) -> None:
-        """Write the waiting rows of a dataset to temporary files, one for each share."""
+        """Write the rows of a dataset that wait in memory to temporary files, one for each share."""
         if not self._waiting[dataset]:
             return
         table, self._waiting[dataset] = self._pa.concat_tables(self._waiting[dataset]), []
@@ -500,8 +505,8 @@ class _FileWriter:
         os.replace(path, os.path.join(self._folder, name))
 
     def remove_merged(self) -> None:
-        """Remove files that were merged into new ones from a remote store. In a local folder, `_remove_unnamed` does
-        this, because no manifest names them."""
+        """Remove the files that were merged into new files, if the folder is a URL. In a local folder,
+        `_remove_unnamed` does this, because no manifest names these files."""
         paths = [*chain(*self._merged_log.files.values())]
         if paths and self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):

@@ -22,7 +22,7 @@ TOLERANCE = 1e-9  # relative change of weights at which the fit ends
 
 def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
     """Return the weight of each arm, by key, under which the log is most likely. Each slot is taken to show one of the
-    eligible arms with a probability proportional to its weight.
+    eligible arms with a probability proportional to the arm's weight.
 
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
     offers, times_shown = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)

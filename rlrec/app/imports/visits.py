@@ -36,9 +36,9 @@ READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id"
 
 
 class VisitMoves(Record, kw_only=False):
-    """This record holds the visits of an import that got a new number, because the store had a visit of the same
-    number. new_numbers: the new number of each visit, by (session, number in the line); targets: the same visits as
-    (session, new number)."""
+    """This record holds the visits of an import that got a new number, because the number in the line was taken.
+    new_numbers: the new number of each visit, by (session, number in the line); targets: the same visits as (session,
+    new number)."""
 
     new_numbers: dict[tuple[int, int], int] = field(default_factory=dict)
     targets: set[tuple[int, int]] = field(default_factory=set)
@@ -103,7 +103,7 @@ def in_order(
 
     If lines state no visits, a session is left out if a live request may continue its newest visit, if a row is
     older than that visit, or if its rows are not in order of time. If lines state visits, a session is left out if
-    the store has it already, or if two of its rows have the same step.
+    the store has it already, or if two of its rows have the same visit and step.
 
     session_ids: the session of each row; at: the time of each row; newest_visits: the newest visit of each session that
     has a visit; numbers (2, n): the visit and step that each line states, None if lines state no visits."""
@@ -182,8 +182,8 @@ class VisitNumbers:
         return number, step
 
     def _number(self, session: int, visit: int | None, step: int | None, at: int) -> int:
-        """Return the number of a decision's visit: the visit that the line names or, if it names none, the newest visit
-        while it lasts. If this visit already has a decision at this step, return the next free number."""
+        """Return the number of a decision's visit. This is the visit that the line names, else the newest visit unless
+        it has timed out. If that visit has a live request, or another decision at this step, return a new number."""
         visits = self.visits[session]
         newest = max(visits, default=0)
         if visit is None:
@@ -214,9 +214,9 @@ def derive_states(
     unit: Unit, rows: LogColumns, definitions: Mapping[str, Reward], *, arm_ids: Mapping[str, int],
     session_id: Sequence[int], visit: Column, step: Column, at: Sequence[int], grown_rows: Set[int],
 ) -> tuple[Column, Column]:  # fmt: skip
-    """Return two columns, the state and the history that each row saw. If the line states neither, they are derived
-    from the earlier decisions of the visit. Nothing is derived if the log dropped lines or the visit lacks steps, since
-    it is then not known what was shown before.
+    """Return two columns, the state and the history of each row. If a line states neither, they are derived from the
+    earlier decisions of the visit. Nothing is derived if the log dropped lines or the visit lacks steps, since it is
+    then not known what was shown before.
 
     definitions: the reward of each policy, from which the rewards in a history are computed; grown_rows: the indexes
     of rows whose visit was begun before this group."""
@@ -246,9 +246,9 @@ def _batch(
     unit: Unit, rows: LogColumns, columns: Mapping[str, Sequence[int]], begun_visits: Sequence[tuple[int, int]],
     arm_ids: Mapping[str, int],
 ) -> Batch:  # fmt: skip
-    """Return the slots and events of rows and of stored visits, in order of session, visit, step and position. The
-    decision id of a row is its index; decisions of stored visits have negative ids. columns: the session, visit, step
-    and time of each row; begun_visits: the session and number of stored visits."""
+    """Return the slots and events of rows and of visits in the store. Slots are in order of session, visit, step and
+    position. The decision id of a row is its index; decisions in the store have negative ids. columns: the session,
+    visit, step and time of each row; begun_visits: the session and number of each stored visit."""
     batch = rows.batch(columns["at"])
     row = batch.slots["decision_id"]
     slots = [batch.slots | {name: np.array(column, np.int64)[row] for name, column in columns.items()}]
@@ -268,8 +268,8 @@ def _batch(
 def _find_states(
     batch: Batch, rows: Sequence[int], definition: Reward, keys: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes, int]]:
-    """Return the state, the history and the index of each row whose visit lacks no step. keys: the key of each arm, by
-    id."""
+    """Return the state, the history and the index of the given rows, without rows at step 0 and rows whose visit lacks
+    a step. rows: indexes of rows; definition: the reward that slots earn; keys: the key of each arm, by id."""
     slots = batch.slots
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"][first], slots["visit"][first])
@@ -286,8 +286,9 @@ def _find_states(
 
 
 def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: Reward) -> History:
-    """Return the histories that some decisions of a batch saw. picks: the indexes of these decisions; first: the index
-    of each decision's first slot; begin: the index of the first decision in each decision's visit."""
+    """Return, for some decisions of a batch, what their visits had shown and earned before. picks: the indexes of these
+    decisions; first: the index of each decision's first slot; begin: the index of the first decision in each decision's
+    visit."""
     slots, at = batch.slots, batch.slots["at"][first]
     # the number of slots before each decision, and the last of them
     first_slot, since = first[picks], first[begin[picks]]
@@ -309,9 +310,9 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
 
 
 def _sums_before(values: Array, starts: Ids) -> Array:
-    """Return for each of n values the sum of the earlier values in the same run, (n,). They are summed one by one:
-    differences of cumulative sums would be rounded differently for other batches. starts: the index at which each run
-    starts."""
+    """Return for each of n values the sum of the earlier values in the same run of consecutive values, (n,). The values
+    are added one by one: differences of cumulative sums would be rounded differently for other batches. starts: the
+    index at which each run starts."""
     total, number = np.zeros(len(values)), numbers_in_runs(starts, len(values))
     for rows in np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number)))[1:-1]:
         total[rows] = total[rows - 1] + values[rows - 1]

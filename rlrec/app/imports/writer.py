@@ -137,11 +137,11 @@ class ImportState(Record, kw_only=False):
     policies: the names of the policies to which decisions belong; options: the options of the command, which are
     stored with its first decisions; run: the id of the row that stores them; moves: the visits that got a new
     number; lines_agree: whether no two lines contradict each other; follows: whether the import waits for new lines
-    of a growing log; contexts: the ids of known contexts.
+    of a growing log; contexts: the ids of known contexts, by JSON.
 
-    lines: for each policy, the digests of the lines that the store had before this file, or None if they are too many
-    or the log grows; marks: numbers that change when other processes add lines, after which `lines` must be read again.
-    """
+    lines: for each policy id, the digests of the lines that the store had before this file, or None if they are too
+    many or the log grows; marks: numbers that change when other processes change these policies or delete decisions,
+    after which `lines` must be read again."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -174,8 +174,8 @@ class PreparedRows(NamedTuple):
 
     @classmethod
     def prepare(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
-        """Return the rows with the order, sessions, users and contexts that are needed to store them. salt: the salt of
-        the splits."""
+        """Compute the order, sessions, users and contexts that are needed to store the rows, and return them with the
+        rows. salt: the setting `Settings.split_salt`."""
         keys = sorted(dict.fromkeys(rows.session))  # ascending: sorting an ordered list costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)
@@ -334,7 +334,8 @@ class GroupWriter:
         return ids
 
     def _candidates(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
-        """Store the lists of candidates of those decisions that have one. ids: the id of each row's decision."""
+        """Store the candidates (the arms from which a slate was ranked) of decisions that have them. ids: the id of
+        each row's decision."""
         numbers, lists = _find_values(rows.candidates, ids)
         if not numbers:
             return
@@ -383,8 +384,9 @@ class GroupWriter:
         return map_column(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
 
     def _events(self, rows: LogColumns, ids: Sequence[int], served_at: Sequence[int], seq: Column) -> None:
-        """Store the events, numbered from 1 within their decision, and their feedback keys. ids: the id of each row's
-        decision; served_at: the time of each row's decision; seq: the change of the policy that each row belongs to."""
+        """Store the events, numbered from 1 within their decision, and their feedback keys. ids: the id of each
+        row's decision; served_at: the time of each row's decision; seq: the number of the policy's change that adds
+        the row."""
         if not (record := rows.events).row:
             return
         event_rows = np.array(record.row, np.int64)
@@ -470,8 +472,8 @@ def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
 
 
 def find_owner(unit: Unit, name: str) -> Version | None:
-    """Return the version of a policy that can hold an imported log, or None if no policy has this name. Raises
-    InputError for a policy of another kind."""
+    """Return the live version of the policy with a name, or None if no policy has this name. Raises InputError unless
+    the policy is of kind logged, since only such a policy can hold an imported log."""
     live = policies.live(unit, [name]).get(name)
     if live is not None and live.version.policy.kind != KIND:
         raise InputError(

@@ -1,5 +1,5 @@
-"""This module is the base of all layouts. It reads the lines of a file, identifies lines, and holds the decisions that
-lines decode to.
+"""This module is the base of all layouts. It reads the lines of a file, computes the digests that identify lines, and
+holds the decisions that lines decode to.
 
 Decoding checks every line and writes the columns to an unnamed temporary file. When the whole input is known to be
 good, the columns are read back, group by group, and completed with facts that only the whole input shows. Two
@@ -140,8 +140,8 @@ class Source(Record):
     """A Source is a file to read (a path, or an open file), with its name in messages.
 
     decode: a function that turns each (number, line) into a msgspec Struct of a type, or into an InputError that
-    names the line and the field; start, end: the range of bytes of a growing file that is read now; an end of None
-    means that the file does not grow and is read whole; number: the number of the first line in this range."""
+    names the line and the field; start, end: the range of bytes of a growing file that is read now (an end of None:
+    the file does not grow and is read whole); number: the number of the first line in this range."""
 
     file: str | BinaryIO
     name: str
@@ -179,8 +179,8 @@ def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], refused_lines:
 
 
 class Observation(NamedTuple):
-    """An Observation holds events on a decision that another line of the log states. key: the request id of the
-    decision; activates: whether the line says that the decision was shown."""
+    """An Observation holds the events of a decision that stand in another line than the decision. key: the request id
+    of the decision; activates: whether the line says that the decision was shown."""
 
     key: str
     events: Sequence[tuple[str, float, int | None]]  # kind, value, time
@@ -278,7 +278,7 @@ class Layout(ABC):
         """Read the first line of the file. Raises InputError if a column is missing."""
 
     def goes_on(self, text: bytes, next_text: bytes, *, gap: bool) -> bool:
-        """Tell whether a line belongs to the same decision as the line before it, if decisions can have several lines.
+        """If decisions can have several lines, tell whether a line belongs to the same decision as the line before it.
         text: the line before; next_text: the line; gap: whether blank lines are between them."""
         return False
 
@@ -288,8 +288,8 @@ class Layout(ABC):
 
     @abstractmethod
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        """Return the decisions in these lines, and the events that they state on other decisions. numbers: the number
-        of each line; texts: the text of each line."""
+        """Return the decisions in these lines, and the events that these lines state for decisions in other lines.
+        numbers: the number of each line; texts: the text of each line."""
 
     def finish_decoding(self) -> None:  # noqa: B027 (most layouts need nothing more)
         """Do what is left when all lines are decoded. Raises InputError if the file as a whole cannot be imported."""
@@ -311,8 +311,8 @@ class Layout(ABC):
     # -- passes --
 
     def decode_all(self, *, with_text: bool) -> Generator[list[RefusedLine], None, None]:
-        """Decode the file. Yields the lines that are refused, for each group. with_text: whether the texts of the other
-        lines are kept, since these may be refused later; their names are then not kept."""
+        """Decode the file. Yields, for each group, the lines that are refused. with_text: whether to keep the texts of
+        the other lines, which may be refused later. If so, hashes of names are not kept."""
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as stream:
             start, end = self.source.start, self.source.end
@@ -469,7 +469,8 @@ class Layout(ABC):
         self.max_length = max(self.max_length, note.max_length)
 
     def names(self) -> LineNames:
-        """Return the names in all decoded lines, and drop them from this object."""
+        """Return hashes of the request ids, feedback keys and sessions in all decoded lines, and drop them from this
+        object."""
         names, self._names = self._names, []
         return LineNames.join(map(LineNames.read, self.groups()) if self._repeats else names)
 
@@ -481,8 +482,8 @@ class Layout(ABC):
             yield rows
 
     def groups(self) -> Iterator[LogColumns]:
-        """Return an iterator of the decoded decisions, group by group, completed and with the digest that identifies
-        each."""
+        """Return an iterator of the decoded decisions, group by group. The decisions are completed, and have digests
+        that identify them."""
         return map(self.complete, self._identified_rows())
 
     def _identified_rows(self) -> Iterator[LogColumns]:

@@ -80,8 +80,8 @@ CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
 
 
 def check_value(value: Any, check: ValueCheck, field: str) -> Any:
-    """Return the value. Raises InputError if it fails the check. The value None always passes. field: its name in the
-    error."""
+    """Return the value. Raises InputError if the value fails the check. The value None always passes. field: the name
+    of the value in the error."""
     if value is not None and not check.test(value):
         raise InputError(check.message(value), hint=check.hint, field=field)
     return value
@@ -131,8 +131,8 @@ def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
 
 
 def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
-    """Return the values of a column that fail a test. Numbers are only tested if the smallest or the largest fails, so
-    the test of a column of numbers must accept an interval."""
+    """Return the values of a column that fail a test. If the smallest and the largest number pass, all numbers count as
+    good, so the test of a column of numbers must accept an interval."""
     entries = [column.value] if isinstance(column, Same) else column
     if None in entries:
         entries = [value for value in entries if value is not None]
@@ -145,9 +145,8 @@ def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
 
 
 def complete_rows(rows: LogColumns) -> LogColumns:
-    """Return the decisions with values that lines leave out, as far as slots show them. The length of a slate is its
-    last position. The probability of a slate that is shown completely is the product of the propensities of its
-    slots."""
+    """Return the decisions, where values that lines leave out are derived from slots. The length of a slate is its last
+    position. The probability of a slate that is shown completely is the product of the propensities of its slots."""
     n, positions = len(rows), rows.slots.position
     start = run_starts(np.array(rows.slots.row, np.int64))
     if len(rows.slots.row) > n:

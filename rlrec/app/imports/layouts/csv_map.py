@@ -3,7 +3,7 @@ several rows.
 
 The columns of a group of lines are parsed together, and equal cells are parsed once. If a line is no row of the
 table, the lines of the group are read one by one. If a cell cannot be parsed, its line is found, and the error names
-both."""
+the line and the reason."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128
 class ColumnMap(NamedTuple):
     """A ColumnMap tells the meaning of the columns of a table.
 
-    columns: the column of each word of SINGLE; events: the column of each kind of event, or one column with lists of
-    events in JSON; context: the columns of the context in order of their names, or one column with JSON objects;
-    zone: the zone of times that name no zone (None: UTC); decimal: the mark before the decimals of numbers."""
+    columns: the column of each word of SINGLE, such as `arm`; events: the column of each kind of event, or one
+    column with lists of events in JSON; context: the columns of the context in order of their names, or one column
+    with JSON objects; zone: the zone of times that name no zone (None: UTC); decimal: the mark before the decimals
+    of numbers."""
 
     columns: Mapping[str, str]
     events: Mapping[str, str] | str
@@ -278,7 +279,7 @@ class CsvMap(Layout):
         return starts
 
     def _differing(self, cells: Cells, starts: Sequence[int], row: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """Yield decisions whose rows differ in a column that must have one value per decision, as pairs of the index
+        """Yield decisions whose rows differ in a column that must have one value per decision. Each item is the index
         of the decision and the name of the column. starts: the first row of each decision; row: the decision of each
         row."""
         words = [self.map.columns[word] for word in csv_cells.DECISION_PARSERS if word in self._index]
@@ -340,8 +341,8 @@ class CsvMap(Layout):
         return csv_cells.time(cell, self.map.zone)
 
     def _words(self, parsers: Mapping[str, csv_cells.Parse], cells: Cells, lines: Sequence[int]) -> dict[str, Any]:
-        """Return parsed columns, by word, for those words of `parsers` that the map has. lines: the index of each row's
-        line."""
+        """Return the parsed columns of those words of `parsers` that the map of columns has, by word, such as `arm`.
+        lines: the index of each row's line."""
         columns: dict[str, Any] = {}
         for word in [word for word in parsers if word in self._index]:
             column = cells[self._index[word]]
@@ -444,7 +445,8 @@ class CsvMap(Layout):
 
     def complete(self, rows: LogColumns) -> LogColumns:
         """Return the rows with what follows from the whole file. If no column lists the eligible arms, all arms of the
-        file count as eligible. A decision without a session gets a session. Slots with a mark become censored."""
+        file count as eligible. A decision without a session gets a session. Slots marked as censored get events that
+        censor them."""
         if "eligible" not in self._index:
             rows = replace(rows, eligible_sets=(self._eligible,))
         rows = rows.in_sessions()
@@ -452,8 +454,8 @@ class CsvMap(Layout):
 
 
 def _same_decision(row: Sequence[str], next_row: Sequence[str]) -> bool:
-    """Tell whether two rows that follow each other belong to one decision: if both have the same `decision` or, in a
-    table without this column, the same session and time, and the second row has a higher position."""
+    """Tell whether two successive rows belong to one decision. They do if both have the same `decision`. In a table
+    without this column, they do if session and time are the same, and the second row has a higher position."""
     with suppress(ValueError):
         return row[:2] == next_row[:2] and (row[0] != "" if len(row) == 2 else int(row[2]) < int(next_row[2]))
     return False

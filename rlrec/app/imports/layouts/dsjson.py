@@ -2,8 +2,8 @@
 may be of the kinds cb, ccb and slates of this format.
 
 A line is a decision with its reward, or the reward of a decision in another line with the same event id. In cb, `a`
-has the actions in order of rank, counted from 1, and the first one was shown. In `_outcomes` of ccb and slates, `_a`
-counts actions from 0, in slates within the actions of the slot. A cost is a negative reward.
+has the actions in order of rank, counted from 1, and the first action was shown. In `_outcomes` of ccb and slates,
+`_a` counts actions from 0; in slates it counts only the actions of the slot. A cost is a negative reward.
 
 Source: the pages DSJSON, Conditional Contextual Bandit and Slates of Vowpal Wabbit's wiki."""
 
@@ -379,9 +379,10 @@ class DsJson(jsonl.LineLayout):
         self.sums.n_skipped += note.inactive_ids.count(None)
 
     def finish_decoding(self) -> None:
-        """Remove all propensities if the log was written in apprentice mode, which shows in a withheld reward. In this
-        mode the shown actions are not the choices of the learner, so that no logged action was drawn at random. Raises
-        InputError for such a log if the log grows, since earlier lines are stored already."""
+        """Count all decisions as decisions without propensity if the log was written in apprentice mode, which shows in
+        a withheld reward. In this mode the shown actions are not the choices of the learner, so that no logged action
+        was drawn at random. `complete` then removes all propensities. Raises InputError for such a log if the log
+        grows."""
         if self.sums.without_propensity:
             if self.source.grows:
                 raise InputError(APPRENTICE, hint="import the whole log without --follow")
@@ -411,7 +412,8 @@ class DsJson(jsonl.LineLayout):
 
     def complete(self, rows: LogColumns) -> LogColumns:
         """Return the rows with the events that other lines state. Decisions that were never activated (shown) are left
-        out or, in a log that grows, censored. A decision without a session gets a session of its own."""
+        out or, in a log that grows, censored. A decision without a session gets a session of its own. If the log was
+        written in apprentice mode, all propensities are removed."""
         if self.sums.without_propensity:
             slots = replace(rows.slots, propensity=NULL, marginal=NULL, min_propensity=NULL)
             rows = replace(rows, log_propensity=NULL, support=NULL, slots=slots)
@@ -429,7 +431,7 @@ class DsJson(jsonl.LineLayout):
         return _add_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
-        """Return the rows with the events that other lines state on their decisions or slots."""
+        """Return the rows with the events that other lines state for these decisions or their slots."""
         if not self._observed_events:
             return rows
         page_entries = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
@@ -445,8 +447,8 @@ class DsJson(jsonl.LineLayout):
 
 
 def _add_states(rows: LogColumns) -> LogColumns:
-    """Return the rows with further states, if the log dropped lines. A decision that is a session by itself gets the
-    state of a first decision, because the log cannot have dropped an earlier one."""
+    """Return the rows. If the log dropped lines, a decision that is a session by itself gets the state of a first
+    decision, because the log cannot have dropped an earlier decision of this session."""
     if rows.keep_probability == NULL:
         return rows
     is_alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]

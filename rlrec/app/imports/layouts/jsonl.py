@@ -120,7 +120,7 @@ class LineLayout(Layout):
 
 def time(text: str | None, field: str) -> int | None:
     """Return a time in microseconds since 1970 UTC, or None if the text is None. Raises InputError if the text is no
-    time. field: its name in the error."""
+    time. field: the name of the field in the error."""
     try:
         return None if text is None else times.parse(text)
     except InputError as error:
@@ -335,8 +335,8 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
 
 
 def _source(decision: DecisionLine, policy: str) -> str | None:
-    """Return JSON of the policy and belief that a line names, or None if they are those that every imported decision
-    gets. policy: the policy to which the decision belongs."""
+    """Return JSON of the policy and belief that a line names, or None if the line names nothing but the policy and
+    belief of every imported decision. policy: the policy to which the decision belongs."""
     usual_fields = {"policy": policy} | USUAL
     stated_fields = {name: value for name in usual_fields if (value := getattr(decision, name)) is not None}
     return None if usual_fields | stated_fields == usual_fields else canonical.text(stated_fields)

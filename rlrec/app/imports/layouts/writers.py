@@ -194,8 +194,8 @@ def _observations(record: LogLine, value: float) -> list[LogLine]:
 
 
 def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
-    """Return the slots in the form of the context. A slot also lists the actions that it could show, unless each slot
-    could show all arms that earlier slots had not shown."""
+    """Return the slots as `_slots` in the context of a line. A slot also lists the actions that it could show, unless
+    each slot could show all arms that earlier slots had not shown."""
     entries, sets = record["context"].get("_slots"), record.get("slot_sets")
     if not isinstance(entries, list) or len(entries) != len(record["slate"]):
         entries = [{} for _ in record["slate"]]
@@ -275,8 +275,8 @@ def _namespaces(fields: Mapping[str, Any]) -> str:
 
 
 def _join_words(words: Sequence[str]) -> str:
-    """Return the features of a namespace as text. A name with `=` is escaped, unless several names and no text feature
-    begin with the same part before `=`; a reader then takes the whole word for a name."""
+    """Return the features of a namespace as text. A `=` in a name is escaped, unless several names and no text feature
+    begin with the same part before `=`. A reader then takes the whole word for a name."""
     names = [word.replace(EQUALS, "=") for word in words]
     heads = [name.partition("=")[0].partition(":")[0] for name in names]
     count, texts = Counter(heads), {word.partition("=")[0] for word in words if "=" in word}
