@@ -73,8 +73,8 @@ def members(
 
 
 def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """Return texts for a message about those of some arms that may not be shown now, by status. Retired arms come last,
-    with the command that restores them."""
+    """Return, by status, a text for a message that lists the arms in `keys` that may not be shown now. Retired arms
+    come last, with the command that restores them."""
     by_status: dict[str, list[str]] = {"upcoming": [], "ended": [], "retired": []}
     for arm in arms.by_keys(unit, keys):
         if (status := arm.status(unit.now)) in by_status:
@@ -86,6 +86,6 @@ def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
 
 
 def some_names(keys: Collection[str]) -> str:
-    """Return a text with the first of some keys, and the number of the other keys."""
+    """Return a text for a message with the first of these keys, and the number of the other keys."""
     n_hidden = len(keys) - MAX_NAMED
     return ", ".join([*keys][:MAX_NAMED]) + (f" and {n_hidden} more" if n_hidden > 0 else "")

@@ -29,7 +29,7 @@ class PastRule(NamedTuple):
     person `times` times.
 
     name: the name of the parameter; text: the rule as the user wrote it; group: the group, as @NAME, whose arms are
-    counted and excluded together; if it is empty, each arm is counted by itself."""
+    counted and excluded together, or "" to count each arm by itself."""
 
     name: str
     text: str
@@ -46,9 +46,9 @@ class PastRule(NamedTuple):
 class Narrowing:
     """This record holds the arms left to a request after rules: `superset` without `lacking` and `past_arms`.
 
-    excluded_counts: for each rule, how many of the arms that earlier rules had left it excluded; total: the number
-    of all arms that may be served; past_rules: the rules on what the person was shown or did, which excluded
-    `past_arms`."""
+    excluded_counts: for each rule, the number of arms that it excluded among the arms left by earlier rules; total:
+    the number of all arms that may be served; past_rules: the rules on what the person was shown or did, which
+    excluded `past_arms`."""
 
     eligible: Eligible
     superset: tuple[int, ...]
@@ -60,7 +60,8 @@ class Narrowing:
 
     @property
     def lists(self) -> str:
-        """Return the names of the lists that leave out arms, for a message."""
+        """Return the names of the rules that excluded an arm, other than rules on what the person was shown or did, for
+        a message."""
         return " or ".join(
             rule for rule, count in self.excluded_counts[: len(self.excluded_counts) - len(self.past_rules)] if count
         )

@@ -46,14 +46,14 @@ def digest_of(value: Any) -> bytes:
 
 
 def line_digest(decision_id: int, position: int | None, values: Mapping[str, float], censor: bool | None) -> bytes:
-    """Return a digest of a line of feedback, which is stored with the key of the line. values: the value of each
-    event."""
+    """Return a digest of a line of feedback, which is stored with the key of the line. values: the value of each event,
+    by kind; censor: whether the line censors the slot, or None if it does not say."""
     slot = "null" if position is None else position
     return digest(f"[{decision_id},{slot},{_end_of_line(tuple(values.items()), censor)}")
 
 
 @lru_cache(maxsize=1024)  # most lines have the same end
 def _end_of_line(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
-    """Return the canonical form of a line of feedback from behind the position to its end."""
+    """Return the part of a line of feedback in canonical form that comes after the position."""
     events = {kind: float(value) for kind, value in values}
     return text([events] if censor is None else [events, censor])[1:]

@@ -41,16 +41,16 @@ def join_filters(*filters: str | None) -> str:
 
 
 def with_loggers(text: str | None, names: Iterable[str]) -> str:
-    """Return a filter that restricts another filter to decisions which certain policies or versions served. text: the
-    other filter; names: the policies or versions."""
+    """Return a filter whose `loggers` are set to certain policies or versions, so that it selects only decisions that
+    they served. text: the filter without them, None for all decisions; names: the policies or versions."""
     pairs = parse(text or "") | {"loggers": "+".join(names)}
     pairs.pop(ALL, None)
     return ",".join(f"{key}={value}" for key, value in pairs.items())
 
 
 def with_since(text: str | None, at: int | None) -> str | None:
-    """Return a filter that restricts another filter to decisions from a time on; None stands for all decisions. text:
-    the other filter; at: the time, None for no restriction."""
+    """Return a filter whose `since` is set to a time, or None if it selects all decisions. text: the filter without
+    this time, None for all decisions; at: the time, None to leave `since` as it is."""
     pairs = parse(text or "") | ({} if at is None else {"since": format_time(at)})
     return ",".join(key if key == ALL else f"{key}={value}" for key, value in pairs.items()) or None
 
@@ -182,7 +182,8 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
 
 
 def _session_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
-    """Return the ids of the sessions that a filter names by their keys, their users, or both."""
+    """Return the ids of the sessions that a filter names by keys, users or both. If by both, a session must match
+    both."""
     ids_by_key: dict[str, set[int]] = {}
     if "user" in pairs:
         ids = user_ids(unit, pairs["user"])
@@ -211,8 +212,9 @@ def _refuse_unknown(noun: str, keys: list[str]) -> None:
 
 
 def _context_ids(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
-    """Return the ids of the contexts with the values that a filter asks for. scope, is_stored: the arguments of
-    `select`."""
+    """Return the ids of the contexts with the values that a filter asks for. scope: an SQL test that all decisions of
+    interest pass, for speed if they are few; is_stored: whether the filter is stored, and may name a field that no
+    context has."""
     allowed_values = {
         json.loads(key.removeprefix(FIELD)): {_value_key(_scalar(word.strip())) for word in _VALUE.findall(value)}
         for key, value in pairs.items() if FIELD in key
@@ -242,8 +244,8 @@ def _split_number(name: str) -> int:
 
 
 def _policy_ids(unit: Unit, reference: str) -> list[int]:
-    """Return the ids of a policy and of the policies of variants that experiments copied from it. A reference with a
-    version number stands for the policy alone."""
+    """Return the ids of a policy and of its copies that are variants of experiments. If the reference has a version
+    number, return the id of the policy alone."""
     name, number = lookup.split_reference(reference)
     stored_policies = policies.all_policies(unit)
     ids = [policy.id for policy in stored_policies if name == policy.name or (number is None and name == policy.base)]

@@ -35,8 +35,9 @@ def split_reference(reference: str) -> tuple[str, int | None]:
 def resolve(
     unit: Unit, references: Collection[str], *, built_in: Collection[str] = ()
 ) -> dict[str, tuple[Version, Head] | InputError]:
-    """Return, for each reference, its version (the live version for NAME) and the head of its policy, or the error if
-    there is none. built_in: names that mean something else if no policy has them; their error has no hint."""
+    """Return, for each reference, its version (the live version for NAME) and the head of its policy. If a reference
+    names nothing, return an error in their place. built_in: names that mean something else if no policy has them; the
+    error for such a name has no hint."""
     split_references = {reference: split_reference(reference) for reference in references}
     live_versions = policies.live(unit, {name for name, _ in split_references.values()})
     numbered_policies = {
@@ -97,8 +98,8 @@ def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> rou
 
 
 def refuse_route_name(unit: Unit, name: str) -> None:
-    """Raise Conflict if a route has the name of a new policy, since callers cannot tell them apart. Until the
-    transaction ends, no route can take the name."""
+    """Raise Conflict if a route has the name of a new policy, since callers name policies and routes in the same way.
+    Until the transaction ends, no route can take the name."""
     settings.lock(unit)
     if name in routes.by_name(unit, [name]):
         raise Conflict(f"{name!r} is the name of a route", hint="choose another name", field="policy")
@@ -113,9 +114,9 @@ def experiment_names(unit: Unit) -> set[str]:
 
 
 def reward(unit: Unit, name: str | None) -> Reward:
-    """Return a reward definition by its name. Without a name, return the reward that the live policies share (those
-    that have served, if any has); if they learn different rewards, return the reward `default`. Raises InputError if no
-    reward has the name."""
+    """Return a reward definition by its name. Without a name, return the reward that all live policies learn, or the
+    reward `default` if they learn different rewards. If some live policies have served, the others do not count. Raises
+    InputError if no reward has the name."""
     if name is None:
         from rlrec.sentences import DEFAULT_REWARD
 
@@ -143,7 +144,8 @@ def experiment(unit: Unit, name: str) -> Experiment:
 
 def compared_with(experiment: Experiment, label: str | None) -> Experiment:
     """Return the experiment with the variant `label` moved to the front, so that the other variants are compared with
-    it. Raises InputError if there is no such variant, or if the experiment allows only one variant to be in front."""
+    it. Raises InputError if there is no such variant. In the holdout of a route, only the first variant can be in
+    front."""
     if label is None:
         return experiment
     labels = [variant.label for variant in experiment.variants][: 1 if is_holdout(experiment) else None]

@@ -31,8 +31,8 @@ MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # bounds of pseudo-counts within which probabi
 
 
 def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of parameters from their texts. Some kinds of policies need numbers; some take a file, whose
-    contents are the value. Raises InputError for an unknown parameter."""
+    """Return the values of parameters from their texts. A parameter is a number if its default is one. If a parameter
+    takes a file, its value is the contents of the file. Raises InputError for an unknown parameter."""
     defaults = kinds.parameters(kind, texts)
     parameters: dict[str, Any] = {}
     for name, text in texts.items():
@@ -55,8 +55,9 @@ def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def with_curve(unit: Unit, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters with the values and the number of the position curve that they name. The values are copied
-    since a policy never changes, even if the curve is estimated again. Raises InputError for an unknown curve."""
+    """Return the parameters with the values of the position curve that they name, and with its number. The values
+    are copied since a policy never changes, even if the curve is estimated again. Raises InputError for an unknown
+    curve."""
     full_parameters = dict(parameters)
     for name, reference in parameters.items():
         stage, dot, last_name = name.rpartition(".")
@@ -94,7 +95,8 @@ def ruled_policies(unit: Unit) -> list[int]:
 
 
 def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
-    """Print a notice if a page rule limits how often a field's value occurs on a page, and no arm has this field."""
+    """Print a notice if a page rule limits how often a value of a field occurs in a slate, and no arm has this
+    field."""
     rules = parse_texts(texts)
     if rules is None or not rules.most:
         return
@@ -121,8 +123,8 @@ def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
 
 
 def check_budget(unit: Unit, policy: Policy) -> None:
-    """Raise InputError if a policy has a budget, and no reward weighs the event that costs money. Events that no reward
-    weighs are not read again."""
+    """Raise InputError if a policy has a budget, but no reward definition weighs the event whose values are the costs.
+    Events that no reward weighs are not read again."""
     budget = policy.parsed_budget
     if budget is not None and not any(budget.event in reward.weights for reward in policies.rewards(unit)):
         hint = f"define one, by which costs can be judged, too: `rlrec reward define savings '{budget.event}=-1'`"
@@ -156,9 +158,9 @@ def _parse_number(text: str, name: str) -> float:
 def _read_rows(
     path: Path, *headers: tuple[str, ...], article: str = ""
 ) -> Iterator[tuple[str, str, str, dict[str, float]]]:
-    """Yield the rows of a CSV file: its place for errors, the value of a context field, the arm, and the numbers by
-    column. headers: the headers that the file may have; article: a word before the noun in errors. Raises InputError
-    that names file and line for a wrong row or a repeated arm."""
+    """Yield four parts of each row of a CSV file: its place (file and line) for errors, the value of a context field,
+    the arm, and the numbers by column. headers: the headers that the file may have; article: a word before the name of
+    a number in errors. Raises InputError for a wrong row or a repeated arm."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -207,8 +209,8 @@ def _parse_encoder(side: str, spec: Any) -> Encoder:
 
 
 def read_prior(path: Path) -> dict[str, tuple[float, float]]:
-    """Return the two pseudo-counts of each arm from a CSV file. If the file has a mean and a variance, they are those
-    of the Beta distribution with this mean and variance."""
+    """Return the two pseudo-counts of each arm from a CSV file. If the file has a mean and a variance, the
+    pseudo-counts are those of the Beta distribution with this mean and variance."""
     priors: dict[str, tuple[float, float]] = {}
     for line, _, arm, numbers in _read_rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
         alpha, beta = numbers.values()
@@ -225,8 +227,8 @@ def read_prior(path: Path) -> dict[str, tuple[float, float]]:
 
 
 def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
-    """Return the command `sweep` that evaluates a version's kind and parameters on rows from which it has not learned.
-    Returns None for kinds that `sweep` cannot play. options: further options of the command."""
+    """Return the command `sweep` that evaluates a version's kind and parameters on rows from which it has not learned,
+    or None for a kind that `sweep` cannot evaluate. options: further options of the command."""
     policy = version.policy
     if not kinds.learns_from_slots(policy.kind):
         return None
@@ -254,8 +256,8 @@ def _option_words(
     version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Sequence[str] = ()
 ) -> list[str]:  # fmt: skip
     """Return the options of a command that describe a version: its parameters other than defaults, and its reward.
-    options: further options; prefix: a text before each parameter, such as `KIND:`; if it is given, parameters with a
-    comma are left out, since the command would read several values; exclusions: the parameters to leave out."""
+    options: further options; prefix: a text before each parameter, such as `KIND:`, with which parameters that contain
+    a comma are left out, since the command would read several values; exclusions: the parameters to leave out."""
     texts = {name: text for name, text in typed_params(version).items() if name not in exclusions}
     reward = {} if version.reward.name == DEFAULT_REWARD else {"reward": version.reward.name}
     return [
