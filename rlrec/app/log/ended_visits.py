@@ -1,5 +1,6 @@
-"""This module reads those visits of the log that have ended, are complete and are old enough, with the reward of every
-slate. It also reads all visits of persons, with the time until the person's next visit and the rewards after it."""
+"""This module reads those visits of the log that have ended, are complete and are old enough, with the reward of
+every slate. It also reads all visits of persons, with the time until the person's next visit and the rewards of
+later visits."""
 
 from __future__ import annotations
 
@@ -35,10 +36,10 @@ MAX_VISIT_DECISIONS = 1_000  # decisions of a visit, at most
 class EndedVisits(Record, eq=False):
     """This record holds s visits with n decisions and i slots, in order of session, visit number, step and position.
 
-    slots: the columns of the reader and the `reward` of each slot, as arrays (i,); first (n + 1,): the index of the
-    first slot of each decision; start (s + 1,): the index of the first decision of each visit; reward (n,): the
-    reward of each slate; default (n,): whether no weighed event came for the slate; mature_from (s,): when each
-    visit could first be used."""
+    slots: the columns that were read from the log and the column `reward`, as arrays (i,); first (n + 1,): the index
+    of the first slot of each decision; start (s + 1,): the index of the first decision of each visit; reward (n,):
+    the reward of each slate; default (n,): whether the slate has no event that the reward weighs; mature_from (s,):
+    the time from which each visit can be used."""
 
     slots: Columns
     first: Ids
@@ -51,12 +52,12 @@ class EndedVisits(Record, eq=False):
         return len(self.start) - 1
 
     def per_decision(self, name: str) -> Any:
-        """Return the values that a column of slots has at the first slot of each of the n decisions, (n,). name: the
+        """Return the value that a column of `slots` has at the first slot of each of the n decisions, (n,). name: the
         column."""
         return self.slots[name][self.first[:-1]]
 
     def per_visit(self, name: str) -> Any:
-        """Return the values that a column of slots has at the first slot of each of the s visits, (s,). name: the
+        """Return the value that a column of `slots` has at the first slot of each of the s visits, (s,). name: the
         column."""
         return self.slots[name][self.begins]
 
@@ -68,8 +69,8 @@ class EndedVisits(Record, eq=False):
     @property
     def lowest(self) -> Array:
         """Return, for each of the n decisions, the logarithm of a lower bound on the probability of any slate, (n,).
-        The bound is the product of the smallest propensities at the positions of the slate. The result is NaN if one is
-        unknown."""
+        The bound is the product, over positions, of the smallest propensity of any arm at the position. The result is
+        NaN if one of these propensities is unknown."""
         smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
         return np.add.reduceat(np.log(smallest), self.first[:-1])
 
@@ -91,9 +92,12 @@ class EndedVisits(Record, eq=False):
 
 
 class Cutoff(Record):
-    """This record says which visits are old enough: they began before `started_before`, and they and their reward
-    windows were over before `now`. Visits that began together become usable together, when all of them have ended.
-    Otherwise short visits would become usable first."""
+    """This record says which visits are old enough to be used. A visit must have begun before `started_before`, and
+    must be over before `now`, with the windows of its rewards. A visit thus waits for all visits that began before it;
+    otherwise short visits would become usable first.
+
+    started_before: the start of the oldest visit that is not over, or `now`; timeout_us: the time without a decision
+    after which a visit ends; window_us: the window of the reward."""
 
     now: int
     started_before: int
@@ -102,7 +106,8 @@ class Cutoff(Record):
 
     @classmethod
     def compute(cls, unit: Unit, definition: Reward) -> Cutoff:
-        """Return the cutoff at this moment. A visit that has lasted more than a day does not delay other visits."""
+        """Return the cutoff at this moment. A visit that has lasted more than a day does not delay other visits.
+        definition: the reward."""
         timeout = settings.get(unit).session_timeout_us
         since = unit.now - DAY_US - timeout
         oldest = sessions.oldest_running(
@@ -112,20 +117,21 @@ class Cutoff(Record):
         return cls(now=unit.now, started_before=started_before, timeout_us=timeout, window_us=definition.window_us)
 
     def mature_from(self, visits: Columns) -> Ids:
-        """Return the time at which each of s visits and its reward windows are over, (s,). visits: the visits as
-        stored."""
+        """Return the time at which each of s visits and the windows of its rewards are over, (s,). visits: the columns
+        of the visits as stored."""
         last_at, ended_at = visits["last_at"], visits["ended_at"]
         over_at = np.where(ended_at != reader.ABSENT, ended_at, last_at + self.timeout_us)
         return np.maximum(over_at, last_at + self.window_us)
 
     def is_over(self, visits: Columns) -> Flags:
-        """Tell whether each of s visits is old enough, (s,). visits: the visits as stored."""
+        """Tell whether each of s visits is old enough, (s,). visits: the columns of the visits as stored."""
         return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started_before)
 
 
 def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
-    """Return the visits of a batch that can be used, and counts of the others. Visits can be used if they are old
-    enough and complete, with a propensity for each slate and no censored slot."""
+    """Return the visits of a batch that can be used, and counts of the others. A visit can be used if it is old enough
+    and complete, each of its slates has a propensity, and no slot is censored. cutoff: the rule that says which visits
+    are old enough."""
     rows = reward_log.with_rewards(batch, definition)
     # in order of session, visit, step and position
     order = np.lexsort([rows.slots[name] for name in ("position", "step", "visit", "session_id")])
@@ -174,8 +180,8 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
 
 
 def visit_indices(stored_visits: Columns, session: Ids, visit: Ids) -> Ids:
-    """Return the index of each of n visits in `stored_visits`, (n,), which must include them. session (n,), visit (n,):
-    the id of the session of each visit, and the number of the visit in the session."""
+    """Return the index of each of n visits in the table `stored_visits`, (n,), which must include all of them. session
+    (n,): the id of the session of each visit; visit (n,): the number of the visit in the session."""
     width = int(max(stored_visits["number"].max(initial=0), visit.max(initial=0))) + 1
     return look_up(stored_visits["session_id"] * width + stored_visits["number"], session * width + visit)[0]
 
@@ -192,8 +198,8 @@ class PersonVisits(Record, kw_only=False, eq=False):
     cluster: the digest of the person, or of the session if it has no user; has_user: whether the session has a user;
     number: the number of the visit among the person's visits; last_at: the time of the visit's last decision; gap:
     the time from `last_at` to the person's next visit, in microseconds, infinite if there is none; later_reward: the
-    reward of all later visits of the person; returns_after: how often the person came back later within the window
-    of the reward; pages: the number of decisions of the visit."""
+    reward of all later visits of the person; returns_after: how many later visits were followed by another visit
+    within the window of the reward; pages: the number of decisions of the visit."""
 
     cluster: Ids
     has_user: Flags
@@ -209,8 +215,8 @@ class PersonVisits(Record, kw_only=False, eq=False):
 
     @classmethod
     def from_batches(cls, batches: Iterable[Batch], definition: Reward) -> PersonVisits:
-        """Return the visits in batches that have the columns PERSON_VISIT_COLUMNS. The batches must hold all visits of
-        their persons."""
+        """Compute the visits of persons from batches of the log, which must hold all visits of their persons and the
+        columns PERSON_VISIT_COLUMNS. definition: how rewards are computed."""
         batch_columns: list[tuple[Ids, ...]] = []
         for batch in batches:
             rows = reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, definition), definition)
@@ -252,9 +258,9 @@ SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before th
 
 
 class PersonPortions(Record, kw_only=False, eq=False):
-    """This record divides persons into portions; all sessions of a person are in one portion. session (s,): the ids of
-    all sessions, ascending; number (s,): the portion of each session; portions: the number of portions; files: the
-    number of temporary files for rows, where a file holds one or several portions."""
+    """This record divides persons into portions, which are processed one after another. All sessions of a person are in
+    one portion. session (s,): the ids of all sessions, ascending; number (s,): the portion of each session; portions:
+    the number of portions; files: the number of temporary files for the rows, each with one or several portions."""
 
     session: Ids
     number: Ids
@@ -262,7 +268,8 @@ class PersonPortions(Record, kw_only=False, eq=False):
 
     @classmethod
     def read(cls, unit: Unit, sessions: Ids | None = None) -> PersonPortions:
-        """Divide all persons, or only those with sessions in `sessions`, into portions."""
+        """Divide all persons into portions. sessions: ids of sessions; if given, only the persons of these sessions are
+        divided."""
         portions = people.portions(unit, sessions)
         sessions = np.concatenate([np.empty(0, np.int64), *portions])
         order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), list(map(len, portions)))
@@ -281,8 +288,9 @@ class PersonPortions(Record, kw_only=False, eq=False):
         return self.portion(rows) * self.files // max(1, self.portions)
 
     def visits(self, unit: Unit, experiment: Experiment | None = None) -> Iterator[dict[int, Columns]]:
-        """Yield the visits of the persons, a file at a time. Each item has the visits as columns, by the number of the
-        portion. experiment: an experiment to whose visits the result is limited, as in `people.ask_visits`."""
+        """Yield the visits of the persons, one temporary file after another. Each item maps the number of a portion to
+        the columns of its visits. experiment: if given, the columns say when and to which variant each user or session
+        was assigned, as in `people.ask_visits`."""
         tables = (
             people.ask_visits(unit, self.session[start : start + SPREAD], experiment).columns()
             for start in range(0, len(self.session), SPREAD)

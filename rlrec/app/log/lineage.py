@@ -22,8 +22,8 @@ from rlrec.store.policies import policies
 
 class LearnedFrom(Record):
     """This record describes decisions that a version learned from. selection: the filter of these decisions; mature_at:
-    the time at which they had to be mature, None without this condition; window_us: the reward window for this; splits:
-    the splits of users to which they belong, None for all."""
+    the time at which the windows of their rewards had to be over, None without this condition; window_us: the length of
+    these windows; splits: the splits of users (train, tune, gate) to which the decisions belong, None for all."""
 
     selection: Selection
     mature_at: int | None = None
@@ -32,7 +32,7 @@ class LearnedFrom(Record):
 
     @property
     def columns(self) -> frozenset[str]:
-        """Return the names of the columns, among those that are not always read, that `rows` needs."""
+        """Return the names of the columns that `rows` needs and that are not always read from the log."""
         selection = self.selection
         filtered_values = {"split": selection.splits, "variant_id": selection.variant_ids}
         filtered_values |= {"route_id": selection.route_ids, "context_id": selection.context_ids}
@@ -50,8 +50,8 @@ class LearnedFrom(Record):
 
 
 def select_rows(slots: Columns, selection: Selection) -> Flags:
-    """Tell, for each of n rows of the log, whether the selection includes it, (n,). This is `Selection.conditions` for
-    columns in memory."""
+    """Tell, for each of n rows of the log, whether the selection includes it, (n,). The conditions are those of the SQL
+    in `Selection.conditions`."""
     rows = np.ones(len(slots["decision_id"]), np.bool_)
     for name, values in (
         ("policy_id", selection.policy_ids), ("version_id", selection.version_ids), ("split", selection.splits),
@@ -71,8 +71,8 @@ def select_rows(slots: Columns, selection: Selection) -> Flags:
 
 
 def ancestry(unit: Unit, version: Version) -> list[Version]:
-    """Return a list with a version, the version from which it was copied, the version from which that was copied, and
-    so on."""
+    """Return a version and its ancestors, newest first. The parent of a version is the version from which it was
+    copied."""
     chain = [version]
     while (parent := chain[-1].parent_id) is not None:
         chain.append(policies.by_id(unit, [parent])[parent])
@@ -80,9 +80,9 @@ def ancestry(unit: Unit, version: Version) -> list[Version]:
 
 
 def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
-    """Return the decisions that a version learned from. A version that learns online learned from the decisions of its
-    policy. Any version learned from what it and the versions before it started from. chain: the `ancestry` of the
-    version."""
+    """Return the decisions that a version learned from. Every version learned from what it and its ancestors started
+    from. If the version learns online, it also learned from the decisions of its policy. chain: the version and its
+    ancestors, from `ancestry`."""
     version = chain[0]
     initial_logs = started_from(chain)
     if version.status == "frozen" or not learns(version):
@@ -95,8 +95,8 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def has_learned(unit: Unit, version: Version, test: str, *, has_omissions: bool = False) -> bool:
-    """Tell whether a belief has learned from decisions that pass an SQL test. has_omissions: whether to tell instead if
-    the belief has left out some of these decisions."""
+    """Tell whether the belief of a version has learned from decisions that pass an SQL test. has_omissions: if True,
+    tell instead whether the belief has left out some of these decisions."""
     from rlrec.store.log import selected
 
     if not kinds.load(version.policy.kind).can_serve or not learns(version):
@@ -120,9 +120,10 @@ def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def make_record(unit: Unit, text: str, log: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
-    """Return the record of a log to which a version is fitted: its filter, and how much of it was mature. Raises
-    InputError if the filter names users or sessions, since their keys would remain when a user is forgotten. text, log:
-    the filter as typed, and its selection; last_id: the id of the last decision; slots: the number of slots."""
+    """Return a record of the log to which a version is fitted, from which `from_log` finds the decisions again. Raises
+    InputError if the filter names users or sessions, since their keys would remain in the record when a user is
+    forgotten. text: the filter as typed; log: the filter as a selection; last_id: the id of the last decision;
+    window_us: the window of the reward; slots: the number of slots."""
     if log.session_ids is not None:
         hint = "`rlrec log exclude` leaves people out of everything that is learned"
         raise InputError("what is learned is recorded with its filter, which names no user or session", hint=hint)
@@ -134,8 +135,8 @@ def make_record(unit: Unit, text: str, log: Selection, *, last_id: int, window_u
 
 
 def _initial_logs(version: Version) -> list[LearnedFrom]:
-    """Return the decisions that a version had learned from when it was made: the log to which it was fitted, the log of
-    its prior, and what the copied belief had learned from."""
+    """Return the decisions that a version had learned from when it was made. They are the log to which it was fitted,
+    the log of its prior, and the decisions of the policy whose belief was copied."""
     record = version.learned_from
     logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
     learned_logs = [from_log(version, log) for log in logs]
@@ -159,7 +160,7 @@ def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
 
 def learns(version: Version) -> bool:
     """Tell whether the distribution of a version depends on its belief. For kinds such as `uniform` and `fixed` it does
-    not: their beliefs only count."""
+    not: their beliefs are mere statistics."""
     return depends_on_belief(kinds.make(version.policy.kind, version.policy.params))
 
 

@@ -1,7 +1,9 @@
-"""This module reads the log in partitions, each with all rows of its persons. The partitions and the order of their
-rows depend only on the selected decisions, so that sums over partitions, added in order, are equal to the last bit
-wherever the log is stored and whatever process adds them. If the log of one surface (a policy or an experiment) is
-read, visits also have the `return` events that decisions of other surfaces got."""
+"""This module reads the log in partitions. A partition has all rows of its persons. The partitions and the order of
+their rows depend only on the selected decisions. Sums over partitions, added in order, are therefore equal to the last
+bit, wherever the log is stored and whatever process adds them.
+
+If only the log of one surface (a policy or an experiment) is read, its visits also get the `return` events of
+decisions that other surfaces made."""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ PERSON_COLUMNS = ("user_id", "user_digest", "session_digest")  # the columns tha
 
 
 def count_partitions(decisions: int) -> int:
-    """Return the number of partitions, a power of two, into which a number of decisions is divided."""
+    """Return the number of partitions, a power of two, into which a log is divided. decisions: the number of decisions
+    in the log."""
     number = 1
     while number < BUCKETS and decisions > number * BATCH:
         number *= 2
@@ -43,8 +46,8 @@ def count_partitions(decisions: int) -> int:
 
 
 def buckets(slots: Columns) -> Ids:
-    """Return a bucket number for each of n rows, (n,), by which rows are divided into partitions. It is computed from
-    the key of the row's user, or of its session if it has no user."""
+    """Return the bucket of each of n rows, (n,), a number from 0 to BUCKETS - 1 that decides the partition of the row.
+    It is computed from the key of the row's user, or of its session if the session has no user."""
     digest = np.where(slots["user_id"] != ABSENT, slots["user_digest"], slots["session_digest"])
     return (digest >> 1) % BUCKETS
 
@@ -54,9 +57,10 @@ def read(
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False, times: int = 1,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
     """Yield the partitions of the selected log, each as an iterable of batches with whole sessions in order of id. A
-    partition can be iterated repeatedly, but only until the next one is asked for. number: the number of partitions;
-    times: how often all partitions are yielded; pick_contexts, visits, keys: the arguments of `reader.batches`.
-    Contexts are only included if there is a single partition."""
+    partition can be iterated repeatedly, but only until the next partition is asked for. number: the number of
+    partitions; columns: the columns of slots to read; times: how often all partitions are yielded; pick_contexts,
+    visits, keys: which contexts, and whether visits and keys, are read, as for `reader.batches`. Contexts are only read
+    if there is a single partition."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
     moves_returns = has_returns_elsewhere(unit, selection)
@@ -101,8 +105,7 @@ def read(
 
 @contextmanager
 def share_partitions(unit: Unit) -> Iterator[None]:
-    """Keep the partitions that are read within this `with` block, so that a later read of the same rows in the block
-    uses them."""
+    """Keep the partitions that are read within a `with` block. A later read of the same rows in the block uses them."""
     with ExitStack() as stack:
         unit.partitions = stack, dict[Any, list[IO[bytes]]]()
         try:
@@ -112,8 +115,9 @@ def share_partitions(unit: Unit) -> Iterator[None]:
 
 
 def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[int, T]]]) -> Iterator[list[T]]:
-    """Divide rows into parts, and yield the parts one after another, each as a list of pieces. pieces: the rows;
-    number: the number of parts; split: a function that divides a piece into pairs of a part number and rows."""
+    """Divide rows into parts through temporary files, and yield the parts one after another, each as a list of pieces.
+    pieces: the rows, in pieces of any size; number: the number of parts; split: a function that divides a piece, and
+    returns pairs of the number of a part and the rows that belong to the part."""
     with ExitStack() as stack:
         files = [stack.enter_context(_open_spool(number)) for _ in range(number)]
         _distribute(pieces, files, split)
@@ -122,8 +126,8 @@ def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[
 
 
 def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
-    """Yield pairs of the number of a part and its rows, for parts that have rows. parts (n,): the part of each of n
-    rows."""
+    """Yield the number and the rows of each part that has rows. parts (n,): the number of the part to which each of n
+    rows belongs."""
     order = np.argsort(parts, kind="stable")
     for rows in np.split(order, run_starts(parts[order])[1:]) if len(order) else ():
         yield int(parts[rows[0]]), take(columns, rows)
@@ -150,7 +154,7 @@ def _open_spool(number: int) -> IO[bytes]:
 
 
 class _SpooledRows(Record, kw_only=False):
-    """This iterable yields the batches of a partition. Each iteration reads them from a file."""
+    """This iterable yields the batches of a partition. Each iteration reads the batches again from a file."""
 
     file: IO[bytes]
 
@@ -186,15 +190,15 @@ def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def has_returns_elsewhere(unit: Unit, selection: selected.Selection) -> bool:
-    """Tell whether `return` events of visits with selected decisions may belong to decisions that are not selected."""
+    """Tell whether a visit with selected decisions may have `return` events of decisions that are not selected."""
     is_narrow = any(getattr(selection, name) is not None for name in SURFACES)
     return is_narrow and bool(settings.get(unit).weighs_returns)
 
 
 def move_returns(unit: Unit, batch: Batch) -> Batch:
-    """Return a batch with the `return` events that later decisions of its visits got on other surfaces. In the result,
-    such an event belongs to the last decision of the visit in the batch, since the person came back after this
-    decision, too."""
+    """Return a batch with further `return` events: those of later decisions of its visits that other surfaces (policies
+    or experiments) made. Each event is credited to the last decision of the visit in the batch, since the person came
+    back after this decision, too."""
     slots, sessions_read = batch.slots, np.unique(batch.slots["session_id"])
     events = reader.ask_returns(unit, [people.session_test("d.session_id", sessions_read)]).columns()
     width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1

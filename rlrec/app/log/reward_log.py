@@ -27,8 +27,8 @@ SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
 class RewardedSlots(Record):
-    """This record holds n rows of a batch with their rewards. slots: the columns; reward (n,): the rewards; default
-    (n,): whether no event came that the reward weighs."""
+    """This record holds n rows of a batch with their rewards. slots: the columns; reward (n,): the reward of each row;
+    default (n,): whether the row has no event that the reward weighs."""
 
     slots: Columns
     reward: Array
@@ -45,18 +45,18 @@ class RewardedSlots(Record):
         return replace(self, slots=take(self.slots, rows), reward=self.reward[rows], default=self.default[rows])
 
     def weighable(self, rows: Flags | None = None) -> Self:
-        """Return the slots that have a propensity, with the propensity in the column SHOWN. If a slot of a slate has
-        none, the whole slate is left out. rows: whether to look at each row; None for all rows."""
+        """Return the slots whose propensity is known, with the propensity in the column SHOWN. rows (n,): whether each
+        slot may be returned; None for all."""
         slots = self.slots if SHOWN in self.slots else {**self.slots, SHOWN: propensities_of(self.slots)}
         has_propensity = ~np.isnan(slots[SHOWN])
         return replace(self, slots=slots).take(has_propensity if rows is None else has_propensity & rows)
 
 
 class UnusedVisits(Sums, eq=True):
-    """This record counts the visits of a log that were not used. waiting: visits that go on or are too young; left_out:
-    visits that lack some decisions (because of a filter or an import), have a censored slot, or have no propensity;
-    silent: those without propensity; sampled: visits from which the log may have dropped decisions; mature_from: for
-    each batch, the time when the first waiting visit will be usable, if known."""
+    """This record counts the visits of a log that were not used. waiting: visits that have not ended or are too young;
+    left_out: old visits that lack some decisions (because of a filter or an import), have a censored slot, or have a
+    slate without a propensity; silent: the visits with such a slate; sampled: visits from which the log may have
+    dropped decisions; mature_from: for each batch, the time when the first waiting visit will be usable, if known."""
 
     waiting: int = 0
     left_out: int = 0
@@ -77,8 +77,8 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
 
 
 def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
-    """Return the n events of a batch that a reward weighs and that came inside its window, in order of slot and age,
-    and the amount that each adds to the reward of its slot, (n,), before transforms."""
+    """Return the n events of a batch that a reward weighs and that came inside its window, in order of slot and age.
+    Also return how much each event adds to the reward of its slot, before transforms, (n,)."""
     kind = kind_numbers(batch, definition.weights)
     counted_rows = np.flatnonzero((kind >= 0) & (batch.events["age_us"] <= definition.window_us))
     columns = (batch.events[name][counted_rows] for name in ("age_us", "position", "decision_id"))
@@ -95,8 +95,8 @@ def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
 
 
 def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
-    """Return the sum of the values of events at each of n slots, (n,), by kind of event. max_kinds: how many kinds are
-    included, the most frequent first."""
+    """Return, by kind of event, the sum of the values of the events of this kind at each of n slots, (n,). max_kinds:
+    how many kinds are included at most, the most frequent first."""
     counts = Counter(batch.events["kind"].tolist())
     frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))[:max_kinds]
     number = kind_numbers(batch, frequent)
@@ -119,7 +119,7 @@ def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
 
 def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
     """Return, for each event of a batch, the row of its slot, and whether it has a slot. An event on the whole slate
-    has none."""
+    has no slot; its row is -1."""
     # one number per decision and position
     n_positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
     slots = batch.slots["decision_id"] * n_positions + batch.slots["position"]
@@ -134,8 +134,9 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
 
 
 def propensities_of(slots: Columns) -> Array:
-    """Return the propensity by which each of n slots is weighed, (n,), as defined by `slate_propensities`; NaN if it is
-    not known. slots: the columns of whole slates, in order of decision and position."""
+    """Return the propensity by which each of n slots is weighed, (n,). It is the marginal probability of the arm at its
+    position or, if this is unknown, the probability of all arms down to this position; NaN if both are unknown. slots:
+    the columns of whole slates, in order of decision and position."""
     marginal = slots["marginal"]
     is_missing = np.isnan(marginal)
     if not is_missing.any():
@@ -186,8 +187,8 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
 
 
 def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
-    """Return, for each of n decisions, the reward from events on the whole slate inside the window, (n,), without
-    default and clipping."""
+    """Return, for each of n decisions, the reward from events on the whole slate that came inside the window, (n,). The
+    default reward and clipping are not applied."""
     events, order = batch.events, np.argsort(decision_ids)
     index, on_page = look_up(decision_ids[order], events["decision_id"])
     on_page &= events["position"] == 0
@@ -197,8 +198,8 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
 
 
 def is_mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
-    """Tell whether each of n decisions is older than its reward window, (n,). Imported decisions always are. now: the
-    time."""
+    """Tell whether each of n decisions is older than the window of the reward, (n,). Imported decisions count as older.
+    now: the present time, in microseconds."""
     return slots["imported"] | (now - slots["at"] > definition.window_us)
 
 
@@ -208,7 +209,8 @@ MINUTE_US, HOUR_US = 60 * SECOND, 3_600 * SECOND
 
 
 def time_of_maturity(at: int, now: int) -> str:
-    """Return the text of a future time, to the minute, and the wait until then, such as: 21:13Z, in 29 min."""
+    """Return a text with a future time, to the minute, and the wait until then, such as "21:13Z, in 29 min". at, now:
+    the future and the present time, in microseconds."""
     minute = format_time(-(-at // MINUTE_US) * MINUTE_US)[:16].replace("T", " ") + "Z"
     wait = at - now
     units = ((MINUTE_US, "min", 90 * MINUTE_US), (HOUR_US, "h", 2 * DAY_US), (DAY_US, "days", wait + 1))
@@ -217,9 +219,9 @@ def time_of_maturity(at: int, now: int) -> str:
 
 
 def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
-    """Return a sentence that says when the first of the selected immature decisions will be mature, and how to evaluate
-    as if all were mature; None if this time is not known. wait_us: the time from a decision until it is mature;
-    mature_from: the time when the first decision will be mature, None to compute it from `wait_us`."""
+    """Return a sentence that says when the first of the selected decisions will be mature, and with which `--now` all
+    of them can be evaluated already. Returns None if this time is not known. wait_us: the time from a decision until it
+    is mature; mature_from: the time when the first decision will be mature, None to compute it from `wait_us`."""
     first_at, last_at = selected.times(unit, selection)
     mature_from = first_at + wait_us if mature_from is None else mature_from
     if mature_from < unit.now or last_at + wait_us + SECOND > LAST:
@@ -248,8 +250,8 @@ def notice_uncounted(unit: Unit, store: Store, definitions: Iterable[Reward]) ->
 
 
 def find_uncounted(unit: Unit, reward: Reward) -> tuple[frozenset[str], list[str]]:
-    """Return the kinds of the newest events if a reward weighs none of them (else no kinds), and the names of rewards
-    that weigh some."""
+    """If a reward weighs none of the newest events, return the kinds of these events and the names of the rewards that
+    weigh some of them. Otherwise return two empty collections."""
     event_kinds = frozenset(events.newest_kinds(unit, RECENT_EVENTS) - {events.CENSOR})
     if not event_kinds.isdisjoint(reward.weights):
         return frozenset(), []

@@ -22,7 +22,8 @@ def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]
 
 
 def decode_contexts(ids: Ids, texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Decode contexts from JSON. Raises RlrecError for damaged JSON."""
+    """Decode contexts from JSON. Raises RlrecError for damaged JSON. ids (n,): the id of each context, which the error
+    names."""
     import msgspec
 
     try:
