@@ -26,9 +26,9 @@ Credit = TypedDict("Credit", {"decision_id": int, "position": int | None, "share
 
 
 class PersonalResult(Record):
-    """This record is the answer to a line that names a user. events: the number of stored events; duplicates: the
-    number of lines that were stored before; credited: the credited decisions, newest first, each with its share of the
-    values."""
+    """This record is the answer to a line that names a user. events: the number of events that were stored; duplicates:
+    the number of events that had been stored before; credited: the credited decisions, newest first, each with its
+    share of the values."""
 
     user: str
     events: int
@@ -37,7 +37,9 @@ class PersonalResult(Record):
 
 
 class CreditedLines:
-    """A CreditedLines object holds a group of lines of feedback in which lines that name a user are replaced."""
+    """A CreditedLines object holds a group of lines of feedback, in which it has replaced each line that names a user.
+
+    lines: the lines after this, some of them errors; new_keys: the keys of the new lines that are not stored yet."""
 
     def __init__(self, unit: Unit, group: Sequence[Line | InputError]) -> None:
         self.unit, self._group = unit, group
@@ -54,8 +56,8 @@ class CreditedLines:
             self._starts.append(len(self.lines))
 
     def _replace_line(self, line: Line) -> Sequence[Line | InputError]:
-        """Return the lines that replace a line with a user, one for each credited decision, or a list with the line's
-        error."""
+        """Return the lines that replace a line with a user, one for each credited decision. If the line is wrong,
+        return a list with its error."""
         key = line.key or ""
         try:
             if events.RETURN in line.events:
@@ -83,8 +85,8 @@ class CreditedLines:
             return [error]
 
     def _find_showings(self, line: Line) -> list[decisions.Showing]:
-        """Return the decisions that a line credits, newest first: those that showed the line's user its arm, or
-        anything if it has no arm. Raises InputError if there are none."""
+        """Return the decisions that a line credits, newest first. They showed the user of the line the arm of the line,
+        or any arm if the line has none. Raises InputError if there are no such decisions."""
         until, user = self.unit.now if line.at is None else line.at, line.user or ""
         since, limit = until - line.window_us, MAX_SHOWINGS + 1 if line.is_spread else 1
         showings = decisions.find_showings(self.unit, user, arm=line.arm, since=since, until=until, limit=limit)
@@ -105,8 +107,8 @@ class CreditedLines:
         raise InputError(message, hint=f"give a longer window{way_out}", field="window")
 
     def _find_stored(self, line: Line, key: str) -> list[decisions.Showing]:
-        """Return the decisions that a line credited when it was stored before. Raises Conflict if the line does not fit
-        them. key: the key of the line."""
+        """Return the decisions that a line credited when it was stored before. Raises Conflict if these decisions do
+        not fit the user and the arm of the line. key: the key of the line."""
         further_keys = [_number_key(key, number) for number in range(2, MAX_SHOWINGS + 1)] if line.is_spread else []
         stored_keys = self._stored_keys | events.keys_and_kinds(self.unit, further_keys)[0]
         ids = [stored_keys[name][2] for name in (key, *further_keys) if name in stored_keys]
@@ -118,13 +120,12 @@ class CreditedLines:
         return [by_id[number] for number in ids]
 
     def first_of_each(self, values: Sequence[T]) -> list[T]:
-        """Return one value for each line of the group, that of the first line that replaces it. values: a value for
-        each of `lines`."""
+        """Return, for each line of the group, the value of the first line that replaces it. values: a value for each
+        line in `lines`."""
         return [values[start] for start in self._starts[:-1]]
 
     def answers(self, outcomes: Sequence[Any]) -> list[Any]:
-        """Return the answer to each line of the group. outcomes: the answers to `lines`, which has the replaced
-        lines."""
+        """Return the answer to each line of the group. outcomes: the answer to each line in `lines`."""
         answers = self.first_of_each(outcomes)
         for index, (line, (start, end)) in enumerate(zip(self._group, pairwise(self._starts), strict=True)):
             if isinstance(line, Line) and line.user is not None and not isinstance(answers[index], InputError):
@@ -141,8 +142,8 @@ class CreditedLines:
 
 
 def _split_line(line: Line, showings: Sequence[decisions.Showing]) -> list[Line]:
-    """Return a line for each credited decision, with an equal share of the values of the original line. showings: the
-    decisions."""
+    """Return a line for each credited decision, with an equal share of the values of the original line. Raises
+    InputError if its key is too long to be numbered. showings: the decisions."""
     n, key = len(showings), line.key
     if key is not None and len(_number_key(key, n)) > KEY_LENGTH:
         message = f"feedback key {key[:20]!r}... is too long to be numbered"
@@ -153,6 +154,6 @@ def _split_line(line: Line, showings: Sequence[decisions.Showing]) -> list[Line]
 
 
 def _number_key(key: str, number: int) -> str:
-    """Return the key of the line for the n-th credited decision. key: the key of the original line; number: n, from
-    1."""
+    """Return the key of the line for a credited decision. key: the key of the original line; number: the number of the
+    decision, from 1."""
     return key if number == 1 else f"{key}/{number}"

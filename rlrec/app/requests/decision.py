@@ -42,8 +42,8 @@ SHOWN = ("decision", "at", "session", "policy", "position")  # columns of the li
 
 
 class LeftOut(TypedDict):
-    """This record is an arm that was in the catalogue when a decision was made, and that the decision could not show.
-    reason: `upcoming`, `ended` or `narrowed` (excluded by a rule)."""
+    """This record is an arm that a decision could not show, although the arm was in the catalogue at the time. reason:
+    `upcoming`, `ended` or `narrowed` (excluded by a rule)."""
 
     arm: str
     reason: str
@@ -74,7 +74,8 @@ class Result(Answer):
 
 
 def list_shown(store: Store, key: str) -> list[dict[str, Any]]:
-    """Return the newest slots that showed an arm, with the columns SHOWN. key: the key of the arm."""
+    """Return the newest slots that showed an arm, each with its decision, time, session, policy and position. key: the
+    key of the arm."""
     with store.read() as unit:
         rows = decisions.slots_of_arm(unit, arms.ids(unit, [key])[key], n_newest=N_NEWEST, limit=MAX_SHOWN)
     return [dict(zip(SHOWN, row, strict=True)) | {"at": format_time(row[1])} for row in rows]
@@ -112,9 +113,9 @@ class DerivedDecision:
 
     case: the distribution, or None if it is impossible; state: the state of the visit, for a policy that reads it;
     catalogue: the number of arms from which candidates were drawn; conditional (k, arms): the probability of each
-    eligible arm at each position, given the arms above; marginal (k, arms): the probability whatever the arms above,
-    NaN if it is not computed. If `case` is None, `conditional` has the stored propensities, and NaN for arms that
-    were not shown."""
+    eligible arm at each of k positions, given the arms above; marginal (k, arms): the same probability without this
+    condition, NaN if it is not computed. If `case` is None, `conditional` has the stored propensities, and NaN for
+    arms that were not shown."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
         self.decision, self.context = decision, context
@@ -186,8 +187,8 @@ class DerivedDecision:
         )  # fmt: skip
 
     def floor(self) -> float | list[float] | None:
-        """Return the exploration of the policy: one number or, if it differs, a number for each position. Returns None
-        if the distribution cannot be computed again."""
+        """Return the floor of the policy: one number or, if it differs between positions, a number for each position.
+        Returns None if the distribution cannot be computed again."""
         floor = None if self.case is None or self.serving is None else self.serving.policy.exploration
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
@@ -200,7 +201,7 @@ class DerivedDecision:
         return {"rules": [text for page in pages for text in page.texts(keys, self.context.get(GROUPS, {}))]}
 
     def left_out(self, unit: Unit) -> dict[str, Any]:
-        """Return the arms that were in the catalogue when the decision was made, and that it could not show, as fields
+        """Return the arms that the decision could not show, although they were in the catalogue at the time, as fields
         of the answer. The result is empty if there were none, or if this is not known."""
         decision = self.decision
         if decision.imported or self.allowed_arms is None or self.serving is None:
@@ -230,8 +231,8 @@ class DerivedDecision:
         return {"left_out": rows, "narrowed_by": rules}
 
     def slot_fields(self, slot: Slot) -> dict[str, Any]:
-        """Return those stored fields of a slot that `recommend` does not show, and its probabilities as computed
-        again."""
+        """Return the fields of a slot that are shown in addition to those of `recommend`: the other stored fields, and
+        the probabilities as computed again."""
         conditional = marginal = None
         if self.case is not None:
             index = slot.position - 1, self.columns[slot.position - 1]
@@ -242,8 +243,8 @@ class DerivedDecision:
         }  # fmt: skip
 
     def features(self) -> dict[str, Any]:
-        """Return the features of context and visit that are not 0, if the policy reads the visit, else an empty
-        dictionary."""
+        """If the policy reads the visit, return the features of context and visit that are not 0, under the key
+        `features`. Otherwise return an empty dictionary."""
         if self.serving is None or (trained_model := self.serving.trained_model) is None:
             return {}
         return {
@@ -251,9 +252,9 @@ class DerivedDecision:
         }
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row for each eligible arm, most likely first, with the belief about the arm, and its probability at
-        every position given the arms above. If the distribution cannot be computed again, shown arms come first, with
-        their stored propensities."""
+        """Return a row for each eligible arm, most likely first. A row has the belief about the arm, and the
+        probability of the arm at every position, given the arms above. If the distribution cannot be computed again,
+        shown arms come first, with their stored propensities."""
         figures: dict[str, list[Any]] = dict.fromkeys(FIGURES, [None] * len(self.arms))
         probabilities = np.equal.outer(self.columns, np.arange(len(self.arms))).astype(np.float64)
         if self.case is not None and self.serving is not None:

@@ -32,8 +32,9 @@ MAX_WARNINGS = 10  # most kinds of events that one warning names
 
 
 class Result(Record):
-    """This record is the answer to a line. reward: the reward of the slot if the line has a position, else the reward
-    of the whole slate."""
+    """This record is the answer to a line of feedback. events: the number of events that were stored; duplicates: the
+    number of events that had been stored before; reward: the reward of the slot if the line has a position, else the
+    reward of the whole slate."""
 
     decision_id: int
     events: int
@@ -54,7 +55,8 @@ Outcome = Union[Result, "PersonalResult", InputError]
 
 
 def feedback(store: Store, line: Line) -> Result | PersonalResult:
-    """Record a line of feedback in one transaction, and return the answer. A line that is refused stores nothing."""
+    """Record a line of feedback in one transaction, and return the answer. A line with an error is not stored; the
+    error is raised."""
     transaction = feedback_group(store, [line], all_or_none=True)
     for name in sorted(transaction.late_lines):
         store.notice(LATE.format("it", name, "it"))
@@ -67,8 +69,8 @@ def feedback_group(
     store: Store, group: Group, warned_kinds: set[str] | None = None, *, all_or_none: bool = False
 ) -> FeedbackTransaction:
     """Record lines of feedback in one transaction. Returns an object with the answer to each line. warned_kinds: the
-    kinds of events for which this process has printed a warning; new ones are added; all_or_none: whether to raise the
-    first error and store nothing."""
+    kinds of events for which this process has printed a warning, to which new ones are added; all_or_none: whether to
+    raise the first error and store nothing."""
 
     def work(unit: Unit, ledger: Ledger) -> FeedbackTransaction:
         transaction = FeedbackTransaction(unit, ledger, group, answers=True)
@@ -83,8 +85,9 @@ def feedback_group(
 
 
 def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: bool = False) -> T:
-    """Run `work` in one transaction with a ledger, and return its result. Policies must be locked in order of id: if
-    `work` needs one before those that it has locked, it runs again with all policies locked."""
+    """Run `work` in one transaction with a ledger, and return its result. Policies must be locked in order of id. If
+    `work` needs a policy with a smaller id than one that it has locked, `work` is run again with all policies locked.
+    references_hold: whether `work` breaks no foreign key, so that SQLite need not check any."""
 
     def write(unit: Unit, *, lock_all: bool) -> T:
         ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if lock_all else ())
@@ -101,10 +104,10 @@ def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: 
 def feedback_stream(
     store: Store, groups: Callable[[], Iterable[Group]], *, quarantine: bool, reject: Callable[[InputError], None]
 ) -> Summary:
-    """Record many lines of feedback in one transaction, and count them. The first error is raised, and then nothing is
-    stored. groups: a function that returns the input from its start each time it is called; quarantine: whether to
-    store each group in its own transaction, without wrong lines; reject: a function that takes the errors of wrong
-    lines."""
+    """Record many lines of feedback, and count them. Without `quarantine`, all lines are stored in one transaction. The
+    first error is then raised, and nothing is stored. groups: a function that returns the input from its start each
+    time it is called; quarantine: whether to leave out wrong lines, and to store each group in its own transaction;
+    reject: a function that is called with the error of each line left out."""
     unweighed_kinds, versions = set[str](), dict[int, Version]()
 
     def work(
@@ -140,7 +143,7 @@ def feedback_stream(
 
 
 def _find_unnamed_kinds(unit: Unit, kinds: Sequence[str]) -> list[str]:
-    """Return those of the given kinds of events that no policy names in a rule."""
+    """Return those of the given kinds of events that no rule of a policy names."""
     from rlrec.app.inputs import arm_rules
 
     rules = [arm_rules.policy_rules(policy.params) for policy in policies.all_policies(unit)]
@@ -149,9 +152,9 @@ def _find_unnamed_kinds(unit: Unit, kinds: Sequence[str]) -> list[str]:
 
 
 def warn_of_kinds(store: Store, unweighed_kinds: set[str], warned_kinds: set[str] | None = None) -> None:
-    """Print a warning about stored kinds of events that no reward weighs, once for each kind in the life of a store.
-    If many kinds are new, only the first are named. warned_kinds: the kinds for which this process has printed a
-    warning."""
+    """Print a warning about kinds of events that no reward weighs and no rule of a policy names. A store warns of each
+    kind only once. If many kinds are new, only the first are named. unweighed_kinds: kinds that no reward weighs;
+    warned_kinds: the kinds of which this process has warned."""
     kinds = unweighed_kinds if warned_kinds is None else unweighed_kinds - warned_kinds
     if not kinds:
         return
@@ -176,25 +179,23 @@ def warn_of_kinds(store: Store, unweighed_kinds: set[str], warned_kinds: set[str
 
 
 class FeedbackTransaction:
-    """A FeedbackTransaction stores a group of lines of feedback: it reads everything that the lines name, checks each
-    line, and then writes all new lines. A line that is refused changes nothing. Most lines name a slot without events,
-    and cost a microsecond or two each.
+    """A FeedbackTransaction stores a group of lines of feedback. It reads everything that the lines name, checks each
+    line, and then writes all new lines. A line that is refused changes nothing. Most lines name a slot that has no
+    events yet, and cost a microsecond or two each.
 
     results: for each line, True if it was stored, False if it is a duplicate, or its error; errors: the errors of
     all refused lines; outcomes: the answers, with the reward after each line; later_transaction: the result for
     lines whose requests had to wait for other requests of the group; unweighed_kinds: the kinds of events that no
     reward weighs; late_lines: by reward, the number of new lines with an event that the reward weighs and that came
-    after its window.
-
-    returns: whether the lines are the `return` events that the store records itself. If a reward weighs this event,
-    other lines may not have it, since a visit would count twice."""
+    after its window; returns: whether the store itself made the lines, to record `return` events. If a reward weighs
+    this event, no other line may have it, since a visit would count twice."""
 
     def __init__(
         self, unit: Unit, ledger: Ledger, group: Group, versions: dict[int, Version] | None = None, *,
         answers: bool = False, returns: bool = False,
     ) -> None:  # fmt: skip
-        """Store the lines. versions: the versions that are known already, by id, to which those that are read are
-        added; answers: whether to make answers; returns: whether the store itself records these lines."""
+        """Store the lines. versions: known versions, by id, to which further versions are added when they are read;
+        answers: whether to make `outcomes`; returns: whether the store itself made the lines."""
         self.unit, self.ledger, self.returns = unit, ledger, returns
         self.results: list[bool | InputError] = []
         self.outcomes: list[Outcome] = []
@@ -244,8 +245,8 @@ class FeedbackTransaction:
         self.errors = [result for result in self.results if isinstance(result, InputError)]
 
     def _take_lines(self, group: Group, *, answers: bool) -> None:
-        """Check the lines, then write their events, keys and marks of censored slots, and apply the events to the
-        beliefs."""
+        """Check the lines, then store their events, keys and marks of censored slots, and add the events to the
+        beliefs. answers: whether to make `outcomes`."""
         if any(isinstance(line, Line) and line.key is not None for line in group):
             from rlrec.app.inputs.canonical import line_digest  # which lines without keys do without
         targets, now, kinds, keys, new_rows = iter(self.targets), self.unit.now, self.kinds, self.keys, self.new_rows
@@ -313,7 +314,7 @@ class FeedbackTransaction:
 
     def _check(self, line: Line, target: FeedbackTarget) -> bool | InputError:
         """Return True if a line is new, False if it is a duplicate, or the error for which it is refused. target: the
-        decision and slot that it names."""
+        decision and slot that the line names."""
         event_at = self.unit.now if line.at is None else line.at
         try:
             if target.decision_id is None:
@@ -340,8 +341,9 @@ class FeedbackTransaction:
         return True
 
     def _has_returned(self, decision_id: int, value: float) -> bool:
-        """Tell whether a decision already has the `return` event that the store records itself. An event with a
-        negative value takes an earlier one back. Raises InputError if a user sends a `return` that a reward weighs."""
+        """Tell whether a decision already has the `return` event that is about to be stored. The result is False for an
+        event with a negative value, which takes an earlier event back. Raises InputError if a user sends the event,
+        since the store records it. value: the value of the event."""
         if not self.returns:
             raise InputError(
                 f"the event {RETURN!r} is recorded automatically when a user begins another visit",
@@ -381,7 +383,7 @@ class FeedbackTransaction:
         )  # fmt: skip
 
     def policy_sums(self) -> dict[str, tuple[int, float]]:
-        """Return, by the name of the policy, how many events this group added, and how much reward."""
+        """Return, by name of policy, how many events this group added, and how much reward they added."""
         sums = {} if self.later_transaction is None else self.later_transaction.policy_sums()
         targets = {target.decision_id: target for target in self.targets}
         for decision_id, new_rows in self.new_rows.items():
@@ -399,7 +401,8 @@ class FeedbackTransaction:
 
 
 def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
-    """Return the ids of the policies whose decisions the lines name, or credit if they name a user."""
+    """Return the ids of the policies that made the decisions which the lines name. For a line that names a user, these
+    are the decisions that the line credits."""
     if any(line.user is not None for line in lines):
         from rlrec.app.requests.credit import CreditedLines
 

@@ -1,5 +1,5 @@
-"""This module answers a stream that mixes requests and feedback. It works by groups of lines, and stores each group in
-one transaction."""
+"""This module answers a stream that mixes requests and feedback. The lines of the stream come in groups, and each group
+is stored in one transaction."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ PAUSES_S = 0.05, 5.0  # between retries: the first and the longest
 
 
 class Pipe:
-    """A Pipe answers one stream, a group of lines at a time. Draws use the beliefs before the group. Feedback may name
-    decisions of its own group."""
+    """A Pipe answers one stream, a group of lines at a time. Slates are drawn from the beliefs before the group.
+    Feedback may name decisions of its own group."""
 
     def __init__(
         self, store: Store, *, seed: int | None = None, dry_run: bool = False, patience_s: float | None = None
     ) -> None:
-        """Open a stream. patience_s: for how many seconds a group is retried; None for PATIENCE_S."""
+        """Open a stream. seed: a seed of 64 bits, None for a random seed; dry_run: whether to store nothing;
+        patience_s: for how many seconds a group is retried, None for PATIENCE_S."""
         self.store = store
         self.seed, self.dry_run = seed, dry_run
         self.patience_s = PATIENCE_S if patience_s is None else patience_s

@@ -67,7 +67,7 @@ def recommend_group(
     cache: ServingCache | None = None,
 ) -> list[Answer | InputError]:  # fmt: skip
     """Answer requests, in order, all in one transaction. The answer to a refused request is its error. cache: what this
-    process has read before."""
+    process has read before; dry_run: whether to store nothing."""
     answers = RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
     return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in answers]
 
@@ -76,10 +76,10 @@ Answered = Answer | DrawnAnswer | InputError
 
 
 class GroupPlan(NamedTuple):
-    """This record is a group of requests before slates are drawn. group: each request with its distribution, or its
-    error; requests: the requests whose slates are to be drawn, by index; stored_answers: the answers to repeated
-    requests, by decision; is_interned: whether all contexts and eligible sets are stored; policy_ids: the policies that
-    will change."""
+    """This record is a group of requests before slates are drawn. group: the plan of each request: the request with its
+    distribution, or what takes its place (an error, for example); requests: the requests whose slates are to be drawn,
+    by index; stored_answers: the answers to repeated requests, by decision id; is_interned: whether all contexts and
+    eligible sets are stored; policy_ids: the policies to lock."""
 
     group: Sequence[Plan]
     requests: Mapping[int, PlannedRequest]
@@ -89,8 +89,8 @@ class GroupPlan(NamedTuple):
 
 
 class RequestGroup:
-    """This class answers requests and stores feedback in one transaction. All draws use the beliefs before the
-    transaction; feedback is stored after the decisions.
+    """A RequestGroup answers requests and stores feedback in one transaction. All slates are drawn from the beliefs
+    before the transaction; feedback is stored after the decisions.
 
     requests: objects with the fields of Request, or errors; seed: a seed of 64 bits, None for a random seed; cache:
     what this process has read for earlier groups; transaction: the result of the feedback."""
@@ -149,8 +149,8 @@ class RequestGroup:
         return cast("list[Answered]", answers)
 
     def _waiting_rows(self, indices: Sequence[int]) -> list[int]:
-        """Return the indices of lines of feedback that name waiting requests. indices: the indices of these
-        requests."""
+        """Return the indices of the lines of feedback that name one of some requests by its request id. indices: the
+        indices of the requests."""
         request_ids = {cast("Request", self.requests[index]).request_id for index in indices} - {None}
         return [row for row, line in enumerate(self.feedback) if line.request_id in request_ids]
 
@@ -202,7 +202,7 @@ class RequestGroup:
 
     def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
         """Read what the requests need, and find the distribution from which the slate of each request is drawn.
-        lock_all: whether the plan asks for locks on all policies of the store, and not only on those that will
+        lock_all: whether the plan names all policies of the store as policies to lock, and not only those that will
         change."""
         cache = self.cache
         unit.now = max(unit.now, self._earliest)
@@ -242,8 +242,8 @@ class RequestGroup:
 
     def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answered | None], Ledger]:
         """Draw and store the group in one transaction. Returns the answers, in order, and the ledger. plan: the plan of
-        the group; if it is None, the plan is made in this transaction, so that nobody can change a belief between plan
-        and draw."""
+        the group. If it is None, it is made in this transaction, so that nobody can change a belief between plan and
+        draw."""
         if plan is None:
             if unit.postgres:
                 self.cache.forget_contents()  # they may be from a try that was rolled back
@@ -273,8 +273,8 @@ class RequestGroup:
     def _decide(
         self, unit: Unit, ledger: Ledger, plans: Mapping[int, PlannedRequest]
     ) -> dict[int, DrawnAnswer | InputError]:
-        """Draw and store decisions while the ledger holds its locks. Returns the answers by the index of the request.
-        Raises Outdated if the plan no longer holds."""
+        """Draw and store decisions while the policies are locked. Returns the answers by the index of the request.
+        Raises Outdated if another transaction has made the plans invalid."""
         request_ids = {key for plan in plans.values() if (key := plan.request.request_id) is not None}
         unit.repeatable &= len(request_ids) == len(plans)
         if request_ids and not self._is_planned_alone and decisions.requests(unit, request_ids):
@@ -377,9 +377,9 @@ class RequestGroup:
     def _serve(
         self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions
     ) -> tuple[list[int], list[int], list[str], list[bytes], list[DrawnSlate]]:
-        """Draw the slates of requests. The requests of one session are served one after another, and each sees the
-        decisions before it. Returns five lists with an item for each request: the row of its session, and the step, the
-        state, the packed history and the slate of its decision."""
+        """Draw the slates of requests. The requests of one session are served one after another, so that each sees the
+        decisions before it. Returns five lists with an item for each request: the row of its session in `sessions`, and
+        the step, the state, the packed history and the slate of its decision."""
         stateless_plans = {index: plan for index, plan in enumerate(plans) if not plan.distribution.stateful}
         slates = draw(stateless_plans, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
@@ -402,8 +402,8 @@ class RequestGroup:
         return rows, step, state, history, [slates[index] for index in range(len(plans))]
 
     def _dry_run(self, unit: Unit, plans: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
-        """Return the answers, by index, that requests would get if no other transaction came first. Nothing is
-        stored."""
+        """Return, by the index of the request, the answers that requests would get if no other transaction came first.
+        Nothing is stored."""
         first_id = decisions.peek(unit)
         if not plans:
             return {}
@@ -421,9 +421,9 @@ class RequestGroup:
 
 
 def _notice_ignored(group: RequestGroup, unit: Unit, plans: Mapping[int, PlannedRequest]) -> None:
-    """Print notices about what requests give without effect, each once: contexts for policies that read none, listed
-    arms that may not be shown now, page rules without effect, and rules that name events which apparently nobody
-    records."""
+    """Print a notice, once, about each part of the requests that has no effect: contexts for policies that read none,
+    listed arms that may not be shown now, page rules without effect, and rules on kinds of events that do not seem to
+    be recorded."""
     store, cache = group.store, group.cache
     sources = (plan.distribution for plan in plans.values() if plan.request.context.keys() - STATEMENTS)
     for source in dict.fromkeys(sources):
@@ -454,7 +454,7 @@ def _notice_ignored(group: RequestGroup, unit: Unit, plans: Mapping[int, Planned
 def _intern(
     plans: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
 ) -> tuple[dict[str, int], dict[Eligible, int]]:
-    """Store the contexts and eligible sets of a group that have no ids yet. Returns two mappings with the ids, by
+    """Store those contexts and eligible sets of a group that have no ids yet. Returns two mappings with the ids, by
     context and by eligible set."""
     sets = {plan.distribution.eligible for plan in plans.values()}
     new_contexts, new_sets = cache.find_new({plan.context for plan in plans.values()}, sets)
@@ -468,8 +468,8 @@ def _intern(
 
 
 def _rules_hold(unit: Unit, plans: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
-    """Tell whether the rules on what persons were shown or did still take away the same arms as when the requests were
-    planned."""
+    """Some rules take away arms because of what a person saw and did. Tell whether they take away the same arms now as
+    when the requests were planned."""
     from rlrec.app.serving import narrowing
 
     owners = [(plan.narrowing, sessions.row[plan.request.session]) for plan in plans]
@@ -482,8 +482,9 @@ def _rules_hold(unit: Unit, plans: Iterable[PlannedRequest], sessions: OpenSessi
 
 
 def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], catalogue_ids: Sequence[int]) -> None:
-    """Store which ranker picked each slot, for slates of two rankers, and the lists of candidates of policies with two
-    stages. catalogue_ids: for each decision, the id of the eligible set from which candidates were drawn."""
+    """Store the letters of the rankers that picked the slots, for slates of two rankers, and the lists of candidates,
+    for policies with two stages. catalogue_ids: for each decision, the id of the eligible set from which candidates
+    were drawn."""
     from rlrec.store.log import candidates
 
     candidates.add_teams(unit, [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams])
@@ -497,8 +498,9 @@ def _enter_slots(
     ledger: Ledger, ids: Sequence[int], slates: Sequence[DrawnSlate], columns: Mapping[str, Sequence[Any]], *,
     has_exclusions: bool,
 ) -> None:  # fmt: skip
-    """Add the slots of new decisions to the beliefs of their policies, without decisions that stored exclusions leave
-    out. columns: the columns of the decisions; has_exclusions: whether the store has exclusions."""
+    """Add the slots of new decisions to the beliefs of their policies. Decisions that a stored exclusion covers are not
+    added. ids: the ids of the decisions; columns: the columns of the decisions; has_exclusions: whether the store has
+    exclusions."""
     slots, ordinals = [slate.slots for slate in slates], [number or 0 for number in columns["ordinal"]]
     served_slots = list(zip(slots, ordinals, columns["context_id"], strict=True))
     for policy_id in dict.fromkeys(columns["policy_id"]):
@@ -512,9 +514,10 @@ def _enter_slots(
 
 
 def _credit_returns(unit: Unit, ledger: Ledger, steps: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:
-    """Record an event `return` for the last decision of each user who comes back: a new decision begins a visit, and
-    the visit of the user's last decision was over. Then store the new decisions as the last decisions of their users,
-    whose rows must be locked. steps: for each decision its id, the row of its session, and its step."""
+    """Record an event `return` for the last decision of each user who comes back. A user comes back if a new
+    decision begins a visit, and the visit of the last decision was over. Then store the new decisions as the last
+    decisions of their users, whose rows must be locked. steps: for each new decision, its id, the row of its
+    session, and its step."""
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log import returns
     from rlrec.store.log.events import RETURN
@@ -543,8 +546,8 @@ def _credit_returns(unit: Unit, ledger: Ledger, steps: Iterable[tuple[int, int, 
 
 
 def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: int) -> list[dict[str, Any]]:
-    """Return, for each request, the fields of its answer that depend on the drawn slate. Requests with the same
-    distribution and slate share one object."""
+    """Return, for each request, the fields of its answer that depend on the drawn slate, such as arms and propensities.
+    Requests with the same distribution and slate share one object."""
     at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
     pairs = list(zip([plan.distribution for plan in plans], slates, strict=True))
     for source, slate in set(pairs):
@@ -560,7 +563,8 @@ def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate],
 
 
 def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | None]:
-    """Return, for each new decision, how many decisions its policy had made, or None if its beliefs do not fade."""
+    """Return, for each new decision, how many decisions its policy had made before it. The result is None if the
+    beliefs of the policy do not fade."""
     learners = {plan.distribution.version.policy.id: plan.distribution.serving.learner for plan in plans}
     policy_ids = [plan.distribution.version.policy.id for plan in plans]
     ordinals = {
@@ -572,7 +576,7 @@ def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | Non
 
 
 def _decision_columns(source: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
-    """Return the values of those columns that are equal for all decisions drawn from a distribution."""
+    """Return, by name of column, the stored values that are equal for all decisions drawn from one distribution."""
     version, policy_id, head = source.version, source.version.policy.id, source.head
     belief_ordinal = None
     if source.serving.learner.forgetting.forgets:  # a version that no longer learns does not forget
@@ -587,9 +591,9 @@ def _decision_columns(source: SharedDistribution, ledger: Ledger, cache: Serving
 def _order_answers(
     group: Sequence[Plan], draws: Mapping[int, DrawnAnswer | InputError], stored_answers: Mapping[int, Answer]
 ) -> list[Answered | None]:
-    """Return the answers in the order of the requests. A request that repeats another one has the same answer; one that
-    must wait has None. draws: the answers to drawn requests, by index; stored_answers: the answers of stored decisions,
-    by id."""
+    """Return the answers in the order of the requests. A request that repeats an earlier request has the same answer; a
+    request that must wait has None. draws: the answers to drawn requests, by index; stored_answers: the answers of
+    stored decisions, by id."""
     if len(draws) == len(group):
         return list(map(draws.__getitem__, range(len(group))))
     answers: list[Answered | None] = []

@@ -21,8 +21,9 @@ from rlrec.times import format_time
 
 
 class Request(Record):
-    """This record has the options of `session show`. visit: the number of a visit, None for the newest visit; reward:
-    the name of a reward, None for the reward of each decision's version."""
+    """This record has the options of `session show`. key: the key of the session; visit: the number of a visit, None
+    for the newest visit; gamma: the discount per step; reward: the name of a reward, None for the reward of each
+    decision's version."""
 
     key: str
     visit: int | None = None
@@ -36,14 +37,15 @@ SessionRow = TypedDict("SessionRow", {
 
 
 class TimelineSlot(decision_json.SlotJson):
-    """This record is one slot of a slate, with its events and its reward."""
+    """This record is one slot of a slate, with its reward. censored: whether feedback marked the slot as censored."""
 
     censored: bool
     reward: float
 
 
 class TimelineEvent(decision_json.EventJson):
-    """This record is one event. late: whether the event came after the window of the reward, and does not count."""
+    """This record is one event. late: whether the event does not count, since it came after the window of the
+    reward."""
 
     late: bool
 
@@ -79,8 +81,8 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
 
 
 def find_user(unit: Unit, key: str) -> tuple[str, int]:
-    """Return the key and the id of the user for whom a key stands. If this user was merged, the returned key is another
-    one. Raises InputError if there is no such user."""
+    """Return the main key and the id of the user who has a key. The main key is another key if the user was merged.
+    Raises InputError if there is no such user."""
     person = users.main_keys(unit, [key]).get(key, key)
     ids = sessions.user_ids(unit, [person])
     if person not in ids:
@@ -149,9 +151,9 @@ def _find_visit(visits: Sequence[Visit], request: Request) -> Visit:
 
 
 def records(unit: Unit, by_id: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
-    """Return each decision, by id, in the form of answers, with its context, state and events, and the rewards of its
-    slots and of the slate. by_id: the decisions; reward: how rewards are computed, None for the reward of each
-    decision's version."""
+    """Return stored decisions, by id, in the form of answers, with the context, state and events of each decision, and
+    the rewards of the slate and of its slots. by_id: the decisions; reward: how rewards are computed, None for the
+    reward of each decision's version."""
     events_of = events.by_decision(unit, list(by_id))
     answers, states = decision_json.answers(unit, by_id), decision_json.states(unit, by_id)
     versions = policies.by_id(unit, {decision.version_id for decision in by_id.values()})
@@ -206,7 +208,7 @@ def end_all(store: Store, keys: Collection[str]) -> None:
 
 def _end_newest(unit: Unit, ending_sessions: Collection[Session]) -> list[tuple[Visit, bool]]:
     """End the newest visits of sessions, which must be locked. Returns each visit as it is now, and whether it had
-    ended before."""
+    already ended."""
     store_settings = settings.get(unit)
     if store_settings.weighs_returns:  # whether a visit ends before the user's next one begins decides about a return
         returns.lock_users(unit, {session.user_id for session in ending_sessions if session.user_id is not None})

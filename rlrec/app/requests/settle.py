@@ -1,4 +1,5 @@
-"""This module adds slots to those beliefs that learn only when the window of the reward is over (`settled`)."""
+"""This module adds slots to the beliefs of versions that learn from a slot only when the window of its reward is over
+(`settled`)."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ class Result(Record):
 
 
 def settle(store: Store) -> Result:
-    """Add every slot whose reward window is over to the beliefs that learn only then. Returns counts: `settled` slots
-    were added, and the windows of `open` slots are not over."""
+    """Add each slot whose reward window is over to the beliefs that learn only then. Returns two counts: `settled`
+    slots were added, and the windows of `open` slots are not over."""
     n_settled = 0
     with store.read() as unit:
         policy_ids = {version.policy.id for version in policies.settling(unit)}
@@ -37,7 +38,8 @@ def settle(store: Store) -> Result:
 
 
 def _enter_portion(unit: Unit, policy_id: int) -> int:
-    """Add some of a policy's slots whose window is over to its beliefs, and return how many; 0 if none is left."""
+    """Add a portion of a policy's slots whose windows are over to its beliefs. Returns the number of added slots, 0 if
+    none is left."""
     ledger, n_entered = Ledger(unit, [policy_id]), 0
     for version in list(ledger.learners[policy_id]):
         if version.entered_to is not None and (ids := ledger.overdue_ids(version, PORTION)):

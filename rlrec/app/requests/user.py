@@ -40,7 +40,7 @@ def merge(store: Store, user: str, into: str) -> Merged:
 
 
 def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
-    """Return the answer of `merge` if both keys already stand for the same person, else None. Raises Conflict if the
+    """If both keys already stand for the same person, return the answer of `merge`, else None. Raises Conflict if the
     keys cannot be merged, since one of them belongs to another person."""
     main_keys = users.main_keys(unit, [user, into])
     person = main_keys.get(into, into)
@@ -86,8 +86,8 @@ def _merge_users(unit: Unit, user: str, into: str) -> Merged:
 
 
 def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return], *, value: float = 1.0) -> int:
-    """Store `return` events, oldest decision first, and return how many of them are new. value: the value of each
-    event, -1 to take an earlier event back."""
+    """Store `return` events, those of the oldest decision first. Returns the number of events that are new. value: the
+    value of each event, -1 to take an earlier event back."""
     lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in sorted(events))
     count = 0
     while group := list(islice(lines, GROUP)):
@@ -96,9 +96,8 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return],
 
 
 def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
-    """Store the `return` events that the visits of users should have and that are missing, and return how many there
-    are. They are missing for visits that were imported, or that began when no reward weighed `return`. user_ids: the
-    users, None for all."""
+    """Store the missing `return` events of users, and return their number. An event is missing for a visit that was
+    imported, or that began when no reward weighed `return`. user_ids: the users, None for all."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
     returns.derive_last(unit, user_ids)
     if user_ids is None:
@@ -114,12 +113,12 @@ def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
 
 
 def on_returns(count: int) -> str:
-    """Return a sentence that says how many `return` events were added."""
+    """Return a sentence that says how many `return` events were added. count: this number."""
     return f"users came back in {quantity(count, 'visit')}: these have got their event `{RETURN}`"
 
 
 def show(store: Store, key: str) -> Person:
-    """Return the person for whom a key stands, with all keys of this person. Raises InputError for an unknown key."""
+    """Return the person who has a key, with all keys of this person. Raises InputError for an unknown key."""
     with store.read() as unit:
         person, _ = session.find_user(unit, key)
         return {"user": person, "keys": [person, *sorted(users.all_keys(unit, [person]).get(person, set()) - {person})]}
