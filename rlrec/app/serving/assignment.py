@@ -1,5 +1,5 @@
-"""This module finds the variant of an experiment that a user or session gets. A salted hash of the key chooses the
-variant at first. The user or session keeps it until a phase of the experiment moves users to other variants."""
+"""This module finds the variant of an experiment that a user or session gets. At first, a salted hash of the key
+chooses the variant. The user or session keeps it until a phase of the experiment moves users to other variants."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def _uniform(salt: str, unit_key: str) -> float:
 
 
 def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
-    """Tell whether the parts that an experiment has of its layer contain a user or session. The result is True if the
-    experiment has no layer. unit_key: the key of the user or session."""
+    """Tell whether an experiment may take a user or session. The experiments of a layer share no users, and each has a
+    part of the range of the hash. The result is True if the experiment has no layer. unit_key: the key of the user or
+    session."""
     if experiment.parts is None:
         return True
     layer = parse(experiment.parts, f"parts of experiment {experiment.name}")
@@ -36,8 +37,8 @@ def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
 
 
 def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, float] | None = None) -> Variant:
-    """Return the variant of a user or session, chosen by a hash of its key in proportion to the weights. unit_key: the
-    key; weights: the weight of each variant in an earlier phase, by label; None for the weights of the newest phase."""
+    """Return the variant of a user or session. A hash of the key chooses it, in proportion to the weights. unit_key:
+    the key; weights: the weight of each variant, by label, None for the weights of the newest phase."""
     uniform = _uniform(experiment.salt, unit_key)
     weights = weights or {variant.label: variant.weight for variant in experiment.variants}
     total_weight, upper_bound = sum(weights.values()), 0.0
@@ -49,9 +50,9 @@ def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, fl
 
 
 class Assignment(NamedTuple):
-    """This record has the variants that a request gets. The last variant that has a policy serves the request. by: what
-    was assigned, `user` or `session`; fallback: the policy that serves instead if the experiment that the request names
-    does not take its user or session."""
+    """This record has the variants that a request gets. If any of them has a policy that serves, the last of these
+    serves the request. variants: each variant with its experiment; by: what was assigned, `user` or `session`;
+    fallback: the policy that serves the request if the experiment that it names does not take its user or session."""
 
     variants: tuple[tuple[Experiment, Variant], ...]
     by: str
@@ -71,14 +72,14 @@ class Assignment(NamedTuple):
 
 
 class Assigner:
-    """This class assigns the requests of a group to variants. It has read the experiments of these requests, and the
-    variants of users and sessions that are assigned already."""
+    """An Assigner assigns the requests of a group to variants. It has read the experiments that the requests name, and
+    the variants of the users and sessions that are assigned already."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange], main_keys: Mapping[str, str]
     ) -> None:
-        """Read the experiments of a group of requests. routes: the newest change of each route that requests name;
-        main_keys: for each user key that was merged into another one, the key that stands for the person."""
+        """Read the experiments of a group of requests. routes: the newest change of each route that requests name, by
+        name; main_keys: for each user key that was merged into another one, the main key of the person."""
         self.unit, self._main_keys = unit, main_keys
         self._by_route = {name: route.experiments for name, route in routes.items()}
         to_assign = [request for request in requests if self._experiment_names(request)]
@@ -107,7 +108,8 @@ class Assigner:
         return () if request.experiment is None else (request.experiment,)
 
     def _stored_variants(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
-        """Return the variant id of each user or session of the requests that is assigned already."""
+        """Return the variant ids of the users and sessions of the requests that are assigned to an experiment
+        already."""
         user_keys = {user for user in map(self._user, requests) if user is not None}
         ids = {
             "session": {session.key: session.id for session in self._sessions.values()},
@@ -138,8 +140,8 @@ class Assigner:
             self._users.setdefault(request.session, self._main_keys.get(request.user, request.user))
 
     def policies(self) -> set[str]:
-        """Return the policies that may serve: those of all variants and the fallbacks (for users whom no variant
-        takes)."""
+        """Return the policies that may serve: those of all variants, and those that serve users whom an experiment does
+        not take."""
         variants = {variant.policy for experiment in self.experiments.values() for variant in experiment.serving}
         return variants | {fallback(self.experiments[name]) for name in self._request_names & self.experiments.keys()}
 
@@ -166,7 +168,7 @@ class Assigner:
 
     def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
         """Return an experiment, the variant of a request in it, and what is assigned, `user` or `session`. The variant
-        is None if the experiment does not take the user or session."""
+        is None if the experiment does not take the user or session. name: the name of the experiment."""
         experiment = self.experiments.get(name)
         if experiment is None:
             is_first = next(self._budget, None) is not None
@@ -189,7 +191,8 @@ class Assigner:
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
         """Return what an experiment assigns for a request: the word `user` or `session`, and the key. If an experiment
-        of a route assigns users, it assigns a session without a user as if it were a user."""
+        of a route assigns users, and the request has no user, it assigns the session. Raises InputError if the request
+        names such an experiment itself."""
         user = self._user(request) if experiment.unit == "user" else None
         if user is not None:
             return ("user", user)
@@ -200,23 +203,23 @@ class Assigner:
 
 
 def fallback(experiment: Experiment) -> str:
-    """Return the policy or version that serves users whom an experiment does not take: the one from which the first
-    variant that is not `uniform` was copied, or the first ranker."""
+    """Return the policy or version that serves users whom an experiment does not take. It is the first policy or
+    version that was copied for a variant (`uniform` is no copy), or the first ranker of an interleaved experiment."""
     definition = experiment.declaration
     references = definition.get("interleave") or [source for _, source, _ in definition["variants"]]
     return str(next((source for source in references if source != "uniform"), references[0]))
 
 
 def _stopped_error(experiment: Experiment) -> InputError | None:
-    """Return the error of requests to a stopped experiment, or None if the experiment runs."""
+    """If an experiment was stopped, return the error of requests that name it, else None."""
     message, hint = f"experiment {experiment.name} is stopped", "start another one, or recommend from a policy"
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
 def stopped_errors(unit: Unit, plans: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
     """Return the errors of requests whose experiment was stopped after they were planned, by the index of the request.
-    Raises Outdated if a route led to a stopped experiment, since the route now serves something else, or if a new phase
-    has begun. reread: whether other transactions can have changed experiments since the plan."""
+    Raises Outdated if a new phase has begun, or if a route led to a stopped experiment, since the route now serves
+    something else. reread: whether to read the experiments again, since other transactions may have changed them."""
     distributions = {plan.distribution for plan in plans.values()}
     pairs = [(experiment, distribution) for distribution in distributions for experiment, _ in distribution.variants]
     planned_experiments = {experiment.name: experiment for experiment, _ in pairs}
@@ -236,7 +239,7 @@ def stopped_errors(unit: Unit, plans: Mapping[int, PlannedRequest], *, reread: b
 
 def store(unit: Unit, plans: Mapping[int, PlannedRequest], open_sessions: OpenSessions, *, verify: bool) -> None:
     """Store the variants of the users and sessions of drawn requests. verify: whether to raise Outdated if the store
-    has another variant for one of them, as can happen when users are merged meanwhile."""
+    has another variant for a user or session, which can happen if users are merged meanwhile."""
     assignments: dict[tuple[str, str], dict[int, int]] = {}
     ids = {"user": open_sessions.user_id, "session": open_sessions.id}
     by_name = {experiment.name: experiment for plan in plans.values() for experiment, _ in plan.distribution.variants}

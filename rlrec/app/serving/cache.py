@@ -1,4 +1,4 @@
-"""This module caches what a process has read from a store: data that never change, and beliefs as long as they hold."""
+"""This module caches what a process has read from a store: data that never change, and beliefs until they change."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ FINAL = -1  # stands for the seq of a version that no longer learns
 
 
 class ServingCache:
-    """A ServingCache holds what was read for one group of requests, for the next group of a stream. A single command
+    """A ServingCache keeps what was read for one group of requests, for the next group of a stream. A single command
     starts with an empty cache.
 
     contexts, sets: the ids of stored contexts and eligible sets; keys: the key of each arm, by id; active: the arms
     that may be served from time `start` until time `end`; lacks_id: whether the eligible set of these arms has no id
     yet; weighs_returns: whether any reward weighs the event `return`; policies: names that are known not to be
     routes; groups, members: the ids and the keys of the arms in each group of arms; narrowings: the arms that remain
-    after lists and groups of arms; narrows: whether any rule may take arms from a request; kinds: the kinds of
-    events in such rules that were checked; contextless_policies, inactive_keys, has_resting: for which policies
-    without contexts, inactive arms and page rules without effect a notice was given."""
+    after rules that do not depend on the person; narrows: whether any rule may take arms from a request; kinds: the
+    kinds of events in rules that were checked.
+
+    Some notices are given only once. contextless_policies, inactive_keys: the policies without contexts and the
+    inactive arms with a notice; has_resting: whether there was a notice of page rules without effect."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -83,7 +85,7 @@ class ServingCache:
 
     def catalogue(self, unit: Unit, settings: StoreSettings) -> tuple[int, ...]:
         """Return the ids of the arms that may be served now. If decisions were deleted since the last read, the cached
-        ids and beliefs are dropped."""
+        ids and beliefs are dropped. settings: the settings as stored now."""
         if self.removals != settings.removals:
             for mapping in (self.contexts, self.sets, self._servings, self._changes):
                 mapping.clear()
@@ -107,8 +109,8 @@ class ServingCache:
         return self.active
 
     def complete_keys(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
-        """Return the cached keys of arms, by id. Keys that the cache lacks are read first. eligible: the needed
-        arms."""
+        """Return the cached keys of arms, by id. Missing keys are read first. eligible: the ids of the arms that are
+        needed."""
         if eligible is not self._last_eligible:
             if new_arms := set(eligible).difference(self.keys):
                 self.keys |= arms.keys(unit, new_arms)
@@ -117,7 +119,7 @@ class ServingCache:
 
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """Return a version with its belief after the newest change of its policy, and with the present catalogue. head:
-        the head of the policy, which has the number of this change."""
+        the head of the policy, which has the number of the newest change."""
         seq = head.seq if version.learning else FINAL  # also for one that was learning when it was cached
         cached_serving, catalogue = self._servings.get(version.id), (self.revision, self.start)
         if cached_serving is None:
@@ -139,8 +141,8 @@ class ServingCache:
         return serving
 
     def note_changes(self, changes: Mapping[int, tuple[int, Mapping[int, Sums | None]]]) -> None:
-        """Remember which beliefs a committed transaction changed. changes: what `Ledger.changes` returned: for each
-        version, the number of the change and the new sums of the changed arms."""
+        """Remember which beliefs a committed transaction changed. changes: for each version, the number of the change
+        and the new sums of the changed arms, from `Ledger.changes`."""
         for version_id, (seq, changed_arms) in changes.items():
             if version_id in self._servings:
                 last_seq, earlier_changes = self._changes.get(version_id, (self._servings[version_id][0], {}))
@@ -148,19 +150,19 @@ class ServingCache:
                     self._changes[version_id] = seq, {**earlier_changes, **changed_arms}
 
     def find_new(self, contexts: Collection[str], sets: Collection[Eligible]) -> tuple[list[str], list[Eligible]]:
-        """Return those of the contexts and eligible sets whose ids are not cached."""
+        """Return the contexts and the eligible sets whose ids are not cached."""
         return [text for text in contexts if text not in self.contexts], [
             arms for arms in sets if arms not in self.sets
         ]
 
     def add(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
-        """Cache the id of each stored context and eligible set."""
+        """Cache the ids of stored contexts and eligible sets."""
         self.contexts |= contexts
         self.sets |= sets
 
     def forget_contents(self) -> None:
-        """Forget the ids of contexts and eligible sets. This is needed if the transaction that stored them may have
-        been rolled back."""
+        """Forget the ids of contexts and eligible sets, since the transaction that stored them may have been rolled
+        back."""
         self.contexts.clear()
         self.sets.clear()
 

@@ -1,4 +1,4 @@
-"""This module brings stored decisions into the form of the answers of commands."""
+"""This module turns stored decisions into the objects that commands print."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITH_CANDIDATES = ("two-stage", "logged")  # kinds whose decisions may have a li
 
 
 def answers(unit: Unit, decisions: Mapping[int, Decision]) -> dict[int, Answer]:
-    """Return each stored decision in the form in which `recommend` answered it, by id."""
+    """Return, by id, each stored decision in the form in which `recommend` answered it."""
     versions = policies.by_id(unit, {decision.version_id for decision in decisions.values()})
     sessions_by_id = sessions.by_id(unit, {decision.session_id for decision in decisions.values()})
     kinds = {number: versions[decision.version_id].policy.kind for number, decision in decisions.items()}
@@ -55,7 +55,7 @@ def answers(unit: Unit, decisions: Mapping[int, Decision]) -> dict[int, Answer]:
 
 
 def states(unit: Unit, decisions: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
-    """Return the session state that each decision saw, by id, with the history of the visit if it can be read."""
+    """Return, by id, the session state that each decision saw, with the history of the visit if it can be read."""
     states = {number: parse(decision.state, f"state of decision {number}") for number, decision in decisions.items()}
     if not any(decision.history for decision in decisions.values()):
         return states
@@ -83,8 +83,8 @@ EventJson = TypedDict("EventJson", {
 
 
 def events(rows: Sequence[Event]) -> list[EventJson]:
-    """Return events in the form of answers, in the order in which they were stored. Events of kind `!censor` get the
-    names that `--censor` uses."""
+    """Return events in the form that commands print, in the order in which they were stored. The kind `!censor` is
+    shown as `censor` or `uncensor`."""
     return [
         {
             "position": event.position,

@@ -37,12 +37,12 @@ class DrawnCandidates(NamedTuple):
 
 
 class DrawnSlate:
-    """A DrawnSlate holds a slate in the forms in which it is stored and answered. All requests that were shown the same
-    single arm share one DrawnSlate.
+    """A DrawnSlate holds a slate as it is stored and as it is answered. Requests that were shown the same single arm
+    can share one DrawnSlate.
 
     slots: rows of Slot; recent_arms: the last arms, as JSON, for the session state; candidates: the list of
-    candidates from which the slate was ranked, None if the policy has one stage; candidate_fields: the same list in
-    the form of the answer; teams: which of two rankers picked each slot, None without rankers."""
+    candidates from which the slate was ranked, None if the policy has one stage; candidate_fields: this list in the
+    form of the answer; teams: a letter for each slot that says which of two rankers picked it, None without rankers."""
 
     __slots__ = (
         "answer", "arms", "candidate_fields", "candidates", "log_propensity", "propensity", "recent_arms", "slots",
@@ -50,8 +50,9 @@ class DrawnSlate:
     )  # fmt: skip
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
-        """Make a slate of arms. keys: the key of each arm, by id; draws: for each position a tuple of propensity,
-        marginal (NaN if it has no closed form), min_propensity, score and is_rounded."""
+        """Make a slate of arms. arms: the ids in order of position; keys: the key of each arm, by id; draws: for
+        each position a tuple of propensity, marginal (NaN if it has no closed form), min_propensity, score and
+        is_rounded."""
         log_propensity = sum(log(slot[0]) for slot in draws)
         self.arms = arms
         self.log_propensity = (
@@ -72,8 +73,8 @@ class DrawnSlate:
 
 
 def prepare(distributions: Collection[SharedDistribution]) -> None:
-    """Compute in advance the tables that drawing from these distributions needs, so that locks are held for less
-    time."""
+    """Compute the tables from which slates of these distributions are drawn. This is done before locks are taken, so
+    that they are held for less time."""
     for distribution in distributions:
         if not distribution.stateful and not distribution.candidates and distribution.case.rankers is None:
             distribution.case.slate_sampler(distribution.size).prepare()
@@ -83,7 +84,7 @@ def draw(
     plans: Mapping[int, PlannedRequest], decision_ids: Sequence[int], seed: int, keys: Mapping[int, str], *,
     histories: History | None = None,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
-    """Draw the slates of requests. Returns them by the index of the request. seed: 64 random bits; keys: the key of
+    """Draw the slates of requests, and return them by the index of the request. seed: 64 random bits; keys: the key of
     each arm, by id; histories: the history of each request's visit, for kinds whose distribution depends on it."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for row, plan in enumerate(plans.values()):
@@ -108,7 +109,8 @@ def draw(
 def _draw_each(
     plans: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
-    """Draw the slates of requests that share version, eligible set and length, if each request has its own scores."""
+    """Draw the slates of requests whose scores depend on their visits. The requests have the same version, eligible set
+    and length."""
     distribution, trained_model = plans[0].distribution, plans[0].distribution.serving.trained_model
     assert trained_model is not None
     n, arms = len(plans), distribution.case.arms
@@ -135,8 +137,8 @@ def _draw_shared(distribution: SharedDistribution, ids: Ids, seed: int, keys: Ma
 
 
 def _draw_ranked(distribution: SharedDistribution, seeds: Words, ids: Ids, keys: Mapping[int, str]) -> list[DrawnSlate]:
-    """Draw the slates of decisions of a policy with two stages: first a list of candidates for each decision, then a
-    slate of these candidates. distribution: the shared distribution of the lists; ids: the ids of the decisions."""
+    """Draw the slates of a policy with two stages: first a list of candidates for each decision, then a slate of these
+    candidates. distribution: the distribution of the lists; ids: the ids of the decisions."""
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
     slates: list[DrawnSlate] = []
@@ -158,8 +160,8 @@ def _make_slates(
     arms: Ids, draws: slate_draws.Draw, scores: npt.NDArray[Any], keys: Mapping[int, str], *,
     rows: slice | Index = slice(None),
 ) -> list[DrawnSlate]:  # fmt: skip
-    """Return a DrawnSlate for each drawn slate. arms (m,): the ids of the arms; scores: the scores of the shown arms;
-    rows: the indices of the draws that are needed, by default all."""
+    """Return a DrawnSlate for each drawn slate. arms (m,): the ids of all eligible arms; scores: the scores of the
+    shown arms, in the shape of the slates; rows: the indices of the needed draws, by default all."""
     columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.is_rounded)
     lists = (column[rows].tolist() for column in columns)
     slates = [
@@ -177,10 +179,10 @@ def _make_slates(
 
 @lru_cache(maxsize=10_000)
 def to_signed(bits: int) -> int:
-    """Return 64 bits as the signed integer of a BIGINT column."""
+    """Return the signed integer, for a BIGINT column, that has the same 64 bits as an unsigned integer."""
     return bits - 2**64 if bits >= 2**63 else bits
 
 
 def to_unsigned(number: int) -> int:
-    """Return the 64 bits of a signed number as an unsigned number."""
+    """Return the unsigned integer that has the same 64 bits as a signed integer."""
     return number % 2**64

@@ -1,6 +1,6 @@
-"""This module applies rules that take away arms from a request before its slate is drawn: groups of arms, blocks, and
-rules on what the person of the request was shown or did. The arms that remain are the eligible set of the decision, and
-are logged."""
+"""This module applies rules that take away arms from a request before its slate is drawn. A rule names the arms to keep
+or to block, or takes away arms because of what the person of the request was shown or did. The arms that remain are the
+eligible set of the decision, and are logged."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Owner = tuple[int | None, int | None]  # ids of a user and of a session, whose h
 
 
 class Narrower:
-    """This class applies the rules that take away arms from the requests of a group. Requests and policies have such
-    rules. What the rules need is read in one snapshot of the store."""
+    """A Narrower applies the rules that take away arms from the requests of a group. The rules are those of the
+    requests and of the policies that serve them. What the rules need is read in one snapshot of the store."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], cache: ServingCache, names: Collection[str],
         main_keys: Mapping[str, str],
     ) -> None:  # fmt: skip
         """Read what the rules of a group of requests name. names: the arms and groups of arms in these rules;
-        main_keys: for each user key that was merged into another one, the key that stands for the person."""
+        main_keys: for each user key that was merged into another one, the main key of the person."""
         self.unit, self.requests, self.cache, self._main_keys = unit, requests, cache, main_keys
         self.names = ArmNames(unit, names, cache.groups)
         self._owners: dict[tuple[str | None, str], Owner] = {}
@@ -52,8 +52,8 @@ class Narrower:
         )  # of a full group, the same object for many persons
 
     def check_statements(self, request: Request) -> None:
-        """Raise InputError if a request states a score or features of a group of arms or, when it has no list of arms,
-        of an unknown arm."""
+        """Raise InputError if a request states a score or features of a group of arms. If the request has no list of
+        arms, also raise it for statements about an unknown arm."""
         stated_names = request.context[ARMS]
         for name in stated_names:
             if name.startswith("@") and name[1:] in self.names.groups:
@@ -107,8 +107,8 @@ class Narrower:
         return self._narrowings[cache_key]
 
     def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowing:
-        """Return the arms that remain after the rules that do not depend on the person. steps: for each rule its name,
-        its arms and groups, and whether it keeps these (True) or takes them away."""
+        """Return the arms that remain after the rules that do not depend on the person. steps: for each rule, its name,
+        its arms and groups of arms, and True if these are kept, False if they are taken away."""
         cache_key = tuple(steps)
         if cache_key not in self.cache.narrowings:
             active = self.cache.active
@@ -147,14 +147,14 @@ class Narrower:
 
 
 def _remaining_arms(narrowing: Narrowing, arms: frozenset[int]) -> frozenset[int]:
-    """Return those arms of `arms` that a narrowing does not take away by lists and groups."""
+    """Return those of `arms` that remain after the rules of a narrowing that do not depend on the person."""
     ids = np.fromiter(arms, np.int64, len(arms))
     return frozenset(ids[look_up(arm_array(narrowing.superset), ids)[1]].tolist()) - narrowing.lacking
 
 
 def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligible:
-    """Return the eligible set of the arms of `superset` that are not in `lacking`. It lists the arms that stay or the
-    arms that go, whichever are fewer."""
+    """Return the eligible set of the arms of `superset` that are not in `lacking`. To be short, it lists either the
+    arms that it has or the arms that it lacks."""
     if 2 * len(lacking) > len(superset):
         return tuple(arm for arm in superset if arm not in lacking)
     return NarrowedSet(superset, tuple(sorted(lacking))) if lacking else superset
@@ -163,8 +163,8 @@ def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligibl
 def past_arms(
     unit: Unit, rule: PastRule, owners: Collection[Owner], groups: dict[str, frozenset[int]]
 ) -> dict[Owner, frozenset[int]]:
-    """Return the arms that a rule takes away because of what each person was shown or did. owners: the persons, each as
-    the ids of a user and a session; groups: the arms of each group that was read, by name."""
+    """Return the arms that a rule takes away from each person, because of what the person was shown or did. owners: the
+    persons, each as the ids of a user and a session; groups: the arms of each group of arms that was read, by name."""
     names = [rule.group] if rule.group else []
     members = ArmNames(unit, names, groups).find(names, field=rule.name)
     user_ids = {user_id for user_id, _ in owners if user_id is not None}
@@ -187,8 +187,9 @@ def past_arms(
 
 
 def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowing, Owner]], groups: dict[str, frozenset[int]]) -> bool:
-    """Tell whether the rules on what persons were shown or did still take away the same arms as when the requests were
-    planned. pairs: the arms left to each request, with its person; groups: the arms of each group that was read."""
+    """Some rules take away arms because of what a person was shown or did. Tell whether they take away the same arms
+    now as when the requests were planned. pairs: the arms left to each request, and its person; groups: the arms of
+    each group of arms that was read, by name."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
     for narrowing, owner in pairs:
         for rule in narrowing.past_rules:

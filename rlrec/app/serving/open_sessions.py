@@ -1,10 +1,10 @@
-"""This module advances the sessions, visits and steps of a group of decisions, while the sessions are locked. It also
-gives the session state that each decision saw, and the history of the visit: the slots shown before the decision, with
-their rewards so far.
+"""This module adds a group of decisions to their sessions and visits, while the sessions are locked. It also gives the
+session state that each decision saw, and the history of the visit: the slots shown before the decision, with their
+rewards so far.
 
 A visit stores 12 bytes for each of its last slots, so that its row fits on one page of SQLite: decision (40 bits),
 position (17 bits; a larger position is stored as the largest number), step modulo 128, and arm (32 bits). Rewards
-are not stored: they follow from the events that had been received when a group began."""
+are not stored: they are computed from the events that had been received when a group began."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ MAX_BYTES = REMEMBERED * SLOT_BYTES
 
 
 def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[np.void]:
-    """Return n slots in packed form, with the bytes of one slot in each row, (n,)."""
+    """Return n slots in packed form, 12 bytes for each slot, (n,). decision, arm: the ids; step: the step of the
+    decision; each array has a value for each slot, (n,)."""
     rows = np.empty(len(arm), _DTYPE)
     rows["slot"] = (decision << POSITION_BITS | np.minimum(position, LAST_POSITION)) << STEP_BITS | step & LAST_STEP
     rows["arm"] = arm
@@ -49,8 +50,8 @@ def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[n
 
 
 def unpack_slots(blobs: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
-    """Unpack the recent slots of several visits, one visit after another. Returns four arrays with a value for each of
-    the n slots, (n,): decision, position, step and arm. blobs: the packed slots of each visit."""
+    """Unpack the recent slots of several visits, one visit after another. Returns four arrays, each with a value for
+    each of the n slots, (n,): decision, position, step and arm. blobs: the packed slots of each visit."""
     rows = np.frombuffer(b"".join(blobs), _DTYPE)
     slot = rows["slot"]
     fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
@@ -59,8 +60,8 @@ def unpack_slots(blobs: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 def from_bytes(history: bytes) -> tuple[int, bytes] | None:
-    """Return the number of slots that a visit has shown, and the last slots in packed form; None if the length of the
-    bytes is wrong. history: the stored bytes of the visit."""
+    """Return the number of slots that a visit has shown, and its last slots in packed form. Returns None if the length
+    of the bytes is wrong. history: the stored bytes of the visit."""
     n_slots, extra_bytes = divmod(len(history), SLOT_BYTES)
     if extra_bytes == COUNT_BYTES:
         return int.from_bytes(history[:COUNT_BYTES], "little"), history[COUNT_BYTES:]
@@ -68,8 +69,8 @@ def from_bytes(history: bytes) -> tuple[int, bytes] | None:
 
 
 class OpenSessions:
-    """This class holds the sessions of a group of requests as columns, with one row for each session. The sessions are
-    locked, and advance with each decision.
+    """An OpenSessions object holds the sessions of a group of requests as columns, with one row for each session. The
+    sessions are locked, and each decision of the group is added to its session.
 
     row: the row of each session, by its key; number, started_at, last_at, steps, recent_arms, ended_at: fields of
     the newest visit; n_shown: the number of slots that the visit has shown; recent_slots: the last slots, packed;
@@ -78,8 +79,8 @@ class OpenSessions:
     def __init__(
         self, unit: Unit, settings: StoreSettings, owners: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
-        """Open the sessions of a group of requests. owners: the session and the user of each request; read_only:
-        whether to lock and store nothing; a new session then has no id."""
+        """Open the sessions of a group of requests. owners: the session and the user of each request; read_only: if
+        True, nothing is locked or stored, and a new session has no id."""
         pairs = list(owners)
         self.main_keys: dict[str | None, str | None] = {}  # by key of a merged user: the key of its person
         if settings.has_merges:
@@ -126,8 +127,8 @@ class OpenSessions:
         self._moved_rows: list[int] = []  # rows of sessions that got decisions
 
     def _restore_slots(self) -> None:
-        """Read the recent slots from the log for open visits whose rows have none, as an earlier release stored
-        them."""
+        """Read the recent slots of open visits from the log if their rows do not have them. An earlier release stored
+        such rows."""
         visits = {
             self.id[row]: row
             for row in range(self._n_stored)
@@ -138,7 +139,7 @@ class OpenSessions:
             self._add_slots(map(visits.__getitem__, session_ids), *(np.array(column, np.int64) for column in columns))
 
     def _continues_visit(self, row: int) -> bool:
-        """Tell whether the next decision of a session belongs to its newest visit."""
+        """Tell whether the next decision of a session belongs to its newest visit. row: the row of the session."""
         is_open = self.number[row] and self.ended_at[row] is None
         return bool(is_open and self.unit.now - self.last_at[row] <= self.timeout_us)
 
@@ -162,7 +163,8 @@ class OpenSessions:
             sessions.set_user(self.unit, user_ids)
 
     def arrive(self, keys: Iterable[str]) -> list[int]:
-        """Return the rows of the sessions with these keys. If a session's last visit is over, a new visit is opened."""
+        """Return the rows of the sessions with these keys. If the last visit of a session is over, a new visit is
+        opened."""
         now, rows = self.unit.now, list(map(self.row.__getitem__, keys))
         self.started_at[self._n_stored :] = self.last_at[self._n_stored :] = [now] * (len(self.key) - self._n_stored)
         self._moved_rows = list(dict.fromkeys(rows))
@@ -179,8 +181,8 @@ class OpenSessions:
         return rows
 
     def states(self, rows: Iterable[int]) -> list[str]:
-        """Return the session state that the next decision of each session will see, as canonical JSON. rows: the
-        sessions."""
+        """Return the session state that the next decision of each session will see, as canonical JSON. rows: the rows
+        of the sessions."""
         now, last_at, texts, steps = self.unit.now, self.last_at, self.recent_arms, self.steps
         return [
             f'{{"gap_s":{canonical.number((now - last_at[row]) / 1e6)},"recent":{texts[row]},"step":{steps[row]}}}'
@@ -189,8 +191,8 @@ class OpenSessions:
         ]  # fmt: skip
 
     def add_slates(self, rows: Sequence[int], decision_ids: Sequence[int], slates: Sequence[DrawnSlate]) -> None:
-        """Add a decision to each of several distinct sessions. rows: the sessions; slates: what the decisions
-        showed."""
+        """Add a decision to each of several distinct sessions. rows: the rows of the sessions; slates: what the
+        decisions showed."""
         now, texts, steps, last_at = self.unit.now, self.recent_arms, self.steps, self.last_at
         sizes, arms = [len(slate.arms) for slate in slates], [arm for slate in slates for arm in slate.arms]
         decision, step = (np.repeat(column, sizes) for column in (decision_ids, [steps[row] for row in rows]))
@@ -202,8 +204,8 @@ class OpenSessions:
             last_at[row] = max(last_at[row], now)
 
     def _add_slots(self, rows: Iterable[int], *slots: Ints) -> None:
-        """Append slots to the recent slots of visits. rows: the session of each slot; slots: the arguments of
-        `pack`."""
+        """Append slots to the recent slots of visits. rows: the row of the session of each slot; slots: the decision,
+        step, position and arm of each slot, as for `pack`."""
         blob = pack(*slots).tobytes()
         for start, row in zip(range(0, len(blob), SLOT_BYTES), rows, strict=True):
             self.recent_slots[row] = (self.recent_slots[row] + blob[start : start + SLOT_BYTES])[-MAX_BYTES:]
@@ -214,7 +216,8 @@ class OpenSessions:
         sessions.put_visits(self.unit, [*self._ended_visits, *self._visits(self._moved_rows)])
 
     def _visits(self, rows: Sequence[int]) -> Iterator[Row]:
-        """Yield the newest visits of some sessions, in the form of rows of sessions.Visit."""
+        """Yield the newest visits of some sessions as tuples with the fields of `sessions.Visit`. rows: the rows of the
+        sessions."""
         columns = self.id, self.number, self.started_at, self.last_at, self.steps, self.recent_arms, self.ended_at
         history = [
             slots if SLOT_BYTES * (n_shown := self.n_shown[row]) == len(slots := self.recent_slots[row])
@@ -225,7 +228,8 @@ class OpenSessions:
 
 
 def _append_texts(text: str, slate_text: str) -> str:
-    """Return the last RECENT arms of two lists, one after the other. The lists and the result are JSON."""
+    """Join two lists of arms, and return the last RECENT arms. Both lists and the result are JSON. text: the first
+    list; slate_text: the second list."""
     joined_text = f"{text[:-1]},{slate_text[1:]}"
     for _ in range(joined_text.count(SEPARATOR) + 1 - RECENT):
         joined_text = f"[{joined_text[joined_text.index(SEPARATOR) + 2 :]}"
@@ -233,8 +237,9 @@ def _append_texts(text: str, slate_text: str) -> str:
 
 
 def turns(rows: Sequence[int]) -> list[list[int]]:
-    """Split requests so that no part has two requests of a session. Returns lists of indices: first the first request
-    of each session, then the second request of each session, and so on. rows: the session of each request."""
+    """Split requests into turns, so that no turn has two requests of one session. Returns the indices of the requests
+    of each turn: the first request of each session, then the second request of each session, and so on. rows: the row
+    of the session of each request."""
     if len(set(rows)) == len(rows):
         return [list(range(len(rows)))]
     indices, counts = defaultdict[int, list[int]](list), Counter[int]()
@@ -245,12 +250,11 @@ def turns(rows: Sequence[int]) -> list[list[int]]:
 
 
 class HistoryReader:
-    """This class makes the histories of the visits of a group of requests, with the rewards that were received before
-    the group began."""
+    """A HistoryReader makes the histories of the visits of a group of requests, with the rewards from events that were
+    received before the group began."""
 
     def __init__(self, open_sessions: OpenSessions, definitions: Collection[Reward]) -> None:
-        """Read the events on the recent slots of the visits. definitions: the reward definitions of the serving
-        versions."""
+        """Read the events on the recent slots of the visits. definitions: the rewards of the versions that serve."""
         self._open_sessions, unit = open_sessions, open_sessions.unit
         self._events: list[AgedEvent] = []
         # an event's target is a slot (decision, position) or a slate (decision, None); targets are numbered in order
@@ -266,8 +270,8 @@ class HistoryReader:
         self._decisions = np.array(sorted({event.decision_id for event in self._events}), np.int64)
 
     def histories(self, rows: Sequence[int], definitions: Sequence[Reward]) -> History:
-        """Return the history that the next decision of each session sees. rows: the sessions; definitions: for each
-        session, the reward definition of the version that decides."""
+        """Return the history that the next decision of each session sees. rows: the rows of the sessions; definitions:
+        for each session, the reward of the version that decides."""
         n, open_sessions = len(rows), self._open_sessions
         if not any(open_sessions.steps[row] for row in rows):
             return History.empty(n)
@@ -300,8 +304,8 @@ class HistoryReader:
         )
 
     def _rewards_of(self, definition: Reward) -> list[float]:
-        """Return the reward of each slot or slate for which events were read. Events after the window do not count, and
-        a censored slot has the default reward."""
+        """Return the reward of each slot or slate whose events were read. Events after the window do not count, and a
+        censored slot has the default reward."""
         if definition.id not in self._rewards:
             kind_indices = {kind: number for number, kind in enumerate(definition.weights)}
             kind = np.array([kind_indices.get(event.kind, -1) for event in self._events], np.int64)

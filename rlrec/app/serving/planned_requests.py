@@ -42,9 +42,10 @@ def plan_group(
     unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache, *, waits: bool = False,
     has_feedback: bool = False,
 ) -> list[Plan]:  # fmt: skip
-    """Return a plan for each request, in order: the request with its distribution, a Duplicate, or the error that
-    refuses it. waits: whether a request must wait, with None as its plan, if its arms depend on other requests or on
-    feedback of the group, or if no memory is left for it; has_feedback: whether the group has feedback."""
+    """Return a plan for each request, in order: the request with its distribution, a Duplicate, or the error for which
+    it is refused. With `waits`, the plan is None for a request that must wait, since its arms depend on other requests
+    or feedback of the group, or since the group has too many arms for the memory. waits: whether requests may have to
+    wait; has_feedback: whether the group has feedback."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
     plans = list[Plan]()
     for index, request in enumerate(requests):
@@ -58,12 +59,12 @@ def plan_group(
 
 
 def _defer_requests(plans: Sequence[Plan], narrower: Narrower, *, has_feedback: bool) -> list[Plan]:
-    """Return the plans with None for requests that must wait until other requests, and the feedback, of the group are
-    stored.
+    """Return the plans, with None for each request that must wait until the other requests and the feedback of the
+    group are stored.
 
     A request waits in three cases: one of its rules depends on what other requests show to its person, or on
-    feedback; an earlier request of its person waits; or it names the user of a session for which such a rule was
-    read without a user."""
+    feedback; an earlier request of its person waits; or it names a user for its session, and an earlier request of
+    the session had such a rule and no user."""
     result, earlier_persons, waiting_persons, userless_sessions = list[Plan](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
@@ -83,7 +84,7 @@ def _defer_requests(plans: Sequence[Plan], narrower: Narrower, *, has_feedback: 
 
 
 class _Group:
-    """This class plans a group of requests in one snapshot of the store."""
+    """A _Group plans the requests of a group in one snapshot of the store."""
 
     def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache) -> None:
         self.unit, self.requests, self.cache = unit, requests, cache
@@ -141,8 +142,8 @@ class _Group:
         return frozenset(self.catalogue)
 
     def plan(self, request: Request, index: int) -> Plan:
-        """Return the planned request, a Duplicate if its request id was answered before, or an error. index: the index
-        of the request in the group."""
+        """Return the request with its distribution, or an error. If an earlier request has the same request id, return
+        a Duplicate. index: the index of the request in the group."""
         request_id = request.request_id
         try:
             if request.size < 1:
@@ -164,7 +165,7 @@ class _Group:
 
     def _planned_request(self, request: Request, content: bytes | None) -> PlannedRequest:
         """Return a request with its distribution, which is built once for all requests that share it. Rules that take
-        arms away are added to the logged context. Raises InputError if no slate can be drawn for the request. content:
+        away arms are added to the logged context. Raises InputError if no slate can be drawn for the request. content:
         the digest of the request, None without a request id."""
         if (request.experiment is None) == (request.policy is None):
             hint = "--policy or --experiment"
@@ -196,8 +197,8 @@ class _Group:
         return PlannedRequest(request, distribution, self.cache.text(context), content, narrowing)
 
     def _serving_version(self, request: Request, assignment: Assignment | None) -> ServingVersion:
-        """Return the version that serves a request. assignment: the variants of the request, if it takes part in
-        experiments."""
+        """Return the version that serves a request. assignment: the variants of the request, None if it takes part in
+        no experiment."""
         route = self.routes.get(request.policy or "")
         reference = request.policy if route is None else route.reference
         variants, by, fallback = assignment or ((), None, None)
@@ -237,8 +238,8 @@ class _Group:
         return self._versions[cache_key]
 
     def _members(self, names: frozenset[str]) -> dict[str, list[str]]:
-        """Return the keys of the arms of each group of arms among `names`. Other names must be arms: raises InputError
-        for an unknown name."""
+        """Return the keys of the arms of each group of arms, by name of the group. Raises InputError for an unknown
+        name. names: the names of groups of arms and of arms, which are not in the result."""
         if unread_names := names - self.cache.members.keys():
             from rlrec.app.inputs.arm_names import members
 
@@ -316,8 +317,9 @@ class _Group:
 
 
 def _same_content(request_id: str, content_digest: bytes, first_request: tuple[bytes | None, int]) -> int:
-    """Return the decision id, or the index in the group, of the earlier request with a request id. Raises Conflict if
-    the earlier request had other content. first_request: its digest, and this id or index."""
+    """Return the decision id of the earlier request with a request id or, if it has none yet, the index of this request
+    in the group. Raises Conflict if the earlier request had other content. content_digest: the digest of the present
+    request; first_request: the digest of the earlier request, and the result."""
     if first_request[0] is not None and bytes(first_request[0]) != content_digest:
         message = f"request id {request_id!r} is known with other content"
         raise Conflict(message, hint="a retry repeats the request", field="request_id")

@@ -1,5 +1,5 @@
-"""Records here hold a request before its slate is drawn, first as it came in, then with its distribution, which is read
-from the store in one snapshot."""
+"""Records here hold a request before its slate is drawn: as it came in, and with its distribution, which is read from
+the store in one snapshot."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ Answer = TypedDict("Answer", {
 
 
 class DrawnAnswer(NamedTuple):
-    """This record is the answer to a request whose slate was just drawn. fields: the last fields of the answer, in an
-    object that several answers may share."""
+    """This record is the answer to a request whose slate was just drawn. fields: the fields of the answer that depend
+    on the drawn slate, in an object that several answers may share."""
 
     decision_id: int | None
     request_id: str | None
@@ -55,8 +55,8 @@ class DrawnAnswer(NamedTuple):
 
     @staticmethod
     def lines(answers: Iterable[DrawnAnswer], texts: Mapping[int, str]) -> Iterator[str]:
-        """Yield answers as lines of JSON. texts: the JSON of each `fields` object, without the opening bracket, by `id`
-        of the object."""
+        """Yield answers as lines of JSON. texts: the JSON of each `fields` object, without the opening bracket, by the
+        `id()` of the object."""
         null, quote = "null", encode_basestring
         return (
             f'{{"decision_id":{null if key is None else key},'
@@ -72,8 +72,8 @@ def answer_fields(
     slate: list[AnswerSlot], at: str, **candidates: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the fields of an answer that depend on the version and the drawn slate. names: the names of experiment,
-    variant and route; probability: the propensity and its logarithm; at: the time; candidates: fields for
-    candidates."""
+    variant and route; probability: the propensity and its logarithm; at: the time; candidates: the fields that show the
+    list of candidates."""
     (experiment, variant, route), (propensity, log_propensity) = names, probability
     return {
         "policy": version.policy.name, "version": version.number, "experiment": experiment, "variant": variant,
@@ -85,13 +85,13 @@ def answer_fields(
 def slot_fields(
     position: int, arm: str, propensity: float | None, marginal: float | None, score: float | None
 ) -> AnswerSlot:  # fmt: skip
-    """Return a slot in the form of answers."""
+    """Return a slot in the form that commands print."""
     return {"position": position, "arm": arm, "propensity": propensity, "marginal": marginal, "score": score}
 
 
 def add_teams(answer: Sequence[AnswerSlot], teams: str | None) -> None:
-    """If two rankers made a slate, add to each slot of the answer the ranker that picked it. teams: a letter for each
-    slot."""
+    """If two rankers made a slate, add to each slot of the answer which ranker picked it. teams: a letter for each
+    slot, None without rankers."""
     for slot, team in zip(answer, teams or "", strict=False):
         slot["team"] = team
 
@@ -109,8 +109,9 @@ def candidate_fields(
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """A request asks for one slate. arms: keys, or objects with `arm` (the key) and perhaps `score`, `scores` and
-    `features`, which `statements.py` moves into the context."""
+    """A request asks for one slate. size: the number of positions; arms: keys, or objects with `arm` (the key) and
+    perhaps `score`, `scores` and `features`, which `statements.py` moves into the context; block, not_after, not_shown:
+    rules that take away arms; page: rules for the slate as a whole."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -127,7 +128,7 @@ class Request:
 
 
 def digest(request: Request) -> bytes:
-    """Return a digest of what a request says. A retry has the same digest, even if its person or arms have changed
+    """Return a digest of the content of a request. A retry has the same digest, even if its person or arms have changed
     meanwhile. The order of the arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
     context = canonical.text(request.context) if request.context else "{}"
@@ -135,8 +136,8 @@ def digest(request: Request) -> bytes:
 
 
 def narrowing_words(request: Request) -> dict[str, Any]:
-    """Return the fields `block`, `not_after` and `not_shown` of a request, if given. They take arms away. Lists are
-    sorted."""
+    """Return the rules of a request that take away arms: its fields `block`, `not_after` and `not_shown`, if given.
+    Lists are sorted."""
     words: dict[str, Any] = {}
     if request.block:
         words["block"] = sorted(set(request.block))
@@ -162,10 +163,10 @@ def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: 
 class ServingVersion:
     """This record is the version that serves a policy, a route or a variant.
 
-    variants: the variants that are assigned to a user or session, each with its experiment; by: what is assigned,
-    `user` or `session`; route: the newest change of the route that the request named, if any; shadow: a policy that
-    is compared with the route, and never serves; challenger: the distribution of the shadow's version; price: for a
-    policy with a budget, the price of cost, which is logged in the context."""
+    serving: the version with its belief; variants: the variants that are assigned to a user or session, each with
+    its experiment; by: what is assigned, `user` or `session`; route: the newest change of the route that the request
+    named, if any; shadow: a policy that is compared with the route, and never serves; challenger: the version of the
+    shadow with its belief; price: the price of cost, for a policy with a budget, which is logged in the context."""
 
     version: Version
     head: Head
@@ -182,12 +183,12 @@ class ServingVersion:
 
 @dataclass(kw_only=True, eq=False)
 class SharedDistribution(ServingVersion):
-    """This record is the distribution that several requests of a group share. These requests have the same version,
-    eligible set, length, and values of the context fields that the version reads.
+    """This record is a distribution of slates that several requests of a group share. These requests have the same
+    version, eligible set, length, and values of the context fields that the version reads.
 
     candidates: how many candidates are drawn from `case` and then ranked by the version, 0 if the policy has one
-    stage; context: the context of one of the requests; added_fields: the fields that the program adds to each
-    context; resting: page rules that have no effect."""
+    stage; revision: the revision of the catalogue; context: the context of one of the requests; added_fields: the
+    fields that the program adds to each context; resting: page rules that have no effect."""
 
     eligible: Eligible
     revision: int
@@ -200,8 +201,8 @@ class SharedDistribution(ServingVersion):
 
     @property
     def stateful(self) -> bool:
-        """Tell whether the distribution depends on the visit so far. If it does, the requests of a visit are drawn one
-        after another."""
+        """Tell whether the distribution depends on the earlier decisions of the visit. If it does, the requests of a
+        visit are drawn one after another."""
         return self.serving.trained_model is not None
 
 
@@ -218,8 +219,8 @@ class PlannedRequest:
 
 
 class Duplicate(NamedTuple):
-    """This record is a request that was answered before. decision_id: the stored decision that answers it, or None;
-    earlier_index: the index of the earlier request of the group that answers it, or None."""
+    """This record is a request that repeats an earlier one. decision_id: the stored decision that answers it, or None;
+    earlier_index: the index of the request of the group that it repeats, or None."""
 
     decision_id: int | None
     earlier_index: int | None
@@ -230,6 +231,6 @@ Plan = PlannedRequest | InputError | Duplicate | None
 
 
 class Outdated(Exception):
-    """This exception says that the plan of a group of requests no longer holds, since another transaction has changed
-    the store. It may have stored one of the request ids, deleted decisions and contexts, stopped the ramp of a route,
-    merged users, or changed which arms may be shown."""
+    """This exception says that the plan of a group of requests is no longer valid, since another transaction has
+    changed the store. It may have stored a request with the same request id, deleted decisions and contexts, stopped
+    the ramp of a route, merged users, or changed which arms may be shown."""

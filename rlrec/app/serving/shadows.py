@@ -36,8 +36,9 @@ def store(
     step: Sequence[int], blobs: Sequence[bytes], keys: Mapping[int, str],
 ) -> None:  # fmt: skip
     """Store the route of each decision, and the logarithm of the probability with which the challenger would have shown
-    its slate (None if this is not known exactly). plans: the requests to routes, by index; ids, slates, step, blobs:
-    the decision ids, slates, steps and packed histories of the whole group; keys: the key of each arm, by id."""
+    its slate (None if this is not known exactly). plans: the requests to routes, by index in the group; ids, slates,
+    step, blobs: the decision ids, slates, steps and packed histories of the whole group; keys: the key of each arm, by
+    id."""
     by_route = [(ids[index], route.route_id) for index, plan in plans.items() if (route := plan.distribution.route)]
     routes.add_decisions(unit, by_route)
     groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)
@@ -62,8 +63,9 @@ def store(
 def _log_probabilities(
     plans: Sequence[PlannedRequest], slates: Any, histories: history.History, keys: Mapping[int, str]
 ) -> Array | None:
-    """Return the logarithm of the challenger's probability of each of n slates, (n,); None if the probabilities are not
-    known exactly. slates (n, k): the indices of the arms, in one eligible set."""
+    """Return the logarithm of the challenger's probability of each of n slates, (n,). Returns None if the
+    probabilities are not known exactly. slates (n, k): the indices of the shown arms in the eligible set, which all
+    requests share."""
     distribution, challenger = plans[0].distribution, plans[0].distribution.challenger
     assert challenger is not None
     if challenger.generator is not None or challenger.rankers:
@@ -85,9 +87,9 @@ def _log_probabilities(
 
 
 def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
-    """Return what is known of a challenger so far: the number of decisions, and the mean and the effective sample
-    size of the weights (the challenger's probability of the slate, divided by the propensity). route: the name of
-    the route."""
+    """Return the figures of a challenger so far: the number of decisions, and the mean and the effective sample size of
+    the weights. The weight of a decision is the challenger's probability of its slate, divided by the propensity.
+    route: the name of the route."""
     rows = routes.log_probabilities(unit, shadow.id)
     log_weights = [probability - propensity for probability, propensity in rows if probability is not None]
     weight = np.exp(np.array(log_weights, np.float64))

@@ -1,5 +1,5 @@
-"""This module reads what requests state about their arms (scores and features) and their page (rules). These statements
-become part of the context, under `@arms` and `@page`."""
+"""This module reads what requests state about their arms (scores and features) and about their slates (page rules).
+These statements become part of the context, under `@arms` and `@page`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
-    """Return the requests with statements about arms and pages moved into their contexts. Their arms are then plain
-    keys. A request with a wrong statement is replaced by its InputError."""
+    """Move the statements about arms and pages of each request into its context, and return the requests. Their arms
+    are then plain keys. A request with a wrong statement is replaced by its InputError."""
     return [request if isinstance(request, InputError) else _take_statements(request) for request in requests]
 
 
@@ -59,7 +59,7 @@ def _take_statements(request: Request) -> Request | InputError:
 
 
 def _split_arms(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Split the arms of a request into their keys, and the scores and features that the request states, by key."""
+    """Split the arms of a request. Returns a list of their keys, and the stated scores and features, by key."""
     keys, entries = list[str](), dict[str, dict[str, Any]]()
     for arm in arms:
         if isinstance(arm, str):
@@ -79,12 +79,12 @@ def check_named_arms(
     groups: Mapping[str, Sequence[str]],
     narrowing: Narrowing | None,
 ) -> list[str]:
-    """Return the page rules of a request that have no effect, since the arms that they name were taken away by what the
-    person was shown or did. Raises InputError if no arm that a rule names is active and left by the lists of the
-    request and its policy.
+    """Return the page rules of a request that have no effect, since all arms that they name were taken away by what the
+    person was shown or did. Raises InputError if a rule names no arm that is active and left by the lists of arms of
+    the request and its policy.
 
-    listed_ids: the ids, ascending, of the arms that the request's list of arms leaves; groups: the keys of the arms
-    of each group; narrowing: the arms that all rules leave, None without rules."""
+    listed_ids: the ids, ascending, of the active arms in the request's list; groups: the keys of the arms of each
+    group of arms; narrowing: the arms that rules leave, None without such rules."""
     rules = parse(request.context[PAGE]).names
     members = {name: groups.get(name, (name,)) for name in rules}
     stored_ids = arms.ids(unit, {key for keys in members.values() for key in keys})
