@@ -87,7 +87,7 @@ class EstimatorChoice(Record):
         slots are checked. It is added only if there are such estimators, and none that assumes less. It has no label,
         and is not reported."""
         kinds = self.slates.values()
-        if not any(kind.independent_slots for kind in kinds) or any(kind.needs_joint for kind in kinds):
+        if not any(kind.has_independent_slots for kind in kinds) or any(kind.needs_joint for kind in kinds):
             return self
         return replace(self, slates={**self.slates, COMPANION: cast("SlateEstimator", estimator(COMPANION))})
 

@@ -77,8 +77,8 @@ def moments(row: Array) -> Moments:
     units, rewarded, total, squares = row.tolist()
     both = np.array([total, units])
     return Moments(COLUMNS, False, BlockSums(
-        present=np.array([int(rewarded), int(units)]), moment=np.array([[squares, total], [total, units]]),
-        largest=both, absolute=both, units=both[None],
+        n_clusters=np.array([int(rewarded), int(units)]), moment=np.array([[squares, total], [total, units]]),
+        largest_sums=both, absolute_sums=both, units=both[None],
     ))  # fmt: skip
 
 

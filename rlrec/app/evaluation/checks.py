@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Flags, Ids, Index, Words, distinct, look_up, off
 from rlrec.ope.checks import dependence
 from rlrec.ope.checks.draws import GROUPS, ClippingSums, Draws, FirstCounts, RepeatSums, context_cells, context_digests
 from rlrec.ope.checks.machines import SessionSums
-from rlrec.ope.checks.times import PERIODS, ArrivalSums, DriftSums
+from rlrec.ope.checks.times import N_PERIODS, ArrivalSums, DriftSums
 from rlrec.ope.intervals.betting import BET_ALPHA, BetSums, bet_sums, propensities_are_wrong
 from rlrec.ope.sums.base import Estimator, hash_bits
 from rlrec.records import Record, Reward, Sums
@@ -265,7 +265,7 @@ class LogDrift(Check):
             data.rows.reward[is_first], propensity=propensity[is_first] * keep_probability,
             arm=data.arms.ranks(arm),
             arms=len(data.arms), cluster=cluster,
-            period=np.clip((at - extent.first_at) * PERIODS // length, 0, PERIODS - 1),
+            period=np.clip((at - extent.first_at) * N_PERIODS // length, 0, N_PERIODS - 1),
         )  # fmt: skip
 
 
@@ -360,7 +360,7 @@ class DependentSlots(Check):
         return extent.positions > 1
 
     def concerns(self, estimator: Estimator) -> bool:
-        return estimator.independent_slots
+        return estimator.has_independent_slots
 
     def sums(self, data: CheckedRows) -> dependence.CellSums | None:
         if data.model is None:
@@ -384,7 +384,7 @@ def _cells(data: CheckedRows) -> tuple[Ids, int]:
     If there are too many arms, only the first arms, in order of key, have cells. Other slots have the number -1."""
     slots, arms, n_positions = data.rows.slots, data.arms, data.extent.positions
     rank = arms.ranks(slots["arm_id"])
-    n_arms = min(len(arms), max(1, dependence.CELLS // n_positions))
+    n_arms = min(len(arms), max(1, dependence.MAX_CELLS // n_positions))
     has_cell = (rank < n_arms) & (slots["position"] <= n_positions)
     return np.where(has_cell, rank * n_positions + slots["position"] - 1, -1), n_arms * n_positions
 

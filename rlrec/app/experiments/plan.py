@@ -18,7 +18,7 @@ from rlrec.arrays import Array
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.comparisons import comparison
 from rlrec.ope.intervals import intervals, sequences
-from rlrec.ope.sums.unit_visits import DAYS
+from rlrec.ope.sums.unit_visits import HORIZON_DAYS
 from rlrec.records import Record, Reward
 from rlrec.sentences import DEFAULT_REWARD, time_text
 from rlrec.store import Store, Unit
@@ -35,7 +35,7 @@ PASTS = 4  # times as long a log, from which newcomers are told apart
 MEASURES = 3  # times that the traffic is read at most, to cover as long as an experiment takes
 METRICS = {metric.name: metric for metric in comparison.metrics(1)}
 RETURN_DAYS = {  # days in which the last units may come again, for metrics that count it
-    "visits": 7, "active_days": 7, "retention": 7, **{f"returned_{days}d": days for days in DAYS},
+    "visits": 7, "active_days": 7, "retention": 7, **{f"returned_{days}d": days for days in HORIZON_DAYS},
 }  # fmt: skip
 
 

@@ -26,7 +26,18 @@ from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, HINTS, LATER, REPLAYED, SERVED, SPARED, VARIANT, VERDICTS, helpful, hint
+from rlrec.ope.checks.reasons import (
+    GROUPS,
+    HINTS,
+    LATER_HINT,
+    REPLAYED_HINT,
+    SERVED_HINT,
+    SPARED_HINT,
+    VARIANT_HINT,
+    VERDICTS,
+    helpful_hints,
+    hint,
+)
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.sentences import quoted_options
 from rlrec.store import Store, Unit
@@ -269,20 +280,20 @@ def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
     commands: dict[str, str] = {}
     for name, target_rows in by_name.items():
         reasons = {reason for row in target_rows for reason in row.estimate.reasons}
-        for reason in helpful(reasons, is_explored=any(row.is_explored for row in target_rows))[:1]:
+        for reason in helpful_hints(reasons, is_explored=any(row.is_explored for row in target_rows))[:1]:
             first = target_rows[0]
             if reason == "carry-over" and first.estimate.unit == "session":
                 reason = "logging-candidates"  # whole visits have answered, so an experiment remains
             if reason == "in-sample" and "@" in first.target:
-                reason = VARIANT
+                reason = VARIANT_HINT
             elif reason == "in-sample" and first.has_served:
-                reason = SERVED
+                reason = SERVED_HINT
             elif reason == "in-sample" and first.spares_gate and "split=" not in first.options.get("log", ""):
-                reason = SPARED
+                reason = SPARED_HINT
             elif reason == "in-sample" and first.sweep_version is not None:
-                reason = REPLAYED
+                reason = REPLAYED_HINT
             elif reason == "drift" and first.has_later_drift:
-                reason = LATER
+                reason = LATER_HINT
             commands[name] = hint(reason, **_names(first, reason))
     return commands
 
@@ -310,7 +321,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     loggers = [logger.version for logger in row.estimate.logger_weights if logger.version and logger.weight]
     names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}
     names["experiment"] = row.target.partition("@")[2].partition("/")[0]
-    if reason == REPLAYED and row.sweep_version is not None:
+    if reason == REPLAYED_HINT and row.sweep_version is not None:
         from rlrec.app.inputs.parameters import sweep_command  # which few answers name
 
         names["sweep"] = sweep_command(row.sweep_version, row.options) or ""

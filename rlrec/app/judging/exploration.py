@@ -123,7 +123,7 @@ def exploration(store: Store, request: Request) -> Result:
         if not sums:
             raise comparison.evaluation.nothing_selected("impression of the policy")
         total = reduce(add, sums)
-        if not total.cost.summary().present[3]:
+        if not total.cost.summary().n_clusters[3]:
             if total.n_waiting:
                 count_text = f"{quantity(total.n_waiting, 'impression')} of {comparison.name}"
                 raise comparison.evaluation.shared_rows[0].immature_log(count_text)
@@ -270,7 +270,7 @@ class FloorComparison:
         reasons = {"low-ess": is_small, "few-rewards": is_rare, "no-variation": is_equal and explores}
         return Comparison.from_figures(
             value=sample.value, base=base, std_error=sample.error, lower=lower, upper=upper, ess=ess,
-            clusters=int(summary.present[3]), verdict=VERDICTS[0 if is_small or is_rare else -1],
+            clusters=int(summary.n_clusters[3]), verdict=VERDICTS[0 if is_small or is_rare else -1],
             reasons=[name for name, applies in reasons.items() if applies],
         )  # fmt: skip
 

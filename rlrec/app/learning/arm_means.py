@@ -94,7 +94,7 @@ def weighted_means(
     sample: whether to read only SAMPLED decisions of a longer log. The second value is then the number of decisions
     that were read, or None if all were read."""
     ids = np.array([arm.id for arm in catalogue], np.int64)
-    sums, n_read = np.zeros((adaptive.TERMS, len(ids))), 0
+    sums, n_read = np.zeros((adaptive.N_TERMS, len(ids))), 0
     policy, policy_id = designs.policy_of(version), version.policy.id
     tests = filters.selection(unit, None).conditions()
     first_id, last_id = decisions.id_extent(unit, policy_id)

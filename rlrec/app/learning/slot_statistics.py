@@ -34,7 +34,7 @@ from rlrec.store.policies import beliefs
 
 CELLS = 1 << 20  # statistics (numbers) in memory at a time
 SLOTS = 20_000  # slots whose sparse contexts are processed at a time
-ROUNDING = 1e-9  # of sums that were added and subtracted with different weights
+ROUNDING_ERROR = 1e-9  # of sums that were added and subtracted with different weights
 
 K = TypeVar("K")
 Totals = dict[beliefs.BeliefKey, Array]
@@ -338,5 +338,5 @@ def without_zeros(totals: Totals, *, oldest_bucket: int) -> Totals:
     return {
         key: sums
         for key, sums in totals.items()
-        if key[0] >= oldest_bucket and key[0] % beliefs.SECTION >= oldest_bucket and np.abs(sums).max() > ROUNDING
+        if key[0] >= oldest_bucket and key[0] % beliefs.SECTION >= oldest_bucket and np.abs(sums).max() > ROUNDING_ERROR
     }

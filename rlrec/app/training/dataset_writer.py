@@ -123,7 +123,7 @@ class DatasetWriter:
         horizon = min(max(1, self.evaluation.extent.steps), ended_visits.MAX_VISIT_DECISIONS)
         self._spans_batches, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spans_batches)
-        self.max_loggers = fold.most_loggers
+        self.max_loggers = fold.max_loggers
         self._ruled_contexts = np.array(contents.contexts_with(unit, PAGE), np.int64)
         self._context_ids: Ids = np.empty(0, np.int64)
         self._encoded_contexts: Encoded = None

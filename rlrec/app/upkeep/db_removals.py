@@ -16,7 +16,7 @@ from rlrec import policy as kinds
 from rlrec.app.inputs import arm_rules
 from rlrec.app.learning import holdings, slot_statistics
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.slot_statistics import ROUNDING, Totals
+from rlrec.app.learning.slot_statistics import ROUNDING_ERROR, Totals
 from rlrec.app.log import lineage
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.statistics import Forgetting
@@ -135,7 +135,7 @@ def _correct_belief(unit: Unit, ledger: Ledger, correction: _Correction) -> None
     stored_sums, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
     for key, numbers in slot_statistics.add_totals(correction.slots, initial_sums).items():
         old_sums = stored_sums.get(key, numbers)
-        is_spent = np.abs((old_sums - numbers)[: len(beliefs.SUMS)]).max() <= ROUNDING
+        is_spent = np.abs((old_sums - numbers)[: len(beliefs.SUMS)]).max() <= ROUNDING_ERROR
         changes[key] = -old_sums if is_spent else -numbers  # so that rounding leaves no negative pull
     seq = ledger.seq(version.policy.id)
     spend = {key: changes.pop(key) for key in [*changes] if key[0] < 0}  # spend does not fade

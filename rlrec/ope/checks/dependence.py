@@ -16,8 +16,8 @@ from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Record, Sums
 
 ALPHA = 1e-3  # probability of a false alarm of a test
-CELLS = 2048  # pairs of arm and position that are compared, at most
-BLOCKS = 64
+MAX_CELLS = 2048  # pairs of arm and position that are compared, at most
+N_BLOCKS = 64
 _LEAST_BLOCKS = 20  # blocks with rows that a test needs
 _SALT = 3
 _CONSTANT_SHARE = 1e-9  # share of the variance within cells below which a column counts as constant
@@ -36,7 +36,7 @@ class CellSums(Sums):
 
 def block_numbers(cluster: Ids) -> Ids:
     """Return the number of each cluster's block, from 0."""
-    return (hash_bits(cluster, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
+    return (hash_bits(cluster, salt=_SALT) % np.uint64(N_BLOCKS)).astype(np.int64)
 
 
 def block_sums(columns: Sequence[Array | None], block: Ids, cell: Ids, *, cells: int) -> Array:
@@ -45,8 +45,8 @@ def block_sums(columns: Sequence[Array | None], block: Ids, cell: Ids, *, cells:
     columns: arrays (n,), or None to count the rows; block, cell (n,): the block and the cell of each row; cells: the
     number of cells."""
     index = block * cells + cell
-    sums = [np.bincount(index, weights=column, minlength=BLOCKS * cells) for column in columns]
-    return np.reshape(sums, (len(columns), BLOCKS, cells)).astype(np.float64)
+    sums = [np.bincount(index, weights=column, minlength=N_BLOCKS * cells) for column in columns]
+    return np.reshape(sums, (len(columns), N_BLOCKS, cells)).astype(np.float64)
 
 
 def is_rejected(p_value: float | None) -> bool:
@@ -75,10 +75,10 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
     block = block_numbers(cluster)
     sums = block_sums([*compared_columns, None], block, cell, cells=cells)
     # products of two columns per block
-    moments = np.empty((BLOCKS, len(compared_columns), len(compared_columns)))
+    moments = np.empty((N_BLOCKS, len(compared_columns), len(compared_columns)))
     for i in range(len(compared_columns)):
         for j in range(i + 1):
-            moments[:, i, j] = np.bincount(block, weights=compared_columns[i] * compared_columns[j], minlength=BLOCKS)
+            moments[:, i, j] = np.bincount(block, weights=compared_columns[i] * compared_columns[j], minlength=N_BLOCKS)
             moments[:, j, i] = moments[:, i, j]
     return CellSums(np.stack([*sums], axis=-1), moments)
 
@@ -211,7 +211,7 @@ def slots_above_p_value(sums: CellSums) -> float | None:
 #
 # Source: own derivation; Hotelling's T^2 over 64 blocks of persons.
 
-ARMS = 2_048  # arms with a score, at most
+MAX_SCORED_ARMS = 2_048  # arms with a score, at most
 _PRIOR_IMPRESSIONS = 10.0  # impressions by which the scores of arms are shrunk to the mean reward
 _VISIT_SALT = 4
 _N_KINDS = 3  # the most frequent kinds of events, whose means are scores
@@ -256,7 +256,7 @@ class VisitCarryOverSums(Sums, kw_only=True):
         score_by_half = np.stack(
             [[_scores(self.impressions[half::2], rewards[half::2]) for rewards in reward_sums] for half in (1, 0)]
         )
-        statistic = np.einsum("bka,bsa->bks", centred_products, score_by_half[np.arange(BLOCKS) % 2])[
+        statistic = np.einsum("bka,bsa->bks", centred_products, score_by_half[np.arange(N_BLOCKS) % 2])[
             is_present
         ].reshape(n_blocks, -1)
         # principal components that vary, since a score may depend linearly on the others
@@ -294,10 +294,10 @@ class VisitDraws(Record, eq=False):
         the arm was eligible), (64, a).
 
         outcome: the outcome of each visit; block: the block of each visit."""
-        sets, n_arms = self.members.shape
+        n_sets, n_arms = self.members.shape
         weights, totals = outcome[self.visit] * self.weight, outcome[self.draw_visit] * self.m_total
         (shown_sums,) = block_sums([weights], block[self.visit], self.arm, cells=n_arms)
-        (set_sums,) = block_sums([totals], block[self.draw_visit], self.eligible, cells=sets)
+        (set_sums,) = block_sums([totals], block[self.draw_visit], self.eligible, cells=n_sets)
         return shown_sums - set_sums @ self.members
 
 
@@ -312,7 +312,7 @@ def visit_carry_over_sums(
     return of the visit. For each of n impressions, visit: the row of its visit; arm: the rank of the arm; reward:
     the reward; events: for each kind, the sum of the values of the events."""
     block, n_scored_arms = (
-        (hash_bits(person, salt=_VISIT_SALT) % np.uint64(BLOCKS)).astype(np.intp),
+        (hash_bits(person, salt=_VISIT_SALT) % np.uint64(N_BLOCKS)).astype(np.intp),
         draws.members.shape[1],
     )
     has_next = next_visit >= 0
@@ -324,7 +324,7 @@ def visit_carry_over_sums(
     )
     return VisitCarryOverSums(
         products=np.stack([draws.products(outcome, block) for outcome in outcomes]),
-        visits=np.stack([np.bincount(block, weights=outcome, minlength=BLOCKS) for outcome in outcomes]),
+        visits=np.stack([np.bincount(block, weights=outcome, minlength=N_BLOCKS) for outcome in outcomes]),
         impressions=impressions,
         rewards=rewards,
         events={kind: np.stack(counts[2 * number : 2 * number + 2]) for number, kind in enumerate(events)},

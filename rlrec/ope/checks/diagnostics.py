@@ -51,14 +51,14 @@ class Weights(Record, eq=False):
     top_rewards: Array
 
     def __add__(self, other: Weights) -> Weights:
-        kinds: dict[str, Any] = {
+        combiners: dict[str, Any] = {
             "largest": max,
             "bound": max,
             "top_weights": _largest_values,
             "top_rewards": _largest_values,
         }
-        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
-        return Weights(**{name: kinds.get(name, add)(*pair) for name, pair in pairs.items()})
+        value_pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Weights(**{name: combiners.get(name, add)(*pair) for name, pair in value_pairs.items()})
 
     def scale(self, factor: float) -> Weights:
         """Return the diagnostics with weights and counts multiplied by a factor. The numbers of rows do not change."""
@@ -89,7 +89,7 @@ class Weights(Record, eq=False):
 def weights(batch: LogBatch) -> Weights:
     """Return the diagnostics of the importance weights of one batch."""
     diagnostics = weight_diagnostics(
-        batch, batch.weight, weighted_reward=batch.core["weighted_reward"], reward=batch.reward,
+        batch, batch.weight, weighted_reward=batch.core_columns["weighted_reward"], reward=batch.reward,
         not_default=batch.not_default, rows=batch.is_usable,
         bound=np.full(len(batch), np.inf) if batch.largest is None else batch.largest,
     )  # fmt: skip
@@ -126,8 +126,8 @@ def weight_diagnostics(
     )  # fmt: skip
 
 
-def _largest_values(*parts: Array) -> Array:
-    values = np.concatenate(parts)
+def _largest_values(*columns: Array) -> Array:
+    values = np.concatenate(columns)
     return values if len(values) <= N_LARGEST else np.partition(values, len(values) - N_LARGEST)[-N_LARGEST:]
 
 

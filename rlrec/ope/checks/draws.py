@@ -40,15 +40,15 @@ GROUPS = 1_024  # times and contexts, and kinds of sessions, in the samples
 REPEAT_ALPHA = 5e-4  # probability of a false alarm of each test of repeats
 LEAST_KINDS = 50  # kinds of sessions that a test of their numbers needs
 _ALARM_Z = 3.29  # standard errors, for REPEAT_ALPHA
-_STAKES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
+_BET_SHARES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
 
 CUT_ALPHA = 1e-3  # probability of a false alarm of the bets on "less"
-LEAST_ROWS, LEAST_SHARE = 20, 0.01  # that must have the smallest propensity
-LEAST_LOSS = 0.01  # missing from the number of arms, as a share of it
+LEAST_ROWS, LEAST_ROW_SHARE = 20, 0.01  # that must have the smallest propensity
+LEAST_LOST_SHARE = 0.01  # missing from the number of arms, as a share of it
 N_SMALLEST_VALUES = 64  # the smallest propensities that are counted
 LEAST_CLOSE_VALUES = 5  # distinct propensities up to twice the smallest one, for a logger without a floor
-_ALARM_ERRORS = 4.0
-_ROUNDED = 1e-9
+_INTEGER_ALARM_Z = 4.0
+_TOLERANCE = 1e-9
 
 
 def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: int) -> tuple[Ids, Ids]:
@@ -135,7 +135,7 @@ class Draws(Record, kw_only=False, eq=False):
         propensities allow."""
         second_draws = 1 + np.flatnonzero(self.group[1:] == self.group[:-1])
         gain = (self.arm[second_draws] == self.arm[second_draws - 1]) / self.p[second_draws] - 1
-        log_wealth_by_bet = np.log1p(_STAKES[:, None] * gain).sum(axis=1)
+        log_wealth_by_bet = np.log1p(_BET_SHARES[:, None] * gain).sum(axis=1)
         return float(log_wealth(log_wealth_by_bet[:, None])[0]) > -np.log(REPEAT_ALPHA)
 
 
@@ -174,7 +174,7 @@ class ClippingSums(Sums):
 
         p, arms (n,): the propensity of the arm that each decision shows, and the number of eligible arms; least
         (n,): the smallest propensity of any eligible arm, or NaN if this propensity is not logged."""
-        has_bet = (least > 0) & (least * arms < 1 - _ROUNDED)
+        has_bet = (least > 0) & (least * arms < 1 - _TOLERANCE)
         largest_ratio = 1 / (least[has_bet] * arms[has_bet])
         gain = np.minimum((1 / (p[has_bet] * arms[has_bet]) - 1) / (largest_ratio - 1), 1.0)
         log_wealth_by_bet = np.log1p(-LESS_SHARES[:, None] * gain).sum(axis=1)
@@ -190,12 +190,12 @@ class ClippingSums(Sums):
         if float(log_wealth(np.append(self.log, 0.0)[:, None])[0]) > -np.log(CUT_ALPHA):
             return True
         n, inverse_total, squares, arms_total = self.moments.tolist()
-        if n < 2 or self.smallest_values.count[0] < max(LEAST_ROWS, LEAST_SHARE * n):
+        if n < 2 or self.smallest_values.count[0] < max(LEAST_ROWS, LEAST_ROW_SHARE * n):
             return False
         mean, least = inverse_total / n, self.smallest_values.value[0]
         error = np.sqrt(max(squares / n - mean**2, 0.0) / n)
-        if arms_total / n - mean < max(_ALARM_ERRORS * error, LEAST_LOSS * arms_total / n):
+        if arms_total / n - mean < max(_INTEGER_ALARM_Z * error, LEAST_LOST_SHARE * arms_total / n):
             return False
-        is_close = (self.smallest_values.value > least * (1 + _ROUNDED)) & (self.smallest_values.value <= 2 * least)
-        is_integer = len(self.sizes) > 1 or abs(mean - round(mean)) <= _ALARM_ERRORS * error
+        is_close = (self.smallest_values.value > least * (1 + _TOLERANCE)) & (self.smallest_values.value <= 2 * least)
+        is_integer = len(self.sizes) > 1 or abs(mean - round(mean)) <= _INTEGER_ALARM_Z * error
         return bool(is_close.sum() >= LEAST_CLOSE_VALUES or not is_integer)

@@ -11,8 +11,8 @@ from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
-GROUPS = 256  # groups of clusters, for the errors of rates
-CELLS = 4_000_000  # most numbers in these sums
+MAX_GROUPS = 256  # groups of clusters, for the errors of rates
+MAX_CELLS = 4_000_000  # most numbers in these sums
 _SALT = 2
 
 
@@ -68,7 +68,7 @@ class RateSums(Sums):
         arm: a number in 0..arms - 1; cluster: the digest of the cluster; examination: the probability that the
         slot's position is examined; doubt: half the width of the confidence interval of this probability, on the log
         scale."""
-        n_groups = max(2, min(GROUPS, CELLS // max(1, arms)))
+        n_groups = max(2, min(MAX_GROUPS, MAX_CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(n_groups)).astype(np.int64) * arms + arm
         slot_columns = examination, reward, examination * doubt
         columns = np.stack([np.bincount(cell, weights=column, minlength=n_groups * arms) for column in slot_columns])
@@ -92,8 +92,8 @@ def rates(sums: RateSums, *, is_bounded: bool, level: float = 0.95) -> tuple[Arr
         # variance of the ratio, from the groups with pulls of the arm
         variance = np.square(sums.reward - rate * sums.looks).sum(axis=0) / pulls**2 * n_groups / (n_groups - 1)
         if not is_bounded:
-            freedom, row = np.unique(np.maximum(n_groups - 1, 1), return_inverse=True)
-            t = np.array([t_quantile((1 + level) / 2, number) for number in freedom.tolist()])
+            df, row = np.unique(np.maximum(n_groups - 1, 1), return_inverse=True)
+            t = np.array([t_quantile((1 + level) / 2, number) for number in df.tolist()])
             t_half_width = t[row] * np.sqrt(variance)
             is_unknown = (n_groups < 2) | (variance == 0)
             return (

@@ -27,7 +27,7 @@ from rlrec.ope.sums.moments import Moments, moments
 from rlrec.records import Record, Sums
 
 VAGUE_RATIO = 1.5  # ratio of upper to lower bound from which on an examination counts as uncertain
-FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs
+MIN_EFFECTIVE = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs
 MODELS = ("pbm", "cascade", "dcm")
 TEST_DIVISOR = 4  # one page in so many is held out, to compare the models
 MAX_TEST_PAGES = 50_000  # held out at most
@@ -163,11 +163,11 @@ def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
     pair_sums = zip(sums.weight_sums, summary.total[1:].reshape(-1, 2), strict=True)
     lacking_reasons = [_lacking_reason(pair, *sums_of_pair) for pair, sums_of_pair in enumerate(pair_sums)]
     length = 1 + sum(1 for _ in takewhile(lambda reason: reason is None, lacking_reasons))
-    n_clusters = int(summary.present[0])
+    n_clusters = int(summary.n_clusters[0])
     log_examination, error = np.zeros(length), np.zeros(length)
     for depth in range(1, length):
-        chain = slice(1, 1 + 2 * depth)
-        total, moment = summary.total[chain], summary.moment[chain, chain]
+        chain_columns = slice(1, 1 + 2 * depth)
+        total, moment = summary.total[chain_columns], summary.moment[chain_columns, chain_columns]
         log_examination[depth], error[depth] = value_and_error(LogRatio(), total, moment, n_clusters)
     half_width = -NormalDist().inv_cdf((1 - level) / 2) * error
     vague_positions = np.flatnonzero(np.exp(2 * half_width) > VAGUE_RATIO)
@@ -202,9 +202,9 @@ def _lacking_reason(pair: int, weight_sums: Array, totals: Array) -> str | None:
     `OverlapSums`; totals (2,): the weighted rewards of the two positions."""
     weight, squares = weight_sums[..., 0], weight_sums[..., 1]
     number = np.divide(np.square(weight), squares, out=np.zeros_like(weight), where=squares > 0)
-    if number[:, 0].min() < FEWEST:
+    if number[:, 0].min() < MIN_EFFECTIVE:
         return f"no-overlap:{pair + 2}"
-    if number[:, 1].min() < FEWEST or not (totals > 0).all():
+    if number[:, 1].min() < MIN_EFFECTIVE or not (totals > 0).all():
         return f"few-rewards:{pair + 2}"
     return None
 
@@ -295,13 +295,13 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool
     cell, click = (fitting_rows.arm * size + np.arange(size))[is_shown], fitting_rows.click[is_shown]
     weight = np.repeat(fitting_rows.count, is_shown.sum(axis=1))
 
-    def by_cell(*flag_sets: Flags) -> Array:
+    def sum_by_cell(*flag_sets: Flags) -> Array:
         counts = (np.bincount(cell[flags], weights=weight[flags], minlength=arms * size) for flags in flag_sets)
         return np.array([total.astype(np.float64).reshape(arms, size) for total in counts])
 
     is_examined = [fitting_rows.examined_slots(name)[is_shown] for name in MODELS[1:]]
-    slots, clicks = by_cell(np.ones(len(cell), np.bool_), click)
-    examined_slots, examined_clicks = by_cell(*is_examined), by_cell(*(flags & click for flags in is_examined))
+    slots, clicks = sum_by_cell(np.ones(len(cell), np.bool_), click)
+    examined_slots, examined_clicks = sum_by_cell(*is_examined), sum_by_cell(*(flags & click for flags in is_examined))
     # by cluster: the slots examined at each position
     terms = np.concatenate([batch.arm >= 0, batch.examined_slots(model)], axis=1) * batch.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
@@ -320,8 +320,9 @@ def model_curve(sums: ClickSums, *, model: str, level: float = 0.95) -> Estimate
     intervals are over clusters. The curve ends at the last position with enough rewards."""
     summary, size = sums.looks.summary(), sums.slots.shape[1]
     slots, rewards = sums.totals
-    length = max(1, int((np.cumsum(rewards < FEWEST) == 0).sum()))
-    n_clusters, p_examined_below = int(summary.present[0]), _looking_on(sums)[1] if model == "dcm" else np.zeros(size)
+    length = max(1, int((np.cumsum(rewards < MIN_EFFECTIVE) == 0).sum()))
+    n_clusters = int(summary.n_clusters[0])
+    p_examined_below = _dcm_shares(sums)[1] if model == "dcm" else np.zeros(size)
     value, half_width = np.ones(length), np.zeros(length)
     for position in range(1, length):
         column_pair = [position, size + position]
@@ -337,7 +338,7 @@ def model_curve(sums: ClickSums, *, model: str, level: float = 0.95) -> Estimate
     )
 
 
-def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
+def _dcm_shares(sums: ClickSums) -> tuple[Array, Array]:
     """Return two arrays (K,) under dcm: the probability of looking on after a click at each position, and the mean
     probability that a slot below the last click was examined.
 
@@ -414,11 +415,11 @@ def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelC
     is_shown = test_pages.arm >= 0
     if not test_pages.click.any() or not sums.clicks.any():
         return NO_COMPARISON
-    no_looking = np.zeros(k)
-    p_going_on, p_examined = (column[:k] for column in _looking_on(sums))
+    no_probabilities = np.zeros(k)
+    p_going_on, p_examined = (column[:k] for column in _dcm_shares(sums))
     probability = {
         "cascade": _click_probabilities(
-            test_pages, _attraction(sums, "cascade", no_looking)[test_pages.arm], no_looking
+            test_pages, _attraction(sums, "cascade", no_probabilities)[test_pages.arm], no_probabilities
         ),
         "dcm": _click_probabilities(test_pages, _attraction(sums, "dcm", p_examined)[test_pages.arm], p_going_on),
     }
@@ -433,8 +434,8 @@ def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelC
     best_model = max(likelihood, key=lambda name: likelihood[name])
     likelihood_difference = likelihood_by_page[best_model] - likelihood_by_page[model]
     _, cluster_index = distinct(test_pages.cluster)
-    by_cluster = np.bincount(cluster_index, weights=likelihood_difference)
-    is_clear = by_cluster.sum() > 2 * np.sqrt(np.square(by_cluster - by_cluster.mean()).sum())
+    cluster_sums = np.bincount(cluster_index, weights=likelihood_difference)
+    is_clear = cluster_sums.sum() > 2 * np.sqrt(np.square(cluster_sums - cluster_sums.mean()).sum())
     return ModelComparison(log_likelihood=likelihood, best_model=best_model if is_clear else model)
 
 
@@ -529,7 +530,7 @@ def _connected_length(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]
     for position in range(1, size):
         if not is_reached[position]:
             return position, (f"no-variation:{position + 1}",)
-        if rewards[[0, position]].min() < FEWEST:
+        if rewards[[0, position]].min() < MIN_EFFECTIVE:
             return position, (f"few-rewards:{position + 1}",)
     return size, ()
 

@@ -179,10 +179,10 @@ REASONS = {
         "caused"),
 }  # fmt: skip
 
-_MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
-_EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
+_EXPLORATION_HINT = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
+_EXPERIMENT_HINT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
 _EVALUATE = "`rlrec evaluate {target}"
-_UNKNOWN = {
+_PLACEHOLDERS = {
     "target": "TARGET",
     "sweep": "rlrec sweep --kinds KIND",
     "middle": "DAY",
@@ -193,11 +193,11 @@ _UNKNOWN = {
     "experiment": "NAME",
     "others": "",
 }
-SERVED = "served"  # used in place of `in-sample`, where the target served a part of the log itself
-VARIANT = "variant"  # the same, where an experiment compares the target
-SPARED = "spared"  # the same, where the target learned from none of the gate split
-REPLAYED = "replayed"  # the same, where it learned from this log, and a sweep judges its kind
-LATER = "later"  # used in place of `drift`, where nothing changed before the end of the log
+SERVED_HINT = "served"  # used in place of `in-sample`, where the target served a part of the log itself
+VARIANT_HINT = "variant"  # the same, where an experiment compares the target
+SPARED_HINT = "spared"  # the same, where the target learned from none of the gate split
+REPLAYED_HINT = "replayed"  # the same, where it learned from this log, and a sweep judges its kind
+LATER_HINT = "later"  # used in place of `drift`, where nothing changed before the end of the log
 # A command that helps against each reason. Against too little data helps more of the log.
 HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
@@ -207,29 +207,30 @@ HINTS = {
     "estimates it, which leaves every comparison in doubt: an experiment needs none",
     "censored-pages": f"{_EVALUATE} --estimator dr`, by slots",
     "reward-unseen": f"{_EVALUATE}`: the usual estimator sees all of the reward",
-    "low-ess": _MORE_EXPLORATION,
-    "heavy-tail": _MORE_EXPLORATION,
-    "unsupported": f"{_MORE_EXPLORATION}, but for what its own rules forbid (pin, arms): give the target the same",
+    "low-ess": _EXPLORATION_HINT,
+    "heavy-tail": _EXPLORATION_HINT,
+    "unsupported": f"{_EXPLORATION_HINT}, but for what its own rules forbid (pin, arms): give the target the same",
     "mean-weight": "`rlrec doctor`",
     "models-differ": "`rlrec doctor`",
     "unlike-loggers": f"{_EVALUATE} --log {{log}}loggers={{logger}}`, by one logger alone, then by each other "
     "one{others}",
     "drift": f"{_EVALUATE} --log {{log}}since={{middle}}`, with the newest decisions{{order}}",
-    LATER: f"{_EVALUATE} --log since={{end}}`: arms earned the same throughout this log, and something else after it",
+    LATER_HINT: f"{_EVALUATE} --log since={{end}}`: arms earned the same throughout this log, and something else "
+    "after it",
     "young-rewards": f"{_EVALUATE} --log {{log}}until={{middle}}`, with decisions that are older, or import the log "
     "again when its rewards have come",
     "no-users": f"log the user of each session; only if each is another person, {_EVALUATE} --cluster session`",
     "repeated-rows": "`rlrec import-log FILE` into a new store, each decision once",
     "machine-sessions": "`rlrec log exclude bots --machines` leaves out those that doctor names",
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
-    "in-sample": _EXPERIMENT,
-    SERVED: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
-    VARIANT: "`rlrec experiment show {experiment}` compares it, on the visits of each variant",
-    REPLAYED: "`{sweep}` judges its kind on rows that did not teach it, an experiment itself",
-    SPARED: f"{_EVALUATE} --log {{log}}split=gate`, by users from whom it did not learn",
-    "unnarrowed": _EXPERIMENT,
+    "in-sample": _EXPERIMENT_HINT,
+    SERVED_HINT: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
+    VARIANT_HINT: "`rlrec experiment show {experiment}` compares it, on the visits of each variant",
+    REPLAYED_HINT: "`{sweep}` judges its kind on rows that did not teach it, an experiment itself",
+    SPARED_HINT: f"{_EVALUATE} --log {{log}}split=gate`, by users from whom it did not learn",
+    "unnarrowed": _EXPERIMENT_HINT,
     "unknown-fit": "`rlrec evaluate --target FILE --fitted-on until=DAY` says it, or another filter of the log",
-    "estimated-propensity": f"{_EXPERIMENT}, and needs no propensities",
+    "estimated-propensity": f"{_EXPERIMENT_HINT}, and needs no propensities",
     "clipping-bias": f"{_EVALUATE} --estimator dr`",
     "no-interval": f"{_EVALUATE} --estimator dr`",
     "few-replicates": f"{_EVALUATE} --level 0.99`",
@@ -238,11 +239,11 @@ HINTS = {
     "refuted": f"{_EVALUATE} --estimator rips`",
     "sum-of-slots": f"{_EVALUATE} --estimator rips`",
     "no-curve": "`rlrec position fit CURVE`, and the estimator with that",
-    "logging-candidates": _EXPERIMENT,
+    "logging-candidates": _EXPERIMENT_HINT,
 }
 
 
-def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
+def helpful_hints(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
     """Return the reasons whose hint helps, worst first. If propensities are wrong, no other hint helps; nor if no row
     has a propensity. If only some rows lack a propensity, fitting propensities makes the estimate worse. While rewards
     are young, the hint on drift does not help, since the rewards of the newest decisions are not known.
@@ -263,7 +264,7 @@ def hint(reason: str, **names: str) -> str:
 
     names: texts that are inserted into the hint, if known: the target with options, the day in the middle of the
     log, the beginning of a filter, and a logger and the other loggers."""
-    return HINTS[reason].format_map(_UNKNOWN | names)
+    return HINTS[reason].format_map(_PLACEHOLDERS | names)
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:

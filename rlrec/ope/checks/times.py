@@ -19,21 +19,21 @@ from typing import Self
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.checks.dependence import ALPHA, BLOCKS, block_numbers, block_sums
+from rlrec.ope.checks.dependence import ALPHA, N_BLOCKS, block_numbers, block_sums
 from rlrec.ope.intervals.tails import hotelling_above, t_below
 from rlrec.records import Sums
 
 MATERIAL_SHARE = 0.05  # share of the mean reward; smaller changes, or missing rewards, do not matter
-PERIODS = 8  # of equal length; changes are tested at their ends
-ARMS = 255  # arms that are compared, at most; all further arms count as one
+N_PERIODS = 8  # of equal length; changes are tested at their ends
+MAX_ARMS = 255  # arms that are compared, at most; all further arms count as one
 LEAST_PROPENSITY = 0.005  # smaller propensities count as this
 _LEAST_BLOCKS = 20  # blocks that a comparison needs
 _LEAST_ROWS, _LEAST_REWARDS = 40, 10  # effective ones on either side of a change that the comparison of an arm needs
 _MAX_TESTED_ARMS = 12  # arms that are compared one by one, at most
 
-AGES = 40  # classes of ages; each ends at 1.25 times the end of the one before, the last at the window
+N_AGES = 40  # classes of ages; each ends at 1.25 times the end of the one before, the last at the window
 _AGE_RATIO = 1.25
-_ALARM_ERRORS = 3
+_ALARM_Z = 3
 _MIN_EVENTS = 50  # events, of decisions that were watched up to an age, that a comparison needs
 
 
@@ -51,12 +51,12 @@ class DriftSums(Sums):
     ) -> DriftSums:
         """Return the sums of n rows. All arrays are (n,).
 
-        arm: a number from 0; arms: the number of arms; period: the number of the row's period, below PERIODS."""
-        weight, width = 1 / np.maximum(propensity, LEAST_PROPENSITY), min(arms, ARMS + 1)
+        arm: a number from 0; arms: the number of arms; period: the number of the row's period, below N_PERIODS."""
+        weight, width = 1 / np.maximum(propensity, LEAST_PROPENSITY), min(arms, MAX_ARMS + 1)
         columns = (weight, weight * reward, weight**2, (weight * reward) ** 2)
-        cell = period * width + np.minimum(arm, ARMS)
-        table = block_sums(columns, block_numbers(cluster), cell, cells=PERIODS * width)
-        return cls(table.reshape(4, BLOCKS, PERIODS, width))
+        cell = period * width + np.minimum(arm, MAX_ARMS)
+        table = block_sums(columns, block_numbers(cluster), cell, cells=N_PERIODS * width)
+        return cls(table.reshape(4, N_BLOCKS, N_PERIODS, width))
 
     def followed_by(self, other: DriftSums) -> DriftSums:
         """Return the sums of this log and a later log together. The later log becomes the last period, and the first
@@ -74,11 +74,11 @@ class DriftSums(Sums):
         weight, reward = total[:2].sum(axis=(1, 2))
         least_change = MATERIAL_SHARE * abs(reward / weight) if weight else 0.0
         return any(
-            self._changes(sums_until[:, :, cut], total - sums_until[:, :, cut], least_change)
-            for cut in range(PERIODS - 1)
+            self._has_change(sums_until[:, :, cut], total - sums_until[:, :, cut], least_change)
+            for cut in range(N_PERIODS - 1)
         )
 
-    def _changes(self, sums_before: Array, sums_after: Array, least_change: float) -> bool:
+    def _has_change(self, sums_before: Array, sums_after: Array, least_change: float) -> bool:
         """Tell whether rewards differ by at least `least_change` between two spans of time, from their sums, (4, 64,
         a)."""
         with np.errstate(all="ignore"):
@@ -119,7 +119,7 @@ class DriftSums(Sums):
         ):
             wald = float(difference @ np.linalg.pinv(covariance, hermitian=True) @ difference)
             p_value = min(p_value, hotelling_above(wald, len(tested_arms), blocks))
-        return 2 * (PERIODS - 1) * p_value < ALPHA
+        return 2 * (N_PERIODS - 1) * p_value < ALPHA
 
 
 def _difference(sums: Array) -> Array:
@@ -135,9 +135,9 @@ class ArrivalSums(Sums):
     """ArrivalSums holds sums over decisions and events, for the test whether all rewards have arrived. Decisions are
     classed by their distance to the last decision of the log.
 
-    decisions (64, AGES + 1): the number of decisions, by block of clusters and class; the last class has the
-    decisions whose window is over; rewards (64, AGES + 1, AGES): the rewards of events, by block, class of the
-    decision and class of the event's age; events (AGES + 1, AGES): the number of events, by class of the decision
+    decisions (64, N_AGES + 1): the number of decisions, by block of clusters and class; the last class has the
+    decisions whose window is over; rewards (64, N_AGES + 1, N_AGES): the rewards of events, by block, class of the
+    decision and class of the event's age; events (N_AGES + 1, N_AGES): the number of events, by class of the decision
     and class of the event's age; tail_length: how long the log goes on after the last decision, in windows."""
 
     decisions: Array
@@ -156,13 +156,15 @@ class ArrivalSums(Sums):
         decision's window is over; cluster (n,): the cluster of each decision; decision, age, reward (m,): the
         decision of each event, the age of the event in windows (at most 1), and the event's contribution to the
         reward."""
-        block, classes, n_cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
-        (number,) = block_sums([None], block, classes, cells=AGES + 1)
-        cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)
+        block, classes, n_cells = block_numbers(cluster), _age_classes(distance), (N_AGES + 1) * N_AGES
+        (number,) = block_sums([None], block, classes, cells=N_AGES + 1)
+        cell = classes[decision] * N_AGES + np.minimum(_age_classes(age), N_AGES - 1)
         (rewards,) = block_sums([reward], block[decision], cell, cells=n_cells)
         events = np.bincount(cell, minlength=n_cells).astype(np.float64)
         tail_length = float((age - distance[decision]).max(initial=0.0))
-        return cls(number, rewards.reshape(BLOCKS, AGES + 1, AGES), events.reshape(AGES + 1, AGES), tail_length)
+        return cls(
+            number, rewards.reshape(N_BLOCKS, N_AGES + 1, N_AGES), events.reshape(N_AGES + 1, N_AGES), tail_length
+        )
 
     @property
     def raises_alarm(self) -> bool:
@@ -176,33 +178,33 @@ class ArrivalSums(Sums):
             self._missing(decisions - self.decisions[block], rewards - self.rewards[block]) for block in present_blocks
         ]
         error = np.sqrt((len(present_blocks) - 1) * np.var(jackknife_shares))
-        return bool(missing_share - _ALARM_ERRORS * error > MATERIAL_SHARE)
+        return bool(missing_share - _ALARM_Z * error > MATERIAL_SHARE)
 
     def _missing(self, decisions: Array, rewards: Array) -> float:
         """Return the share of the reward that has not arrived yet, from sums that are added up over blocks."""
-        edges = _AGE_RATIO ** np.arange(1.0 - AGES, 1.0)
+        edges = _AGE_RATIO ** np.arange(1.0 - N_AGES, 1.0)
         # the shortest and longest time that decisions of each class were watched
         least_watched, longest_watched = np.r_[0.0, edges] + self.tail_length, np.r_[edges, np.inf] + self.tail_length
-        links = np.ones(AGES)
-        for age in range(1, AGES):
+        link_ratios = np.ones(N_AGES)
+        for age in range(1, N_AGES):
             was_watched = least_watched >= edges[age]
             earlier_reward, later_reward = rewards[was_watched, :age].sum(), rewards[was_watched, : age + 1].sum()
             if self.events[was_watched, : age + 1].sum() >= _MIN_EVENTS and later_reward > 0:
-                links[age] = earlier_reward / later_reward
-        arrived_share = np.r_[arrived_shares(links), 1.0][np.searchsorted(edges, longest_watched)]
+                link_ratios[age] = earlier_reward / later_reward
+        arrived_share = np.r_[arrived_shares(link_ratios), 1.0][np.searchsorted(edges, longest_watched)]
         return float(1 - decisions @ arrived_share / decisions.sum())
 
 
-def arrived_shares(links: Array) -> Array:
+def arrived_shares(link_ratios: Array) -> Array:
     """Return the share of all reward that has come by each age, (a,).
 
-    links (a,): for each age, the reward that came by the previous age as a share of the reward that came by this
+    link_ratios (a,): for each age, the reward that came by the previous age as a share of the reward that came by this
     age, among decisions that were watched long enough; the first link is not used."""
-    return np.append(np.cumprod(links[:0:-1])[::-1], 1.0)
+    return np.append(np.cumprod(link_ratios[:0:-1])[::-1], 1.0)
 
 
-def _classes(age: Array) -> Ids:
-    """Return the class of each age. Ages are in windows; the class of a whole window or more is AGES."""
+def _age_classes(age: Array) -> Ids:
+    """Return the class of each age. Ages are in windows; the class of a whole window or more is N_AGES."""
     with np.errstate(divide="ignore"):
-        steps = np.ceil(np.log(age) / np.log(_AGE_RATIO)) + AGES - 1
-    return np.clip(np.where(age >= 1, AGES, steps), 0, AGES).astype(np.int64)
+        steps = np.ceil(np.log(age) / np.log(_AGE_RATIO)) + N_AGES - 1
+    return np.clip(np.where(age >= 1, N_AGES, steps), 0, N_AGES).astype(np.int64)

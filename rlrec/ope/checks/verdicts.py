@@ -23,7 +23,7 @@ from rlrec.records import Record
 from rlrec.sentences import direction
 
 LEAST_MEAN_WEIGHT = 0.99  # a mean weight that is surely smaller is a reason
-_BETWEEN_VISITS = (
+_BETWEEN_VISITS_TEXT = (
     "what a visit shows changes the person's later visits (weak): the target would bring about other visits than the "
     "logger did, and only an experiment per user can tell"
 )
@@ -38,7 +38,7 @@ class Diagnosis(Record):
     share of rows whose reward is not the default; k_hat: the shape of the tail of the weights, if no largest weight
     is provable; unsupported: the mean probability of the target on arms that had probability 0 under the logger;
     cluster_share: the largest share of the estimate that comes from one cluster; mean_weight_z: the distance of the
-    mean weight from 1 in standard errors; mean_weight_upper: the mean weight plus 3 standard errors; short_horizon:
+    mean weight from 1 in standard errors; mean_weight_upper: the mean weight plus 3 standard errors; has_short_horizon:
     whether the effective sample size is too small at a step that contributes to the return."""
 
     uses_weights: bool
@@ -52,36 +52,36 @@ class Diagnosis(Record):
     cluster_share: float | None
     mean_weight_z: float | None
     mean_weight_upper: float | None = None
-    short_horizon: bool = False
+    has_short_horizon: bool = False
 
     @property
     def is_supported(self) -> bool:
         """Tell whether the loggers could make nearly all choices of the target, as far as weights show."""
-        return self.reaches(LEAST_MEAN_WEIGHT)
+        return self.reaches_mean_weight(LEAST_MEAN_WEIGHT)
 
-    def reaches(self, share: float) -> bool:
+    def reaches_mean_weight(self, share: float) -> bool:
         """Tell whether the loggers could make at least this share of the target's choices. The result is False if the
         target shows arms that the loggers surely never show."""
         is_reached = self.mean_weight_upper is None or self.mean_weight_upper >= share
-        return is_reached and not _INSUFFICIENT["unsupported"](self)
+        return is_reached and not _INSUFFICIENT_LIMITS["unsupported"](self)
 
 
 # For each reason, whether the figures of a diagnosis give it.
-_INSUFFICIENT: dict[str, Callable[[Diagnosis], bool]] = {
+_INSUFFICIENT_LIMITS: dict[str, Callable[[Diagnosis], bool]] = {
     "no-rows": lambda facts: not facts.n,
     "low-ess": lambda facts: facts.uses_weights and (facts.ess or 0.0) < LEAST_ESS,
-    "short-horizon": lambda facts: facts.short_horizon,
+    "short-horizon": lambda facts: facts.has_short_horizon,
     "few-rewards": lambda facts: (
         facts.nonzero < LEAST_REWARDS
-        or (facts.uses_weights and _rewards(facts.ess, facts.reward_share) < FEWEST_EFFECTIVE_REWARDS)
+        or (facts.uses_weights and _n_rewards(facts.ess, facts.reward_share) < FEWEST_EFFECTIVE_REWARDS)
     ),
     "heavy-tail": lambda facts: (facts.k_hat or 0.0) > 0.7,
     "unsupported": lambda facts: (facts.unsupported or 0.0) > 0.01,
     "mean-weight": lambda facts: facts.mean_weight_upper is not None and facts.mean_weight_upper < LEAST_MEAN_WEIGHT,
 }
-_WEAK: dict[str, Callable[[Diagnosis], bool]] = {
+_WEAK_LIMITS: dict[str, Callable[[Diagnosis], bool]] = {
     "low-ess": lambda facts: facts.uses_weights and _ess_cause(facts.ess, facts.clusters) is not None,
-    "few-rewards": lambda facts: facts.uses_weights and _rewards(facts.ess, facts.reward_share) < EFFECTIVE_REWARDS,
+    "few-rewards": lambda facts: facts.uses_weights and _n_rewards(facts.ess, facts.reward_share) < EFFECTIVE_REWARDS,
     "one-cluster": lambda facts: (facts.cluster_share or 0.0) > 0.2,
     "mean-weight": lambda facts: abs(facts.mean_weight_z or 0.0) > 3,
 }
@@ -93,7 +93,8 @@ def decide_verdict(diagnosis: Diagnosis, *, extra_reasons: tuple[str, ...] = ())
     extra_reasons: names of REASONS that do not follow from the diagnosis; each limits the verdict to the best
     verdict that it allows."""
     insufficient_reasons, weak_reasons = (
-        {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
+        {reason for reason, exceeds in limits.items() if exceeds(diagnosis)}
+        for limits in (_INSUFFICIENT_LIMITS, _WEAK_LIMITS)
     )
     if "no-rows" in insufficient_reasons:  # which is the cause of whatever else is missing
         insufficient_reasons, weak_reasons, extra_reasons = (
@@ -118,32 +119,33 @@ def _ess_cause(ess: float | None, clusters: int) -> str | None:
     return next((cause for cause, number in least_by_cause.items() if ess is None or ess < number), None)
 
 
-def _rewards(ess: float | None, share: float | None) -> float:
+def _n_rewards(ess: float | None, share: float | None) -> float:
     return (ess or 0) * (share or 0)
 
 
 def explain_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line for each reason why an estimate is not to be trusted. For some reasons, the line also gives the
     figures of the estimates that caused it. The estimates are `Estimate` records as mappings."""
-    causes: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
-        "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
-        "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
-        "no-scores": partial(_left_out, "no-scores"), "page-rules": partial(_left_out, "page-rules"),
+    explainers: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
+        "low-ess": _explain_low_ess, "few-rewards": _explain_few_rewards, "mean-weight": _explain_mean_weight,
+        "position-model": _explain_position_model, "short-horizon": _explain_short_horizon,
+        "carry-over": _explain_carry_over,
+        "no-scores": partial(_explain_left_out, "no-scores"), "page-rules": partial(_explain_left_out, "page-rules"),
     }  # fmt: skip
     by_reason = {reason: [row for row in estimates if reason in row["reasons"]] for reason in REASONS}
     return [
-        f"{reason}: {'; '.join(causes[reason](rows)) if reason in causes else REASONS[reason].text}"
+        f"{reason}: {'; '.join(explainers[reason](rows)) if reason in explainers else REASONS[reason].text}"
         for reason, rows in by_reason.items() if rows
     ]  # fmt: skip
 
 
-def _low_ess(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _explain_low_ess(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     pairs = [(_ess_cause(row["ess"], row["clusters"]), row["ess"]) for row in estimates]
     by_cause = {cause: [ess for its_cause, ess in pairs if its_cause == cause] for cause in ESS_LIMITS}
     return [f"effective sample size {_span(values)}, {cause}" for cause, values in by_cause.items() if values]
 
 
-def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _explain_short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for estimate in estimates:
         ess, n, steps = estimate["ess_by_step"], estimate["n"], estimate["return_steps"]
@@ -161,23 +163,23 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*dict.fromkeys(lines)]
 
 
-def _left_out(reason: str, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _explain_left_out(reason: str, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line, which says the reason, how many rows were left out, and of how many."""
     counts = dict.fromkeys((row["left_out"], row["left_out"] + row["n"]) for row in estimates)
     shares = " or ".join(f"{left_out:,} of {total:,}" for left_out, total in counts)
     return [f"{REASONS[reason].text}; {shares} were left out, for this or another reason"]
 
 
-def _carry_over(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _explain_carry_over(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     units_are_sessions = sorted({estimate["unit"] == "session" for estimate in estimates})
-    return [_BETWEEN_VISITS if is_session else REASONS["carry-over"].text for is_session in units_are_sessions]
+    return [_BETWEEN_VISITS_TEXT if is_session else REASONS["carry-over"].text for is_session in units_are_sessions]
 
 
-def _mean_weight(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _explain_mean_weight(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{_span([estimate['mean_weight'] for estimate in estimates])}; {REASONS['mean-weight'].text}"]
 
 
-def _position_model(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _explain_position_model(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     age_by_curve = {
         estimate["curve"]: estimate["curve_age_days"] for estimate in estimates if estimate["curve"] is not None
     }
@@ -188,11 +190,11 @@ def _position_model(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _explain_few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     nonzero, noun = [row["nonzero"] for row in estimates], "non-zero weighted reward"
     low_counts, other_counts = [n for n in nonzero if n < LEAST_REWARDS], [n for n in nonzero if n >= LEAST_REWARDS]
     effective_rewards = [
-        _rewards(row["ess"], row["reward_share"]) for row in estimates if row["reward_share"] is not None
+        _n_rewards(row["ess"], row["reward_share"]) for row in estimates if row["reward_share"] is not None
     ]
     insufficient_numbers = [number for number in effective_rewards if number < FEWEST_EFFECTIVE_REWARDS]
     weak_numbers = [number for number in effective_rewards if FEWEST_EFFECTIVE_REWARDS <= number < EFFECTIVE_REWARDS]
@@ -219,7 +221,7 @@ def _span(values: Sequence[float | None]) -> str:
 # -- the answer to one question: is this better than that, and can anybody act on it? --
 
 
-SAME_WITHIN = 0.02  # as a share of the reference value; smaller differences count as none
+MAX_SAME_SHARE = 0.02  # as a share of the reference value; smaller differences count as none
 # Reasons for which weights close to those of the log prove nothing.
 WEIGHT_DOUBTS = {
     "wrong-propensities", "estimated-propensity", "clipped-propensities", "mean-weight", "no-variation", "unnarrowed",
@@ -267,12 +269,12 @@ def judge_difference(
     if verdict != "insufficient":
         if answer != "unknown":
             return Answer(answer, None)
-        if lower is not None and upper is not None and max(-lower, upper) <= SAME_WITHIN * scale:
+        if lower is not None and upper is not None and max(-lower, upper) <= MAX_SAME_SHARE * scale:
             return Answer("same", None)
     if "clipping-bias" in reasons:
         return Answer("unknown", None)  # this bias does not shrink as the log grows
     has_bounds = lower is not None and upper is not None
-    widths = _width(value, lower, upper, SAME_WITHIN * scale, precision)
+    widths = _width_ratios(value, lower, upper, MAX_SAME_SHARE * scale, precision)
     ratios = [ratio**2 if growth is None else growth(ratio) for ratio in widths]
     if verdict == "insufficient" or not has_bounds:
         # factors for enough effective clusters, and for enough rewards
@@ -289,7 +291,7 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
     return {name for name, reason in other_reasons if reason.group == "support" or reason.best != "ok"}
 
 
-def _width(
+def _width_ratios(
     value: float | None, lower: float | None, upper: float | None, least: float, precision: float
 ) -> list[float]:  # fmt: skip
     """Return a list with one number: the ratio by which the interval must become narrower to give an answer with even

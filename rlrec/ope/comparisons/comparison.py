@@ -30,7 +30,7 @@ from rlrec.ope.intervals.sequences import MIN_CLUSTERS, MIN_EVENTS, LookSequence
 from rlrec.ope.intervals.tails import t_below, t_quantile
 from rlrec.ope.sums.base import Ratio
 from rlrec.ope.sums.moments import ClusterSummary, Moments, moments
-from rlrec.ope.sums.unit_visits import DAYS, SAMPLED_FLAGS
+from rlrec.ope.sums.unit_visits import HORIZON_DAYS, SAMPLED_FLAGS
 from rlrec.ope.units.estimate import EstimatorFold
 from rlrec.records import Record
 from rlrec.sentences import rounding
@@ -39,9 +39,9 @@ ALARM = 1e-3  # p-value below which groups differ, or a split differs from its d
 # Sizes of Dirichlet priors for a wrong split: its shares lie as far from the defined ones as chance puts those of so
 # many units.
 SPLIT_UNITS = (10.0, 1_200.0)
-ROUNDING = 1e-12  # a variance this small, relative to the terms whose difference it is, counts as 0
+ROUNDING_ERROR = 1e-12  # a variance this small, relative to the terms whose difference it is, counts as 0
 COLUMNS = ("reward", "decisions")
-SHARE: Bounds = (0.0, 1.0)
+SHARE_BOUNDS: Bounds = (0.0, 1.0)
 
 
 class Metric(Record):
@@ -86,10 +86,10 @@ def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
     return [
         Metric(name="visits", numerator="visits", denominator="units", per_unit=True),
         Metric(name="active_days", numerator="active_days", denominator="units", per_unit=True),
-        Metric(name="retention", numerator="came_again", denominator=units, limits=SHARE, per_unit=True),
+        Metric(name="retention", numerator="came_again", denominator=units, limits=SHARE_BOUNDS, per_unit=True),
         *(
-            Metric(name=f"returned_{n}d", numerator=f"returned_{n}d", denominator=f"at_risk_{n}d", limits=SHARE)
-            for n in DAYS
+            Metric(name=f"returned_{n}d", numerator=f"returned_{n}d", denominator=f"at_risk_{n}d", limits=SHARE_BOUNDS)
+            for n in HORIZON_DAYS
         ),
         Metric(name="decisions_per_visit", numerator="decisions", denominator="visits_over"),
         Metric(name="minutes_per_visit", numerator="minutes", denominator="visits_over"),
@@ -140,13 +140,14 @@ class MetricValue(Record):
         if sums is None:
             return cls()
         summary = sums.summary() if isinstance(sums, Moments) else sums
-        n_units, total = int(summary.present[1]), summary.total[:2]
+        n_units, total = int(summary.n_clusters[1]), summary.total[:2]
         value, error = (float(figure) for figure in value_and_error(Ratio(), total, summary.moment[:2, :2], n_units))
-        if not summary.blocks and error > 0:
+        if not summary.is_by_block and error > 0:
             error = _jackknife(summary.units[:, :2], value)
+        is_positive = summary.absolute_sums[0] <= total[0] * (1 + ROUNDING_ERROR)
         return cls(
-            units=n_units, n_rewarded=int(summary.present[0]), numerator=float(total[0]), denominator=float(total[1]),
-            value=value, error=error, least=0.0 if summary.absolute[0] <= total[0] * (1 + ROUNDING) else -np.inf,
+            units=n_units, n_rewarded=int(summary.n_clusters[0]), numerator=float(total[0]),
+            denominator=float(total[1]), value=value, error=error, least=0.0 if is_positive else -np.inf,
         )  # fmt: skip
 
     @property
@@ -203,7 +204,7 @@ class Comparison(Record):
     base: the value of the second metric or target; p_value: the two-sided p-value of no difference; clusters: the
     number of clusters of the two together; ess: the smaller effective number of clusters of the two, None without
     weights; verdict, reasons: the worse verdict of the two, and the reasons, as in an estimate; theta, narrowed: if
-    the past of users is adjusted for, its coefficient, and by how much the adjustment narrows the interval; freedom:
+    the past of users is adjusted for, its coefficient, and by how much the adjustment narrows the interval; df:
     the degrees of freedom of std_error; careful_error: the error for bounds that hold at every look; even_units,
     even_rewards: the number of users or sessions, and of those with a reward, in an equally informative experiment
     with two groups of equal size; sequence: the sequence of the bounds, if the bounds hold at every look."""
@@ -220,7 +221,7 @@ class Comparison(Record):
     reasons: tuple[str, ...] = ()
     theta: float | None = None
     narrowed: float | None = None
-    freedom: float = 0.0
+    df: float = 0.0
     careful_error: float | None = None
     even_units: int = 0
     even_rewards: float = 0.0
@@ -246,9 +247,9 @@ class Comparison(Record):
     def at_this_look(self, alpha: float) -> Comparison:
         """Return the comparison with bounds by Student's t that are valid for one planned look. They are wrong with
         probability alpha."""
-        if self.std_error is None or not self.freedom:
+        if self.std_error is None or not self.df:
             return self
-        return self._with_reach(t_quantile(1 - alpha / 2, self.freedom) * self.std_error)
+        return self._with_half_width(t_quantile(1 - alpha / 2, self.df) * self.std_error)
 
     def at_every_look(self, sequence: LookSequence) -> Comparison:
         """Return the comparison with a p-value and bounds that are valid at every look. The bounds are ever wrong with
@@ -261,10 +262,10 @@ class Comparison(Record):
         variance = self.clusters * self.careful_error**2
         p_value = sequence.p_value(self.value or 0.0, variance, self.clusters)
         return replace(
-            without_bounds._with_reach(float(sequence.half_width(variance, self.clusters))), p_value=float(p_value)
+            without_bounds._with_half_width(float(sequence.half_width(variance, self.clusters))), p_value=float(p_value)
         )
 
-    def _with_reach(self, reach: float) -> Comparison:
+    def _with_half_width(self, reach: float) -> Comparison:
         """Return the comparison with two bounds at the distance `reach` from its value."""
         return replace(self, lower=(self.value or 0.0) - reach, upper=(self.value or 0.0) + reach)
 
@@ -327,20 +328,20 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
     correlation: the correlation between the two values, if users or sessions are in both groups; the degrees of
     freedom are then those of the smaller group."""
     sides = value, baseline
-    variances, freedom = np.array([_variance(*sides), _variance(*sides[::-1])]), np.array([s.units - 1 for s in sides])
+    variances, df = np.array([_variance(*sides), _variance(*sides[::-1])]), np.array([s.units - 1 for s in sides])
     variance = variances.sum()
     if correlation:
         reduced_variance = variance - 2 * correlation * np.sqrt(variances.prod())
-        variance = reduced_variance if reduced_variance > ROUNDING * variance else 0.0
-    error, welch_freedom = float(np.sqrt(variance)), 0.0
-    if error > 0 and (freedom > 0).all():
+        variance = reduced_variance if reduced_variance > ROUNDING_ERROR * variance else 0.0
+    error, welch_df = float(np.sqrt(variance)), 0.0
+    if error > 0 and (df > 0).all():
         # Welch-Satterthwaite degrees of freedom
         share = variances / variances.sum()
-        welch_freedom = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
+        welch_df = float(df.min() if correlation else 1 / (share**2 / df).sum())
     n_units, fewest_units = sum(side.units for side in sides), min(side.units for side in sides)
     return _compare_by_t(
-        value.value - baseline.value, error, welch_freedom, level, base=baseline.value, clusters=n_units,
-        careful_error=float(np.sqrt(variance + _missing_variance(sides, variances))) if welch_freedom else 0.0,
+        value.value - baseline.value, error, welch_df, level, base=baseline.value, clusters=n_units,
+        careful_error=float(np.sqrt(variance + _missing_variance(sides, variances))) if welch_df else 0.0,
         even_units=2 * fewest_units,
         even_rewards=2 * fewest_units * sum(side.n_rewarded for side in sides) / max(1, n_units),
     )  # fmt: skip
@@ -353,28 +354,28 @@ def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
 
     variances (2,): the squared error of each group."""
     units = np.array([side.units for side in sides])
-    freedom, smaller_side = units - 1, int(units[1] <= units[0])
-    pooled_variance = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
+    df, smaller_side = units - 1, int(units[1] <= units[0])
+    pooled_variance = (df * units * variances).sum() / df.sum()  # variance of one unit
     return max(0.0, float(pooled_variance / units[smaller_side] - variances[smaller_side]))
 
 
 def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
     """Return the comparison of a mean of differences with 0, by Student's t. Differences are relative to `base`."""
-    freedom = mean.units - 1 if mean.has_error else 0
+    df = mean.units - 1 if mean.has_error else 0
     return _compare_by_t(
-        mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
+        mean.value, mean.error, df, level, base=base, clusters=mean.units, careful_error=mean.error,
         even_units=mean.units, even_rewards=float(mean.n_rewarded),
     )  # fmt: skip
 
 
-def _compare_by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
+def _compare_by_t(value: float, error: float, df: float, level: float, **figures: Any) -> Comparison:
     """Return a comparison with an interval and a p-value by Student's t. With 0 degrees of freedom there is neither.
     `figures` are further fields of the comparison."""
-    reach = t_quantile((1 + level) / 2, freedom) * error if freedom else np.inf
-    p_value = 2 * t_below(-abs(value) / error, freedom) if freedom else np.nan
+    reach = t_quantile((1 + level) / 2, df) * error if df else np.inf
+    p_value = 2 * t_below(-abs(value) / error, df) if df else np.nan
     return Comparison.from_figures(
         value=value, std_error=error, lower=value - reach, upper=value + reach, p_value=p_value,
-        freedom=float(freedom), **figures,
+        df=float(df), **figures,
     )  # fmt: skip
 
 
@@ -439,7 +440,7 @@ def is_unlikely(split: tuple[float, float]) -> bool:
 ALPHA = 0.05  # probability that any candidate of a year passes a gate although it is no better
 NIGHTS = 365  # of a year
 BEST_NIGHTS = 60  # number of looks at which a sequence is tightest
-FIRST_SHARE = 0.25  # of a pair's alpha, spent on its first look
+FIRST_LOOK_SHARE = 0.25  # of a pair's alpha, spent on its first look
 MAX_DISTANCE = 8.0  # distance of a bound in standard errors where nothing can be said yet
 
 # Replicates beyond a quantile of the bootstrap: with fewer the quantile is mostly noise.
@@ -470,7 +471,7 @@ def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) ->
     three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
     sequence = LookSequence.tightest(best_n, alpha, sides=1)
     reach = float(sequence.half_width(clusters, clusters)) if clusters >= MIN_CLUSTERS else MAX_DISTANCE
-    return max(NormalDist().cdf(-min(reach, MAX_DISTANCE)), FIRST_SHARE * alpha if is_first else 0.0)
+    return max(NormalDist().cdf(-min(reach, MAX_DISTANCE)), FIRST_LOOK_SHARE * alpha if is_first else 0.0)
 
 
 def compare(
@@ -501,14 +502,14 @@ def compare(
         for sides in ((target.summary.units, reference.summary.units), (target.units, reference.units))
     )
     if not (target.n and is_equal):
-        freedom = max(ess - 1, 1.0)
-        low, high = _bootstrap_bounds(sample, alpha, freedom=freedom)
+        df = max(ess - 1, 1.0)
+        low, high = _bootstrap_bounds(sample, alpha, df=df)
         if np.isfinite([low, high]).any():
             # the difference, and m times the influence of each cluster on it: terms with the difference as their mean
             total = units.sum(axis=0)
             terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
-            loss = reward / target.summary.total[n_rows] / contrast.unit(total)
-            tail_options: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
+            loss = reward / target.summary.total[n_rows] / contrast.scale(total)
+            tail_options: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, df)}
             likelihood_bound = lower_bound(terms, **tail_options)
             is_doubtful = likelihood_bound <= 0 < low
             low, high = min(low, likelihood_bound), max(high, -lower_bound(-terms, **tail_options))
@@ -545,7 +546,7 @@ def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
         return studentised_bootstrap(contrast, units, seed=0, n_replicates=number)
 
 
-def _bootstrap_bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
+def _bootstrap_bounds(sample: Studentised, alpha: float, *, df: float) -> Bounds:
     """Return bounds by bootstrap-t. If there are too few replicates for alpha, a bound is the farther one of two: the
     bootstrap's at the smallest alpha with enough replicates, and Student's t at alpha."""
     if not sample.error > 0 or not len(sample.t):
@@ -554,14 +555,14 @@ def _bootstrap_bounds(sample: Studentised, alpha: float, *, freedom: float) -> B
     if bootstrap_alpha >= 0.5:
         return UNKNOWN
     low, high = sample.bounds(1 - 2 * bootstrap_alpha)
-    reach = 0.0 if bootstrap_alpha == alpha else -t_quantile(alpha, freedom) * sample.error
+    reach = 0.0 if bootstrap_alpha == alpha else -t_quantile(alpha, df) * sample.error
     return min(low, sample.value - reach), max(high, sample.value + reach)
 
 
 # -- bounds of a mean by empirical likelihood, for terms skewed by rare, large losses --
 
-_STEPS = 60  # of the bisection, which halves the logarithm of the tilt
-_WIDEST = 40.0  # logarithm of the largest tilt, relative to the spread of the terms
+_N_STEPS = 60  # of the bisection, which halves the logarithm of the tilt
+_MAX_LOG_TILT = 40.0  # logarithm of the largest tilt, relative to the spread of the terms
 
 
 def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
@@ -577,8 +578,8 @@ def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
     if not excess_terms.any():
         return float(smallest_term)
     # weights 1 / (s + term - least); a smaller s gives a lower mean
-    low, high, scale = -_WIDEST, _WIDEST, excess_terms.mean()
-    for _ in range(_STEPS):
+    low, high, scale = -_MAX_LOG_TILT, _MAX_LOG_TILT, excess_terms.mean()
+    for _ in range(_N_STEPS):
         middle = (low + high) / 2
         density = np.log(np.exp(middle) * scale + excess_terms)
         distance = 2 * (len(excess_terms) * np.log(np.exp(-density).mean()) + density.sum())

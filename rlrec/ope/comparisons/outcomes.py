@@ -16,7 +16,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, finite_or_none, look_up
 from rlrec.ope.comparisons import comparison
-from rlrec.ope.comparisons.comparison import ALARM, ROUNDING, Comparison, Metric, MetricValue, difference
+from rlrec.ope.comparisons.comparison import ALARM, ROUNDING_ERROR, Comparison, Metric, MetricValue, difference
 from rlrec.ope.sums.moments import ClusterSummary, Moments
 from rlrec.ope.sums.unit_visits import UnitSums
 from rlrec.records import Record, Sums
@@ -271,7 +271,7 @@ class _Covariate(Record, kw_only=False, eq=False):
         squares = past[:, None] * self.summary.moment * past
         square = float(squares.sum())
         # a rounding error of 0 counts as 0
-        square = square if square > ROUNDING * float(np.abs(squares).sum()) else 0.0
+        square = square if square > ROUNDING_ERROR * float(np.abs(squares).sum()) else 0.0
         return float(influence @ self.summary.moment @ past) if square else 0.0, square
 
     def subtract_past(self, mean: MetricValue, theta: float) -> MetricValue:

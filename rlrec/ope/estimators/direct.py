@@ -33,7 +33,7 @@ class Dm(ImpressionEstimator):
     columns: ClassVar[tuple[str, ...]] = ("expected_reward", "all_rows")
     uses_weights: ClassVar[bool] = False
     needs_model: ClassVar[bool] = True
-    self_normalised: ClassVar[bool] = True
+    is_self_normalised: ClassVar[bool] = True
     intervals: ClassVar[tuple[str, ...]] = ()
 
     def terms(self, batch: LogBatch) -> Array:

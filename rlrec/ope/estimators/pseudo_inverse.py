@@ -14,7 +14,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index
 
 MAX_LISTED_SLATES = 5_000  # most ordered slates that are listed for one logger
-SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest one; smaller ones count as 0
+MIN_EIGENVALUE_SHARE = 1e-10  # of G, relative to the largest one; smaller ones count as 0
 
 
 def uniform_weights(at_position: Array, in_slate: Array, *, size: Ids, arms: Ids) -> Array:
@@ -51,5 +51,5 @@ def coefficients(support: Index, probability: Array, shares: Array) -> Array:
     is_shown = np.zeros((len(support), size * arms))
     is_shown[np.arange(len(support))[:, None], cell] = 1.0
     pairs = (is_shown * probability[:, None]).T @ is_shown
-    inverse = np.linalg.pinv(pairs, rcond=SMALLEST_EIGENVALUE, hermitian=True)
+    inverse = np.linalg.pinv(pairs, rcond=MIN_EIGENVALUE_SHARE, hermitian=True)
     return np.asarray(inverse @ shares.ravel()).reshape(size, arms)

@@ -204,8 +204,8 @@ def event_rates(events: Mapping[str, Array], looks: Array, is_usable: Flags) -> 
             continue
         mean = float(value[is_shown].sum()) / look_total
         spread = float((np.square(value[is_shown] - mean * looks[is_shown]) / looks[is_shown]).sum())
-        n, freedom = int(is_shown.sum()), look_total - float(np.square(looks[is_shown]).sum()) / look_total
-        arm_variance = (spread - (n - 1) * noise) / max(freedom, 1e-300)
+        n, df = int(is_shown.sum()), look_total - float(np.square(looks[is_shown]).sum()) / look_total
+        arm_variance = (spread - (n - 1) * noise) / max(df, 1e-300)
         if arm_variance > 0:
             weight = noise / arm_variance
             rates[kind] = spread / noise, (value + weight * mean) / (looks + weight)
@@ -225,8 +225,8 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
     look_total = float(looks.sum())
     mean, noise = values.sum(axis=0) / look_total, products / look_total
     distance = values / looks[:, None] - mean
-    freedom = look_total - float(np.square(looks).sum()) / look_total
-    arm_covariance = ((distance.T * looks) @ distance - (len(looks) - 1) * noise) / max(freedom, 1e-300)
+    df = look_total - float(np.square(looks).sum()) / look_total
+    arm_covariance = ((distance.T * looks) @ distance - (len(looks) - 1) * noise) / max(df, 1e-300)
     spread, axes = np.linalg.eigh(arm_covariance)
     arm_covariance = (axes * np.maximum(spread, 0.0)) @ axes.T
     posterior = arm_covariance @ np.linalg.pinv(arm_covariance + noise / looks[:, None, None], hermitian=True)

@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, require_positive
 
-_HEAVIEST = 1e100  # largest weight whose square is summed
+_MAX_WEIGHT = 1e100  # largest weight whose square is summed
 
 
 class Reweighing(ImpressionEstimator):
@@ -33,7 +33,7 @@ class Snips(Reweighing):
     the reward's range."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
-    self_normalised: ClassVar[bool] = True
+    is_self_normalised: ClassVar[bool] = True
 
 
 class BetaIps(Reweighing):
@@ -46,7 +46,7 @@ class BetaIps(Reweighing):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows", "weight", "baseline_reward", "baseline_weight")
 
     def terms(self, batch: LogBatch) -> Array:
-        weight, reward, capped_weight = batch.weight, batch.reward, np.minimum(batch.weight, _HEAVIEST)
+        weight, reward, capped_weight = batch.weight, batch.reward, np.minimum(batch.weight, _MAX_WEIGHT)
         squares = capped_weight * (capped_weight - 1) * batch.is_usable
         return np.column_stack([weight * reward, batch.is_usable, weight, squares * reward, squares])
 

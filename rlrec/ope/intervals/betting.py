@@ -13,41 +13,42 @@ from dataclasses import field
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.sums.moments import STAKES as DYADIC
+from rlrec.ope.sums.moments import BET_SHARES as DYADIC_SHARES
 from rlrec.records import Sums
 
 # A bet on "more" stakes a fixed share of its money: each draw multiplies it by 1 + stake (1{shown}/p - 1), which needs
 # the p of shown arms only. The best stake is (q - p) / (1 - p), where q is the true probability of the arm.
-MORE_STAKES = np.r_[2.0 ** -np.arange(12, 0, -1), 0.9]
+MORE_SHARES = np.r_[2.0 ** -np.arange(12, 0, -1), 0.9]
 # A bet on "less" multiplies its money by 1 - stake (1{shown}/p - 1), and must not lose more than it has: its stake is
 # this share of m / (1 - m), where m <= p is the smallest propensity of any arm, which is known before the draw.
 LESS_SHARES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
 # The first bet stakes nothing, so that bad luck never leaves the gambler without money.
-BETS = 1 + len(MORE_STAKES) + len(LESS_SHARES)
+N_BETS = 1 + len(MORE_SHARES) + len(LESS_SHARES)
 
 REDISTRIBUTED_SHARE = 1e-3  # share of each bet's money that is redistributed over all bets between two batches
-HEAVIEST = 1e100  # larger weights 1 / p are cut to this
+MAX_WEIGHT = 1e100  # larger weights 1 / p are cut to this
 
 
 def log_factors_not_shown(least: Array) -> Array:
     """Return the logarithm of the factor by which the wealth of each bet is multiplied if the arm was eligible but not
-    shown, (BETS, n).
+    shown, (N_BETS, n).
 
     least (n,): the smallest propensity of any eligible arm, or 0 if it is unknown. If only one arm is eligible
     (least 1), nobody bets that it is shown less often."""
-    more_factors = np.repeat(np.log1p(-MORE_STAKES)[:, None], len(least), axis=1)
+    more_factors = np.repeat(np.log1p(-MORE_SHARES)[:, None], len(least), axis=1)
     return np.vstack([np.zeros(len(least)), more_factors, np.log1p(LESS_SHARES[:, None] * _odds(least))])
 
 
 def log_factors_shown(p: Array, least: Array) -> Array:
-    """Return the logarithm of the factor by which the wealth of each bet is multiplied if the arm was shown, (BETS, n).
+    """Return the logarithm of the factor by which the wealth of each bet is multiplied if the arm was shown, (N_BETS,
+    n).
 
     p (n,): the propensity of the arm, above 0; least (n,): the smallest propensity of any eligible arm, or 0 if it
     is unknown."""
-    gain = np.minimum(1 / p, HEAVIEST) - 1
+    gain = np.minimum(1 / p, MAX_WEIGHT) - 1
     # stays below 1 although p and least are rounded
     loss = np.minimum(LESS_SHARES[:, None] * _odds(least) * gain, LESS_SHARES[:, None])
-    return np.vstack([np.zeros(len(p)), np.log1p(MORE_STAKES[:, None] * gain), np.log1p(-loss)])
+    return np.vstack([np.zeros(len(p)), np.log1p(MORE_SHARES[:, None] * gain), np.log1p(-loss)])
 
 
 def _odds(least: Array) -> Array:
@@ -57,16 +58,16 @@ def _odds(least: Array) -> Array:
 
 def spread_wealth(log: Array) -> Array:
     """Return the logarithm of the wealth of the bets after a small share of it has been redistributed over all bets,
-    (BETS, m). If a logger becomes wrong after a long honest time, there are then still bets with money.
+    (N_BETS, m). If a logger becomes wrong after a long honest time, there are then still bets with money.
 
-    log (BETS, m): the logarithm of the wealth of each bet."""
+    log (N_BETS, m): the logarithm of the wealth of each bet."""
     return np.logaddexp(np.log1p(-REDISTRIBUTED_SHARE) + log, np.log(REDISTRIBUTED_SHARE) + log_wealth(log))
 
 
 def log_wealth(log: Array) -> Array:
     """Return the logarithm of the mean wealth of all bets, (m,).
 
-    log (BETS, m): the logarithm of the wealth of each bet."""
+    log (N_BETS, m): the logarithm of the wealth of each bet."""
     largest_log = log.max(axis=0)
     return largest_log + np.log(np.exp(log - largest_log).mean(axis=0))
 
@@ -78,7 +79,7 @@ def log_wealth(log: Array) -> Array:
 # less often than its propensities say, another is shown more often, so bets on "more" suffice. Source: own derivation.
 
 BET_ALPHA = 1e-3  # probability of a false alarm, over all arms of a log
-STAKES = 2.0 ** -np.array([10, 7, 5, 3, 2, 1])
+BET_SHARES = 2.0 ** -np.array([10, 7, 5, 3, 2, 1])
 _LEAST_PROPENSITY = 1e-200  # smaller propensities are not bet on
 
 
@@ -86,7 +87,7 @@ class BetSums(Sums):
     """BetSums holds the logarithm of the wealth of every bet on every arm, `log` (bets, m). The sums of two batches can
     be added."""
 
-    log: Array = field(default_factory=lambda: np.zeros((len(STAKES), 1)))
+    log: Array = field(default_factory=lambda: np.zeros((len(BET_SHARES), 1)))
 
 
 def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
@@ -95,8 +96,8 @@ def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
     p, arm (n,): the propensity and the number of the arm that each decision showed; eligible (m,): the number of
     decisions in which each arm was eligible."""
     gain, n_arms = 1 / np.maximum(p, _LEAST_PROPENSITY) - 1, len(eligible)
-    log_lost = np.log1p(-STAKES)
-    log_won = [np.bincount(arm, weights=np.log1p(stake * gain), minlength=n_arms) for stake in STAKES]
+    log_lost = np.log1p(-BET_SHARES)
+    log_won = [np.bincount(arm, weights=np.log1p(share * gain), minlength=n_arms) for share in BET_SHARES]
     times_shown = np.bincount(arm, minlength=n_arms)
     return BetSums(np.array(log_won) + log_lost[:, None] * (eligible - times_shown))
 
@@ -115,7 +116,7 @@ def propensities_are_wrong(sums: BetSums, *, alpha: float = BET_ALPHA) -> bool:
 _HALVINGS = 60  # of the interval in which a bound is searched
 
 
-def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYADIC) -> float:
+def mean_bound(growth: Array, rows: float, *, alpha: float, bet_shares: Array = DYADIC_SHARES) -> float:
     """Return a lower bound of the mean per row of values that are 0 or more. The probability that the bound is wrong at
     any look is at most alpha. The largest value need not be known. The bound is the largest v at which bets that the
     mean is above v, with equal money on each stake, have together won 1 / alpha.
@@ -125,9 +126,9 @@ def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYAD
     (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
 
     Source: Sakhi et al. 2024, Logarithmic Smoothing for Pessimistic Off-Policy Evaluation; Ville's inequality."""
-    low, high = 0.0, float((np.expm1(growth / rows) / stakes).max())
+    low, high = 0.0, float((np.expm1(growth / rows) / bet_shares).max())
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        wealth = float(log_wealth((growth - rows * np.log1p(stakes * middle))[:, None])[0])
+        wealth = float(log_wealth((growth - rows * np.log1p(bet_shares * middle))[:, None])[0])
         low, high = (middle, high) if wealth >= -np.log(alpha) else (low, middle)
     return low

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.ope.intervals.tails import t_quantile
-from rlrec.ope.sums.base import Estimator, Smooth
+from rlrec.ope.sums.base import Estimator, Statistic
 from rlrec.records import Record
 
 INTERVALS = ("bootstrap-t", "normal", "cressie-read")
@@ -25,7 +25,7 @@ Bounds = tuple[float, float]
 UNKNOWN: Bounds = (-np.inf, np.inf)
 
 # A variance this small, relative to the terms whose difference it is, counts as zero.
-_NOTHING = 1e-12
+_NEGLIGIBLE_SHARE = 1e-12
 _MAX_SQUARE_SUM = 1e100  # above it, products in Cressie-Read overflow and there are no bounds
 
 
@@ -51,7 +51,7 @@ def check_level(level: float) -> None:
         raise InputError(f"level {level:g} is not between 0 and 1", hint="0.95 is usual")
 
 
-def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
+def value_and_error(estimator: Statistic, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
     """Return the value and the standard error of an estimate, two arrays (...,), from sums over n clusters. The error
     is by the delta method with n - 1.
 
@@ -64,7 +64,7 @@ def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> t
         products = gradient[..., :, None] * moment * gradient[..., None, :]
         raw_variance, gross_variance = products.sum(axis=(-2, -1)), np.abs(products).sum(axis=(-2, -1))
         # a rounding error of 0 counts as 0; overflow stays NaN
-        variance = np.where(raw_variance > _NOTHING * gross_variance, raw_variance, 0.0 * raw_variance) * (
+        variance = np.where(raw_variance > _NEGLIGIBLE_SHARE * gross_variance, raw_variance, 0.0 * raw_variance) * (
             n / (n - 1) if n > 1 else np.nan
         )
         return estimator.value(total), np.sqrt(variance)
@@ -124,22 +124,24 @@ class Studentised(Record, eq=False):
         """Return the two quantiles of t that bound an interval of this level."""
         return _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
 
-    def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
+    def bounds(self, level: float, *, least_quantiles: Bounds = (np.inf, -np.inf)) -> Bounds:
         """Return the bounds of the studentised bootstrap, value - t x error, where t are quantiles over replicates. A
         bound is infinite if its quantile is infinite, or if there are too few replicates for the level.
 
         If a replicate does not vary, its error is 0, and its t is -inf or +inf, by the sign of its difference. A
         replicate without any weight counts as an extreme at both ends.
 
-        at_least: quantiles of t that the bounds must at least reach."""
+        least_quantiles: quantiles of t that the bounds must at least reach."""
         if not len(self.t):
             return UNKNOWN
         low, high = self.quantiles(level)
-        low, high = min(low, at_least[0]), max(high, at_least[1])
+        low, high = min(low, least_quantiles[0]), max(high, least_quantiles[1])
         return self.value - high * self.error, self.value - low * self.error
 
 
-def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, n_replicates: int = REPLICATES) -> Studentised:
+def studentised_bootstrap(
+    estimator: Statistic, units: Array, *, seed: int, n_replicates: int = REPLICATES
+) -> Studentised:
     """Return the estimate with its error and its replicates by the studentised bootstrap.
 
     units (m, d): the sums of each cluster or block; n_replicates: the number of replicates; with 0, only the value
@@ -148,7 +150,7 @@ def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, n_repli
 
 
 def studentised_bootstraps(
-    samples: Sequence[tuple[Smooth, Array]], *, seed: int, n_replicates: int = REPLICATES
+    samples: Sequence[tuple[Statistic, Array]], *, seed: int, n_replicates: int = REPLICATES
 ) -> list[Studentised]:  # fmt: skip
     """Return, for each sample, its estimate, error and replicates by the studentised bootstrap. The squared error of a
     replicate is the sum over clusters of count x influence^2, with the gradient of this replicate.
@@ -183,21 +185,21 @@ def studentised_bootstraps(
     ]
 
 
-def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:
+def _by_influence(estimator: Statistic, units: Array) -> tuple[float, float, float]:
     """Return the value, its error, and the size below which an error counts as 0. They are NaN if they do not exist."""
     m, total = len(units), units.sum(axis=0)
     with np.errstate(all="ignore"):
         value, gradient = float(estimator.value(total)), estimator.gradient(total)
         scale = np.sqrt(m / (m - 1)) if m > 1 else np.nan
         error = scale * np.linalg.norm(units @ gradient)
-        threshold = _NOTHING * scale * np.linalg.norm(np.abs(units) @ np.abs(gradient))
+        threshold = _NEGLIGIBLE_SHARE * scale * np.linalg.norm(np.abs(units) @ np.abs(gradient))
         return value, float(error if error > threshold else 0.0 * error), float(threshold)
 
 
 def bounding_rank(level: float, n_replicates: int) -> int:
     """Return the rank of the replicate that bounds an interval of this level, counted from either end of the sorted
     replicates. The rank is 0 if there are too few replicates."""
-    return int((n_replicates + 1) * (1 - level) / 2 + _NOTHING)
+    return int((n_replicates + 1) * (1 - level) / 2 + _NEGLIGIBLE_SHARE)
 
 
 def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
@@ -205,7 +207,7 @@ def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
     distance.
 
     scale: the size of the estimate, relative to which tiny distances count as 0."""
-    distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
+    distance = np.where(np.abs(distance) <= _NEGLIGIBLE_SHARE * scale, 0.0, distance)
     infinite_t = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
     with np.errstate(all="ignore"):
         t = np.where((errors > 0) & np.isfinite(errors), distance / errors, infinite_t)
@@ -216,18 +218,18 @@ def _quantiles(t: Array, rank: int) -> Bounds:
     """Return the values of sorted `t` with this rank, counted from the smallest and from the largest. NaN (sorted to
     the end) counts as an extreme at both ends."""
     n_nan = int(np.isnan(t).sum())
-    numbers, rank = t[: len(t) - n_nan], rank - n_nan
-    return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN
+    sorted_t, rank = t[: len(t) - n_nan], rank - n_nan
+    return (float(sorted_t[rank - 1]), float(sorted_t[-rank])) if rank >= 1 else UNKNOWN
 
 
-def stretch_bounds(value: float, error: float, bounds: Bounds, parts: Sequence[float]) -> tuple[float, Bounds]:
+def stretch_bounds(value: float, error: float, bounds: Bounds, replica_values: Sequence[float]) -> tuple[float, Bounds]:
     """Return the error and the bounds of an estimate, widened by the error of a simulation.
 
-    parts: the estimate from each of several equal parts of the simulation; the variance of their mean is their
+    replica_values: the estimate from each of several equal parts of the simulation; the variance of their mean is their
     variance over their number."""
-    if len(parts) < 2 or not error > 0:
+    if len(replica_values) < 2 or not error > 0:
         return error, bounds
-    total_error = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
+    total_error = float(np.hypot(error, np.std(replica_values, ddof=1) / np.sqrt(len(replica_values))))
     low, high = (value + total_error / error * (bound - value) for bound in bounds)
     return total_error, (low, high)
 
@@ -288,7 +290,7 @@ def _least_spread(sums: WeightSums, fake_weight: float) -> float:
         return 1 + 1 / n
     mean, square = (fake_weight + sums.w) / (n + 1), (fake_weight**2 + sums.w2) / (n + 1)
     spread = square - mean**2
-    return (n + 1) * (mean - 1) ** 2 / spread if spread > _NOTHING * square else 0.0
+    return (n + 1) * (mean - 1) ** 2 / spread if spread > _NEGLIGIBLE_SHARE * square else 0.0
 
 
 def _lower(sums: WeightSums, fake_weight: float, reward: float, spread: float) -> float:
@@ -310,20 +312,20 @@ def _lower(sums: WeightSums, fake_weight: float, reward: float, spread: float) -
     squares = sums.w2r2 - 2 * reward * sums.w2r + reward**2 * sums.w2
     if np.isinf(fake_weight):
         budget, residual = (spread - 1 - 1 / n) / (n + 1), (squares - total**2 / n) / (n + 1)
-        return reward + total / n - _reach(residual, budget)
+        return reward + total / n - _max_change(residual, budget)
     # means and variance of w and z, the fake observation included
     w, z = (fake_weight + sums.w) / (n + 1), total / (n + 1)
     w_spread = (fake_weight**2 + sums.w2) / (n + 1) - w**2
-    if w_spread <= _NOTHING * w**2:
+    if w_spread <= _NEGLIGIBLE_SHARE * w**2:
         return np.inf
     # the budget after the constraint on w, and the residual variance of z
     covariance = cross_sum / (n + 1) - w * z
     budget = spread / (n + 1) - (1 - w) ** 2 / w_spread
     residual = squares / (n + 1) - z**2 - covariance**2 / w_spread
-    return reward + z + (1 - w) * covariance / w_spread - _reach(residual, budget)
+    return reward + z + (1 - w) * covariance / w_spread - _max_change(residual, budget)
 
 
-def _reach(residual: float, budget: float) -> float:
+def _max_change(residual: float, budget: float) -> float:
     """Return the largest amount by which reweighing can lower a mean, or -inf for a negative budget.
 
     residual: the variance of what is averaged; budget: the largest mean square of h, where weights are 1 + h."""
@@ -342,15 +344,15 @@ class Minus(Record, kw_only=False):
     estimator: the estimator of the target; baseline: the logged average, computed from `N_LOGGED_COLUMNS` columns,
     or None if the baseline is another target with the same estimator."""
 
-    estimator: Smooth
-    baseline: Smooth | None = None
+    estimator: Statistic
+    baseline: Statistic | None = None
 
     def sides(self, mean: Array) -> tuple[Array, Array]:
         """Return two parts of the mean terms: the columns of the target, and the columns of the baseline."""
         column_cut = mean.shape[-1] // 2 if self.baseline is None else -N_LOGGED_COLUMNS
         return mean[..., :column_cut], mean[..., column_cut:]
 
-    def unit(self, mean: Array) -> Array:
+    def scale(self, mean: Array) -> Array:
         """Return the amount of reward that counts as a difference of 1."""
         return np.ones(mean.shape[:-1])
 
@@ -373,16 +375,16 @@ class Relative(Minus, kw_only=False):
     """A Relative computes the difference between a target and a baseline, as a share of the size of the baseline."""
 
     def value(self, mean: Array) -> Array:
-        return super().value(mean) / self.unit(mean)
+        return super().value(mean) / self.scale(mean)
 
     def gradient(self, mean: Array) -> Array:
         target, reference = self.sides(mean)
-        baseline, size = self.baseline or self.estimator, self.unit(mean)[..., None]
+        baseline, size = self.baseline or self.estimator, self.scale(mean)[..., None]
         ratio = (self.estimator.value(target) / baseline.value(reference))[..., None]
         return np.concatenate([self.estimator.gradient(target), -ratio * baseline.gradient(reference)], axis=-1) / size
 
     def base(self, mean: Array) -> float:
         return 1.0
 
-    def unit(self, mean: Array) -> Array:
+    def scale(self, mean: Array) -> Array:
         return np.abs((self.baseline or self.estimator).value(self.sides(mean)[1]))

@@ -20,11 +20,11 @@ from rlrec.errors import InputError
 from rlrec.records import Record
 
 # Probabilities come from quadrature: a sum may pass 1 by a rounding.
-ROUNDING = 1e-9
+ROUNDING_ERROR = 1e-9
 # The smallest stored propensity is 1e-300; with smaller ones, sums of weights would overflow.
-_HEAVIEST = 1e300
-_DTYPES = {"cluster": np.int64, "default": np.bool_}
-NO_COLUMNS = ("start", "left_out")  # fields of batches that are not columns of rows
+_MAX_WEIGHT = 1e300
+_DTYPE_BY_COLUMN = {"cluster": np.int64, "default": np.bool_}
+NON_COLUMNS = ("start", "left_out")  # fields of batches that are not columns of rows
 CORE_COLUMNS = ("rows", "earned", "weight", "weighted_reward")
 # columns with a number for every position, or every arm
 TABLE_COLUMNS = ("target_at", "logged_at", "exposure", "expectation", "change")
@@ -75,7 +75,7 @@ class RewardColumns(Record, eq=False):
 
     def __post_init__(self) -> None:
         for name, values in self.columns().items():
-            column: Array = np.asarray(values, dtype=_DTYPES.get(name, np.float64))
+            column: Array = np.asarray(values, dtype=_DTYPE_BY_COLUMN.get(name, np.float64))
             object.__setattr__(self, name, column)
             if (*column.shape[:1], column.ndim) != (self.n_rows(name), 1 + (name in TABLE_COLUMNS)):
                 raise InputError(f"{name} has shape {column.shape}, the batch has {self.n_rows(name)} rows of it")
@@ -83,13 +83,13 @@ class RewardColumns(Record, eq=False):
             if (column := getattr(self, name)) is not None:
                 require(name, column, np.isfinite(column), "a finite number")
         if self.unsupported is not None:
-            require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
+            require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING_ERROR), "0 or more")
         if self.count is not None:
             require("count", self.count, (self.count >= 1) & np.isfinite(self.count), "1 or more")
 
     def columns(self) -> dict[str, Any]:
         """Return the columns that the batch has, by name."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NO_COLUMNS}
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NON_COLUMNS}
         return {name: column for name, column in columns.items() if column is not None}
 
     def n_rows(self, name: str) -> int:
@@ -130,9 +130,9 @@ class LogBatch(RewardColumns, eq=False):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("propensity", self.propensity, ~(self.propensity <= 0), "above 0, or absent")
-        require("propensity", self.propensity, ~(self.propensity > 1 + ROUNDING), "at most 1")
+        require("propensity", self.propensity, ~(self.propensity > 1 + ROUNDING_ERROR), "at most 1")
         require("target", self.target, ~(self.target < 0), "0 or more")
-        require("target", self.target, ~(self.target > 1 + ROUNDING), "at most 1")
+        require("target", self.target, ~(self.target > 1 + ROUNDING_ERROR), "at most 1")
 
     @cached_property
     def is_usable(self) -> Flags:
@@ -145,10 +145,10 @@ class LogBatch(RewardColumns, eq=False):
         weight = np.zeros(len(self))
         with np.errstate(over="ignore"):
             np.divide(self.target, self.propensity, out=weight, where=self.is_usable)
-        return np.minimum(weight, _HEAVIEST)
+        return np.minimum(weight, _MAX_WEIGHT)
 
     @cached_property
-    def core(self) -> dict[str, Array]:
+    def core_columns(self) -> dict[str, Array]:
         """Return, by name, the columns that diagnostics, lifts and Cressie-Read need for any estimator. For each row,
         they are whether it has a weight, its reward if so, its weight, and the product of reward and weight."""
         rows = self.is_usable.astype(np.float64)
@@ -163,8 +163,8 @@ def require(name: str, column: Array, is_valid: Flags, requirement: str) -> None
         raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {requirement}")
 
 
-class Smooth(Protocol):
-    """A Smooth object computes an estimate as a smooth function of mean terms, and the derivative of this function."""
+class Statistic(Protocol):
+    """A Statistic computes an estimate as a smooth function of mean terms, and the derivative of this function."""
 
     def value(self, mean: Array) -> Array:
         """Return the estimate, (...,), at the mean terms, (..., d)."""
@@ -196,11 +196,11 @@ class Estimator(Ratio, ABC):
     unit: ClassVar[str]  # one row of the estimate: impression, slate or session
     uses_weights: ClassVar[bool] = True  # importance weights; rows without a propensity are left out
     needs_model: ClassVar[bool] = False  # uses a reward model; the batch must have `predicted` and `expected`
-    self_normalised: ClassVar[bool] = False  # stays within the reward's range, at which bounds are cut
+    is_self_normalised: ClassVar[bool] = False  # stays within the reward's range, at which bounds are cut
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # valid for it; () if none is
     weight_column: ClassVar[str] = "weight"  # the column of the weights that it sums, with mean 1
     widens_interval: ClassVar[bool] = False  # with large weights, its interval is at least that of Cressie and Read
-    independent_slots: ClassVar[bool] = False  # assumes that the reward of a slot does not depend on the other slots
+    has_independent_slots: ClassVar[bool] = False  # assumes that a slot's reward does not depend on the other slots
     is_biased: ClassVar[bool] = (
         False  # changes weights on purpose, by `distortion`; `enclosing_estimators` have its bounds
     )
@@ -238,11 +238,11 @@ class ImpressionEstimator(Estimator):
     """ImpressionEstimator is the base of the estimators whose rows are impressions."""
 
     unit: ClassVar[str] = "impression"
-    independent_slots: ClassVar[bool] = True
+    has_independent_slots: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
         """Return the terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
-        return np.column_stack([batch.core[name] for name in self.columns])
+        return np.column_stack([batch.core_columns[name] for name in self.columns])
 
     def distortion(self, batch: LogBatch) -> Array:
         """Return |unchanged weight - weight used| of every row, (n,), which is 0 if the estimator changes no

@@ -18,25 +18,25 @@ from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Record, Sums
 
-MOST_JOINT = 128  # arms in one joint regression; each block stores a number for every pair of them
-BASELINE_COLUMNS = 3  # columns known before the draw
-BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, for errors: up to MOST_JOINT arms, and for more arms
-TABLE_ROWS = 2_048  # rows of exposures in one table, about
-SMALLEST_EIGENVALUE = 1e-10  # smallest eigenvalue, as a share of the largest, of exposures that varied
+MAX_JOINT_ARMS = 128  # arms in one joint regression; each block stores a number for every pair of them
+N_BASELINE = 3  # columns known before the draw
+N_BLOCKS, N_BLOCKS_OF_MANY = 512, 128  # of clusters, for errors: up to MAX_JOINT_ARMS arms, and for more arms
+N_TABLE_ROWS = 2_048  # rows of exposures in one table, about
+MIN_EIGENVALUE_SHARE = 1e-10  # smallest eigenvalue, as a share of the largest, of exposures that varied
 _MAX_BLOCK_SHARE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
 _FEWEST_LOOKS, _LEAST_SHOWN_SHARE = 3.0, 0.25  # fewest looks at an arm, also as a share of the expected ones
 _LEAST_VARYING_SHARE = 0.4  # share of an exposure that must vary; where two arms take turns, each has a half
 _SALT, _MIX_SALT = 2, 3
 
 
-def block_numbers(cluster: Ids, *, blocks: int = BLOCKS) -> Ids:
+def block_numbers(cluster: Ids, *, blocks: int = N_BLOCKS) -> Ids:
     """Return the block of each row, (n,), computed from the digest of its cluster. `blocks` is the number of blocks."""
     return (hash_bits(cluster, salt=_SALT) % np.uint64(blocks)).astype(np.int64)
 
 
 def count_blocks(arms: int) -> int:
     """Return the number of blocks of clusters in a regression with this many arms."""
-    return BLOCKS if arms <= MOST_JOINT else BLOCKS_OF_MANY
+    return N_BLOCKS if arms <= MAX_JOINT_ARMS else N_BLOCKS_OF_MANY
 
 
 def has_looks(looks: Array, expected_looks: Array) -> Flags:
@@ -143,8 +143,8 @@ class ExposureRegression(Sums):
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> ExposureRegression:
         """Return sums over no rows. `outcomes` is the number of outcomes."""
-        n_blocks, d = count_blocks(arms), BASELINE_COLUMNS + arms
-        width = d if arms <= MOST_JOINT else BASELINE_COLUMNS + 1
+        n_blocks, d = count_blocks(arms), N_BASELINE + arms
+        width = d if arms <= MAX_JOINT_ARMS else N_BASELINE + 1
         return cls(np.zeros((n_blocks, d, width)), np.zeros((n_blocks, d, outcomes)), np.zeros((2, arms)))
 
     def add_rows(self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids) -> None:
@@ -155,11 +155,11 @@ class ExposureRegression(Sums):
         block, columns = block_numbers(cluster, blocks=len(self.square)), np.hstack([baseline, outcomes])
         self.looks[...] += exposures.totals(np.square(factor))
         if not self._is_joint:
-            self._add_each(columns, exposures, factor, block)
+            self._add_rows_by_arm(columns, exposures, factor, block)
             return
         order, d = np.argsort(block, kind="stable"), self.square.shape[1]
         starts = run_starts(block[order])
-        edges = np.append(starts[run_starts(starts // TABLE_ROWS)], len(order)).tolist()
+        edges = np.append(starts[run_starts(starts // N_TABLE_ROWS)], len(order)).tolist()
         for first, last in pairwise(edges):  # a table of some blocks
             rows = order[first:last]
             scaled_exposures, block_of_row = exposures.take(rows).dense * factor[rows, None], block[rows]
@@ -169,7 +169,7 @@ class ExposureRegression(Sums):
                 self.square[block_of_row[start]] += products[:, :d]
                 self.cross[block_of_row[start]] += products[:, d:]
 
-    def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
+    def _add_rows_by_arm(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
         """Add rows to the sums of regressions on each arm separately. The exposure of an arm is summed as the looks of
         the slots that showed the arm, minus the expected looks of the draws.
 
@@ -177,49 +177,47 @@ class ExposureRegression(Sums):
         exposures of each row are multiplied; block (n,): the block of each row's cluster."""
         n_blocks, k, expected_looks, cross = len(self.square), exposures.arms, exposures.expected_looks, self.cross
 
-        def by_block(number: Ids, weight: Array, width: int) -> Array:
+        def sum_by_block(number: Ids, weight: Array, width: int) -> Array:
             sums = np.bincount(number, weights=weight, minlength=n_blocks * width)
             return sums.astype(np.float64).reshape(n_blocks, width)
 
         slot_cell, draw_cell = block[exposures.row] * k + exposures.arm, block * len(expected_looks) + exposures.draw
         for number, column in enumerate(columns.T):
             weight = column * factor
-            look_sums = by_block(slot_cell, exposures.look * weight[exposures.row], k)
-            products = look_sums - by_block(draw_cell, weight, len(expected_looks)) @ expected_looks
-            with_baseline = np.stack(
-                [np.bincount(block, x * column, n_blocks) for x in columns.T[:BASELINE_COLUMNS]], axis=1
-            )
-            sums = self.square[:, :, number] if number < BASELINE_COLUMNS else cross[:, :, number - BASELINE_COLUMNS]
-            sums[:, :BASELINE_COLUMNS] += with_baseline
-            sums[:, BASELINE_COLUMNS:] += products
+            look_sums = sum_by_block(slot_cell, exposures.look * weight[exposures.row], k)
+            products = look_sums - sum_by_block(draw_cell, weight, len(expected_looks)) @ expected_looks
+            with_baseline = np.stack([np.bincount(block, x * column, n_blocks) for x in columns.T[:N_BASELINE]], axis=1)
+            sums = self.square[:, :, number] if number < N_BASELINE else cross[:, :, number - N_BASELINE]
+            sums[:, :N_BASELINE] += with_baseline
+            sums[:, N_BASELINE:] += products
         # squares of looks at an arm in a row minus the expected looks
         cell, entry = np.unique(exposures.row * k + exposures.arm, return_inverse=True)
         row, arm, look = cell // k, cell % k, np.bincount(entry.reshape(-1), weights=exposures.look)
         square_change = np.square(factor)[row] * look * (look - 2 * expected_looks[exposures.draw[row], arm])
-        squares = by_block(draw_cell, np.square(factor), len(expected_looks)) @ np.square(expected_looks)
-        self.square[:, BASELINE_COLUMNS:, -1] += by_block(block[row] * k + arm, square_change, k) + squares
+        squares = sum_by_block(draw_cell, np.square(factor), len(expected_looks)) @ np.square(expected_looks)
+        self.square[:, N_BASELINE:, -1] += sum_by_block(block[row] * k + arm, square_change, k) + squares
 
     @cached_property
     def effects(self) -> Array:
         """Return the effect of each arm on each outcome, (k, o). The effect is 0 if the exposure of the arm never
         varied."""
-        return self._slopes(self.square.sum(axis=0), self.cross.sum(axis=0))[BASELINE_COLUMNS:]
+        return self._slopes(self.square.sum(axis=0), self.cross.sum(axis=0))[N_BASELINE:]
 
     @cached_property
     def influences(self) -> Array:
         """Return the contribution of each block to the effects, (b, k, o), enlarged as in `unfitted_residuals`."""
         slopes = self._slopes(self.square.sum(axis=0), self.cross.sum(axis=0))
         if self._is_joint:
-            influence = np.asarray(self._inverse @ (self.cross - self.square @ slopes))[:, BASELINE_COLUMNS:]
-            share = np.einsum("ij,bji->bi", self._inverse, self.square)[:, BASELINE_COLUMNS:]
+            influence = np.asarray(self._inverse @ (self.cross - self.square @ slopes))[:, N_BASELINE:]
+            share = np.einsum("ij,bji->bi", self._inverse, self.square)[:, N_BASELINE:]
         else:
             residual = (
                 self.cross
-                - self.square[..., :BASELINE_COLUMNS] @ slopes[:BASELINE_COLUMNS]
-                - self.square[..., BASELINE_COLUMNS:] * slopes
+                - self.square[..., :N_BASELINE] @ slopes[:N_BASELINE]
+                - self.square[..., N_BASELINE:] * slopes
             )
-            influence = self._separate_slopes(residual[:, BASELINE_COLUMNS:])
-            squares = self.square[:, BASELINE_COLUMNS:, -1]
+            influence = self._separate_slopes(residual[:, N_BASELINE:])
+            squares = self.square[:, N_BASELINE:, -1]
             share = squares / np.maximum(squares.sum(axis=0), 1e-300)
         return unfitted_residuals(influence, share[..., None])
 
@@ -228,23 +226,23 @@ class ExposureRegression(Sums):
         """Return (k,) flags, true for arms whose exposure varied in more than one block of clusters (a block may be one
         person), and beyond what the other columns explain. Such an arm must also have enough looks."""
         square = self.square.sum(axis=0)
-        by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
-        is_carried_alone = (by_block.max(axis=0) > _MAX_BLOCK_SHARE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
+        sum_by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
+        is_carried_alone = (sum_by_block.max(axis=0) > _MAX_BLOCK_SHARE * sum_by_block.sum(axis=0))[N_BASELINE:]
         if self._is_joint:
             return (
-                np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _LEAST_VARYING_SHARE
+                np.einsum("ij,ji->i", self._inverse, square)[N_BASELINE:] > _LEAST_VARYING_SHARE
             ) & ~is_carried_alone
-        squares = square[BASELINE_COLUMNS:, -1]
+        squares = square[N_BASELINE:, -1]
         return np.asarray(
-            (squares > SMALLEST_EIGENVALUE * squares.max(initial=0.0)) & ~is_carried_alone & has_looks(*self.looks)
+            (squares > MIN_EIGENVALUE_SHARE * squares.max(initial=0.0)) & ~is_carried_alone & has_looks(*self.looks)
         )
 
     @property
     def variances(self) -> Array:
         """Return the variance of the effect of each arm, (k,), if outcomes are noise of variance 1 per row."""
         if self._is_joint:
-            return np.diag(self._inverse)[BASELINE_COLUMNS:]
-        square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1]
+            return np.diag(self._inverse)[N_BASELINE:]
+        square = self.square.sum(axis=0)[N_BASELINE:, -1]
         return np.divide(1.0, square, out=np.zeros(len(square)), where=square > 0)
 
     @property
@@ -258,9 +256,9 @@ class ExposureRegression(Sums):
 
     @cached_property
     def _inverse(self) -> Array:
-        is_used = np.r_[np.ones(BASELINE_COLUMNS, np.bool_), has_looks(*self.looks)]
+        is_used = np.r_[np.ones(N_BASELINE, np.bool_), has_looks(*self.looks)]
         return np.linalg.pinv(
-            self.square.sum(axis=0) * np.outer(is_used, is_used), rcond=SMALLEST_EIGENVALUE, hermitian=True
+            self.square.sum(axis=0) * np.outer(is_used, is_used), rcond=MIN_EIGENVALUE_SHARE, hermitian=True
         )
 
     def _slopes(self, square: Array, cross_sums: Array) -> Array:
@@ -268,22 +266,18 @@ class ExposureRegression(Sums):
         (`square`) and of columns and outcomes."""
         if self._is_joint:
             return np.asarray(self._inverse @ cross_sums)
-        slopes = (
-            np.linalg.pinv(square[:BASELINE_COLUMNS, :BASELINE_COLUMNS], hermitian=True) @ cross_sums[:BASELINE_COLUMNS]
-        )
+        slopes = np.linalg.pinv(square[:N_BASELINE, :N_BASELINE], hermitian=True) @ cross_sums[:N_BASELINE]
         return np.vstack(
             [
                 slopes,
-                self._separate_slopes(
-                    cross_sums[BASELINE_COLUMNS:] - square[BASELINE_COLUMNS:, :BASELINE_COLUMNS] @ slopes
-                ),
+                self._separate_slopes(cross_sums[N_BASELINE:] - square[N_BASELINE:, :N_BASELINE] @ slopes),
             ]
         )
 
     def _separate_slopes(self, cross_sums: Array) -> Array:
         """Return the slopes of the exposures, (..., k, o), from a regression on each exposure alone. The slope is 0 for
         an exposure that does not vary. `cross_sums` are the sums of products of exposures and outcomes."""
-        square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1:]
+        square = self.square.sum(axis=0)[N_BASELINE:, -1:]
         return np.divide(cross_sums, square, out=np.zeros_like(cross_sums), where=self.is_varying[:, None])
 
 

@@ -24,37 +24,38 @@ from rlrec.arrays import Array, Ids, look_up, numbers_in_runs, run_starts
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Record, Sums
 
-BLOCKS = 4096
-STAKED_COLUMN = "weighted_reward"  # the column of the bets (`betting.mean_bound`)
-STAKES: Array = 0.5 ** np.arange(12.0)
-UNKNOWN_GROWTH: Array = np.full(len(STAKES), np.nan)
+N_BLOCKS = 4096
+BET_COLUMN = "weighted_reward"  # the column of the bets (`betting.mean_bound`)
+BET_SHARES: Array = 0.5 ** np.arange(12.0)
+UNKNOWN_GROWTH: Array = np.full(len(BET_SHARES), np.nan)
 _SALT = 1
 
 
 class BlockSums(Sums, kw_only=True):
     """A BlockSums object holds sums of c columns over clusters.
 
-    present (c,): the number of clusters in which a column is not 0; moment (c, c): the sum over clusters of the
-    outer product of a cluster's sums; largest (c,), absolute (c,): over clusters, the largest absolute value and the
-    sum of absolute values; growth (s,): the sum over clusters of ln(1 + stake x), where x is the column
-    STAKED_COLUMN, for each of STAKES; NaN without this column, if the column is negative, or if clusters were
+    n_clusters (c,): the number of clusters in which a column is not 0; moment (c, c): the sum over clusters of the
+    outer product of a cluster's sums; largest_sums (c,), absolute_sums (c,): over clusters, the largest absolute value
+    and the sum of absolute values; growth (s,): the sum over clusters of ln(1 + stake x), where x is the column
+    BET_COLUMN, for each of BET_SHARES; NaN without this column, if the column is negative, or if clusters were
     multiplied by a factor; units (m, c): the sums of each cluster, or of each of 4,096 blocks of clusters."""
 
-    present: Ids
+    n_clusters: Ids
     moment: Array
-    largest: Array
-    absolute: Array
+    largest_sums: Array
+    absolute_sums: Array
     growth: Array = field(default_factory=lambda: UNKNOWN_GROWTH)
     units: Array
 
     def __add__(self, other: Self) -> Self:
-        return replace(super().__add__(other), largest=np.maximum(self.largest, other.largest))
+        return replace(super().__add__(other), largest_sums=np.maximum(self.largest_sums, other.largest_sums))
 
     def scale(self, factor: Array) -> BlockSums:
         """Return the sums with each column multiplied by a positive factor, (c,)."""
         return BlockSums(
-            present=self.present, moment=self.moment * np.outer(factor, factor), largest=self.largest * factor,
-            absolute=self.absolute * factor, growth=UNKNOWN_GROWTH, units=self.units * factor,
+            n_clusters=self.n_clusters, moment=self.moment * np.outer(factor, factor),
+            largest_sums=self.largest_sums * factor, absolute_sums=self.absolute_sums * factor,
+            growth=UNKNOWN_GROWTH, units=self.units * factor,
         )  # fmt: skip
 
 
@@ -62,12 +63,12 @@ class ClusterSummary(BlockSums, kw_only=True):
     """A ClusterSummary holds sums over all clusters at the end of a fold. A bootstrap draws from its `units`, which are
     clusters or blocks of clusters.
 
-    columns: the index of each column by its name; total (c,): the sums over all clusters; blocks: whether units are
-    blocks; a bootstrap then draws from all blocks, as the number of clusters in each block is random."""
+    columns: the index of each column by its name; total (c,): the sums over all clusters; is_by_block: whether units
+    are blocks; a bootstrap then draws from all blocks, as the number of clusters in each block is random."""
 
     columns: Mapping[str, int]
     total: Array
-    blocks: bool
+    is_by_block: bool
 
     def with_prefix(self, prefix: str) -> ClusterSummary:
         """Return the summary of the columns whose names begin with the prefix, and remove the prefix from the names."""
@@ -76,20 +77,20 @@ class ClusterSummary(BlockSums, kw_only=True):
         }
         index = list(numbers.values())
         return replace(
-            self, columns={name: number for number, name in enumerate(numbers)}, present=self.present[index],
-            total=self.total[index], moment=self.moment[np.ix_(index, index)], largest=self.largest[index],
-            absolute=self.absolute[index], units=self.units[:, index],
+            self, columns={name: number for number, name in enumerate(numbers)}, n_clusters=self.n_clusters[index],
+            total=self.total[index], moment=self.moment[np.ix_(index, index)], largest_sums=self.largest_sums[index],
+            absolute_sums=self.absolute_sums[index], units=self.units[:, index],
         )  # fmt: skip
 
 
 class _Clusters(Record, kw_only=False, eq=False):
     """This record holds the sums of each cluster, (m, c), and the digests of the clusters in ascending order, (m,).
 
-    stake_index: the index of the column STAKED_COLUMN, or None without this column."""
+    bet_index: the index of the column BET_COLUMN, or None without this column."""
 
     digests: Ids
     sums: Array
-    stake_index: int | None = None
+    bet_index: int | None = None
 
     def __add__(self, other: _Clusters) -> _Clusters:
         base, addend = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
@@ -98,11 +99,11 @@ class _Clusters(Record, kw_only=False, eq=False):
         sums = base.sums.copy()
         sums[index[is_shared]] += addend.sums[is_shared]
         if is_shared.all():
-            return _Clusters(base.digests, sums, self.stake_index)
+            return _Clusters(base.digests, sums, self.bet_index)
         # insert the others where their digests belong
         insert_at = np.searchsorted(base.digests, addend.digests[~is_shared])
         digests = np.insert(base.digests, insert_at, addend.digests[~is_shared])
-        return _Clusters(digests, np.insert(sums, insert_at, addend.sums[~is_shared], axis=0), self.stake_index)
+        return _Clusters(digests, np.insert(sums, insert_at, addend.sums[~is_shared], axis=0), self.bet_index)
 
     def scale(self, factor: Array) -> _Clusters:
         return _Clusters(self.digests, self.sums * factor)
@@ -115,13 +116,13 @@ class _Clusters(Record, kw_only=False, eq=False):
         # warning.
         with np.errstate(over="ignore", invalid="ignore"):
             moment = self.sums.T @ self.sums
-        units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
+        units = [np.bincount(block, weights=column, minlength=N_BLOCKS) for column in self.sums.T]
         growth = UNKNOWN_GROWTH
-        if self.stake_index is not None and not self.sums[:, self.stake_index].min(initial=0.0) < 0:
-            growth = np.array([np.log1p(stake * self.sums[:, self.stake_index]).sum() for stake in STAKES])
+        if self.bet_index is not None and not self.sums[:, self.bet_index].min(initial=0.0) < 0:
+            growth = np.array([np.log1p(share * self.sums[:, self.bet_index]).sum() for share in BET_SHARES])
         return BlockSums(
-            present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
-            largest=absolute_sums.max(axis=0, initial=0.0), absolute=absolute_sums.sum(axis=0), growth=growth,
+            n_clusters=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
+            largest_sums=absolute_sums.max(axis=0, initial=0.0), absolute_sums=absolute_sums.sum(axis=0), growth=growth,
             units=np.column_stack(units),
         )  # fmt: skip
 
@@ -160,9 +161,9 @@ class Moments(Sums):
         """Return the sums, the second moments, and the clusters or blocks that a bootstrap draws from."""
         clusters, blocks = self._clusters, _collapse_blocks(self._clusters)
         columns = {name: number for number, name in enumerate(self.columns)}
-        summary = ClusterSummary(**vars(blocks), columns=columns, total=blocks.units.sum(axis=0), blocks=True)
-        if isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS:
-            return replace(summary, units=clusters.sums, blocks=False)
+        summary = ClusterSummary(**vars(blocks), columns=columns, total=blocks.units.sum(axis=0), is_by_block=True)
+        if isinstance(clusters, _Clusters) and len(clusters.digests) <= N_BLOCKS:
+            return replace(summary, units=clusters.sums, is_by_block=False)
         return summary
 
 
@@ -172,14 +173,14 @@ def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
     group_sums, units = [group._clusters for group in groups], list[Array]()
     clusters = [sums for sums in group_sums if isinstance(sums, _Clusters)]
     digests = np.unique(np.concatenate([sums.digests for sums in clusters])) if clusters else np.empty(0, np.int64)
-    if len(clusters) == len(group_sums) and len(digests) <= BLOCKS:
+    if len(clusters) == len(group_sums) and len(digests) <= N_BLOCKS:
         for sums in clusters:
             rows = np.zeros((len(digests), sums.sums.shape[1]))
             rows[np.searchsorted(digests, sums.digests)] = sums.sums
             units.append(rows)
     else:
         units = [_collapse_blocks(sums).units for sums in group_sums]
-    return [replace(group.summary(), units=rows, blocks=True) for group, rows in zip(groups, units, strict=True)]
+    return [replace(group.summary(), units=rows, is_by_block=True) for group, rows in zip(groups, units, strict=True)]
 
 
 class Steps(Record, kw_only=False, eq=False):
@@ -188,33 +189,33 @@ class Steps(Record, kw_only=False, eq=False):
 
     columns: the names of the first c columns; the last column keeps its value after a visit's end; digests (m,): the
     digests of clusters in ascending order, or the numbers of blocks; sums (m, c + 1, h): the sums at each of h
-    steps; blocks: whether the sums are by block."""
+    steps; is_by_block: whether the sums are by block."""
 
     columns: tuple[str, ...]
     digests: Ids
     sums: Array
-    blocks: bool
+    is_by_block: bool
 
     def __add__(self, other: Steps) -> Steps:
         if (self.columns, self.sums.shape[1:]) != (other.columns, other.sums.shape[1:]):
             raise ValueError("sums of different estimators or horizons do not add up")
         self_steps, other_steps = (
-            (self, other) if self.blocks == other.blocks else (self._by_block(), other._by_block())
+            (self, other) if self.is_by_block == other.is_by_block else (self._by_block(), other._by_block())
         )
         clusters = _Clusters(self_steps.digests, self_steps.sums) + _Clusters(other_steps.digests, other_steps.sums)
-        steps = Steps(self.columns, clusters.digests, clusters.sums, self_steps.blocks)
-        return steps if steps.blocks or len(steps.digests) <= BLOCKS else steps._by_block()
+        steps = Steps(self.columns, clusters.digests, clusters.sums, self_steps.is_by_block)
+        return steps if steps.is_by_block or len(steps.digests) <= N_BLOCKS else steps._by_block()
 
     def scale(self, factor: float) -> Steps:
         """Return the sums multiplied by a factor."""
         return replace(self, sums=self.sums * factor)
 
     def _by_block(self) -> Steps:
-        if self.blocks:
+        if self.is_by_block:
             return self
-        sums = np.zeros((BLOCKS, *self.sums.shape[1:]))
+        sums = np.zeros((N_BLOCKS, *self.sums.shape[1:]))
         np.add.at(sums, cluster_blocks(self.digests), self.sums)
-        return Steps(self.columns, np.arange(BLOCKS), sums, blocks=True)
+        return Steps(self.columns, np.arange(N_BLOCKS), sums, is_by_block=True)
 
 
 def sum_steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
@@ -225,9 +226,9 @@ def sum_steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids,
     decisions of each visit, at most `horizon`."""
     # the units that are summed over: clusters, or blocks of them
     digests, unit = np.unique(cluster, return_inverse=True)
-    blocks = len(digests) > BLOCKS
-    if blocks:
-        digests, unit = np.arange(BLOCKS), cluster_blocks(cluster)
+    is_by_block = len(digests) > N_BLOCKS
+    if is_by_block:
+        digests, unit = np.arange(N_BLOCKS), cluster_blocks(cluster)
     # the cell (unit, step) of every decision
     last_decision = np.cumsum(length) - 1
     step = numbers_in_runs(last_decision - length + 1, len(held_column))
@@ -238,7 +239,7 @@ def sum_steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids,
         sums[:, number] = _sum_cells(cell, column, shape)
     # add the held values of visits that have ended
     sums[:, -1, 1:] += np.cumsum(_sum_cells(cell[last_decision], held_column[last_decision], shape), axis=1)[:, :-1]
-    return Steps(tuple(columns), digests, sums, blocks)
+    return Steps(tuple(columns), digests, sums, is_by_block)
 
 
 def _sum_cells(cell: Ids, values: Array, shape: tuple[int, int]) -> Array:
@@ -247,7 +248,7 @@ def _sum_cells(cell: Ids, values: Array, shape: tuple[int, int]) -> Array:
 
 def cluster_blocks(digests: Ids) -> Ids:
     """Return the number of the block that each cluster is in, 0 to 4,095."""
-    return (hash_bits(digests, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
+    return (hash_bits(digests, salt=_SALT) % np.uint64(N_BLOCKS)).astype(np.int64)
 
 
 def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batches: bool) -> Moments:
@@ -260,7 +261,7 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batch
     if (cluster[1:] < cluster[:-1]).any():
         order = np.argsort(cluster)
         cluster, terms = _add_runs(cluster[order], terms[order])
-    clusters = _Clusters(cluster, terms, columns.index(STAKED_COLUMN) if STAKED_COLUMN in columns else None)
+    clusters = _Clusters(cluster, terms, columns.index(BET_COLUMN) if BET_COLUMN in columns else None)
     return Moments(columns, spans_batches, _limit_clusters(clusters, spans_batches))
 
 
@@ -271,7 +272,7 @@ def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
 
 
 def _limit_clusters(clusters: _Clusters | BlockSums, spans_batches: bool) -> _Clusters | BlockSums:
-    if isinstance(clusters, BlockSums) or spans_batches or len(clusters.digests) <= BLOCKS:
+    if isinstance(clusters, BlockSums) or spans_batches or len(clusters.digests) <= N_BLOCKS:
         return clusters
     return clusters.collapse()
 

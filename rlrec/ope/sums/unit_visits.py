@@ -15,8 +15,8 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, distinct, take
 from rlrec.records import Record, Sums
 
-DAYS = (1, 7, 28)  # horizons for the return of a person
-DAY, MINUTE = 86_400_000_000, 60_000_000
+HORIZON_DAYS = (1, 7, 28)  # horizons for the return of a person
+DAY_US, MINUTE_US = 86_400_000_000, 60_000_000
 FAR_FUTURE = 2**62
 SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that show where the log may lack decisions
 
@@ -46,7 +46,7 @@ class Visits(Record, eq=False):
         same_person = np.append(self._code[self._order], -1)[next_index] == self._code
         return np.where(same_person, started_at, FAR_FUTURE)
 
-    def begun_before(self, visit: Ids, at: Ids) -> Ids:
+    def count_begun(self, visit: Ids, at: Ids) -> Ids:
         """Return, for each of m visits, the number of visits that the same person had begun before a time, (m,).
 
         visit, at (m,): the index of the visit, and the time."""
@@ -86,15 +86,15 @@ class ServedDecisions(Record, eq=False):
 
     visit: the index of the visit; group: the number of the group of decisions that is counted apart, from 0; at: the
     time of the decision; rewards, is_mature (r, d): for each of r reward definitions, the reward, and whether it
-    counts (its window is over, and it is not censored); keep: the probability that the log kept the decision (None:
-    1); day: the number of the day (None: days in UTC)."""
+    counts (its window is over, and it is not censored); keep_probability: the probability that the log kept the
+    decision (None: 1); day: the number of the day (None: days in UTC)."""
 
     visit: Ids
     group: Ids
     at: Ids
     rewards: Array
     is_mature: Flags
-    keep: Array | None = None
+    keep_probability: Array | None = None
     day: Ids | None = None
 
     @classmethod
@@ -112,9 +112,9 @@ class UnitSums(Record, eq=False):
     """UnitSums holds sums for each randomised unit in each group of decisions that served it. The m rows are sorted by
     group and digest.
 
-    If the log dropped decisions, each decision counts 1 / keep times. A visit or a unit counts 1 / the probability
-    that at least one of its decisions in the log was kept. This is exact if the visit or unit has a single decision,
-    or a decision that was certain to be kept.
+    If the log dropped decisions, each decision counts 1 / keep_probability times. A visit or a unit counts 1 / the
+    probability that at least one of its decisions in the log was kept. This is exact if the visit or unit has a single
+    decision, or a decision that was certain to be kept.
 
     unit: the digest of the unit; group: the number of the group; entry: the time of the group's first decision for the
     unit; visit: the index of the visit of that decision; columns: numerators, denominators and the two SAMPLED_FLAGS,
@@ -146,42 +146,42 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
     # stays: a visit in a group, restricted to the decisions of that group
     first_rows, stay = distinct(decisions.group, decisions.visit)
     group, visit, n = decisions.group[first_rows], decisions.visit[first_rows], len(first_rows)
-    stay_begin, stay_end = np.full(n, FAR_FUTURE), np.full(n, -FAR_FUTURE)
-    np.minimum.at(stay_begin, stay, decisions.at)
+    stay_start, stay_end = np.full(n, FAR_FUTURE), np.full(n, -FAR_FUTURE)
+    np.minimum.at(stay_start, stay, decisions.at)
     np.maximum.at(stay_end, stay, decisions.at)
     # rows: a unit in a group
     unit = visits.unit[visit]
     first_rows, row = distinct(group, visits.unit_code[visit])
     entry = np.full(len(first_rows), FAR_FUTURE)
-    np.minimum.at(entry, row, stay_begin)
-    entry_rows = np.flatnonzero(stay_begin == entry[row])
+    np.minimum.at(entry, row, stay_start)
+    entry_rows = np.flatnonzero(stay_start == entry[row])
     entry_visit = np.zeros(len(first_rows), np.int64)
     entry_visit[row[entry_rows]] = visit[entry_rows]
 
-    def add(values: Array | Flags) -> Array:
+    def sum_stays(values: Array | Flags) -> Array:
         return _sums(row, values, len(first_rows))
 
     # how many decisions, stays and units of the complete log each one stands for
-    keep = np.ones(len(stay)) if decisions.keep is None else decisions.keep
-    count, stay_weights = 1 / keep, 1 / _inclusion(stay, keep, n)
-    unit_weights = 1 / _inclusion(row[stay], keep, len(first_rows))
-    drops_decisions = _sums(row[stay], keep < 1, len(first_rows)) > 0
+    keep_probability = np.ones(len(stay)) if decisions.keep_probability is None else decisions.keep_probability
+    count, stay_weights = 1 / keep_probability, 1 / _inclusion_probability(stay, keep_probability, n)
+    unit_weights = 1 / _inclusion_probability(row[stay], keep_probability, len(first_rows))
+    drops_decisions = _sums(row[stay], keep_probability < 1, len(first_rows)) > 0
     has_several = (
         _sums(row[stay], np.ones(len(stay)), len(first_rows)) > 1,
-        add(_sums(stay, np.ones(len(stay)), n) > 1) > 0,
+        sum_stays(_sums(stay, np.ones(len(stay)), n) > 1) > 0,
     )
     now_at = np.broadcast_to(now, visits.person.shape)[visit]
     is_over = visits.is_over[visit] & (visits.ended_at[visit] <= now_at)
     is_recognised = np.ones(n, np.bool_) if visits.is_recognised is None else visits.is_recognised[visit]
     columns = {
         "units": unit_weights,
-        "recognised": np.where(add(is_recognised) > 0, unit_weights, 0.0),
-        "visits": add(stay_weights),
-        "came_again": np.where(add(np.ones(n)) > 1, unit_weights, 0.0),
-        **({"active_days": _days(row[stay], decisions, len(first_rows)) * unit_weights} if counts_days else {}),
-        "visits_over": add(is_over * stay_weights),
-        "decisions": add(is_over * _sums(stay, count, n)),
-        "minutes": add(is_over * stay_weights * (stay_end - stay_begin) / MINUTE),
+        "recognised": np.where(sum_stays(is_recognised) > 0, unit_weights, 0.0),
+        "visits": sum_stays(stay_weights),
+        "came_again": np.where(sum_stays(np.ones(n)) > 1, unit_weights, 0.0),
+        **({"active_days": _count_days(row[stay], decisions, len(first_rows)) * unit_weights} if counts_days else {}),
+        "visits_over": sum_stays(is_over * stay_weights),
+        "decisions": sum_stays(is_over * _sums(stay, count, n)),
+        "minutes": sum_stays(is_over * stay_weights * (stay_end - stay_start) / MINUTE_US),
         **{
             name: (drops_decisions & has_several_flag).astype(np.float64)
             for name, has_several_flag in zip(SAMPLED_FLAGS, has_several, strict=True)
@@ -190,20 +190,20 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
     # returns, for visits whose window is over
     time_away = visits.next_start[visit] - visits.ended_at[visit]
     horizon = now_at if visits.horizon is None else np.minimum(now_at, visits.horizon[visit])
-    for days in DAYS:
-        is_at_risk = is_over & is_recognised & (visits.ended_at[visit] + days * DAY < horizon)
-        has_returned = is_at_risk & (time_away <= days * DAY)
+    for days in HORIZON_DAYS:
+        is_at_risk = is_over & is_recognised & (visits.ended_at[visit] + days * DAY_US < horizon)
+        has_returned = is_at_risk & (time_away <= days * DAY_US)
         columns |= {
-            f"at_risk_{days}d": add(is_at_risk * stay_weights),
-            f"returned_{days}d": add(has_returned * stay_weights),
+            f"at_risk_{days}d": sum_stays(is_at_risk * stay_weights),
+            f"returned_{days}d": sum_stays(has_returned * stay_weights),
         }
     # rewards of mature decisions
     for number, (reward, is_mature) in enumerate(zip(decisions.rewards, decisions.is_mature, strict=True)):
         mature_count = _sums(stay, is_mature * count, n)
         columns |= {
-            f"reward_{number}": add(_sums(stay, np.where(is_mature, reward * count, 0.0), n)),
-            f"mature_decisions_{number}": add(mature_count),
-            f"mature_visits_{number}": add((mature_count > 0) * stay_weights),
+            f"reward_{number}": sum_stays(_sums(stay, np.where(is_mature, reward * count, 0.0), n)),
+            f"mature_decisions_{number}": sum_stays(mature_count),
+            f"mature_visits_{number}": sum_stays((mature_count > 0) * stay_weights),
         }
         columns[f"mature_units_{number}"] = np.where(columns[f"mature_decisions_{number}"] > 0, unit_weights, 0.0)
     return UnitSums(unit=unit[first_rows], group=group[first_rows], entry=entry, visit=entry_visit, columns=columns)
@@ -213,31 +213,31 @@ def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
     return np.bincount(row, weights=values, minlength=n).astype(np.float64)
 
 
-def _inclusion(row: Ids, keep: Array, n: int) -> Array:
+def _inclusion_probability(row: Ids, keep_probability: Array, n: int) -> Array:
     """Return, for each of n rows, the probability that at least one of its decisions was kept, (n,). Each decision has
-    its row, and its probability `keep`."""
+    its row, and its probability `keep_probability`."""
     p_dropped = np.ones(n)
-    np.multiply.at(p_dropped, row, 1 - keep)
+    np.multiply.at(p_dropped, row, 1 - keep_probability)
     return 1 - p_dropped
 
 
-def _days(row: Ids, decisions: ServedDecisions, n: int) -> Array:
+def _count_days(row: Ids, decisions: ServedDecisions, n: int) -> Array:
     """Return the number of days on which each of n rows has a decision, (n,). `row` is the row of each decision."""
-    first_rows, _ = distinct(row, decisions.at // DAY if decisions.day is None else decisions.day)
+    first_rows, _ = distinct(row, decisions.at // DAY_US if decisions.day is None else decisions.day)
     return _sums(row[first_rows], np.ones(len(first_rows)), n)
 
 
 # -- how long people stay away: the share, among those who come back in time, who have come by an age --
 
 
-AGES = 64  # classes of ages, of equal width, up to the horizon
+N_AGES = 64  # classes of ages, of equal width, up to the horizon
 
 
 class ReturnTimes(Sums):
     """A ReturnTimes object counts returns by how long the visit was watched and how long the return took, (65, 64).
     Both times are in classes of a 64th of the horizon; the last class of the watched time is a whole horizon."""
 
-    number: Array
+    counts: Array
 
     @classmethod
     def from_visits(cls, *, watched_time: Array, gap: Array) -> ReturnTimes:
@@ -246,10 +246,10 @@ class ReturnTimes(Sums):
         watched_time, gap (n,): the time that each visit was watched, and the time until the person returned, both in
         horizons; the gap is infinite if the person did not return."""
         has_returned = gap <= np.minimum(watched_time, 1.0)
-        row = np.minimum(watched_time[has_returned] * AGES, AGES).astype(np.int64)
-        column = np.minimum(gap[has_returned] * AGES, AGES - 1).astype(np.int64)
-        cells = np.bincount(row * AGES + column, minlength=(AGES + 1) * AGES)
-        return cls(cells.reshape(AGES + 1, AGES).astype(np.float64))
+        row = np.minimum(watched_time[has_returned] * N_AGES, N_AGES).astype(np.int64)
+        column = np.minimum(gap[has_returned] * N_AGES, N_AGES - 1).astype(np.int64)
+        cells = np.bincount(row * N_AGES + column, minlength=(N_AGES + 1) * N_AGES)
+        return cls(cells.reshape(N_AGES + 1, N_AGES).astype(np.float64))
 
     @property
     def shares(self) -> Array:
@@ -257,9 +257,9 @@ class ReturnTimes(Sums):
 
         The shares are a chain ladder: the share at an age is the share at the next age times the fraction of returns
         by the next age that had come by this age. The fraction is from visits that were watched until the next age."""
-        shares = np.ones(AGES + 1)
-        for age in range(AGES - 1, 0, -1):
-            returns = self.number[age + 1 :].sum(axis=0)
+        shares = np.ones(N_AGES + 1)
+        for age in range(N_AGES - 1, 0, -1):
+            returns = self.counts[age + 1 :].sum(axis=0)
             earlier_returns, later_returns = returns[:age].sum(), returns[: age + 1].sum()
             shares[age] = shares[age + 1] * (earlier_returns / later_returns if later_returns > 0 else 1.0)
         shares[0] = 0.0

@@ -17,7 +17,7 @@ from rlrec.ope.sums.base import RewardColumns, require
 from rlrec.records import Record
 
 # Weights are cut here, far beyond any that give a usable estimate, so that sums of their squares stay finite.
-HEAVIEST = 1e100
+MAX_WEIGHT = 1e100
 
 
 class VisitBatch(RewardColumns, eq=False):
@@ -30,7 +30,7 @@ class VisitBatch(RewardColumns, eq=False):
     reward (of the page), predicted (the discounted return from that step on) and largest (the logarithm of a weight)
     are (n,)."""
 
-    by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count")  # the columns that are (s,)
+    visit_columns: ClassVar[tuple[str, ...]] = ("cluster", "count")  # the columns that are (s,)
     start: Ids
     log_ratio: Array
 
@@ -51,7 +51,7 @@ class VisitBatch(RewardColumns, eq=False):
         return log_ratio < np.inf
 
     def n_rows(self, name: str) -> int:
-        return len(self) if name in self.by_visit else int(self.start[-1])
+        return len(self) if name in self.visit_columns else int(self.start[-1])
 
     def __len__(self) -> int:
         """Return the number of visits."""
@@ -70,7 +70,7 @@ class VisitBatch(RewardColumns, eq=False):
         rows = piece_rows(self.start[index], length)
         # every column, at these visits or at their decisions
         selected_columns = {
-            name: column[index if name in self.by_visit else rows] for name, column in self.columns().items()
+            name: column[index if name in self.visit_columns else rows] for name, column in self.columns().items()
         }
         return type(self)(start=offsets(length), **selected_columns)
 
@@ -107,7 +107,7 @@ class Course(Record, kw_only=False, eq=False):
         for step in range(1, len(visits_at_step) - 1):
             rows = longest_first[: visits_at_step[step + 1]] + step
             log_ratios[rows] += log_ratios[rows - 1]
-        return np.exp(np.minimum(log_ratios, np.log(HEAVIEST)))
+        return np.exp(np.minimum(log_ratios, np.log(MAX_WEIGHT)))
 
     @cached_property
     def stepwise_reward(self) -> Array:
@@ -190,7 +190,7 @@ class Course(Record, kw_only=False, eq=False):
         if self.batch.largest is None:
             return np.full(len(self.batch), np.inf)
         log_bounds = self.sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))
-        return np.exp(np.where(log_bounds < np.log(HEAVIEST), log_bounds, np.inf))
+        return np.exp(np.where(log_bounds < np.log(MAX_WEIGHT), log_bounds, np.inf))
 
     @cached_property
     def max_weight(self) -> Array:

@@ -18,13 +18,13 @@ import numpy as np
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import CORE_COLUMNS, Estimator, RewardColumns
-from rlrec.ope.sums.exposures import SMALLEST_EIGENVALUE, block_numbers, has_looks, unfitted_residuals
+from rlrec.ope.sums.exposures import MIN_EIGENVALUE_SHARE, block_numbers, has_looks, unfitted_residuals
 from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
 
-MOST_ARMS = 300  # of a catalogue; every block stores sums over pairs of arms
-_CELLS, _FEWEST_BLOCKS, _MOST_BLOCKS = 2**21, 64, 256  # for blocks of clusters, from which errors are computed
+MAX_ARMS = 300  # of a catalogue; every block stores sums over pairs of arms
+_MAX_CELLS, _MIN_BLOCKS, _MAX_BLOCKS = 2**21, 64, 256  # for blocks of clusters, from which errors are computed
 
 
 class Effects(Estimator):
@@ -40,7 +40,7 @@ class Effects(Estimator):
     lack_reason: ClassVar[str] = "no-marginal"
     sees_visits: ClassVar[bool] = True
     needs_joint: ClassVar[bool] = False
-    independent_slots: ClassVar[bool] = True
+    has_independent_slots: ClassVar[bool] = True
 
 
 class EffectBatch(RewardColumns, eq=False):
@@ -75,12 +75,12 @@ class EffectFold(Fold):
     arms: int
 
     @property
-    def blocks(self) -> int:
+    def n_blocks(self) -> int:
         """Return the number of blocks of clusters."""
-        return min(max(_CELLS // max(1, self.arms) ** 2, _FEWEST_BLOCKS), _MOST_BLOCKS)
+        return min(max(_MAX_CELLS // max(1, self.arms) ** 2, _MIN_BLOCKS), _MAX_BLOCKS)
 
     @property
-    def most_loggers(self) -> int:
+    def max_loggers(self) -> int:
         """Return 0: loggers need no weights, since the regression weighs rows by the variation of their exposures."""
         return 0
 
@@ -91,10 +91,10 @@ class EffectFold(Fold):
         )  # fmt: skip
         batch = batch.take(batch.is_usable)
         count = np.ones(len(batch)) if batch.count is None else batch.count
-        block = block_numbers(batch.cluster, blocks=self.blocks)
+        block = block_numbers(batch.cluster, blocks=self.n_blocks)
         columns = np.column_stack([np.ones(len(batch)), batch.reward, batch.remaining, batch.looks]) * count[:, None]
-        by_block, by_arm = np.zeros((self.blocks, 4)), np.zeros((self.blocks, 4, self.arms))
-        square = np.zeros((self.blocks, self.arms, self.arms))
+        by_block, by_arm = np.zeros((self.n_blocks, 4)), np.zeros((self.n_blocks, 4, self.arms))
+        square = np.zeros((self.n_blocks, self.arms, self.arms))
         order = np.argsort(block, kind="stable")
         for rows in np.split(order, run_starts(block[order])[1:]) if len(order) else ():
             block_number = block[rows[0]]
@@ -122,7 +122,7 @@ class EffectFold(Fold):
         n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
         mean = remaining.sum() / n
         # the effect of one more look at each arm, and how much a page counts: 1 + exposure x direction
-        inverse = np.linalg.pinv(square, rcond=SMALLEST_EIGENVALUE, hermitian=True)
+        inverse = np.linalg.pinv(square, rcond=MIN_EIGENVALUE_SHARE, hermitian=True)
         coefficient, direction = inverse @ (cross_sums - mean * exposure).sum(axis=0), inverse @ change
         # influences: of the rewards, of the change, and of the residuals of the coefficients
         residual = cross_sums - mean * exposure - squares @ coefficient
@@ -136,12 +136,12 @@ class EffectFold(Fold):
         noise = unfitted_residuals(residual @ direction, share)
         influence = reward + changes @ coefficient + noise - noise.sum() * rows / n
         units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
-        clusters = summary.present[0]
+        clusters = summary.n_clusters[0]
         summary = ClusterSummary(
             columns=dict(zip(CORE_COLUMNS, range(len(CORE_COLUMNS)), strict=True)), total=units.sum(axis=0),
-            blocks=True, units=units, present=np.full(len(CORE_COLUMNS), clusters),
-            moment=units.T @ units, largest=np.abs(units).max(axis=0),
-            absolute=np.abs(units).sum(axis=0),
+            is_by_block=True, units=units, n_clusters=np.full(len(CORE_COLUMNS), clusters),
+            moment=units.T @ units, largest_sums=np.abs(units).max(axis=0),
+            absolute_sums=np.abs(units).sum(axis=0),
         )  # fmt: skip
         # the share of the change that goes to exposures that never varied
         unreached_change = np.abs(change - square @ direction).sum() / 2 / max(looks.sum(), 1e-300)

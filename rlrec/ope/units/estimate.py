@@ -18,23 +18,23 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.betting import mean_bound
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, ValueRange
-from rlrec.ope.sums.moments import STAKED_COLUMN, ClusterSummary
+from rlrec.ope.sums.moments import BET_COLUMN, ClusterSummary
 from rlrec.records import Record
 
-APART_ERRORS = 3  # standard errors by which two estimates that should agree may differ
+MAX_APART_Z = 3  # standard errors by which two estimates that should agree may differ
 NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
 COMPARED_ESS = 100  # of an estimate that is compared with one that should agree with it
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # A mean weight this close to 1 raises no doubt, however small its error: scores in float32, or propensities with four
 # digits, cause such deviations.
 NEGLIGIBLE_DEVIATION = 1e-4
-ROUNDED_WEIGHT = 2e-4  # deviation of the mean weight from 1 that propensities with four digits cause
+MAX_WEIGHT_ROUNDING = 2e-4  # deviation of the mean weight from 1 that propensities with four digits cause
 # Above this largest weight, bootstrap-t alone is too narrow: few rows determine the estimate, and rows that would
 # change it are missing. An interval of estimators that `widen` then extends towards that of Cressie and Read.
 HEAVY_WEIGHT = 20.0
 MANY_ROWS = 1_000.0  # effective sample size above which heavy weights have occurred often enough
 # The figures of an estimate that is computed from all rows or not at all.
-_FIGURES = (
+_FIGURE_NAMES = (
     "value", "std_error", "lower", "upper", "safe_lower", "lift", "lift_lower", "lift_upper", "lift_std_error", "ess",
     "max_weight", "mean_weight", "top1_share", "k_hat",
 )  # fmt: skip
@@ -193,9 +193,9 @@ class EstimatorFold(Record, eq=False):
     label: the name of the estimate; summary: the sums over clusters; weights: diagnostics of the weights;
     distortion: the sum of |unchanged weight - weight used|; predictions: the range of the reward model's
     predictions, None without a model; weight_column: the column of the weights from which the effective sample size
-    is computed; mean_column: the column of weights that are 1 on average; by_step: arrays (m, h) with, for each
+    is computed; mean_column: the column of weights that are 1 on average; step_sums: arrays (m, h) with, for each
     cluster or block, the sums whose quotient is taken at each of h steps; ess: the effective sample size, if it is
-    not that of the weights; max_ess: an upper limit of the effective sample size; short_horizon: whether this limit
+    not that of the weights; max_ess: an upper limit of the effective sample size; has_short_horizon: whether this limit
     is too small; reward_range: the range of the reward of one row, if it differs from the options; observed_range:
     the range of the logged rewards of rows, if neither a reward nor a weight has a known bound; reasons: the reasons
     for doubt that do not follow from figures; facts: fields of the estimate that do not follow from sums; noun,
@@ -209,10 +209,10 @@ class EstimatorFold(Record, eq=False):
     predictions: ValueRange | None = None
     weight_column: str = "weight"
     mean_column: str = "weight"
-    by_step: Sequence[Array] = ()
+    step_sums: Sequence[Array] = ()
     ess: float | None = None
     max_ess: float = np.inf
-    short_horizon: bool = False
+    has_short_horizon: bool = False
     reward_range: Bounds | None = None
     observed_range: ValueRange | None = None
     reasons: tuple[str, ...] = ()
@@ -229,7 +229,7 @@ class EstimatorFold(Record, eq=False):
     def units(self) -> Array:
         """Return the estimator's columns per cluster or block, (m, d)."""
         units = self.summary.units[:, self.columns]
-        return np.column_stack([units, *self.by_step]) if self.by_step else units
+        return np.column_stack([units, *self.step_sums]) if self.step_sums else units
 
     @cached_property
     def logged_sums(self) -> Array:
@@ -240,7 +240,7 @@ class EstimatorFold(Record, eq=False):
     def sample(self) -> Array:
         """Return the rows that a bootstrap draws from, (m, d), one for each cluster or block. Clusters without a usable
         row are not included. Empty blocks are included, since the number of clusters in a block is random."""
-        if self.summary.blocks or self.by_step:
+        if self.summary.is_by_block or self.step_sums:
             return self.units
         return self.units[self.logged_sums[:, 1] > 0]
 
@@ -260,20 +260,20 @@ class EstimatorFold(Record, eq=False):
     def is_logged(self) -> bool:
         """Tell whether the target chooses exactly as the loggers did, so that all weights are 1."""
         largest, total, count = self.weights.largest, self.weights.weight, self.weights.total_count
-        return self.has_weights and largest <= 1 + ROUNDED_WEIGHT and total >= count * (1 - ROUNDED_WEIGHT)
+        return self.has_weights and largest <= 1 + MAX_WEIGHT_ROUNDING and total >= count * (1 - MAX_WEIGHT_ROUNDING)
 
     @cached_property
     def clusters(self) -> int:
         """Return the number of clusters with a used row."""
         rows = "rows" if self.estimator.uses_weights else self.estimator.columns[1]
-        return int(self.summary.present[self.summary.columns[rows]])
+        return int(self.summary.n_clusters[self.summary.columns[rows]])
 
     @cached_property
     def value_and_error(self) -> tuple[float, float]:
         """Return the value and standard error, or NaN if there is no value or error."""
         if not self.n:
             return np.nan, np.nan
-        if self.by_step:
+        if self.step_sums:
             sample = intervals.studentised_bootstrap(self.estimator, self.units, seed=0, n_replicates=0)
             return sample.value, sample.error
         total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
@@ -345,7 +345,7 @@ class EstimatorFold(Record, eq=False):
         weighted mean of rewards, else infinite.
 
         reward_range: the reward range of the options."""
-        return (self.reward_range or reward_range) if self.estimator.self_normalised else ANY_REWARD
+        return (self.reward_range or reward_range) if self.estimator.is_self_normalised else ANY_REWARD
 
     @property
     def unbiased_fold(self) -> EstimatorFold:
@@ -384,7 +384,7 @@ class EstimatorFold(Record, eq=False):
         For an estimator with a reward model, B is the cluster's sum minus the estimate for each row, so that the
         reward is an error of the model. A missing cluster then adds at most the largest possible error of the model."""
         n_rows, weight, reward = (self.summary.columns[name] for name in ("rows", "weight", self.estimator.columns[0]))
-        total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
+        total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest_sums
         mbar, (least, largest), value = total[n_rows] / self.clusters, options.reward_range, 0.0
         bound = float(max(self.weights.bound * largest_sum[n_rows], largest_sum[weight]) / mbar)
         if self.observed_range is not None:
@@ -416,7 +416,7 @@ class EstimatorFold(Record, eq=False):
             unbiased_side, (least_side, (low, _)), (largest_side, (_, high)) = sides
             sides = [unbiased_side, (least_side, (low, np.inf)), (largest_side, (-np.inf, high))]
         interval = _common_bounds([bounds for _, bounds in sides], self.value_and_error[0])
-        lower, upper, bound_reasons = _report(interval, self, options)
+        lower, upper, bound_reasons = _cut_bounds(interval, self, options)
         lower, upper = (lower, upper) if np.isfinite(self.value_and_error[0]) else (None, None)
         bound_reasons = [] if self._is_constant else bound_reasons
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
@@ -449,7 +449,7 @@ class EstimatorFold(Record, eq=False):
             **self._lift(sides, options), **self.facts,
         )  # fmt: skip
         if self.estimator.needs_all_rows and weights.left_out:  # there is no estimate
-            absent_figures: dict[str, Any] = dict.fromkeys(_FIGURES)
+            absent_figures: dict[str, Any] = dict.fromkeys(_FIGURE_NAMES)
             return replace(estimate, **absent_figures, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
         return estimate
 
@@ -457,7 +457,7 @@ class EstimatorFold(Record, eq=False):
         """Return a lower bound of the mean weighted reward per row, which holds at every look of a growing log. The
         result is None for an estimator without such a bound."""
         growth = self.summary.growth
-        if self.estimator.columns != (STAKED_COLUMN, "rows") or not self.n or np.isnan(growth).any():
+        if self.estimator.columns != (BET_COLUMN, "rows") or not self.n or np.isnan(growth).any():
             return None
         return mean_bound(growth, float(self.summary.total[self.summary.columns["rows"]]), alpha=1 - level)
 
@@ -470,11 +470,11 @@ class EstimatorFold(Record, eq=False):
             # (sum W)^2 / sum W^2 over clusters, with W the cluster's sum of weights; the largest share of one cluster
             ess = finite_or_none(summary.total[weight_index] ** 2 / summary.moment[weight_index, weight_index])
             ess = None if ess is None else min(ess, self.max_ess)
-            cluster_share = finite_or_none(summary.largest[first_column] / summary.absolute[first_column])
+            cluster_share = finite_or_none(summary.largest_sums[first_column] / summary.absolute_sums[first_column])
         return Diagnosis(
             uses_weights=is_weighted, n=self.n, clusters=self.clusters,
             ess=(ess if self.ess is None else self.ess) if is_weighted else None,
-            short_horizon=self.short_horizon and ess is not None,
+            has_short_horizon=self.has_short_horizon and ess is not None,
             nonzero=weights.weighted_rewards if is_weighted else weights.rewards,
             reward_share=weights.not_default / weights.weight if is_weighted and weights.weight else None,
             k_hat=weights.k_hat if is_weighted else None,
@@ -490,9 +490,9 @@ class EstimatorFold(Record, eq=False):
         mean plus 3 standard errors."""
         columns = [self.summary.columns[name] for name in (self.mean_column, "rows")]
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
-        n = int(self.summary.present[columns[1]])
+        n = int(self.summary.n_clusters[columns[1]])
         mean, error = (float(figure) for figure in intervals.value_and_error(Ratio(), total, moment, n))
-        deviation = mean - 1 if abs(mean - 1) > ROUNDED_WEIGHT else 0.0
+        deviation = mean - 1 if abs(mean - 1) > MAX_WEIGHT_ROUNDING else 0.0
         z = deviation / error if error > 0 else np.copysign(np.inf, deviation) if deviation else 0.0
         return finite_or_none(mean), z if n > 1 else None, finite_or_none(mean + 3 * error) if n > 1 else None
 
@@ -541,9 +541,9 @@ def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOption
     for sides in rows:
         replicates_by_group = [next(estimates) for _ in sides]
         t = [estimate.t for estimate in replicates_by_group if len(estimate.t)]
-        least_reach = intervals.joint_quantiles(t if len(groups) > 1 else [], options.level)
+        least_quantiles = intervals.joint_quantiles(t if len(groups) > 1 else [], options.level)
         for group_bounds, estimate in zip(bounds, replicates_by_group, strict=True):
-            group_bounds[sides[0].estimator] = estimate.bounds(options.level, at_least=least_reach)
+            group_bounds[sides[0].estimator] = estimate.bounds(options.level, least_quantiles=least_quantiles)
     return bounds
 
 
@@ -556,7 +556,7 @@ def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters
     column_index = [summary.columns[name] for name in columns]
     total, moment = summary.total[column_index], summary.moment[np.ix_(column_index, column_index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
-    return bool(abs(difference) > max(APART_ERRORS * float(error), NEGLIGIBLE_DEVIATION * abs(value or 0.0)))
+    return bool(abs(difference) > max(MAX_APART_Z * float(error), NEGLIGIBLE_DEVIATION * abs(value or 0.0)))
 
 
 def widen_estimate(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
@@ -590,7 +590,7 @@ def _add_error(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
     return replace(estimate, **changed_fields)
 
 
-def _report(
+def _cut_bounds(
     bounds: Bounds, fold: EstimatorFold, options: FinishOptions
 ) -> tuple[float | None, float | None, list[str]]:
     """Return the two bounds for the report, and the reasons why a bound is missing. A bound is cut at its limit, and

@@ -100,7 +100,7 @@ class Fold(ABC, Record):
     in a later batch (users). If not, each cluster lies in one batch (sessions, rows), and memory is bounded for any
     number of clusters."""
 
-    core: ClassVar[tuple[str, ...]] = CORE_COLUMNS  # columns that diagnostics need, whatever estimators are requested
+    core_columns: ClassVar[tuple[str, ...]] = CORE_COLUMNS  # columns that diagnostics need for all estimators
     estimators: Mapping[str, Any]
     spans_batches: bool
 
@@ -113,7 +113,7 @@ class Fold(ABC, Record):
     def columns(self) -> tuple[str, ...]:
         """Return the names of all columns that the estimators need, each name once."""
         needed_columns = [name for estimator in self.summed_estimators for name in estimator.columns]
-        return tuple(dict.fromkeys([*self.core, *needed_columns]))
+        return tuple(dict.fromkeys([*self.core_columns, *needed_columns]))
 
     @cached_property
     def weighings(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Fold(ABC, Record):
         return {estimator.prefix: estimator for estimator in self.estimators.values()}
 
     @property
-    def most_loggers(self) -> int:
+    def max_loggers(self) -> int:
         """Return the largest number of loggers whose rows can have weights of their own."""
         return MAX_LOGGERS
 
@@ -229,7 +229,7 @@ class ImpressionFold(Fold):
 
     def partial(self, batch: LogBatch, /) -> RowSums:
         """Return the sums of one batch. Raises InputError if an estimator needs a reward model that the batch lacks."""
-        terms = dict(batch.core)
+        terms = dict(batch.core_columns)
         for estimator in self.summed_estimators:
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
@@ -285,7 +285,7 @@ class ImpressionFold(Fold):
 # derivation.
 
 
-_NOTHING = 1e-9  # of the spread of two lifts, below which they count as equal
+_NEGLIGIBLE_SHARE = 1e-9  # of the spread of two lifts, below which they count as equal
 
 
 class Standing(NamedTuple):
@@ -357,8 +357,8 @@ def standings(
         np.array_equal(is_present[0], flags) for flags in is_present[1:]
     )
     if not can_draw or len(is_present[0]) < 2:
-        numbers = 1, max(1, sum(is_question_by_target))
-        usual_quantile, joint_quantile = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in numbers)
+        n_tests = 1, max(1, sum(is_question_by_target))
+        usual_quantile, joint_quantile = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in n_tests)
         return [Standing((joint_quantile / usual_quantile, joint_quantile / usual_quantile), None, None) for _ in folds]
     samples = [(Relative(fold.estimator, Ratio()), _columns(fold)) for fold in folds]
     lifts = intervals.studentised_bootstraps(samples, seed=options.seed, n_replicates=options.replicates)
@@ -393,7 +393,7 @@ def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], l
     same in every replicate."""
     value = np.array([lift.value if len(lift.t) else fold.lift[0] for fold, lift in zip(folds, lifts, strict=True)])
     is_finite, n_replicates = np.isfinite(value), max(len(lift.t) for lift in lifts)
-    rank = int((n_replicates + 1) * (1 - level) + _NOTHING)
+    rank = int((n_replicates + 1) * (1 - level) + _NEGLIGIBLE_SHARE)
     if not rank:
         return [None] * len(folds)
     with np.errstate(all="ignore"):
@@ -405,14 +405,14 @@ def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], l
     products = influence @ influence.T
     square = np.diag(products)
     spread = square[:, None] + square - 2 * products
-    error = np.sqrt(np.where(spread > _NOTHING * (square[:, None] + square), spread, np.inf))
-    result: list[bool | None] = []
+    error = np.sqrt(np.where(spread > _NEGLIGIBLE_SHARE * (square[:, None] + square), spread, np.inf))
+    may_be_best: list[bool | None] = []
     for target in range(len(folds)):
         if not is_finite[target]:
-            result.append(None)
+            may_be_best.append(None)
             continue
         # by how many errors the others exceed it, and would by chance
         largest_excess = ((value - value[target]) / error[target])[is_finite].max()
         chance_excess = ((distance - distance[target]) / error[target][:, None])[is_finite].max(axis=0)
-        result.append(bool(largest_excess <= np.sort(chance_excess)[-rank]))
-    return result
+        may_be_best.append(bool(largest_excess <= np.sort(chance_excess)[-rank]))
+    return may_be_best

@@ -14,8 +14,8 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.checks.reasons import LEAST_ESS
-from rlrec.ope.sums.base import ROUNDING, Estimator, ValueRange
-from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, sum_steps
+from rlrec.ope.sums.base import ROUNDING_ERROR, Estimator, ValueRange
+from rlrec.ope.sums.moments import N_BLOCKS, ClusterSummary, Steps, sum_steps
 from rlrec.ope.sums.visits import Course, VisitBatch
 from rlrec.ope.units.estimate import EstimatorFold
 from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
@@ -49,10 +49,10 @@ class SessionFold(Fold):
     gamma: the discount per step, in [0, 1]; horizon: the number of steps of the longest visit of the whole log, at
     least 1; least_support: the smallest share of effective visits that is enough, at the steps that contribute most
     of the return. The figures of its sums are steps, the sums of each cluster at every step, for estimators that
-    need them; by_step, the sums over all visits at every step; and returns, the range of the discounted returns of
+    need them; step_columns, the sums over all visits at every step; and returns, the range of the discounted returns of
     visits."""
 
-    core: ClassVar[tuple[str, ...]] = ("rows", "earned", "weight", "mean_weight")
+    core_columns: ClassVar[tuple[str, ...]] = ("rows", "earned", "weight", "mean_weight")
     gamma: float
     horizon: int
     least_support: float = LEAST_SUPPORT
@@ -64,7 +64,7 @@ class SessionFold(Fold):
             raise InputError(f"horizon {self.horizon} is not 1 or more")
 
     @cached_property
-    def by_step(self) -> tuple[str, ...]:
+    def step_columns(self) -> tuple[str, ...]:
         """Return the names of the columns per step that the estimators need, each name once."""
         needed_columns = [estimator.step_column for estimator in self.estimators.values()]
         return tuple(dict.fromkeys(name for name in needed_columns if name is not None))
@@ -78,7 +78,7 @@ class SessionFold(Fold):
         terms = batch.with_counts(np.column_stack([getattr(course, name) for name in self.columns]))
         # the count of the visit of each decision
         count = 1.0 if batch.count is None else np.repeat(batch.count, batch.length)
-        columns = {name: getattr(course, name) * count for name in self.by_step}
+        columns = {name: getattr(course, name) * count for name in self.step_columns}
         # sums of w_t, w_t^2 and |gamma^t r_t| over all visits at every step
         visit_lengths: dict[str, Any] = {"length": batch.length, "horizon": self.horizon}
         all_visits = {"cluster": np.zeros(len(batch), np.int64), **visit_lengths}
@@ -91,7 +91,7 @@ class SessionFold(Fold):
         figures: dict[str, Any] = {
             "by_step": StepWeights(weight, square, size), "returns": ValueRange.from_values(course.earned),
         }  # fmt: skip
-        if self.by_step:
+        if self.step_columns:
             figures["steps"] = sum_steps(columns, course.ratio * count, cluster=batch.cluster, **visit_lengths)
         weights = {
             "weight": weight_diagnostics(
@@ -108,10 +108,10 @@ class SessionFold(Fold):
         return self.sums(terms, batch.cluster, weights, figures)
 
     @cached_property
-    def most_loggers(self) -> int:
+    def max_loggers(self) -> int:
         """Return the largest number of loggers whose rows can have weights of their own. The sums at every step, for
         each half of the clusters of each logger, must fit in memory."""
-        half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
+        half_bytes = N_BLOCKS * 8 * (len(self.step_columns) + 1) * self.horizon if self.step_columns else 1
         return min(MAX_LOGGERS, MAX_STEP_SUM_BYTES // (2 * half_bytes))
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
@@ -140,10 +140,10 @@ class SessionFold(Fold):
             "supported_gamma": support.gamma(self.gamma),
         }  # fmt: skip
         return EstimatorFold(
-            label=label, estimator=estimator, summary=summary, by_step=by_step,
+            label=label, estimator=estimator, summary=summary, step_sums=by_step,
             weight_column=estimator.weight_column,
             weights=partial.weights[estimator.weight_column], max_ess=support.smallest_ess,
-            short_horizon=support.smallest_ess < support.least, reward_range=astuple(partial.figures["returns"]),
+            has_short_horizon=support.smallest_ess < support.least, reward_range=astuple(partial.figures["returns"]),
             facts=facts, noun="return", basis=f"gamma {self.gamma:.12g}",
         )  # fmt: skip
 
@@ -198,7 +198,8 @@ class Support(Record, kw_only=False, eq=False):
 
     def _steps(self, size: Array) -> int:
         sums = np.cumsum(size)
-        return int(np.searchsorted(sums, _RETURN_SHARE * sums[-1] * (1 - ROUNDING))) + 1 if sums[-1] > 0 else len(size)
+        least_sum = _RETURN_SHARE * sums[-1] * (1 - ROUNDING_ERROR)
+        return int(np.searchsorted(sums, least_sum)) + 1 if sums[-1] > 0 else len(size)
 
 
 # -- estimators --

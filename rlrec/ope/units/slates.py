@@ -19,7 +19,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import CORE_COLUMNS, TABLE_COLUMNS, Estimator, ValueRange, require
 from rlrec.ope.sums.moments import ClusterSummary
-from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
+from rlrec.ope.sums.visits import MAX_WEIGHT, Course, VisitBatch
 from rlrec.ope.units.estimate import Estimate, EstimatorFold, ratios_differ
 from rlrec.ope.units.fold import FLAT_CURVE, Fold, PositionCurve, RowSums
 from rlrec.records import Record
@@ -43,7 +43,7 @@ class SlateBatch(VisitBatch, eq=False):
     the end of the slate; additive (n,): the part of each slot in the weight of a reward that is a sum over slots,
     from `pseudo_inverse`."""
 
-    by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count", "page")
+    visit_columns: ClassVar[tuple[str, ...]] = ("cluster", "count", "page")
     page: Array
     marginal_ratio: Array | None = None
     largest_marginal: Array | None = None
@@ -163,11 +163,11 @@ class SlateEstimator(Estimator):
 # belong to the whole page are weighted by the ratio of the whole slate, which is right under every assumption.
 
 
-class SelfNormalised:
+class SelfNormalisedSlates:
     """SelfNormalised is a base class that makes an estimator divide by the mean weight."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
-    self_normalised: ClassVar[bool] = True
+    is_self_normalised: ClassVar[bool] = True
 
 
 class Sips(SlateEstimator):
@@ -216,14 +216,14 @@ class Iips(SlateEstimator):
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateIndependentIPS, after Li et al. 2018)."""
 
     weighing: ClassVar[str] = "iips"
-    independent_slots: ClassVar[bool] = True
+    has_independent_slots: ClassVar[bool] = True
     lack_reason: ClassVar[str] = "no-marginal"
 
     def weigh(self, course: SlateCourse) -> Weighing:
         ratio = course.batch.marginal_ratio
         if ratio is None:
             raise InputError("iips needs probabilities of positions", hint="use rips")
-        return by_slot(course, ratio, np.ones(len(ratio)), course.bound_of_marginals)
+        return weigh_by_slot(course, ratio, np.ones(len(ratio)), course.bound_of_marginals)
 
 
 class Pi(SlateEstimator):
@@ -236,7 +236,7 @@ class Pi(SlateEstimator):
 
     weighing: ClassVar[str] = "pi"
     widens_interval: ClassVar[bool] = False  # weights below 0 have no such interval
-    independent_slots: ClassVar[bool] = True
+    has_independent_slots: ClassVar[bool] = True
     is_additive: ClassVar[bool] = True
     lack_reason: ClassVar[str] = "no-pairs"
     needs_all_rows: ClassVar[bool] = True
@@ -249,17 +249,17 @@ class Pi(SlateEstimator):
         return Weighing(weight, weight * course.page_reward, np.full(len(weight), np.inf))
 
 
-class Curved(SlateEstimator):
+class CurveEstimator(SlateEstimator):
     """Curved is the base of the estimators that use a position curve."""
 
     needs_table: ClassVar[bool] = True
-    independent_slots: ClassVar[bool] = True
+    has_independent_slots: ClassVar[bool] = True
     lack_reason: ClassVar[str] = "no-marginal"
     shape: PositionCurve
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pbm(Curved):
+class Pbm(CurveEstimator):
     """Average sum_l r_l x sum_j t_j P_target(arm at j) / sum_j t_j P_log(arm at j), where t_j is the examination of
     position j, from a curve of `position fit` (pbm:home). The result is unbiased if a reward is examination x
     attraction of the arm and the curve is right. It varies far less than iips, but does not see errors of the curve.
@@ -277,11 +277,11 @@ class Pbm(Curved):
         target, logger = course.table("target_at"), course.table("logged_at")
         t = examination(self.shape, target.shape[1])
         weight = divide(target @ t, logger @ t)
-        return by_slot(course, weight, t[course.step], course.bound_of_marginals)
+        return weigh_by_slot(course, weight, t[course.step], course.bound_of_marginals)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interpol(Curved):
+class Interpol(CurveEstimator):
     """Average sum_l r_l x sum_(j within window of l) t_j P_target(arm at j) / sum_(k within window of j) t_k P_log(arm
     at k). The result is unbiased where pbm is. It uses the curve t only between positions at most `window` apart, so it
     lies between iips (window 0) and pbm (window of the page). interpol:2:home has a window of 2 positions and the curve
@@ -311,39 +311,39 @@ class Interpol(Curved):
         ratio = divide(target * t, (logger * t) @ in_window)
         weight = np.einsum("nj,nj->n", ratio, in_window[course.step])
         bound = course.bound_of_marginals * min(2 * self.window + 1, k)
-        return by_slot(course, weight, t[course.step], bound)
+        return weigh_by_slot(course, weight, t[course.step], bound)
 
 
-class SnSips(SelfNormalised, Sips):
+class SnSips(SelfNormalisedSlates, Sips):
     """Divide the estimate of sips by the mean weight. The result is slightly biased in small logs, but it varies
     less."""
 
 
-class SnIips(SelfNormalised, Iips):
+class SnIips(SelfNormalisedSlates, Iips):
     """Divide the estimate of iips by the mean weight over slots. The result is slightly biased in small logs, but it
     varies less."""
 
 
-class SnRips(SelfNormalised, Rips):
+class SnRips(SelfNormalisedSlates, Rips):
     """Divide the estimate of rips by the mean weight over slots. The result is slightly biased in small logs, but it
     varies less."""
 
 
-class SnPi(SelfNormalised, Pi):
+class SnPi(SelfNormalisedSlates, Pi):
     """Divide the estimate of pi by the mean weight. The result is slightly biased in small logs, but it varies less."""
 
 
-class SnPbm(SelfNormalised, Pbm):
+class SnPbm(SelfNormalisedSlates, Pbm):
     """Divide the estimate of pbm by the mean weight over slots, where each slot is weighted by its examination. The
     result is slightly biased in small logs."""
 
 
-class SnInterpol(SelfNormalised, Interpol):
+class SnInterpol(SelfNormalisedSlates, Interpol):
     """Divide the estimate of interpol by the mean weight over slots, where each slot is weighted by its examination.
     The result is slightly biased in small logs."""
 
 
-def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:
+def weigh_by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:
     """Return the weights of slates from the weights of their slots. The weight of a slate is the mean over its slots.
 
     weight (n,): the weight of each slot; emphasis (n,): how much each slot counts in the mean; bound (s,): the
@@ -406,7 +406,7 @@ class SlateFold(Fold):
             slate_ratio = np.where(np.isnan(course.weight), weighing.weight, course.weight)
             columns = [course.page_reward, weighing.weight, weighing.weighted_reward, slate_ratio]
             columns += [course.robust_return] if prefix in self.robust_prefixes else []
-            finite_columns = (np.where(is_weighed, np.clip(column, -HEAVIEST, HEAVIEST), 0.0) for column in columns)
+            finite_columns = (np.where(is_weighed, np.clip(column, -MAX_WEIGHT, MAX_WEIGHT), 0.0) for column in columns)
             terms += [is_weighed.astype(np.float64), *finite_columns]
             bounds = {"weight": (weighing.weight, weighing.bound), "of_slate": (slate_ratio, course.bound)}
             for column, (weight, bound) in bounds.items():
@@ -435,7 +435,7 @@ class SlateFold(Fold):
         column = "of_slate" if page_event_size > _PAGE_EVENT_SHARE * reward_size else "weight"
         curve = estimator.shape
         assumptions = {
-            "independent-slots": estimator.independent_slots, "sum-of-slots": estimator.is_additive,
+            "independent-slots": estimator.has_independent_slots, "sum-of-slots": estimator.is_additive,
             "position-model": curve is not None,
             "no-curve": curve is not None and curve.name is None,
         }  # fmt: skip
@@ -443,7 +443,7 @@ class SlateFold(Fold):
             label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
             weight_column=column, mean_column=column,
             reward_range=(least, np.inf), observed_range=observed_range,
-            reasons=tuple(reason for reason, holds in assumptions.items() if holds),
+            reasons=tuple(reason for reason, is_assumed in assumptions.items() if is_assumed),
             facts={} if curve is None else curve.facts,
         )  # fmt: skip
 
@@ -460,9 +460,9 @@ class SlateFold(Fold):
         reference = max(reliable_estimators, key=lambda kind: (kind.needs_model, kind.weighing == "rips"), default=None)
         rows = []
         for kind, estimate in zip(kinds, estimates, strict=True):
-            differs = False
-            if reference is not None and kind.independent_slots and estimate.n:
+            is_different = False
+            if reference is not None and kind.has_independent_slots and estimate.n:
                 names = tuple(side.prefix + column for side in (kind, reference) for column in side.columns)
-                differs = ratios_differ(summary, names, clusters=estimate.clusters, value=estimate.value)
-            rows.append(estimate.with_reasons(["refuted"]) if differs else estimate)
+                is_different = ratios_differ(summary, names, clusters=estimate.clusters, value=estimate.value)
+            rows.append(estimate.with_reasons(["refuted"]) if is_different else estimate)
         return rows

@@ -40,7 +40,7 @@ from rlrec.ope.units.estimate import COMPARED_ESS, NEGLIGIBLE_SHARE, EstimatorFo
 from rlrec.ope.units.fold import Fold, RowSums, WeightSpread
 from rlrec.records import Record, add_each
 
-MOST_OF_TARGET = 0.5  # share of a target that a logger shows at least to count beside others that tell less
+MIN_TARGET_SHARE = 0.5  # share of a target that a logger shows at least to count beside others that tell less
 _SALT = 6
 
 
@@ -113,7 +113,7 @@ class Weighting(Record, kw_only=False, eq=False):
             rows = {stratum: float(sums.rows[weighting_number]) / len(targets) for stratum, sums in spread.items()}
             counts = {stratum: float(factors[stratum][weighting_number]) * number for stratum, number in rows.items()}
             totals = (
-                [sum(sizes.get(Stratum(name, half), 0.0) for half in (0, 1)) for sizes in (rows, counts)]
+                [sum(logger_sizes.get(Stratum(name, half), 0.0) for half in (0, 1)) for logger_sizes in (rows, counts)]
                 for name in logger_names
             )
             table.append([
@@ -181,37 +181,39 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
             {
                 logger: estimator_folds for logger, estimator_folds in weighed_loggers.items()
                 if not estimator_folds
-                or any(logger_fold.diagnosis.reaches(limit) for logger_fold in estimator_folds.values())
+                or any(logger_fold.diagnosis.reaches_mean_weight(limit) for logger_fold in estimator_folds.values())
             }
-            for limit in (1 - MATERIAL_SHARE, MOST_OF_TARGET)
+            for limit in (1 - MATERIAL_SHARE, MIN_TARGET_SHARE)
         )  # fmt: skip
-        sizes, all_sizes = (_sizes(fold, group) for group in (supporters, candidates))
+        logger_sizes, all_sizes = (_logger_sizes(fold, group) for group in (supporters, candidates))
         # those that could show it take no precedence where they add next to nothing to those that could show most of it
-        if supporters and all(_ess(size) <= NEGLIGIBLE_SHARE * _ess(all_sizes[label]) for label, size in sizes.items()):
-            supporters, sizes = candidates, all_sizes
+        if supporters and all(
+            _ess(size) <= NEGLIGIBLE_SHARE * _ess(all_sizes[label]) for label, size in logger_sizes.items()
+        ):
+            supporters, logger_sizes = candidates, all_sizes
         unsupported_loggers |= weighed_loggers.keys() - supporters.keys()
-        negligible_sets += map(negligible_loggers, sizes.values())
+        negligible_sets += map(negligible_loggers, logger_sizes.values())
     return frozenset(unsupported_loggers | (set.intersection(*negligible_sets) if negligible_sets else set()))
 
 
-def _sizes(
+def _logger_sizes(
     fold: Fold, loggers: Mapping[str | None, Mapping[str, EstimatorFold]]
 ) -> dict[str, dict[str | None, tuple[float, int]]]:
     """Return the effective sample size and the number of clusters of each logger, for each label of an estimator.
 
     loggers: for each logger, the objects that compute its estimates, by label."""
-    sizes = {
+    logger_sizes = {
         label: {
             logger: (estimator_folds[label].diagnosis.ess or 0.0, estimator_folds[label].clusters)
             for logger, estimator_folds in loggers.items() if label in estimator_folds
         }
         for label in fold.estimators
     }  # fmt: skip
-    return {label: size for label, size in sizes.items() if size}
+    return {label: size for label, size in logger_sizes.items() if size}
 
 
-def _ess(sizes: Mapping[str | None, tuple[float, int]]) -> float:
-    return sum(ess for ess, _ in sizes.values())
+def _ess(logger_sizes: Mapping[str | None, tuple[float, int]]) -> float:
+    return sum(ess for ess, _ in logger_sizes.values())
 
 
 def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
@@ -240,13 +242,13 @@ def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozen
     return frozenset(labels)
 
 
-def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
+def negligible_loggers(logger_sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
     """Return loggers with few effective rows, which together add little to the other loggers.
 
-    sizes: the effective sample size and the number of clusters of each logger."""
-    total, logger_names = sum(ess for ess, _ in sizes.values()), set[str | None]()
+    logger_sizes: the effective sample size and the number of clusters of each logger."""
+    total, logger_names = sum(ess for ess, _ in logger_sizes.values()), set[str | None]()
     remaining_ess = total
-    for name, (ess, n_clusters) in sorted(sizes.items(), key=lambda item: item[1][0] / item[1][1]):
+    for name, (ess, n_clusters) in sorted(logger_sizes.items(), key=lambda item: item[1][0] / item[1][1]):
         remaining_ess -= ess
         if ess >= ESS_SHARE * n_clusters or total - remaining_ess > NEGLIGIBLE_SHARE * remaining_ess:
             break

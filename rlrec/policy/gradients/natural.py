@@ -21,7 +21,7 @@ from rlrec.records import Record, add_each
 BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
 FOLDS = 10  # sums of batches that are compared with each other
 MAX_BATCHES = 100  # a pass over more batches changes the policy as much as one over this many
-ROUNDING = 1e-12  # information of a group relative to the largest of any group, below which it is rounding
+ROUNDING_ERROR = 1e-12  # information of a group relative to the largest of any group, below which it is rounding
 DOUBT = 1.0  # standard errors that are subtracted from the agreement of the batches
 
 
@@ -128,7 +128,7 @@ class NaturalSteps(Record, kw_only=False, eq=False):
         by the same features; decisions, slots: the numbers of decisions and of slots in the log."""
         sizes, squared_change = Parameters(), 0.0
         common_step = arm_shares = np.zeros(len(fisher[BIAS]))
-        rounding = ROUNDING * max((float(values.max(initial=0.0)) for values in fisher.values()), default=0.0)
+        rounding = ROUNDING_ERROR * max((float(values.max(initial=0.0)) for values in fisher.values()), default=0.0)
         for name, total in gradients.total.items():
             information, signal = fisher[name], gradients.signal(name)
             if signal <= 0 or float(information.max(initial=0.0)) <= rounding:

@@ -509,7 +509,7 @@ def drawn(rng: np.random.Generator, chance: Any) -> Any:
 def looks(chance: Any, arm: Any, *, every: int) -> Iterator[SumsByArm]:
     """The totals of all m arms after each batch of so many decisions; chance (n, m) as logged, arm (n,) as shown."""
     m = chance.shape[1]
-    bets, counts = np.zeros((betting.BETS, m)), np.zeros((4, m))
+    bets, counts = np.zeros((betting.N_BETS, m)), np.zeros((4, m))
     for start in range(0, len(arm), every):
         p, hit = chance[start : start + every], arm[start : start + every, None] == np.arange(m)
         separate, least = p[hit], p.min(axis=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.ope.checks.reasons import HINTS, helpful, hint, in_groups
+from rlrec.ope.checks.reasons import HINTS, helpful_hints, hint, in_groups
 from rlrec.ope.checks.verdicts import Answer, judge_difference
 
 LIFT: dict[str, Any] = {"scale": 1.0, "precision": 5e-4, "clusters": 1_000}
@@ -119,11 +119,11 @@ def test_what_makes_an_estimate_worthless_comes_before_what_weakens_it() -> None
 
 
 def test_only_hints_that_help_are_given() -> None:
-    assert helpful(["wrong-propensities", "models-differ", "carry-over"]) == ["wrong-propensities"]
-    assert helpful(["no-rows", "low-ess", "no-propensity"]) == ["no-propensity"]
-    assert helpful(["low-ess", "no-propensity"]) == ["low-ess"]
-    assert helpful(["drift", "young-rewards", "low-ess"]) == ["low-ess", "young-rewards"]
-    assert helpful(["drift", "low-ess", "unsupported"], is_explored=True) == ["unsupported", "drift"]
+    assert helpful_hints(["wrong-propensities", "models-differ", "carry-over"]) == ["wrong-propensities"]
+    assert helpful_hints(["no-rows", "low-ess", "no-propensity"]) == ["no-propensity"]
+    assert helpful_hints(["low-ess", "no-propensity"]) == ["low-ess"]
+    assert helpful_hints(["drift", "young-rewards", "low-ess"]) == ["low-ess", "young-rewards"]
+    assert helpful_hints(["drift", "low-ess", "unsupported"], is_explored=True) == ["unsupported", "drift"]
     step = "`rlrec evaluate home --log since={}`, with the newest decisions"
     assert hint("drift", target="home", middle="2026-01-08") == step.format("2026-01-08")
     assert hint("drift", target="home") == step.format("DAY")

@@ -43,7 +43,7 @@ def test_a_sound_estimate_is_ok_without_reasons() -> None:
         ({"k_hat": 0.71}, "insufficient", "heavy-tail"),
         ({"unsupported": 0.011}, "insufficient", "unsupported"),
         ({"mean_weight_upper": 0.98}, "insufficient", "mean-weight"),
-        ({"short_horizon": True}, "insufficient", "short-horizon"),
+        ({"has_short_horizon": True}, "insufficient", "short-horizon"),
         ({"n": 0, "ess": None, "nonzero": 0}, "insufficient", "no-rows"),
         ({"ess": 999.0}, "weak", "low-ess"),
         ({"clusters": 40_001}, "weak", "low-ess"),

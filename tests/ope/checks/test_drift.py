@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.ope.checks.times import PERIODS, DriftSums
+from rlrec.ope.checks.times import N_PERIODS, DriftSums
 
 
 def sums(rates: Array, *, seed: int, chance: Array | None = None, worth: float = 1.0) -> DriftSums:
@@ -19,7 +19,7 @@ def sums(rates: Array, *, seed: int, chance: Array | None = None, worth: float =
     arm, row = (rng.random((n, 1)) > np.cumsum(shown_with, axis=1)).sum(axis=1).clip(0, arms - 1), np.arange(n)
     return DriftSums.from_rows(
         worth * (rng.random(n) < rates[row, arm]), propensity=shown_with[row, arm], arm=arm, arms=arms,
-        period=row * PERIODS // n, cluster=rng.integers(0, 2**62, n),
+        period=row * N_PERIODS // n, cluster=rng.integers(0, 2**62, n),
     )  # fmt: skip
 
 

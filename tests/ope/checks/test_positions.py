@@ -133,7 +133,7 @@ def test_pages_that_were_kept_at_several_rates_tell_the_curve_of_all_pages(model
 
 def test_dependent_clicks_go_on_after_half_of_the_clicks() -> None:
     sums = clicked(ranked(7, pages=40_000, model="dcm", share=0.4, noise=1.0), "dcm")
-    assert np.abs(positions._looking_on(sums)[0][:3] - 0.5).max() < 0.12
+    assert np.abs(positions._dcm_shares(sums)[0][:3] - 0.5).max() < 0.12
 
 
 def test_sums_of_clicks_add_up() -> None:

@@ -17,20 +17,20 @@ from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.comparison import MetricValue
 from rlrec.ope.comparisons.outcomes import Outcomes
 from rlrec.ope.sums.base import hash_bits
-from rlrec.ope.sums.moments import BLOCKS
-from rlrec.ope.sums.unit_visits import DAY, FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, Visits, unit_sums
+from rlrec.ope.sums.moments import N_BLOCKS
+from rlrec.ope.sums.unit_visits import DAY_US, FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, Visits, unit_sums
 
-HOUR = DAY // 24
-NOW = 40 * DAY
+HOUR = DAY_US // 24
+NOW = 40 * DAY_US
 METRICS = {metric.name: metric for metric in comparison.metrics(1)}
 
 
 def visits(person: Sequence[int], started: Sequence[float], hours: float = 1, *, now: float = 100) -> Visits:
     """Visits of some hours each that begin at these days."""
-    started_at = (np.array(started) * DAY).astype(np.int64)
+    started_at = (np.array(started) * DAY_US).astype(np.int64)
     ended_at = started_at + round(hours * HOUR)
     unit = np.array(person, np.int64)
-    return Visits(person=unit, unit=unit, started_at=started_at, ended_at=ended_at, is_over=ended_at < now * DAY)
+    return Visits(person=unit, unit=unit, started_at=started_at, ended_at=ended_at, is_over=ended_at < now * DAY_US)
 
 
 def decision_each(of: Visits, group: Ids | None = None, reward: Array | None = None) -> ServedDecisions:
@@ -49,27 +49,27 @@ def test_a_return_begins_after_the_end_and_within_the_window() -> None:
     """One person: the second visit begins while the first goes on, the third a day after its end to the microsecond."""
     day = 1 + 1 / 24
     of = visits([5, 5, 5, 9], [0, 0.01, day, 0.5])
-    assert of.next_start.tolist() == [round(day * DAY), round(day * DAY), FAR_FUTURE, FAR_FUTURE]
-    assert unit_sums(of, decision_each(of), now=100 * DAY).columns["returned_1d"].tolist() == [2, 0]
+    assert of.next_start.tolist() == [round(day * DAY_US), round(day * DAY_US), FAR_FUTURE, FAR_FUTURE]
+    assert unit_sums(of, decision_each(of), now=100 * DAY_US).columns["returned_1d"].tolist() == [2, 0]
     later = replace(of, started_at=of.started_at + np.array([0, 0, 1, 0]))
-    assert unit_sums(later, decision_each(later), now=100 * DAY).columns["returned_1d"].tolist() == [1, 0]
+    assert unit_sums(later, decision_each(later), now=100 * DAY_US).columns["returned_1d"].tolist() == [1, 0]
 
 
 def test_a_visit_is_at_risk_by_its_age_alone() -> None:
     of = visits([1, 1, 2], [0, 0.5, 0.9])
-    sums = unit_sums(of, decision_each(of), now=round(1.6 * DAY))
+    sums = unit_sums(of, decision_each(of), now=round(1.6 * DAY_US))
     assert sums.columns["at_risk_1d"].tolist() == [2, 0]
     assert sums.columns["at_risk_7d"].tolist() == [0, 0]
 
 
 def test_days_decisions_and_minutes_of_visits_that_are_over() -> None:
     of = visits([1, 1], [0.0, 3.98], hours=2, now=4)
-    at = np.array([0, HOUR, round(3.98 * DAY), 4 * DAY + 60_000_000])
+    at = np.array([0, HOUR, round(3.98 * DAY_US), 4 * DAY_US + 60_000_000])
     decisions = ServedDecisions(
         visit=np.array([0, 0, 1, 1]), group=np.zeros(4, np.int64), at=at, rewards=np.array([[1.0, 2, 4, 8]]),
         is_mature=np.array([[True, True, True, False]]),
     )  # fmt: skip
-    columns = {name: column.tolist() for name, column in unit_sums(of, decisions, now=4 * DAY).columns.items()}
+    columns = {name: column.tolist() for name, column in unit_sums(of, decisions, now=4 * DAY_US).columns.items()}
     assert [columns[name] for name in ("visits", "active_days", "visits_over", "decisions", "minutes")] == [
         [2], [3], [1], [2], [60],
     ]  # fmt: skip
@@ -78,7 +78,7 @@ def test_days_decisions_and_minutes_of_visits_that_are_over() -> None:
 
 def test_earlier_visits_are_those_of_the_person() -> None:
     of = replace(visits([1, 1, 2], [0, 5, 5]), unit=np.array([10, 11, 12]))
-    assert of.begun_before(np.array([1, 2]), of.started_at[[1, 2]]).tolist() == [1, 0]
+    assert of.count_begun(np.array([1, 2]), of.started_at[[1, 2]]).tolist() == [1, 0]
 
 
 # -- logs that dropped decisions --
@@ -92,7 +92,7 @@ def test_decisions_that_were_kept_at_several_rates_tell_what_all_of_them_earned(
     of = visits(np.arange(n) // visits_each, np.arange(n) % visits_each * 2.0)
     liked = random.random(n // visits_each) < 0.5
     complete = decision_each(of, reward=(random.random(n) < 0.1 + 0.2 * liked[of.unit]).astype(np.float64))
-    keep = np.where(complete.rewards[0] > 0, 1.0, 0.2)
+    keep_probability = np.where(complete.rewards[0] > 0, 1.0, 0.2)
     # of units with several decisions it tells the reward of a decision alone
     names = ("per_visit", "per_decision") if visits_each > 1 else ("per_unit", "per_visit", "per_decision")
     every = {metric.name: metric for metric in (*comparison.metrics(1), *comparison.per_decision(0))}
@@ -105,8 +105,10 @@ def test_decisions_that_were_kept_at_several_rates_tell_what_all_of_them_earned(
         expected = complete.rewards[0].sum() / [n // visits_each if name == "per_unit" else n for name in names]
         return [low <= value <= high for (low, high), value in zip(bounds, expected, strict=True)]
 
-    samples = [random.random(n) < keep for _ in range(50)]
-    counted = np.sum([covers(replace(complete, keep=keep).take(sample)) for sample in samples], axis=0)
+    samples = [random.random(n) < keep_probability for _ in range(50)]
+    counted = np.sum(
+        [covers(replace(complete, keep_probability=keep_probability).take(sample)) for sample in samples], axis=0
+    )
     assert (counted > 41).all()
     assert not np.any([covers(complete.take(sample)) for sample in samples])
 
@@ -117,7 +119,7 @@ def test_units_that_may_lack_decisions_are_counted() -> None:
     visit = np.array([0, 1, 2, 2, 3])
     decisions = ServedDecisions(
         visit=visit, group=np.zeros(5, np.int64), at=of.started_at[visit], rewards=np.ones((1, 5)),
-        is_mature=np.ones((1, 5), np.bool_), keep=np.array([0.5, 0.5, 0.5, 0.5, 0.25]),
+        is_mature=np.ones((1, 5), np.bool_), keep_probability=np.array([0.5, 0.5, 0.5, 0.5, 0.25]),
     )  # fmt: skip
     columns = {name: column.tolist() for name, column in unit_sums(of, decisions, now=NOW).columns.items()}
     assert [columns[name] for name in SAMPLED_FLAGS] == [[1, 1, 0], [0, 1, 0]]
@@ -143,10 +145,10 @@ def shop(rng: np.random.Generator, users: int = 240, *, more: float = 0.0) -> Sh
     assigned, liking = rng.integers(0, 2, users), rng.beta(3, 2, users)
     before = rng.geometric(1 - 0.9 * liking) - 1
     after = rng.geometric(1 - np.minimum(0.9 * liking + more * assigned, 0.95))
-    number, first = before + after, rng.integers(0, 20 * DAY, users)
+    number, first = before + after, rng.integers(0, 20 * DAY_US, users)
     # visits lie apart by two days on average; the first one after the assignment is at `first`
     user, start = np.repeat(np.arange(users), number), offsets(number)[:-1]
-    spent = np.cumsum(rng.exponential(2 * DAY, len(user)).astype(np.int64) + HOUR)
+    spent = np.cumsum(rng.exponential(2 * DAY_US, len(user)).astype(np.int64) + HOUR)
     at = spent - np.repeat(spent[start + before] - first, number)
     keys = hash_bits(user, salt=3).astype(np.int64)
     of = Visits(person=keys, unit=keys, started_at=at, ended_at=at + HOUR // 2, is_over=at + HOUR // 2 < NOW)
@@ -157,7 +159,7 @@ def shop(rng: np.random.Generator, users: int = 240, *, more: float = 0.0) -> Sh
     when = at[visit] + minute * 60_000_000
     reward = (rng.random(len(visit)) < 0.1 + 0.5 * liking[user[visit]]).astype(np.float64)
     every = ServedDecisions(
-        visit=visit, group=assigned[user[visit]], at=when, rewards=reward[None], is_mature=(when < NOW - DAY)[None]
+        visit=visit, group=assigned[user[visit]], at=when, rewards=reward[None], is_mature=(when < NOW - DAY_US)[None]
     )
     served = at[visit] >= first[user[visit]]
     past = replace(every.take(~served), group=np.zeros(int((~served).sum()), np.int64))
@@ -219,7 +221,7 @@ def test_different_numbers_of_decisions_alarm_in_a_thousandth() -> None:
 def halves(log: Shop) -> list[Outcomes]:
     """The figures of users assigned in the first ten days, and in the next ten."""
     units = unit_sums(log.visits, log.decisions, now=NOW)
-    sides = [units.take(units.entry < 10 * DAY), units.take(units.entry >= 10 * DAY)]
+    sides = [units.take(units.entry < 10 * DAY_US), units.take(units.entry >= 10 * DAY_US)]
     return [Outcomes(sums=outcomes.fold(side, [*METRICS.values()]), level=0.95) for side in sides]
 
 
@@ -243,7 +245,7 @@ def test_differences_that_do_not_change_with_age_alarm_in_a_thousandth() -> None
 def test_a_difference_that_grows_with_the_age_of_units_is_noticed() -> None:
     """In `b` users come back twice as often, but the younger half had no time for that."""
     log = shop(np.random.default_rng(12), 1_500, more=0.3)
-    late = log.decisions.at < 12 * DAY
+    late = log.decisions.at < 12 * DAY_US
     older, younger = halves(log._replace(decisions=log.decisions.take(late)))
     assert outcomes.changes_with_age(older, younger, 1, METRICS["visits"])
 
@@ -352,7 +354,7 @@ def test_groups_that_share_units_alarm_in_a_twentieth() -> None:
 # -- batches --
 
 
-@pytest.mark.parametrize("users", [60, pytest.param(BLOCKS * 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("users", [60, pytest.param(N_BLOCKS * 3, marks=pytest.mark.slow)])
 def test_batches_of_whole_persons_add_up(users: int) -> None:
     log = shop(np.random.default_rng(7), users)
     parts, past = [], unit_sums(log.visits, log.past, now=log.entry)

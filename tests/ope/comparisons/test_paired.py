@@ -16,7 +16,7 @@ from rlrec.errors import InputError
 from rlrec.ope.comparisons.comparison import Comparison, compare, look_alpha
 from rlrec.ope.intervals.intervals import Relative
 from rlrec.ope.sums.base import LogBatch, Ratio
-from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.sums.moments import N_BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.fold import ImpressionFold
@@ -84,10 +84,10 @@ def test_a_log_without_rewards_shows_nothing() -> None:
     assert (gain.value, gain.lower, gain.upper, gain.verdict) == (0, None, None, "insufficient")
 
 
-@pytest.mark.parametrize("users", [BLOCKS - 50, 2 * BLOCKS])
+@pytest.mark.parametrize("users", [N_BLOCKS - 50, 2 * N_BLOCKS])
 def test_blocks_or_clusters_are_the_same_for_both(users: int) -> None:
     """Two targets that differ by a constant factor in all weights: wis and wdr do not see it, up to rounding."""
-    batch = ragged(8, visits=2 * BLOCKS, users=users)
+    batch = ragged(8, visits=2 * N_BLOCKS, users=users)
     gain = compared(batch, replace(batch, log_ratio=batch.log_ratio + 1e-12), "wis")
     assert abs(gain.value or 0) < 1e-10
     assert (gain.lower or 0) <= 0

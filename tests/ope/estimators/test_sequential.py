@@ -11,7 +11,7 @@ import pytest
 from rlrec import ope
 from rlrec.errors import InputError
 from rlrec.ope.checks.verdicts import explain_reasons
-from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.sums.moments import N_BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.sessions import SessionFold
@@ -43,9 +43,9 @@ def test_estimates_by_hand() -> None:
     assert estimates["wdr"] == pytest.approx(2.5 + (2 + 0.5) / 2.25 - 0.25 / 1.25 + 0.75 / 3.25)
 
 
-@pytest.mark.parametrize("users", [30, 3 * BLOCKS])
+@pytest.mark.parametrize("users", [30, 3 * N_BLOCKS])
 def test_users_that_span_batches_add_up(users: int) -> None:
-    batch = ragged(1, visits=4 * BLOCKS, users=users)
+    batch = ragged(1, visits=4 * N_BLOCKS, users=users)
     fold, partial = folded(batch)
     pieces = [fold.partial(batch.take(np.arange(len(batch)) % 4 == piece)) for piece in range(4)]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
@@ -53,9 +53,9 @@ def test_users_that_span_batches_add_up(users: int) -> None:
     np.testing.assert_allclose(figures(added), figures(direct), rtol=1e-10)
 
 
-@pytest.mark.parametrize("users", [40, 2 * BLOCKS])
+@pytest.mark.parametrize("users", [40, 2 * N_BLOCKS])
 def test_clusters_of_a_single_batch_may_be_forgotten(users: int) -> None:
-    batch = ragged(2, visits=3 * BLOCKS, users=users)
+    batch = ragged(2, visits=3 * N_BLOCKS, users=users)
     batch = batch.take(np.argsort(batch.cluster, kind="stable"))
     edge = batch.cluster[len(batch) // 3]
     remembering, fold = (folded(batch, spans_batches=spans_batches)[0] for spans_batches in (True, False))
@@ -70,14 +70,14 @@ def test_clusters_of_a_single_batch_may_be_forgotten(users: int) -> None:
 @pytest.mark.slow
 def test_errors_of_blocks_are_those_of_clusters() -> None:
     """Within 4 % for 16,384 clusters: the error of an error from 4,096 blocks is 1 / sqrt(2 x 4,096), one percent."""
-    (batch,), _ = walks(3, [[0.5, 0.25, 0.25]], visits=4 * BLOCKS, users=4 * BLOCKS)
+    (batch,), _ = walks(3, [[0.5, 0.25, 0.25]], visits=4 * N_BLOCKS, users=4 * N_BLOCKS)
     for label, kind in ope.parse("wpdis,wdr").sessions.items():
         (estimate,) = judged(batch, label, interval="normal")
         table = _influences(batch, label)
         assert np.sqrt(len(table) / (len(table) - 1)) * np.linalg.norm(table) == pytest.approx(
             estimate.std_error, rel=0.04
         )
-        assert estimate.clusters == 4 * BLOCKS
+        assert estimate.clusters == 4 * N_BLOCKS
         assert kind.step_column is not None
 
 

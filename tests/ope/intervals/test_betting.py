@@ -12,7 +12,7 @@ import pytest
 
 from rlrec import ope
 from rlrec.ope.intervals import betting
-from rlrec.ope.sums.moments import STAKES
+from rlrec.ope.sums.moments import BET_SHARES
 from rlrec.ope.units.fold import ImpressionFold
 from tests.ope.cases import TEN, drawn
 
@@ -24,8 +24,8 @@ def chances(path: tuple[int, ...]) -> Any:
 
 
 def bets(path: tuple[int, ...], arm: int, *, share_after: int) -> Any:
-    """Log wealth of all bets on an arm, (BETS, 1), after the draws of a path."""
-    log = np.zeros((betting.BETS, 1))
+    """Log wealth of all bets on an arm, (N_BETS, 1), after the draws of a path."""
+    log = np.zeros((betting.N_BETS, 1))
     for step, shown in enumerate(path):
         log = betting.spread_wealth(log) if step == share_after else log
         p = chances(path[:step])
@@ -50,14 +50,14 @@ def test_no_bet_loses_more_than_there_is() -> None:
 
 
 def test_sharing_changes_no_total() -> None:
-    log = np.random.default_rng(3).normal(scale=200, size=(betting.BETS, 4))
+    log = np.random.default_rng(3).normal(scale=200, size=(betting.N_BETS, 4))
     assert betting.log_wealth(betting.spread_wealth(log)) == pytest.approx(betting.log_wealth(log))
 
 
 def test_bets_on_ten_rows_by_hand() -> None:
     growth = np.log1p(TEN.weight * TEN.reward).sum()
     assert growth / 10 == pytest.approx(0.3660308497, abs=1e-10)
-    lower = betting.mean_bound(np.array([growth]), 10, alpha=0.05, stakes=np.array([1.0]))
+    lower = betting.mean_bound(np.array([growth]), 10, alpha=0.05, bet_shares=np.array([1.0]))
     assert lower == pytest.approx(0.0687156735, abs=1e-10)
     assert lower == pytest.approx(np.exp(growth / 10 - np.log(20) / 10) - 1, abs=1e-12)
 
@@ -69,7 +69,7 @@ def test_the_lower_bound_of_bets_holds_at_every_look() -> None:
     missed, last = 0, []
     for _ in range(100):
         x = 100.0 * (rng.random(5_000) < 0.01) * (rng.random(5_000) < 0.3)
-        growth = np.cumsum(np.log1p(STAKES[:, None] * x), axis=1)
+        growth = np.cumsum(np.log1p(BET_SHARES[:, None] * x), axis=1)
         bounds = [betting.mean_bound(growth[:, n - 1], n, alpha=0.05) for n in looks.tolist()]
         missed += max(bounds) > 0.3
         last.append(bounds[-1])
@@ -82,7 +82,7 @@ def test_the_bound_of_ips_is_that_of_its_clusters_in_any_order_and_in_blocks() -
     fold = ImpressionFold(estimators=ope.parse("ips,snips").impressions, spans_batches=False)
     ips, snips = fold.finish(fold.partial(batch))
     earned = np.bincount(batch.cluster, batch.weight * batch.reward)
-    growth = np.array([np.log1p(stake * earned).sum() for stake in STAKES])
+    growth = np.array([np.log1p(stake * earned).sum() for stake in BET_SHARES])
     assert ips.always_lower == pytest.approx(betting.mean_bound(growth, len(batch), alpha=0.05), rel=1e-9)
     assert (snips.always_lower, 0 < (ips.always_lower or 0) < (ips.lower or 0)) == (None, True)
     half = batch.cluster < 3_000

@@ -10,7 +10,7 @@ import pytest
 from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.ope.sums.base import LogBatch
-from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.sums.moments import N_BLOCKS
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import ImpressionFold
 
@@ -86,7 +86,7 @@ def test_groups_without_rewards_do_not_widen_the_others() -> None:
 
 
 def test_more_clusters_than_blocks_are_drawn_by_block() -> None:
-    batches = pages(4, clusters=BLOCKS + 2_000, positions=2)
+    batches = pages(4, clusters=N_BLOCKS + 2_000, positions=2)
     for of_group, alone in zip(together(batches, replicates=399), apart(batches, replicates=399), strict=True):
         assert bounds(of_group[0])[0] < bounds(alone[0])[0]
 

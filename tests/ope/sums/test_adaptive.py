@@ -52,7 +52,7 @@ def test_weighing_halves_the_bias_that_giving_up_brings() -> None:
     """Five equal arms at .05, 300 runs of 1,000 steps of Thompson sampling. Sample means: .043 on average, .021 for the
     least pulled arm; weighed: .046 and .025. Both differences are beyond 10 standard errors."""
     rng, run = np.random.default_rng(5), np.arange(300)
-    pulls, wins, sums = np.zeros((300, 5)), np.zeros((300, 5)), np.zeros((adaptive.TERMS, 300, 5))
+    pulls, wins, sums = np.zeros((300, 5)), np.zeros((300, 5)), np.zeros((adaptive.N_TERMS, 300, 5))
     chance = best(wins, pulls)
     for step in range(1_000):
         chance = chance if step % 20 else best(wins, pulls)
@@ -61,7 +61,7 @@ def test_weighing_halves_the_bias_that_giving_up_brings() -> None:
         pulls[run, arm] += 1
         wins[run, arm] += reward
         sums[:, run, arm] += adaptive.terms(reward, chance[run, arm])
-    plain, weighed = wins / pulls, adaptive.means(sums.reshape(adaptive.TERMS, -1))[0].reshape(300, 5)
+    plain, weighed = wins / pulls, adaptive.means(sums.reshape(adaptive.N_TERMS, -1))[0].reshape(300, 5)
     least = run, pulls.argmin(axis=1)
     assert 0.04 < plain.mean() < 0.044 < 0.045 < weighed.mean() < 0.05
     assert 0.018 < plain[least].mean() < weighed[least].mean() - 0.002

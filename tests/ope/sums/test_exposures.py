@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.sums.exposures import BASELINE_COLUMNS, ExposureRegression, Exposures, std_errors
+from rlrec.ope.sums.exposures import N_BASELINE, ExposureRegression, Exposures, std_errors
 from tests.ope.pages import EFFECT, EXAMINATION, SLATES, chances, looks
 
 STRENGTH = np.array([5.0, 4.0, 3.0, 2.0, 1.0])  # of a Plackett-Luce logger
@@ -31,7 +31,7 @@ def pages(exposure: Array) -> Exposures:
 
 
 def add(sums: ExposureRegression, exposures: Exposures, outcome: Array, *, factor: Array, people: Ids) -> None:
-    baseline = np.zeros((len(outcome), BASELINE_COLUMNS))
+    baseline = np.zeros((len(outcome), N_BASELINE))
     baseline[:, 0] = factor
     digests = np.random.default_rng(5).integers(-(2**62), 2**62, 100_000)
     sums.add_rows(baseline, exposures, outcome[:, None], factor=factor, cluster=digests[people])
@@ -121,7 +121,7 @@ def test_many_arms_are_regressed_on_one_by_one() -> None:
     sums = regression(exposure, effect[arm] + rng.normal(size=n) + 5)
     error = std_errors(sums.influences[:, :, 0], columns=sums.n_regressed)
     truth = effect - effect.mean()
-    assert sums.square.shape[2] == BASELINE_COLUMNS + 1
+    assert sums.square.shape[2] == N_BASELINE + 1
     assert (np.abs(sums.effects[:, 0] - truth) <= 1.96 * error).sum() >= 130
     assert np.corrcoef(sums.effects[:, 0], truth)[0, 1] > 0.9
 

@@ -7,7 +7,7 @@ import pytest
 
 from rlrec import ope
 from rlrec.ope.sums.base import LogBatch
-from rlrec.ope.sums.moments import BLOCKS, moments
+from rlrec.ope.sums.moments import N_BLOCKS, moments
 from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.fold import ImpressionFold, RowSums
 from tests.ope.cases import drawn, parts
@@ -24,7 +24,7 @@ def shuffled(batch: LogBatch, seed: int) -> LogBatch:
     return batch.take(order)
 
 
-@pytest.mark.parametrize("sessions", [50, BLOCKS - 5, 2 * BLOCKS])
+@pytest.mark.parametrize("sessions", [50, N_BLOCKS - 5, 2 * N_BLOCKS])
 def test_clusters_that_span_batches_add_up(sessions: int) -> None:
     fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     batch = drawn(1, sessions=sessions)[0]
@@ -33,7 +33,7 @@ def test_clusters_that_span_batches_add_up(sessions: int) -> None:
     np.testing.assert_allclose(numbers(fold, mixed), numbers(fold, fold.partial(batch)), rtol=1e-11)
 
 
-@pytest.mark.parametrize("sessions", [50, 3 * BLOCKS])
+@pytest.mark.parametrize("sessions", [50, 3 * N_BLOCKS])
 def test_clusters_of_a_single_batch_add_up_and_may_then_be_forgotten(sessions: int) -> None:
     batch = drawn(3, sessions=sessions)[0]
     fold, remembering = (
@@ -67,11 +67,11 @@ def test_five_estimators_need_80_bytes_a_cluster() -> None:
 def test_memory_is_bounded_where_clusters_end() -> None:
     terms = np.ones((100_000, 3))
     summary = moments(terms, np.arange(100_000), columns=("rows", "b", "c"), spans_batches=False).summary()
-    assert summary.units.shape == (BLOCKS, 3)
-    assert summary.present.tolist() == [100_000] * 3
+    assert summary.units.shape == (N_BLOCKS, 3)
+    assert summary.n_clusters.tolist() == [100_000] * 3
 
 
-@pytest.mark.parametrize("sessions", [50, 3 * BLOCKS])
+@pytest.mark.parametrize("sessions", [50, 3 * N_BLOCKS])
 def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
     fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     batch = drawn(6, sessions=sessions)[0]
@@ -80,7 +80,7 @@ def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
     (first, second), (third, fourth) = pieces[:2], pieces[2:]
     closed = (first + second).close() + (third + fourth).close()
     np.testing.assert_allclose(numbers(fold, closed), numbers(fold, fold.partial(batch)), rtol=1e-11)
-    assert len(closed.moments.summary().units) == min(BLOCKS, len(np.unique(batch.cluster)))
+    assert len(closed.moments.summary().units) == min(N_BLOCKS, len(np.unique(batch.cluster)))
     with pytest.raises(ValueError, match="do not add up"):
         closed + first
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
+from rlrec.ope.sums.visits import MAX_WEIGHT, Course, VisitBatch
 from tests.ope.visiting import held, ragged
 
 # Two visits: ratios 2, 1/2, 3 and 1/4; rewards 1, 0, 2 and 4.
@@ -49,7 +49,7 @@ def test_ratios_are_those_of_a_loop() -> None:
 def test_a_product_of_ratios_never_overflows() -> None:
     heavy = replace(HAND, log_ratio=np.full(4, 700.0), largest=np.full(4, 700.0))
     course = Course(heavy, 1.0)
-    assert course.ratio == pytest.approx(np.full(4, HEAVIEST))
+    assert course.ratio == pytest.approx(np.full(4, MAX_WEIGHT))
     assert np.isinf(course.bound).all()
     dead = replace(HAND, log_ratio=np.array([-np.inf, 700.0, 700.0, 0.0]))
     assert Course(dead, 1.0).ratio.tolist() == [0, 0, 0, 1]

@@ -14,7 +14,7 @@ from rlrec.ope.comparisons.comparison import MetricValue
 from rlrec.ope.comparisons.comparison import fold as fold_metric
 from rlrec.ope.estimators.direct import Ridge
 from rlrec.ope.sums.base import LogBatch, hash_bits
-from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.sums.moments import N_BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import ImpressionFold, RowSums
@@ -23,7 +23,7 @@ from tests.ope.cases import drawn
 from tests.ope.visiting import difference, walks
 
 # Clusters: each has sums of its own, or only their blocks have.
-SIZES = [60, pytest.param(BLOCKS + 500, marks=pytest.mark.slow)]
+SIZES = [60, pytest.param(N_BLOCKS + 500, marks=pytest.mark.slow)]
 
 
 def assert_equal(first: Any, second: Any) -> None:

@@ -68,7 +68,7 @@ class ArmCounts:
         ruled_ids: the ids of the contexts with page rules (such as an arm pinned to a position). Under page rules an
         eligible arm may have no chance."""
         self.unit, self.findings, self.ruled_ids = unit, findings, ruled_ids
-        self._totals = SumsByArm(COUNTS + betting.BETS)
+        self._totals = SumsByArm(COUNTS + betting.N_BETS)
 
     def take(self, batch: Batch) -> None:
         slots = batch.slots
@@ -85,7 +85,7 @@ class ArmCounts:
         min_propensity = np.where(is_promised, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
         factors = betting.log_factors_not_shown(min_propensity)
         self._count(slots["eligible_id"][rows], factors)
-        weight = np.minimum(1 / p, betting.HEAVIEST)
+        weight = np.minimum(1 / p, betting.MAX_WEIGHT)
         counts = np.zeros_like(p), np.ones_like(p), weight, (1 - p) * weight * weight
         self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, min_propensity) - factors)])
 
@@ -95,7 +95,7 @@ class ArmCounts:
         eligible_ids: the eligible set of each of n decisions, (n,); factors: the logarithm of the factor by which a
         decision changes the wealth of a bet if the arm is not shown, for each bet and decision (bets, n)."""
         distinct_sets, set_index = np.unique(eligible_ids, return_inverse=True)
-        sums = np.zeros((COUNTS + betting.BETS, len(distinct_sets)))
+        sums = np.zeros((COUNTS + betting.N_BETS, len(distinct_sets)))
         sums[0] = np.bincount(set_index.ravel(), minlength=len(distinct_sets))
         for total, factor in zip(sums[COUNTS:], factors, strict=True):
             total += np.bincount(set_index.ravel(), weights=factor, minlength=len(distinct_sets))

@@ -126,7 +126,7 @@ def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: fl
         means=[first_value, second_value],
         difference=comparison.compare_with_zero(difference, level=level, base=first_value.value),
         sessions=n_sessions, decisions=round(difference.denominator), first_picks=first_picks,
-        wins=(None, None, None) if summary.blocks else wins,
+        wins=(None, None, None) if summary.is_by_block else wins,
     )  # fmt: skip
 
 

@@ -178,7 +178,7 @@ class StudyFold:
         assigned_at = columns["entry_at"][units.visit]
         is_earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
         entered_at = np.where(is_earlier, assigned_at, visits.started_at[units.visit])
-        is_returning = visits.begun_before(units.visit, entered_at) > 0
+        is_returning = visits.count_begun(units.visit, entered_at) > 0
         is_selected = np.ones(len(units.unit), bool)
         if self.study.users == study_figures.NAMED:
             is_selected = units.columns["recognised"] > 0
@@ -187,7 +187,7 @@ class StudyFold:
         if (entered_us := self.study.entered_us) is not None and self.study.experiment is not None:
             is_selected &= entered_at >= entered_us
         elif entered_us is not None:
-            is_selected &= visits.begun_before(units.visit, np.full(len(units.unit), entered_us)) == 0
+            is_selected &= visits.count_begun(units.visit, np.full(len(units.unit), entered_us)) == 0
         units, is_returning = units.take(is_selected), is_returning[is_selected]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
@@ -296,7 +296,7 @@ class StudyFold:
             visit=visit,
             group=self.groups.number(slots) if by_group else np.zeros(len(slots["at"]), np.int64),
             at=slots["at"], rewards=np.array([page.reward for page in pages]), is_mature=is_mature,
-            keep=slots["keep_probability"], day=day_numbers(slots["at"]),
+            keep_probability=slots["keep_probability"], day=day_numbers(slots["at"]),
         )  # fmt: skip
         return decisions.take(is_counted), take(slots, is_counted), int(is_left_out.sum())
 

@@ -267,7 +267,7 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         raise lookup.unknown("cluster", request.cluster, CLUSTERS, hint=f"one of {', '.join(CLUSTERS)}")
     if request.by == "arm" and not choice.sessions and not choice.slates:
         # rows selected by the chosen arm have a mean weight other than 1, so only self-normalised estimates are valid
-        unfit_name = next((name for name, kind in choice.impressions.items() if not kind.self_normalised), None)
+        unfit_name = next((name for name, kind in choice.impressions.items() if not kind.is_self_normalised), None)
         if unfit_name is not None:
             raise InputError(
                 f"{unfit_name} does not work by arm: the logger chose it", hint=f"use --estimator {BY_ARM}"
@@ -394,7 +394,7 @@ def _page_units(
     regression of effects. Raise InputError if the user named the regression of effects and effects cannot be
     estimated."""
     from rlrec.app.evaluation.passes.pages import EffectUnit, SlateUnit
-    from rlrec.ope.units.effects import MOST_ARMS, Effects
+    from rlrec.ope.units.effects import MAX_ARMS, Effects
 
     effects = {label: kind for label, kind in estimators.slates.items() if isinstance(kind, Effects)}
     weighted_kinds = {label: kind for label, kind in estimators.slates.items() if label not in effects}
@@ -403,7 +403,7 @@ def _page_units(
         yield SlateUnit.prepare(unit, evaluation, weighted_kinds, require_pairs=require_pairs)
     request, n_arms = evaluation.request, len(evaluation.arms)
     refusals = {
-        f"{n_arms:,} arms are more than the {MOST_ARMS} whose effects can be told": n_arms > MOST_ARMS,
+        f"{n_arms:,} arms are more than the {MAX_ARMS} whose effects can be told": n_arms > MAX_ARMS,
         "effects are those of the whole log": request.by is not None,
         "effects reach through a visit: --cluster row is no unit of theirs": request.cluster == "row",
     }

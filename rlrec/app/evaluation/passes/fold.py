@@ -254,7 +254,7 @@ def _target_partials(
     partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
     evaluation = unit.evaluation
     batch_of, slots = unit.batch_of(batch, rows, model), rows.slots
-    max_loggers = unit.fold.most_loggers
+    max_loggers = unit.fold.max_loggers
     strata = evaluation.loggers.strata(max_loggers)
     stratum_codes = evaluation.loggers.stratum_codes(
         slots, rows.begins, spans_batches=evaluation.spans_batches, max_loggers=max_loggers
@@ -408,7 +408,7 @@ def _target_estimates(
                 replace(
                     estimate.with_reasons(doubts),
                     left_out=estimate.left_out + n_left_out + total.n_gaps, reward_seen=counts.reward_seen,
-                    log=evaluation.taken_log(missing_loggers, fold.most_loggers), logger_weights=logger_weights,
+                    log=evaluation.taken_log(missing_loggers, fold.max_loggers), logger_weights=logger_weights,
                     loggers=max(1, sum(logger.weight > 0 for logger in logger_weights)),
                 )
             )  # fmt: skip

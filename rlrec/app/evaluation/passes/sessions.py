@@ -24,7 +24,7 @@ from rlrec.app.log import ended_visits, reward_log
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, PersonPortions, visit_indices
 from rlrec.arrays import Array, Flags, Ids, Index, look_up, run_starts, take
 from rlrec.errors import InputError, quantity
-from rlrec.ope.checks.dependence import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
+from rlrec.ope.checks.dependence import MAX_SCORED_ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.sessions import SessionEstimator, SessionFold
 from rlrec.policy.gradients.gradient import RECENCY, arm_memory
@@ -297,7 +297,7 @@ def _visit_draws(unit: Unit, slots: Columns, first_slots: Index, visit: Ids, ran
 
     first_slots: the index of the first slot of each decision; visit: the visit of each slot; rank: the rank of the
     arm of each slot, in order of key."""
-    n, size, width = len(rank), np.diff(np.r_[first_slots, len(rank)]), min(len(arms), ARMS)
+    n, size, width = len(rank), np.diff(np.r_[first_slots, len(rank)]), min(len(arms), MAX_SCORED_ARMS)
     sets, eligible = np.unique(slots["eligible_id"][first_slots], return_inverse=True)
     members = np.zeros((min(len(sets), max(1, CELLS // width)), width))
     n_choices = np.zeros(len(sets), np.int64)

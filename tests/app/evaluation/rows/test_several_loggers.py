@@ -183,7 +183,7 @@ def test_nothing_is_weighed_where_memory_allows_one_logger() -> None:
     assert loggers.strata(1) == [NO_LOGGER]
     assert not loggers.stratum_codes(slots, np.arange(2), spans_batches=False, max_loggers=1).any()
     fold = SessionFold(estimators=ope.parse("wdr").sessions, gamma=1.0, horizon=1_000, spans_batches=False)
-    assert fold.most_loggers < 2
+    assert fold.max_loggers < 2
 
 
 def test_a_logger_that_cannot_show_what_the_target_shows_is_left_out(db: str, tmp_path: Path) -> None:
