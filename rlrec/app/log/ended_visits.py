@@ -92,9 +92,9 @@ class EndedVisits(Record, eq=False):
 
 
 class Cutoff(Record):
-    """This record says which visits are old enough to be used. A visit must have begun before `started_before`, and
-    must be over before `now`, with the windows of its rewards. A visit thus waits for all visits that began before it;
-    otherwise short visits would become usable first.
+    """This record says which visits are old enough to be used. A visit must have begun before `started_before`, and the
+    visit and the windows of its rewards must be over before `now`. A visit thus waits for all visits that began before
+    it; otherwise short visits would become usable first.
 
     started_before: the start of the oldest visit that is not over, or `now`; timeout_us: the time without a decision
     after which a visit ends; window_us: the window of the reward."""

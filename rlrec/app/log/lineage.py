@@ -40,7 +40,7 @@ class LearnedFrom(Record):
         return frozenset(read_columns if self.splits is None else {*read_columns, "split"})
 
     def rows(self, slots: Columns) -> Flags:
-        """Tell, for each of n rows of the log, whether the version learned from its decision, (n,)."""
+        """Tell, for each of n rows of the log, whether the version learned from the decision of the row, (n,)."""
         rows = select_rows(slots, self.selection)
         if self.splits is not None:
             rows &= np.isin(slots["split"], self.splits)
@@ -80,9 +80,9 @@ def ancestry(unit: Unit, version: Version) -> list[Version]:
 
 
 def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
-    """Return the decisions that a version learned from. Every version learned from what it and its ancestors started
-    from. If the version learns online, it also learned from the decisions of its policy. chain: the version and its
-    ancestors, from `ancestry`."""
+    """Return the decisions that a version learned from. They include what the version and its ancestors had learned
+    from when they were made. If the version learns online, they also include the decisions of its policy. chain: the
+    version and its ancestors, from `ancestry`."""
     version = chain[0]
     initial_logs = started_from(chain)
     if version.status == "frozen" or not learns(version):

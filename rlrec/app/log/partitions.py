@@ -58,9 +58,9 @@ def read(
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
     """Yield the partitions of the selected log, each as an iterable of batches with whole sessions in order of id. A
     partition can be iterated repeatedly, but only until the next partition is asked for. number: the number of
-    partitions; columns: the columns of slots to read; times: how often all partitions are yielded; pick_contexts,
-    visits, keys: which contexts, and whether visits and keys, are read, as for `reader.batches`. Contexts are only read
-    if there is a single partition."""
+    partitions; columns: the columns of slots to read; pick_contexts: a function that chooses the contexts to read,
+    which is ignored if there are several partitions; visits, keys: whether the visits and keys of sessions are read;
+    times: how often all partitions are yielded."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
     moves_returns = has_returns_elsewhere(unit, selection)
@@ -196,9 +196,9 @@ def has_returns_elsewhere(unit: Unit, selection: selected.Selection) -> bool:
 
 
 def move_returns(unit: Unit, batch: Batch) -> Batch:
-    """Return a batch with further `return` events: those of later decisions of its visits that other surfaces (policies
-    or experiments) made. Each event is credited to the last decision of the visit in the batch, since the person came
-    back after this decision, too."""
+    """Return a batch with more `return` events. After its decisions in the batch, a visit may have decisions of other
+    surfaces (policies or experiments) that got a `return`. This event is credited to the last decision of the visit in
+    the batch, since the person came back after this decision, too."""
     slots, sessions_read = batch.slots, np.unique(batch.slots["session_id"])
     events = reader.ask_returns(unit, [people.session_test("d.session_id", sessions_read)]).columns()
     width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1

@@ -110,8 +110,8 @@ def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
 
 
 def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
-    """Return, for each event of a batch, the index of its kind in `chosen_kinds`, or -1 for a kind that is not
-    there."""
+    """Return, for each event of a batch, the index of its kind in `chosen_kinds`, or -1 if the kind is not among
+    them."""
     kinds = batch.events["kind"].tolist()
     numbers = defaultdict(lambda: -1, zip(chosen_kinds, range(len(chosen_kinds)), strict=True))
     return np.fromiter(map(numbers.__getitem__, kinds), np.int64, len(kinds))

@@ -39,7 +39,7 @@ class PersonalResult(Record):
 class CreditedLines:
     """A CreditedLines object holds a group of lines of feedback, in which it has replaced each line that names a user.
 
-    lines: the lines after this, some of them errors; new_keys: the keys of the new lines that are not stored yet."""
+    lines: the resulting lines, some of them errors; new_keys: the keys of the new lines that are not stored yet."""
 
     def __init__(self, unit: Unit, group: Sequence[Line | InputError]) -> None:
         self.unit, self._group = unit, group

@@ -43,7 +43,8 @@ class Result(Record):
 
 
 class Summary(Sums, eq=True):
-    """This record counts the lines of a stream that were stored, were duplicates, and were refused."""
+    """This record counts the lines of a stream that were stored (`accepted`), repeated (`duplicates`) or refused
+    (`rejected`)."""
 
     accepted: int = 0
     duplicates: int = 0

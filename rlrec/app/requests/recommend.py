@@ -76,10 +76,10 @@ Answered = Answer | DrawnAnswer | InputError
 
 
 class GroupPlan(NamedTuple):
-    """This record is a group of requests before slates are drawn. group: the plan of each request: the request with its
-    distribution, or what takes its place (an error, for example); requests: the requests whose slates are to be drawn,
-    by index; stored_answers: the answers to repeated requests, by decision id; is_interned: whether all contexts and
-    eligible sets are stored; policy_ids: the policies to lock."""
+    """This record is a group of requests before slates are drawn. group: each request with its distribution, or the
+    error, Duplicate or None in its place; requests: the requests whose slates are to be drawn, by index;
+    stored_answers: the answers to repeated requests, by decision id; is_interned: whether all contexts and eligible
+    sets are stored; policy_ids: the policies to lock."""
 
     group: Sequence[Plan]
     requests: Mapping[int, PlannedRequest]
@@ -149,7 +149,7 @@ class RequestGroup:
         return cast("list[Answered]", answers)
 
     def _waiting_rows(self, indices: Sequence[int]) -> list[int]:
-        """Return the indices of the lines of feedback that name one of some requests by its request id. indices: the
+        """Return the indices of the lines of feedback that name any of the given requests by request id. indices: the
         indices of the requests."""
         request_ids = {cast("Request", self.requests[index]).request_id for index in indices} - {None}
         return [row for row, line in enumerate(self.feedback) if line.request_id in request_ids]

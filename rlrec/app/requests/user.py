@@ -113,7 +113,7 @@ def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
 
 
 def on_returns(count: int) -> str:
-    """Return a sentence that says how many `return` events were added. count: this number."""
+    """Return a sentence that says how many `return` events were added."""
     return f"users came back in {quantity(count, 'visit')}: these have got their event `{RETURN}`"
 
 

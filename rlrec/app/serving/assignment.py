@@ -108,8 +108,8 @@ class Assigner:
         return () if request.experiment is None else (request.experiment,)
 
     def _stored_variants(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
-        """Return the variant ids of the users and sessions of the requests that are assigned to an experiment
-        already."""
+        """Return the variant that an experiment has assigned already to each user or session of the requests, as an
+        id."""
         user_keys = {user for user in map(self._user, requests) if user is not None}
         ids = {
             "session": {session.key: session.id for session in self._sessions.values()},
@@ -146,9 +146,9 @@ class Assigner:
         return variants | {fallback(self.experiments[name]) for name in self._request_names & self.experiments.keys()}
 
     def choose(self, request: Request) -> Assignment | None:
-        """Return the variant that a request gets in each of its experiments, or None if it takes part in none. A user
-        in the holdout of a route takes part in the experiment of this holdout only. Raises InputError if the request
-        names an experiment that cannot serve it."""
+        """Return the variants that a request gets in its experiments, or None if the request takes part in no
+        experiment. A user in the holdout of a route takes part in the experiment of this holdout only. Raises
+        InputError if the request names an experiment that cannot serve it."""
         variants: list[tuple[Experiment, Variant]] = []
         by, fallback_policy = "", None
         for name in self._experiment_names(request):

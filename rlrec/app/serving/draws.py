@@ -74,7 +74,7 @@ class DrawnSlate:
 
 def prepare(distributions: Collection[SharedDistribution]) -> None:
     """Compute the tables from which slates of these distributions are drawn. This is done before locks are taken, so
-    that they are held for less time."""
+    that the locks are held for less time."""
     for distribution in distributions:
         if not distribution.stateful and not distribution.candidates and distribution.case.rankers is None:
             distribution.case.slate_sampler(distribution.size).prepare()

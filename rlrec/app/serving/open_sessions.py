@@ -127,8 +127,8 @@ class OpenSessions:
         self._moved_rows: list[int] = []  # rows of sessions that got decisions
 
     def _restore_slots(self) -> None:
-        """Read the recent slots of open visits from the log if their rows do not have them. An earlier release stored
-        such rows."""
+        """Read the recent slots of open visits from the log if their rows lack them, since an earlier release did not
+        store them."""
         visits = {
             self.id[row]: row
             for row in range(self._n_stored)

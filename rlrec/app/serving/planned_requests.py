@@ -239,7 +239,7 @@ class _Group:
 
     def _members(self, names: frozenset[str]) -> dict[str, list[str]]:
         """Return the keys of the arms of each group of arms, by name of the group. Raises InputError for an unknown
-        name. names: the names of groups of arms and of arms, which are not in the result."""
+        name. names: names of groups of arms and of single arms; single arms are not in the result."""
         if unread_names := names - self.cache.members.keys():
             from rlrec.app.inputs.arm_names import members
 
