@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -353,8 +353,14 @@ def _second_half(answer: Mapping[str, Any], options: str) -> list[str]:
     if not labels or first_at == last_at or any(row["answer"] != "unknown" for row in deciding_rows):
         return []
     command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {middle(first_at, last_at)}"
+    command += _reward_options(reward for _, reward in deciding_names)
     hint = f"`{command}{options}` compares the {answer['unit']}s of its second half"
     return [f"{_join_names(labels)} learned meanwhile, so that this is an average over what was known at times: {hint}"]
+
+
+def _reward_options(names: Iterable[str | None]) -> str:
+    """Return an option of a command for each of these rewards but the default reward."""
+    return "".join(f" --reward {name}" for name in dict.fromkeys(names) if name not in (None, DEFAULT_REWARD))
 
 
 def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
@@ -436,7 +442,8 @@ def _segment_command(answer: Mapping[str, Any], options: str) -> list[str]:
     fields = answer.get("context_fields", [])[:MAX_FIELDS]
     if not fields or answer.get("segments") or not any(row["answer"] in ("better", "worse") for row in rows):
         return []
-    command = f"rlrec experiment show {answer['experiment']} --by {shlex.quote(fields[0])}{options}"
+    command = f"rlrec experiment show {answer['experiment']} --by {shlex.quote(fields[0])}"
+    command += _reward_options(row["reward"] for row in rows) + options
     other_fields = f" (or {', '.join(fields[1:])})" if fields[1:] else ""
     return [f"`{command}`{other_fields} says whether that holds for each"]
 

@@ -101,6 +101,8 @@ def test_a_table_says_which_reward_a_row_is_of_and_which_variants_learned(ready:
     assert sorted(re.findall("^reward_per_unit ([a-z]*)", table, re.M)) == ["default", "money"]
     steps = table.partition("\n\n")[0]  # whoever reads the answer alone learns that it is one on the past
     assert "moving learned meanwhile, so that this is an average over what was known at times: `rlrec outcomes" in steps
+    table = ready("--now", LATER, "experiment", "show", "ab", "--reward", "money").stdout
+    assert re.search("`rlrec outcomes --experiment ab --entered-since [^ ]* --reward money` compares", table)
 
 
 def served(run: Run, *words: Any, pages: int = 30) -> Any:
