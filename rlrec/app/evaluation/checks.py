@@ -351,7 +351,7 @@ class CarryOver(Check):
 
 
 class DependentSlots(Check):
-    """This check tests whether a slot earns less if the arms above it attract clicks."""
+    """This check tests whether a slot earns less if the arms above it attract clicks, or if slots above it earned."""
 
     reason = "dependent-slots"
     needs_model = True

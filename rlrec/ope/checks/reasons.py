@@ -173,8 +173,8 @@ REASONS = {
         "ranker of candidates that the logger drew (weak)"),
     "carry-over": Reason("state", "weak", "the reward of an arm depends on the step of the visit, or on how often the "
         "visit has seen the arm (weak): the target would bring about other states than the logger did"),
-    "dependent-slots": Reason("model", "weak", "a slot earns less below arms that attract (weak): the target would "
-        "show other arms above"),
+    "dependent-slots": Reason("model", "weak", "a slot earns less below arms that attract, or below slots that "
+        "earned (weak): the target would show other arms above"),
     "logging-states": Reason("state", "ok", "the target reads session state, and was judged in states that the logger "
         "caused"),
 }  # fmt: skip

@@ -32,8 +32,24 @@ def pages(seed: int, *, users: int = 300, stops: bool = False, eager: float = 1.
     )  # fmt: skip
 
 
-def test_readers_who_stop_at_a_click_are_noticed() -> None:
-    assert is_rejected(slots_above_p_value(pages(1, stops=True, eager=0.5)))
+@pytest.mark.parametrize("users", [100, 300])
+def test_readers_who_stop_at_a_click_are_noticed(users: int) -> None:
+    """300 pages do not yet tell by the arms above alone."""
+    assert is_rejected(slots_above_p_value(pages(1, users=users, stops=True, eager=0.5)))
+
+
+def test_clicks_that_are_too_rare_to_matter_raise_no_alarm() -> None:
+    """A slot in 200 has a click, after which the reader leaves: 1 % of the clicks below are lost."""
+    rng = np.random.default_rng(3)
+    clicks = rng.random((200_000, SIZE)) < 0.005
+    clicks &= np.cumsum(clicks, axis=1) <= 1
+    n, position = clicks.size, np.tile(np.arange(1, SIZE + 1), len(clicks))
+    page = np.repeat(np.arange(len(clicks)), SIZE)
+    sums = slots_above_sums(
+        clicks.ravel().astype(np.float64), attraction=np.zeros(n), cell=position - 1, cells=SIZE, decision=page,
+        position=position, cluster=page,
+    )  # fmt: skip
+    assert slots_above_p_value(sums) == 1.0
 
 
 @pytest.mark.slow
