@@ -372,14 +372,16 @@ class _TrainingRun:
         if len(train.strata) < 2:
             return None
         by_slot, clip = self.request.weights == SLOT, self.request.objective.clip
-        factors = value_of_split(train, max_visits=1).teaching_factors(by_slot=by_slot, clip=clip)
+        factors, n_rows = value_of_split(train, max_visits=1).teaching_factors(by_slot=by_slot, clip=clip)
         self.lease.renew()
         weights: dict[str | None, list[float]] = {}
         for (logger, _), factor in zip(train.strata, factors.tolist(), strict=True):
             weights.setdefault(logger, []).append(factor)
         self.log_taken = self.taken_log([logger for logger, counts in weights.items() if not max(counts)])
         named_factors = {name or "all others": counts for name, counts in weights.items() if name or max(counts)}
-        self.progress(f"log: {taken_loggers(self.parent.policy.name, named_factors)}")
+        loggers_with_rows = {logger for (logger, _), n in zip(train.strata, n_rows.tolist(), strict=True) if n}
+        absent_loggers = [name for name in named_factors if name not in loggers_with_rows]
+        self.progress(f"log: {taken_loggers(self.parent.policy.name, named_factors, absent_loggers)}")
         return factors
 
     def _report_epoch(self, point: Epoch) -> None:

@@ -140,10 +140,10 @@ class HoldoutValue:
             "upper": None if error is None or gain is None else gain + z * error,
         }  # fmt: skip
 
-    def teaching_factors(self, *, by_slot: bool, clip: float) -> Array:
-        """Return the factor with which the decisions of each stratum count in training, (strata,). The factor is
-        smaller, the more the weights of the stratum vary under the reference. It is 0 for loggers whose log cannot tell
-        anything about the reference.
+    def teaching_factors(self, *, by_slot: bool, clip: float) -> tuple[Array, Array]:
+        """Return the factor with which the decisions of each stratum count in training, (strata,), and the number of
+        visits or slots of each stratum, (strata,). The factor is smaller, the more the weights of the stratum vary
+        under the reference. It is 0 for loggers whose log cannot tell anything about the reference.
 
         by_slot: whether weights are those of slots, given the slots above; clip: the largest weight."""
         strata, sums = self.split.strata, np.zeros((4, len(self.split.strata)))
@@ -170,7 +170,7 @@ class HoldoutValue:
         }  # fmt: skip
         absent = unsupported_loggers | negligible_loggers(sizes) if sizes else frozenset()
         factors = stratum_factors(spread, frozenset(stratum for stratum in spread if stratum.logger in absent))
-        return np.array([factors[stratum][0] if stratum in factors else 0.0 for stratum in strata])
+        return np.array([factors[stratum][0] if stratum in factors else 0.0 for stratum in strata]), sums[0]
 
     def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:
         """Return the gain per slot of the parameters over the reference, in the states of the log, and the standard

@@ -3,7 +3,7 @@ could not show."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import cache, lru_cache
 from typing import Any
@@ -237,14 +237,17 @@ class LoggingVersions(Record, eq=False):
         return 2 * logger[start_index] + strata.halves(slots["cluster"][begins])
 
 
-def taken_loggers(target: str, weights: Mapping[str, Sequence[float]]) -> str:
+def taken_loggers(target: str, weights: Mapping[str, Sequence[float]], absent_loggers: Collection[str] = ()) -> str:
     """Return a sentence that names the loggers whose rows are used for a target, with the weights of these rows.
 
-    target: the name of the target; weights: the weights of each logger's rows, which are 0 if the rows are left out."""
+    target: the name of the target; weights: the weights of each logger's rows, which are 0 if the rows are left out;
+    absent_loggers: the loggers without any row that counts."""
     spans = {name: [f"{extreme(values):.3g}" for extreme in (min, max)] for name, values in weights.items()}
     taken_texts = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
-    left_out_names = [name for name in spans if not max(weights[name])]
+    left_out_names = [name for name in spans if not max(weights[name]) and name not in absent_loggers]
     ending = (
         f"; left out, as they tell next to nothing of {target}: {', '.join(left_out_names)}" if left_out_names else ""
     )
+    if absent_names := [name for name in spans if name in absent_loggers]:
+        ending += f"; without rows that count, as their visits or rewards are not complete: {', '.join(absent_names)}"
     return f"rows count more where weights vary less: {', '.join(taken_texts)}{ending}; --log all counts each once"

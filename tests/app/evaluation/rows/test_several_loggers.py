@@ -211,7 +211,8 @@ def test_training_takes_the_log_that_evaluate_takes(sqlite_db: str, tmp_path: Pa
         lines = [f"a{arm},{share}\n" for arm, share in enumerate(shares)]
         (tmp_path / f"{name}.csv").write_text("arm,probability\n" + "".join(lines))
         logs.create(sqlite_db, name, "fixed", probabilities=str(tmp_path / f"{name}.csv"))
-    logs.create(sqlite_db, "near", "uniform")
+    for name in ("near", "young"):
+        logs.create(sqlite_db, name, "uniform")
     logs.create(sqlite_db, "pg", "gradient")
     rates = [0.1] * 9 + [0.6]
     for number, name in enumerate(("old", "narrow", "near")):
@@ -228,8 +229,10 @@ def test_training_takes_the_log_that_evaluate_takes(sqlite_db: str, tmp_path: Pa
     assert weighed["tune_ess"] > weighed["ess_wanted"] > pooled["tune_ess"]
     assert weighed["tune_estimate"] > 0.1
     assert "narrow@1" not in logs.estimate(sqlite_db, "pg", "wdr", log="split=gate")["log"]
+    logs.serve(sqlite_db, "young", pages=100, rates=rates, start=2_870)  # until February 2, 23:51
     progress = run("--now", "2026-02-03T00:00:00Z", *options, "1").stderr
-    assert "left out, as they tell next to nothing of pg: narrow@1" in progress
+    ending = "without rows that count, as their visits or rewards are not complete: young@1"
+    assert f"left out, as they tell next to nothing of pg: narrow@1; {ending}; --log all" in progress
 
 
 @pytest.mark.slow
