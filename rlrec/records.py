@@ -195,7 +195,7 @@ class Version(Record):
         return self.status == "learning"
 
     @property
-    def contextual(self) -> bool:
+    def is_contextual(self) -> bool:
         """Tell whether the belief of the version holds sums over contexts."""
         return "context" in self.parameters
 

@@ -159,26 +159,26 @@ def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
     """Raise InputError if the features of a design have more columns than a policy of this kind can hold.
 
     cls: the class of the kind."""
-    from rlrec.policy.contexts.features import WIDEST
+    from rlrec.policy.contexts.features import MAX_WIDTH
 
     if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
         sparse_kinds = ", ".join(name for name in KINDS if getattr(load(name), "takes_sparse", False))
-        limit = f"{kind} holds {WIDEST}: it learns how they vary together"
+        limit = f"{kind} holds {MAX_WIDTH}: it learns how they vary together"
         hint = f"hash into fewer columns, or use {sparse_kinds}"
         raise InputError(f"features of contexts have {design.context.width} columns, and {limit}", hint=hint)
     if design.arm.is_sparse:
         hint = "list fewer values and hash the rest into fewer columns"
-        raise InputError(f"features of arms have {design.arm.width} columns, and a policy holds {WIDEST}", hint=hint)
+        raise InputError(f"features of arms have {design.arm.width} columns, and a policy holds {MAX_WIDTH}", hint=hint)
 
 
 def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
     """Tell whether a policy reads contexts through a design, which turns them into features."""
-    return policy.contextual
+    return policy.is_contextual
 
 
 def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
     """Tell whether the belief of a policy learns from the features of contexts."""
-    return policy.contextual and policy.learns_online
+    return policy.is_contextual and policy.learns_online
 
 
 def learns_stated(policy: Policy) -> TypeGuard[ContextualPolicy]:

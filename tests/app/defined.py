@@ -53,7 +53,7 @@ def defined(unit: Unit, answers: Version) -> dict[BeliefKey, Any]:
         for slot in decision.slots:
             reward = slot_reward(answers, reported.get(slot.position, ()), served_at=decision.at)
             index = memory.bucket(then), slot.arm_id
-            if index[0] < memory.oldest(ordinal):
+            if index[0] < memory.oldest_bucket(ordinal):
                 continue
             sums = np.zeros(3) if reward is None else np.array([1.0, reward, reward**2])
             row = memory.discount ** (ordinal - then) * np.r_[sums, _moments(selected, context, slot.arm_id, sums)]
@@ -67,7 +67,7 @@ def _ranges(unit: Unit, answers: Version) -> Any:
 
 
 def _moments(selected: Any, context: Any, arm: int, sums: Any) -> Any:
-    if not selected.contextual:
+    if not selected.is_contextual:
         return []
     x = selected.design.context.encode([context])
     weight, offset = selected.moment_weights(x, np.array([arm]))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from rlrec.policy.gradients.history import REMEMBERED
+from rlrec.policy.gradients.history import N_REMEMBERED
 from tests.benchmarks import replay
 from tests.benchmarks.measure import Figure, Sample, Setting, beyond, growth, medians, process, rlrec, three
 from tests.benchmarks.shops import (
@@ -51,7 +51,9 @@ def recommend_long(setting: Setting) -> Iterator[Figure]:
     """Visits that remember all they can: each line reads and writes 64 slots."""
     size, visits = setting.size(LINES // 5), 1_000
     base = stocked(Lite(setting), setting)
-    lines: list[Line] = [{"policy": "home", "session": f"l{number % visits}"} for number in range(REMEMBERED * visits)]
+    lines: list[Line] = [
+        {"policy": "home", "session": f"l{number % visits}"} for number in range(N_REMEMBERED * visits)
+    ]
     tell(base, "recommend", "--input", "-", lines=lines, now=NOW)
     stream = Stream(setting, base, lines[:size], replay.DECIDED, ["recommend"])
     yield from stream.figures("recommend --input, visits of 64 slots and more", at_least=1 / 3)

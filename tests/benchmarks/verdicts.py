@@ -18,7 +18,7 @@ from rlrec.cli import program
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate
 from rlrec.ope.units.sessions import SessionFold
-from rlrec.policy.gradients.gradient import MEMORY, RECENCY, arm_memory
+from rlrec.policy.gradients.gradient import DEFAULT_RECENCY, MEMORY_FEATURES, arm_memory
 from rlrec.policy.gradients.history import History
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.shop import Shop
@@ -147,8 +147,8 @@ def remembered(slates: Ids, reward: Array, *, start: Ids, cluster: Ids) -> Decis
         step, np.zeros(n), count, np.zeros(n), offsets(count), slates[earlier].ravel(), ago,
         np.repeat(reward[earlier], size) / size,
     )  # fmt: skip
-    row, arm, memory = arm_memory(history, np.power(RECENCY, ago - 1.0))
-    assert memory.shape[1] == len(MEMORY)
+    row, arm, memory = arm_memory(history, np.power(DEFAULT_RECENCY, ago - 1.0))
+    assert memory.shape[1] == len(MEMORY_FEATURES)
     return Decisions(
         start=start, cluster=cluster, top=slates[:, 0], x=np.empty((n, 0)), row=row, arm=arm, memory=memory
     )  # fmt: skip

@@ -103,7 +103,7 @@ CORRELATED = [
 SERVED = [*(kind for kind in kinds.KINDS if kinds.load(kind).can_serve), "linucb shared", "linucb hybrid", *CORRELATED]
 FLOORED = [kind for kind in SERVED if kind != "two-stage"]  # which has the floors of its stages
 FLOORS = [(kind, floor) for kind in FLOORED for floor in (0.01 if kind in CORRELATED else 0.0, 0.2)]
-STATEFUL = [kind for kind in kinds.KINDS if kinds.load(kind).stateful]
+STATEFUL = [kind for kind in kinds.KINDS if kinds.load(kind).is_stateful]
 FEATURES = [{"genre": genre} for genre in ["jazz", "rock", "rock", "folk", "jazz", "folk"]]
 PULLS, CLICKS = np.array([20, 10, 10, 0, 5, 40]), np.array([9, 3, 3, 0, 0, 10])
 SHOWN = (0.3, 0.2, 0.2, 0.1, 0.1, 0.1)  # the propensities of the arms in that log
@@ -132,7 +132,7 @@ def belief_of(policy: Policy) -> Belief:
     return Belief(
         pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
         total=sums[:, 0].sum(), extra=sums[:, 3:], moments=moments_of(policy, sums[:, 3:]),
-        parameters=trained_of(policy) if policy.stateful else None,
+        parameters=trained_of(policy) if policy.is_stateful else None,
         cost=None if policy.parsed_budget is None else np.array([3.0, 0.0, 3.0, 0.0, 6.0, 0.0]),
     )  # fmt: skip
 
@@ -208,7 +208,7 @@ def looks(policy: Policy) -> list[Array]:
     share, size = policy.exploration, 1 if hasattr(policy, "design") else 2
     beside = [*at_positions(share, 3), policy.forgetting.discount, policy.forgetting.window]
     shares = [slate.marginals(scores_of(policy, context), size=size, floor=share) for context in CONTEXTS]
-    if policy.stateful:  # and in visits that go on
+    if policy.is_stateful:  # and in visits that go on
         logits = [cast(Any, policy).distribution(remembered(policy, context)[1]) for context in CONTEXTS]
         shares += [slate.marginals(logit, size=1, floor=share) for logit in logits]
     return [np.append(share, beside) for share in shares]
@@ -437,14 +437,14 @@ def log(n: int, *, seed: int) -> tuple[list[list[Event]], dict[str, Any]]:
 ONLINE = [kind for kind in kinds.KINDS if policy_of(kind).learns_online]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ONLINE if CONTEXT not in policy_of(kind).needs])
+@pytest.mark.parametrize("kind", [kind for kind in ONLINE if CONTEXT not in policy_of(kind).needed_columns])
 def test_one_slot_adds_what_arrays_add(kind: str) -> None:
     lists, arrays = log(500, seed=3)
     policy, reward = policy_of(kind), rewards.slot_rewards(REWARD, **arrays)[0]
     slots = replace(slots_of(policy, np.random.default_rng(4).integers(0, 6, 500), CLICKS), reward=reward)
     rows = zip(slots.arm_id, slots.ordinal, slots.position, slots.propensity, lists, strict=True)
     entries = [
-        policy.entry(
+        policy.slot_statistics(
             CountedSlot(arm, ordinal, 0, position, propensity, rewards.slot_reward(REWARD, events, served_at=0))
         )
         for arm, ordinal, position, propensity, events in rows

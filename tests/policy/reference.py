@@ -131,6 +131,6 @@ def _density(a: float, b: float, u: Array) -> Array:
     return np.where(x <= 0.5, stats.beta.pdf(x, a, b), stats.beta.pdf(y, b, a)) * x * y
 
 
-def refined_order(scores: Beta, *, positions: int, refine: int) -> ContinuousOrder:
+def refined_order(scores: Beta, *, positions: int, refinement: int) -> ContinuousOrder:
     """The order of Beta scores as `Beta.order` gives it, on panels that are divided once more."""
-    return ContinuousOrder(BetaLogit, scores.alpha, scores.beta, positions=positions, refine=refine)
+    return ContinuousOrder(BetaLogit, scores.alpha, scores.beta, positions=positions, refinement=refinement)

@@ -135,7 +135,7 @@ class Runs:
         slates = draw_slates(scores, self.shape, floors=self._floors, rng=self._draws)
         self.shows.reshape(-1)[self._first_cells + slates] += 1
         propensity = None
-        if PROPENSITY in self.beliefs.needs:
+        if PROPENSITY in self.beliefs.needed_columns:
             propensity = arm_probability(scores, slates[:, 0], floor=self._floors.item())
         shown_arms = slates if self.size > 1 else slates[:, 0]
         self._observation, reward, is_terminated, is_truncated, info = self.audience.step(shown_arms)
@@ -211,7 +211,7 @@ class RunBeliefs:
     the index of the arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
-        self.policy, self.needs, self.shape = policy, policy.needs, (runs, len(names))
+        self.policy, self.needed_columns, self.shape = policy, policy.needed_columns, (runs, len(names))
         self.alpha, self.beta = (np.full(len(names), value) for value in policy.prior)
         self.ordinal = 0  # of the newest decision
         self._first_cells = np.arange(runs) * len(names)
@@ -251,9 +251,10 @@ class RunBeliefs:
             cells = self._first_cells + arm
             slots = SlotColumns(
                 arm_id=arm, reward=gain if delays is None else np.zeros(len(arm)),
-                ordinal=np.full(len(arm), self.ordinal) if ORDINAL in self.needs else None,
-                position=np.full(len(arm), column + 1) if POSITION in self.needs else None, propensity=propensity,
-                context=x if CONTEXT in self.needs else None,
+                ordinal=np.full(len(arm), self.ordinal) if ORDINAL in self.needed_columns else None,
+                position=np.full(len(arm), column + 1) if POSITION in self.needed_columns else None,
+                propensity=propensity,
+                context=x if CONTEXT in self.needed_columns else None,
             )  # fmt: skip
             self._sums.add(cells, self.policy.statistics(slots), self.ordinal)
             if delays is not None:
@@ -289,7 +290,7 @@ class ForgettingSums:
         self._ordinal = ordinal
         if self.forgetting.discount < 1:
             self.now *= self.forgetting.discount
-        oldest_bucket = self.forgetting.oldest(ordinal)
+        oldest_bucket = self.forgetting.oldest_bucket(ordinal)
         if oldest_bucket > self._oldest_bucket:
             self._buckets[self._oldest_bucket % len(self._buckets)] = 0
             self._oldest_bucket = oldest_bucket

@@ -32,7 +32,7 @@ def policy_of(version: Version) -> Policy:
     """Return the policy of a version, made from its kind and parameters. A policy that reads contexts also gets the
     version's design, which says how contexts and features of arms are encoded."""
     design = None
-    if version.contextual:
+    if version.is_contextual:
         from rlrec.policy.contexts.encoder import Design  # others need none of it
 
         design = Design.from_json(version.parameters)

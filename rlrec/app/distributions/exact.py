@@ -16,7 +16,7 @@ from rlrec.app.distributions.designs import CatalogueFeatures, arm_features, pol
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.errors import InputError
 from rlrec.policy import KINDS_WITHOUT_PAGE_RULES, TEAM_DRAFT, TWO_STAGE, is_contextual, learns_by_column, learns_stated
-from rlrec.policy.beliefs.base import EVERYTHING, PRICE, Belief, Policy
+from rlrec.policy.beliefs.base import ALL_FIELDS, PRICE, Belief, Policy
 from rlrec.policy.contexts import statements
 from rlrec.policy.contexts.statements import PAGE, PAGE_FIELDS
 from rlrec.policy.scores.floors import Floor, at_positions
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rlrec.app.distributions.trained import TrainedModel
     from rlrec.policy.beliefs.solving import ArmMoments, StatedTerms
     from rlrec.policy.beliefs.spend import Spend
-    from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
+    from rlrec.policy.contexts.encoder import ContextualPolicy, EncodedRows
     from rlrec.policy.kinds.fixed import Scored, TeamDraft
     from rlrec.policy.kinds.two_stage import TwoStage
     from rlrec.policy.slates.interleaving import Ranker
@@ -155,7 +155,7 @@ class VersionDistribution:
             )
         self._contextual = self.policy if is_contextual(self.policy) else None
         self._prior_arms, self._prior = sum_tables.split_arms(prior, 2)
-        self._rows: dict[str, Encoded] = {}
+        self._rows: dict[str, EncodedRows] = {}
         self._page: PageRules | None = None
         if learner.rules:
             from rlrec.policy.slates.page_rules import parse_texts
@@ -284,10 +284,10 @@ class VersionDistribution:
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """Return the cache key of a context: contexts with equal keys have equal distributions."""
-        reads = self.learner.reads
-        if reads == EVERYTHING and statements.ARMS not in context:
+        reads = self.learner.fields_read
+        if reads == ALL_FIELDS and statements.ARMS not in context:
             return repr(context)
-        if reads == EVERYTHING:  # scores that a request states of arms change nothing
+        if reads == ALL_FIELDS:  # scores that a request states of arms change nothing
             return repr({**context, statements.ARMS: statements.by_arm(context, statements.FEATURES)})
         if PAGE in context or self._page is not None:  # caps read features of arms
             reads = (*reads, *PAGE_FIELDS)
@@ -299,11 +299,11 @@ class VersionDistribution:
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Raise InputError if a value in a context lacks the type that the policy's features declare."""
-        if self.learner.contextual:
+        if self.learner.is_contextual:
             cast("ContextualPolicy", self.learner).design.context.check(context)
         for ranker in self.rankers:
             ranker.check(context)
-        if statements.ARMS in context and self.learner.contextual and self.arm_features is not None:
+        if statements.ARMS in context and self.learner.is_contextual and self.arm_features is not None:
             encoder = cast("ContextualPolicy", self.learner).design.arm
             for key, features in (statements.by_arm(context, statements.FEATURES) or {}).items():
                 encoder.check(features, subject=f"arms.{key}.features", owner=f" of arm {key!r}")
@@ -317,7 +317,7 @@ class VersionDistribution:
         if self.page_rules(context):
             raise self._refuse_rules()
         case = self.generator.case(eligible, arms, context, keys=keys, revision=revision)
-        return replace(case, reads=self.learner.reads)
+        return replace(case, reads=self.learner.fields_read)
 
     def case(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
@@ -336,7 +336,9 @@ class VersionDistribution:
             if first_case.layout is not None or second_case.layout is not None:
                 raise self._refuse_rules()
             rankers = Ranker(first_case.scores, first_case.floor), Ranker(second_case.scores, second_case.floor)
-            return replace(first_case, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
+            return replace(
+                first_case, index=None, reads=self.policy.fields_read, samplers={}, earlier={}, rankers=rankers
+            )
         reading, features_revision = self.reading(context), revision
         if self.arm_features is not None:
             features_revision = self.arm_features.at_request(context, arms, keys, revision)
@@ -368,7 +370,7 @@ class VersionDistribution:
 
                 scores, floor = RuledScores(scores, layout, floor), 0.0
             self._distributions[cache_key] = EligibleDistribution(
-                arms=arms, scores=scores, index=index, reads=policy.reads, layout=layout, floor=floor,
+                arms=arms, scores=scores, index=index, reads=policy.fields_read, layout=layout, floor=floor,
                 earlier=self._earlier.get(cache_key, {}),
             )  # fmt: skip
         return self._distributions[cache_key]
@@ -499,9 +501,9 @@ def from_sums(
     `seq`. learner: the policy that learned the sums; ordinal: the number of decisions that it had made."""
     distribution = VersionDistribution(
         unit, version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
-        arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
-        trained_model=_read_trained_model(unit, version, learner) if learner.stateful else None,
-        columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
+        arm_features=arm_features(unit, learner) if learner.is_contextual and not learner.is_stateful else None,
+        trained_model=_read_trained_model(unit, version, learner) if learner.is_stateful else None,
+        columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.is_contextual else None,
     )  # fmt: skip
     if learner.budget:
         _set_spent_budget(unit, distribution, seq)
@@ -526,9 +528,9 @@ def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], cata
 def _set_spent_budget(unit: Unit, distribution: VersionDistribution, seq: int | None) -> None:
     """Read what a version has spent of its budget, now or until change `seq`, and set it in the distribution."""
     from rlrec.app.inputs.arm_rules import allowed_arms
-    from rlrec.policy.beliefs.spend import RECENT
+    from rlrec.policy.beliefs.spend import N_RECENT_SLICES
 
-    newest_slices = RECENT if seq is None else None
+    newest_slices = N_RECENT_SLICES if seq is None else None
     version = distribution.version
     rows = beliefs.spend(unit, version.id, newest_slices=newest_slices, seq=seq)
     set_spend(distribution, rows, allowed_arms(unit, version.policy.params))
@@ -565,7 +567,7 @@ def _stored_sums(
         ordinal = policies.ordinal(unit, version.policy.id) if version.learning else version.ordinal
     if learns_by_column(policy):
         return beliefs.counts(unit, version.id, seq=seq), ordinal
-    return beliefs.rows(unit, version.id, start=policy.forgetting.oldest(ordinal), seq=seq), ordinal
+    return beliefs.rows(unit, version.id, start=policy.forgetting.oldest_bucket(ordinal), seq=seq), ordinal
 
 
 def renew(

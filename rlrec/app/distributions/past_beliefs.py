@@ -28,7 +28,7 @@ def moments(
     policy at that moment; greedy: whether to leave out the version's exploration."""
     policy, rows = designs.policy_of(version), np.arange(len(seq))
     learner = policy.greedy() if greedy else policy
-    if policy.stateful or not lineage.depends_on_belief(policy):
+    if policy.is_stateful or not lineage.depends_on_belief(policy):
         yield rows, exact.from_sums(unit, version, learner, (), ordinal=0)
         return
     distribution: exact.VersionDistribution | None = None
@@ -97,10 +97,10 @@ def _sorted_rows(
     n_spend = 0 if policy.parsed_budget is None else sum(row.bucket < 0 for row in rows)
     spend, rows = rows[:n_spend], rows[n_spend:]
     if spend:
-        from rlrec.policy.beliefs.spend import RECENT
+        from rlrec.policy.beliefs.spend import N_RECENT_SLICES
 
         for row in spend[::-1]:
-            if row.bucket < spend[0].bucket + RECENT:
+            if row.bucket < spend[0].bucket + N_RECENT_SLICES:
                 break
             del newest_rows[row[:2]]
     return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if exact.has_three_sums(policy) else rows, spend

@@ -53,7 +53,7 @@ def split_arms(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
 def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> dict[int, Table]:
     """Discount rows of `beliefs.rows` to the moment when the policy had made `ordinal` decisions, and add up the
     buckets of each section. Returns, for each section, the arms and their sums. Section 0 always exists."""
-    sections, oldest = defaultdict[int, list[BeliefRow]](list), forgetting.oldest(ordinal)
+    sections, oldest = defaultdict[int, list[BeliefRow]](list), forgetting.oldest_bucket(ordinal)
     if not rows or rows[-1].bucket < beliefs.SECTION:  # rows are in order of buckets
         sections[0] = [row for row in rows if row.bucket >= oldest]
     else:

@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.distributions import designs
 from rlrec.arrays import Array, Ids, Index, Words, distinct, look_up, rows_by_kind
 from rlrec.policy.beliefs.base import Policy
-from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.contexts.encoder import EncodedRows
 from rlrec.policy.contexts.statements import FEATURES, by_arm
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict_memory, score_states
 from rlrec.policy.gradients.history import History
@@ -71,11 +71,11 @@ class TrainedModel:
             parameters[name] = values
         return parameters
 
-    def encode_contexts(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
+    def encode_contexts(self, contexts: Sequence[Mapping[str, Any]]) -> EncodedRows:
         """Return the encoded contexts of n decisions, (n, q), where q is the number of encoded features."""
         return self.policy.design.context.rows(contexts)
 
-    def states(self, context: Encoded, history: History, revision: Ids) -> State:
+    def states(self, context: EncodedRows, history: History, revision: Ids) -> State:
         """Return the states of n decisions. context (n, q): the encoded contexts; history: the earlier slots of each
         visit; revision (n,): the revision of the catalogue at each decision."""
         return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))

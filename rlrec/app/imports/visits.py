@@ -15,7 +15,7 @@ from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, valu
 from rlrec.app.inputs import canonical
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, offsets, piece_rows, run_starts, take
-from rlrec.policy.gradients.history import RECENT, REMEMBERED, History, pack
+from rlrec.policy.gradients.history import N_RECENT, N_REMEMBERED, History, pack
 from rlrec.records import Record, Reward
 from rlrec.store import Unit
 from rlrec.store.database import loading
@@ -293,7 +293,7 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
     # the number of slots before each decision, and the last of them
     first_slot, since = first[picks], first[begin[picks]]
     n_shown = first_slot - since
-    count = np.minimum(n_shown, REMEMBERED)
+    count = np.minimum(n_shown, N_REMEMBERED)
     entries, row = piece_rows(first_slot - count, count), np.repeat(np.arange(len(picks)), count)
     # their rewards by all events; where some events came after the decision, by those before it
     by_slot, by_page = _rewards(batch, definition, first)
@@ -363,7 +363,7 @@ def _states(past: History, keys: Mapping[int, str]) -> list[str]:
     texts = {arm: json.dumps(key, ensure_ascii=False) for arm, key in keys.items()}
     names = [texts[arm] for arm in past.arm.tolist()]
     bounds = zip(past.start[:-1].tolist(), past.start[1:].tolist(), strict=True)
-    recent_arms = [",".join(names[max(low, high - RECENT) : high]) for low, high in bounds]
+    recent_arms = [",".join(names[max(low, high - N_RECENT) : high]) for low, high in bounds]
     gaps, index = np.unique(past.gap_s, return_inverse=True)
     gap = list(map(list(map(canonical.number, gaps.tolist())).__getitem__, index.tolist()))
     rows = zip(gap, recent_arms, past.step.tolist(), strict=True)

@@ -119,7 +119,7 @@ class _NewestPages:
             return None
         looks, counts = np.zeros(len(self.columns)), Counter[tuple[int, int, int]]()
         for (set_id, size, context_id), count in self.counts.items():
-            counts[set_id, size, context_id if distribution.learner.reads else 0] += count
+            counts[set_id, size, context_id if distribution.learner.fields_read else 0] += count
         distribution.encode_contexts([self.contexts.get(context_id, {}) for *_, context_id in counts])
         for (set_id, size, context_id), count in counts.items():
             members = np.array(self.sets[set_id])
@@ -334,10 +334,10 @@ def _long_term(
 
     effects: the long-run effects of arms; arm_ids: the id of the arm of each effect; learners: the live versions of
     `long-term` policies that learn this reward."""
-    from rlrec.policy.kinds.long_term import SMALLEST_SD, LongTerm
+    from rlrec.policy.kinds.long_term import MIN_SD, LongTerm
 
-    prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST_SD)}
-    sds = np.clip(effects.sd, SMALLEST_SD, prior["prior_sd"])  # an arm has at least the information of the prior
+    prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, MIN_SD)}
+    sds = np.clip(effects.sd, MIN_SD, prior["prior_sd"])  # an arm has at least the information of the prior
     posteriors = zip(arm_ids, effects.mean.tolist(), sds.tolist(), strict=True)
     sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
     version = designs.make_draft("long-term", kinds.values(kinds.make("long-term", prior)), reward)

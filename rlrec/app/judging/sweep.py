@@ -106,9 +106,9 @@ class Candidate(NamedTuple):
         """Return a key for sharing sums. Candidates with equal keys add the same numbers to their beliefs for every
         slot."""
         policy = designs.policy_of(self.version)
-        if policy.contextual and getattr(policy, "expands_model", False):  # around its own weights
+        if policy.is_contextual and getattr(policy, "expands_model", False):  # around its own weights
             return self.name
-        counts = type(policy).statistics, policy.needs, policy.width, policy.examination
+        counts = type(policy).statistics, policy.needed_columns, policy.width, policy.examination
         return (*counts, repr(self.version.parameters))
 
 
@@ -232,7 +232,7 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
         params = kinds.values(policy)
         parameters.check_curve(params, reward)
         version = designs.make_draft(kind, params, reward)
-        if policy.contextual:
+        if policy.is_contextual:
             if (is_shared := shares_weights(params)) not in fits:
                 fits[is_shared] = fit_design(unit, selection, version, encoders=features, is_shared=is_shared)
             version = replace(version, parameters=fits[is_shared].to_json())
@@ -311,6 +311,6 @@ def creation_command(candidate: Candidate, request: Request, taken_names: set[st
     words += [f"--param {shlex.quote(f'{name}={text}')}" for name, text in candidate.texts.items()]
     reward = candidate.version.reward.name  # that of the policies, where none was requested
     words += [f"--reward {reward}"] if reward != DEFAULT_REWARD else []
-    if request.features is not None and candidate.version.contextual:
+    if request.features is not None and candidate.version.is_contextual:
         words.append(f"--features {shlex.quote(request.features_path)}")
     return " ".join([*words, f"--from-log {shlex.quote(request.log or filters.ALL)}"])

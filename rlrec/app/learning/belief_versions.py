@@ -82,7 +82,7 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     sums = slot_statistics.add_totals(
         slot_statistics.stored_sums(unit, version, ordinal=present_ordinal), change_sums, sign=sign
     )
-    sums = slot_statistics.without_zeros(sums, oldest_bucket=fold.forgetting.oldest(present_ordinal))
+    sums = slot_statistics.without_zeros(sums, oldest_bucket=fold.forgetting.oldest_bucket(present_ordinal))
     return sums, max(mature_id, version.entered_to or 0)
 
 
@@ -95,7 +95,7 @@ def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
 
     forgetting, newest_id = Forgetting.parse(variant.params), decisions.newest_id(unit, head.policy_id)
     # the same buckets count as before, at this policy's ordinal
-    shift = forgetting.oldest(head.ordinal) - forgetting.oldest(ordinal)
+    shift = forgetting.oldest_bucket(head.ordinal) - forgetting.oldest_bucket(ordinal)
     sums = slot_statistics.stored_sums(unit, variant, ordinal=ordinal)
     record = {
         "policy_id": variant.policy.id, "ordinal": ordinal, "variant": variant.policy.name,

@@ -18,7 +18,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.gradients import imitation
-from rlrec.policy.gradients.gradient import MEMORY, Gradient, State
+from rlrec.policy.gradients.gradient import MEMORY_FEATURES, Gradient, State
 from rlrec.policy.gradients.reinforce import LoggedSlates
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -57,7 +57,7 @@ def find_source(unit: Unit, reference: str) -> Version:
 
 def _refusal_reason(policy: Policy) -> str:
     """Return words that say why a kind cannot be copied, or an empty text if it can be copied."""
-    if policy.stateful:
+    if policy.is_stateful:
         return "it is trained itself"
     return "its slates have no probabilities" if not policy.can_serve or policy.stages or policy.is_draft else ""
 
@@ -93,7 +93,7 @@ def parameters(version: Version, params: Mapping[str, Any]) -> dict[str, Any]:
 def encoders(version: Version) -> dict[str, Encoder]:
     """Return the encoders of the version by name, `context` and `arm`, or none if the version reads no context. Raises
     InputError if contexts are sparse."""
-    if not version.contextual:
+    if not version.is_contextual:
         return {}
     design = Design.from_json(version.parameters)
     if design.context.is_sparse:
@@ -132,7 +132,7 @@ class _Graduation:
         self.arms: Ids = np.array([arm.id for arm in catalogue], np.int64)
         self.active_ids = tuple(arm.id for arm in catalogue if arm.status(unit.now) == "active")
         self.arm_features = designs.CatalogueFeatures(unit, policy.design.arm).encode(self.arms, designs.NOW)
-        self.is_contextual = bool(designs.policy_of(version).reads)
+        self.is_contextual = bool(designs.policy_of(version).fields_read)
 
     def belief(self, belief: InitialBelief) -> InitialBelief:
         """Return the belief with fitted weights. The record of the belief has the KL divergence that remains."""
@@ -152,7 +152,9 @@ class _Graduation:
             )
             if not has_closed_form:
                 slates = self._slates(fitted_cases, seed=1)
-                fitted_parameters = imitation.fit(self.policy, fitted_parameters, slates, contextual=self.is_contextual)
+                fitted_parameters = imitation.fit(
+                    self.policy, fitted_parameters, slates, is_contextual=self.is_contextual
+                )
             kl = imitation.divergence(self.policy, fitted_parameters, self._slates(held_out_cases or cases, seed=2))
         weights, shared_weights = self.policy.pack(fitted_parameters, self.arms)
         return replace(
@@ -238,7 +240,7 @@ class _Graduation:
             else:
                 n_slates = max(1, round(PAGES * case.weight / total_weight))
                 seed_words = np.full(n_slates, seed * CASES + number, np.uint64)
-                draw = pages.draw(seeds=seed_words, decisions=np.arange(n_slates), lists=True)
+                draw = pages.draw(seeds=seed_words, decisions=np.arange(n_slates), with_marginals=False)
                 shown_arms, weight = draw.slates, np.full(n_slates, case.weight / n_slates)
                 log_served = np.log(draw.propensity)
             x = np.broadcast_to(
@@ -257,7 +259,7 @@ class _Graduation:
         session = np.zeros((n, len(self.policy.names) - x.shape[1]))
         no_arms = np.empty(0, np.int64)
         return LoggedSlates(
-            state=State(np.hstack([x, session]), no_arms, no_arms, np.empty((0, len(MEMORY)))), arms=index,
+            state=State(np.hstack([x, session]), no_arms, no_arms, np.empty((0, len(MEMORY_FEATURES)))), arms=index,
             arm_features=self.arm_features[index], shown_arms=shown_arms, log_propensity=log_served, gain=weight,
             returns=weight, scale=np.ones(n),
         )  # fmt: skip

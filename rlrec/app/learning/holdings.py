@@ -64,7 +64,7 @@ def provenance(
 
 def _distinct_id(version: Version) -> int:
     forgets, by_curve = Forgetting.parse(version.params).forgets, version.params.get("position")
-    is_distinct = version.contextual or version.since or forgets or by_curve or version.has_omissions
+    is_distinct = version.is_contextual or version.since or forgets or by_curve or version.has_omissions
     return version.id if is_distinct else 0
 
 
@@ -217,7 +217,7 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
         return origin_list
     # a belief that was a variant's counts by the ordinals of the variant's policy
     copied_at = int(record.get("ordinal", version.ordinal))
-    n_buckets = fold.forgetting.oldest(version.ordinal) - fold.forgetting.oldest(copied_at)
+    n_buckets = fold.forgetting.oldest_bucket(version.ordinal) - fold.forgetting.oldest_bucket(copied_at)
     ordinal += copied_at - version.ordinal
     if parent.policy.id != version.policy.id:
         copied_fold = BeliefFold(unit, parent, ordinal=ordinal)

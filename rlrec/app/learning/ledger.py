@@ -67,7 +67,7 @@ class SlotFields:
         self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
         kind = self.kinds[versions[0].id]
         self.forgetting, self.budget = kind.forgetting, kind.parsed_budget if kind.budget else None
-        needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
+        needs = frozenset[str]().union(*(kind.needed_columns for kind in self.kinds.values()))
         self.ordinal = self.forgetting.forgets or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
         self.arm_key = cache(SlotKey)
@@ -465,7 +465,7 @@ def _sum_changes(
     counts: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
     """Return the sums of changes at the policy's `ordinal`. counts: the number of slots by key and change of reward."""
-    forgetting, needs, nothing = fields.forgetting, kind.needs, (0.0,) * kind.width
+    forgetting, needs, nothing = fields.forgetting, kind.needed_columns, (0.0,) * kind.width
     sums = dict[BeliefKey, list[float]]()
     differences: dict[Any, list[float]] = {}
     for (key, change), times in counts.items():
@@ -473,7 +473,9 @@ def _sum_changes(
             continue
         name = (key, change) if needs else (key.arm_id, change)
         if (difference := differences.get(name)) is None:
-            old, new = (nothing if reward is None else kind.entry(CountedSlot(*key, reward)) for reward in change)
+            old, new = (
+                nothing if reward is None else kind.slot_statistics(CountedSlot(*key, reward)) for reward in change
+            )
             difference = differences[name] = [*map(sub, new, old)]
         weight = times * forgetting.discount ** (ordinal - key.ordinal) if forgetting.forgets else times
         belief_key = forgetting.bucket(key.ordinal) if forgetting.forgets else 0, key.arm_id

@@ -17,7 +17,7 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, run_starts
 from rlrec.policy import learns_from_contexts, learns_stated
 from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Policy
-from rlrec.policy.beliefs.budget import SLICES, Budget
+from rlrec.policy.beliefs.budget import N_SLICES, Budget
 from rlrec.policy.beliefs.statistics import POSITION, PROPENSITY, CountedSlot, Forgetting, SlotColumns
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.contexts.features import Sparse
@@ -63,15 +63,15 @@ class BeliefFold:
     def sums(self, impressions: reward_log.RewardedSlots, *, rows: Flags | None = None) -> Totals:
         """Return the sums of the statistics of impressions. Impressions without an `ordinal` do not fade. rows: a flag
         for each impression that counts, or None if all count."""
-        if PROPENSITY in self.policy.needs:
+        if PROPENSITY in self.policy.needed_columns:
             impressions = impressions.weighable(rows)
         elif rows is not None:
             impressions = impressions.take(rows)
         slots = impressions.slots
         columns = SlotColumns(
             arm_id=slots["arm_id"], reward=impressions.reward, ordinal=slots.get("ordinal"),
-            position=slots["position"] if POSITION in self.policy.needs else None,
-            propensity=slots[reward_log.SHOWN] if PROPENSITY in self.policy.needs else None,
+            position=slots["position"] if POSITION in self.policy.needed_columns else None,
+            propensity=slots[reward_log.SHOWN] if PROPENSITY in self.policy.needed_columns else None,
         )  # fmt: skip
         decision_ids = slots["decision_id"] if slots["imported"].any() else None
         return self._sum_slots(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
@@ -80,7 +80,7 @@ class BeliefFold:
         """Return the sums of the mature, uncensored impressions of a log, the number of these impressions, and the id
         of the newest decision. columns: the columns that the statistics need beside arm, reward and propensity."""
         sums, n_slots, last_id = Totals(), 0, 0
-        is_weighed = PROPENSITY in self.policy.needs
+        is_weighed = PROPENSITY in self.policy.needed_columns
         log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, is_weighed=is_weighed)
         for impressions in log:
             sums = add_totals(sums, self.sums(impressions))
@@ -104,8 +104,8 @@ class BeliefFold:
             slices = (batch.slots["at"] + budget.offset_us) // budget.slice_us
             sums = add_totals(sums, _sum_by_key(columns, slices, batch.slots["arm_id"]))
         newest_slice = max((key[0] for key in sums), default=0)
-        slice_shift = (-1 - budget.bucket(self.unit.now)) // SLICES - 1 - newest_slice // SLICES
-        return {(-1 - number - slice_shift * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
+        slice_shift = (-1 - budget.bucket(self.unit.now)) // N_SLICES - 1 - newest_slice // N_SLICES
+        return {(-1 - number - slice_shift * N_SLICES, arm): numbers for (number, arm), numbers in sums.items()}
 
     def range_sums(self, first_id: int, last_id: int) -> tuple[Totals, int]:
         """Return the sums of the policy's uncensored slots from decision `first_id` to `last_id`, with all stored
@@ -290,7 +290,7 @@ def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """Return the stored sums of a belief, discounted to the policy's `ordinal`, without sums forgotten by then."""
     forgetting = Forgetting.parse(version.policy.params)
-    return _fade_rows(beliefs.rows(unit, version.id, start=forgetting.oldest(ordinal)), forgetting, ordinal)
+    return _fade_rows(beliefs.rows(unit, version.id, start=forgetting.oldest_bucket(ordinal)), forgetting, ordinal)
 
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:

@@ -21,7 +21,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.solving import MAX_SHARED_WEIGHTS
 from rlrec.policy.contexts import marginal
 from rlrec.policy.contexts.encoder import Design, Encoder, EncoderFit
-from rlrec.policy.contexts.features import WIDEST, Sparse
+from rlrec.policy.contexts.features import MAX_WIDTH, Sparse
 from rlrec.policy.gradients.gradient import BILINEAR
 from rlrec.policy.kinds.linear import HYBRID, SHARED, Linear
 from rlrec.policy.kinds.odds import FEATURES
@@ -64,7 +64,7 @@ def warm_start(
     reward = lookup.reward(unit, reward_name)
     selection = None if from_log is None else filters.selection(unit, from_log)
     version = designs.make_draft(kind, params, reward)
-    if kinds.make(kind, params).contextual:
+    if kinds.make(kind, params).is_contextual:
         design = fit_design(unit, selection, version, encoders=encoders or {}, is_shared=shares_weights(params))
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # raises where the model cannot hold so many features
@@ -125,14 +125,16 @@ def fit_design(
     log = None if "context" in encoders else selection
     context = encoders.get("context", Encoder.by_hash())
     max_columns = MAX_SHARED_WEIGHTS // context.width if log is None else isqrt(MAX_SHARED_WEIGHTS)
-    arm = encoders.get("arm") or _catalogue_encoder(unit, max_columns=min(max_columns, WIDEST) if is_shared else WIDEST)
+    arm = encoders.get("arm") or _catalogue_encoder(
+        unit, max_columns=min(max_columns, MAX_WIDTH) if is_shared else MAX_WIDTH
+    )
     if log is not None:
         encoder_fit = EncoderFit()
         for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
             contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
             encoder_fit.take([contexts[row] for row in context_index.tolist()])  # each context as often as it occurs
         max_columns = MAX_SHARED_WEIGHTS // arm.width
-        context = Encoder.parse(encoder_fit.spec(max_columns=min(max_columns, WIDEST) if is_shared else WIDEST))
+        context = Encoder.parse(encoder_fit.spec(max_columns=min(max_columns, MAX_WIDTH) if is_shared else MAX_WIDTH))
     learns = kinds.load(draft.policy.kind).learns_online and draft.policy.kind != kinds.TWO_STAGE
     return Design(context=context, arm=arm, learns_stated=is_shared and learns)
 

@@ -166,8 +166,8 @@ def learns(version: Version) -> bool:
 
 def depends_on_belief(policy: Policy) -> bool:
     """Tell whether the distribution of a policy depends on a belief."""
-    if policy.contextual or policy.stages:
-        return policy.contextual or any(map(depends_on_belief, policy.stages))
+    if policy.is_contextual or policy.stages:
+        return policy.is_contextual or any(map(depends_on_belief, policy.stages))
     no_values: Any = np.zeros(0)
     empty_belief = Belief(
         pulls=no_values, reward_sum=no_values, reward_squares=no_values, alpha=no_values, beta=no_values, total=0.0

@@ -89,7 +89,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.read_prior(Path(request.prior))
     features = None if request.features is None else parameters.parse_features(request.features)
-    if features is not None and not policy.contextual:
+    if features is not None and not policy.is_contextual:
         raise InputError(f"kind {request.kind} reads no context", hint="leave out --features, or use linucb, say")
     definition = {
         "kind": request.kind,
@@ -101,7 +101,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         **({} if source is None else {"from_policy": request.from_policy}),
         **({} if features is None else {"features": {side: encoder.spec() for side, encoder in features.items()}}),
     }
-    if request.from_log is not None and not policy.learns_online and not policy.contextual:
+    if request.from_log is not None and not policy.learns_online and not policy.is_contextual:
         hint = f"leave it out, and learn afterwards: `rlrec policy rebuild {request.name} --log FILTER`"
         raise InputError(f"kind {request.kind} takes nothing from a log when it is made", hint=hint)
     if prior or prior_options:
@@ -170,8 +170,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
                 store.notice(f"a text of {name} counts as one value; {hint}")
     if request.kind == graduation.KIND and request.from_log and source is None and "kl" not in answer:
         store.notice("version 1 is uniform: the log has no session that has ended, with propensities, to copy")
-    has_no_features = features is None and request.from_log is None and not (source and source.contextual)
-    if policy.contextual and has_no_features:
+    has_no_features = features is None and request.from_log is None and not (source and source.is_contextual)
+    if policy.is_contextual and has_no_features:
         store.notice(
             "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"
         )

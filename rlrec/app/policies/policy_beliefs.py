@@ -107,10 +107,10 @@ def show(
         catalogue, changes = arms.all_arms(unit), newest.recent_changes(unit, version) if drift else {}
         names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
         optional_fields: dict[str, Any] = {}
-        reads_context = version.contextual or bool(version.params.get("by"))
+        reads_context = version.is_contextual or bool(version.params.get("by"))
         if context is None:
             context = _newest_context(unit, version) if reads_context else {}
-        if version.contextual:
+        if version.is_contextual:
             optional_fields["features"] = {side: version.parameters[side] for side in ("context", "arm")}
         if reads_context:
             optional_fields["context"] = dict(context)
@@ -239,7 +239,7 @@ def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, 
     """Return the number of slots of each arm: from the belief if it counts every slot once, else from the log."""
     policy_id, slots = version.policy.id, Counter[int]()
     has_every_slot = version.learning and version.number == 1 and not version.has_omissions
-    if not has_every_slot or not policy.needs <= {CONTEXT} or policy.forgetting.forgets:
+    if not has_every_slot or not policy.needed_columns <= {CONTEXT} or policy.forgetting.forgets:
         return decisions.slot_counts(unit, policy_id=policy_id, version_id=None if version.learning else version.id)
     if decisions.any_imported(unit, policy_id):
         return decisions.slot_counts(unit, policy_id=policy_id)
@@ -315,7 +315,7 @@ def _counting_curve(unit: Unit, version: Version) -> CountingCurve | None:
     if not reference:
         return None
     has_bounds = all(row["upper"] is not None for row in lookup.curve(unit, reference).positions)
-    return {"curve": reference, "in_bounds": has_bounds and not designs.policy_of(version).contextual}
+    return {"curve": reference, "in_bounds": has_bounds and not designs.policy_of(version).is_contextual}
 
 
 def _probabilities(

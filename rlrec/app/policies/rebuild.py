@@ -24,7 +24,7 @@ from rlrec.app.log import lineage, reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
 from rlrec.policy.beliefs.statistics import Forgetting
-from rlrec.policy.kinds.long_term import SMALLEST_SD, LongTerm
+from rlrec.policy.kinds.long_term import MIN_SD, LongTerm
 from rlrec.records import Record, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, reader, selected, settings
@@ -109,13 +109,13 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
         changed_parameters |= parameters.with_curve(unit, {"position": request.position})
     parameters.check_curve({**source.params, **changed_parameters}, reward)
     if request.features is not None:
-        if not policy.contextual:
+        if not policy.is_contextual:
             raise InputError(f"kind {source.policy.kind} reads no context", hint="leave out --features")
         changed_parameters |= {
             side: encoder.spec() for side, encoder in parameters.parse_features(request.features).items()
         }
     # older versions learned from the catalogue's features alone
-    if policy.contextual and warm_start.shares_weights(source.params):
+    if policy.is_contextual and warm_start.shares_weights(source.params):
         changed_parameters["learns_stated"] = True
     since = None
     if request.after_drift is not None:
@@ -127,7 +127,7 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
     if pruned_to and (since is None or since[0] <= pruned_to):
         name = source.policy.name
         hint = f"a new policy can learn from what is left: `{parameters.creation_command(source, f'policy={name}')}`"
-        if policy.contextual or beliefs.prior(unit, source.id):  # features and priors come from files
+        if policy.is_contextual or beliefs.prior(unit, source.id):  # features and priors come from files
             hint = f"a new policy with the same options and --from-log policy={name} can learn from what is left"
         raise CheckFailed(f"old decisions of policy {name!r} were pruned: a rebuild would lack them", hint=hint)
     has_copy = source.policy.base_id is not None and source.learned_from.get("last_id")
@@ -193,7 +193,7 @@ def _add_effects(
     the log; removals: the number of commands that had deleted decisions when the log was read."""
     settings.lock_removals(unit, removals)
     overall_effects, policy = _overall_effects(result), source.policy
-    prior = {"prior_mean": overall_effects["prior_mean"], "prior_sd": max(overall_effects["prior_sd"], SMALLEST_SD)}
+    prior = {"prior_mean": overall_effects["prior_mean"], "prior_sd": max(overall_effects["prior_sd"], MIN_SD)}
     # a context without the field has the overall effects
     cells = [group for group in result["groups"] if group is not overall_effects and group["group"] is not None]
     ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
@@ -202,7 +202,7 @@ def _add_effects(
         for arm in group["arms"]:
             columns = slice(0, 2) if not number else slice(1 + 2 * number, 3 + 2 * number)
             # an arm counts no less than the prior; a cell may
-            sd = max(arm["shrunk_sd"] if number else min(arm["shrunk_sd"], prior["prior_sd"]), SMALLEST_SD)
+            sd = max(arm["shrunk_sd"] if number else min(arm["shrunk_sd"], prior["prior_sd"]), MIN_SD)
             rows[arm["arm"]][columns] = LongTerm.statistics_of(arm["shrunk"], sd, **prior)
     sums = {(0, ids[key]): row for key, row in rows.items() if row.any()}
     values = json.dumps([group["group"] for group in cells], ensure_ascii=False) if cells else ""

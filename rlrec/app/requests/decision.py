@@ -21,7 +21,7 @@ from rlrec.errors import InputError
 from rlrec.policy import NARROWING
 from rlrec.policy.contexts.statements import GROUPS, LOGGED_RULES
 from rlrec.policy.gradients import history
-from rlrec.policy.gradients.gradient import MEMORY, State
+from rlrec.policy.gradients.gradient import MEMORY_FEATURES, State
 from rlrec.policy.kinds.two_stage import RANKING_KEY
 from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.scores.scores import Scores
@@ -183,7 +183,7 @@ class DerivedDecision:
             scores = RuledScores(scores, layout, policy.exploration)
         return EligibleDistribution(
             arms=self.arms, scores=scores, index=score, floor=policy.exploration if layout is None else 0.0,
-            reads=policy.reads, layout=layout,
+            reads=policy.fields_read, layout=layout,
         )  # fmt: skip
 
     def floor(self) -> float | list[float] | None:
@@ -270,7 +270,8 @@ class DerivedDecision:
         figures["probabilities"] = [list(map(finite_or_none, column)) for column in self.conditional.T.tolist()]
         if (state := self.state) is not None:  # memory of the arms that had been shown in the visit
             memory = {
-                arm: _nonzero_values(MEMORY, row) for arm, row in zip(state.arm.tolist(), state.memory, strict=True)
+                arm: _nonzero_values(MEMORY_FEATURES, row)
+                for arm, row in zip(state.arm.tolist(), state.memory, strict=True)
             }
             figures["seen"] = [memory.get(arm, {}) for arm in self.arms.tolist()]
         order = np.lexsort((self.arms, *-probabilities[::-1]))

@@ -380,7 +380,7 @@ class RequestGroup:
         """Draw the slates of requests. The requests of one session are served one after another, so that each sees the
         decisions before it. Returns five lists with an item for each request: the row of its session in `sessions`, and
         the step, the state, the packed history and the slate of its decision."""
-        stateless_plans = {index: plan for index, plan in enumerate(plans) if not plan.distribution.stateful}
+        stateless_plans = {index: plan for index, plan in enumerate(plans) if not plan.distribution.is_stateful}
         slates = draw(stateless_plans, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
         definitions = [plan.distribution.version.reward for plan in plans]

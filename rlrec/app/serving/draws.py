@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rlrec.app.serving.cache import arm_array
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution, add_teams, candidate_fields, slot_fields
 from rlrec.arrays import Ids, Index, Words
-from rlrec.policy.gradients.history import RECENT, History
+from rlrec.policy.gradients.history import N_RECENT, History
 from rlrec.policy.slates import slate_draws
 from rlrec.store.database.unit import Row
 
@@ -66,7 +66,7 @@ class DrawnSlate:
             marginal_or_none = marginal if marginal > 0 else None
             self.slots.append((position, arm, propensity, marginal_or_none, min_propensity, score, 0, int(is_rounded)))
             self.answer.append(slot_fields(position, keys[arm], propensity, marginal_or_none, score))
-        self.recent_arms = f"[{','.join([json.dumps(keys[arm], ensure_ascii=False) for arm in arms[-RECENT:]])}]"
+        self.recent_arms = f"[{','.join([json.dumps(keys[arm], ensure_ascii=False) for arm in arms[-N_RECENT:]])}]"
         self.candidates: DrawnCandidates | None = None
         self.candidate_fields: dict[str, Any] = {}
         self.teams: str | None = None
@@ -76,7 +76,7 @@ def prepare(distributions: Collection[SharedDistribution]) -> None:
     """Compute the tables from which slates of these distributions are drawn. This is done before locks are taken, so
     that the locks are held for less time."""
     for distribution in distributions:
-        if not distribution.stateful and not distribution.candidates and distribution.case.rankers is None:
+        if not distribution.is_stateful and not distribution.candidates and distribution.case.rankers is None:
             distribution.case.slate_sampler(distribution.size).prepare()
 
 
@@ -142,7 +142,9 @@ def _draw_ranked(distribution: SharedDistribution, seeds: Words, ids: Ids, keys:
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
     slates: list[DrawnSlate] = []
-    lists = distribution.case.slate_sampler(distribution.candidates).draw(seeds=seeds, decisions=ids, lists=True)
+    lists = distribution.case.slate_sampler(distribution.candidates).draw(
+        seeds=seeds, decisions=ids, with_marginals=False
+    )
     columns = distribution.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)
     for row, (arms, propensities, log_propensity) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)

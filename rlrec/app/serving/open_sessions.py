@@ -20,7 +20,7 @@ from rlrec.app.log.splits import splits
 from rlrec.arrays import look_up
 from rlrec.errors import Conflict, RlrecError
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.policy.gradients.history import RECENT, REMEMBERED, History, Ints
+from rlrec.policy.gradients.history import N_RECENT, N_REMEMBERED, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, damage_error
@@ -37,7 +37,7 @@ POSITION_BITS, STEP_BITS = 17, 7
 LAST_POSITION, LAST_STEP = (1 << POSITION_BITS) - 1, (1 << STEP_BITS) - 1
 _DTYPE = np.dtype([("slot", "<u8"), ("arm", "<u4")])
 SLOT_BYTES = _DTYPE.itemsize
-MAX_BYTES = REMEMBERED * SLOT_BYTES
+MAX_BYTES = N_REMEMBERED * SLOT_BYTES
 
 
 def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[np.void]:
@@ -228,10 +228,10 @@ class OpenSessions:
 
 
 def _append_texts(text: str, slate_text: str) -> str:
-    """Join two lists of arms, and return the last RECENT arms. Both lists and the result are JSON. text: the first
+    """Join two lists of arms, and return the last N_RECENT arms. Both lists and the result are JSON. text: the first
     list; slate_text: the second list."""
     joined_text = f"{text[:-1]},{slate_text[1:]}"
-    for _ in range(joined_text.count(SEPARATOR) + 1 - RECENT):
+    for _ in range(joined_text.count(SEPARATOR) + 1 - N_RECENT):
         joined_text = f"[{joined_text[joined_text.index(SEPARATOR) + 2 :]}"
     return joined_text
 

@@ -200,7 +200,7 @@ class SharedDistribution(ServingVersion):
     resting: Sequence[str]
 
     @property
-    def stateful(self) -> bool:
+    def is_stateful(self) -> bool:
         """Tell whether the distribution depends on the earlier decisions of the visit. If it does, the requests of a
         visit are drawn one after another."""
         return self.serving.trained_model is not None

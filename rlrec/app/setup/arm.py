@@ -73,7 +73,7 @@ def _notice_priors(store: Store) -> None:
     for name, (version, _) in live_versions.items():
         policy = kinds.make(version.policy.kind, version.params)
         (alpha, beta), (pulls, reward) = policy.prior, totals.get(version.id, (0.0, 0.0))
-        if not alpha or version.contextual or pulls < MIN_PULLS:
+        if not alpha or version.is_contextual or pulls < MIN_PULLS:
             continue
         mean, rival_mean = alpha / (alpha + beta), (alpha + reward) / (alpha + beta + pulls)
         if mean >= HIGH_RATIO * rival_mean:

@@ -544,7 +544,7 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
         )
     if policy.stages:
         raise InputError(f"{name} draws candidates, and a study in memory shows any arm", hint="leave out --ephemeral")
-    if request.size > 1 and PROPENSITY in policy.needs:
+    if request.size > 1 and PROPENSITY in policy.needed_columns:
         hint = "leave out --ephemeral, or -k"
         raise InputError(f"{name} learns by propensities, which pages in memory have at position 1 alone", hint=hint)
     if not policy.learns_online:

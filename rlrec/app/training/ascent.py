@@ -300,7 +300,7 @@ class Trainer:
     def _fold(self, rows: VisitRows) -> Ids:
         """Return the cross-fitting fold of each decision, (n,), which follows from the digest of the decision's
         cluster."""
-        fold = (rows.cluster.view(np.uint64) >> np.uint64(8)) % np.uint64(returns.FOLDS)
+        fold = (rows.cluster.view(np.uint64) >> np.uint64(8)) % np.uint64(returns.N_FOLDS)
         return np.repeat(fold.astype(np.int64), rows.length)
 
     def _returns(self, rows: VisitRows) -> Array:

@@ -33,7 +33,7 @@ from rlrec.errors import RlrecError
 from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import State
-from rlrec.policy.gradients.natural import FOLDS
+from rlrec.policy.gradients.natural import N_FOLDS
 
 ALIGNED = 64  # bytes; arrays begin at multiples of it
 PADDING = memoryview(bytes(ALIGNED))
@@ -334,7 +334,7 @@ class Dataset:
         """Return the number of visits in a training batch. The number is at most max_visits, and so small that there
         are several batches, whose gradients can be compared."""
         count = sum(map(len, self._clusters[TRAIN]))
-        return max(1, min(max_visits, -(-count // FOLDS)))
+        return max(1, min(max_visits, -(-count // N_FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, columns: Ids | None = None) -> None:
         """Arrange the written visits into splits.

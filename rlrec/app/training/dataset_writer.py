@@ -24,7 +24,7 @@ from rlrec.app.training.holdout_value import ESTIMATOR
 from rlrec.arrays import Ids, distinct, look_up, offsets, take
 from rlrec.compute import Engine
 from rlrec.ope.units.sessions import SessionFold
-from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.contexts.encoder import EncodedRows
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.gradients.gradient import order_by_row
@@ -126,7 +126,7 @@ class DatasetWriter:
         self.max_loggers = fold.max_loggers
         self._ruled_contexts = np.array(contents.contexts_with(unit, PAGE), np.int64)
         self._context_ids: Ids = np.empty(0, np.int64)
-        self._encoded_contexts: Encoded = None
+        self._encoded_contexts: EncodedRows = None
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
@@ -294,14 +294,14 @@ class DatasetWriter:
         arms[decision, column] = self._find_arms(visits.slots["arm_id"][pinned_rows])
         return arms
 
-    def _encode_contexts(self, context_id: Ids) -> Encoded:
+    def _encode_contexts(self, context_id: Ids) -> EncodedRows:
         """Return the encoded context of each decision. Contexts of the previous portion are not read again.
 
         context_id: the id of each decision's context."""
         first, code = distinct(context_id)
         ids = context_id[first]
         index, is_cached = look_up(self._context_ids, ids)
-        new_rows, cached_rows, pieces = np.flatnonzero(~is_cached), np.flatnonzero(is_cached), list[Encoded]()
+        new_rows, cached_rows, pieces = np.flatnonzero(~is_cached), np.flatnonzero(is_cached), list[EncodedRows]()
         if len(new_rows):
             pieces.append(self.model.encode_contexts(stored_contexts.distinct_contexts(self.unit, ids[new_rows])[0]))
         if len(cached_rows):

@@ -56,7 +56,7 @@ def copy_log(
         )
     if not train_slates:
         return belief
-    parameters = imitation.fit(policy, start, train_slates, contextual=True)
+    parameters = imitation.fit(policy, start, train_slates, is_contextual=True)
     weights, shared_weights = policy.pack(parameters, writer.arms)
     record = lineage.make_record(
         unit, from_log, selection, last_id=report.last_id, window_us=reward.window_us, slots=report.slots

@@ -2,7 +2,7 @@
 policy and a belief together give a distribution of scores.
 
 This module imports no numpy, and neither do the kinds that read no context. A single `feedback` command calls only
-the method `entry` of such a kind, which needs no numpy."""
+the method `slot_statistics` of such a kind, which needs no numpy."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def bounded_parameter(default: float, low: float, high: float) -> Any:
     return field(default=default, metadata={"bounds": (low, high)})
 
 
-EVERYTHING = ("*",)
+ALL_FIELDS = ("*",)
 PRICE = "@price"  # the field of a context with the price of cost with which its decision was drawn
 _NO_PRIOR = 1e-9  # pseudo-counts in place of none, where the result is not used
 
@@ -84,8 +84,8 @@ class Policy(ABC):
     becomes a frozen dataclass; the options of its class statement are options of the dataclass.
 
     The belief of every kind sums pulls, reward and squared reward. A kind with further sums overrides `statistics` and
-    `width` (the further columns follow the three), `needs` (the fields of a slot that the kind uses besides arm and
-    reward) and `entry`. The ledger discounts the rows of `statistics` by age and sums them by arm."""
+    `width` (the further columns follow the three), `needed_columns` (the fields of a slot that the kind uses besides
+    arm and reward) and `slot_statistics`. The ledger discounts the rows of `statistics` by age and sums them by arm."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -105,8 +105,8 @@ class Policy(ABC):
     # whether two rankers take turns, so that probabilities are known only given their coins
     is_draft: ClassVar[bool] = False
     # whether it reads the session state, so that each decision has its own distribution
-    stateful: ClassVar[bool] = False
-    contextual: ClassVar[bool] = False  # whether it reads contexts through its `design`: encoders, beliefs with moments
+    is_stateful: ClassVar[bool] = False
+    is_contextual: ClassVar[bool] = False  # whether it reads contexts through its `design`: encoders, moments
     # the policies that draw candidates and rank them, where it consists of two
     stages: ClassVar[tuple[Policy, ...]] = ()
     n_candidates: ClassVar[int] = 0  # the number of candidates that its first stage draws
@@ -122,7 +122,7 @@ class Policy(ABC):
         __init_subclass__ = vars(Record)["__init_subclass__"]
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needed_columns(self) -> frozenset[str]:
         """Return the names of the fields of a slot that `statistics` uses besides arm and reward."""
         return frozenset()
 
@@ -131,7 +131,7 @@ class Policy(ABC):
         """Return the number of columns of `statistics`."""
         return 3
 
-    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+    def slot_statistics(self, slot: CountedSlot) -> tuple[float, ...]:
         """Return the row that one slot adds to `statistics`, computed in plain Python. Only kinds that read no context
         have this method."""
         return 1.0, slot.reward, slot.reward * slot.reward
@@ -153,8 +153,8 @@ class Policy(ABC):
         return self.floor
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """Return the names of the context fields that the distribution of this policy depends on. EVERYTHING stands for
+    def fields_read(self) -> tuple[str, ...]:
+        """Return the names of the context fields that the distribution of this policy depends on. ALL_FIELDS stands for
         all fields."""
         return (PRICE,) if self.budget else ()
 
@@ -294,16 +294,16 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
             raise InputError(f"position is {self.position!r}, which is no curve of the store", hint=hint)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needed_columns(self) -> frozenset[str]:
         return frozenset({POSITION}) if self.examination else frozenset()
 
     @property
     def width(self) -> int:
         return 3 + len(self.examination)
 
-    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+    def slot_statistics(self, slot: CountedSlot) -> tuple[float, ...]:
         if not self.examination:
-            return super().entry(slot)
+            return super().slot_statistics(slot)
         missed_rewards, row = [0.0] * len(self.examination), slot.position - 1
         if row >= len(missed_rewards) or not self.examination[row]:
             return 0.0, 0.0, 0.0, *missed_rewards
@@ -325,7 +325,7 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
     def missed_rewards(self, belief: Belief) -> Array | None:
         """Return the sum of 1 - reward over the slots of each arm at each of the k positions of the curve, (..., m, k).
         The result is None without a position curve."""
-        if not self.examination or self.contextual or belief.extra is None:
+        if not self.examination or self.is_contextual or belief.extra is None:
             return None
         return belief.extra[..., -len(self.examination) :]
 

@@ -9,10 +9,10 @@ from typing import NamedTuple, Self
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.reward import KIND
 
-PERIODS = {"hour": 3_600_000_000, "day": 86_400_000_000, "week": 604_800_000_000}  # microseconds
-SLICES = 24  # of a period, in which decisions and costs are counted
-_FROM_MONDAY_US = 3 * PERIODS["day"]  # 1970-01-01 was a Thursday
-_FORM = rf"({KIND.pattern}):([0-9.eE+-]+)/([a-z]+)"
+US_BY_PERIOD = {"hour": 3_600_000_000, "day": 86_400_000_000, "week": 604_800_000_000}  # microseconds
+N_SLICES = 24  # of a period, in which decisions and costs are counted
+_FROM_MONDAY_US = 3 * US_BY_PERIOD["day"]  # 1970-01-01 was a Thursday
+_PATTERN = rf"({KIND.pattern}):([0-9.eE+-]+)/([a-z]+)"
 
 
 class Budget(NamedTuple):
@@ -29,20 +29,20 @@ class Budget(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Return the budget that a text such as cost_usd:25/day (EVENT:AMOUNT/PERIOD) states. Raises InputError for any
         other text."""
-        form = re.fullmatch(_FORM, text) if isinstance(text, str) else None
+        form = re.fullmatch(_PATTERN, text) if isinstance(text, str) else None
         try:
             amount = float(form[2]) if form else 0.0
         except ValueError:
             amount = 0.0
-        if form is None or not 0 < amount <= 1e15 or form[3] not in PERIODS:
-            periods = ", ".join(PERIODS)
+        if form is None or not 0 < amount <= 1e15 or form[3] not in US_BY_PERIOD:
+            periods = ", ".join(US_BY_PERIOD)
             hint = f"write EVENT:AMOUNT/PERIOD, as cost_usd:25/day: an amount above 0, and one of {periods}"
             raise InputError(f"budget is {text!r}", hint=hint)
         return cls(form[1], amount, form[3])
 
     @property
     def slice_us(self) -> int:
-        return PERIODS[self.period] // SLICES
+        return US_BY_PERIOD[self.period] // N_SLICES
 
     @property
     def offset_us(self) -> int:
@@ -52,7 +52,7 @@ class Budget(NamedTuple):
 
     def slices(self, time: int) -> float:
         """Return the time in slices, with a fraction, since the beginning of the period that contains 1970-01-01. A
-        period has SLICES slices, so every period begins at a multiple of SLICES.
+        period has N_SLICES slices, so every period begins at a multiple of N_SLICES.
 
         time: in microseconds since 1970-01-01."""
         return (time + self.offset_us) / self.slice_us

@@ -62,7 +62,7 @@ class Adwin:
         # columns for each edge of a bucket: number, sum and sum of squares of the rewards before it
         self._sums = np.zeros((3, 1))
         self._marks = np.empty(0, np.int64)  # of the first reward of each bucket
-        self._sizes = [0]  # buckets of 1, 2, 4, ... rewards; the smallest are the newest
+        self._bucket_counts = [0]  # buckets of 1, 2, 4, ... rewards; the smallest are the newest
         self._remainder: list[tuple[Array, Ids]] = []  # rewards of an incomplete tick
         self._n_waiting = 0
 
@@ -105,9 +105,9 @@ class Adwin:
                     sums[:, [edges[0], edges[cut], edges[-1]]], marks[[edges[cut], end - 2]]
                 )
                 del edges[:cut]
-                for size in reversed(range(len(self._sizes))):
-                    n_dropped = min(cut, self._sizes[size])
-                    self._sizes[size] -= n_dropped
+                for size in reversed(range(len(self._bucket_counts))):
+                    n_dropped = min(cut, self._bucket_counts[size])
+                    self._bucket_counts[size] -= n_dropped
                     cut -= n_dropped
             changes += [change] if change else []
         self._sums, self._marks = sums[:, edges] - sums[:, edges[:1]], marks[edges[:-1]]
@@ -119,7 +119,7 @@ class Adwin:
 
         edges: the columns of the running sums at which buckets begin and end. The edges inside merged buckets are
         deleted."""
-        bucket_counts, last_edge, size = self._sizes, len(edges) - 1, 0
+        bucket_counts, last_edge, size = self._bucket_counts, len(edges) - 1, 0
         bucket_counts[0] += CHECK_INTERVAL
         while (n_pairs := (bucket_counts[size] - MAX_BUCKETS + 1) // 2) > 0:
             first_edge = last_edge - bucket_counts[size]

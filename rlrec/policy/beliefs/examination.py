@@ -7,8 +7,8 @@ import numpy as np
 
 from rlrec.arrays import Array
 
-_STEPS = 100  # at most, of Newton's method; usually about 6
-_PRECISION = 1e-13
+_MAX_STEPS = 100  # at most, of Newton's method; usually about 6
+_TOLERANCE = 1e-13
 
 
 def posterior(alpha: Array, beta: Array, missed_rewards: Array, examination: Array) -> tuple[Array, Array]:
@@ -26,12 +26,12 @@ def posterior(alpha: Array, beta: Array, missed_rewards: Array, examination: Arr
     n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed_rewards.shape[:-1])
     alpha, beta = (np.broadcast_to(parameter, shape).ravel() for parameter in (alpha, beta))
     # position before arm, so that sums over positions are sums of rows
-    by_position = examination[:, None]
-    weight = by_position * np.maximum(missed_rewards.reshape(-1, n).T, 0.0)
+    curve = examination[:, None]
+    weight = curve * np.maximum(missed_rewards.reshape(-1, n).T, 0.0)
     mode_odds, misses = alpha / (beta + weight.sum(axis=0)), beta + weight.sum(axis=0)
-    arms = np.flatnonzero((weight * (1 - by_position)).any(axis=0))
+    arms = np.flatnonzero((weight * (1 - curve)).any(axis=0))
     if len(arms):
-        mode_odds[arms], misses[arms] = _posterior_mode_odds(alpha[arms], beta[arms], weight[:, arms], 1 - by_position)
+        mode_odds[arms], misses[arms] = _posterior_mode_odds(alpha[arms], beta[arms], weight[:, arms], 1 - curve)
     return (misses * mode_odds).reshape(shape), misses.reshape(shape)
 
 
@@ -45,12 +45,12 @@ def _posterior_mode_odds(alpha: Array, beta: Array, weight: Array, unexamined_sh
     started at 0, increases and never overshoots. The method stops for each arm separately, independent of the other
     arms."""
     odds, is_moving = np.zeros(len(alpha)), np.ones(len(alpha), np.bool_)
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         examined_share = 1 / (1 + unexamined_share * odds)
         counted_misses = weight * examined_share
         slope = beta + (counted_misses * examined_share).sum(axis=0)
         step = (alpha - (beta + counted_misses.sum(axis=0)) * odds) / slope
-        is_moving &= step > _PRECISION * odds
+        is_moving &= step > _TOLERANCE * odds
         if not is_moving.any():
             break
         odds = np.where(is_moving, odds + step, odds)

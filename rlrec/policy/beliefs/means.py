@@ -11,9 +11,9 @@ from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.policy.scores.families.beta import BetaLogit
 from rlrec.policy.scores.legendre import gauss
 
-PANELS, NODES = 8, 16  # of a tail of a Beta distribution, enough for full precision
+N_PANELS, N_NODES = 8, 16  # of a tail of a Beta distribution, enough for full precision
 MAX_STEPS = 60
-PAIRS = 10_000  # of parameters at a time: each takes a kB
+MAX_PAIRS = 10_000  # of parameters at a time: each takes a kB
 
 
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
@@ -51,7 +51,8 @@ def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
     1e-12 for parameters from 0.1 on and tails up to 0.1. Newton's method is used on the logit scale, where densities
     are log-concave. Each tail is integrated from its own end, where it is small. Source: own derivation."""
     pairs, index = np.unique(np.stack([alpha.ravel(), beta.ravel()]), axis=1, return_inverse=True)
-    chunks = [_distinct_bounds(pairs[:, start : start + PAIRS], tail) for start in range(0, pairs.shape[1] or 1, PAIRS)]
+    starts = range(0, pairs.shape[1] or 1, MAX_PAIRS)
+    chunks = [_distinct_bounds(pairs[:, start : start + MAX_PAIRS], tail) for start in starts]
     lower, upper = np.hstack(chunks)[:, index.ravel()].reshape(2, *alpha.shape)
     return lower, upper
 
@@ -60,16 +61,16 @@ def _distinct_bounds(pairs: Array, tail: float) -> Array:
     """Return the two bounds of `beta_bounds` for n pairs of parameters, (2, n).
 
     pairs (2, n): alpha and beta of each pair."""
-    density, (nodes, weights) = BetaLogit(pairs[0], pairs[1]), gauss(NODES)
-    nodes = (np.arange(PANELS)[:, None] + (1 + nodes) / 2).ravel() / PANELS
-    weights = np.tile(weights, PANELS) / (2 * PANELS)
+    density, (nodes, weights) = BetaLogit(pairs[0], pairs[1]), gauss(N_NODES)
+    nodes = (np.arange(N_PANELS)[:, None] + (1 + nodes) / 2).ravel() / N_PANELS
+    weights = np.tile(weights, N_PANELS) / (2 * N_PANELS)
     bounds = list[Array]()
-    for sign, reach in zip((-1.0, 1.0), density.reach(), strict=True):
+    for sign, tail_distance in zip((-1.0, 1.0), density.tail_distances(), strict=True):
         distance = np.zeros(pairs.shape[1])  # from the mode
         for _ in range(MAX_STEPS):
-            width = reach - distance
+            width = tail_distance - distance
             points = sign * np.column_stack([distance, distance[:, None] + width[:, None] * nodes])
-            densities = np.exp(density.log_peak[:, None] - density.fall(points))
+            densities = np.exp(density.log_peak[:, None] - density.log_drop(points))
             step = (width * (densities[:, 1:] @ weights) - tail) / densities[:, 0]
             distance += np.minimum(step, width / 2)
             if (np.abs(step) <= 1e-13 * (1 + np.abs(distance))).all():

@@ -13,8 +13,8 @@ from rlrec.records import Record
 MAX_SHARED_WEIGHTS = 400
 """Weights that arms share: numbers of a context times numbers of an arm."""
 
-_SINGULAR = 1e-12  # smallest eigenvalue of a precision, as a share of its largest
-_SMALLEST = 1e-300  # of an eigenvalue
+_MIN_EIGENVALUE_SHARE = 1e-12  # smallest eigenvalue of a precision, as a share of its largest
+_MIN_EIGENVALUE = 1e-300  # of an eigenvalue
 
 
 class ArmMoments(Record, kw_only=False, eq=False):
@@ -165,11 +165,11 @@ class SharedPosterior(Record, kw_only=False, eq=False):
     @property
     def by_arm(self) -> Array:
         """Return the mean weights z'W of each arm, (..., m, q)."""
-        return self._of_each_arm(self.rows @ self.weights)
+        return self._take_arms(self.rows @ self.weights)
 
     def mean(self, x: Array) -> Array:
         """Return the mean of each arm's score, (..., m)."""
-        return self._of_each_arm(self.rows @ (self.weights @ x[..., None]))[..., 0]
+        return self._take_arms(self.rows @ (self.weights @ x[..., None]))[..., 0]
 
     def factor(self, x: Array) -> Array:
         """Return a factor of the covariance of all scores, (..., m, p). The scores are mean + factor e, where e is a
@@ -178,13 +178,13 @@ class SharedPosterior(Record, kw_only=False, eq=False):
         The factor has p columns whatever q is, since W x is normal in p dimensions."""
         root_times_x = self.root.reshape(*self.root.shape[:-1], *self.weights.shape[-2:]) @ x[..., None, :, None]
         root_times_x = root_times_x[..., 0]
-        return self._of_each_arm(self.rows @ cholesky(root_times_x.swapaxes(-1, -2) @ root_times_x))
+        return self._take_arms(self.rows @ cholesky(root_times_x.swapaxes(-1, -2) @ root_times_x))
 
     def deviation(self, x: Array) -> Array:
         """Return the standard deviation of each arm's score, (..., m)."""
         return np.linalg.norm(self.factor(x), axis=-1)
 
-    def _of_each_arm(self, values: Array) -> Array:
+    def _take_arms(self, values: Array) -> Array:
         return values[..., self.row, :]
 
 
@@ -307,7 +307,8 @@ def cholesky(matrix: Array) -> Array:
         return np.asarray(np.linalg.cholesky(half_sum))
     except np.linalg.LinAlgError:
         eigenvalues = np.linalg.eigvalsh(half_sum)
-        shortfall = np.maximum(np.maximum(_SINGULAR * eigenvalues[..., -1], _SMALLEST) - eigenvalues[..., 0], 0.0)
+        least = np.maximum(_MIN_EIGENVALUE_SHARE * eigenvalues[..., -1], _MIN_EIGENVALUE)
+        shortfall = np.maximum(least - eigenvalues[..., 0], 0.0)
         return np.asarray(np.linalg.cholesky(half_sum + shortfall[..., None, None] * np.eye(half_sum.shape[-1])))
 
 

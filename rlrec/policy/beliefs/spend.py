@@ -15,23 +15,23 @@ from functools import cache
 import numpy as np
 
 from rlrec.arrays import Array, Ids, look_up
-from rlrec.policy.beliefs.budget import SLICES, Budget
+from rlrec.policy.beliefs.budget import N_SLICES, Budget
 
-PERIODS = 7  # before the newest one, from which costs and requests are learned
-RECENT = SLICES * (PERIODS + 1)  # slices
-HALF_LIFE = 0.7  # in slices; the weight of a slice's requests in the forecast halves after so many
-PRIOR_SLICES = 0.25  # slices of the usual level, with which the level of a period is shrunk towards that of the others
-NODES = 12  # of the quadrature of one score
+N_PERIODS = 7  # before the newest one, from which costs and requests are learned
+N_RECENT_SLICES = N_SLICES * (N_PERIODS + 1)  # slices
+HALF_LIFE_SLICES = 0.7  # in slices; the weight of a slice's requests in the forecast halves after so many
+N_PRIOR_SLICES = 0.25  # slices of the usual level, with which a period's level is shrunk towards that of the others
+N_NODES = 12  # of the quadrature of one score
 MAX_RIVALS = 64  # arms among which the best one is searched
-DOUBLINGS, HALVINGS = 60, 40
+MAX_DOUBLINGS, N_HALVINGS = 60, 40
 PRICE_TOLERANCE = 1e-5  # of a price
 MAX_DEVIATIONS = 8.0  # standard deviations, beyond which a normal score has probability 0
-_TANH = (2 / np.pi) ** 0.5
+_TANH_FACTOR = (2 / np.pi) ** 0.5
 
 
 class Spend:
     """A Spend object holds the spend of a policy and the number of slots that the policy has shown, for each slice (a
-    period of the budget has SLICES slices). It also holds the expected cost of each arm.
+    period of the budget has N_SLICES slices). It also holds the expected cost of each arm.
 
     A slot whose cost is not known yet counts with the expected cost of its arm. The expected cost is the mean of the
     arm's known costs and of one additional cost, which is the mean cost over all arms. cost (m,): the expected cost
@@ -48,7 +48,7 @@ class Spend:
         slices = table[:, 0].astype(np.int64)
         if len(slices):
             newest_slice = int(slices[-1])
-            is_recent = slices >= newest_slice - newest_slice % SLICES - PERIODS * SLICES  # in the periods that count
+            is_recent = slices >= newest_slice - newest_slice % N_SLICES - N_PERIODS * N_SLICES  # in these periods
             slices, table = slices[is_recent], table[is_recent]
         n_shown, cost, n_paid = table[:, 2:].T
         self.arms, arm_index = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
@@ -72,7 +72,7 @@ class Spend:
 
         time: in microseconds since 1970-01-01."""
         period_start = _period_start(self.budget.slices(time))
-        return float(self.spend[(self.slices >= period_start) & (self.slices < period_start + SLICES)].sum())
+        return float(self.spend[(self.slices >= period_start) & (self.slices < period_start + N_SLICES)].sum())
 
     def forecast_slots(self, time: int) -> float:
         """Return the expected number of slots from a time to the end of its period. The forecast is the mean of past
@@ -83,31 +83,31 @@ class Spend:
         period_start = _period_start(slice_now)
         is_past, shown_today = self.slices < period_start, self._count_slots(period_start)
         n_elapsed = slice_now - period_start
-        elapsed_shares = np.clip(n_elapsed - np.arange(SLICES), 0.0, 1.0)
-        recency = np.where(elapsed_shares > 0, 0.5 ** ((n_elapsed - np.arange(SLICES)) / HALF_LIFE), 0.0)
+        elapsed_shares = np.clip(n_elapsed - np.arange(N_SLICES), 0.0, 1.0)
+        recency = np.where(elapsed_shares > 0, 0.5 ** ((n_elapsed - np.arange(N_SLICES)) / HALF_LIFE_SLICES), 0.0)
         if not is_past.any():
             recency[: int(self.slices[0] - period_start) if len(self.slices) else 0] = 0.0  # before the policy began
-            return float(recency @ shown_today * (SLICES - n_elapsed) / max(recency @ elapsed_shares, 1 / SLICES))
+            return float(recency @ shown_today * (N_SLICES - n_elapsed) / max(recency @ elapsed_shares, 1 / N_SLICES))
         # for each slice of a period, the mean over the periods in which it was covered
-        last_period_end = _period_start(float(self.slices[is_past][-1])) + SLICES
-        period_starts = range(last_period_end - PERIODS * SLICES, last_period_end, SLICES)
-        n_covered = sum(period_begin + np.arange(SLICES) >= self.slices[0] for period_begin in period_starts)
+        last_period_end = _period_start(float(self.slices[is_past][-1])) + N_SLICES
+        period_starts = range(last_period_end - N_PERIODS * N_SLICES, last_period_end, N_SLICES)
+        n_covered = sum(period_begin + np.arange(N_SLICES) >= self.slices[0] for period_begin in period_starts)
         total_shown = np.sum([self._count_slots(period_begin) for period_begin in period_starts], axis=0)
         usual_slots = np.where(
             n_covered > 0, total_shown / np.maximum(n_covered, 1), total_shown.sum() / n_covered.sum()
         )
         # today's level relative to that, from slices that are covered
         recency = np.where(n_covered > 0, recency, 0.0)
-        prior_slots = PRIOR_SLICES * usual_slots.mean()
+        prior_slots = N_PRIOR_SLICES * usual_slots.mean()
         current_level = (recency @ shown_today + prior_slots) / (recency @ (usual_slots * elapsed_shares) + prior_slots)
         return float(current_level * (usual_slots @ (1 - elapsed_shares)))
 
     def _count_slots(self, first_slice: int) -> Array:
-        """Return the number of slots that were shown in each slice of a period, (SLICES,).
+        """Return the number of slots that were shown in each slice of a period, (N_SLICES,).
 
         first_slice: the first slice of the period."""
-        is_inside = (self.slices >= first_slice) & (self.slices < first_slice + SLICES)
-        counts = np.zeros(SLICES)
+        is_inside = (self.slices >= first_slice) & (self.slices < first_slice + N_SLICES)
+        counts = np.zeros(N_SLICES)
         counts[self.slices[is_inside] - first_slice] = self.slots[is_inside]
         return counts
 
@@ -119,7 +119,8 @@ class Spend:
             return 0.0
         first_period, last_period = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))
         past_slots = self.slots[self.slices < last_period]
-        return float(past_slots.sum() * SLICES / (last_period - first_period) if len(past_slots) else self.slots.sum())
+        n_past = last_period - first_period
+        return float(past_slots.sum() * N_SLICES / n_past if len(past_slots) else self.slots.sum())
 
     def price(
         self, location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, at: int | None = None
@@ -133,19 +134,19 @@ class Spend:
         probability of a uniform pick; at: the time (None for the beginning of a new period that is like the known
         periods)."""
         if at is None:
-            target = self.budget.amount / max(self.slots_of_period(), 1.0)
+            max_cost = self.budget.amount / max(self.slots_of_period(), 1.0)
         else:
-            target = (self.budget.amount - self.spent_in_period(at)) / max(self.forecast_slots(at), 1.0)
-        return solve_price(location, deviation, cost, p_uniform=p_uniform, target=target)
+            max_cost = (self.budget.amount - self.spent_in_period(at)) / max(self.forecast_slots(at), 1.0)
+        return solve_price(location, deviation, cost, p_uniform=p_uniform, max_cost=max_cost)
 
 
 def _period_start(slices: float) -> int:
-    return int(slices) - int(slices) % SLICES
+    return int(slices) - int(slices) % N_SLICES
 
 
-def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, target: float) -> float:
-    """Return the smallest price, up to rounding, at which the expected cost of a slot is at most `target`. If no price
-    reaches the target, the result is a price with the lowest possible cost.
+def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, max_cost: float) -> float:
+    """Return the smallest price, up to rounding, at which the expected cost of a slot is at most `max_cost`. If no
+    price reaches the target, the result is a price with the lowest possible cost.
 
     If the expected cost jumps over the target, the price on the closer side of the jump is returned. location,
     deviation (m,): the mean and the standard deviation of each arm's score (deviation is None without noise); cost
@@ -162,18 +163,18 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_unif
         return float((1 - p_uniform) * (share @ cost) + p_uniform * cost.mean())
 
     low_price, low_cost = 0.0, find_cost(0.0)
-    if low_cost <= target:
+    if low_cost <= max_cost:
         return 0.0
     least_cost = float((1 - p_uniform) * cost.min() + p_uniform * cost.mean())
-    reachable_target = max(target, least_cost + 1e-6 * cost_range)
+    reachable_target = max(max_cost, least_cost + 1e-6 * cost_range)
     high_price = (float(np.ptp(location)) + 1e-9 + (0.0 if deviation is None else float(deviation.max()))) / cost_range
-    for _ in range(DOUBLINGS):
+    for _ in range(MAX_DOUBLINGS):
         if (high_cost := find_cost(high_price)) <= reachable_target:
             break
         low_price, low_cost, high_price = high_price, high_cost, 2 * high_price
-    if target <= least_cost:
+    if max_cost <= least_cost:
         return high_price
-    for _ in range(HALVINGS):
+    for _ in range(N_HALVINGS):
         if high_price - low_price <= PRICE_TOLERANCE * high_price:
             break
         middle_price = (low_price + high_price) / 2
@@ -202,7 +203,7 @@ def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
     mean, sd = location[rivals], deviation[rivals]
     score_nodes = mean[:, None] + sd[:, None] * node
     z_score = np.clip((score_nodes[:, :, None] - mean) / sd, -MAX_DEVIATIONS, MAX_DEVIATIONS)
-    cdf = 0.5 * (1 + np.tanh(_TANH * (z_score + 0.044715 * z_score**3)))  # the normal distribution function, to 1e-3
+    cdf = 0.5 * (1 + np.tanh(_TANH_FACTOR * (z_score + 0.044715 * z_score**3)))  # of the normal law, to 1e-3
     cdf[np.arange(len(rivals)), :, np.arange(len(rivals))] = 1.0
     probability = cdf.prod(axis=2) @ weight
     best_probability[rivals] = probability / probability.sum()
@@ -211,7 +212,7 @@ def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
 
 @cache
 def _normal_quadrature() -> tuple[Array, Array]:
-    """Return two arrays (NODES,): the nodes and the weights that give the mean of a function of a standard normal
+    """Return two arrays (N_NODES,): the nodes and the weights that give the mean of a function of a standard normal
     variable."""
-    node, weight = np.polynomial.hermite_e.hermegauss(NODES)
+    node, weight = np.polynomial.hermite_e.hermegauss(N_NODES)
     return node, weight / weight.sum()

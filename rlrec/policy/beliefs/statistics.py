@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ORDINAL, CONTEXT, POSITION, PROPENSITY = "ordinal", "context", "position", "propensity"
 MIN_PROPENSITY = 1e-300  # smaller propensities are rounded to this
-BUCKETS = 32  # in a window
+N_BUCKETS = 32  # in a window
 MAX_WINDOW = 10**12  # decisions of a window
 
 
@@ -123,11 +123,11 @@ class Forgetting(Record, kw_only=False):
     @property
     def width(self) -> int:
         """Return the number of ordinals in a bucket."""
-        return max(1, int(self.window) // BUCKETS)
+        return max(1, int(self.window) // N_BUCKETS)
 
     def bucket(self, ordinal: int) -> int:
         return ordinal // self.width if self.window else 0
 
-    def oldest(self, ordinal: int) -> int:
+    def oldest_bucket(self, ordinal: int) -> int:
         """Return the first bucket that counts when the policy has made `ordinal` decisions."""
         return (ordinal - int(self.window) + 1) // self.width if self.window else 0

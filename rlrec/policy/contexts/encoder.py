@@ -18,18 +18,18 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError, suggest
-from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
+from rlrec.policy.beliefs.base import ALL_FIELDS, Belief, Policy
 from rlrec.policy.contexts import features
-from rlrec.policy.contexts.features import WIDEST, Field, Sparse, is_number, quote, value_of
+from rlrec.policy.contexts.features import MAX_WIDTH, Field, Sparse, is_number, quote, value_of
 from rlrec.policy.contexts.statements import ARM_FEATURES, STATEMENTS
 from rlrec.policy.scores.scores import Scores
 from rlrec.records import Record
 
-_KEYS = ["intercept", "fields", "hash"]
+_SPEC_KEYS = ["intercept", "fields", "hash"]
 _HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'
 
 
-Encoded = Any
+EncodedRows = Any
 """Encoded contexts: an array (..., columns), or `Sparse` where they are wide."""
 
 
@@ -37,9 +37,9 @@ class Encoder:
     """An Encoder turns JSON objects into rows of numbers with named columns. The `spec` of an encoder defines it
     completely.
 
-    width: the number of columns. is_sparse: whether there are more than WIDEST columns; the rows of such an encoder
-    come from `encode_sparse` only. reads: the names of the fields that the encoder uses. intercept: whether column 0
-    is always 1."""
+    width: the number of columns. is_sparse: whether there are more than MAX_WIDTH columns; the rows of such an encoder
+    come from `encode_sparse` only. fields_read: the names of the fields that the encoder uses. intercept: whether
+    column 0 is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
         """Build an encoder from the fields that it reads. Fields are sorted by name, since JSON has no order.
@@ -48,12 +48,12 @@ class Encoder:
         self.fields = tuple(sorted(fields, key=lambda field: field.name))
         self.intercept, self.columns = intercept, columns
         self.width = int(intercept) + sum(field.width for field in self.fields) + columns
-        self.is_sparse = self.width > WIDEST
-        self.reads = EVERYTHING if columns else tuple(field.name for field in self.fields)
+        self.is_sparse = self.width > MAX_WIDTH
+        self.fields_read = ALL_FIELDS if columns else tuple(field.name for field in self.fields)
         if not self.width:
             raise InputError("features have no columns", hint="give them an intercept, or fields")
-        if self.width > features.MAX_COLUMNS + WIDEST:
-            hint = f"give at most {features.MAX_COLUMNS + WIDEST}: hash into fewer"
+        if self.width > features.MAX_COLUMNS + MAX_WIDTH:
+            hint = f"give at most {features.MAX_COLUMNS + MAX_WIDTH}: hash into fewer"
             raise InputError(f"features have {self.width} columns", hint=hint)
         # names are only for display; a sparse encoder may have too many to list
         if not self.is_sparse and (duplicates := [name for name, count in Counter(self.names).items() if count > 1]):
@@ -66,8 +66,8 @@ class Encoder:
         if not isinstance(spec, Mapping):
             raise InputError(f"features are {quote(spec)}", hint=_HINT)
         for key in spec:
-            if key not in _KEYS:
-                raise InputError(f"features have an unknown {quote(key)}", hint=suggest(str(key), _KEYS) or _HINT)
+            if key not in _SPEC_KEYS:
+                raise InputError(f"features have an unknown {quote(key)}", hint=suggest(str(key), _SPEC_KEYS) or _HINT)
         declared_fields, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
         if not isinstance(declared_fields, Mapping):
             raise InputError(f"fields are {quote(declared_fields)}", hint=f"name each with its type, {features.FORMS}")
@@ -106,7 +106,7 @@ class Encoder:
         subject: a word for the object, in the error; owner: a text that names the arm of the values, in the error."""
         for reader in self.fields:
             value = value_of(values, reader.name)
-            if value is not None and (kind_text := reader.mismatch(value)):
+            if value is not None and (kind_text := reader.mismatch_text(value)):
                 raise _mismatch_error(subject, reader.name, value, owner=owner, hint=f"the policy reads {kind_text}")
         for name, value in values.items() if self.columns else ():
             try:
@@ -122,21 +122,21 @@ class Encoder:
             blocks.append(features.encode([dict(row) for row in rows], self.columns))
         return np.hstack(blocks)
 
-    def rows(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
+    def rows(self, contexts: Sequence[Mapping[str, Any]]) -> EncodedRows:
         """Return the features of n contexts, (n, columns). The result is a `Sparse` object if the encoder is sparse."""
         return self.encode_sparse(contexts) if self.is_sparse else self.encode(contexts)
 
     def encode_sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
         """Return the nonzero features of n objects, without the intercept. Each column occurs at most once per row."""
-        first_column, entry_parts = int(self.intercept), [_NO_ENTRIES]
+        first_column, entry_blocks = int(self.intercept), [_NO_ENTRIES]
         for reader in self.fields:
             row, column, value = reader.entries([value_of(row, reader.name) for row in rows])
-            entry_parts.append((row, column + first_column, value))
+            entry_blocks.append((row, column + first_column, value))
             first_column += reader.width
         if self.columns:
             entries = features.hash_contexts([dict(row) for row in rows], self.columns)
-            entry_parts.append((entries.row, entries.column.astype(np.int64) + first_column, entries.value))
-        return features.merge(len(rows), *map(np.concatenate, zip(*entry_parts, strict=True)))
+            entry_blocks.append((entries.row, entries.column.astype(np.int64) + first_column, entries.value))
+        return features.merge(len(rows), *map(np.concatenate, zip(*entry_blocks, strict=True)))
 
 
 _NO_ENTRIES = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
@@ -149,7 +149,7 @@ def _mismatch_error(subject: str, name: str, value: Any, *, owner: str, hint: st
 HASHED_COLUMNS = 8  # columns into which a fitted encoder hashes values that it does not list
 _MAX_TEXTS = 10_000  # distinct texts that are counted separately
 _MAX_FIELDS = 1_000  # fields that are counted
-_LARGEST_COUNTED = 1e100  # larger numbers do not count, so that squares stay finite
+_MAX_COUNTED = 1e100  # larger numbers do not count, so that squares stay finite
 
 
 @dataclass
@@ -182,7 +182,7 @@ class EncoderFit:
                 merged_fields[name] = merged_fields[name] + values if name in merged_fields else values
         return EncoderFit(merged_fields)
 
-    def spec(self, max_values: int = 20, *, max_columns: int = WIDEST) -> dict[str, Any]:
+    def spec(self, max_values: int = 20, *, max_columns: int = MAX_WIDTH) -> dict[str, Any]:
         """Return the spec of an encoder for the objects that were added, as JSON. The encoder has at most `max_columns`
         columns.
 
@@ -265,7 +265,7 @@ class _FieldValues(Record, kw_only=False):
             return self._number(name)
         if kind == "flag":
             return features.Flag(name)
-        if kind == "vector" and len(self.lengths) == 1 and max(self.lengths) < WIDEST:
+        if kind == "vector" and len(self.lengths) == 1 and max(self.lengths) < MAX_WIDTH:
             return features.Vector(name, max(self.lengths))
         if kind not in ("category", "list"):
             return None
@@ -314,7 +314,7 @@ def _field_type(value: Any) -> str:
         return "category"
     if isinstance(value, bool):
         return "flag"
-    if is_number(value, _LARGEST_COUNTED):
+    if is_number(value, _MAX_COUNTED):
         return "number"
     if isinstance(value, list | tuple):
         if all(isinstance(item, str) for item in value):
@@ -379,15 +379,15 @@ class ContextualPolicy(Policy):
 
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
-    contextual: ClassVar[bool] = True
+    is_contextual: ClassVar[bool] = True
     # whether contexts may have more columns than a belief can store pairwise products of
     takes_sparse: ClassVar[bool] = False
     expands_model: ClassVar[bool] = False  # whether its model is expanded around the anchor of its design
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        names = self.design.context.reads
-        return names if names == EVERYTHING or not self.uses_arm_features else (*names, ARM_FEATURES)
+    def fields_read(self) -> tuple[str, ...]:
+        names = self.design.context.fields_read
+        return names if names == ALL_FIELDS or not self.uses_arm_features else (*names, ARM_FEATURES)
 
     @property
     @abstractmethod
@@ -404,7 +404,7 @@ class ContextualPolicy(Policy):
         """Tell whether contexts are encoded as sparse rows."""
         return self.design.context.is_sparse
 
-    def encode(self, context: Mapping[str, Any] | None) -> Encoded:
+    def encode(self, context: Mapping[str, Any] | None) -> EncodedRows:
         """Return the features of a context, (q,).
 
         context: a JSON object (None for an empty context)."""
@@ -417,13 +417,13 @@ class ContextualPolicy(Policy):
         return self.index_at(belief, self.encode(context))
 
     @abstractmethod
-    def scores_at(self, belief: Belief, x: Encoded) -> Scores:
+    def scores_at(self, belief: Belief, x: EncodedRows) -> Scores:
         """Return the `scores` of the arms in encoded contexts, as one object with arrays (..., m).
 
         x (..., q): the encoded contexts, one for each leading index of the belief."""
 
     @abstractmethod
-    def index_at(self, belief: Belief, x: Encoded) -> Array:
+    def index_at(self, belief: Belief, x: EncodedRows) -> Array:
         """Return the `index` of the arms in encoded contexts, (..., m).
 
         x (..., q): the encoded contexts, one for each leading index of the belief."""

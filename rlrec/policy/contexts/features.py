@@ -24,20 +24,20 @@ from rlrec.policy.contexts import statements
 from rlrec.policy.contexts.statements import STATEMENTS
 from rlrec.records import Record
 
-WIDTH = 64
+N_COLUMNS = 64
 MAX_COLUMNS = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
-NUMBERS = frozenset({int, float})
-_LARGEST = sys.float_info.max
-_CELLS = 1 << 21  # products of entries in memory at a time
-WIDEST = 128  # columns whose pairwise products a belief can store for every arm
-HASHES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all hashed columns are equally likely
+NUMBER_TYPES = frozenset({int, float})
+_MAX_NUMBER = sys.float_info.max
+_MAX_CELLS = 1 << 21  # products of entries in memory at a time
+MAX_WIDTH = 128  # columns whose pairwise products a belief can store for every arm
+HASH_SIZES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all hashed columns are equally likely
 # a number farther from the mean, in units of scale, is cut, so that one typing error cannot dominate a belief
 MAX_DEVIATIONS = 10.0
 LARGEST_NUMBER = 1e6  # for numbers in a vector, which are not scaled
 MAX_NAME_LENGTH = 200  # characters in a name
 FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a"], "hash": 8}, {"text": 1024} or {"vector": 8}'
 # A code: 4 x the column, plus 2 for a negative sign, plus 1 for a number.
-_COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
+_COLUMN, _NEGATIVE_BIT, _NUMBER_BIT = 4, 2, 1
 
 
 class Sparse(Record, kw_only=False, eq=False):
@@ -106,7 +106,7 @@ class Sparse(Record, kw_only=False, eq=False):
 
         weights (c, m): the factor of each column."""
         product = np.zeros((len(self), weights.shape[1]), weights.dtype)
-        step = max(1, _CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
+        step = max(1, _MAX_CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
         for first_row in range(0, len(self), step):
             chunk = self[first_row : first_row + step]
             filled_rows = np.flatnonzero(np.diff(chunk.start))
@@ -132,10 +132,10 @@ class Sparse(Record, kw_only=False, eq=False):
         return piece_rows(self.start[rows], counts), np.repeat(np.arange(len(rows)), counts)
 
 
-def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
+def encode(contexts: Sequence[dict[str, Any]], columns: int = N_COLUMNS) -> Array:
     """Return the features of n contexts, hashed into dense columns, (n, columns).
 
-    columns: the number of columns, a power of two up to WIDTH."""
+    columns: the number of columns, a power of two up to N_COLUMNS."""
     entries = hash_contexts(contexts)
     return add_up(len(entries), columns, entries.row, entries.column % columns, entries.value)
 
@@ -161,7 +161,7 @@ def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Ar
     return cell_sums.reshape(n, columns).astype(np.float64, copy=False)
 
 
-def hash_contexts(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
+def hash_contexts(contexts: Sequence[dict[str, Any]], columns: int = N_COLUMNS) -> Sparse:
     """Return the features of contexts, hashed into sparse columns.
 
     columns: the number of columns, a power of two up to MAX_COLUMNS.
@@ -179,8 +179,8 @@ def hash_contexts(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> S
     row = np.repeat(np.arange(len(contexts)), np.fromiter(map(len, contexts), np.int64, len(contexts)))
     code = _entry_codes(names, values)
     is_flat = code >= 0
-    value = np.where(code & _NEGATIVE, -1.0, 1.0)
-    number = np.flatnonzero(is_flat & (code & _NUMBER > 0))
+    value = np.where(code & _NEGATIVE_BIT, -1.0, 1.0)
+    number = np.flatnonzero(is_flat & (code & _NUMBER_BIT > 0))
     value[number] *= _squeeze_numbers([values[at] for at in number.tolist()])
     if is_flat.all():
         return _sort_rows(row, code // _COLUMN % columns, value, len(contexts))
@@ -200,7 +200,7 @@ def hash_contexts(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> S
 def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
     order = np.argsort(row, kind="stable")
     start = np.r_[0, np.cumsum(np.bincount(row, minlength=n))].astype(np.int32)
-    fits_a_byte = not len(column) or int(column.max()) < WIDTH  # uses a quarter of the memory
+    fits_a_byte = not len(column) or int(column.max()) < N_COLUMNS  # uses a quarter of the memory
     return Sparse(start, column[order].astype(np.uint8 if fits_a_byte else np.int32), value[order])
 
 
@@ -210,13 +210,13 @@ def _entry_codes(names: Sequence[str], values: Sequence[Any]) -> Index:
 
     names, values: the name and the value of the field of each entry."""
     codes = [
-        _TEXTS[name][value]
+        _TEXT_CODES[name][value]
         if type(value) is str
-        else _KEYS[name]
-        if type(value) in NUMBERS
+        else _KEY_CODES[name]
+        if type(value) in NUMBER_TYPES
         else -1
         if isinstance(value, dict | list | tuple)
-        else _TEXTS[name][str(value)]
+        else _TEXT_CODES[name][str(value)]
         for name, value in zip(names, values, strict=True)
     ]
     return np.fromiter(codes, np.int64, len(codes))
@@ -238,12 +238,12 @@ class _Cache(dict[str, Any]):
 
 def _code(path: str, *, number: bool) -> int:
     column, sign = hashed_column(path)
-    return column * _COLUMN + _NEGATIVE * (sign < 0) + _NUMBER * number
+    return column * _COLUMN + _NEGATIVE_BIT * (sign < 0) + _NUMBER_BIT * number
 
 
 # codes of numbers by the name of their field, and of texts by that name and themselves
-_KEYS = _Cache(10_000, lambda name: _code(f"\x1f{name}", number=True))
-_TEXTS = _Cache(1_000, lambda name: _Cache(10_000, lambda text: _code(f"\x1f{name}\x1e{text}", number=False)))
+_KEY_CODES = _Cache(10_000, lambda name: _code(f"\x1f{name}", number=True))
+_TEXT_CODES = _Cache(1_000, lambda name: _Cache(10_000, lambda text: _code(f"\x1f{name}\x1e{text}", number=False)))
 
 
 def text_of(value: Any) -> str:
@@ -264,7 +264,7 @@ def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from items(f"{path}\x1f", item)
-    elif type(value) in NUMBERS:
+    elif type(value) in NUMBER_TYPES:
         yield path, value
     else:
         yield f"{path}\x1e{value}", None
@@ -274,7 +274,7 @@ def _squeeze_numbers(raw_values: Sequence[float]) -> Array:
     try:
         numbers = np.array(raw_values, np.float64)
     except OverflowError:  # an integer too large for a double
-        numbers = np.array([value if abs(value) <= _LARGEST else 0.0 for value in raw_values], np.float64)
+        numbers = np.array([value if abs(value) <= _MAX_NUMBER else 0.0 for value in raw_values], np.float64)
     return np.where(np.isfinite(numbers), np.arcsinh(numbers), 0.0)
 
 
@@ -302,7 +302,7 @@ class Field(Record, kw_only=False):
         """Return the number of columns of this field."""
         return len(self.names)
 
-    def mismatch(self, value: Any) -> str:
+    def mismatch_text(self, value: Any) -> str:
         """Return a text that says which kind of value is expected, if this value is of another kind. Otherwise the text
         is empty."""
         raise NotImplementedError
@@ -343,7 +343,7 @@ class Number(Field, kw_only=False):
         if self.scale <= 0:
             raise self._parameter_error("scale", "give a number above 0")
 
-    def mismatch(self, value: Any) -> str:
+    def mismatch_text(self, value: Any) -> str:
         return "" if is_number(value) else "a finite number"
 
     def encode(self, values: Sequence[Any]) -> Array:
@@ -357,7 +357,7 @@ class Flag(Field, kw_only=False):
 
     kind = "flag"
 
-    def mismatch(self, value: Any) -> str:
+    def mismatch_text(self, value: Any) -> str:
         return "" if isinstance(value, bool) else "true or false"
 
     def encode(self, values: Sequence[Any]) -> Array:
@@ -372,16 +372,16 @@ class Vector(Field, kw_only=False):
     kind = "vector"
 
     def __post_init__(self) -> None:
-        if type(self.length) is not int or not 1 <= self.length <= WIDEST:
-            raise self._parameter_error("length", f"give a whole number from 1 to {WIDEST}")
+        if type(self.length) is not int or not 1 <= self.length <= MAX_WIDTH:
+            raise self._parameter_error("length", f"give a whole number from 1 to {MAX_WIDTH}")
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(f"{self.name}[{index}]" for index in range(self.length))
 
-    def mismatch(self, value: Any) -> str:
-        fits = self._has_length(value) and all(is_number(item, LARGEST_NUMBER) for item in value)
-        return "" if fits else f"a list of {self.length} numbers from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}"
+    def mismatch_text(self, value: Any) -> str:
+        is_valid = self._has_length(value) and all(is_number(item, LARGEST_NUMBER) for item in value)
+        return "" if is_valid else f"a list of {self.length} numbers from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}"
 
     def encode(self, values: Sequence[Any]) -> Array:
         missing_values = [None] * self.length
@@ -462,7 +462,7 @@ class Category(Words, kw_only=False):
     kind = "category"
     separator = "="
 
-    def mismatch(self, value: Any) -> str:
+    def mismatch_text(self, value: Any) -> str:
         return "" if text(value) is not None else "a text"
 
     def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
@@ -477,12 +477,12 @@ class TextSet(Words, kw_only=False):
     kind = "list"
     separator = ":"
 
-    def mismatch(self, value: Any) -> str:
-        fits = isinstance(value, list | tuple) and all(type(item) is str for item in value)
-        return "" if fits else "a list of texts"
+    def mismatch_text(self, value: Any) -> str:
+        is_valid = isinstance(value, list | tuple) and all(type(item) is str for item in value)
+        return "" if is_valid else "a list of texts"
 
     def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
-        return _flatten_sets([() if self.mismatch(value) else set(value) for value in values])
+        return _flatten_sets([() if self.mismatch_text(value) else set(value) for value in values])
 
 
 class Text(Words, kw_only=False):
@@ -491,7 +491,7 @@ class Text(Words, kw_only=False):
     kind = "text"
     separator = ":"
 
-    def mismatch(self, value: Any) -> str:
+    def mismatch_text(self, value: Any) -> str:
         return "" if type(value) is str else "a text"
 
     def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
@@ -505,7 +505,7 @@ def _flatten_sets(sets: Sequence[Collection[str]]) -> tuple[Index, list[str]]:
 
 KINDS: dict[str, type[Field]] = {kind.kind: kind for kind in (Number, Flag, Category, TextSet, Text, Vector)}
 # short forms that combine the type with one parameter
-_SHORT = {
+_SHORT_FORMS = {
     "vector": ("vector", "length"),
     "list": ("list", "values"),
     "text": ("text", "hash"),
@@ -542,7 +542,7 @@ def _full_spec(declaration: Any) -> Mapping[str, Any]:
         return {"type": "category", "values": declaration}
     if not isinstance(declaration, Mapping):
         return {"type": declaration}
-    for key, (kind, parameter) in _SHORT.items():
+    for key, (kind, parameter) in _SHORT_FORMS.items():
         is_ambiguous = key != parameter and parameter in declaration
         if "type" not in declaration and key in declaration and not is_ambiguous:
             parameters = {name: value for name, value in declaration.items() if name != key}
@@ -554,8 +554,8 @@ def check_hash(subject: str, columns: Any) -> None:
     """Raise InputError unless values can be hashed into this number of columns.
 
     subject: what is hashed, for the error."""
-    if type(columns) is not int or columns not in HASHES:
-        hint = f"give 0 or a power of two up to {HASHES[-1]}"
+    if type(columns) is not int or columns not in HASH_SIZES:
+        hint = f"give 0 or a power of two up to {HASH_SIZES[-1]}"
         raise InputError(f"hash of {subject} is {quote(columns)}", hint=hint)
 
 
@@ -585,7 +585,7 @@ def objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def is_number(value: Any, limit: float = sys.float_info.max) -> bool:
-    return type(value) in NUMBERS and -limit <= value <= limit
+    return type(value) in NUMBER_TYPES and -limit <= value <= limit
 
 
 def text(value: Any) -> str | None:
@@ -605,6 +605,6 @@ def quote(value: Any) -> str:
 def _numbers(values: Sequence[Any], limit: float = sys.float_info.max) -> Array:
     """Return the values as numbers, (n,). The result is NaN for a value that is not a number, or whose absolute value
     is above `limit`."""
-    number_types = NUMBERS
+    number_types = NUMBER_TYPES
     numbers = (value if type(value) in number_types and -limit <= value <= limit else np.nan for value in values)
     return np.fromiter(numbers, np.float64, len(values))

@@ -38,7 +38,7 @@ def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0
 
 
 _ARM_BITS = 40  # of a key; the bits above them hold its column
-STEPS, RESIDUAL_TOLERANCE = 200, 1e-10  # of conjugate gradients: the largest number; the residual at which they stop
+MAX_STEPS, RESIDUAL_TOLERANCE = 200, 1e-10  # of conjugate gradients; they stop at this residual
 
 
 class Anchor(Record, kw_only=False, eq=False):
@@ -101,7 +101,7 @@ def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool
     residual = x.transposed_product((reward - pulls * centre)[:, None], len(columns))[:, 0]
     weights, direction, square = np.zeros(len(columns)), residual, float(residual @ residual)
     smallest_square = RESIDUAL_TOLERANCE**2 * square
-    for _ in range(STEPS):
+    for _ in range(MAX_STEPS):
         if square <= smallest_square:
             break
         direction_image = product(direction)

@@ -13,9 +13,9 @@ from rlrec.policy.beliefs.base import PRICE
 ARMS, PAGE = "@arms", "@page"
 LOGGED_RULES = "@eligible"  # the rules of a request that took away arms
 GROUPS = "@groups"  # the members of groups that page rules name, by the group's name with `@`
-STATED = (ARMS, PAGE)
+STATED_FIELDS = (ARMS, PAGE)
 # the last three are written by the tool; PRICE where there is a budget
-STATEMENTS = (*STATED, PRICE, LOGGED_RULES, GROUPS)
+STATEMENTS = (*STATED_FIELDS, PRICE, LOGGED_RULES, GROUPS)
 SCORE, SCORES, FEATURES = STATED_OF_ARM = ("score", "scores", "features")
 ARM_FEATURES = f"{ARMS}.{FEATURES}"  # as a field of a context: the features of all arms, by key
 PAGE_FIELDS = (PAGE, GROUPS, ARM_FEATURES)  # the fields that rules of a page depend on
@@ -40,7 +40,7 @@ def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 def check_names(context: Mapping[str, Any]) -> None:
     """Raise InputError for a name that begins with `@` but is not one that a request may state."""
     for name in context:
-        if name.startswith("@") and name not in STATED:
+        if name.startswith("@") and name not in STATED_FIELDS:
             hint = f"`@` begins {ARMS} and {PAGE}, which a request states of its arms and of its page; rename the field"
             raise InputError(f"context has a field {name[:80]!r}", hint=hint, field=f"context.{name[:80]}")
 

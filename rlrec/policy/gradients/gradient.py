@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index, look_up, matrix_product, run_starts
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, CurvePolicy, bounded_parameter, unchecked_copy
-from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
+from rlrec.policy.contexts.encoder import ContextualPolicy, EncodedRows
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.scores.scores import Scores
 from rlrec.records import Record
@@ -26,20 +26,20 @@ Parameters = dict[str, Array]
 (p, d) or (p, 1), `history` (4,) and `similar` (p,) to all."""
 
 LINEAR, BILINEAR = "linear", "bilinear"
-SESSION = ("step", "gap", "reward", "last", "variety")  # features of every visit
-MEMORY = ("count", "faded", "last", "earned")  # features of an arm from what the visit has shown of it
+SESSION_FEATURES = ("step", "gap", "reward", "last", "variety")  # features of every visit
+MEMORY_FEATURES = ("count", "faded", "last", "earned")  # features of an arm from what the visit has shown of it
 ARM_PARAMETERS, SHARED_PARAMETERS = ("bias", "linear", "own"), ("cross", "history", "similar")
-MINUTE = 60.0
-RECENCY = 0.7
+MINUTE_S = 60.0
+DEFAULT_RECENCY = 0.7
 
 
 class State(Record, kw_only=False, eq=False):
     """A State object holds n states of sessions in the form in which a policy reads states.
 
     x (n, d): the features of context and session. row (e,), arm (e,), memory (e, 4): for each arm that was shown
-    before in the visit, the state, the arm, and the features MEMORY of the arm; an arm occurs once per state. All
-    numbers are scaled to about 1. words: the other features of a sparse context, in the columns that have weights in
-    the policy."""
+    before in the visit, the state, the arm, and the features MEMORY_FEATURES of the arm; an arm occurs once per state.
+    All numbers are scaled to about 1. words: the other features of a sparse context, in the columns that have weights
+    in the policy."""
 
     x: Array
     row: Index
@@ -88,12 +88,12 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     model: str = LINEAR
     temperature: float = bounded_parameter(1.0, 1e-9, 1e9)
-    recency: float = bounded_parameter(RECENCY, 0, 1)
+    recency: float = bounded_parameter(DEFAULT_RECENCY, 0, 1)
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg), where what is shown now changes later rewards"
     why_no_prior: ClassVar[str] = "it is uniform until it is trained"
     learns_online: ClassVar[bool] = False
-    stateful: ClassVar[bool] = True
+    is_stateful: ClassVar[bool] = True
     exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "temperature")
     uses_arm_features = True
     takes_sparse: ClassVar[bool] = True
@@ -131,7 +131,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
         """Return the names of the features of a state, (d,). A policy for sparse contexts has weights of these
         features, followed by the weights of words."""
         similar_names = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
-        return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar_names)
+        return (*self._context_names, *(f"session:{name}" for name in SESSION_FEATURES), *similar_names)
 
     @property
     def _faded_columns(self) -> slice:
@@ -139,7 +139,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
         longer ago weigh less."""
         return slice(len(self.names) - len(self.design.arm.names), len(self.names))
 
-    def states(self, context: Encoded, history: History, arm_features: Array) -> State:
+    def states(self, context: EncodedRows, history: History, arm_features: Array) -> State:
         """Return n states from the contexts and the histories of n decisions.
 
         context (n, q): the encoded contexts; arm_features (e, p): the features of the arm of each history entry."""
@@ -154,7 +154,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
         last_reward = np.bincount(rows, weights=np.where(history.ago == 1, history.slot_reward, 0.0), minlength=n)
         n_distinct_arms = np.bincount(row, minlength=n)
         session = np.column_stack([
-            np.log1p(history.step), np.arcsinh(history.gap_s / MINUTE), np.arcsinh(history.reward),
+            np.log1p(history.step), np.arcsinh(history.gap_s / MINUTE_S), np.arcsinh(history.reward),
             np.arcsinh(last_reward), np.log1p(n_distinct_arms),
         ])  # fmt: skip
         # sums of the features of the arms shown, and the same faded
@@ -166,7 +166,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     def zero_parameters(self, arms: int) -> Parameters:
         """Return parameters for this number of arms. All parameters are 0, so that every arm has the same score."""
-        d, p, h = len(self.names) + len(self.design.columns), len(self.design.arm.names), len(MEMORY)
+        d, p, h = len(self.names) + len(self.design.columns), len(self.design.arm.names), len(MEMORY_FEATURES)
         arm_shapes = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
         shared_shapes = {"cross": (p, d if self.model == BILINEAR else 1), "history": (h,), "similar": (p,)}
         return {name: np.zeros(shape) for name, shape in (arm_shapes | shared_shapes).items()}
@@ -202,12 +202,13 @@ class Gradient(ContextualPolicy, CurvePolicy):
             name: np.array(lists[name], np.float64).reshape(zeros[name].shape) if name in lists else zeros[name]
             for name in SHARED_PARAMETERS
         }
-        rows = np.frombuffer(b"".join(blob for _, blob in weights), "<f8").reshape(-1, 1 + d + len(MEMORY))
+        rows = np.frombuffer(b"".join(blob for _, blob in weights), "<f8").reshape(-1, 1 + d + len(MEMORY_FEATURES))
         return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **shared_values}
 
     def arm_weights(self, parameters: Parameters, arm_features: Array) -> tuple[Array, Array, Array]:
         """Combine the parameters with the features of m arms. Return the effective parameters of each arm: the weights
-        of the features of a state, (m, d), the bias, (m,), and the weights of the features MEMORY of the arm, (m, 4).
+        of the features of a state, (m, d), the bias, (m,), and the weights of the features MEMORY_FEATURES of the arm,
+        (m, 4).
 
         arm_features (m, p): the features of each arm."""
         crossed_weights = arm_features @ parameters["cross"]
@@ -249,7 +250,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     # -- the beginning of a visit --
 
-    def index_at(self, belief: Belief, x: Encoded) -> Array:
+    def index_at(self, belief: Belief, x: EncodedRows) -> Array:
         """Return the noiseless score of each arm at the beginning of a visit, (..., m).
 
         x (..., q): the encoded contexts."""
@@ -267,7 +268,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
         arms = belief.pulls.shape[-1]
         return self.arm_weights(self.zero_parameters(arms), np.zeros((arms, len(self.design.arm.names))))
 
-    def scores_at(self, belief: Belief, x: Encoded) -> Scores:
+    def scores_at(self, belief: Belief, x: EncodedRows) -> Scores:
         return self.distribution(self.index_at(belief, x))
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
@@ -276,7 +277,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     def weights(self, belief: Belief) -> Array:
         """Return the weight of each of `features` in each arm's score, (m, d + 5): the bias, the d features of a state,
-        and the four features MEMORY of the arm."""
+        and the four features MEMORY_FEATURES of the arm."""
         weights, bias, memory = self._belief_weights(belief)
         return np.column_stack([bias, weights[:, : len(self.names)], memory])
 
@@ -287,7 +288,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     @property
     def features(self) -> tuple[str, ...]:
-        return ("bias", *self.names, *(f"own:{name}" for name in MEMORY))
+        return ("bias", *self.names, *(f"own:{name}" for name in MEMORY_FEATURES))
 
 
 def restrict_memory(state: State, arms: Ids) -> State:
@@ -329,7 +330,7 @@ def order_by_row(rows: Index, arm: Ids) -> Index:
 
 def arm_memory(history: History, fade: Array) -> tuple[Index, Ids, Array]:
     """Return what n decisions remember of the arms shown before, with one entry for each decision and arm: the
-    decision, (e,), ascending; the arm, (e,); the features MEMORY of the arm, (e, 4).
+    decision, (e,), ascending; the arm, (e,); the features MEMORY_FEATURES of the arm, (e, 4).
 
     fade (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows
@@ -337,7 +338,7 @@ def arm_memory(history: History, fade: Array) -> tuple[Index, Ids, Array]:
     row, arm = rows[order], history.arm[order]
     starts = run_starts(row, arm)
     if not len(starts):
-        return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(MEMORY)))
+        return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(MEMORY_FEATURES)))
     sorted_fade, is_previous_decision, count = fade[order], history.ago[order] == 1, np.diff(starts, append=len(row))
     faded_count, reward = (
         np.add.reduceat(column, starts) for column in (sorted_fade, sorted_fade * history.slot_reward[order])

@@ -27,15 +27,15 @@ from rlrec.records import Record
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-REMEMBERED = 64  # slots: the last ones of the visit, one bit of a word for each
+N_REMEMBERED = 64  # slots: the last ones of the visit, one bit of a word for each
 WORD = 8  # bytes
-BITS = 8  # for the number of slots, and for the number of decisions ago
-MAX_SHORT = (1 << BITS) - 1
-SHORT_ID = 1 << 24  # smaller arm ids are short
-RECENT = 10  # arms in the session state
+COUNT_BITS = 8  # for the number of slots, and for the number of decisions ago
+MAX_SHORT = (1 << COUNT_BITS) - 1
+MIN_LONG_ID = 1 << 24  # smaller arm ids are short
+N_RECENT = 10  # arms in the session state
 HISTORY_KEYS = ("shown", "reward", "rewards", "history")  # keys that `to_json` adds to a state
 _HEAD = struct.Struct("<qqdQ")
-HEAD = _HEAD.size // WORD
+HEAD_WORDS = _HEAD.size // WORD
 
 
 class History(Record, kw_only=False, eq=False):
@@ -83,21 +83,21 @@ class History(Record, kw_only=False, eq=False):
             return [b""] * len(self)
         filled_rows, rows = np.flatnonzero(self.step > 0), self.rows
         # which histories need long slots, and which slots have a nonzero reward (-0 counts as nonzero)
-        has_long_slots = np.bincount(rows[(self.arm >= SHORT_ID) | (self.ago > MAX_SHORT)], minlength=len(self)) > 0
+        has_long_slots = np.bincount(rows[(self.arm >= MIN_LONG_ID) | (self.ago > MAX_SHORT)], minlength=len(self)) > 0
         has_reward = np.ascontiguousarray(self.slot_reward).view(np.int64) != 0
-        bits = np.zeros((len(self), REMEMBERED), np.bool_)
+        bits = np.zeros((len(self), N_REMEMBERED), np.bool_)
         bits[rows, np.arange(len(rows)) - self.start[rows]] = has_reward
         layout = WordOffsets(np.diff(self.start)[filled_rows], has_long_slots[filled_rows], bits[filled_rows])
         words = np.zeros(int(layout.size.sum()), "<i8")
         # the four words of the head
-        real_words, count_words = words.view("<f8"), (self.n_shown[filled_rows] << BITS) + layout.count
+        real_words, count_words = words.view("<f8"), (self.n_shown[filled_rows] << COUNT_BITS) + layout.count
         words[layout.begin] = np.rint(self.gap_s[filled_rows] * 1e6)
         words[layout.begin + 1] = np.where(layout.is_long, ~count_words, count_words)
         real_words[layout.begin + 2] = self.reward[filled_rows]
         words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
         # the slots and their rewards
         is_long = layout.slot_is_long
-        words.view("<u4")[layout.short_slots] = ((self.arm << BITS) + self.ago)[~is_long]
+        words.view("<u4")[layout.short_slots] = ((self.arm << COUNT_BITS) + self.ago)[~is_long]
         if layout.is_long.any():  # few are long, and most have no reward
             words[layout.long_slots] = np.column_stack([self.arm[is_long], self.ago[is_long]]).reshape(-1)
         if has_reward.any():
@@ -112,17 +112,17 @@ class WordOffsets:
     another.
 
     count (n,): the number of slots of each history; is_long (n,): whether a slot of the history takes two words;
-    bits (n, 64): which slots have a nonzero reward. earning (e,): whether each slot of all histories has a nonzero
+    bits (n, 64): which slots have a nonzero reward. is_earning (e,): whether each slot of all histories has a nonzero
     reward; short_slots: the places of the slots that take half a word, counted in half words; long_slots: the places
     of both words of the long slots; values: the places of the rewards."""
 
     def __init__(self, count: Ints, is_long: Flags, bits: Flags) -> None:
         self.count, self.is_long, self.bits = count, is_long, bits
         slot_words, n_earning = np.where(is_long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
-        self.size = HEAD + slot_words + n_earning
+        self.size = HEAD_WORDS + slot_words + n_earning
         self.begin = np.cumsum(self.size) - self.size
-        self.earning: Flags = bits[np.arange(REMEMBERED) < count[:, None]]
-        first_slot_word = self.begin + HEAD
+        self.is_earning: Flags = bits[np.arange(N_REMEMBERED) < count[:, None]]
+        first_slot_word = self.begin + HEAD_WORDS
         self.short_slots = piece_rows(2 * first_slot_word[~is_long], count[~is_long])
         self.long_slots = piece_rows(first_slot_word[is_long], 2 * count[is_long])
         self.values = piece_rows(first_slot_word + slot_words, n_earning)
@@ -139,7 +139,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     blobs: the bytes of each decision, which are empty if the decision has no history or an unknown one; step (n,):
     the number of earlier decisions in the visit."""
     n, byte_sizes = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
-    if (byte_sizes % WORD).any() or ((byte_sizes > 0) & (byte_sizes < WORD * HEAD)).any():
+    if (byte_sizes % WORD).any() or ((byte_sizes > 0) & (byte_sizes < WORD * HEAD_WORDS)).any():
         raise _damage_error()
     # the heads, and the layout that they describe
     words, filled_rows = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(byte_sizes)
@@ -148,22 +148,22 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     count = np.where(has_long_slots, ~words[begin + 1], words[begin + 1])
     bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
     layout = WordOffsets(count & MAX_SHORT, has_long_slots, bits)
-    has_reward = layout.earning
-    is_consistent = (layout.size == byte_sizes[filled_rows] // WORD) & (layout.count <= REMEMBERED)
+    has_reward = layout.is_earning
+    is_consistent = (layout.size == byte_sizes[filled_rows] // WORD) & (layout.count <= N_REMEMBERED)
     if not is_consistent.all() or has_reward.sum() != bits.sum():
         raise _damage_error()
     # the slots: arm and ago
     slots, real_words = np.empty((2, len(has_reward)), np.int64), words.view("<f8")
     short_slots = words.view("<u4")[layout.short_slots].astype(np.int64)
     is_long = layout.slot_is_long if has_long_slots.any() else None
-    slots[:, slice(None) if is_long is None else ~is_long] = short_slots >> BITS, short_slots & MAX_SHORT
+    slots[:, slice(None) if is_long is None else ~is_long] = short_slots >> COUNT_BITS, short_slots & MAX_SHORT
     if is_long is not None:
         slots[:, is_long] = words[layout.long_slots].reshape(-1, 2).T
     # rewards of slots and visits
     rewards, (gap, reward), (n_shown, counts) = np.zeros(len(has_reward)), np.zeros((2, n)), np.zeros((2, n), np.int64)
     rewards[has_reward] = real_words[layout.values]
     gap[filled_rows], reward[filled_rows] = words[begin] / 1e6, real_words[begin + 2]
-    n_shown[filled_rows], counts[filled_rows] = count >> BITS, layout.count
+    n_shown[filled_rows], counts[filled_rows] = count >> COUNT_BITS, layout.count
     return History(np.asarray(step, np.int64), gap, n_shown, reward, offsets(counts), slots[0], slots[1], rewards)
 
 
@@ -183,7 +183,9 @@ def is_packed(blob: bytes) -> bool:
     _, packed_count, _, bits = _HEAD.unpack_from(blob)
     count = (~packed_count if packed_count < 0 else packed_count) & MAX_SHORT
     slot_words = 2 * count if packed_count < 0 else (count + 1) // 2
-    return count <= REMEMBERED and not bits >> count and len(blob) == WORD * (HEAD + slot_words + bits.bit_count())
+    return (
+        count <= N_REMEMBERED and not bits >> count and len(blob) == WORD * (HEAD_WORDS + slot_words + bits.bit_count())
+    )
 
 
 def match_steps(blobs: Sequence[bytes], step: Ints) -> Flags:
@@ -205,7 +207,7 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
     slots = [{"arm": keys.get(arm), "ago": ago, "reward": reward} for arm, ago, reward in zip(*columns, strict=True)]
     visits, documents = zip(past.n_shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True), []
     for n_shown, reward, (begin, stop) in visits:
-        rewards = [slot["reward"] for slot in slots[begin:stop][-RECENT:]]
+        rewards = [slot["reward"] for slot in slots[begin:stop][-N_RECENT:]]
         document = {"shown": n_shown, "reward": reward, "rewards": rewards, "history": slots[begin:stop]}
         documents.append(document if stop > begin else {})
     return documents
@@ -258,12 +260,12 @@ def _parse_history(state: Mapping[str, Any]) -> ShownHistory | None:
         step, gap_s, n_shown, reward = (state[name] for name in ("step", "gap_s", *HISTORY_KEYS[:2]))
         rewards = [reward for *_, reward in entries]
         is_valid = (
-            0 < len(entries) <= REMEMBERED
+            0 < len(entries) <= N_REMEMBERED
             and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in entries)
             and all(type(value) in (int, float) and abs(value) <= 1e308 for value in (gap_s, reward, *rewards))
             and _is_count(n_shown) and n_shown >= len(entries)
             and 0 <= gap_s < 1e11
-            and state.get("rewards", rewards[-RECENT:]) == rewards[-RECENT:]
+            and state.get("rewards", rewards[-N_RECENT:]) == rewards[-N_RECENT:]
         )  # fmt: skip
     except (KeyError, TypeError):
         return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ RIDGE = 1e-6  # keeps scores finite where an arm is never shown, or is always ab
 # the ridge for pages: with scores so far apart that only the floor changes the upper positions, the policy could not
 # learn from its rewards; this costs a few percent of the copied order
 PAGE_RIDGE = 2e-3
-STEPS = 200  # of the fit, at most
+MAX_STEPS = 200  # of the fit, at most
 TOLERANCE = 1e-8  # relative change of the loss at which the fit stops
 MAX_LOG_RATIO = 30.0  # log of a ratio of probabilities at which it is cut
 MIN_PROBABILITY = 1e-12  # smallest probability that an arm counts with
@@ -38,12 +39,12 @@ def scores(probability: Array, policy: Gradient) -> Array:
     return policy.temperature * np.log(best_probability / best_probability.mean())
 
 
-def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
+def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, is_contextual: bool) -> Parameters:
     """Return the parameters that minimise the divergence KL(served || policy), where `served` is the distribution from
     which the slates were drawn.
 
     start: the parameters with which the fit begins; slates: drawn slates with the logarithm of the probability of
-    every slot, weighted by their `gain`; contextual: whether weights on contexts are fitted, not only biases.
+    every slot, weighted by their `gain`; is_contextual: whether weights on contexts are fitted, not only biases.
 
     The loss of a slot is w - 1 - ln w, where w is the probability of the slot over the logged probability. The mean
     loss is the divergence, and has no noise where the policy can match. Source: Plackett-Luce with a floor by L-BFGS,
@@ -52,7 +53,7 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
 
     # biases and weights on context features are free, weights on session features are not
     free_masks = {"bias": np.ones(start["bias"].shape, np.bool_)}
-    if contextual:
+    if is_contextual:
         name = "cross" if policy.model == BILINEAR else "linear"
         free_masks[name] = np.zeros(start[name].shape, np.bool_)
         free_masks[name][:, policy.context_columns] = True
@@ -72,7 +73,8 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
         return ridge * float(values @ values) + _mean_loss(slates, losses), 2 * ridge * values - slope / total
 
     start_values = np.concatenate([start[name][free_masks[name]] for name in free_masks])
-    optimum = minimize(loss, start_values, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": TOLERANCE})
+    limits: Any = {"maxiter": MAX_STEPS, "ftol": TOLERANCE}
+    optimum = minimize(loss, start_values, jac=True, method="L-BFGS-B", options=limits)
     return _insert_free_values(start, free_masks, optimum.x)
 
 

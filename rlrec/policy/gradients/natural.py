@@ -19,10 +19,10 @@ from rlrec.policy.gradients.gradient import Parameters
 from rlrec.records import Record, add_each
 
 BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
-FOLDS = 10  # sums of batches that are compared with each other
+N_FOLDS = 10  # sums of batches that are compared with each other
 MAX_BATCHES = 100  # a pass over more batches changes the policy as much as one over this many
 ROUNDING_ERROR = 1e-12  # information of a group relative to the largest of any group, below which it is rounding
-DOUBT = 1.0  # standard errors that are subtracted from the agreement of the batches
+DOUBT_Z = 1.0  # standard errors that are subtracted from the agreement of the batches
 
 
 class FoldGradients:
@@ -32,18 +32,18 @@ class FoldGradients:
     sums: the sum of each fold; sizes: the number of batches in each fold; total: the sum of all batches."""
 
     def __init__(self, gradients: Iterable[Parameters]) -> None:
-        sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
+        sums, sizes = [Parameters() for _ in range(N_FOLDS)], [0] * N_FOLDS
         for number, gradient in enumerate(gradients):
-            fold = number % FOLDS
+            fold = number % N_FOLDS
             sums[fold], sizes[fold] = add_each(sums[fold], gradient), sizes[fold] + 1
-        n_filled = min(FOLDS, sum(sizes))
+        n_filled = min(N_FOLDS, sum(sizes))
         self.sums, self.sizes, self.total = sums[:n_filled], sizes[:n_filled], reduce(add_each, sums, Parameters())
         # the share of all pairs of batches that are in different folds
         self._cross_fold_share = 1 - float(sum(size**2 for size in sizes)) / max(1, sum(sizes)) ** 2
 
     def signal(self, *names: str) -> float:
         """Return the estimated squared length of the total gradient of some groups of parameters without its noise,
-        minus DOUBT standard errors. A negative result is replaced by 0, and with a single fold the result is 0.
+        minus DOUBT_Z standard errors. A negative result is replaced by 0, and with a single fold the result is 0.
 
         names: the names of the groups. The estimate is made from products of different folds, which have no noise on
         average. The standard error is the jackknife's, whose square is about half too large if there is no signal."""
@@ -54,7 +54,7 @@ class FoldGradients:
             sum(float((fold[name] * (total[name] - fold[name])).sum()) for name in names) for fold in self.sums
         ])  # fmt: skip
         error = 2 * sqrt((1 - 1 / len(fold_products)) * float(((fold_products - fold_products.mean()) ** 2).sum()))
-        return max(0.0, float(fold_products.sum()) - DOUBT * error) / self._cross_fold_share
+        return max(0.0, float(fold_products.sum()) - DOUBT_Z * error) / self._cross_fold_share
 
     def noise(self, name: str) -> float:
         """Return the expected squared length of the noise in the total gradient of a group of parameters. With a single

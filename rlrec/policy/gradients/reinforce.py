@@ -15,7 +15,7 @@ from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters
 from rlrec.policy.scores.floors import at_positions
 from rlrec.records import Record, Sums
 
-CELLS = 1 << 19  # scores at a time: few enough for the processor's cache, enough to make each call worthwhile
+MAX_CELLS = 1 << 19  # scores at a time: few enough for the processor's cache, enough to make each call worthwhile
 MAX_LOG_WEIGHT = 700.0  # log of a weight at which it is cut to stay finite
 # exp of scores is taken relative to SCORE_SHIFT below the best score of a chunk, and lower scores count as MIN_SCORE.
 # float32 can then hold the squares, and none is a slow denormal number.
@@ -161,7 +161,7 @@ def _effective_gradients(
         bias = np.zeros_like(bias)
     arm_weights = _subtract_mean(weights, bias, history)
     totals = [tuple(np.zeros(values.shape) for values in arm_weights) for _ in gains]
-    step = max(1, CELLS // len(slates.arms))
+    step = max(1, MAX_CELLS // len(slates.arms))
     for start in range(0, len(slates), step):
         rows = slice(start, start + step)
         chunk = _SlateChunk(policy, arm_weights, slates, rows, objective)
@@ -245,16 +245,16 @@ class _SlateChunk:
         other_exp = self._exponentials(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
         # rows that lie too far below it
-        if lowest < 0 and len(far_rows := np.flatnonzero(matrix_product(other_exp, ones) < 1)):
-            far_logits = self._logits(arm_weights, self.state.take(far_rows))
-            eligible = None if self.eligible is None else self.eligible[far_rows]
+        if lowest < 0 and len(tiny_rows := np.flatnonzero(matrix_product(other_exp, ones) < 1)):
+            tiny_logits = self._logits(arm_weights, self.state.take(tiny_rows))
+            eligible = None if self.eligible is None else self.eligible[tiny_rows]
             if eligible is not None:
-                far_logits[~eligible] = -np.inf
-            far_logits -= far_logits.max(axis=1, keepdims=True)
-            shown_logits[far_rows] = np.take_along_axis(far_logits, self.shown_arms[far_rows], axis=1)
-            other_exp[far_rows] = self._exponentials(far_logits, eligible)
+                tiny_logits[~eligible] = -np.inf
+            tiny_logits -= tiny_logits.max(axis=1, keepdims=True)
+            shown_logits[tiny_rows] = np.take_along_axis(tiny_logits, self.shown_arms[tiny_rows], axis=1)
+            other_exp[tiny_rows] = self._exponentials(tiny_logits, eligible)
             if self.objective.entropy:
-                logits[far_rows] = far_logits
+                logits[tiny_rows] = tiny_logits
         # the arms shown apart from the others
         other_exp.reshape(-1)[self.shown_cells] = 0
         self.shown_logits = np.maximum(shown_logits, MIN_SHOWN_SCORE)

@@ -12,8 +12,8 @@ from rlrec.errors import InputError
 from rlrec.records import Sums
 
 BASELINES = ("none", "mean", "value", "rloo")
-FOLDS = 2  # of cross-fitting
-_PULL = 1.0  # of a ridge, in decisions, for features of size about 1
+N_FOLDS = 2  # of cross-fitting
+_RIDGE = 1.0  # of a ridge, in decisions, for features of size about 1
 
 
 def discount_rewards(reward: Array, start: Ids, *, gamma: float) -> Array:
@@ -61,7 +61,7 @@ class ValueSums(Sums):
     """A ValueSums object holds the normal equations of the regression of returns on states, for each fold (group of
     visits). The sums of batches can be added.
 
-    gram (FOLDS, d + 1, d + 1), xty (FOLDS, d + 1): the sums of x x' and of x times the return, where the first
+    gram (N_FOLDS, d + 1, d + 1), xty (N_FOLDS, d + 1): the sums of x x' and of x times the return, where the first
     feature is an intercept."""
 
     gram: Array
@@ -73,8 +73,8 @@ def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
 
     x (n, d): the features of the states; returns (n,): the returns; fold (n,): the fold of each state's visit."""
     width = x.shape[1] + 1
-    gram, xty = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
-    for k in range(FOLDS):
+    gram, xty = np.zeros((N_FOLDS, width, width)), np.zeros((N_FOLDS, width))
+    for k in range(N_FOLDS):
         rows = fold == k
         columns = np.column_stack([np.ones(int(rows.sum())), x[rows]])
         gram[k], xty[k] = columns.T @ columns, columns.T @ returns[rows]
@@ -82,13 +82,13 @@ def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
 
 
 def fit(sums: ValueSums) -> Array:
-    """Return the coefficients for each fold, (FOLDS, d + 1), fitted to the visits of the other folds.
+    """Return the coefficients for each fold, (N_FOLDS, d + 1), fitted to the visits of the other folds.
 
     The value of a state thus does not depend on the return of the same state."""
     coefficients = np.empty(sums.xty.shape)
-    for k in range(FOLDS):
+    for k in range(N_FOLDS):
         gram, xty = sums.gram.sum(axis=0) - sums.gram[k], sums.xty.sum(axis=0) - sums.xty[k]
-        ridge = np.full(len(xty), _PULL)
+        ridge = np.full(len(xty), _RIDGE)
         ridge[0] = 1e-9
         coefficients[k] = np.linalg.solve(gram + np.diag(ridge), xty)
     return coefficients

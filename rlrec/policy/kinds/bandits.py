@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MIN_WEIGHT = 1e-300  # smallest weight of an arm, so that quotients stay finite
 MIN_DISTANCE = 1e-15  # smallest distance of a mean from 0 and 1 in logarithms
 CERTAIN_DOUBT = 1e3  # at this exploration term the bound is 1 in doubles
-STEPS = 6  # of Newton's method, enough for an error of 1e-9
+N_STEPS = 6  # of Newton's method, enough for an error of 1e-9
 
 
 class _BestIndexPolicy(OnlineLearner):
@@ -127,7 +127,7 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
     upper_bound = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))
     smallest_u = -np.log1p(-m)
     u = np.minimum(-np.log1p(-np.minimum(upper_bound, 1 - MIN_DISTANCE)), (d + entropy) / (1 - m))
-    for _ in range(STEPS):
+    for _ in range(N_STEPS):
         q = -np.expm1(-u)
         kl_excess = (1 - m) * u - m * np.log(q) - entropy - d
         u = np.maximum(u - kl_excess * q / np.maximum(q - m, MIN_DISTANCE), smallest_u)
@@ -158,15 +158,15 @@ class Exp3(OnlineLearner):
             raise InputError("gamma is 0", hint="it lies above 0: it divides gains by the propensity of every arm")
 
     @property
-    def needs(self) -> frozenset[str]:
-        return super().needs | {PROPENSITY}
+    def needed_columns(self) -> frozenset[str]:
+        return super().needed_columns | {PROPENSITY}
 
     @property
     def width(self) -> int:
         return super().width + 1
 
-    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        counts = super().entry(slot)
+    def slot_statistics(self, slot: CountedSlot) -> tuple[float, ...]:
+        counts = super().slot_statistics(slot)
         return *counts[:3], counts[1] / slot.propensity, *counts[3:]
 
     def statistics(self, slots: SlotColumns) -> Array:

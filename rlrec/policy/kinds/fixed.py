@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rlrec.policy.scores.scores import Scores
 
 COLDEST = 1e-9  # smallest positive temperature
-LARGE = 1e6  # temperatures: beside larger scores, such as times in seconds, the noise would lose its digits
+LARGE_TEMPERATURE = 1e6  # temperatures: beside larger scores, such as times in seconds, the noise would lose its digits
 ANY_VALUE = "*"  # the value whose probabilities apply where no row has the context's value
 
 
@@ -78,7 +78,7 @@ class Fixed(_UnlearnedPolicy, FlooredPolicy):
                 )
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def fields_read(self) -> tuple[str, ...]:
         return () if self.by is None else (self.by,)
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
@@ -134,7 +134,7 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
         return f"{SCORES}.{self.score}" if self.score else SCORE
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def fields_read(self) -> tuple[str, ...]:
         return (f"{ARMS}.{self.score_name}",)
 
     @classmethod
@@ -148,7 +148,7 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
         values = self.request_scores(arms, context)
         if not self.temperature:
             return Point(values)
-        if abs(values).max(initial=0.0) > LARGE * self.temperature:
+        if abs(values).max(initial=0.0) > LARGE_TEMPERATURE * self.temperature:
             values = values - values.max()
         return Gumbel(values / self.temperature)
 
@@ -183,7 +183,7 @@ class TeamDraft(Policy):
     exploration_parameters: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def fields_read(self) -> tuple[str, ...]:
         return tuple(self.fields)
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:

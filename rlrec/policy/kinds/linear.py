@@ -17,7 +17,7 @@ from rlrec.policy.beliefs.base import Belief, OnlineLearner, bounded_parameter, 
 from rlrec.policy.beliefs.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.policy.contexts import marginal
-from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
+from rlrec.policy.contexts.encoder import ContextualPolicy, EncodedRows
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.families.gaussian import Gaussian
 from rlrec.policy.scores.families.gumbel import Gumbel
@@ -25,8 +25,8 @@ from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
 
 DISJOINT, SHARED, HYBRID = "disjoint", "shared", "hybrid"
-FLOOR = 0.01  # default for a policy whose propensities are fractions of samples
-SAMPLES = 100_000
+DEFAULT_FLOOR = 0.01  # default for a policy whose propensities are fractions of samples
+MAX_SAMPLES = 100_000
 
 # smallest standard deviations: above 0, so that arms tie fairly in a context without features; and relative to the
 # scores, since doubles cannot represent smaller ones beside them
@@ -59,8 +59,8 @@ class Linear(ContextualPolicy, OnlineLearner):
             raise InputError(f"window is {self.window:g}, and features have {q} columns", hint=hint)
 
     @property
-    def needs(self) -> frozenset[str]:
-        return super().needs | {CONTEXT}
+    def needed_columns(self) -> frozenset[str]:
+        return super().needed_columns | {CONTEXT}
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ class Linear(ContextualPolicy, OnlineLearner):
             moments.solutions[cache_key] = solve(belief, moments)
         return moments.solutions[cache_key]
 
-    def index_at(self, belief: Belief, x: Encoded) -> Array:
+    def index_at(self, belief: Belief, x: EncodedRows) -> Array:
         if not self.is_sparse:
             return self.posterior(belief).mean(x)
         columns = np.unique(x.column)
@@ -246,7 +246,7 @@ class LinUcb(Linear):
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return Point(self.index_at(belief, x))
 
-    def index_at(self, belief: Belief, x: Encoded) -> Array:
+    def index_at(self, belief: Belief, x: EncodedRows) -> Array:
         if not self.alpha:
             return super().index_at(belief, x)
         posterior = self.posterior(belief)
@@ -263,7 +263,7 @@ class LinThompson(Linear):
     noise)."""
 
     alpha: float = bounded_parameter(0.5, 1e-6, 1e6)
-    samples: float = bounded_parameter(1000.0, 1, SAMPLES)
+    samples: float = bounded_parameter(1000.0, 1, MAX_SAMPLES)
 
     purpose: ClassVar[str] = "explores in contexts that it hardly knows; the default if rewards depend on the context"
 
@@ -276,12 +276,12 @@ class LinThompson(Linear):
             hint = "leave it out: positions without a floor could never judge rare arms"
             raise InputError(f"explore_slots is {self.explore_slots!r}, {samples}", hint=hint)
         if self.uses_arm_features and self.floor <= 0:
-            hint = f"give it a floor above 0 (default {FLOOR:g}), or rare arms cannot be evaluated from its log"
+            hint = f"give it a floor above 0 (default {DEFAULT_FLOOR:g}), or rare arms cannot be evaluated from its log"
             raise InputError(f"floor is {self.floor:g}, {samples}", hint=hint)
 
     @classmethod
     def implied_defaults(cls, typed_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"floor": FLOOR} if typed_parameters.get("model") in (SHARED, HYBRID) else {}
+        return {"floor": DEFAULT_FLOOR} if typed_parameters.get("model") in (SHARED, HYBRID) else {}
 
     @property
     def _noise(self) -> float:

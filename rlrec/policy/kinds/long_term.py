@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array
     from rlrec.policy.scores.scores import Scores
 
-LARGEST_MEAN, SMALLEST_SD = 1e15, 1e-12
+MAX_MEAN, MIN_SD = 1e15, 1e-12
 
 
 class LongTerm(FlooredPolicy):
@@ -37,8 +37,8 @@ class LongTerm(FlooredPolicy):
     floor: float = bounded_parameter(0.05, 0, 1)
     by: str | None = None
     cells: str = ""
-    prior_mean: float = bounded_parameter(0.0, -LARGEST_MEAN, LARGEST_MEAN)
-    prior_sd: float = bounded_parameter(1.0, SMALLEST_SD, LARGEST_MEAN)
+    prior_mean: float = bounded_parameter(0.0, -MAX_MEAN, MAX_MEAN)
+    prior_sd: float = bounded_parameter(1.0, MIN_SD, MAX_MEAN)
 
     purpose: ClassVar[str] = "ranks arms by what showing them is worth in the long run; learns from any policy's log"
     why_no_prior: ClassVar[str] = "the arms of its log say how arms differ"
@@ -67,7 +67,7 @@ class LongTerm(FlooredPolicy):
         return {text_of(value): 2 * row for row, value in enumerate(values)}
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def fields_read(self) -> tuple[str, ...]:
         return () if self.by is None else (self.by,)
 
     @property

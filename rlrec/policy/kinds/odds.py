@@ -47,7 +47,7 @@ class PlackettLuce(BetaLearner):
         super().__post_init__()
         if self.model not in (ARM, FEATURES):
             raise InputError(f"model is {self.model!r}", hint=f"it is {ARM} or {FEATURES}")
-        if self.contextual:
+        if self.is_contextual:
             from rlrec.policy.contexts.encoder import Design
 
             object.__setattr__(self, "design", self.design or Design())
@@ -56,7 +56,7 @@ class PlackettLuce(BetaLearner):
     # -- scores --
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
-        if self.contextual:
+        if self.is_contextual:
             return self.scores_at(belief, self.encode(context))
         import numpy as np
 
@@ -65,7 +65,7 @@ class PlackettLuce(BetaLearner):
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         """Return the click rate of each arm, (..., m)."""
-        return self.index_at(belief, self.encode(context)) if self.contextual else self.mean(belief)
+        return self.index_at(belief, self.encode(context)) if self.is_contextual else self.mean(belief)
 
     def _distribution(self, logit: Array) -> Scores:
         from rlrec.policy.scores.families.gumbel import Gumbel
@@ -76,32 +76,32 @@ class PlackettLuce(BetaLearner):
     # -- model features: the logistic model of `logistic-thompson`, shared by all arms (see `ContextualPolicy`) --
 
     @property
-    def contextual(self) -> bool:  # type: ignore[override]  # of its parameters
+    def is_contextual(self) -> bool:  # type: ignore[override]  # of its parameters
         return self.model == FEATURES
 
     @property
     def _logistic(self) -> LogisticThompson:
-        from rlrec.policy.kinds.linear import FLOOR, SHARED, LogisticThompson
+        from rlrec.policy.kinds.linear import DEFAULT_FLOOR, SHARED, LogisticThompson
 
         return LogisticThompson(
-            model=SHARED, floor=FLOOR, ridge=self.ridge, design=self.design, position=self.position,
+            model=SHARED, floor=DEFAULT_FLOOR, ridge=self.ridge, design=self.design, position=self.position,
             examination=self.examination,
         )  # fmt: skip
 
     @property
-    def needs(self) -> frozenset[str]:
-        return super().needs | {CONTEXT} if self.contextual else super().needs
+    def needed_columns(self) -> frozenset[str]:
+        return super().needed_columns | {CONTEXT} if self.is_contextual else super().needed_columns
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return self._logistic.reads if self.contextual else ()
+    def fields_read(self) -> tuple[str, ...]:
+        return self._logistic.fields_read if self.is_contextual else ()
 
     @property
     def width(self) -> int:
-        return self._logistic.width if self.contextual else super().width
+        return self._logistic.width if self.is_contextual else super().width
 
     def statistics(self, slots: SlotColumns) -> Array:
-        return self._logistic.statistics(slots) if self.contextual else super().statistics(slots)
+        return self._logistic.statistics(slots) if self.is_contextual else super().statistics(slots)
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy, check_number, unchecked_copy
+from rlrec.policy.beliefs.base import ALL_FIELDS, Belief, Policy, check_number, unchecked_copy
 from rlrec.policy.beliefs.statistics import CountedSlot, Forgetting, SlotColumns
 from rlrec.policy.scores.floors import MAX_POSITIONS, Floor
 from rlrec.records import Reward
@@ -63,7 +63,7 @@ class TwoStage(Policy):
         check_number("discount", self.discount)
         check_number("window", self.window)
         _ = self.forgetting, self.stages  # raises for impossible values
-        if self.contextual and not self.design:
+        if self.is_contextual and not self.design:
             from rlrec.policy.contexts.encoder import Design
 
             object.__setattr__(self, "design", Design())
@@ -104,22 +104,22 @@ class TwoStage(Policy):
     # -- what both stages need --
 
     @property
-    def contextual(self) -> bool:  # type: ignore[override]
-        return any(stage.contextual for stage in self.stages)
+    def is_contextual(self) -> bool:  # type: ignore[override]
+        return any(stage.is_contextual for stage in self.stages)
 
     @property
     def uses_arm_features(self) -> bool:
         """Tell whether the scores of either stage depend on features of arms."""
-        return any(stage.contextual and getattr(stage, "uses_arm_features", False) for stage in self.stages)
+        return any(stage.is_contextual and getattr(stage, "uses_arm_features", False) for stage in self.stages)
 
     @property
-    def needs(self) -> frozenset[str]:
-        return self.stages[0].needs | self.stages[1].needs
+    def needed_columns(self) -> frozenset[str]:
+        return self.stages[0].needed_columns | self.stages[1].needed_columns
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        field_names = dict.fromkeys(name for stage in self.stages for name in stage.reads)
-        return EVERYTHING if EVERYTHING[0] in field_names else tuple(field_names)
+    def fields_read(self) -> tuple[str, ...]:
+        field_names = dict.fromkeys(name for stage in self.stages for name in stage.fields_read)
+        return ALL_FIELDS if ALL_FIELDS[0] in field_names else tuple(field_names)
 
     @property
     def forgetting(self) -> Forgetting:
@@ -142,9 +142,9 @@ class TwoStage(Policy):
         if either has a curve."""
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
-    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        stage_sums = (number for stage in self.stages for number in stage.entry(slot)[N_COUNT_COLUMNS:])
-        return *self._counting_stage.entry(slot)[:N_COUNT_COLUMNS], *stage_sums
+    def slot_statistics(self, slot: CountedSlot) -> tuple[float, ...]:
+        stage_sums = (number for stage in self.stages for number in stage.slot_statistics(slot)[N_COUNT_COLUMNS:])
+        return *self._counting_stage.slot_statistics(slot)[:N_COUNT_COLUMNS], *stage_sums
 
     def statistics(self, slots: SlotColumns) -> Array:
         import numpy as np

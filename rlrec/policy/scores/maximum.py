@@ -10,10 +10,10 @@ from rlrec.arrays import Array, Index
 from rlrec.policy.scores.panels import sufficient_count
 from rlrec.policy.scores.table import ScoreTable, spread
 
-_CACHED_NUMBERS = 1 << 18  # numbers in a working array
-_RARE_ARRIVALS, _EXTRA_TERMS = 0.1, 14  # arrivals below which an arm is rare; terms of a series beyond the rank
+_MAX_ENTRIES = 1 << 18  # numbers in a working array
+_MAX_RARE_ARRIVALS, _N_EXTRA_TERMS = 0.1, 14  # arrivals below which an arm is rare; terms of a series beyond the rank
 # of panels in the logarithm of time; minus the log of the probability that an arm arrives before them
-_PANEL_WIDTH, _UNLIKELY = 0.5, 43.0
+_PANEL_WIDTH, _UNLIKELY_LOG = 0.5, 43.0
 
 
 def p_best(table: ScoreTable) -> Array:
@@ -34,7 +34,7 @@ def ranks(table: ScoreTable, size: int) -> Array:
     probability = np.zeros((size, len(table.count)))
     n_terms = len(table.count) * size
     # as many nodes as fit in the cache, with a minimum below which overhead would dominate
-    step = max(_CACHED_NUMBERS // n_terms, min(16, 16 * _CACHED_NUMBERS // n_terms), 1)
+    step = max(_MAX_ENTRIES // n_terms, min(16, 16 * _MAX_ENTRIES // n_terms), 1)
     for start in range(0, len(table.nodes), step):
         nodes = slice(start, start + step)
         log_cdf = table.log_cdf[:, nodes]
@@ -61,12 +61,12 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
         has_enough = -np.expm1(-rate * np.exp(mid_time)).sum() > sufficient_count(size)
         low_time, high_time = (low_time, mid_time) if has_enough else (mid_time, high_time)
     expected_arrivals = rate * np.exp(high_time)
-    is_rare = expected_arrivals < _RARE_ARRIVALS
+    is_rare = expected_arrivals < _MAX_RARE_ARRIVALS
     rare_rates = expected_arrivals[is_rare]
     common_rates = expected_arrivals[~is_rare]
-    exponents = np.arange(size + _EXTRA_TERMS)
+    exponents = np.arange(size + _N_EXTRA_TERMS)
     # nodes: times as shares of that time, from 1 down to a share before which no arm has arrived
-    n_panels = np.ceil((_UNLIKELY + np.log(expected_arrivals.sum())) / _PANEL_WIDTH)
+    n_panels = np.ceil((_UNLIKELY_LOG + np.log(expected_arrivals.sum())) / _PANEL_WIDTH)
     x, weights = spread(_PANEL_WIDTH * np.arange(n_panels + 1))
     time, powers = np.exp(-x), np.exp(-x * exponents[:, None])
     # coefficients of y^j in (exp(y) - 1)^s, (size, j), and their sums over the rare arms

@@ -20,22 +20,22 @@ from rlrec.records import Record
 Rows = slice | Index
 ALL_ROWS = slice(None)
 
-TAIL = 40.0
+TAIL_DROP = 40.0
 """Where a score's density has fallen by exp(-40), 4e-18, its support ends for all that follows."""
 
 MAX_DISTANCE = 600.0
 """Distance from the mode, in logits, beyond which exp would soon overflow; the fall is a straight line there."""
-_MAX_FALL = 650.0  # logarithms below the peak: close to 0, but not a slow denormal number
+_MAX_LOG_DROP = 650.0  # logarithms below the peak: close to 0, but not a slow denormal number
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
-_STEEPNESS = 10.0  # logarithms by which the probability of a slate may fall within a panel
+_MAX_LOG_STEEPNESS = 10.0  # logarithms by which the probability of a slate may fall within a panel
 _WIDTH_MARGIN = 1.5  # how much steeper a panel may be after it was narrowed
 _MAX_PASSES = 16  # usually one; long slates may take more
 _PANELS_PER_STEP = 16  # panels that are processed together
-_OCTAVES = 160  # in quarters of an octave below the steepest rate; slower rates do not matter
-_RARE = 1e-19  # probability of a score above its support
-_GAUSS, _COARSE_WEIGHT = gauss(4)
-_COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes that give its mass to a few digits
+_N_OCTAVES = 160  # in quarters of an octave below the steepest rate; slower rates do not matter
+_RARE_PROBABILITY = 1e-19  # probability of a score above its support
+_GAUSS_NODES, _COARSE_WEIGHT = gauss(4)
+_COARSE_NODES: Array = np.append(-1.0, _GAUSS_NODES)  # the left end of a panel, and nodes for a rough mass
 
 
 class Tails(NamedTuple):
@@ -66,43 +66,43 @@ class Density(Protocol):
     def tails(self) -> Tails | None:
         """Return the tails in which panels may be wider than `step`. The result is None if no score has such a tail."""
 
-    def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
+    def log_drop(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         """Return the logarithm of peak / density at mode + distance, (rows, nodes), at least 0, as a new array."""
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """Return the derivative, with respect to `distance`, of `fall`: how far the log density lies below its peak.
-        The result has the shape of `fall`."""
+        """Return the derivative, with respect to `distance`, of `log_drop`: how far the log density lies below its
+        peak. The result has the shape of `log_drop`."""
 
-    def reach(self) -> tuple[Array, Array]:
+    def tail_distances(self) -> tuple[Array, Array]:
         """Return two arrays (g,), the distances from the mode to the left and to the right at which the log density
-        lies at least TAIL below its peak. Both are positive."""
+        lies at least TAIL_DROP below its peak. Both are positive."""
 
 
 def densities_at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
     """Return the densities of these rows at the nodes, (rows, n).
 
     nodes (n,): the points at which the densities are computed."""
-    fall = density.fall(nodes - density.mode[rows, None], rows)
-    np.minimum(fall, _MAX_FALL, out=fall)
-    np.subtract(density.log_peak[rows, None], fall, out=fall)
-    return np.exp(fall, out=fall)
+    log_drop = density.log_drop(nodes - density.mode[rows, None], rows)
+    np.minimum(log_drop, _MAX_LOG_DROP, out=log_drop)
+    np.subtract(density.log_peak[rows, None], log_drop, out=log_drop)
+    return np.exp(log_drop, out=log_drop)
 
 
 def panels(
-    density: Density, count: Array, lower: Array, upper: Array, *, ranks: int, n_densities: int, refine: int = 1
+    density: Density, count: Array, lower: Array, upper: Array, *, ranks: int, n_densities: int, refinement: int = 1
 ) -> Array:
     """Return the increasing edges, (P + 1,), of the panels that decide which scores hold the best `ranks` ranks.
 
     count (g,): the number of equal arms of each score; lower, upper (g,): the ends of the support of each score. The
     probability that fewer than `ranks` scores lie above the lowest edge is below 1e-16. A panel can represent the
-    product of `n_densities` densities; `refine` divides the width of the panels. Source: own derivation (nodes
+    product of `n_densities` densities; `refinement` divides the width of the panels. Source: own derivation (nodes
     follow the best scores)."""
     # from the highest score down, until enough scores are expected above
     order = np.argsort(-lower)
     decisive_score = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
     # at least `ranks` scores (or all, if there are fewer) certainly exceed the lowest edge
     lowest = float(min(lower[decisive_score], np.nextafter(upper.max(), -np.inf)))
-    panel_walk = _PanelWalk(density, lower, upper, lowest, refine)
+    panel_walk = _PanelWalk(density, lower, upper, lowest, refinement)
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected_above = np.zeros(len(count)), np.zeros(len(count)), 0.0
     while edges[-1] > panel_walk.lowest and expected_above < sufficient_count(ranks):
@@ -118,9 +118,9 @@ def panels(
     active_arms, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
     zeros = np.zeros(len(active_arms))
     for _ in range(_MAX_PASSES):
-        if (edges[:-1] - edges[1:] <= _WIDTH_MARGIN * limit[0] / refine).all():
+        if (edges[:-1] - edges[1:] <= _WIDTH_MARGIN * limit[0] / refinement).all():
             break
-        edges = panel_walk.narrow(edges, limit / refine)
+        edges = panel_walk.narrow(edges, limit / refinement)
         limit = _width_limits(
             _density_profile(density, edges, active_arms, zeros, zeros), count[active_arms], n_densities
         )
@@ -145,21 +145,21 @@ def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) ->
     pdf, sf, count (a, p): the density of each score at each point, one minus its distribution function, and its number
     of equal arms; n_densities: the largest number of arms on the slate."""
     n_above = count * sf
-    arm, point = np.nonzero(n_above > _RARE)
+    arm, point = np.nonzero(n_above > _RARE_PROBABILITY)
     if not arm.size:
         return np.full(pdf.shape[1], np.inf)
     # arms by the octave of their rate, and the expected number with this rate or a higher one above each point
     octave = np.floor(4 * np.log2(np.maximum(pdf[arm, point] / sf[arm, point], 1e-300)))
     top_octave = octave.max()
-    octave_index = np.minimum(top_octave - octave, _OCTAVES).astype(np.intp)
+    octave_index = np.minimum(top_octave - octave, _N_OCTAVES).astype(np.intp)
     shape = (int(octave_index.max()) + 1, pdf.shape[1])
     bins = np.bincount(octave_index * shape[1] + point, weights=n_above[arm, point], minlength=shape[0] * shape[1])
     n_expected = np.cumsum(bins.reshape(shape), axis=0)
     # the number of them that a slate can have at once, and how fast its probability falls
-    n_at_once = 30 / np.maximum(-np.log(np.maximum(n_expected, _RARE)), 30 / (n_densities + 2))
+    n_at_once = 30 / np.maximum(-np.log(np.maximum(n_expected, _RARE_PROBABILITY)), 30 / (n_densities + 2))
     rates = 2.0 ** (0.25 * (top_octave - np.arange(shape[0])))[:, None]
     with np.errstate(divide="ignore"):
-        return _STEEPNESS / (n_at_once * rates).max(axis=0, initial=0.0, where=n_expected > 0)
+        return _MAX_LOG_STEEPNESS / (n_at_once * rates).max(axis=0, initial=0.0, where=n_expected > 0)
 
 
 def _density_profile(density: Density, steps: Array, rows: Index, pdf: Array, sf: Array) -> Array:
@@ -168,8 +168,8 @@ def _density_profile(density: Density, steps: Array, rows: Index, pdf: Array, sf
 
     steps (p + 1,): the points; rows (a,): the rows of the scores; pdf, sf (a,): the results at the first point."""
     half_width = 0.5 * (steps[:-1] - steps[1:])
-    nodes = (steps[1:, None] + half_width[:, None] * (1 + _COARSE)).ravel()
-    node_densities = densities_at_nodes(density, nodes, rows).reshape(len(rows), -1, len(_COARSE))
+    nodes = (steps[1:, None] + half_width[:, None] * (1 + _COARSE_NODES)).ravel()
+    node_densities = densities_at_nodes(density, nodes, rows).reshape(len(rows), -1, len(_COARSE_NODES))
     profile = np.empty((2, len(rows), len(steps)))
     profile[0, :, 0], profile[0, :, 1:] = pdf, node_densities[:, :, 0]
     profile[1, :, 0], profile[1, :, 1:] = sf, node_densities[:, :, 1:] @ _COARSE_WEIGHT * half_width
@@ -188,7 +188,7 @@ def _width_limits(profile: Array, count: Array, n_densities: int) -> Array:
     n = pdf.shape[1] - 1
     points = np.append(np.arange(n), np.arange(1, n + 1))
     counts = np.tile(count[:, None], 2 * n)
-    counts[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
+    counts[:, n:][count[:, None] * sf[:, :n] <= _RARE_PROBABILITY] = 0.0
     return widest_even_panels(pdf[:, points], sf[:, points], counts, n_densities).reshape(2, n)
 
 
@@ -196,14 +196,14 @@ class _PanelWalk(Record, kw_only=False, eq=False):
     """A _PanelWalk object places panels from the highest edge to the lowest. Each panel is as wide as all scores in it
     allow.
 
-    lower, upper (g,): the ends of the support of each score; lowest: the point at which the walk ends; refine: the
+    lower, upper (g,): the ends of the support of each score; lowest: the point at which the walk ends; refinement: the
     number by which widths are divided."""
 
     density: Density
     lower: Array
     upper: Array
     lowest: float
-    refine: int
+    refinement: int
 
     def descend(self, u: float) -> Array:
         """Return u and the next lower edges, in decreasing order."""
@@ -233,7 +233,7 @@ class _PanelWalk(Record, kw_only=False, eq=False):
         panel by the width that the score allows, or by the upper end of its support if the support lies below u.
 
         limit: the largest width of the panel; lowest_edge: the lowest edge that may be returned."""
-        edge = np.minimum(u - widths(self.density, u) / self.refine, self.upper)
+        edge = np.minimum(u - widths(self.density, u) / self.refinement, self.upper)
         left_edge = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest_edge)
         return min(left_edge, math.nextafter(u, -math.inf))  # makes progress, even if a score is almost a point
 

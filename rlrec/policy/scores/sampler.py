@@ -13,13 +13,13 @@ from rlrec.arrays import Array, Index, Words
 W = TypeVar("W", int, Words)
 
 # untyped, so that a uint64 array stays one, and a Python integer, too
-_LOW: Any = 0xFFFFFFFF
-_HALF: Any = 32
-_WORD = 2**64 - 1
+_LOW_MASK: Any = 0xFFFFFFFF
+_HALF_BITS: Any = 32
+_WORD_MASK = 2**64 - 1
 _MULTIPLIER: tuple[Any, Any] = (0xD2511F53, 0xCD9E8D57)
 _WEYL: tuple[Any, Any] = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
-_MAX_PLAIN = 4  # largest number of uniforms for which plain integers are faster than arrays
+_N_ROUNDS = 10
+_MAX_PLAIN_UNIFORMS = 4  # largest number of uniforms for which plain integers are faster than arrays
 _BLOCKS_PER_CHUNK = 1 << 13  # blocks at a time, so that the ten rounds stay in the cache
 
 
@@ -29,13 +29,13 @@ def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
     counter, key: four and two numbers, or arrays of a common (broadcast) shape, with 32 bits in each element.
     Source: Salmon et al. 2011 (Random123), checked against the published known-answer vectors."""
     (c0, c1, c2, c3), (k0, k1) = counter, key
-    for _ in range(_ROUNDS):
+    for _ in range(_N_ROUNDS):
         first_product, second_product = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
-        c0 = (second_product >> _HALF) ^ c1 ^ k0
-        c1 = second_product & _LOW
-        c2 = (first_product >> _HALF) ^ c3 ^ k1
-        c3 = first_product & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+        c0 = (second_product >> _HALF_BITS) ^ c1 ^ k0
+        c1 = second_product & _LOW_MASK
+        c2 = (first_product >> _HALF_BITS) ^ c3 ^ k1
+        c3 = first_product & _LOW_MASK
+        k0, k1 = (k0 + _WEYL[0]) & _LOW_MASK, (k1 + _WEYL[1]) & _LOW_MASK
     return c0, c1, c2, c3
 
 
@@ -54,7 +54,7 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
 
     seeds (n,) uint64: the seed of each decision; decisions (n,) int64: the ids; words (w,): the numbers. Source:
     `philox`."""
-    if len(seeds) * len(words) <= _MAX_PLAIN:
+    if len(seeds) * len(words) <= _MAX_PLAIN_UNIFORMS:
         keys = zip(seeds.tolist(), decisions.tolist(), strict=True)
         return np.array([[_double(seed, number, word) for word in words.tolist()] for seed, number in keys])
     seeds, ids = np.asarray(seeds, np.uint64), np.asarray(decisions, np.int64).view(np.uint64)
@@ -86,7 +86,7 @@ def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
 
     seeds, ids (n,): the seed and the id of each decision; blocks (b,): the numbers of the blocks."""
     w0, w1, w2, w3 = philox((*_halves(ids[:, None]), *_halves(blocks)), _halves(seeds[:, None]))
-    bits = np.stack([w0 | w1 << _HALF, w2 | w3 << _HALF], axis=-1).reshape(len(seeds), -1) >> 11
+    bits = np.stack([w0 | w1 << _HALF_BITS, w2 | w3 << _HALF_BITS], axis=-1).reshape(len(seeds), -1) >> 11
     # zero has no logarithm and no quantile, so it becomes half a step
     return np.maximum(bits.astype(np.float64), 0.5) * 2.0**-53
 
@@ -95,10 +95,10 @@ def _double(seed: int, number: int, word: int) -> float:
     """Return the uniform with the number `word` of a decision, as in `_doubles`, computed with plain integers.
 
     number: the id of the decision."""
-    w = philox((*_halves(number & _WORD), *_halves(word >> 1)), _halves(seed))
+    w = philox((*_halves(number & _WORD_MASK), *_halves(word >> 1)), _halves(seed))
     first_word = 2 * (word & 1)
-    return max(float((w[first_word] | w[first_word + 1] << _HALF) >> 11), 0.5) * 2.0**-53
+    return max(float((w[first_word] | w[first_word + 1] << _HALF_BITS) >> 11), 0.5) * 2.0**-53
 
 
 def _halves(words: W) -> tuple[W, W]:
-    return words & _LOW, words >> _HALF
+    return words & _LOW_MASK, words >> _HALF_BITS

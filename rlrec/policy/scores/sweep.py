@@ -13,12 +13,12 @@ from rlrec.policy.scores import maximum
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.legendre import evaluate
 from rlrec.policy.scores.scores import DrawnOrder, Order, find_top
-from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
+from rlrec.policy.scores.table import COEFFICIENTS, N_NODES, NODE_STOPS, ScoreTable, integrate
 from rlrec.policy.scores.tabulated import DensityFactory, Tabulation
 
 _MAX_ENTRIES = 1 << 16  # numbers in a working array
 _MAX_SLATES_WITHOUT_TABLE = 4  # slates
-_CACHED_SCORES = 1 << 12  # scores that are looked up at a time
+_MAX_CACHED_SCORES = 1 << 12  # scores that are looked up at a time
 _LEAST_MASS = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
 _MAX_CAP = 1e300  # far below the caps that matter, their density times almost 0 might overflow
 
@@ -28,20 +28,20 @@ class ContinuousOrder(DrawnOrder):
 
     density: the densities of the scores, made from two parameters of each arm; first, second (m,): these parameters;
     origin: the point from which normal means are measured; positions: the lowest position whose probabilities are
-    needed; refine: the number by which the widths of panels are divided; earlier_order: an order whose table is
+    needed; refinement: the number by which the widths of panels are divided; earlier_order: an order whose table is
     updated and reused if its nodes suit these scores."""
 
     is_continuous = True
 
     def __init__(
-        self, density: DensityFactory, first: Array, second: Array, *, positions: int, refine: int = 1,
+        self, density: DensityFactory, first: Array, second: Array, *, positions: int, refinement: int = 1,
         origin: float = 0.0, earlier_order: Order | None = None,
     ) -> None:  # fmt: skip
         self.density, self.origin = density, origin
         self.first, self.second = first, second  # scores are never written to
-        self._positions, self._refine = positions, refine
+        self._positions, self._refine = positions, refinement
         # everything, except the parameters, that a table depends on
-        self._layout = origin, len(first), positions, refine
+        self._layout = origin, len(first), positions, refinement
         self._cache: Tabulation | None = None
         # the earlier order computes another table if it needs one
         if (earlier := match_density(density, earlier_order)) is not None:
@@ -58,7 +58,7 @@ class ContinuousOrder(DrawnOrder):
     def _tabulate(self, n_densities: int) -> Tabulation:
         return Tabulation(
             self.density, self.first, self.second,
-            positions=self._positions, n_densities=n_densities, refine=self._refine,
+            positions=self._positions, n_densities=n_densities, refinement=self._refine,
         )  # fmt: skip
 
     def p_best(self) -> Array:
@@ -168,8 +168,8 @@ class ContinuousOrder(DrawnOrder):
         scores = keys + (table.edges[0] - 2)
         slate, arm = np.nonzero(is_above(edge))
         arm = tabled_arms[arm]
-        for start in range(0, len(slate), _CACHED_SCORES):
-            entries = slate[start : start + _CACHED_SCORES], arm[start : start + _CACHED_SCORES]
+        for start in range(0, len(slate), _MAX_CACHED_SCORES):
+            entries = slate[start : start + _MAX_CACHED_SCORES], arm[start : start + _MAX_CACHED_SCORES]
             scores[entries] = quantiles(table, row[entries[1]], exceedance[entries])
         return find_top(scores, size)
 
@@ -293,25 +293,25 @@ def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
     panel = _largest_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
     half_width = 0.5 * (table.edges[panel + 1] - table.edges[panel])
     # the node
-    columns = panel[:, None] * ORDER + np.arange(ORDER)
+    columns = panel[:, None] * N_NODES + np.arange(N_NODES)
     n_before = np.count_nonzero(-np.expm1(table.log_cdf[rows[:, None], columns]) > exceedance[:, None], axis=1)
     target = (table.sf_edge[rows, panel] - exceedance) / half_width
     # the root of the panel's polynomial; einsum, not @, since a score must not depend on how many others are computed
-    series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf(rows[:, None], columns))
-    panel_points = _solve_integrals(series, target, STOPS[n_before], STOPS[n_before + 1])
+    series = np.einsum("kx,qx->kq", COEFFICIENTS, table.pdf(rows[:, None], columns))
+    panel_points = _solve_integrals(series, target, NODE_STOPS[n_before], NODE_STOPS[n_before + 1])
     return table.edges[panel] + half_width * (1 + panel_points)
 
 
-def _largest_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
+def _largest_true(condition: Callable[[Index], Flags], n: int, end: int) -> Index:
     """Return the largest number below `end` for which a condition holds, for each of n searches, (n,). The result is 0
     if the condition holds for no number.
 
-    holds: takes a number for each search, and tells whether the condition holds, (n,). If the condition holds for a
+    condition: takes a number for each search, and tells whether the condition holds, (n,). If the condition holds for a
     number, it must hold for all smaller numbers."""
     low, high = np.zeros(n, np.intp), np.full(n, end)
     while (high - low > 1).any():
         middle = (low + high) // 2
-        is_true = holds(middle)
+        is_true = condition(middle)
         low, high = np.where(is_true, middle, low), np.where(is_true, high, middle)
     return low
 
@@ -319,7 +319,7 @@ def _largest_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
 def _solve_integrals(series: Array, target: Array, low: Array, high: Array) -> Array:
     """Return, for each Legendre series, the point s in [low, high] where the integral from -1 to s is `target`, (q,).
 
-    series (ORDER, q): the coefficients; target, low, high (q,): the integral and the bounds of each series. Newton's
+    series (N_NODES, q): the coefficients; target, low, high (q,): the integral and the bounds of each series. Newton's
     method is used; between neighbouring nodes a density changes too little to mislead the method."""
     integral, roots = integrate(series), 0.5 * (low + high)
     open_roots = np.arange(len(roots))

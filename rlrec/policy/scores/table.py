@@ -7,34 +7,34 @@ import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.policy.scores.legendre import gauss, polynomials
-from rlrec.policy.scores.panels import ALL_ROWS, TAIL, Density, Rows, densities_at_nodes, panels
+from rlrec.policy.scores.panels import ALL_ROWS, TAIL_DROP, Density, Rows, densities_at_nodes, panels
 
-ORDER = 16
+N_NODES = 16
 """Gauss-Legendre nodes of a panel."""
 
 _MIN_LOG_CDF = -700.0  # smallest logarithm of a distribution function, so that exp of the negative is finite
-_CACHED_NUMBERS = 1 << 15
-_GAUSS, _GAUSS_WEIGHT = gauss(ORDER)
-COEFFICIENT: Array = (np.arange(ORDER)[:, None] + 0.5) * polynomials(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
-"""(ORDER, ORDER): values at the nodes to coefficients of a Legendre series."""
-STOPS: Array = np.concatenate([[-1.0], _GAUSS, [1.0]])
-"""(ORDER + 2,): the nodes of a panel between its ends, on [-1, 1]."""
+_MAX_ENTRIES = 1 << 15
+_GAUSS, _GAUSS_WEIGHT = gauss(N_NODES)
+COEFFICIENTS: Array = (np.arange(N_NODES)[:, None] + 0.5) * polynomials(_GAUSS, N_NODES - 1).T * _GAUSS_WEIGHT
+"""(N_NODES, N_NODES): values at the nodes to coefficients of a Legendre series."""
+NODE_STOPS: Array = np.concatenate([[-1.0], _GAUSS, [1.0]])
+"""(N_NODES + 2,): the nodes of a panel between its ends, on [-1, 1]."""
 
 
 def integrate(series: Array) -> Array:
-    """Return the coefficients of the integral from -1 of each Legendre series, (ORDER + 1, ...).
+    """Return the coefficients of the integral from -1 of each Legendre series, (N_NODES + 1, ...).
 
-    series (ORDER, ...): the coefficients of each series."""
-    integral = np.zeros((ORDER + 1, *series.shape[1:]))
+    series (N_NODES, ...): the coefficients of each series."""
+    integral = np.zeros((N_NODES + 1, *series.shape[1:]))
     # the integral of P_k is (P_k+1 - P_k-1) / (2 k + 1), that of P_0 is P_1 + P_0
-    quotients = series / (2 * np.arange(ORDER) + 1).reshape(-1, *[1] * (series.ndim - 1))
+    quotients = series / (2 * np.arange(N_NODES) + 1).reshape(-1, *[1] * (series.ndim - 1))
     integral[1:] = quotients
-    integral[: ORDER - 1] -= quotients[1:]
+    integral[: N_NODES - 1] -= quotients[1:]
     integral[0] += series[0]
     return integral
 
 
-_FROM_LEFT: Array = polynomials(_GAUSS, ORDER) @ integrate(COEFFICIENT)  # (to node, value at node)
+_FROM_LEFT: Array = polynomials(_GAUSS, N_NODES) @ integrate(COEFFICIENTS)  # (to node, value at node)
 _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 
@@ -69,24 +69,24 @@ class ScoreTable:
         (n, N).
 
         values (n, N): the integrand at the nodes; tail (n,): the integral beyond the highest edge."""
-        flat_values = values.reshape(-1, ORDER)
+        flat_values = values.reshape(-1, N_NODES)
         # whole panels to the right, and the remainder of the node's panel
         integral = (flat_values @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half_widths
         integral = np.cumsum(integral[..., ::-1], axis=-1)[..., ::-1] - integral + tail[:, None]
-        node_integral = (flat_values @ _FROM_RIGHT.T).reshape(*integral.shape, ORDER)
+        node_integral = (flat_values @ _FROM_RIGHT.T).reshape(*integral.shape, N_NODES)
         node_integral *= self._half_widths[:, None]
         node_integral += integral[..., None]
         return node_integral.reshape(values.shape)
 
-    def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
+    def put_scores(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
         """Write the distribution functions of these scores of a density into the rows of the table.
 
         rows (a,): the row of each score; scores (a,): the index of each score in `density`. All of the scores end
         within the first `panels` panels. Each tail is integrated from its own end, where it is small."""
-        n, half_width = ORDER * panels, self._half_widths[:panels, None]
+        n, half_width = N_NODES * panels, self._half_widths[:panels, None]
         # density at the nodes, mass of each panel
         pdf = densities_at_nodes(density, self.nodes[:n], scores)
-        flat_pdf, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)
+        flat_pdf, shape = pdf.reshape(-1, N_NODES), (len(rows), panels, N_NODES)
         panel_mass = (flat_pdf @ _GAUSS_WEIGHT).reshape(shape[:2]) * half_width[:, 0]
         # probability above and below each edge
         sf_edge = np.zeros((len(rows), panels + 1))
@@ -111,7 +111,7 @@ class ScoreTable:
 
 
 def tabulate(
-    density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, n_spare: int = 0
+    density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refinement: int = 1, n_spare: int = 0
 ) -> tuple[ScoreTable, Index]:
     """Return a table of the scores with nodes where the best `ranks` ranks are decided, and the row of each score in
     the table, (g,). A score that certainly lies below the lowest edge of the table has row -1.
@@ -120,11 +120,11 @@ def tabulate(
     (running integrals by a Legendre integration matrix).
 
     count (g,): the number of equal arms of each score; n_densities: the number of densities whose product the panels
-    can represent (None: `ranks`); refine: the number by which the widths of panels are divided; n_spare: the number of
-    empty rows that are added."""
-    left_reach, right_reach = density.reach()
+    can represent (None: `ranks`); refinement: the number by which the widths of panels are divided; n_spare: the number
+    of empty rows that are added."""
+    left_reach, right_reach = density.tail_distances()
     lower, upper = density.mode - left_reach, density.mode + right_reach
-    edges = panels(density, count, lower, upper, ranks=ranks, n_densities=n_densities or ranks, refine=refine)
+    edges = panels(density, count, lower, upper, ranks=ranks, n_densities=n_densities or ranks, refinement=refinement)
     # a row for each score that reaches the panels, sorted by its upper end
     reaching_scores = np.flatnonzero(upper > edges[0])
     reaching_scores = reaching_scores[np.argsort(upper[reaching_scores], kind="stable")]
@@ -134,10 +134,10 @@ def tabulate(
     table.count[: len(reaching_scores)] = count[reaching_scores]
     # their distribution functions, in portions
     ends = np.searchsorted(edges[1:-1], upper[reaching_scores]) + 1
-    step = max(1, _CACHED_NUMBERS // len(table.nodes))
+    step = max(1, _MAX_ENTRIES // len(table.nodes))
     for start in range(0, len(reaching_scores), step):
         scores = reaching_scores[start : start + step]
-        table.put(row[scores], density, scores, panels=int(ends[start : start + step][-1]))
+        table.put_scores(row[scores], density, scores, panels=int(ends[start : start + step][-1]))
     return table, row
 
 
@@ -162,7 +162,7 @@ def _log_cdf(sf: Array, cdf: Array) -> Array:
 
 
 # below the lowest edge, which is the first point, with weight 0
-_TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
+_TAIL_NODES, _TAIL_WEIGHT = (np.append(0.0, values) for values in spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
 
 
 def _log_cdf_low(density: Density, edge: float, scores: Rows, sf: Array) -> Array:
@@ -180,8 +180,8 @@ def _log_cdf_low(density: Density, edge: float, scores: Rows, sf: Array) -> Arra
     # the integral over a stretch at whose end the density vanishes
     start = distance[tail_scores, None]
     # the fall is convex, so it grows at least by its slope, which is steep where F is below a percent
-    length = TAIL / np.abs(density.slope(start, rows))
-    fall = density.fall(start - length * _TAIL_AT, rows)
-    mass_below = np.exp(fall[:, :1] - fall) @ _TAIL_WEIGHT
-    log_cdf[tail_scores] = density.log_peak[rows] - fall[:, 0] + np.log(length[:, 0] * mass_below)
+    length = TAIL_DROP / np.abs(density.slope(start, rows))
+    log_drop = density.log_drop(start - length * _TAIL_NODES, rows)
+    mass_below = np.exp(log_drop[:, :1] - log_drop) @ _TAIL_WEIGHT
+    log_cdf[tail_scores] = density.log_peak[rows] - log_drop[:, 0] + np.log(length[:, 0] * mass_below)
     return log_cdf

@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.arrays import Array, Index, run_starts
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.panels import ALL_ROWS, Density, sufficient_count, widest_even_panels, widths
-from rlrec.policy.scores.table import ORDER, tabulate
+from rlrec.policy.scores.table import N_NODES, tabulate
 
 DensityFactory = Callable[[Array, Array], Density]
 """The densities of a family, from its two parameters."""
@@ -18,7 +18,7 @@ DensityFactory = Callable[[Array, Array], Density]
 Pair = tuple[float, float]
 
 # fall in logarithms at which the support of a changed score counts as ended, and above which it is certainly larger
-_END_FALL = 34.0
+_END_LOG_DROP = 34.0
 _WIDTH_MARGIN = 1.1  # factor by which a panel may exceed the width for a changed score
 _STEEPNESS_MARGIN = 1.6  # factor by which a panel may exceed that of an even one
 _MAX_LOST_PROBABILITY = 3e-12  # probability that may be lost
@@ -30,11 +30,12 @@ class Tabulation:
 
     density: makes the densities of the scores from two parameters of each arm; first, second (m,): these parameters;
     positions: the lowest position whose probabilities are needed; n_densities: the number of densities whose product
-    the panels must represent; refine: the number by which the widths of panels are divided."""
+    the panels must represent; refinement: the number by which the widths of panels are divided."""
 
     def __init__(
-        self, density: DensityFactory, first: Array, second: Array, *, positions: int, n_densities: int, refine: int = 1
-    ) -> None:
+        self, density: DensityFactory, first: Array, second: Array, *, positions: int, n_densities: int,
+        refinement: int = 1,
+    ) -> None:  # fmt: skip
         self._density, self._first, self._second = density, first, second
         self._positions, self._n_densities = positions, n_densities
         # equal arms share a row, so a cold start costs one arm; often most arms are equal, and these are not sorted
@@ -47,7 +48,7 @@ class Tabulation:
         group[order] = number
         scores, n_spare = density(first[arms], second[arms]), min(16 + len(arms) // 8, len(first) - len(arms))
         self.table, row = tabulate(
-            scores, count, ranks=positions, n_densities=n_densities, refine=refine, n_spare=n_spare
+            scores, count, ranks=positions, n_densities=n_densities, refinement=refinement, n_spare=n_spare
         )
         self.row = row[group]
         self._row_of: dict[Pair, int] = {}
@@ -99,7 +100,7 @@ class Tabulation:
         rows = np.full(len(new_pairs), -1)
         rows[tabled_pairs] = free_rows[: len(tabled_pairs)]
         if tabled_pairs.size:
-            table.put(rows[tabled_pairs], density, tabled_pairs, panels=int(ends.max()))
+            table.put_scores(rows[tabled_pairs], density, tabled_pairs, panels=int(ends.max()))
         row_of.update(zip(new_pairs, rows.tolist(), strict=True))
         self.row[arms] = [row_of[pair] for pair in pairs]
         self._count_arms()
@@ -114,9 +115,9 @@ class Tabulation:
         panel is too wide for the score."""
         edges, mode = self.table.edges, density.mode[:, None]
         # panels that contain a part of the score
-        has_fallen = density.fall(edges - mode) >= _END_FALL
-        is_below = has_fallen & (mode <= edges)  # the score is below the edge
-        holds_score = ~(is_below[:, :-1] | (has_fallen & (mode >= edges))[:, 1:])
+        has_dropped = density.log_drop(edges - mode) >= _END_LOG_DROP
+        is_below = has_dropped & (mode <= edges)  # the score is below the edge
+        holds_score = ~(is_below[:, :-1] | (has_dropped & (mode >= edges))[:, 1:])
         # the panels among these that are too wide, for the narrowest width or for the width at their end
         width = (edges[1:] - edges[:-1]) / _WIDTH_MARGIN
         is_oversized = holds_score & (width > density.step[:, None])
@@ -129,14 +130,14 @@ class Tabulation:
         the nodes."""
         table, count = self.table, self.table.count
         # enough scores lie above the lowest edge
-        is_above = np.minimum(table.log_low / -_END_FALL, 1.0)
+        is_above = np.minimum(table.log_low / -_END_LOG_DROP, 1.0)
         if self._positions > 1:
             is_above = np.floor(is_above)
         if count @ is_above < self._positions and count @ table.sf_edge[:, 0] < sufficient_count(self._positions):
             return False
         # no panel is too steep for products of densities
         if self._n_densities > 1:
-            pdf, sf = table.pdf(ALL_ROWS, slice(ORDER, None, ORDER)), table.sf_edge[:, 1:-1]
+            pdf, sf = table.pdf(ALL_ROWS, slice(N_NODES, None, N_NODES)), table.sf_edge[:, 1:-1]
             even_width = widest_even_panels(pdf, sf, count[:, None], self._n_densities)
             if (np.diff(table.edges)[:-1] > _STEEPNESS_MARGIN * even_width).any():
                 return False

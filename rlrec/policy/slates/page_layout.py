@@ -25,13 +25,13 @@ class PageLayout(Record, kw_only=False, eq=False):
     pins: the arm of each pinned position, from 0. cell (m,): the cell of each arm; arms with equal values of all capped
     fields have the same cell. Each value of a capped field has a counter. cell_counters (cells, w): the counters that
     an arm of a cell raises, padded with the last counter, which has no limit. limit (c,): the limit of each counter;
-    cap (c,): the number of the cap that the counter belongs to; by_request (c,): whether this cap is a rule of the
+    cap (c,): the number of the cap that the counter belongs to; is_of_request (c,): whether this cap is a rule of the
     request.
 
     least: for each least share its arms, and its probability by position, where the last probability holds for all
     lower positions. pinned_by_request: the positions that the request pins. names: the text of each counter's cap, for
-    errors; pin_names: the text of each pin by position, for errors; last_named: the lowest position that a least share
-    of the request names, and the text of this share."""
+    errors; pin_names: the text of each pin by position, for errors; last_named_position: the lowest position that a
+    least share of the request names, and the text of this share."""
 
     pins: Mapping[int, int]
     cell: Index
@@ -39,11 +39,11 @@ class PageLayout(Record, kw_only=False, eq=False):
     limit: Index
     cap: Index
     least: Sequence[tuple[Index, Array]]
-    by_request: Flags
+    is_of_request: Flags
     pinned_by_request: frozenset[int]
     names: Sequence[str]
     pin_names: Mapping[int, str]
-    last_named: tuple[int, str]
+    last_named_position: tuple[int, str]
 
     @cached_property
     def pinned_arms(self) -> Index:
@@ -74,14 +74,14 @@ class PageLayout(Record, kw_only=False, eq=False):
         np.add.at(sums, self.cell_counters.ravel(), weights)
         return sums
 
-    def find_open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
+    def find_open_cells(self, counts: Index, *, is_of_request: bool = False) -> Flags:
         """Tell, for each of u prefixes, which cells (sets of arms with equal values of all capped fields) have no
         counter at its limit, (u, cells).
 
-        counts (u, c): the count of each counter; by_request: whether only caps of the request are considered."""
+        counts (u, c): the count of each counter; is_of_request: whether only caps of the request are considered."""
         is_full = counts >= self.limit
-        if by_request:
-            is_full &= self.by_request
+        if is_of_request:
+            is_full &= self.is_of_request
         return np.logical_not(is_full[:, self.cell_counters].any(axis=2))
 
     def least_share_probabilities(self, position: int, is_allowed: Flags) -> tuple[Array, Array]:
@@ -103,7 +103,7 @@ class PageLayout(Record, kw_only=False, eq=False):
         The error is raised in three cases: a pin, or a least share of the request, is below the end of the page; a
         cap may leave a position without an arm; or there are too many ways to fill the page, so that this cannot be
         decided."""
-        for position, text in (*self.pin_names.items(), self.last_named):
+        for position, text in (*self.pin_names.items(), self.last_named_position):
             if position >= size:
                 hint = "ask for a longer page, or leave it out"
                 raise InputError(f"{text}, and the page has {quantity(size, 'position')}", hint=hint, field="page")
@@ -185,10 +185,10 @@ class PageLayout(Record, kw_only=False, eq=False):
                 if len(next_states) > _MAX_STATES:
                     return n_taken, False
                 for cell in open_cells.tolist():
-                    left_after = left_by_cell.copy()
-                    left_after[cell] -= 1
+                    left_cells = left_by_cell.copy()
+                    left_cells[cell] -= 1
                     raised_counts = counts + np.bincount(self.cell_counters[cell], minlength=n_counters)
-                    next_states.add((*raised_counts.tolist(), *left_after.tolist()))
+                    next_states.add((*raised_counts.tolist(), *left_cells.tolist()))
             states = next_states
         return len(positions), True
 
@@ -222,13 +222,13 @@ def lay_out(
     }  # fmt: skip
     # single arms in their order, then groups, so that shares are summed in one order
     members = {name: members[name] for name in sorted(members, key=lambda name: (name in groups, members[name][:1]))}
-    cell, cell_counters, limit, cap, by_request, names = _lay_out_caps(rules, keys, values)
+    cell, cell_counters, limit, cap, is_of_request, names = _lay_out_caps(rules, keys, values)
     layout = PageLayout(
         pins={position - 1: arms[key] for position, (key, _) in pins.items()},
         pin_names={position - 1: text for position, (_, text) in pins.items()},
         pinned_by_request=frozenset(position - 1 for page in rules if page.is_request for position in page.pin),
-        cell=cell, cell_counters=cell_counters, limit=limit, cap=cap, by_request=by_request, names=names,
-        least=_lay_out_shares(rules, members), last_named=max((
+        cell=cell, cell_counters=cell_counters, limit=limit, cap=cap, is_of_request=is_of_request, names=names,
+        least=_lay_out_shares(rules, members), last_named_position=max((
             (position - 1, page.text("least", name)) for page in rules if page.is_request
             for name in page.least if name in members for position in page.least[name]
         ), default=(-1, "")),
@@ -284,7 +284,7 @@ def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[i
 def _lay_out_caps(
     rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]]
 ) -> tuple[Index, Index, Index, Index, Flags, list[str]]:
-    """Return the fields cell, cell_counters, limit, cap, by_request and names of a `PageLayout`.
+    """Return the fields cell, cell_counters, limit, cap, is_of_request and names of a `PageLayout`.
 
     Raises InputError if a request caps a field that no arm has. rules: the rules of the request and of the policy;
     keys: the key of each arm; values: returns for a field the value of each arm."""
@@ -311,9 +311,9 @@ def _lay_out_caps(
     cell_counters = np.where(raised_by_cell < 0, n_counters, raised_by_cell)
     cap = np.array([*(number for number, _ in columns), -1], np.intp)
     names = [*(caps[number][0].text("most", caps[number][1]) for number, _ in columns), ""]
-    by_request = np.array([*(caps[number][0].is_request for number, _ in columns), False], np.bool_)
+    is_of_request = np.array([*(caps[number][0].is_request for number, _ in columns), False], np.bool_)
     limits = np.array([*(limit for _, limit in columns), np.iinfo(np.intp).max], np.intp)
-    return cell, cell_counters, limits, cap, by_request, names
+    return cell, cell_counters, limits, cap, is_of_request, names
 
 
 def _contradiction(first_rule: str, second_rule: str, *, verb: str = "contradicts") -> InputError:

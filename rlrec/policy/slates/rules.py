@@ -38,7 +38,7 @@ _CACHED_CELLS = 64  # cells whose values are cached
 _MAX_ENTRIES = 1 << 20  # numbers in a working array
 _MORE_RANKS = 4  # factor by which more ranks are tabulated where the arms left may lie below the nodes
 _POSITIONS_STEP = 8  # a table is made for a multiple of so many positions
-_CERTAIN = 34.0  # minus the log of the probability that an arm lies below the nodes
+_CERTAIN_LOG = 34.0  # minus the log of the probability that an arm lies below the nodes
 
 
 class BestLeft(Protocol):
@@ -167,7 +167,7 @@ class SlateWalk:
         self._layout, self._floors, self._best_left = layout, at_positions(floor, m), best_left
         self._position, self._is_left = 0, np.ones((prefixes, m), np.bool_)
         self._counts = np.tile(layout.counts, (prefixes, 1))
-        self._is_of_request = bool(layout.by_request[:-1].all()) and layout.pins.keys() == layout.pinned_by_request
+        self._is_of_request = bool(layout.is_of_request[:-1].all()) and layout.pins.keys() == layout.pinned_by_request
         self._is_allowed = self._find_allowed()
 
     def probability(self) -> Array:
@@ -176,7 +176,7 @@ class SlateWalk:
         is_allowed = self._is_allowed
         if self._position in self._layout.pins:
             return is_allowed.astype(np.float64)
-        floor_probability, best_share, shares = self._coins()
+        floor_probability, best_share, shares = self._coin_probabilities()
         probability = best_share[:, None] * self._best_left.probability(is_allowed)
         if floor_probability.any():
             probability += floor_probability[:, None] * is_allowed
@@ -188,8 +188,8 @@ class SlateWalk:
         """Return the smallest probability of any arm that is left and that the request allows, for each prefix, (u,).
 
         probability (u, m): the result of `SlateWalk.probability`."""
-        by_request = self._is_allowed if self._is_of_request else self._find_allowed(by_request=True)
-        return np.where(by_request, probability, 1.0).min(axis=1)
+        is_of_request = self._is_allowed if self._is_of_request else self._find_allowed(is_of_request=True)
+        return np.where(is_of_request, probability, 1.0).min(axis=1)
 
     def show(self, prefix: Index, arms: Index) -> Index:
         """Append one arm to the prefix of each slate, and return the index of each slate's new prefix, (n,).
@@ -203,7 +203,7 @@ class SlateWalk:
         if is_pinned:
             p_pick, p_best = np.ones(len(first_slates)), np.zeros(len(first_slates))
         else:
-            floor_probability, p_undecided, shares = self._coins()
+            floor_probability, p_undecided, shares = self._coin_probabilities()
             p_pick = np.where(is_rival, floor_probability[parent_prefix] + shares[parent_prefix, shown_arms], 1.0)
             p_best = np.where(is_rival, p_undecided[parent_prefix], 0.0)
         was_open = layout.find_open_cells(self._counts)[parent_prefix]
@@ -216,7 +216,7 @@ class SlateWalk:
         self._is_allowed = self._find_allowed()
         return new_prefixes
 
-    def _coins(self) -> tuple[Array, Array, Array]:
+    def _coin_probabilities(self) -> tuple[Array, Array, Array]:
         """Return three probabilities of the coins at the next position: that the floor shows a given allowed arm, (u,);
         that no coin decides, (u,); and that the coin of a least share shows each arm, (u, m)."""
         shares, p_undecided = self._layout.least_share_probabilities(self._position, self._is_allowed)
@@ -224,18 +224,18 @@ class SlateWalk:
         floor_probability = p_undecided * uniform_share / np.maximum(np.count_nonzero(self._is_allowed, axis=1), 1)
         return floor_probability, p_undecided * (1.0 - uniform_share), shares
 
-    def _find_allowed(self, *, by_request: bool = False) -> Flags:
+    def _find_allowed(self, *, is_of_request: bool = False) -> Flags:
         """Tell which arms may stand at the next position, (u, m).
 
-        by_request: whether only the rules of the request are considered."""
+        is_of_request: whether only the rules of the request are considered."""
         layout, position = self._layout, self._position
-        if position in layout.pins and (not by_request or position in layout.pinned_by_request):
+        if position in layout.pins and (not is_of_request or position in layout.pinned_by_request):
             return np.broadcast_to(np.arange(self._is_left.shape[1]) == layout.pins[position], self._is_left.shape)
         is_allowed = self._is_left.copy()
         pins = layout.pins.items()
-        is_allowed[:, [arm for at, arm in pins if not by_request or at in layout.pinned_by_request]] = False
+        is_allowed[:, [arm for at, arm in pins if not is_of_request or at in layout.pinned_by_request]] = False
         if layout.has_caps:
-            is_allowed &= layout.find_open_cells(self._counts, by_request=by_request)[:, layout.cell]
+            is_allowed &= layout.find_open_cells(self._counts, is_of_request=is_of_request)[:, layout.cell]
         return is_allowed
 
 
@@ -371,15 +371,15 @@ def _reaches_enough_arms(tabulation: Tabulation, layout: PageLayout, size: int) 
     from rlrec.policy.scores.panels import sufficient_count
 
     table, row = tabulation.table, tabulation.row
-    is_certain = np.where(table.count > 0, table.log_low <= -_CERTAIN, False)[row]
-    for p_above, need in ((is_certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
+    is_certain = np.where(table.count > 0, table.log_low <= -_CERTAIN_LOG, False)[row]
+    for p_above, n_needed in ((is_certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
         by_cell = np.bincount(layout.cell, weights=p_above, minlength=len(layout.cell_counters))
         by_counter, n_lost = layout.sum_by_counter(by_cell), 0.0
         for cap in np.unique(layout.cap[:-1]):
             counters = np.flatnonzero(layout.cap == cap)
-            used_up = size // int(layout.limit[counters[0]])
-            n_lost += float(np.sort(by_counter[counters])[-used_up:].sum()) if used_up else 0.0
-        if p_above.sum() - n_lost >= need:
+            n_used = size // int(layout.limit[counters[0]])
+            n_lost += float(np.sort(by_counter[counters])[-n_used:].sum()) if n_used else 0.0
+        if p_above.sum() - n_lost >= n_needed:
             return True
     return False
 
@@ -392,7 +392,7 @@ class RuledSampler(SlateSampler):
         if not self._scores.samples:
             _ = self.marginals
 
-    def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
+    def draw(self, *, seeds: Words, decisions: Ids, with_marginals: bool = True) -> Draw:
         uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
         draws = list[tuple[Any, ...]]()
         if not self._scores.samples:

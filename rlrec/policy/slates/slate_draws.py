@@ -18,7 +18,7 @@ from rlrec.records import Record
 if TYPE_CHECKING:
     from rlrec.policy.scores.sweep import ContinuousOrder
 
-SMALLEST = 1e-300
+MIN_PROBABILITY = 1e-300
 """The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
 
 _MAX_ENTRIES = 1 << 20  # numbers in a working array
@@ -29,8 +29,8 @@ class Draw(Record, kw_only=False, eq=False):
 
     slates: the arms. propensity: the probability of each arm given the arms above. marginal: the probability of the
     arm at its position (NaN without a closed form). minimum: the smallest propensity of the arms left at the
-    position. is_rounded: whether SMALLEST replaces a probability of 0. teams: which of two rankers picked the arm, 0 or
-    1 (None without two rankers)."""
+    position. is_rounded: whether MIN_PROBABILITY replaces a probability of 0. teams: which of two rankers picked the
+    arm, 0 or 1 (None without two rankers)."""
 
     slates: Index
     propensity: Array
@@ -40,12 +40,15 @@ class Draw(Record, kw_only=False, eq=False):
     teams: Index | None = None
 
 
-def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
+def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, with_marginals: bool = True) -> Draw:
     """Return slates of n decisions, drawn from the scores, with the probability of each slot.
 
     size: the number of positions; floor: the probability of a uniform pick; seeds (n,), decisions (n,): the seed and
-    the id of each decision; lists: whether marginals and smallest propensities are left out as NaN."""
-    return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions, lists=lists)
+    the id of each decision; with_marginals: whether marginals and smallest propensities are computed; else they are
+    NaN."""
+    return SlateSampler(scores, size=size, floor=floor).draw(
+        seeds=seeds, decisions=decisions, with_marginals=with_marginals
+    )
 
 
 def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
@@ -99,14 +102,14 @@ class SlateSampler:
         if isinstance(self._order, DrawnOrder):
             _ = self._cdf if self._size == 1 else self._shared_marginals
 
-    def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
+    def draw(self, *, seeds: Words, decisions: Ids, with_marginals: bool = True) -> Draw:
         """Return slates of n decisions, drawn with the probability of each slot.
 
         seeds (n,), decisions (n,): the seed and the id of each decision, which identify its uniforms
         (`sampler.uniforms`). A slate depends on nothing else of the decision. With one position, uniform 0 draws the
         arm from the probabilities of `p_first`. With more positions, uniforms 2p and 2p + 1 are the coin and the pick
-        of position p. lists: whether marginals and smallest propensities, the most expensive part for long slates,
-        are left out as NaN."""
+        of position p. with_marginals: whether marginals and smallest propensities, the most expensive part for long
+        slates, are computed; they are NaN otherwise."""
         if not isinstance(self._order, DrawnOrder):
             return self._draw_by_position(seeds, decisions)
         if self._size == 1:
@@ -115,10 +118,10 @@ class SlateSampler:
             propensity = self.p_first[slates]
             return logged_draw(slates, propensity, propensity, np.full(propensity.shape, least))
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
-        probability, smallest_shares = self._order.conditionals(slates, floor=self._floor, with_minimum=not lists)
+        probability, smallest_shares = self._order.conditionals(slates, floor=self._floor, with_minimum=with_marginals)
         n_left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
         propensity, minimum = (mix_floor(values, floors, n_left) for values in (probability, smallest_shares))
-        if lists:
+        if not with_marginals:
             no_marginal = np.full(propensity.shape, np.nan)
             return logged_draw(slates, propensity, no_marginal, no_marginal)
         marginals, column = self._shared_marginals
@@ -237,11 +240,11 @@ def first_position_marginals(propensity: Array) -> Array:
 def logged_draw(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
     """Return the draw in the form that is logged, where no arm that was drawn has probability 0.
 
-    slates, propensity, marginal, minimum (n, k): the fields of `Draw`, before 0 is replaced by SMALLEST."""
+    slates, propensity, marginal, minimum (n, k): the fields of `Draw`, before 0 is replaced by MIN_PROBABILITY."""
     return Draw(
         slates=slates,
-        propensity=np.minimum(np.maximum(propensity, SMALLEST), 1.0),
-        marginal=np.minimum(np.maximum(marginal, SMALLEST), 1.0),
+        propensity=np.minimum(np.maximum(propensity, MIN_PROBABILITY), 1.0),
+        marginal=np.minimum(np.maximum(marginal, MIN_PROBABILITY), 1.0),
         minimum=np.minimum(minimum, 1),
-        is_rounded=(propensity < SMALLEST) | (marginal < SMALLEST),
+        is_rounded=(propensity < MIN_PROBABILITY) | (marginal < MIN_PROBABILITY),
     )

@@ -155,7 +155,7 @@ def test_a_window_counts_in_whole_buckets() -> None:
     for step in range(1_000):
         beliefs.add_due_rewards(step)
         beliefs.add(np.array([0]), np.ones(1), NO_FEATURES, None)
-        newest, oldest = beliefs.ordinal, Forgetting(window=100).oldest(beliefs.ordinal) * 3
+        newest, oldest = beliefs.ordinal, Forgetting(window=100).oldest_bucket(beliefs.ordinal) * 3
         assert beliefs.belief().pulls[0, 0] == newest - max(oldest, 1) + 1
         assert np.array_equal(beliefs.belief().total, [[beliefs.belief().pulls[0, 0]]])
 
@@ -180,7 +180,9 @@ def test_moments_are_the_sums_of_what_was_shown(kind: str, params: dict[str, Any
         beliefs.add_due_rewards(step)
         beliefs.add(arms[step : step + 1], np.ones(1), x[step : step + 1], np.array([float(late)]))
     beliefs.add_due_rewards(20)
-    left = policy.forgetting.discount ** np.arange(19, -1, -1) * (np.arange(1, 21) >= policy.forgetting.oldest(20))
+    left = policy.forgetting.discount ** np.arange(19, -1, -1) * (
+        np.arange(1, 21) >= policy.forgetting.oldest_bucket(20)
+    )
     reward[20 - late :] = 0
     weight, offset = policy.moment_weights(x, arms)
     selected = arms[:, None] == np.arange(3)

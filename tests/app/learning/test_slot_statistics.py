@@ -23,9 +23,9 @@ ARMS, LATER = ("a", "b", "c"), "2100-01-01T00:00:00Z"
 class Examined(Thompson):
     """Thompson sampling in which a slot at position p counts 1 / p of a pull, and its reward in full."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({POSITION})
+    needed_columns: ClassVar[frozenset[str]] = frozenset({POSITION})
 
-    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+    def slot_statistics(self, slot: CountedSlot) -> tuple[float, ...]:
         return 1 / slot.position, slot.reward / slot.position, slot.reward**2 / slot.position
 
     def statistics(self, slots: SlotColumns) -> Array:

@@ -176,7 +176,7 @@ def test_a_belief_is_the_ridge_regression_on_what_was_stated(run: Run, db: str, 
     run("--now", shop.clock(), "policy", "rebuild", "seller").done()
     with closing(Store(db)) as store, store.read() as unit:
         first, second = policies.versions(unit, [1])
-        oldest = exact.load(unit, first).learner.forgetting.oldest(policies.ordinal(unit, 1))
+        oldest = exact.load(unit, first).learner.forgetting.oldest_bucket(policies.ordinal(unit, 1))
         rows = [stored(unit, version.id, oldest) for version in (first, second)]
     assert len(rows[0]) >= 4
     if model == "fading":  # fades by steps, or all at once

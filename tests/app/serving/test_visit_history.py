@@ -111,7 +111,7 @@ def test_the_last_64_slots_are_remembered(shop: Store) -> None:
     tell(shop, shown[1], 1, click=9)
     tell(shop, shown[1], 2, click=1)
     _, count, reward, entries = remembered(shop, ask(shop))
-    assert (count, len(entries), reward) == (70, history.REMEMBERED, 1)
+    assert (count, len(entries), reward) == (70, history.N_REMEMBERED, 1)
     assert [(arm, ago) for arm, ago, _ in entries] == [
         (arm, 14 - step) for step, slot in enumerate(shown) for arm in arms(slot)
     ][-64:]
@@ -267,7 +267,7 @@ def test_what_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypatch: pyt
         return draws.draw(plans, ids, *options)
 
     reads_visits = property(lambda shared: shared.version.policy.name == "home")
-    monkeypatch.setattr(requests.SharedDistribution, "stateful", reads_visits)
+    monkeypatch.setattr(requests.SharedDistribution, "is_stateful", reads_visits)
     monkeypatch.setattr(recommend, "draw", spy)
     result = group(shop, request(), request("t"), Request(policy="other", session="s"), request(), request("t"))
     assert [(places, steps) for places, steps, _ in turns] == [([0, 1], [0, 0]), ([4], [1]), ([3], [2])]

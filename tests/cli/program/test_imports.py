@@ -182,11 +182,11 @@ from rlrec.policy.beliefs.statistics import CountedSlot
 for kind in policy.KINDS:
     if kind not in CONTEXTUAL:
         counts = policy.make(kind, {"probabilities": {"a": 1.0}} if kind == "fixed" else {})
-        assert counts.entry(CountedSlot(1, 1, 1, 1, 0.5, 1.0))[:3] == (1.0, 1.0, 1.0), kind
+        assert counts.slot_statistics(CountedSlot(1, 1, 1, 1, 0.5, 1.0))[:3] == (1.0, 1.0, 1.0), kind
         assert "numpy" not in sys.modules, kind
 """
     fixed = {"probabilities": {"a": 1.0}}
-    contextual = [kind for kind in kinds.KINDS if kinds.make(kind, fixed if kind == "fixed" else {}).contextual]
+    contextual = [kind for kind in kinds.KINDS if kinds.make(kind, fixed if kind == "fixed" else {}).is_contextual]
     assert len(contextual) < len(kinds.KINDS)
     subprocess.run([sys.executable, "-c", script.replace("CONTEXTUAL", repr(contextual))], check=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.budget import PERIODS, SLICES, Budget
+from rlrec.policy.beliefs.budget import N_SLICES, US_BY_PERIOD, Budget
 from rlrec.times import parse
 
 
@@ -26,7 +26,7 @@ def test_another_text_is_refused_with_the_form() -> None:
 )
 def test_a_period_has_so_many_slices_and_weeks_begin_on_monday(period: str, begins: str) -> None:
     budget, begin = Budget("cost", 1.0, period), parse(begins)
-    assert budget.slices(begin) % SLICES == 0
-    assert budget.bucket(begin + PERIODS[period]) == budget.bucket(begin) - SLICES
+    assert budget.slices(begin) % N_SLICES == 0
+    assert budget.bucket(begin + US_BY_PERIOD[period]) == budget.bucket(begin) - N_SLICES
     assert budget.bucket(begin - 1) == budget.bucket(begin) + 1
     assert budget.bucket(begin) == -1 - int(budget.slices(begin)) < 0

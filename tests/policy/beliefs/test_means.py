@@ -49,7 +49,7 @@ def test_equal_arms_have_equal_bounds_whatever_their_number(monkeypatch: pytest.
     alpha, beta = np.array([[1.0, 3.0, 1.0], [2.0, 3.0, 1.0]]), np.array([[1.0, 9.0, 1.0], [5.0, 8.0, 1.0]])
     expected = betaincinv(alpha, beta, np.array([0.05, 0.95])[:, None, None])
     for pairs in (10_000, 2, 1):
-        monkeypatch.setattr(means, "PAIRS", pairs)
+        monkeypatch.setattr(means, "MAX_PAIRS", pairs)
         assert np.stack(means.beta_bounds(alpha, beta, 0.05)) == pytest.approx(expected, rel=1e-11)
     assert [len(bounds) for bounds in means.beta_bounds(alpha[:0, 0], beta[:0, 0], 0.05)] == [0, 0]
 

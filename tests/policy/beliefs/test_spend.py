@@ -9,11 +9,11 @@ import pytest
 from scipy.optimize import linprog
 
 from rlrec.arrays import Array
-from rlrec.policy.beliefs.budget import PERIODS, SLICES, Budget
+from rlrec.policy.beliefs.budget import N_SLICES, US_BY_PERIOD, Budget
 from rlrec.policy.beliefs.spend import Spend, best_arm_probabilities, solve_price
 from rlrec.policy.scores.families.gaussian import Gaussian
 
-DAY, HOUR = PERIODS["day"], PERIODS["hour"]
+DAY, HOUR = US_BY_PERIOD["day"], US_BY_PERIOD["hour"]
 BUDGET = Budget("cost", 10.0, "day")
 TODAY = 20_000 * DAY
 
@@ -49,7 +49,7 @@ def test_spend_counts_in_the_period_of_its_decision() -> None:
 
 
 def test_what_lies_eight_periods_back_counts_no_more() -> None:
-    old = (-SLICES * 7 - 1, 9, 100, 900.0, 100)
+    old = (-N_SLICES * 7 - 1, 9, 100, 900.0, 100)
     assert spend_of((0, 7, 2, 6.0, 2), old).arms.tolist() == [7]
     assert spend_of((-1, 7, 2, 6.0, 2), old).arms.tolist() == [7, 9]
 
@@ -115,7 +115,7 @@ def test_a_normal_score_costs_what_the_price_was_solved_for(seed: int, uniform: 
     mean, sd, cost = rng.random(6), rng.uniform(0.01, 0.1, 6), rng.uniform(0.1, 20, 6)
     low = (1 - uniform) * cost.min() + uniform * cost.mean()
     target = low + 0.4 * (expected_cost(0.0, mean, sd, cost, uniform) - low)
-    price = solve_price(mean, sd, cost, p_uniform=uniform, target=target)
+    price = solve_price(mean, sd, cost, p_uniform=uniform, max_cost=target)
     exact = Gaussian(mean - price * cost, sd).order(1).p_best()
     assert (1 - uniform) * exact @ cost + uniform * cost.mean() == pytest.approx(target, rel=0.1)
 
@@ -127,26 +127,26 @@ def test_without_noise_the_price_is_the_multiplier_of_the_linear_program(seed: i
     target = cost.min() + 0.5 * (cost[mean.argmax()] - cost.min())
     program: Any = linprog(-mean, A_ub=[cost], b_ub=[target], A_eq=np.ones((1, 6)), b_eq=[1])
     multiplier = -float(program.ineqlin.marginals[0])
-    assert solve_price(mean, None, cost, p_uniform=0.0, target=target) == pytest.approx(multiplier, rel=1e-4)
+    assert solve_price(mean, None, cost, p_uniform=0.0, max_cost=target) == pytest.approx(multiplier, rel=1e-4)
 
 
 def test_what_is_cheap_enough_has_no_price() -> None:
     mean, cost = np.array([0.2, 0.9]), np.array([1.0, 5.0])
-    assert solve_price(mean, None, cost, p_uniform=0.0, target=5.0) == 0
-    assert solve_price(mean, None, np.array([3.0, 3.0]), p_uniform=0.0, target=1.0) == 0  # nothing could be saved
+    assert solve_price(mean, None, cost, p_uniform=0.0, max_cost=5.0) == 0
+    assert solve_price(mean, None, np.array([3.0, 3.0]), p_uniform=0.0, max_cost=1.0) == 0  # nothing could be saved
 
 
 def test_when_the_budget_is_spent_the_cheapest_arm_is_served() -> None:
     mean, cost, sd = np.array([0.2, 0.9, 0.5]), np.array([1.0, 5.0, 3.0]), np.full(3, 0.1)
     for deviation in (None, sd):
-        price = solve_price(mean, deviation, cost, p_uniform=0.0, target=-2.0)
+        price = solve_price(mean, deviation, cost, p_uniform=0.0, max_cost=-2.0)
         assert best_arm_probabilities(mean - price * cost, deviation)[0] > 1 - 1e-5
 
 
 def test_an_arm_that_was_never_tried_has_no_part_in_the_price() -> None:
     mean, cost = np.array([0.2, 0.9, np.inf]), np.array([1.0, 5.0, 3.0])
-    assert solve_price(mean, None, cost, p_uniform=0.0, target=2.0) == solve_price(
-        mean[:2], None, cost[:2], p_uniform=0.0, target=2.0
+    assert solve_price(mean, None, cost, p_uniform=0.0, max_cost=2.0) == solve_price(
+        mean[:2], None, cost[:2], p_uniform=0.0, max_cost=2.0
     )
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.beliefs.base import ALL_FIELDS
 from rlrec.policy.contexts.encoder import Encoder, EncoderFit
-from rlrec.policy.contexts.features import WIDEST, value_of
+from rlrec.policy.contexts.features import MAX_WIDTH, value_of
 
 FULL = {
     "fields": {
@@ -101,14 +101,14 @@ def test_categories_go_by_their_names_in_json() -> None:
 def test_a_hashed_object_has_a_vector_that_never_changes() -> None:
     encoder = Encoder.by_hash(4)
     assert encoder.names == ("1", "#0", "#1", "#2", "#3")
-    assert encoder.reads == EVERYTHING
+    assert encoder.fields_read == ALL_FIELDS
     row = encoder.encode([{"hour": 9, "device": "phone", "tags": ["a", "b"], "geo": {"city": "Rome"}}])[0]
     np.testing.assert_allclose(row, [1, -1, 0, -1, 2 + math.asinh(9)], rtol=1e-12)
 
 
 def test_what_is_read_is_what_is_declared() -> None:
-    assert Encoder.parse(FULL).reads == ("device", "embedding", "hour", "member", "tags")
-    assert Encoder.parse({}).reads == ()
+    assert Encoder.parse(FULL).fields_read == ("device", "embedding", "hour", "member", "tags")
+    assert Encoder.parse({}).fields_read == ()
 
 
 @pytest.mark.parametrize("encoder", [Encoder.parse(FULL), Encoder.parse({}), Encoder.by_hash()])
@@ -299,12 +299,17 @@ def test_a_fitted_encoder_fits_the_limit() -> None:
     many = {f"n{at}": at for at in range(40)} | {"v": [0.0] * 40}
     rows = [{**many, "t": f"t{at}", "u": f"u{at % 25}", "s": f"s{at % 3}"} for at in range(50)]
     fields = fitted(rows)["fields"]
-    assert len(Encoder.parse(fitted(rows)).names) in (WIDEST - 1, WIDEST)
+    assert len(Encoder.parse(fitted(rows)).names) in (MAX_WIDTH - 1, MAX_WIDTH)
     assert fields["s"] == {"type": "category", "values": ["s0", "s1", "s2"], "hash": 0}
     assert len(fields["t"]["values"]) == len(fields["u"]["values"]) < 20
     broad = [{f"n{at:03}": 1.0 for at in range(300)} | {"v": [0.0] * 120}, {"n299": 2.0}]
     retained = fitted(broad)["fields"]
-    assert (len(retained), "v" in retained, "n299" in retained, "n000" in retained) == (WIDEST - 1, False, True, True)
+    assert (len(retained), "v" in retained, "n299" in retained, "n000" in retained) == (
+        MAX_WIDTH - 1,
+        False,
+        True,
+        True,
+    )
 
 
 def test_texts_without_end_take_a_bounded_memory() -> None:

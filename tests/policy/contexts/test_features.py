@@ -40,7 +40,7 @@ def test_a_context_has_the_same_vector_in_any_company() -> None:
 
 
 def test_no_context_is_no_row() -> None:
-    assert features.encode([]).shape == (0, features.WIDTH)
+    assert features.encode([]).shape == (0, features.N_COLUMNS)
 
 
 def test_a_table_names_whole_numbers_without_a_point() -> None:

@@ -23,7 +23,7 @@ def entries(n: int) -> list[Entry]:
 PACKED = [
     None,
     (1_500_000, 2, 0.5, [(7, 2, 0.5), (8, 1, 0.0)]),
-    (2**40, 900, -3.25, entries(history.REMEMBERED)),
+    (2**40, 900, -3.25, entries(history.N_REMEMBERED)),
     None,
     (0, 1, 1e100, [(2**40, 1, 1e100)]),
     (5, 4, 0.1, [(7, 3, 0.1), (8, 2, -0.0), (9, 1, 0.0)]),
@@ -120,7 +120,7 @@ def test_first_decisions_keep_nothing_and_all_others_something() -> None:
 
 def state(blob: bytes, step: int, gap_s: float) -> dict[str, object]:
     """As it is shown: a state and what is known beside it."""
-    recent = [KEYS[arm] for arm, *_ in entries_of(blob)][-history.RECENT :]
+    recent = [KEYS[arm] for arm, *_ in entries_of(blob)][-history.N_RECENT :]
     return {"step": step, "gap_s": gap_s, "recent": recent} | history.to_json(history.unpack([blob], [step]), KEYS)[0]
 
 

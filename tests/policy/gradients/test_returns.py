@@ -41,13 +41,13 @@ def ridge(x: np.ndarray, returns: np.ndarray) -> np.ndarray:
 def drawn(n: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(n, 3))
-    return x, 2 + x @ [1.0, -1.0, 0.5] + 0.1 * rng.normal(size=n), rng.integers(0, baseline.FOLDS, n)
+    return x, 2 + x @ [1.0, -1.0, 0.5] + 0.1 * rng.normal(size=n), rng.integers(0, baseline.N_FOLDS, n)
 
 
 def test_the_value_of_a_state_is_a_ridge_regression_on_the_other_half() -> None:
     x, returns, fold = drawn()
     values = baseline.values(x, fold, baseline.fit(baseline.value_sums(x, returns, fold)))
-    for number in range(baseline.FOLDS):
+    for number in range(baseline.N_FOLDS):
         b = ridge(x[fold != number], returns[fold != number])
         assert values[fold == number] == pytest.approx(b[0] + x[fold == number] @ b[1:], abs=1e-9)
     assert np.corrcoef(values, returns)[0, 1] > 0.98

@@ -160,7 +160,7 @@ def test_values_of_a_context_are_named_as_in_json(value: Any, arm: int) -> None:
     policy = fixed(by="hour", probabilities={name: {item: 1.0} for name, item in names.items()})
     result = served(policy, belief([0] * 5, [0] * 5), arms="abcde", context={"hour": value})
     assert result.argmax() == arm
-    assert policy.reads == ("hour",)
+    assert policy.fields_read == ("hour",)
 
 
 def test_a_context_without_the_field_has_the_row_for_any_value() -> None:

@@ -62,7 +62,7 @@ def test_a_cell_has_a_belief_of_its_own() -> None:
     """Of a cell of which less is known than of its arm, pulls are below 0."""
     values = ["phone", 3, True]
     policy = kinds.make("long-term", PRIOR | {"by": "device", "cells": json.dumps(values)})
-    assert (policy.reads, policy.width) == (("device",), 9)
+    assert (policy.fields_read, policy.width) == (("device",), 9)
     means, sds = np.array([MEAN + 0.1, MEAN - 0.2, MEAN * 2]), np.array([SD * 2, SD, SD / 2])
     pairs = [
         [LongTerm.statistics_of(mean, sd, **PRIOR) for mean, sd in zip(*cell, strict=True)]

@@ -96,7 +96,7 @@ def test_draws_pass_a_chi_square_test(pair: Any) -> None:
     first, second = policy.stages
     seeds, ids = np.full(n, 11, np.uint64), np.arange(n)
     sampler = SlateSampler(scores_of(first, np.arange(M)), size=CANDIDATES, floor=first.exploration)
-    lists = sampler.draw(seeds=seeds, decisions=ids, lists=True)
+    lists = sampler.draw(seeds=seeds, decisions=ids, with_marginals=False)
     slates = slates_of(second, np.sort(lists.slates, axis=1), seeds, ids)
     rows, joint = outcomes(policy)
     digits = M ** np.arange(CANDIDATES + SIZE)
@@ -125,7 +125,10 @@ def test_lists_alone_are_the_slates_that_are_drawn_with_marginals() -> None:
     policy = policy_of(*PAIRS[1])
     sampler = SlateSampler(scores_of(policy.stages[0], np.arange(M)), size=CANDIDATES, floor=0.0)
     seeds, ids = np.full(50, 3, np.uint64), np.arange(50)
-    lists, slates = sampler.draw(seeds=seeds, decisions=ids, lists=True), sampler.draw(seeds=seeds, decisions=ids)
+    lists, slates = (
+        sampler.draw(seeds=seeds, decisions=ids, with_marginals=False),
+        sampler.draw(seeds=seeds, decisions=ids),
+    )
     assert (lists.slates == slates.slates).all()
     assert lists.propensity == pytest.approx(slates.propensity, abs=1e-15)
 
@@ -141,7 +144,7 @@ def test_one_row_of_statistics_holds_both_beliefs() -> None:
     rows = policy.statistics(slots)
     for stage, columns in zip(policy.stages, policy.columns, strict=True):  # type: ignore[attr-defined]
         assert rows[:, columns] == pytest.approx(stage.statistics(slots), abs=0)
-    assert policy.needs == first.needs | second.needs
+    assert policy.needed_columns == first.needed_columns | second.needed_columns
 
 
 def test_parameters_are_kept_by_stage() -> None:

@@ -53,8 +53,8 @@ def exact_two(a: int, b: int, c: int, d: int) -> float:
         return float(mpmath.fsum(terms))
 
 
-def refined(scores: Beta, *, refine: int) -> Array:
-    return reference.refined_order(scores, positions=1, refine=refine).p_best()
+def refined(scores: Beta, *, refinement: int) -> Array:
+    return reference.refined_order(scores, positions=1, refinement=refinement).p_best()
 
 
 def test_second_of_two_small_posteriors_is_best_with_29_33rds() -> None:
@@ -100,7 +100,7 @@ def test_probabilities_sum_to_one(mix: str) -> None:
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_more_nodes_move_nothing(mix: str) -> None:
-    once, twice = refined(MIXES[mix], refine=1), refined(MIXES[mix], refine=2)
+    once, twice = refined(MIXES[mix], refinement=1), refined(MIXES[mix], refinement=2)
     assert once == pytest.approx(twice, abs=1e-11)
     assert once[twice > 1e-6] == pytest.approx(twice[twice > 1e-6], rel=1e-9)
 
@@ -117,7 +117,7 @@ def test_ten_thousand_posteriors_are_exact_and_fast() -> None:
     start = time.process_time()
     once = p_first(scores, floor=0.0)
     assert time.process_time() - start < 5
-    twice = refined(scores, refine=2)
+    twice = refined(scores, refinement=2)
     assert once.sum() == pytest.approx(1, abs=1e-9)
     assert once == pytest.approx(twice, abs=1e-9)
     assert once[twice > 1e-6] == pytest.approx(twice[twice > 1e-6], rel=1e-6)
@@ -167,7 +167,7 @@ def test_more_nodes_move_no_rank(mix: str) -> None:
     size = min(10, len(MIXES[mix]))
     if mix == "extreme":
         size = 3
-    once, twice = (reference.refined_order(MIXES[mix], positions=size, refine=r).ranks(size) for r in (1, 2))
+    once, twice = (reference.refined_order(MIXES[mix], positions=size, refinement=r).ranks(size) for r in (1, 2))
     assert once == pytest.approx(twice, abs=1e-11)
     assert once[twice > 1e-6] == pytest.approx(twice[twice > 1e-6], rel=1e-8)
 

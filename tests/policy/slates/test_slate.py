@@ -244,7 +244,7 @@ def test_more_nodes_move_no_page(floor: float) -> None:
     total = np.where(rng.random(100) < 0.2, 30, 1e6)
     scores = Beta(total * share, total * (1 - share))
     drawn = draw(scores, size=10, floor=floor, seeds=seeds(100)[0], decisions=seeds(100)[1])
-    order = reference.refined_order(scores, positions=10, refine=2)
+    order = reference.refined_order(scores, positions=10, refinement=2)
     finer, _ = order.conditionals(drawn.slates, floor=floor, with_minimum=False)
     expected = floor / (100 - np.arange(10)) + (1 - floor) * finer
     assert drawn.propensity == pytest.approx(expected, rel=1e-9)
@@ -266,12 +266,12 @@ def test_a_floor_pick_of_a_bad_arm_says_nothing_about_the_rest() -> None:
 
 def test_an_arm_drawn_against_all_odds_is_flagged() -> None:
     """No seed draws such an arm: the rounding is asked for directly."""
-    from rlrec.policy.slates.slate_draws import SMALLEST, logged_draw
+    from rlrec.policy.slates.slate_draws import MIN_PROBABILITY, logged_draw
 
     drawn = logged_draw(np.array([[0, 1]]), np.array([[0.0, 1.1]]), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
     assert drawn.is_rounded.tolist() == [[True, False]]
-    assert drawn.propensity.tolist() == [[SMALLEST, 1.0]]
-    assert drawn.marginal.tolist() == [[SMALLEST, 0.5]]
+    assert drawn.propensity.tolist() == [[MIN_PROBABILITY, 1.0]]
+    assert drawn.marginal.tolist() == [[MIN_PROBABILITY, 0.5]]
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3, 1.0])

@@ -94,7 +94,7 @@ class RewardDrift:
 
     def _judge_severity(self) -> tuple[str, str]:
         """Return two texts for a finding on the drift of an arm: its severity, and the end of its message."""
-        if self.version.contextual:
+        if self.version.is_contextual:
             return "info", "; a policy that learns from contexts shows it to others by and by"
         if Forgetting.parse(self.version.policy.params).forgets:
             return "info", "; the policy forgets what came before"

@@ -17,10 +17,10 @@ from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribut
 from rlrec.app.distributions.page_layouts import page_codes
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.arrays import Array, Flags, Ids, Index, Words, offsets, piece_rows, rows_by_kind, run_starts, take
-from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.beliefs.base import ALL_FIELDS
 from rlrec.policy.contexts.features import value_of
 from rlrec.policy.contexts.statements import GROUPS, PAGE, PAGE_FIELDS
-from rlrec.policy.gradients.history import REMEMBERED, History, match_steps, unpack
+from rlrec.policy.gradients.history import N_REMEMBERED, History, match_steps, unpack
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate, slate_draws
@@ -106,10 +106,10 @@ class References:
                 continue
             try:
                 context = json.loads(body)
-                names = context if self.field_names == EVERYTHING else self.field_names
+                names = context if self.field_names == ALL_FIELDS else self.field_names
                 self._contexts[key] = {name: value_of(context, name) for name in names}
                 # otherwise the context holds them already
-                if self.field_names != EVERYTHING and not context.keys().isdisjoint((PAGE, GROUPS)):
+                if self.field_names != ALL_FIELDS and not context.keys().isdisjoint((PAGE, GROUPS)):
                     stated_fields = {name: value_of(context, name) for name in PAGE_FIELDS}
                     self._contexts[key] |= {name: value for name, value in stated_fields.items() if value is not None}
             except UNREADABLE:
@@ -176,7 +176,7 @@ class SlateGroup:
             for row, column in np.argwhere(is_wrong).tolist():
                 figures = f"{values[row, column]:.12g}, not {new_values[row, column]:.12g}"
                 details.setdefault(row, []).append(f"{name} at position {column + 1} is {figures}")
-        log_joint = np.log(np.maximum(derived_slates.propensity, slate_draws.SMALLEST)).sum(axis=1)
+        log_joint = np.log(np.maximum(derived_slates.propensity, slate_draws.MIN_PROBABILITY)).sum(axis=1)
         for row in np.flatnonzero(~is_close(np.exp(self.log_propensity), np.exp(log_joint))).tolist():
             figures = f"{self.log_propensity[row]:.12g}, not {log_joint[row]:.12g}"
             details.setdefault(row, []).append(f"log_propensity is {figures}")
@@ -247,7 +247,7 @@ class VersionSlates:
 
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
-        self.references = References(unit, findings, field_names=designs.policy_of(version).reads)
+        self.references = References(unit, findings, field_names=designs.policy_of(version).fields_read)
 
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
@@ -428,7 +428,7 @@ def _possible_histories(past: History) -> Flags:
     n_entries = np.diff(past.start)
     return (
         (np.bincount(past.rows, weights=is_wrong, minlength=len(past)) == 0)
-        & (np.minimum(past.n_shown, REMEMBERED) == n_entries)
+        & (np.minimum(past.n_shown, N_REMEMBERED) == n_entries)
         & (past.gap_s >= 0) & np.isfinite(past.reward)
     )  # fmt: skip
 
@@ -451,13 +451,13 @@ def _compare_lists(
 
     case: the distribution; seeds, decisions: the seed and the id of each list's decision."""
     stored_lists = np.array([candidate_list.arms for candidate_list in lists])
-    draws = case.slate_sampler(stored_lists.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
+    draws = case.slate_sampler(stored_lists.shape[1]).draw(seeds=seeds, decisions=decisions, with_marginals=False)
     chances = case.list_conditionals(stored_lists, seeds=seeds, decisions=decisions)
     for candidate_list, new_arms, conditionals in zip(lists, case.arms[draws.slates].tolist(), chances, strict=True):
         decision, propensity = candidate_list.decision_id, np.array(candidate_list.propensities)
         if candidate_list.arms != new_arms:
             findings.decision_error(DRAWS, decision, "its seed draws another list of candidates")
-        derived_propensity = np.maximum(conditionals, slate_draws.SMALLEST)
+        derived_propensity = np.maximum(conditionals, slate_draws.MIN_PROBABILITY)
         for row in np.flatnonzero(~is_close(propensity, derived_propensity)).tolist():
             detail = f"candidate {row + 1} has propensity {propensity[row]:.12g}, not {derived_propensity[row]:.12g}"
             findings.decision_error(CHECK, decision, detail)

@@ -233,7 +233,7 @@ class RebuiltBeliefs:
         log_sums = slot_statistics.add_totals(initial_sums, self._total[extent])
         pruned_sums = slot_statistics.pruned_sums(self.unit, version, ordinal=extent.ordinal)
         log_sums = slot_statistics.add_totals(log_sums, pruned_sums)
-        log_sums = slot_statistics.without_zeros(log_sums, oldest_bucket=forgetting.oldest(extent.ordinal))
+        log_sums = slot_statistics.without_zeros(log_sums, oldest_bucket=forgetting.oldest_bucket(extent.ordinal))
         belief_sums = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
         if (budget := self._folds[extent].policy.parsed_budget) is not None and version.learning:
             spend = holdings.spend(self.unit, version, budget)

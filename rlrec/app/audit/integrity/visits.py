@@ -13,7 +13,7 @@ from rlrec.app.serving import open_sessions
 from rlrec.app.serving.open_sessions import SLOT_BYTES
 from rlrec.arrays import run_starts, take
 from rlrec.policy.gradients import history
-from rlrec.policy.gradients.history import RECENT, REMEMBERED
+from rlrec.policy.gradients.history import N_RECENT, N_REMEMBERED
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, returns, settings
@@ -70,9 +70,9 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
         begin, end, last_step = bounds_by_visit.get((session, number), (0, 0, None))
         if last_step != steps_of_visit:
             continue  # imported decisions are not compared
-        first_slot = begin if end - begin <= REMEMBERED else end - REMEMBERED
+        first_slot = begin if end - begin <= N_REMEMBERED else end - N_REMEMBERED
         last_slots = end - begin, slot_bytes[first_slot * SLOT_BYTES : end * SLOT_BYTES]
-        last_names = f"[{','.join(names[max(begin, end - RECENT) : end])}]"
+        last_names = f"[{','.join(names[max(begin, end - N_RECENT) : end])}]"
         if (open_sessions.from_bytes(blob), recent_names) != (last_slots, last_names):
             wrong_visits.append((session, number))
     return wrong_visits
@@ -93,7 +93,7 @@ def wrong_histories(slots: Columns) -> list[int]:
     past = history.unpack(sound_blobs, step)
     n_before = first_slots - visit_begins
     count = np.diff(past.start)
-    is_sound &= (past.n_shown == n_before) & (count == np.minimum(n_before, REMEMBERED))
+    is_sound &= (past.n_shown == n_before) & (count == np.minimum(n_before, N_REMEMBERED))
     previous_at = slots["at"][np.maximum(first_slots - 1, 0)]
     gap_us = np.where(step > 0, slots["at"][first_slots] - previous_at, 0)
     is_sound &= np.abs(past.gap_s * 1e6 - gap_us) < 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlrec import policy as kinds
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.beliefs.base import ALL_FIELDS
 from rlrec.records import Reward, Version
 from rlrec.store import Unit
 from rlrec.store.log import candidates
@@ -68,7 +68,7 @@ def _ranker(unit: Unit, reference: str) -> Version:
     ranker = designs.policy_of(version)
     reasons = {
         "only holds an imported log": not policy.can_serve,
-        "reads the session": policy.stateful,
+        "reads the session": policy.is_stateful,
         "draws candidates first": bool(ranker.stages),
         "ranks by samples of its own for every decision": getattr(ranker, "model", "") in ("shared", "hybrid")
         and hasattr(ranker, "samples"),
@@ -90,10 +90,10 @@ def add_policy(unit: Unit, experiment: str, ranker_versions: Sequence[Version]) 
     experiment: the name of the experiment."""
     from rlrec.app.distributions import designs
 
-    fields = dict.fromkeys(name for version in ranker_versions for name in designs.policy_of(version).reads)
+    fields = dict.fromkeys(name for version in ranker_versions for name in designs.policy_of(version).fields_read)
     params = {
         "first": ranker_versions[0].id, "second": ranker_versions[1].id, "floor": 0.0,
-        "fields": list(EVERYTHING if EVERYTHING[0] in fields else fields),
+        "fields": list(ALL_FIELDS if ALL_FIELDS[0] in fields else fields),
     }  # fmt: skip
     policy_id, _ = policies.create(
         unit, name=f"{kinds.TEAM_DRAFT}@{experiment}/{LABEL}", kind=kinds.TEAM_DRAFT, params=params,

@@ -264,7 +264,7 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     slot_gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
     if not any(estimate.value for estimate in slot_gain.estimates):
         return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
-    reads_visits = any(side.stateful for side in sides) or events.RETURN in sides[0].reward.weights
+    reads_visits = any(side.is_stateful for side in sides) or events.RETURN in sides[0].reward.weights
     sees_reward = slot_gain.estimates[0].reward_seen >= fold.LEAST_SHARE
     if sees_reward and not slot_gain.carries_over and not reads_visits:
         return slot_gain, None
@@ -292,7 +292,7 @@ def _estimate_gain(unit: Unit, options: GateOptions, selection: Selection, rewar
     candidate or the live version reads the state of a visit, or if rewards depend on earlier parts of a visit or count
     returns."""
     sides = _gate_targets(unit, options, reward)
-    if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
+    if not any(side.is_stateful for side in sides) and events.RETURN not in reward.weights:
         gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.gain_options)
         if not gain.carries_over:
             return gain

@@ -29,7 +29,7 @@ from rlrec.ope.units.fold import PositionCurve
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.policy.contexts import features, marginal
 from rlrec.policy.gradients import returns
-from rlrec.policy.gradients.gradient import MEMORY
+from rlrec.policy.gradients.gradient import MEMORY_FEATURES
 from rlrec.records import Record, Reward, Sums
 from rlrec.store import Unit
 from rlrec.times import DAY_US
@@ -235,7 +235,7 @@ class RewardModelFit(Record, eq=False):
         """Return the ridge regression on arm, position and hashed context. The context is left out if each arm has
         weights for the columns of the context."""
         n_positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
-        width = 0 if self.columns else features.WIDTH
+        width = 0 if self.columns else features.N_COLUMNS
         return Ridge(arms=max(1, len(self.arms)), positions=n_positions, features=width)
 
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RewardModelSums:
@@ -438,7 +438,8 @@ class Decisions(Record, eq=False):
     top (n,): the arm on top of each slate; x (n, d): the features of each state.
 
     row, arm (e,): the pairs of a decision (ascending) and an arm that earlier decisions of the visit have shown; memory
-    (e, 4): the features `gradient.MEMORY` of each pair, which say how the visit has shown the arm and what it earned.
+    (e, 4): the features `gradient.MEMORY_FEATURES` of each pair, which say how the visit has shown the arm and what it
+    earned.
     """
 
     start: Ids
@@ -461,9 +462,9 @@ class Decisions(Record, eq=False):
         return np.repeat(self.cluster, np.diff(self.start))
 
     def memory_of_top(self) -> Array:
-        """Return what the visit has shown before of the arm on top of each slate, as the features `gradient.MEMORY`,
-        (n, 4). They are 0 if the visit has not shown the arm before."""
-        memory, is_top = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
+        """Return what the visit has shown before of the arm on top of each slate, as the features
+        `gradient.MEMORY_FEATURES`, (n, 4). They are 0 if the visit has not shown the arm before."""
+        memory, is_top = np.zeros((len(self.top), len(MEMORY_FEATURES))), self.arm == self.top[self.row]
         memory[self.row[is_top]] = self.memory[is_top]
         return memory
 
@@ -495,7 +496,7 @@ class ReturnSums(Record, kw_only=False, eq=False):
 
         reward (n,): the reward of each slate; gamma: the discount of each further decision of a visit; arms: the
         number of arms."""
-        ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
+        ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY_FEATURES))
         visit_returns = returns.discount_rewards(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
         sums = ridge.sums(

@@ -360,7 +360,7 @@ def _target_estimates(
     group_partials = [group for strata in partial.groups[number].values() for group in strata.values()]
     n_unknown = sum(group.n_gaps for group in group_partials if "page-rules" not in group.reasons)
     if target.takes_scores and n_unknown == counts.n_used and not evaluation.is_paired:
-        field = target.reads[0].removeprefix("@arms.")
+        field = target.fields_read[0].removeprefix("@arms.")
         message = f"in every row of the log some arm has no {field}, by which {target.name} ranks"
         raise InputError(message, hint=f"{target.name} is judged on requests that bring it for each arm")
     n_left_out = counts.left_out + counts.other_policy
@@ -370,7 +370,7 @@ def _target_estimates(
         "censored-pages": are_censored,
         "sampled-rows": counts.sampled > 0,
         "carry-over": is_weighed and visit_sums is not None and is_rejected(visit_sums.p_value()),
-        "logging-states": unit.logging_states and target.stateful,
+        "logging-states": unit.logging_states and target.is_stateful,
         "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.is_paired,  # for a gate, visits cover this
     }
     reasons = tuple(reason for reason, holds in log_reasons.items() if holds)

@@ -19,7 +19,7 @@ from rlrec.app.evaluation.rows.loggers import Loggers, logged_zeros, unknown_sup
 from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Ids, distinct
-from rlrec.policy.contexts.features import WIDTH
+from rlrec.policy.contexts.features import N_COLUMNS
 from rlrec.records import Record
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -72,7 +72,7 @@ class LogReader:
         rows: Iterable[Batch] | None = None, number: int = 0, contexts: ContextCache | None = None,
     ) -> None:  # fmt: skip
         self.unit, self.evaluation, self.progress, self.number, self._rows = unit, evaluation, progress, number, rows
-        n_columns = evaluation.request.reward_model_hash or WIDTH
+        n_columns = evaluation.request.reward_model_hash or N_COLUMNS
         self.contexts = contexts or ContextCache(
             unit, fields=evaluation.fields, encode=evaluation.encode, columns=n_columns
         )

@@ -169,7 +169,7 @@ class Evaluation(Record, eq=False):
     def fields(self) -> frozenset[str]:
         """Return the names of the context fields that are read, except fields that only loggers depend on."""
         option_fields = (groups.field_of_context(self.request.by), self.request.reward_model_by)
-        return frozenset(name for target in self.targets for name in target.reads) | {
+        return frozenset(name for target in self.targets for name in target.fields_read) | {
             name for name in option_fields if name
         }
 
@@ -194,7 +194,7 @@ class Evaluation(Record, eq=False):
 
                 scorer_type = learning_targets.scorer_type(target)
             scorer = scorer_type(target, self.arms, **options)
-            if target.stateful or target.table:
+            if target.is_stateful or target.table:
                 from rlrec.app.evaluation.targets.state_probabilities import StateScorer, TableScorer
 
                 scorer = StateScorer(target, self.arms, **options)
@@ -212,7 +212,7 @@ class Evaluation(Record, eq=False):
         """Return the columns of the log that are needed to evaluate targets on impressions."""
         needed_for = {
             (*log_rows.SAMPLED, "seed"): any(target.is_sampled or target.table for target in self.targets),
-            log_rows.STATES: any(target.stateful for target in self.targets),
+            log_rows.STATES: any(target.is_stateful for target in self.targets),
             ("variant_id",): self.request.by == "variant",
         }
         further_columns = [name for names, is_needed in needed_for.items() if is_needed for name in names]

@@ -27,7 +27,7 @@ from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.dependence import MAX_SCORED_ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.sessions import SessionEstimator, SessionFold
-from rlrec.policy.gradients.gradient import RECENCY, arm_memory
+from rlrec.policy.gradients.gradient import DEFAULT_RECENCY, arm_memory
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -143,7 +143,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         """Return the decisions in the form that the model of returns uses. It has features of every arm that the visit
         has shown before the decision."""
         arms, histories = self.evaluation.arms, rows.histories()
-        row, arm, memory = arm_memory(histories, np.power(RECENCY, histories.ago - 1.0))
+        row, arm, memory = arm_memory(histories, np.power(DEFAULT_RECENCY, histories.ago - 1.0))
         return Decisions(
             start=rows.start, cluster=rows.per_visit("cluster"), top=arms.ranks(rows.per_decision("arm_id")),
             x=contexts.hashed_features[rows.per_decision("context")], row=row, arm=arms.ranks(arm), memory=memory,

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Flags, Ids, distinct, look_up
-from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.beliefs.base import ALL_FIELDS
 from rlrec.policy.contexts import features
 from rlrec.policy.contexts.features import Sparse, value_of
 from rlrec.policy.contexts.statements import ARM_FEATURES, GROUPS, PAGE, PAGE_FIELDS
@@ -24,7 +24,7 @@ CACHED_VALUES = 500_000  # values of fields that are cached
 NAMES = 1_000  # names of fields that are kept for suggestions
 SUGGESTED = 100  # contexts whose nested fields are suggested
 PORTION = 10_000  # contexts decoded at a time
-(ENTIRE,) = EVERYTHING  # as a field: the context itself
+(ENTIRE,) = ALL_FIELDS  # as a field: the context itself
 
 
 class ContextTable:
@@ -38,9 +38,9 @@ class ContextTable:
 
     @cached_property
     def hashed_features(self) -> Array:
-        """Return the features of every context, hashed into `features.WIDTH` columns, (m, width)."""
+        """Return the features of every context, hashed into `features.N_COLUMNS` columns, (m, width)."""
         row, column, value = self.entries
-        return features.add_up(self.size, features.WIDTH, row, column % features.WIDTH, value)
+        return features.add_up(self.size, features.N_COLUMNS, row, column % features.N_COLUMNS, value)
 
     @property
     def entries(self) -> tuple[Ids, Ids, Array]:
@@ -109,7 +109,7 @@ class ContextCache:
     into which features are hashed, a power of two."""
 
     def __init__(
-        self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.WIDTH
+        self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.N_COLUMNS
     ) -> None:
         self.unit, self.encode, self.columns = unit, encode, columns
         has_groups = any("@" in str(policy.params.get("least")) for policy in policies.all_policies(unit))

@@ -22,7 +22,7 @@ from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.log import lineage, reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, products_in_runs, rows_by_kind, run_starts
 from rlrec.ope.sums.base import hash_bits
-from rlrec.policy.slates.slate_draws import SMALLEST
+from rlrec.policy.slates.slate_draws import MIN_PROBABILITY
 from rlrec.records import Record, Reward, Version
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows, damage_error
@@ -98,7 +98,7 @@ class LoggedLists(Record, eq=False):
         if not rows:
             return None
         list_slots, lists = first_slots[rows], [self.lists[ids[row]] for row in rows]
-        codes, values = contexts.reading(generator.policy.reads)
+        codes, values = contexts.reading(generator.policy.fields_read)
         revision, code = slots["catalogue_revision"][list_slots], codes[slots["context"][list_slots]]
         catalogue, length = np.array([(row.catalogue_id or -1, len(row.arms)) for row in lists]).T
         epoch = np.array(list(map(generator.epoch, revision.tolist())))
@@ -148,7 +148,7 @@ def smallest_inclusion(
     for rows, serving in moments:
         if serving.generator is None:
             continue
-        codes, values = contexts.reading(serving.generator.policy.reads)
+        codes, values = contexts.reading(serving.generator.policy.fields_read)
         candidates = [lists.lists.get(key) for key in slots["decision_id"][rows].tolist()]
         catalogue = np.array([-1 if candidates is None else candidates.catalogue_id or -1 for candidates in candidates])
         revision = slots["catalogue_revision"][rows]
@@ -283,7 +283,7 @@ def slate_places(slots: Columns) -> Columns:
     depth = _depths(slots)
     is_complete = slots["position"] == depth + 1
     propensities = (np.where(is_complete, slots.get(name, np.nan), np.nan) for name in ("propensity", "min_propensity"))
-    prefix, smallest_prefix = (products_in_runs(column, depth, least=SMALLEST) for column in propensities)
+    prefix, smallest_prefix = (products_in_runs(column, depth, least=MIN_PROBABILITY) for column in propensities)
     start = np.arange(len(depth)) - depth
     return {
         "start": start,

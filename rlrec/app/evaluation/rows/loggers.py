@@ -58,7 +58,9 @@ class Loggers:
         """Return the context fields that the loggers of the selected rows depend on.
 
         selected_rows (n,): a flag for each row."""
-        return {field for key in self.versions(slots["version_id"][selected_rows]) for field in self.policy(key).reads}
+        return {
+            field for key in self.versions(slots["version_id"][selected_rows]) for field in self.policy(key).fields_read
+        }
 
     def support(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
@@ -116,11 +118,11 @@ class Loggers:
             needs = {
                 "belief_seq": lineage.depends_on_belief(policy),
                 "belief_ordinal": policy.forgetting.forgets,
-                "catalogue_revision": policy.contextual or PAGE in contexts.values,
+                "catalogue_revision": policy.is_contextual or PAGE in contexts.values,
             }
             for name in (name for name, is_needed in needs.items() if not is_needed):
                 columns[name][rows] = 0
-            codes, values_read[version_id] = contexts.reading(policy.reads)
+            codes, values_read[version_id] = contexts.reading(policy.fields_read)
             reading[rows] = codes[slots["context"][unknown_rows[rows]]]
         for rows in rows_by_kind(*columns.values(), reading):
             values = tuple(int(column[rows[0]]) for column in columns.values())
@@ -135,7 +137,7 @@ class Loggers:
         values: the values of the columns _DISTRIBUTION; context: the context as the logger reads it."""
         version_id, seq, ordinal, set_id, revision, size = values
         policy, arms, case_name = self.policy(version_id), eligible[set_id], (values, repr(context))
-        if policy.stateful or policy.is_draft:
+        if policy.is_stateful or policy.is_draft:
             return None
         if case_name not in self.zeros and len(self.zeros) < MAX_DERIVED:
             serving = self._distribution(version_id, seq, ordinal)

@@ -119,7 +119,7 @@ class ListScorer(Scorer):
         draw_numbers = np.arange(REPLICAS * -(-self.samples // REPLICAS))
         sample = slate_draws.draw(
             subset(first_stage.scores, order), size=serving.learner.n_candidates, floor=first_stage.floor,
-            seeds=np.full(len(draw_numbers), seed, np.uint64), decisions=draw_numbers, lists=True,
+            seeds=np.full(len(draw_numbers), seed, np.uint64), decisions=draw_numbers, with_marginals=False,
         )  # fmt: skip
         lists = np.sort(order[sample.slates], axis=1)
         # the second stage given each list

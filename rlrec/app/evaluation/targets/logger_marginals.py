@@ -145,7 +145,7 @@ class LoggerMarginals:
         """Group the rows of a version by the belief that drew them, in order of `belief_seq`. For each group, yield the
         rows and the version's distribution with this belief. rows: the indices of the rows."""
         policy, unit = self.loggers.policy(version.id), self.loggers.unit
-        if not policy.stateful and not policy.is_draft:
+        if not policy.is_stateful and not policy.is_draft:
             seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
             for belief_rows, serving in past_beliefs.moments(unit, version, seq, ordinal, greedy=self.greedy):
                 yield rows[belief_rows], serving
@@ -160,7 +160,7 @@ class LoggerMarginals:
         serving: the distribution with this belief; rows: the indices of the rows; the other arguments are as in
         `cases`."""
         policy, keys = serving.policy, self.loggers.arms.keys
-        codes, values = contexts.reading(policy.reads)
+        codes, values = contexts.reading(policy.fields_read)
         size = np.minimum(slots["size"][rows], positions)
         revision = slots["catalogue_revision"][rows] * serving.reads_catalogue(values)
         for group_rows in rows_by_kind(slots["eligible_id"][rows], size, revision):

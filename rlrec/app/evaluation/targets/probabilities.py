@@ -157,7 +157,7 @@ class Scorer:
         has_rules = self._has_rules(slots, batch)
         if not has_rules.any():
             return is_refused
-        codes, contexts = batch.contexts.reading(self.target.reads)
+        codes, contexts = batch.contexts.reading(self.target.fields_read)
         revision = slots["catalogue_revision"] * serving.reads_catalogue(contexts)
         size = np.maximum(slots["size"], slots.get("depth", 0) + 1)  # a row that stands for its slate has no other size
         sets, has_rules = self.eligible_sets(slots, batch), has_rules & ~is_refused
@@ -284,7 +284,7 @@ class Scorer:
         subset = subset[~self.refuses_page(rows.slots, batch)[subset]]
         if not len(subset):
             return
-        codes, contexts = batch.contexts.reading(self.target.reads)
+        codes, contexts = batch.contexts.reading(self.target.fields_read)
         slots = rows.slots
         # the revision matters where the target reads features of arms
         revision = slots["catalogue_revision"] * self.serving.reads_catalogue(contexts)
@@ -475,7 +475,7 @@ class RequestScorer(Scorer):
 
     def _has_scores(self, slots: Columns, batch: LoggedBatch) -> Flags:
         """Tell for each row whether its request states a score for every eligible arm, (n,)."""
-        codes, contexts = batch.contexts.reading(self.target.reads)
+        codes, contexts = batch.contexts.reading(self.target.fields_read)
         columns = self.eligible_sets(slots, batch), codes[slots["context"]]
         first_rows, case = distinct(*columns)
         sets, numbers = (column[first_rows].tolist() for column in columns)
@@ -494,7 +494,7 @@ def _reweigh_by_lists(batch: LogBatch, ratio: Array) -> LogBatch:
     is_reweighed, share = ratio != 0, np.exp(ratio)
     return replace(
         batch,
-        propensity=np.maximum(batch.propensity * np.exp(np.minimum(0.0, -ratio)), slate_draws.SMALLEST),
+        propensity=np.maximum(batch.propensity * np.exp(np.minimum(0.0, -ratio)), slate_draws.MIN_PROBABILITY),
         target=batch.target * np.exp(np.minimum(0.0, ratio)),
         largest=None if batch.largest is None else np.where(is_reweighed, np.nan, batch.largest),
         expected=None if batch.expected is None else batch.expected * share,

@@ -50,7 +50,7 @@ class StateScorer(Scorer):
         # decisions grouped by their eligible arms
         starts = run_starts(rows.slots["decision_id"])
         counts, slots = np.diff(np.r_[starts, len(rows)]), take(rows.slots, starts)
-        codes, contexts = batch.contexts.reading(self.target.reads)
+        codes, contexts = batch.contexts.reading(self.target.fields_read)
         histories = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
         context_code = codes[slots["context"]]

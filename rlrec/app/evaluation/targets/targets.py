@@ -55,14 +55,14 @@ class Target(Record, eq=False):
     ruled_ids: Collection[int] = ()
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def fields_read(self) -> tuple[str, ...]:
         """Return the fields of the context that the target depends on. The price of a budget does not count: a target
         with a budget uses the price of a typical past period."""
-        reads = () if self.serving is None else self.serving.learner.reads
+        reads = () if self.serving is None else self.serving.learner.fields_read
         return () if reads == (PRICE,) else reads
 
     @property
-    def stateful(self) -> bool:
+    def is_stateful(self) -> bool:
         """Tell whether the target reads the state of the session."""
         return self.serving is not None and self.serving.trained_model is not None
 

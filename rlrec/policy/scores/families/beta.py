@@ -10,12 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.policy.scores.panels import ALL_ROWS, LOG_ROOT_TAU, MAX_DISTANCE, TAIL, Rows, Tails
+from rlrec.policy.scores.panels import ALL_ROWS, LOG_ROOT_TAU, MAX_DISTANCE, TAIL_DROP, Rows, Tails
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder
 from rlrec.records import Record
 
-_STIRLING = 10.0  # from here on the series is exact in doubles
+_MIN_STIRLING = 10.0  # from here on the series is exact in doubles
 
 
 class Beta(ExactScores, Record, kw_only=False, eq=False):
@@ -50,25 +50,25 @@ class BetaLogit:
         self._sign = np.where(alpha <= beta, 1.0, -1.0)[:, None]
         self._p, self._n = (smaller_parameter / total)[:, None], total[:, None]
         self._alpha, self._beta = alpha, beta
-        self._needs_clip = bool(smaller_parameter.min(initial=np.inf) < 2 * TAIL / MAX_DISTANCE)
+        self._needs_clip = bool(smaller_parameter.min(initial=np.inf) < 2 * TAIL_DROP / MAX_DISTANCE)
         self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
 
-    def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
+    def log_drop(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         """Return by how much the log density at a distance d from the mode is below its maximum, (rows, nodes). This is
         n (ln(1 + p (e^d - 1)) - p d), where n = alpha + beta, and p is the smaller of alpha / n and beta / n. The sign
         of the distance is reversed where alpha is larger than beta."""
         p, d = self._p[rows], distance * self._sign[rows]
         clipped_d = np.clip(d, -MAX_DISTANCE, MAX_DISTANCE) if self._needs_clip else d
-        fall = np.expm1(clipped_d)
-        fall *= p
-        np.log1p(fall, out=fall)
+        log_drop = np.expm1(clipped_d)
+        log_drop *= p
+        np.log1p(log_drop, out=log_drop)
         if self._needs_clip:
-            fall += np.maximum(d - clipped_d, 0) * (1 - p) + np.maximum(clipped_d - d, 0) * p
+            log_drop += np.maximum(d - clipped_d, 0) * (1 - p) + np.maximum(clipped_d - d, 0) * p
             d = clipped_d
         d *= p
-        fall -= d
-        fall *= self._n[rows]
-        return fall
+        log_drop -= d
+        log_drop *= self._n[rows]
+        return log_drop
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         p, sign = self._p[rows], self._sign[rows]
@@ -76,16 +76,16 @@ class BetaLogit:
         # n (x - p), computed without the difference
         return sign * self._n[rows] * growth * (1 - p) / (1 + growth)
 
-    def reach(self) -> tuple[Array, Array]:
+    def tail_distances(self) -> tuple[Array, Array]:
         # Both sides fall at least as fast as (e^-d + d - 1) / s^2, that is d^2 / (2 + d) / s^2, s^2 = 1/alpha + 1/beta.
-        bound = TAIL * (1 / self._alpha + 1 / self._beta)
+        bound = TAIL_DROP * (1 / self._alpha + 1 / self._beta)
         outer_distance = 0.5 * (bound + np.sqrt(bound * (bound + 8)))
         if not self._needs_clip:
             outer_distance = np.minimum(outer_distance, MAX_DISTANCE)
         distance = outer_distance[:, None] * [-1.0, 1.0]
         # Newton's method on a convex function from outside the root comes closer and never crosses it.
         for _ in range(8):
-            step = np.maximum(self.fall(distance) - TAIL, 0) / self.slope(distance)
+            step = np.maximum(self.log_drop(distance) - TAIL_DROP, 0) / self.slope(distance)
             distance = distance - step
             if (np.abs(step) < 0.01 * np.abs(distance)).all():
                 break
@@ -108,10 +108,10 @@ def stirling_error(a: Array) -> Array:
 
     Source: the Stirling series; below 10 by the recurrence of the gamma function."""
     # up to 10 by the recurrence
-    steps = a[..., None] + np.arange(_STIRLING)
-    error = np.where(steps < _STIRLING, (steps + 0.5) * np.log1p(1 / steps) - 1, 0.0).sum(axis=-1)
+    steps = a[..., None] + np.arange(_MIN_STIRLING)
+    error = np.where(steps < _MIN_STIRLING, (steps + 0.5) * np.log1p(1 / steps) - 1, 0.0).sum(axis=-1)
     # from there the series
-    a = a + np.ceil(np.maximum(_STIRLING - a, 0.0))
+    a = a + np.ceil(np.maximum(_MIN_STIRLING - a, 0.0))
     r = 1 / np.square(a)
     series = 1 / 1680 - r * (1 / 1188 - r * (691 / 360360 - r / 156))
     return error + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * series))) / a

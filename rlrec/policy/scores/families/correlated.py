@@ -15,7 +15,7 @@ from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Order
 from rlrec.records import Record
 
-SAMPLING = 1024
+FIRST_SAMPLE_WORD = 1024
 """The word of a decision at which its samples begin: a slate of 500 positions uses 1000 at most."""
 
 
@@ -54,7 +54,7 @@ class Correlated(Record, kw_only=False, eq=False):
         rows, row = self._distinct_rows
         n_shared_normals = self.samples * (rows.shape[1] - 1)
         n_arm_normals = 0 if self.arm_noise is None else self.samples * len(self)
-        z = sampler.normals(seed, decision, start=SAMPLING, count=n_shared_normals + n_arm_normals)
+        z = sampler.normals(seed, decision, start=FIRST_SAMPLE_WORD, count=n_shared_normals + n_arm_normals)
         values = z[:n_shared_normals].reshape(self.samples, -1) @ rows[:, 1:].T + rows[:, 0]
         if self.arm_noise is None:
             return Sampled(values, row)
@@ -133,7 +133,7 @@ class SampledOrder(Order):
     derivation."""
 
     scores: Correlated | Sampled
-    _by_prefix: dict[frozenset[int], Array] = field(default_factory=dict)
+    _shares_by_prefix: dict[frozenset[int], Array] = field(default_factory=dict)
 
     @cached_property
     def sample_set(self) -> Sampled:
@@ -169,7 +169,7 @@ class SampledOrder(Order):
     def _best_shares(self, prefix: frozenset[int]) -> Array:
         """Return the fraction of the samples in which each arm is the best of the arms outside the prefix, (m,). The
         fraction is 0 for the arms of the prefix."""
-        if prefix not in self._by_prefix:
+        if prefix not in self._shares_by_prefix:
             sample_set, upper_arms = self.sample_set, list(prefix)
             sample, best_columns = sample_set.best_columns
             n_left = np.bincount(np.delete(sample_set.column, upper_arms), minlength=sample_set.columns.shape[1])
@@ -186,5 +186,5 @@ class SampledOrder(Order):
                 sample_set.column
             ]
             shares[upper_arms] = 0.0
-            self._by_prefix[prefix] = shares
-        return self._by_prefix[prefix]
+            self._shares_by_prefix[prefix] = shares
+        return self._shares_by_prefix[prefix]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.policy.scores.panels import ALL_ROWS, LOG_ROOT_TAU, TAIL, Rows
+from rlrec.policy.scores.panels import ALL_ROWS, LOG_ROOT_TAU, TAIL_DROP, Rows
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder, match_density
 from rlrec.records import Record
@@ -47,12 +47,12 @@ class Normal:
         self.log_peak = -np.log(sd) - LOG_ROOT_TAU
         self.step = 2 * sd
 
-    def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
+    def log_drop(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         return 0.5 * np.square(distance / self._sd[rows])
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         return distance / np.square(self._sd[rows])
 
-    def reach(self) -> tuple[Array, Array]:
-        reach = math.sqrt(2 * TAIL) * self._sd[:, 0]
+    def tail_distances(self) -> tuple[Array, Array]:
+        reach = math.sqrt(2 * TAIL_DROP) * self._sd[:, 0]
         return reach, reach

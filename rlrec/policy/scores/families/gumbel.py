@@ -12,14 +12,14 @@ import numpy as np
 from rlrec.arrays import Array, Index
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.floors import Floor
-from rlrec.policy.scores.panels import ALL_ROWS, MAX_DISTANCE, TAIL, Rows
+from rlrec.policy.scores.panels import ALL_ROWS, MAX_DISTANCE, TAIL_DROP, Rows
 from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, find_top
 from rlrec.policy.scores.sweep import ContinuousOrder
 from rlrec.records import Record
 
 _MAX_ENTRIES = 1 << 21  # numbers in a working array
-_LOWEST = -1e300  # below every finite logit plus noise
-_MANY_ARMS, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare arms are treated together
+_LOWEST_SCORE = -1e300  # below every finite logit plus noise
+_MIN_MANY_ARMS, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare arms are treated together
 
 
 class Gumbel(ExactScores, Record, kw_only=False, eq=False):
@@ -67,7 +67,7 @@ class PlackettLuceOrder(DrawnOrder):
         n_ranks = min(size, len(finite_arms))
         if n_ranks:
             logits = self.logits[finite_arms]
-            if n_ranks <= _MAX_RANKS and len(logits) >= _MANY_ARMS:
+            if n_ranks <= _MAX_RANKS and len(logits) >= _MIN_MANY_ARMS:
                 ranks[:n_ranks, finite_arms] = maximum.ranks_of_arrivals(logits, n_ranks)
             else:
                 ranks[:n_ranks, finite_arms] = continuous_order(logits, positions=n_ranks).ranks(n_ranks)
@@ -127,7 +127,7 @@ class PlackettLuceOrder(DrawnOrder):
     def ranking(self, keys: Array, size: int) -> Index:
         with np.errstate(invalid="ignore"):
             noisy_scores = self.logits - np.log(-np.log(keys))
-        noisy_scores = np.where(self.logits > -np.inf, noisy_scores, _LOWEST * (2 - keys))
+        noisy_scores = np.where(self.logits > -np.inf, noisy_scores, _LOWEST_SCORE * (2 - keys))
         return find_top(noisy_scores, size)
 
 
@@ -154,15 +154,15 @@ class GumbelLogit:
         self.mode, self.log_peak = logits, np.full(len(logits), -1.0)
         self.step = np.full(len(logits), 1.25)
 
-    def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
+    def log_drop(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         return distance + np.expm1(np.minimum(-distance, MAX_DISTANCE))
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         return -np.expm1(np.minimum(-distance, MAX_DISTANCE))
 
-    def reach(self) -> tuple[Array, Array]:
+    def tail_distances(self) -> tuple[Array, Array]:
         ones = np.ones(len(self.mode))
-        return math.log(TAIL + 6) * ones, (TAIL + 1) * ones
+        return math.log(TAIL_DROP + 6) * ones, (TAIL_DROP + 1) * ones
 
 
 def _log_sum(logits: Array) -> Array:

@@ -86,7 +86,7 @@ def test_every_kind_can_be_created_listed_and_shown(run: Run, kind: str) -> None
         "policy", "version", "kind", "params", "reward", "arms",
     ]  # fmt: skip
     assert [[key for key in row if key != "weights"] for row in result["arms"]] == [SHOWN, SHOWN]
-    assert all(("weights" in row) == make(kind, {}).contextual for row in result["arms"])
+    assert all(("weights" in row) == make(kind, {}).is_contextual for row in result["arms"])
     probabilities = [row["probability"] for row in result["arms"]]
     unknown = kind in ("logged", "scored", "two-stage")  # only a request has their scores
     assert probabilities == ([None, None] if unknown else pytest.approx([0.5, 0.5]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.policy.gradients.gradient import MEMORY
+from rlrec.policy.gradients.gradient import MEMORY_FEATURES
 from rlrec.store import Store
 from tests.app.learned import REPORT, trained
 from tests.conftest import Run, runner, store_after
@@ -18,7 +18,7 @@ from tests.conftest import Run, runner, store_after
 READ = {"context": {"fields": {"hour": "number"}}, "arm": {"fields": {"price": "number"}}}
 NAMES = [
     "bias", "1", "hour", *(f"session:{name}" for name in ("step", "gap", "reward", "last", "variety")),
-    "shown:1", "shown:price", "faded:1", "faded:price", *(f"own:{name}" for name in MEMORY),
+    "shown:1", "shown:price", "faded:1", "faded:price", *(f"own:{name}" for name in MEMORY_FEATURES),
 ]  # fmt: skip
 
 
