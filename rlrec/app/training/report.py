@@ -66,6 +66,13 @@ def result(
     return cast(Result, {name: fields.get(name) for name in Result.__annotations__ if name != "at"})
 
 
+STILL_KL = 1e-12  # nats per decision: a rounding error
+NO_DIRECTION = (
+    "the sessions that train do not agree on what earns more, so that no epoch changed the policy; collect more "
+    "sessions"
+)
+
+
 @dataclass(frozen=True)
 class TuneSplit:
     """This record describes the tuning visits.
@@ -112,12 +119,19 @@ def bold_reason(ascent: TrainingResult, tune: TuneSplit, reference: str, route: 
     return f"bold: this log cannot judge it; try it on 5 % of users: {create}{ramp}"
 
 
+def _has_not_moved(ascent: TrainingResult) -> bool:
+    """Tell whether no epoch changed the policy, since the gradients of the batches cancel out."""
+    return all(point.kl is not None and point.kl < STILL_KL for point in ascent.curve)
+
+
 def copy_reason(ascent: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
     """Return the reason why the new version is no better than its parent on the tuning visits, or None where the new
     version is better."""
     best, reasons = ascent.best_epoch, list[str]()
     if best is None:
         reasons.append(f"the new version is a copy of version {parent.number}: the first epoch went too far")
+    elif _has_not_moved(ascent):
+        reasons.append(NO_DIRECTION)
     elif best.supported and (best.gain or 0.0) < 0:
         reasons.append(f"every epoch earned less than version {parent.number} on the tune split; the best one is kept")
     if not ascent.is_supported:
@@ -136,5 +150,5 @@ def refusal_reason(gate: GateReport | None, ascent: TrainingResult, *, is_still_
             return "no session of the gate split has ended"
         if not ascent.is_supported:
             return no_step_reason(ascent, tune)
-        return "nothing on the tune split says that it is better"
+        return NO_DIRECTION if _has_not_moved(ascent) else "nothing on the tune split says that it is better"
     return paired_gate.refusal_sentence(gate) or "the gate did not let it pass"

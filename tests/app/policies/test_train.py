@@ -365,6 +365,15 @@ def test_epochs_that_all_earn_less_than_the_start_are_said_to(sqlite: Store) -> 
     assert result["why"] == "every epoch earned less than version 1 on the tune split; the best one is kept"
 
 
+def test_a_log_that_shows_no_direction_is_said_to(sqlite: Store) -> None:
+    """Clicks are those of a coin: the gradients of the batches cancel out."""
+    coin = random.Random(5)
+    serve(opened(sqlite), visits=200, liked=lambda *_: coin.random() < 0.5)
+    result = trained(sqlite)
+    assert {point["kl"] for point in policy_beliefs.show(sqlite, "visits@2")["training"]["curve"]} == {0.0}
+    assert result["why"].startswith("the sessions that train do not agree on what earns more, so that no epoch changed")
+
+
 def test_the_visits_of_a_user_stay_in_one_part(shop: Store) -> None:
     result = [{f"u{int(key[1:]) % 60}" for key in split_of(shop, number)} for number in range(3)]
     assert all(result)
