@@ -59,7 +59,7 @@ def deadly_partition_error(number: int) -> RlrecError:
 
 R = TypeVar("R", bound=Callable[..., Any])
 _HANDLE = "handle"
-_CACHED = type(lru_cache(len))
+_CACHED_TYPE = type(lru_cache(len))
 
 
 def pack(value: Any, *, handle: object = None) -> bytes:
@@ -91,7 +91,7 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, RlrecError):  # its arguments are named
             return _make_error, (type(value), value.args), vars(value)
-        if isinstance(value, _CACHED) and isinstance(value.__wrapped__, MethodType):  # without the cached values
+        if isinstance(value, _CACHED_TYPE) and isinstance(value.__wrapped__, MethodType):  # without the cached values
             return _make_cached, (value.__wrapped__, value.cache_parameters()["maxsize"])
         return NotImplemented
 

@@ -80,7 +80,7 @@ class Cluster:
             ):
                 number, partition = numbered_partition
                 key = f"rlrec-partition-{number}-{task_future.key}"
-                running_tasks.add(self._submit(_run, self._runner, task_future, partition, key=key))
+                running_tasks.add(self._submit(_run_task, self._runner, task_future, partition, key=key))
                 running_count += 1
             if not running_count:
                 return
@@ -175,7 +175,7 @@ class _WorkerResult(NamedTuple):
     message: bytes
 
 
-def _run(runner: Runner, task: bytes, partition: Any) -> _WorkerResult:
+def _run_task(runner: Runner, task: bytes, partition: Any) -> _WorkerResult:
     try:
         return _WorkerResult(fingerprint(), pack(runner(task, partition)))
     except RlrecError as error:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from rlrec.compute import ENVIRONMENT, MAX_DEATHS, Runner, deadly_partition_error, unpack, worker
 from rlrec.errors import RlrecError
 
-COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
+WORKER_COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
 
 
 class _PartitionWork(NamedTuple):
@@ -87,7 +87,7 @@ class _Process:
     def __init__(self, runner: Runner) -> None:
         variables = {**ENVIRONMENT, **os.environ}
         self._process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables
+            WORKER_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables
         )
         self._questions = cast(BinaryIO, self._process.stdin)
         self.answers = cast(BinaryIO, self._process.stdout)

@@ -25,18 +25,18 @@ class Chain(Record, eq=False):
 
     states (n, arms + 2): the satiation of each item, the boredom, and the step (from 0) of each state. next_states (n,
     arms): the state to which each item leads, or -1 if the visit ends. mean_rewards (n, arms): the mean reward of each
-    item. leaves (n, arms): whether the guest is bored after the item and leaves. starts (steps + 1,): the first
+    item. has_left (n, arms): whether the guest is bored after the item and leaves. layer_starts (steps + 1,): the first
     state of each step and, as last entry, n."""
 
     states: Index
     next_states: Index
     mean_rewards: Array
-    leaves: Flags
-    starts: Index
+    has_left: Flags
+    layer_starts: Index
 
     def layers(self) -> list[slice]:
         """Return a slice for each step, which has the states of this step."""
-        return [slice(start, end) for start, end in pairwise(self.starts.tolist())]
+        return [slice(start, end) for start, end in pairwise(self.layer_starts.tolist())]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -71,21 +71,21 @@ class Barista(Visitors):
         layers: list[tuple[Index, Index, Flags]] = []
         layer_states, first_state = np.zeros((1, self.arms + 1), np.intp), 0
         for step in range(self.cap):
-            following_states, leaves = self._states_after_items(layer_states)
-            is_continued = ~leaves & (step + 1 < self.cap)
+            following_states, has_left = self._states_after_items(layer_states)
+            is_continued = ~has_left & (step + 1 < self.cap)
             next_states, state_index = np.unique(following_states[is_continued], axis=0, return_inverse=True)
             first_state += len(layer_states)
-            next_state = np.full(leaves.shape, -1, np.intp)
+            next_state = np.full(has_left.shape, -1, np.intp)
             next_state[is_continued] = first_state + state_index.reshape(-1)
-            layers.append((np.column_stack([layer_states, np.full(len(layer_states), step)]), next_state, leaves))
+            layers.append((np.column_stack([layer_states, np.full(len(layer_states), step)]), next_state, has_left))
             layer_states = next_states
             if not len(layer_states):
                 break
-        states, next_state, leaves = (np.concatenate(columns) for columns in zip(*layers, strict=True))
+        states, next_state, has_left = (np.concatenate(columns) for columns in zip(*layers, strict=True))
         freshness = np.maximum(0.0, 1 - self.fade * states[:, : self.arms])
         return Chain(
-            states=states, next_states=next_state, mean_rewards=self._fresh_rates * freshness, leaves=leaves,
-            starts=np.cumsum([0, *(len(layer_states[0]) for layer_states in layers)]),
+            states=states, next_states=next_state, mean_rewards=self._fresh_rates * freshness, has_left=has_left,
+            layer_starts=np.cumsum([0, *(len(layer_states[0]) for layer_states in layers)]),
         )  # fmt: skip
 
     def _states_after_items(self, layer: Index) -> tuple[Index, Flags]:
@@ -104,7 +104,7 @@ class Barista(Visitors):
         step back to the first."""
         return float(self._values(lambda item_values, _: item_values.max(axis=1))[0][0])
 
-    def context_free(self) -> tuple[float, Array]:
+    def best_context_free(self) -> tuple[float, Array]:
         """Return the largest mean reward of a visit under a fixed distribution over the items, and this distribution,
         (arms,)."""
         starts = [np.full(self.arms, 1 / self.arms), *(0.8 * np.eye(self.arms) + 0.2 / self.arms)]
@@ -158,6 +158,6 @@ class Barista(Visitors):
     # -- guests --
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
-        mean_reward, leaves = self.chain.mean_rewards[self._state, actions], self.chain.leaves[self._state, actions]
+        mean_reward, has_left = self.chain.mean_rewards[self._state, actions], self.chain.has_left[self._state, actions]
         self._state = self.chain.next_states[self._state, actions]
-        return (self._rng.random(len(actions)) < mean_reward).astype(np.float64), mean_reward, leaves
+        return (self._rng.random(len(actions)) < mean_reward).astype(np.float64), mean_reward, has_left

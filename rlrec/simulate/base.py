@@ -32,13 +32,13 @@ class Audience(ABC):
 
     features: the length of an observation, or 0 if contexts carry no information. names: the names of the arms, or
     no names. event: the kind of the event that is sent for a reward other than 0; the value of the event is the
-    reward. lowest: the smallest reward. further_events: the kinds of all other events."""
+    reward. lowest_reward: the smallest reward. further_events: the kinds of all other events."""
 
     arms: int
     features: int = 0
     names: Sequence[str] = ()
     event: str = "click"
-    lowest: float = 0.0
+    lowest_reward: float = 0.0
     further_events: Sequence[str] = ()
 
     _rng: np.random.Generator
@@ -172,8 +172,8 @@ class Visitors(Audience):
     a_day: int = 2
     anonymous: float = 0
     later_s: int = 0
-    returning: bool = False  # whether visitors may come again
-    pages: bool = False  # whether they may be shown several arms at a time
+    has_returners: bool = False  # whether visitors may come again
+    has_pages: bool = False  # whether they may be shown several arms at a time
 
     _state: Index  # of the visitor in each seat: the state of the visit, 0 at its beginning
 
@@ -187,7 +187,7 @@ class Visitors(Audience):
         audience only values single visits."""
         return None
 
-    def context_free(self) -> tuple[float, Array]:
+    def best_context_free(self) -> tuple[float, Array]:
         """Return the largest mean reward of a visit under a fixed distribution over arms, and this distribution,
         (arms,)."""
         raise NotImplementedError
@@ -213,7 +213,7 @@ class Visitors(Audience):
         info has no `optimum`, since a single step has no optimum. Instead it has `again`, (runs,), which is positive
         if the visit has ended and the visitor will come again (it is the number of days until then, if time counts
         days). After the end of a visit, the next step begins another visit of the same visitor."""
-        if actions.ndim > 1 and not self.pages:
+        if actions.ndim > 1 and not self.has_pages:
             raise InputError("a visitor with memory is shown one arm at a time", hint="leave out -k")
         reward, mean_reward, has_left = self._serve_arms(actions)
         self._steps += 1

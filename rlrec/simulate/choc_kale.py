@@ -10,8 +10,8 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.base import MAX_DECISIONS, Regulars, bounded_parameter
 
-MOVES = np.array([-1, 1])  # change of the trait by each arm, in levels
-SHARES = np.linspace(0, 1, 201)  # shares of kale that are tried for the best context-free policy
+LEVEL_MOVES = np.array([-1, 1])  # change of the trait by each arm, in levels
+KALE_SHARES = np.linspace(0, 1, 201)  # shares of kale that are tried for the best context-free policy
 SMALLEST_GAIN = 1e-12  # gain of a round below which the search for the best policy ends
 
 
@@ -37,7 +37,7 @@ class ChocKale(Regulars):
 
     arms = 2
     names = ("chocolate", "kale")
-    returning = True
+    has_returners = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,23 +58,23 @@ class ChocKale(Regulars):
         the cost."""
         kale, best_value = np.zeros((1, self.cap, self.levels + 1)), -1.0
         while True:
-            mean_rewards, return_matrix = self._visit(kale)
-            visit_cost = float(self._per_visit(mean_rewards, return_matrix)[0])
+            mean_rewards, return_matrix = self._visit_rewards(kale)
+            visit_cost = float(self._value_per_visitor(mean_rewards, return_matrix)[0])
             if visit_cost - best_value <= SMALLEST_GAIN:
                 return best_value
             best_value = visit_cost
             visit_values = np.linalg.solve(np.eye(self.levels + 1) - return_matrix[0], mean_rewards[0] - visit_cost)
             kale = self._best_kale(visit_values)[None]
 
-    def context_free(self) -> tuple[float, Array]:
+    def best_context_free(self) -> tuple[float, Array]:
         """Return the largest mean reward per visit in the long run, as in `optimum`, of 201 fixed distributions over
         the arms, and the best of these distributions, (arms,)."""
-        fixed_shares = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
-        values = self._per_visit(*self._visit(fixed_shares))
+        fixed_shares = np.broadcast_to(KALE_SHARES[:, None, None], (len(KALE_SHARES), self.cap, self.levels + 1))
+        values = self._value_per_visitor(*self._visit_rewards(fixed_shares))
         best_index = int(values.argmax())
-        return float(values[best_index]), np.array([1 - SHARES[best_index], SHARES[best_index]])
+        return float(values[best_index]), np.array([1 - KALE_SHARES[best_index], KALE_SHARES[best_index]])
 
-    def _visit(self, kale: Array) -> tuple[Array, Array]:
+    def _visit_rewards(self, kale: Array) -> tuple[Array, Array]:
         """Return two arrays for n policies: the mean reward of a visit that begins at each level of the trait, (n,
         levels + 1), and the probability that the visitor comes again with each level, (n, levels + 1, levels + 1), by
         the level at which the visit began and the level at its end.
@@ -95,10 +95,10 @@ class ChocKale(Regulars):
             return_matrix = (1 - kale_share) * return_matrix[:, level_down] + kale_share * return_matrix[:, level_up]
         return mean_rewards, return_matrix
 
-    def _per_visit(self, mean_rewards: Array, return_matrix: Array) -> Array:
+    def _value_per_visitor(self, mean_rewards: Array, return_matrix: Array) -> Array:
         """Return the mean reward per visit, over all visits of a new visitor, for n policies, (n,).
 
-        mean_rewards, return_matrix: the results of `_visit`, which are the mean reward of a visit by its first
+        mean_rewards, return_matrix: the results of `_visit_rewards`, which are the mean reward of a visit by its first
         level, and the probability of another visit by the levels at the beginning and at the end."""
         rewards_and_visits = np.stack([mean_rewards, np.ones_like(mean_rewards)], axis=2)
         total = np.linalg.solve(np.eye(self.levels + 1) - return_matrix, rewards_and_visits)[:, self.start]
@@ -123,7 +123,7 @@ class ChocKale(Regulars):
 
     def _next_level(self, arm: int) -> Index:
         """Return the level to which an arm leads from each level, (levels + 1,)."""
-        return np.clip(np.arange(self.levels + 1) + MOVES[arm], 0, self.levels)
+        return np.clip(np.arange(self.levels + 1) + LEVEL_MOVES[arm], 0, self.levels)
 
     # -- visitors --
 
@@ -131,7 +131,7 @@ class ChocKale(Regulars):
         level = self.traits
         mean_reward = self._means[actions, level]
         reward = (self._rng.random(len(actions)) < mean_reward).astype(np.float64)
-        level = np.clip(level + MOVES[actions], 0, self.levels)
+        level = np.clip(level + LEVEL_MOVES[actions], 0, self.levels)
         self.traits = level
         return reward, mean_reward, self._rng.random(len(actions)) >= self._continue_probabilities[level]
 

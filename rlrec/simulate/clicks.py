@@ -174,13 +174,13 @@ class Cascade(_PageAudience):
         is_attracted = self._rng.random(attraction.shape) < attraction
         is_stopped = is_attracted & (self._rng.random(attraction.shape) >= self.resume)
         is_read: Flags = np.cumsum(is_stopped, axis=1) - is_stopped == 0
-        return (is_attracted & is_read).astype(np.float64), self._clicks(attraction)
+        return (is_attracted & is_read).astype(np.float64), self._expected_clicks(attraction)
 
     def best_slate_mean(self, means: Array, positions: int) -> Array:
         # the best arms in descending order: exchanging neighbours towards this order never lowers the sum
-        return self._clicks(largest_means(means, positions)).sum(axis=1)
+        return self._expected_clicks(largest_means(means, positions)).sum(axis=1)
 
-    def _clicks(self, attraction: Array) -> Array:
+    def _expected_clicks(self, attraction: Array) -> Array:
         """Return the probability of a click at each position of n pages, (n, positions). attraction (n, positions): the
         rates of the arms on these pages."""
         p_read_on = np.cumprod(1 - attraction * (1 - self.resume), axis=1)

@@ -31,7 +31,7 @@ class Corridor(Visitors):
     arms = 2
     names = ("left", "right")
     event = "reward"
-    lowest = -1.0
+    lowest_reward = -1.0
 
     def value(self, p_right: float) -> float:
         """Return the mean reward of a visit without a cap, under the policy that goes right with probability p =
@@ -42,9 +42,9 @@ class Corridor(Visitors):
     def optimum(self, positions: int = 1) -> float:
         """Return the mean reward of a visit under the best policy that cannot tell the squares apart. It is -(6 + 4
         sqrt 2), which is about -11.66."""
-        return self.context_free()[0]
+        return self.best_context_free()[0]
 
-    def context_free(self) -> tuple[float, Array]:
+    def best_context_free(self) -> tuple[float, Array]:
         p_right = 2 - sqrt(2)
         return self.value(p_right), np.array([1 - p_right, p_right])
 

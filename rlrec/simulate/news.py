@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.base import bounded_parameter, require_between
-from rlrec.simulate.shop import LOWEST_HONEST, LOWEST_LURE, MAX_CATEGORIES, Shop
+from rlrec.simulate.shop import MAX_CATEGORIES, MIN_HONEST, MIN_LURE, Shop
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly
 BOT_TRAIT = -1  # the trait of a bot
@@ -54,7 +54,7 @@ class News(Shop):
         self.is_bait: Flags = np.diff(np.arange(self.arms + 1) * self.bait // self.arms) > 0
         peak = np.where(self.is_bait, self.lure, self.rate)
         self.attraction = peak * (1 + self.hype)  # the highest possible
-        self._peak, self._least_share = peak, np.where(self.is_bait, LOWEST_LURE, LOWEST_HONEST)
+        self._peak, self._least_share = peak, np.where(self.is_bait, MIN_LURE, MIN_HONEST)
         self._numbers = np.full(self.arms, -1)  # the number of each arm's article
         self.publish(self.a_day)
 
@@ -117,10 +117,10 @@ class News(Shop):
 
     def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         is_bot = self.traits == BOT_TRAIT
-        clicks, mean_clicks, leaves = super()._serve_arms(actions)
+        clicks, mean_clicks, has_left = super()._serve_arms(actions)
         clicks[is_bot], mean_clicks[is_bot], self._purchases[is_bot] = 1, 1, 0
         self.traits = np.where(is_bot, BOT_TRAIT, self.traits)
-        return clicks, mean_clicks, leaves
+        return clicks, mean_clicks, has_left
 
     def _end_visits(self, is_ended: Flags) -> Array:
         return np.where(self.traits == BOT_TRAIT, 0.0, super()._end_visits(is_ended))

@@ -15,8 +15,8 @@ from rlrec.simulate.base import MAX_DECISIONS, Regulars, Step, bounded_parameter
 
 FULL_SATIATION = 3  # looks at a category within a visit after which its satiation is full
 MAX_CATEGORIES, MAX_DEPTH = 5, 30  # categories, and levels and cap, at most: the chain of a visit stays small
-LOWEST_HONEST, LOWEST_LURE = 0.25, 0.75  # rate of the least attractive item relative to the best
-SHARES = 100  # units of probability in which the best context-free policy is made
+MIN_HONEST, MIN_LURE = 0.25, 0.75  # rate of the least attractive item relative to the best
+N_SHARES = 100  # units of probability in which the best context-free policy is made
 SMALLEST_GAIN = 1e-7  # gain of a round below which the search for the best policy ends
 CLICKS: Mapping[str, float] = {"click": 1.0}
 
@@ -57,8 +57,8 @@ class Shop(Regulars):
     daily: int = bounded_parameter(100, 1, 1_000_000)
 
     further_events = ("purchase",)
-    pages = True
-    returning = True
+    has_pages = True
+    has_returners = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +71,7 @@ class Shop(Regulars):
         self._category = np.arange(self.arms) % self.categories
         self.is_bait: Flags = np.arange(self.arms) >= n_honest
         self.attraction: Array = np.append(
-            self.rate * np.linspace(1, LOWEST_HONEST, n_honest), self.lure * np.linspace(1, LOWEST_LURE, self.bait)
+            self.rate * np.linspace(1, MIN_HONEST, n_honest), self.lure * np.linspace(1, MIN_LURE, self.bait)
         )
         self._return_probabilities = self.loyalty * np.arange(self.levels + 1) / self.levels
         self._freshness = 1 - self.fade * np.arange(FULL_SATIATION + 1)
@@ -100,18 +100,18 @@ class Shop(Regulars):
         weights: the weights of `click`, `purchase` and `return` in the reward."""
         return self.value_per_visitor(self._best_items, _best_value, positions=positions, weights=weights)
 
-    def context_free(self) -> tuple[float, Array]:
+    def best_context_free(self) -> tuple[float, Array]:
         """Return the largest mean number of clicks in a visit under a fixed distribution over arms, and this
         distribution, (arms,). Its probabilities are whole hundredths.
 
         How often a category is examined is binomial, and the mean number of clicks is concave in the probability of
         the category. The best distribution therefore takes, one by one, the hundredths with the largest gains."""
-        best_items = [self._argmax(self._category == category) for category in range(self.categories)]
-        shares = np.arange(SHARES + 1) / SHARES
+        best_items = [self._best_of(self._category == category) for category in range(self.categories)]
+        shares = np.arange(N_SHARES + 1) / N_SHARES
         clicks_by_share = self.attraction[best_items, None] * shares * self._mean_freshness(shares)
         gains = np.diff(clicks_by_share, axis=1)
-        chosen_cells = np.argsort(-gains, axis=None, kind="stable")[:SHARES]
-        distribution = np.bincount(np.array(best_items)[chosen_cells // SHARES], minlength=self.arms) / SHARES
+        chosen_cells = np.argsort(-gains, axis=None, kind="stable")[:N_SHARES]
+        distribution = np.bincount(np.array(best_items)[chosen_cells // N_SHARES], minlength=self.arms) / N_SHARES
         return float(gains.ravel()[chosen_cells].sum()), distribution
 
     def _mean_freshness(self, shares: Array) -> Array:
@@ -140,17 +140,17 @@ class Shop(Regulars):
         describes; weights: the weights of events in the reward."""
         values = np.zeros(self.levels + 1)
         while True:
-            rounds = [values]
+            values_by_round = [values]
             for _ in range(2):
-                end_values = self._return_probabilities * (weights.get("return", 0.0) + rounds[-1])
-                rounds.append(
+                end_values = self._return_probabilities * (weights.get("return", 0.0) + values_by_round[-1])
+                values_by_round.append(
                     self.visit_values(arms, state_values, positions=positions, weights=weights, end_values=end_values)
                 )
-            previous_change, change = (float(np.abs(np.diff(rounds, axis=0))[row].max()) for row in (0, 1))
+            previous_change, change = (float(np.abs(np.diff(values_by_round, axis=0))[row].max()) for row in (0, 1))
             if change < SMALLEST_GAIN:
-                return float(rounds[-1][self.start])
+                return float(values_by_round[-1][self.start])
             ratio = min(change / previous_change, self.loyalty)
-            values = rounds[2] + (rounds[2] - rounds[1]) * ratio / (1 - ratio)
+            values = values_by_round[2] + (values_by_round[2] - values_by_round[1]) * ratio / (1 - ratio)
 
     def visit_values(
         self, arms: Index, state_values: StateValues, *, positions: int = 1, weights: Mapping[str, float] = CLICKS,
@@ -205,9 +205,9 @@ class Shop(Regulars):
         """Return the most attractive honest item and the most attractive clickbait item of each category. The best
         policy never needs another item."""
         kinds = [self.is_bait, ~self.is_bait]
-        return np.array([self._argmax((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
+        return np.array([self._best_of((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
 
-    def _argmax(self, items: Flags) -> int:
+    def _best_of(self, items: Flags) -> int:
         """Return the most attractive of the flagged items."""
         return int(np.where(items, self.attraction, -1.0).argmax())
 
@@ -245,8 +245,8 @@ class Shop(Regulars):
             purchases[:, position] = is_bought
         self.traits = trust
         self._purchases = purchases.reshape(actions.shape)
-        leaves = self._rng.random(len(pages)) >= self.stay
-        return clicks.reshape(actions.shape), mean_clicks.reshape(actions.shape), leaves
+        has_left = self._rng.random(len(pages)) >= self.stay
+        return clicks.reshape(actions.shape), mean_clicks.reshape(actions.shape), has_left
 
     def _end_visits(self, is_ended: Flags) -> Array:
         """End the visits in the flagged runs. Return the number of days until the visitor in each run comes again, or 0

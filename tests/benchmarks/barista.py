@@ -196,7 +196,7 @@ def _coverage(log: str, claims: Sequence[Claim], *, at_least: float | None = Non
 def climbing(setting: Setting) -> Iterator[Figure]:
     """Each store by itself."""
     audience = Barista()
-    best, (fixed, _) = audience.optimum(), audience.context_free()
+    best, (fixed, _) = audience.optimum(), audience.best_context_free()
     yield Figure(name="the best context-free policy, of the optimum", value=fixed / best, unit="", at_most=WITHOUT)
     stores = max(int(STORES * setting.scale), 1)
     for log in (ON_POLICY, OF_BANDIT):

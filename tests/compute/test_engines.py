@@ -68,7 +68,7 @@ def test_processes_give_the_same_bits(served: str) -> None:
 
 def test_a_log_of_one_partition_starts_no_process(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     logs.in_batches(monkeypatch, 10_000)
-    monkeypatch.setattr(local, "COMMAND", ["false"])
+    monkeypatch.setattr(local, "WORKER_COMMAND", ["false"])
     assert judged(served, Workers(jobs=2)) == judged(served)
 
 

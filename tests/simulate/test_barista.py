@@ -39,13 +39,13 @@ def test_the_best_context_free_policy_earns_less_than_80_percent_and_so_does_the
     bar = Barista()
     best = np.eye(bar.arms)[bar.chain.mean_rewards.argmax(axis=1)]
     assert bar.optimum() == pytest.approx(6.12)
-    assert 0.6 < bar.context_free()[0] / bar.optimum() < 0.8
+    assert 0.6 < bar.best_context_free()[0] / bar.optimum() < 0.8
     assert bars.value(bar, best) / bar.optimum() < 0.7
 
 
 def test_no_fixed_distribution_is_better_than_the_best_one() -> None:
     bar, rng = Barista(), np.random.default_rng(1)
-    value, shares = bar.context_free()
+    value, shares = bar.best_context_free()
     near = rng.dirichlet(np.ones(4), 100).tolist() + rng.dirichlet(2_000 * shares, 100).tolist()
     assert all(bars.value(bar, np.tile(item, (len(bar.chain.states), 1))) <= value + 1e-9 for item in near)
     assert bars.value(bar, np.tile(shares, (len(bar.chain.states), 1))) == pytest.approx(value)
@@ -106,7 +106,7 @@ def test_a_new_guest_finds_every_item_fresh() -> None:
 
 
 def test_a_bar_without_tips_has_values_too() -> None:
-    assert (Barista(rates=(0, 0)).optimum(), Barista(rates=(0, 0)).context_free()[0]) == (0, 0)
+    assert (Barista(rates=(0, 0)).optimum(), Barista(rates=(0, 0)).best_context_free()[0]) == (0, 0)
 
 
 @pytest.mark.parametrize("params", [{"rates": (0.5,) * 7}, {"fade": 1.5}, {"patience": 0}, {"cap": 0}, {"cap": 21}])

@@ -8,7 +8,7 @@ from rlrec.simulate.corridor import LEFT, RIGHT, Corridor
 
 
 def test_the_best_policy_takes_11_66_steps_going_right_with_probability_59() -> None:
-    value, shares = Corridor().context_free()
+    value, shares = Corridor().best_context_free()
     assert (round(value, 2), round(float(shares[RIGHT]), 2)) == (-11.66, 0.59)
     assert all(Corridor().value(right) < value for right in np.linspace(0.05, 0.95, 19))
     assert Corridor().optimum() == value

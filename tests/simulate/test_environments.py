@@ -33,11 +33,11 @@ def test_rewards_have_the_mean_that_is_said(name: str) -> None:
 def test_visits_that_end_are_known_to_be_worth_something(name: str) -> None:
     audience = simulate.make_audience(name, {})
     if isinstance(audience, Visitors):
-        value, shares = audience.context_free()
+        value, shares = audience.best_context_free()
         assert value <= audience.optimum()
         assert (len(shares), shares.sum()) == (audience.arms, pytest.approx(1))
         audience.reset(2, np.random.default_rng(1))
-        if not audience.pages:
+        if not audience.has_pages:
             with pytest.raises(InputError, match="one arm at a time"):
                 audience.step(np.zeros((2, 2), np.intp))
 

@@ -87,7 +87,7 @@ def test_the_optimum_of_a_visit_is_that_of_an_enumeration() -> None:
 
 def test_the_best_distribution_is_that_of_a_grid() -> None:
     shop = Shop(arms=4, categories=2, bait=2)
-    value, distribution = shop.context_free()
+    value, distribution = shop.best_context_free()
     shares = np.linspace(0, 1, 101)
     grid = shop.attraction[2] * shares * shop._mean_freshness(shares)
     grid += (shop.attraction[3] * shares * shop._mean_freshness(shares))[::-1]

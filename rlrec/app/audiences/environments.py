@@ -48,7 +48,7 @@ def check(environment: str, audience: Audience, arms: int, *, size: int = 1, ste
         raise InputError(f"k is {size}, but the audience has {quantity(arms, 'arm')}", field="k")
     if not isinstance(audience, Visitors):
         return
-    if size > 1 and not audience.pages:
+    if size > 1 and not audience.has_pages:
         raise InputError(f"visitors of {environment} are shown one arm at a time", hint="leave out -k")
     if steps is not None:
         hint = "leave --steps away; --env cap=N cuts visits off after N decisions"
@@ -77,11 +77,12 @@ def figures(
     evenness = np.array([[row[name] for name in names] for row in map(spread, shows)], np.float64).mean(axis=0)
     coverage, gini, effective_arms = map(finite_or_none, evenness)
     with_memory = audience if isinstance(audience, Visitors) else None
+    has_returners = with_memory is not None and with_memory.has_returners
     return {
         "coverage": coverage, "gini": gini, "effective_arms": effective_arms,
-        "context_free_per_session": None if with_memory is None or size > 1 else with_memory.context_free()[0],
+        "context_free_per_session": None if with_memory is None or size > 1 else with_memory.best_context_free()[0],
         "session_length": length, "visitors": visitors, "visits_per_visitor": visits / visitors if visitors else None,
-        "retention": returners / visitors if visitors and with_memory is not None and with_memory.returning else None,
+        "retention": returners / visitors if visitors and has_returners else None,
         "reward_per_visitor": reward / visitors if visitors else None,
         "optimum_per_visitor": None if with_memory is None else with_memory.optimum_per_visitor(size),
     }  # fmt: skip
@@ -187,7 +188,7 @@ class Crowd:
         """Begin visits in all free seats (places for simultaneous visits), as far as visitors come. Visitors who are
         due to come again take seats before new visitors."""
         for seat in np.flatnonzero(self.visitor == NO_VISITOR)[: self.visits_left].tolist():
-            visitor = self._next(now)
+            visitor = self._next_visitor(now)
             if visitor == NO_VISITOR:
                 break
             self.visitor[seat] = visitor
@@ -195,7 +196,7 @@ class Crowd:
             self._n_visits += 1
             self.visits_left -= 1
 
-    def _next(self, now: float) -> int:
+    def _next_visitor(self, now: float) -> int:
         if self._returns_due and self._returns_due[0][0] <= now:
             visitor = heapq.heappop(self._returns_due)[2]
             self.visits[visitor] += 1

@@ -25,7 +25,7 @@ from rlrec.records import Record
 from rlrec.simulate.base import Audience, Info, Visitors
 
 NO_CONTEXT: dict[str, Any] = {}
-COUNTS = 3  # columns of statistics common to all kinds
+N_COUNT_COLUMNS = 3  # columns of statistics common to all kinds
 
 
 class Totals(Record, eq=False):
@@ -69,7 +69,7 @@ def study(
             turns_left -= 1
         else:
             turns_left -= has_ended
-            visitors.follow(has_ended, has_ended & (turns_left > 0), comes_again=info["again"] > 0)
+            visitors.follow(has_ended, has_ended & (turns_left > 0), will_return=info["again"] > 0)
     if visitors is not None:
         optimum = np.full(runs, visitors.audience.optimum(size) * sessions)
     return Totals(
@@ -90,15 +90,15 @@ class _Arrivals:
         self._earlier_visits = np.zeros(runs, np.int64)  # of the present visitor
         self._n_visitors = runs
 
-    def follow(self, has_ended: Flags, goes_on: Flags, *, comes_again: Flags) -> None:
+    def follow(self, has_ended: Flags, is_continued: Flags, *, will_return: Flags) -> None:
         """Admit the next visitor of each run whose visit ended, and count the visitors.
 
-        has_ended (runs,): whether the visit ended; goes_on: whether it ended and the run has further visits;
-        comes_again: whether the visitor comes again."""
-        self.returners += goes_on & comes_again & (self._earlier_visits == 0)
-        self.count += goes_on & ~comes_again
-        self._earlier_visits = np.where(has_ended & ~comes_again, 0, self._earlier_visits + has_ended)
-        new_runs = np.flatnonzero(has_ended & ~comes_again)
+        has_ended (runs,): whether the visit ended; is_continued: whether it ended and the run has further visits;
+        will_return: whether the visitor comes again."""
+        self.returners += is_continued & will_return & (self._earlier_visits == 0)
+        self.count += is_continued & ~will_return
+        self._earlier_visits = np.where(has_ended & ~will_return, 0, self._earlier_visits + has_ended)
+        new_runs = np.flatnonzero(has_ended & ~will_return)
         self.audience.admit(new_runs, np.arange(self._n_visitors, self._n_visitors + len(new_runs)))
         self._n_visitors += len(new_runs)
 
@@ -224,8 +224,8 @@ class RunBeliefs:
 
     def belief(self) -> Belief:
         sums = self._sums.now.reshape(*self.shape, -1)
-        pulls, rewards, squares = (sums[..., column] for column in range(COUNTS))
-        extra = sums[..., COUNTS:] if sums.shape[-1] > COUNTS else None
+        pulls, rewards, squares = (sums[..., column] for column in range(N_COUNT_COLUMNS))
+        extra = sums[..., N_COUNT_COLUMNS:] if sums.shape[-1] > N_COUNT_COLUMNS else None
         moments: solving.ArmMoments | None = None
         if extra is not None and learns_from_contexts(self.policy):
             moments = solving.unpack(extra, len(self.policy.design.context.names))

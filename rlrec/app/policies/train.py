@@ -87,7 +87,7 @@ def check(request: Request) -> None:
             raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
     for name, choice, names in (
         ("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE),
-        ("weights", request.weights, ascent.WEIGHTS),
+        ("weights", request.weights, ascent.WEIGHT_KINDS),
     ):  # fmt: skip
         if choice not in names:
             raise lookup.unknown(name, choice, names, hint=f"one of {', '.join(names)}")
@@ -109,7 +109,7 @@ def train(
         parent, now = _parent(unit, request), unit.now
     seed = seed_or_random(request.seed, bits=63)
     with (
-        TrainingLease(store, parent.policy, exclusive=not request.dry_run) as lease,
+        TrainingLease(store, parent.policy, is_exclusive=not request.dry_run) as lease,
         log_stores.open_log(store, request.log) as (log_store, log),
         workers.open_engine(log_store, now) as engine,
         closing(Dataset()) as dataset,
@@ -337,12 +337,12 @@ class _TrainingRun:
         rewards of the gate.
 
         tune: the value on the tuning visits; factors: the factor of each logger's decisions, or None."""
-        start, rates = result.way
+        start, rates = result.path
         n_batches, weighed_columns = len(self.dataset.splits[TRAIN]), self.policy.design.columns
         union = self.dataset.union([TRAIN, TUNE], n_batches, columns=weighed_columns)
         with closing(union), closing(Trainer(union, self.policy, self.request, start, factors)) as trainer:
             parameters = trainer.follow(rates, progress=self.lease.renew)
-        point, best_epoch, kl_stop = tune.point(parameters, z=ascent.Z), result.best_epoch, self.request.kl_stop
+        point, best_epoch, kl_stop = tune.point(parameters, z=ascent.GAIN_Z), result.best_epoch, self.request.kl_stop
         is_too_far = (point["ess"] or 0.0) < tune.wanted_ess or (kl_stop is not None and (point["kl"] or 0.0) > kl_stop)
         highest_gain = (point["gain"] or 0.0) + (point["std_error"] or 0.0)
         is_lost = best_epoch is not None and highest_gain < (best_epoch.gain or 0.0)

@@ -196,9 +196,9 @@ def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> No
 
 def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> None:
     """Print a notice if the policy's reward ignores the events of the audience."""
-    value = reward.weights.get(audience.event, 0.0) * audience.lowest
-    if audience.lowest < 0 and clip(reward, value) == reward.default:
-        event, lowest = audience.event, audience.lowest
+    value = reward.weights.get(audience.event, 0.0) * audience.lowest_reward
+    if audience.lowest_reward < 0 and clip(reward, value) == reward.default:
+        event, lowest = audience.event, audience.lowest_reward
         store.notice(
             f"a `{event}` of {lowest:g} is worth {reward.default:g} by reward {reward.name!r}: nothing is learned;"
             f" `rlrec reward define steps '{event}=1' --clip {lowest:g},0` makes one that sees it"
@@ -529,7 +529,7 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
             with store.read() as unit:
                 params = parameters.with_curve(unit, params)
     policy = kinds.make(kind, params, design=in_memory.design(audience, names, model=params.get("model")))
-    low, high = (0.0, 1.0) if audience.lowest == 0 else (audience.lowest, 0.0)
+    low, high = (0.0, 1.0) if audience.lowest_reward == 0 else (audience.lowest_reward, 0.0)
     reward = Reward(
         id=0, name=request.environment, weights={audience.event: 1.0}, window_us=0, default=0.0,
         clip_low=low, clip_high=high, learn="served", late="count",

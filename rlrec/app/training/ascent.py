@@ -21,22 +21,22 @@ from rlrec.policy.gradients.natural import BIAS, FoldGradients, MeanFeatures, Na
 from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
 from rlrec.records import add_each
 
-Z = 2.0  # the bounds of a gain are this many standard errors away,
+GAIN_Z = 2.0  # the bounds of a gain are this many standard errors away,
 SLOT_Z = 1.0  # or this many where slots are judged separately: their error is small, and the gate is strict
-DRAWS = 3  # of random signs in place of gains, from which the diagonal of the Fisher matrix is estimated
+N_SIGN_DRAWS = 3  # of random signs in place of gains, from which the diagonal of the Fisher matrix is estimated
 AUTO, SLOT, SLATE = "auto", "slot", "slate"
-WEIGHTS = (AUTO, SLOT, SLATE)
+WEIGHT_KINDS = (AUTO, SLOT, SLATE)
 TOP_K = "top-k"  # slots as draws with replacement, with --top-k
 # effective share of decisions, with weights of slates before any step, below which slots are weighted
 MIN_ESS_SHARE = 0.5
-MIN_EARNED_BY_SLOTS = 0.1  # share of the rewards that is earned by slots, from which on slots are weighted
+MIN_SLOT_SHARE = 0.1  # share of the rewards that is earned by slots, from which on slots are weighted
 MAX_CLIPPED_SHARE = 0.05  # share of these weights removed by clipping, above which slots are weighted
-GROWTH, LARGEST_RATE = 2.0, 1.0  # of a step after an epoch with a gain, and its limit
-BOLD_ESS = 5  # effective tuning visits below which not even a bold step is justified
-RETRIES = 5  # consecutive halved steps without gain after which the ascent ends
+RATE_GROWTH, MAX_RATE = 2.0, 1.0  # of a step after an epoch with a gain, and its limit
+MIN_BOLD_ESS = 5  # effective tuning visits below which not even a bold step is justified
+MAX_RETRIES = 5  # consecutive halved steps without gain after which the ascent ends
 # iterations towards the direction of largest curvature, and the size of the change that probes it
-POWER, PROBE = 10, 0.1
-KICK = 1.0  # change of log probabilities (root mean square) with which the ascent leaves a saddle
+N_POWER_STEPS, PROBE_SIZE = 10, 0.1
+KICK_SIZE = 1.0  # change of log probabilities (root mean square) with which the ascent leaves a saddle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +103,18 @@ class Epoch:
     variance: float
     variance_without_baseline: float
 
-    def counts(self, *, bold: bool) -> bool:
+    def is_accepted(self, *, bold: bool) -> bool:
         """Tell whether enough tuning visits are effective. With `bold`, a number is enough that is too low for a
         gate."""
-        return self.supported or (bold and (self.ess or 0.0) >= BOLD_ESS)
+        return self.supported or (bold and (self.ess or 0.0) >= MIN_BOLD_ESS)
 
     def is_better(self, earlier: Epoch, *, bold: bool) -> bool:
         """Tell whether this epoch is better than an earlier epoch. An epoch with enough effective visits is better than
         one without. Of two such epochs, the gain decides: it must be larger by more than one standard error of the
         difference. This error is taken as the difference of the two standard errors, which grow together along one
         path."""
-        if self.counts(bold=bold) != earlier.counts(bold=bold):
-            return self.counts(bold=bold)
+        if self.is_accepted(bold=bold) != earlier.is_accepted(bold=bold):
+            return self.is_accepted(bold=bold)
         if self.gain is None or earlier.gain is None:
             return self.gain is not None
         return self.gain - earlier.gain > max(0.0, (self.std_error or 0.0) - (earlier.std_error or 0.0))
@@ -125,14 +125,14 @@ class TrainingResult:
     """This record holds the parameters of the best epoch, and the learning curve.
 
     best: the number of the best epoch, where 0 means the start; is_promising: whether the tuning visits show that the
-    best epoch is better than the start; way: the parameters from which the ascent reached the best epoch, and the
+    best epoch is better than the start; path: the parameters from which the ascent reached the best epoch, and the
     step size of each epoch since then."""
 
     parameters: Parameters
     best: int
     curve: list[Epoch]
     is_promising: bool
-    way: tuple[Parameters, Sequence[float]]
+    path: tuple[Parameters, Sequence[float]]
 
     @property
     def best_epoch(self) -> Epoch | None:
@@ -188,7 +188,7 @@ class PageWeights:
         of a slot does not depend on the slate above, so weights by slot have less noise, and are exact on the policy's
         own log. The reward of a page depends on the whole slate."""
         is_hopeless = self.ess_share < MIN_ESS_SHARE or self.clipped_share > MAX_CLIPPED_SHARE
-        by_slot = self.earned_by_slots >= MIN_EARNED_BY_SLOTS or is_hopeless
+        by_slot = self.earned_by_slots >= MIN_SLOT_SHARE or is_hopeless
         return SLOT if self.max_positions > 1 and by_slot and not self.has_missing_propensities else SLATE
 
     def sentence(self, weights: str) -> str:
@@ -239,11 +239,13 @@ class Trainer:
             nonlocal fisher
             for slates in self._batches():
                 # the gains of slates, and random ones of 1 or -1
-                draws = [[rng.choice((-1.0, 1.0), slate.gain.shape) for slate in slates] for _ in range(DRAWS)]
+                draws = [[rng.choice((-1.0, 1.0), slate.gain.shape) for slate in slates] for _ in range(N_SIGN_DRAWS)]
                 pairs = [(slate, [slate.gain, *signs]) for slate, *signs in zip(slates, *draws, strict=True)]
-                sums = reinforce.gradients(self.policy, parameters, pairs, self.options.objective, number=1 + DRAWS)
+                sums = reinforce.gradients(
+                    self.policy, parameters, pairs, self.options.objective, number=1 + N_SIGN_DRAWS
+                )
                 gradient, *samples = map(self._means.centre_gradient, sums)
-                squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in samples)
+                squares = ({name: values**2 / N_SIGN_DRAWS for name, values in sample.items()} for sample in samples)
                 fisher = reduce(add_each, squares, fisher)
                 yield gradient
 
@@ -323,52 +325,52 @@ class Trainer:
 
         tune: the value of parameters on the tuning visits, or None without tuning visits, where the last epoch is
         taken; progress: a function called with each epoch."""
-        now, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
-        is_supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
+        parameters, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
+        is_supported = tune is not None and tune.reference_ess >= (MIN_BOLD_ESS if bold else tune.wanted_ess)
         best_epoch, best_end, curve = None, self.start, list[Epoch]()
         has_pages = any(group.shown_arms.shape[1] > 1 for group in self._file.read(0))
-        way: tuple[Parameters, list[float]] = self.start, []
-        best_way, gain, n_failures, is_saddle = way, 0.0, 0, options.weights == SLATE and has_pages
+        path: tuple[Parameters, list[float]] = self.start, []
+        best_path, gain, n_failures, is_saddle = path, 0.0, 0, options.weights == SLATE and has_pages
         for epoch in range(1, options.epochs + 1):
-            end, point = self._epoch(epoch, now, rate, tune)
+            end, point = self._epoch(epoch, parameters, rate, tune)
             curve.append(point)
             if progress is not None:
                 progress(point)
             if point.kl is not None and options.kl_stop is not None and point.kl > options.kl_stop:
                 break
             if tune is None or best_epoch is None or point.is_better(best_epoch, bold=bold):
-                best_epoch, best_end, best_way = point, end, (way[0], [*way[1], rate])
+                best_epoch, best_end, best_path = point, end, (path[0], [*path[1], rate])
             elif epoch - best_epoch.epoch >= options.patience:
                 break
-            has_gained = point.gain is not None and point.gain > gain and point.counts(bold=bold)
+            has_gained = point.gain is not None and point.gain > gain and point.is_accepted(bold=bold)
             if not is_supported or has_gained:
-                way[1].append(rate)
-                rate = min(GROWTH * rate, max(rate, LARGEST_RATE)) if has_gained else rate
-                now, is_supported, gain, n_failures = end, point.counts(bold=bold), point.gain or 0.0, 0
+                path[1].append(rate)
+                rate = min(RATE_GROWTH * rate, max(rate, MAX_RATE)) if has_gained else rate
+                parameters, is_supported, gain, n_failures = end, point.is_accepted(bold=bold), point.gain or 0.0, 0
                 continue
             rate, n_failures = rate / 2, n_failures + 1
-            if n_failures <= RETRIES:
+            if n_failures <= MAX_RETRIES:
                 continue
             if not is_saddle or tune is None:
                 break
-            now, gain = self._leave_saddle(now, tune)
-            self._set_steps(now)
-            way, rate, n_failures, is_saddle = (now, []), options.lr, 0, False
+            parameters, gain = self._leave_saddle(parameters, tune)
+            self._set_steps(parameters)
+            path, rate, n_failures, is_saddle = (parameters, []), options.lr, 0, False
         is_promising = tune is None or bool(best_epoch and best_epoch.supported and (best_epoch.lower or 0.0) > 0)
         number = 0 if best_epoch is None else best_epoch.epoch
-        return TrainingResult(parameters=best_end, best=number, curve=curve, is_promising=is_promising, way=best_way)
+        return TrainingResult(parameters=best_end, best=number, curve=curve, is_promising=is_promising, path=best_path)
 
     def follow(self, rates: Iterable[float], *, progress: Callable[[], None]) -> Parameters:
         """Return the parameters after epochs with these step sizes.
 
         progress: a function called after each epoch."""
-        now = self.start
+        parameters = self.start
         for number, rate in enumerate(rates, 1):
-            now, _ = self._epoch(number, now, rate, None)
+            parameters, _ = self._epoch(number, parameters, rate, None)
             progress()
-        return now
+        return parameters
 
-    def _leave_saddle(self, now: Parameters, tune: HoldoutValue) -> tuple[Parameters, float]:
+    def _leave_saddle(self, parameters: Parameters, tune: HoldoutValue) -> tuple[Parameters, float]:
         """Return parameters beside a point without an ascending gradient, and the gain of these parameters. The biases
         are moved in the direction of largest upward curvature, to the side with the larger gain.
 
@@ -377,18 +379,18 @@ class Trainer:
         information = self._fisher[BIAS]
         has_information = information > 0
         direction = np.random.default_rng(0).normal(size=len(information)) * has_information
-        for _ in range(POWER):
+        for _ in range(N_POWER_STEPS):
             direction = self._unit(direction)
-            ends = [self._shift_biases(now, size * direction) for size in (PROBE, -PROBE)]
-            bend = np.zeros_like(direction)
+            ends = [self._shift_biases(parameters, size * direction) for size in (PROBE_SIZE, -PROBE_SIZE)]
+            curvature = np.zeros_like(direction)
             for slates in self._batches():
                 up, down = (self._sums(end, slates).gradient[BIAS] for end in ends)
-                bend += up - down
-            bend = np.divide(bend, information, out=np.zeros_like(bend), where=has_information)
+                curvature += up - down
+            curvature = np.divide(curvature, information, out=np.zeros_like(curvature), where=has_information)
             # after enough iterations, no direction of downward curvature is left
-            direction = direction + self._unit(bend)
-        sides = [self._shift_biases(now, size * self._unit(direction)) for size in (KICK, -KICK)]
-        gains = [tune.point(side, z=Z)["gain"] or 0.0 for side in sides]
+            direction = direction + self._unit(curvature)
+        sides = [self._shift_biases(parameters, size * self._unit(direction)) for size in (KICK_SIZE, -KICK_SIZE)]
+        gains = [tune.point(side, z=GAIN_Z)["gain"] or 0.0 for side in sides]
         return max(zip(sides, gains, strict=True), key=lambda side: side[1])
 
     def _unit(self, change: Array) -> Array:
@@ -401,25 +403,27 @@ class Trainer:
     def _shift_biases(parameters: Parameters, change: Array) -> Parameters:
         return {**parameters, BIAS: parameters[BIAS] + change}
 
-    def _epoch(self, number: int, now: Parameters, rate: float, tune: HoldoutValue | None) -> tuple[Parameters, Epoch]:
+    def _epoch(
+        self, number: int, parameters: Parameters, rate: float, tune: HoldoutValue | None
+    ) -> tuple[Parameters, Epoch]:
         """Return the parameters after one pass over the batches, and the point of the learning curve for these
         parameters.
 
-        number: the number of the epoch; now: the parameters before it; rate: the step size."""
-        total = reinforce.zero_sums(now)
+        number: the number of the epoch; parameters: the parameters before it; rate: the step size."""
+        total = reinforce.zero_sums(parameters)
         for slates in self._batches():
-            sums = self._sums(now, slates)
+            sums = self._sums(parameters, slates)
             del slates  # before the next ones are mapped into memory
             if not sums.is_finite:
                 raise RlrecError("the parameters became infinite", hint=f"--lr {self.options.lr:g} is too large")
-            now = self._steps.step(now, sums.mean, rate=rate)
+            parameters = self._steps.step(parameters, sums.mean, rate=rate)
             total = total + sums
         names = ("value", "gain", "std_error", "lower", "upper", "ess", "entropy", "kl")
         figures: dict[str, Any] = dict.fromkeys(names)
         if tune is not None:
-            figures = tune.point(now, z=Z if tune.by_position is None else SLOT_Z)
+            figures = tune.point(parameters, z=GAIN_Z if tune.by_position is None else SLOT_Z)
         variance, without_baseline = total.variances
-        return now, Epoch(
+        return parameters, Epoch(
             epoch=number, lr=rate, supported=tune is None or (figures["ess"] or 0.0) >= tune.wanted_ess, **figures,
             clipped=total.clipped_share, variance=variance, variance_without_baseline=without_baseline,
         )  # fmt: skip

@@ -35,8 +35,8 @@ from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import State
 from rlrec.policy.gradients.natural import N_FOLDS
 
-ALIGNED = 64  # bytes; arrays begin at multiples of it
-PADDING = memoryview(bytes(ALIGNED))
+ALIGNMENT = 64  # bytes; arrays begin at multiples of it
+PADDING = memoryview(bytes(ALIGNMENT))
 
 _ROOM = "set TMPDIR to a folder with room: a kB for each decision of the log, half as much more for pages of three"
 
@@ -72,10 +72,10 @@ class ArrayFile:
         end = self._begins[-1]
         try:
             for block in blocks:
-                for left in (block, PADDING[: -len(block) % ALIGNED]):
-                    end += len(left)
-                    while left:
-                        left = left[self._file.write(left) :]
+                for piece in (block, PADDING[: -len(block) % ALIGNMENT]):
+                    end += len(piece)
+                    while piece:
+                        piece = piece[self._file.write(piece) :]
         except OSError as error:
             folder = tempfile.gettempdir()
             raise RlrecError(f"cannot write to the temporary folder {folder}: {error.strerror}", hint=_ROOM) from error
@@ -89,7 +89,7 @@ class ArrayFile:
         blocks = []
         for length in self._lengths[number]:
             blocks.append(view[at : at + length])
-            at += length + -length % ALIGNED
+            at += length + -length % ALIGNMENT
         return pickle.loads(blocks[0], buffers=blocks[1:])
 
 
@@ -183,7 +183,7 @@ class VisitRows:
         arms = piece_rows(offsets(self.n_remembered)[decisions], self.n_remembered[decisions])
         numbers, eligible = np.unique(self.eligible[decisions], return_inverse=True)
         sets = [self.eligible_sets[number] for number in numbers.tolist()]
-        tables = ((VISIT, visits), (DECISION, decisions), (SLOT, slots), (ARM, arms))
+        tables = ((VISIT_TYPES, visits), (DECISION_TYPES, decisions), (SLOT_TYPES, slots), (ARM_TYPES, arms))
         columns: dict[str, Any] = {name: getattr(self, name).take(rows, 0) for names, rows in tables for name in names}
         words = None if self.words is None else self.words[decisions]
         return replace(self, eligible_sets=sets, eligible=eligible.reshape(-1), words=words, **columns)
@@ -201,7 +201,7 @@ class VisitRows:
             words = Sparse.concatenate([piece.words or Sparse.empty(len(piece.eligible)) for piece in pieces])
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(piece, name) for piece in pieces])
-            for name in (*VISIT, *DECISION, *SLOT, *ARM)
+            for name in (*VISIT_TYPES, *DECISION_TYPES, *SLOT_TYPES, *ARM_TYPES)
         }
         sets = [by_contents[contents] for contents in rank]
         return cls(eligible_sets=sets, eligible=np.concatenate(eligible), words=words, **columns)
@@ -223,13 +223,15 @@ class VisitRows:
 
 
 # Columns and their stored types: features are of size about 1, and indices are small.
-DECISION = {"size": "i4", "n_remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
+DECISION_TYPES = {"size": "i4", "n_remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
             "is_ruled": "i1", "lowest": "f8", "x": "f4"}  # fmt: skip
-SLOT = {"shown_arm": "i4", "slot_reward": "f8", "divided_reward": "f8", "log_marginal": "f8", "log_conditional": "f8"}
-ARM = {"arm": "i4", "memory": "f4"}
-VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
-SETS = ("catalogue", "count", "eligible_arms")  # for each eligible set of a portion; then the arms of all of them
-DECISIONS = 100_000  # decisions in memory until they are sorted, about
+SLOT_TYPES = {
+    "shown_arm": "i4", "slot_reward": "f8", "divided_reward": "f8", "log_marginal": "f8", "log_conditional": "f8",
+}  # fmt: skip
+ARM_TYPES = {"arm": "i4", "memory": "f4"}
+VISIT_TYPES = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
+SET_COLUMNS = ("catalogue", "count", "eligible_arms")  # for each eligible set of a portion; then all their arms
+N_UNSORTED_DECISIONS = 100_000  # decisions in memory until they are sorted, about
 
 
 class VisitFile(ArrayFile):
@@ -250,11 +252,11 @@ class VisitFile(ArrayFile):
         catalogue = np.array([numbers[eligible_set.catalogue.digest] for eligible_set in sets], "i4")
         count = np.array([len(eligible_set.arms) for eligible_set in sets], "i4")
         arms = np.concatenate([eligible_set.arms for eligible_set in sets]).astype("i4")
-        types = {**VISIT, **DECISION, "eligible": "i4", **SLOT, **ARM}
+        types = {**VISIT_TYPES, **DECISION_TYPES, "eligible": "i4", **SLOT_TYPES, **ARM_TYPES}
         columns = {name: np.asarray(getattr(rows, name), dtype) for name, dtype in types.items()}
         if rows.words is not None and len(rows.words.column):
             words = replace(rows.words, column=rows.words.column.astype("i4"), value=rows.words.value.astype("f4"))
-        self.add((columns | dict(zip(SETS, (catalogue, count, arms), strict=True)), words))
+        self.add((columns | dict(zip(SET_COLUMNS, (catalogue, count, arms), strict=True)), words))
 
     def portion(self, number: int) -> VisitRows:
         """Return the visits of the portion with this number."""
@@ -262,7 +264,7 @@ class VisitFile(ArrayFile):
         columns: dict[str, Any] = {
             name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in arrays.items()
         }
-        catalogue, count, arms = (columns.pop(name) for name in SETS)
+        catalogue, count, arms = (columns.pop(name) for name in SET_COLUMNS)
         pieces, catalogues = np.split(arms, np.cumsum(count)[:-1]), list(self._catalogues.values())
         sets = [EligibleSet(catalogues[at], piece) for at, piece in zip(catalogue.tolist(), pieces, strict=True)]
         return VisitRows(eligible_sets=sets, words=words, **columns)
@@ -271,14 +273,14 @@ class VisitFile(ArrayFile):
 class DatasetSplit(VisitFile):
     """A DatasetSplit holds the visits of one split in batches of about equal size, in order of their names.
 
-    strata: the strata of all visits, by index; visits: the number of visits; longest: the number of decisions of the
+    strata: the strata of all visits, by index; visits: the number of visits; max_length: the number of decisions of the
     longest visit; spans_batches: whether at least one cluster has several visits."""
 
     def __init__(
         self, catalogues: dict[bytes, Catalogue], cluster: Ids, strata: Sequence[Stratum] = (NO_LOGGER,)
     ) -> None:
         super().__init__(catalogues)
-        self.strata, self.visits, self.longest = strata, len(cluster), 1
+        self.strata, self.visits, self.max_length = strata, len(cluster), 1
         self.spans_batches = len(np.unique(cluster)) < len(cluster)
 
     def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
@@ -322,7 +324,7 @@ class Dataset:
             is_taught = np.repeat(rows.split == TRAIN, rows.length)[rows.words.row]
             self.columns = np.union1d(self.columns, rows.words.column[is_taught])
         # visits by split, and by so many bits of their names that each portion can be sorted in memory
-        bits = (self.decisions // DECISIONS).bit_length()
+        bits = (self.decisions // N_UNSORTED_DECISIONS).bit_length()
         bucket = (rows.name >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(rows), np.int64)
         for visits in rows_by_kind(rows.split, bucket):
             split = int(rows.split[visits[0]])
@@ -354,27 +356,27 @@ class Dataset:
         clusters = np.concatenate([np.empty(0, np.int64), *chain(*(self._clusters[number] for number in numbers))])
         split = DatasetSplit(self._catalogues, clusters, self.strata)
         ends = [len(batch) for batch in np.array_split(np.arange(len(clusters)), n_batches)] if n_batches else []
-        waiting, lengths = list[VisitRows](), iter(ends)
+        waiting_rows, lengths = list[VisitRows](), iter(ends)
         length = next(lengths, 0)
         for bucket in sorted({bucket for number, bucket in self._portions if number in numbers}):
             portions = chain(*(self._portions.get((number, bucket), ()) for number in numbers))
             rows = VisitRows.concatenate([self._file.portion(portion) for portion in portions])
             order, start = np.argsort(rows.name, kind="stable"), 0
             while start < len(order):
-                end = start + length - sum(map(len, waiting))
-                waiting.append(rows.take(order[start:end]))
+                end = start + length - sum(map(len, waiting_rows))
+                waiting_rows.append(rows.take(order[start:end]))
                 start = end
                 if end <= len(order):
-                    batch = waiting[0] if len(waiting) == 1 else VisitRows.concatenate(waiting)
+                    batch = waiting_rows[0] if len(waiting_rows) == 1 else VisitRows.concatenate(waiting_rows)
                     words = None if batch.words is None else batch.words.select_columns(columns)
-                    split.longest = max(split.longest, int(batch.length.max()))
+                    split.max_length = max(split.max_length, int(batch.length.max()))
                     split.write(replace(batch, words=words))
-                    waiting, length = [], next(lengths, 0)
+                    waiting_rows, length = [], next(lengths, 0)
         return split
 
 
-CALL = 100_000  # scores that take as long as the fixed cost of a call
-MASK = 8_000_000  # most cells in the mask of a block
+CALL_COST = 100_000  # scores that take as long as the fixed cost of a call
+MAX_MASK_CELLS = 8_000_000  # most cells in the mask of a block
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -436,16 +438,16 @@ def _choose_set_count(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int
     inclusion = float(np.average(sizes, weights=counts)) / n_arms
     steps = np.unique(np.minimum(1 << np.arange(len(sets).bit_length() + 1), len(sets)))
     union = n_arms * -np.expm1(steps * np.log1p(-min(inclusion, 1 - 1e-9)))
-    cost = n * union + CALL * len(sets) / steps
-    cost[(steps > 1) & (n / len(sets) * steps * union > MASK)] = np.inf
+    cost = n * union + CALL_COST * len(sets) / steps
+    cost[(steps > 1) & (n / len(sets) * steps * union > MAX_MASK_CELLS)] = np.inf
     return int(steps[np.argmin(cost)])
 
 
 def _join_sets(sets: Sequence[EligibleSet]) -> Ids:
-    in_any = np.zeros(len(sets[0].catalogue.features), np.bool_)
+    is_eligible = np.zeros(len(sets[0].catalogue.features), np.bool_)
     for eligible in sets:
-        in_any[eligible.arms] = True
-    return np.flatnonzero(in_any)
+        is_eligible[eligible.arms] = True
+    return np.flatnonzero(is_eligible)
 
 
 def _make_block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Ids) -> DecisionBlock:

@@ -42,11 +42,11 @@ COLUMNS = (
     "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
     "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest", "keep_probability",
 )  # fmt: skip
-UNWEIGHED = 700.0  # minus a log propensity that makes every weight almost 0
+UNWEIGHED_LOG = 700.0  # minus a log propensity that makes every weight almost 0
 OWNER = "owner"  # a column of visits: the row of their session in the keys of a batch
 # Columns of visits: slots that a pin fills, and those of pages that have other rules, or are pinned altogether.
 PINNED, RULED = "pinned", "ruled"
-CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
+MAX_CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
 class WriteReport(Sums, kw_only=True, eq=True):
@@ -161,8 +161,9 @@ class DatasetWriter:
     def _read_batch(self, batch: reader.Batch) -> WriteResult:
         """Return a report on the visits of a batch, and the usable visits."""
         visits, counts = ended_visits.usable_visits(batch, self.reward, self.cutoff)
-        keep = batch.slots["keep_probability"]
-        report = WriteReport(unused_visits=counts, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
+        p_keep = batch.slots["keep_probability"]
+        keep_probabilities = frozenset((float(p_keep.min()), float(p_keep.max())))
+        report = WriteReport(unused_visits=counts, keep_probabilities=keep_probabilities)
         if not len(visits):
             return report, []
         # which visits have states, a split that is still right, and an end
@@ -202,12 +203,12 @@ class DatasetWriter:
         if not len(visits):
             return
         sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))
-        n_portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
+        n_portions = min(-(-sum(sizes.values()) // MAX_CELLS), len(visits))
         number = np.arange(len(visits)) * n_portions // len(visits)
         for portion in range(n_portions):
-            yield self._rows(visits.take(number == portion), keys)
+            yield self._make_rows(visits.take(number == portion), keys)
 
-    def _rows(self, visits: EndedVisits, keys: Columns) -> VisitRows:
+    def _make_rows(self, visits: EndedVisits, keys: Columns) -> VisitRows:
         slots, first = visits.slots, visits.first
         owner, numbers = visits.per_visit(OWNER), visits.per_visit("visit").tolist()
         sessions, users = keys["key"][owner].tolist(), keys["user"][owner].tolist()
@@ -238,7 +239,7 @@ class DatasetWriter:
         if self.examination:
             examination = np.append(self.examination, np.inf)[np.minimum(slots["position"] - 1, len(self.examination))]
             divided_reward = slot_reward / examination
-            log_marginal = np.where(np.isinf(examination), UNWEIGHED, log_marginal)  # below the end of the curve
+            log_marginal = np.where(np.isinf(examination), UNWEIGHED_LOG, log_marginal)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=np.array(contents.key_digests(names), np.int64).view(np.uint64),
             split=visits.per_visit("split"), cluster=np.array(contents.key_digests(names_of_clusters), np.int64),

@@ -38,8 +38,8 @@ from rlrec.records import add_each
 
 ESTIMATOR = "wdr"
 VISITS = 500  # visits per batch in the held-out splits
-CELLS = 1 << 19  # scores that are computed at a time, so that they stay in the processor's cache
-CHANCE = 3.0  # times the root of an ESS, added to the gate's minimum, since splits differ by chance
+MAX_CELLS = 1 << 19  # scores that are computed at a time, so that they stay in the processor's cache
+CHANCE_FACTOR = 3.0  # times the root of an ESS, added to the gate's minimum, since splits differ by chance
 # What a logger earned. users: the number of its users, and of its sessions without a user; value: the mean reward of a
 # visit or of a slot; std_error: the standard error of this mean over users.
 LoggedValue = TypedDict("LoggedValue", {"logger": str, "users": int, "value": float, "std_error": float})
@@ -97,7 +97,7 @@ class HoldoutValue:
         self._exploration: dict[str, Any] = {"temperature": policy.temperature, "floor": policy.exploration}
         estimators = ope.parse(ESTIMATOR).sessions
         self.fold = SessionFold(
-            estimators=estimators, gamma=gamma, horizon=split.longest, spans_batches=split.spans_batches
+            estimators=estimators, gamma=gamma, horizon=split.max_length, spans_batches=split.spans_batches
         )
         self._reference_partials = self.partials(reference)
         partials = self._reference_partials
@@ -116,7 +116,7 @@ class HoldoutValue:
         visits = sum(rows.values())
         counted_visits = sum(number for stratum, number in rows.items() if stratum not in self.left_out)
         min_ess = max(LEAST_ESS * visits / (gate_visits or visits), LEAST_SUPPORT * counted_visits)
-        self.wanted_ess = min_ess + CHANCE * sqrt(min_ess)
+        self.wanted_ess = min_ess + CHANCE_FACTOR * sqrt(min_ess)
         estimate = self._estimate(self._reference_partials)
         self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters
 
@@ -296,7 +296,7 @@ class HoldoutValue:
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
         for block in blocks(rows):
-            step = max(1, CELLS // len(block.arms))
+            step = max(1, MAX_CELLS // len(block.arms))
             for start in range(0, len(block.rows), step):
                 yield block.slice_rows(start, start + step)
 

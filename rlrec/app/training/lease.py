@@ -26,16 +26,16 @@ class TrainingLease:
     noticed at once. If the holder was on another machine, its death shows when the lease expires, by the clock of the
     database.
 
-    exclusive: whether other processes may not train meanwhile; False for a run that stores nothing."""
+    is_exclusive: whether other processes may not train meanwhile; False for a run that stores nothing."""
 
-    def __init__(self, store: Store, policy: StoredPolicy, *, exclusive: bool = True) -> None:
-        self.store, self.policy, self.exclusive = store, policy, exclusive
+    def __init__(self, store: Store, policy: StoredPolicy, *, is_exclusive: bool = True) -> None:
+        self.store, self.policy, self.is_exclusive = store, policy, is_exclusive
         self.token = f"{_machine()}/{os.getpid()}/{_start_ticks(os.getpid())}/{uuid4().hex}"
         self._renewed_at, self._can_renew = monotonic(), True
 
     def __enter__(self) -> Self:
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        lease = self.store.write(lambda unit: self._take_lease(unit, holder)) if self.exclusive else None
+        lease = self.store.write(lambda unit: self._take_lease(unit, holder)) if self.is_exclusive else None
         if lease is not None:
             raise StoreBusy(
                 f"policy {self.policy.name} is being trained by {lease.holder} since {format_time(lease.taken_at)}",
@@ -44,7 +44,7 @@ class TrainingLease:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.exclusive:
+        if self.is_exclusive:
             self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
     def _take_lease(self, unit: Unit, holder: str) -> leases.Lease | None:
@@ -57,14 +57,14 @@ class TrainingLease:
 
     def renew(self) -> None:
         """Renew the lease, unless this lease was renewed recently."""
-        if self.exclusive and self._can_renew and monotonic() - self._renewed_at > RENEWAL_S:
+        if self.is_exclusive and self._can_renew and monotonic() - self._renewed_at > RENEWAL_S:
             self.store.write(self.check)
             self._renewed_at = monotonic()
 
     def check(self, unit: Unit) -> None:
         """Renew the lease. Raises StoreBusy where the lease is lost, since another process may have trained
         meanwhile."""
-        if self.exclusive and not leases.renew(
+        if self.is_exclusive and not leases.renew(
             unit, self.policy.id, token=self.token, until=unit.clock() + LEASE_S * SECOND
         ):
             raise StoreBusy(

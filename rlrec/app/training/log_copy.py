@@ -27,7 +27,7 @@ from rlrec.policy.gradients.reinforce import LoggedSlates
 from rlrec.records import Reward
 from rlrec.store import Unit
 
-SLOTS, CELLS = 50_000, 20_000_000  # slots, and scores, that are fitted at most
+MAX_SLOTS, MAX_CELLS = 50_000, 20_000_000  # slots, and scores, that are fitted at most
 
 
 def copy_log(
@@ -49,7 +49,7 @@ def copy_log(
         if policy.is_sparse:
             policy, start = policy.with_columns(dataset.columns, start)
         dataset.arrange({TRAIN: VISITS, TUNE: VISITS}, columns=policy.design.columns)
-        n_slots = min(SLOTS, max(1, CELLS // max(1, len(writer.arms))))
+        n_slots = min(MAX_SLOTS, max(1, MAX_CELLS // max(1, len(writer.arms))))
         train_slates, tune_slates = (
             _read_slates(dataset.splits[split], max_visits=max(1, n_slots * report.visits // max(1, report.slots)))
             for split in (TRAIN, TUNE)

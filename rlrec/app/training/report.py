@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.evaluation.comparisons import paired_gate
-from rlrec.app.training.ascent import BOLD_ESS, TrainingResult
+from rlrec.app.training.ascent import MIN_BOLD_ESS, TrainingResult
 from rlrec.app.training.holdout_value import LoggedValue
 from rlrec.errors import quantity
 from rlrec.records import Version
@@ -108,11 +108,11 @@ def bold_reason(ascent: TrainingResult, tune: TuneSplit, reference: str, route: 
     reference: the reference of this version; route: a route on which the version could be ramped, or None where no
     such route exists."""
     best = ascent.best_epoch
-    if best is None or not best.counts(bold=True):
+    if best is None or not best.is_accepted(bold=True):
         effective = f"{0.0 if best is None else best.ess or 0.0:.1g} of {tune.clusters:,} users of the tune split"
         return (
             f"bold: not worth a try: {effective}, or sessions without one, are effective, and a bold step needs "
-            f"{BOLD_ESS}; log with a larger floor, or collect more sessions"
+            f"{MIN_BOLD_ESS}; log with a larger floor, or collect more sessions"
         )
     create = "" if route else f"`rlrec route create home --to {reference.partition('@')[0]}`, then "
     ramp = f"`rlrec route set {route or 'home'} --to {reference} --share 5%`"

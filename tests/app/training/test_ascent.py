@@ -135,7 +135,7 @@ def test_an_epoch_beyond_what_the_log_supports_is_taken_back() -> None:
         wanted = result.judge.wanted_ess
         assert (result.judge.reference_ess, wanted) == (pytest.approx(200), pytest.approx(50 + 3 * 50**0.5))
         # the way to the best epoch leads there again
-        start, rates = result.climbed.way
+        start, rates = result.climbed.path
         with closing(Trainer(spool.splits[TRAIN], KIND, TrainingOptions(lr=0.2), start)) as trainer:
             end = trainer.follow(rates, progress=lambda: None)
         assert all((end[name] == values).all() for name, values in result.climbed.parameters.items())
@@ -208,7 +208,7 @@ def test_pages_with_rules_count_as_they_were_served() -> None:
         for steps in (range(30), range(1, 30)):
             ratios = list[Array]()
             with closing(DatasetSplit({}, np.concatenate([rows.cluster for rows in pieces]))) as split:
-                split.longest = taught.longest
+                split.max_length = taught.max_length
                 for rows in pieces:
                     ruled = np.isin(returns.steps(rows.start), steps)
                     split.write(replace(rows, is_ruled=ruled.astype(np.int64)))
@@ -231,6 +231,6 @@ def test_a_gain_is_where_its_interval_says() -> None:
 @pytest.mark.simulation
 def test_a_round_of_2000_visits_beats_the_best_policy_without_memory(tmp_path: Path) -> None:
     bar = Bar(tmp_path / "bar.db", sessions=2_000, seed=1, log=OF_BANDIT)
-    result, (without, _) = bar.round(1), bar.audience.context_free()
+    result, (without, _) = bar.round(1), bar.audience.best_context_free()
     assert result.promoted
     assert result.live.value - 4 * result.live.error > without + 0.1 * bar.audience.optimum()

@@ -70,7 +70,7 @@ def test_decisions_with_page_rules_stand_in_no_block() -> None:
 def test_every_decision_stands_in_one_block_with_its_own_arms(
     monkeypatch: pytest.MonkeyPatch, mask: int, number: int
 ) -> None:
-    monkeypatch.setattr(blocking, "MASK", mask)
+    monkeypatch.setattr(blocking, "MAX_MASK_CELLS", mask)
     rng = np.random.default_rng(number)
     eligible_sets = cases(number, rng)
     decision_rows = rows(eligible_sets, rng)
@@ -109,7 +109,7 @@ def test_a_mask_is_small_whatever_the_calls_cost() -> None:
     item = Catalogue(np.ones((10_000, 1)))
     eligible_sets = [EligibleSet(item, np.arange(number, number + 5_000)) for number in range(1_000)]
     together = blocking._choose_set_count(eligible_sets, [5] * 1_000)
-    assert 1 < together * 5 * 5_999 <= blocking.MASK
+    assert 1 < together * 5 * 5_999 <= blocking.MAX_MASK_CELLS
 
 
 @pytest.mark.parametrize("mask", [0, 500])
@@ -119,7 +119,7 @@ def test_the_gradient_is_the_same_together_and_apart(monkeypatch: pytest.MonkeyP
     eligible_sets = cases(40, rng)
     decision_rows = rows(eligible_sets, rng)
     together = gradient(decision_rows, slots=slots)
-    monkeypatch.setattr(blocking, "MASK", mask)
+    monkeypatch.setattr(blocking, "MAX_MASK_CELLS", mask)
     apart = gradient(decision_rows, slots=slots)
     for name, values in together.gradient.items():
         assert values == pytest.approx(apart.gradient[name], abs=1e-11), name

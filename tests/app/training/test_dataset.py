@@ -55,9 +55,9 @@ def visit(result: VisitRows, index: int) -> list[object]:
     slots = slice(result.first[selected.start], result.first[selected.stop])
     ends = np.r_[0, np.cumsum(result.n_remembered)]
     arms = slice(ends[selected.start], ends[selected.stop])
-    flat: list[object] = [int(getattr(result, name)[index]) for name in spooling.VISIT]
+    flat: list[object] = [int(getattr(result, name)[index]) for name in spooling.VISIT_TYPES]
     flat += [named(result.eligible_sets[number]) for number in result.eligible[selected].tolist()]
-    for names, piece in ((spooling.DECISION, selected), (spooling.SLOT, slots), (spooling.ARM, arms)):
+    for names, piece in ((spooling.DECISION_TYPES, selected), (spooling.SLOT_TYPES, slots), (spooling.ARM_TYPES, arms)):
         flat += [getattr(result, name)[piece].tolist() for name in names]
     return flat
 
@@ -92,7 +92,9 @@ def test_what_was_written_is_read(spool: Dataset, size: int) -> None:
     result = [visit for split in SPLITS for batch in spool.splits[split].batches() for visit in every(batch)]
     assert result == sorted((item for piece in parts for item in every(piece)), key=lambda visit: (visit[1], visit[0]))
     assert {field.name for field in fields(VisitRows)} == {
-        name for names in (spooling.VISIT, spooling.DECISION, spooling.SLOT, spooling.ARM) for name in names
+        name
+        for names in (spooling.VISIT_TYPES, spooling.DECISION_TYPES, spooling.SLOT_TYPES, spooling.ARM_TYPES)
+        for name in names
     } | {"eligible_sets", "eligible", "words"}
 
 
@@ -180,7 +182,7 @@ def test_a_part_knows_its_longest_visit_and_whether_clusters_come_back(spool: Da
     alone = rows(40)
     spool.add(alone)
     spool.arrange({0: 5})
-    assert spool.splits[0].longest == int(alone.length[alone.split == 0].max())
+    assert spool.splits[0].max_length == int(alone.length[alone.split == 0].max())
     assert not spool.splits[0].spans_batches
     with closing(Dataset()) as other:
         other.add(alone)
