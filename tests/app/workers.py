@@ -23,7 +23,7 @@ from tests import PATIENCE_S
 from tests.app.shop import ask, stocked, tell
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload([__name__, "psycopg", "alembic.command"])  # these two are imported late
+processes.set_forkserver_preload([__name__, "psycopg", "alembic.command", "rlrec.app.upkeep.doctor"])  # imported late
 
 
 def together(work: Callable[..., Any], db: str, many: Sequence[Any]) -> list[Any]:

@@ -65,7 +65,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -
         ["policy", "create", "uniform-for-comparison", "--kind", "uniform"],
         ["policy", "create", "visits", "--kind", "gradient", "--param", "floor=0.5"],
         ["experiment", "create", "ab", "--variant", "first=home", "--variant", "second=uniform-for-comparison"],
-        [*CLOCK, "simulate", "shop", "--experiment", "ab", "--sessions", "200", "-k", "3", "--group", "50",
+        [*CLOCK, "simulate", "shop", "--experiment", "ab", "--sessions", "80", "-k", "3", "--group", "40",
          "--seed", "1", "--env", "arms=5", "--env", "categories=2", "--env", "bait=2", "--env", "daily=20"],
     ]  # fmt: skip
     for words in steps:

@@ -12,7 +12,7 @@ from rlrec.store.policies import routes
 from tests.app.shop import stocked
 from tests.app.workers import calls_route, names_route, ramps_route, together
 
-CALLERS, RAMPS = 8, 3  # each way to end a ramp; was run with 16 and 4
+CALLERS, RAMPS = 4, 3  # each way to end a ramp; was run with 16 and 4
 
 
 def either(store: Store, item: tuple[Callable[..., Any], Any]) -> Any:
