@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Unit (of one row of the estimate) -> file -> estimators, each a class of that name in the file (SwitchDr is
 # switch-dr).
 # To add an estimator: its class, and its name here.
-_FILES: dict[str, dict[str, tuple[str, ...]]] = {
+_NAMES_BY_FILE: dict[str, dict[str, tuple[str, ...]]] = {
     "impression": {
         "estimators.weighting": ("ips", "snips", "beta-ips", "clipped-ips", "cram"),
         "estimators.direct": ("dm", "dr", "sndr", "switch-dr", "dros"),
@@ -33,14 +33,15 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 
-_BY_UNIT = {unit: [name for names in files.values() for name in names] for unit, files in _FILES.items()}
-ESTIMATORS = {name: file for files in _FILES.values() for file, names in files.items() for name in names}
+_NAMES_BY_UNIT = {unit: [name for names in files.values() for name in names] for unit, files in _NAMES_BY_FILE.items()}
+ESTIMATORS = {name: file for files in _NAMES_BY_FILE.values() for file, names in files.items() for name in names}
 NEED_CURVE = ("pbm", "sn-pbm")  # their parameter, a curve, has no default
 # they need a curve of examination, so no group has them
 CURVE_ESTIMATORS = (*NEED_CURVE, "interpol", "sn-interpol", "effects")
 CRAM = "cram"  # it cannot be combined with others
 GROUPS = {
-    unit: tuple(name for name in family if name not in (*CURVE_ESTIMATORS, CRAM)) for unit, family in _BY_UNIT.items()
+    unit: tuple(name for name in family if name not in (*CURVE_ESTIMATORS, CRAM))
+    for unit, family in _NAMES_BY_UNIT.items()
 }
 GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
 DEFAULT = "ips,snips,dr"
@@ -62,24 +63,24 @@ class EstimatorChoice(Record):
     """An EstimatorChoice holds the estimators of a request, by label, for impressions, sessions and slates.
 
     labels: all labels, in the order of the request; named_labels: labels that the request has itself, not by a
-    group's name; slates_named: whether the request names estimators per slate, or their group, and not only `all`;
-    answering: whether the request names no estimators. Then the first of the estimators ANSWERING with a sufficient
-    estimate answers for slates."""
+    group's name; names_slates: whether the request names estimators per slate, or their group, and not only `all`;
+    adds_answering: whether the request names no estimators. Then the first of the estimators ANSWERING with
+    a sufficient estimate answers for slates."""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]
     sessions: dict[str, SessionEstimator]
     slates: dict[str, SlateEstimator]
     named_labels: frozenset[str]
-    slates_named: bool
-    answering: bool = False
+    names_slates: bool
+    adds_answering: bool = False
 
     @property
     def with_answering(self) -> EstimatorChoice:
         """Return the choice with the estimators of slates that may answer. These have no label, and are reported only
         if they answer."""
         slates = {name: cast("SlateEstimator", estimator(name)) for names in ANSWERING.values() for name in names}
-        return replace(self, slates=self.slates | slates, answering=True)
+        return replace(self, slates=self.slates | slates, adds_answering=True)
 
     @property
     def with_companions(self) -> EstimatorChoice:
@@ -109,13 +110,13 @@ def parse(text: str) -> EstimatorChoice:
         raise InputError(f"{word_without_curve} needs a position curve", hint=hint)
     estimators = {label: estimator(label) for word in words for label in GROUPS.get(word, (word,))}
     by_unit: dict[str, Any] = {
-        f"{unit}s": {label: kind for label, kind in estimators.items() if kind.unit == unit} for unit in _BY_UNIT
+        f"{unit}s": {label: kind for label, kind in estimators.items() if kind.unit == unit} for unit in _NAMES_BY_UNIT
     }
     return EstimatorChoice(
         labels=tuple(estimators),
         **by_unit,
         named_labels=frozenset(words) - GROUPS.keys(),
-        slates_named=any(
+        names_slates=any(
             estimators[label].unit == "slate" for word in words if word != "all" for label in GROUPS.get(word, (word,))
         ),
     )
@@ -147,7 +148,7 @@ def descriptions() -> dict[str, list[tuple[str, str]]]:
     """Return, for impressions, sessions and slates, the form and the description of every estimator. The form has
     the default of a parameter in brackets, as `clipped-ips[:20]`. The description is the first paragraph of the
     docstring."""
-    kinds = {unit: [estimator(name) for name in family] for unit, family in _BY_UNIT.items()}
+    kinds = {unit: [estimator(name) for name in family] for unit, family in _NAMES_BY_UNIT.items()}
     return {
         unit: [(_form(kind), " ".join((kind.__doc__ or "").split("\n\n")[0].split())) for kind in family]
         for unit, family in kinds.items()

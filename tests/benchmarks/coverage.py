@@ -233,7 +233,7 @@ def estimates(batch: LogBatch | SlateBatch, **options: Any) -> list[Estimate]:
         else SlateFold(estimators=SLATES, spans_batches=False)
     )
     options = {"reward_range": (0.0, 1.0), "replicates": REPLICATES, **options}
-    estimated: list[Estimate] = fold.finish(fold.partial(batch), FinishOptions(**options))
+    estimated: list[Estimate] = fold.finish(fold.row_sums(batch), FinishOptions(**options))
     return estimated
 
 

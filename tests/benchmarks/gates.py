@@ -170,7 +170,7 @@ class EqualArms:
         arm, clicked = np.divmod(cells, 2)
         propensity = np.where(arm, 1 / self.largest, 1 - 1 / self.largest)
         log = LogBatch(reward=1.0 * clicked, cluster=clusters, propensity=propensity, target=1.0 * arm)
-        ours, theirs = (fold.estimator_folds(fold.partial(side))[0] for side in (log, replace(log, target=propensity)))
+        ours, theirs = (fold.estimator_folds(fold.row_sums(side))[0] for side in (log, replace(log, target=propensity)))
         return compare(ours, theirs, alpha=alpha, reward=0.5).answer.answer == "better"
 
 

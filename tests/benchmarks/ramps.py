@@ -51,7 +51,7 @@ def end(users: int, lift: float, seed: int, *, visits: float | None = None) -> t
     the lift of visits, where these have a guard."""
     rng, phases, begun = np.random.default_rng(seed), [np.zeros((2, 4))], 0.0
     sequence = LookSequence.tightest(HOLD * users, ALPHA)
-    guard = LookSequence.tightest(HOLD * users, ALPHA, sides=1)
+    guard = LookSequence.tightest(HOLD * users, ALPHA, n_sides=1)
     for look in range(1, DAYS * LOOKS + 1):
         share, day = STEPS[len(phases) - 1], look / LOOKS
         for side, (weight, rate) in enumerate(((1 - share, RATE), (share, RATE * (1 + lift)))):

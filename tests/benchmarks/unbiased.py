@@ -137,7 +137,7 @@ def judged(result: Logs) -> list[Estimate]:
             reward=reward, propensity=propensity, target=target, cluster=rows, largest=target / minimum,
             unsupported=np.zeros(len(rows)), default=reward == 0,
         )  # fmt: skip
-        estimates += fold.finish(fold.partial(batch), FinishOptions(interval="normal", cluster="row"))
+        estimates += fold.finish(fold.row_sums(batch), FinishOptions(interval="normal", cluster="row"))
     return estimates
 
 

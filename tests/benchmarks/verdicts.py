@@ -134,7 +134,7 @@ def estimates(log: tuple[Ids, Ids, Array], logger: Array, target: Array, *, seed
         predicted=model.predict(decisions), expected=model.predict_mean(decisions, [everywhere]),
     )  # fmt: skip
     fold = SessionFold(estimators=ESTIMATORS, gamma=1.0, horizon=int(length.max()), spans_batches=False)
-    return fold.finish(fold.partial(batch))
+    return fold.finish(fold.row_sums(batch))
 
 
 def remembered(slates: Ids, reward: Array, *, start: Ids, cluster: Ids) -> Decisions:

@@ -141,10 +141,10 @@ def test_any_split_gives_the_same_estimate(label: str, spans_batches: bool, inte
     fold = ImpressionFold(estimators=ope.parse(label).impressions, spans_batches=spans_batches)
     batch = complete()
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
-    pieces = [fold.partial(batch.take(which == piece)) for piece in (2, 0, 3, 1)]
+    pieces = [fold.row_sums(batch.take(which == piece)) for piece in (2, 0, 3, 1)]
     direct, added = (
         fold.finish(partial, FinishOptions(interval=interval, reward_range=(0.0, 1.0), replicates=199))[0]
-        for partial in (fold.partial(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
+        for partial in (fold.row_sums(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
     )
     assert direct.verdict == added.verdict
     for name in ("value", "std_error", "lower", "upper", "ess", "mean_weight", "cluster_share", "bias_bound"):

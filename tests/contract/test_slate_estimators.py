@@ -28,7 +28,7 @@ def estimator(label: str) -> SlateEstimator:
 
 def total(label: str, estimator: SlateEstimator) -> Array:
     """Sums of the estimator's columns over a log."""
-    partial = fold(label).partial(complete(by_position))
+    partial = fold(label).row_sums(complete(by_position))
     summary = partial.moments.summary().with_prefix(f"{estimator.weighing} ")
     return np.asarray(summary.total[[summary.columns[name] for name in estimator.columns]])
 
@@ -66,10 +66,10 @@ def test_gradient_is_the_derivative(label: str, estimator: SlateEstimator) -> No
 def test_any_split_gives_the_same_estimate(label: str, spans_batches: bool, interval: str) -> None:
     batch, of_label = complete(by_position), fold(label, spans_batches=spans_batches)
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
-    pieces = [of_label.partial(batch.take(which == piece)) for piece in (2, 0, 3, 1)]
+    pieces = [of_label.row_sums(batch.take(which == piece)) for piece in (2, 0, 3, 1)]
     direct, added = (
         of_label.finish(partial, FinishOptions(interval=interval, replicates=199))[0]
-        for partial in (of_label.partial(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
+        for partial in (of_label.row_sums(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
     )
     assert (direct.verdict, direct.reasons) == (added.verdict, added.reasons)
     for name in ("value", "std_error", "lower", "upper", "ess", "mean_weight", "cluster_share", "max_weight"):
@@ -78,8 +78,8 @@ def test_any_split_gives_the_same_estimate(label: str, spans_batches: bool, inte
 
 def test_an_empty_batch_is_the_zero_of_the_sum(label: str) -> None:
     batch, of_label = complete(by_position), fold(label)
-    nothing = of_label.partial(batch.take(np.empty(0, np.int64)))
-    both = of_label.finish(nothing + of_label.partial(batch), FinishOptions(interval="normal"))
+    nothing = of_label.row_sums(batch.take(np.empty(0, np.int64)))
+    both = of_label.finish(nothing + of_label.row_sums(batch), FinishOptions(interval="normal"))
     assert both[0].value == pytest.approx(value(batch, label), rel=1e-12)
     (empty,) = of_label.finish(nothing)
     assert (empty.value, empty.n, empty.verdict) == (None, 0, "insufficient")

@@ -61,7 +61,7 @@ def drawn(seed: int, *, sessions: int = 300, spread: float = 1.0) -> tuple[LogBa
 def judged(batch: LogBatch, names: str, **options: object) -> list[Estimate]:
     """Estimates of one batch."""
     fold = ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=False)
-    return fold.finish(fold.partial(batch), FinishOptions(**options))
+    return fold.finish(fold.row_sums(batch), FinishOptions(**options))
 
 
 def parts(batch: LogBatch, sizes: Sequence[int]) -> list[LogBatch]:

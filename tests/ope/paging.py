@@ -117,7 +117,7 @@ def fold(names: str, curve: PositionCurve = RIGHT, *, spans_batches: bool = Fals
 
 def judged(batch: SlateBatch, names: str, curve: PositionCurve = RIGHT, **options: object) -> list[Estimate]:
     of_names = fold(names, curve)
-    return of_names.finish(of_names.partial(batch), FinishOptions(**options))
+    return of_names.finish(of_names.row_sums(batch), FinishOptions(**options))
 
 
 def value(batch: SlateBatch, name: str, curve: PositionCurve = RIGHT) -> float:

@@ -128,7 +128,7 @@ def folded(
     """The fold and the statistic of one batch."""
     horizon = int(batch.length.max(initial=1))
     fold = SessionFold(estimators=ope.parse(names).sessions, gamma=gamma, horizon=horizon, spans_batches=spans_batches)
-    return fold, fold.partial(batch)
+    return fold, fold.row_sums(batch)
 
 
 def difference(

@@ -34,7 +34,7 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
             table = parameters.read_tables(Path(text), "rate", by=False).get(parameters.ANY_VALUE, {})
             names, values[word] = list(table), tuple(table.values())
         else:
-            values[word] = _parse(word, text, defaults.get(word))
+            values[word] = _parse_value(word, text, defaults.get(word))
     audience = simulate.make_audience(name, values)
     return audience, names or list(audience.names) or simulate.arm_names(audience.arms)
 
@@ -88,7 +88,7 @@ def figures(
     }  # fmt: skip
 
 
-def _parse(word: str, text: str, default: Any) -> Any:
+def _parse_value(word: str, text: str, default: Any) -> Any:
     """Return the value of a parameter. Except for lists, it has the type of the parameter's default.
 
     word: the name of the parameter; text: the value as the user typed it."""

@@ -75,7 +75,7 @@ class TrainingOptions:
         clip = np.inf if self.clip_weight is None else self.clip_weight
         return Objective(
             clip=clip, entropy=self.entropy, uses_weights=not self.no_correction, top_k=self.top_k,
-            by_slot=self.weights == SLOT,
+            is_by_slot=self.weights == SLOT,
         )  # fmt: skip
 
 
@@ -216,10 +216,10 @@ class Trainer:
         self._sums = partial(reinforce.sums, policy, objective=options.objective)
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
         self._prepare_baseline(train)
-        self._credit = 0.0, 1.0
+        self._credit_factors = 0.0, 1.0
         gradients = (self._sums(start, self.slates(rows)).gradient for rows in train.batches())
-        self.later_factor = agreement(gradients) if options.objective.by_slot else 1.0
-        self._credit = 1.0, self.later_factor
+        self.later_factor = agreement(gradients) if options.objective.is_by_slot else 1.0
+        self._credit_factors = 1.0, self.later_factor
         self._file = ArrayFile()  # data that every epoch reads, computed once
         for rows in train.batches():
             self._file.add([pack_mask(slates) for slates in self.slates(rows)])
@@ -282,9 +282,9 @@ class Trainer:
                 if self.options.baseline == "value":
                     batch_sums = returns.value_sums(rows.x.astype(np.float64), raw_gain, self._fold(rows))
                     sums = batch_sums if sums is None else sums + batch_sums
-        self._mean = total / max(1, count)
-        self.by_position = mean_by_position(train) if self.options.objective.by_slot else None
-        self._value = None if sums is None else returns.fit(sums)
+        self._mean_return = total / max(1, count)
+        self.by_position = mean_by_position(train) if self.options.objective.is_by_slot else None
+        self._value_coefficients = None if sums is None else returns.fit(sums)
 
     def slates(self, rows: VisitRows) -> Iterator[LoggedSlates]:
         """Yield the decisions of these visits in groups. Each decision has its gain (return minus baseline), which does
@@ -296,8 +296,9 @@ class Trainer:
             scale = scale * np.repeat(self._factors[rows.stratum], rows.length)
         gain = raw_gain - self._baseline(rows, raw_gain)
         return group_slates(
-            rows, gain, raw_gain, scale, slots=self.options.top_k > 0, by_position=self.by_position, credit=self._credit
-        )
+            rows, gain, raw_gain, scale, is_by_slot=self.options.top_k > 0, by_position=self.by_position,
+            credit=self._credit_factors,
+        )  # fmt: skip
 
     def _fold(self, rows: VisitRows) -> Ids:
         """Return the cross-fitting fold of each decision, (n,), which follows from the digest of the decision's
@@ -310,11 +311,11 @@ class Trainer:
         return returns.shape_returns(raw_gain, rows.x @ self._potential) if self._potential.any() else raw_gain
 
     def _baseline(self, rows: VisitRows, raw_gain: Array) -> Array:
-        if self._value is not None:
-            return returns.values(rows.x, self._fold(rows), self._value)
+        if self._value_coefficients is not None:
+            return returns.values(rows.x, self._fold(rows), self._value_coefficients)
         if self.options.baseline == "rloo":
             return returns.rloo(raw_gain, returns.steps(rows.start))
-        return np.full(len(raw_gain), self._mean)
+        return np.full(len(raw_gain), self._mean_return)
 
     def train(self, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None) -> TrainingResult:
         """Ascend from the start. Returns the best epoch and the learning curve.
@@ -456,12 +457,12 @@ def unpack_mask(slates: LoggedSlates) -> LoggedSlates:
 
 
 def group_slates(
-    rows: VisitRows, gain: Array, raw_gain: Array, scale: Array, *, slots: bool = False,
+    rows: VisitRows, gain: Array, raw_gain: Array, scale: Array, *, is_by_slot: bool = False,
     by_position: Array | None = None, credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip
     """Yield groups of decisions as inputs of the gradient.
 
-    With `slots`, each slot is a row of its own. The return of a slot is its own reward plus the rewards of later
+    With `is_by_slot`, each slot is a row of its own. The return of a slot is its own reward plus the rewards of later
     slates. With `by_position`, the probability of each slot is conditional on the slots above it, and the return of
     a slot is its own reward plus the rewards of lower slots and of later slates.
 
@@ -471,7 +472,7 @@ def group_slates(
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.slates.shape[1])
         log_p, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw_gain[block.rows]
-        if slots:
+        if is_by_slot:
             log_p, difference = rows.log_marginal[at], rows.divided_reward[at] - rows.reward[block.rows][:, None]
             slot_gain, slot_raw = slot_gain[:, None] + difference, slot_raw[:, None] + difference
         elif by_position is not None:

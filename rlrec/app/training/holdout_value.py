@@ -236,7 +236,7 @@ class HoldoutValue:
             )  # fmt: skip
             for number, visits in group_members(rows.stratum, len(strata)):
                 stratum_batch = batch if visits is None else batch.take(visits)
-                partials = add_each(partials, {strata[number]: self.fold.partial(stratum_batch)})
+                partials = add_each(partials, {strata[number]: self.fold.row_sums(stratum_batch)})
         return partials
 
     def _distributions(self, rows: VisitRows, parameters: Parameters, log_slots: Array) -> Iterator[TargetSlates]:

@@ -14,7 +14,7 @@ from rlrec.arrays import Array, Flags
 from rlrec.ope.sums.base import LogBatch, RewardColumns
 from rlrec.records import Record
 
-# The number of the largest weights and weighted rewards that a partial keeps: enough for the top 1 % of ten million
+# The number of the largest weights and weighted rewards that the sums keep: enough for the top 1 % of ten million
 # rows, and for the tail of k-hat for a billion.
 N_LARGEST = 100_000
 

@@ -18,11 +18,11 @@ GROUPS = {
 class Reason(NamedTuple):
     """A Reason says what can be wrong with an estimate.
 
-    group: one of GROUPS; best: the best verdict that an estimate with this reason can have, or `ok` if the figures
-    of the estimate decide; text: the reason in words."""
+    group: one of GROUPS; best_verdict: the best verdict that an estimate with this reason can have, or `ok` if the
+    figures of the estimate decide; text: the reason in words."""
 
     group: str
-    best: str
+    best_verdict: str
     text: str
 
 

@@ -109,7 +109,7 @@ def decide_verdict(diagnosis: Diagnosis, *, extra_reasons: tuple[str, ...] = ())
 def lower_verdict(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     """Return the verdict, lowered to the worst verdict that a reason demands, and the reasons, worst first."""
     ordered_reasons = in_order(reasons)
-    return worst_verdict([verdict, *(REASONS[reason].best for reason in ordered_reasons)]), ordered_reasons
+    return worst_verdict([verdict, *(REASONS[reason].best_verdict for reason in ordered_reasons)]), ordered_reasons
 
 
 def _ess_cause(ess: float | None, clusters: int) -> str | None:
@@ -288,7 +288,7 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
     """Return the reasons that intervals do not account for. With such a reason, nobody can say what is better."""
     size_reasons = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     other_reasons = ((name, REASONS[name]) for name in {*reasons} - size_reasons)
-    return {name for name, reason in other_reasons if reason.group == "support" or reason.best != "ok"}
+    return {name for name, reason in other_reasons if reason.group == "support" or reason.best_verdict != "ok"}
 
 
 def _width_ratios(

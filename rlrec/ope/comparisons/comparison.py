@@ -163,9 +163,9 @@ class MetricValue(Record):
     def bounds(self, level: float) -> Bounds:
         """Return the interval of the ratio by Student's t. If users or sessions do not vary, the bounds are infinite,
         since a lack of variation does not prove certainty."""
-        reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.has_error else np.inf
-        low = max(self.value - reach, min(self.least, self.value))
-        return (low, self.value + reach) if self.has_error else UNKNOWN
+        half_width = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.has_error else np.inf
+        low = max(self.value - half_width, min(self.least, self.value))
+        return (low, self.value + half_width) if self.has_error else UNKNOWN
 
 
 def fold(numerator: Array, unit: Ids, *, spans_batches: bool) -> Moments:
@@ -237,7 +237,7 @@ class Comparison(Record):
 
     def with_reasons(self, *reasons: str) -> Comparison:
         """Return the comparison with further reasons for doubt, and with its verdict lowered accordingly."""
-        verdict = worst_verdict((self.verdict, *(REASONS[reason].best for reason in reasons)))
+        verdict = worst_verdict((self.verdict, *(REASONS[reason].best_verdict for reason in reasons)))
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
 
     def without_group(self, group: str) -> Comparison:
@@ -265,9 +265,9 @@ class Comparison(Record):
             without_bounds._with_half_width(float(sequence.half_width(variance, self.clusters))), p_value=float(p_value)
         )
 
-    def _with_half_width(self, reach: float) -> Comparison:
-        """Return the comparison with two bounds at the distance `reach` from its value."""
-        return replace(self, lower=(self.value or 0.0) - reach, upper=(self.value or 0.0) + reach)
+    def _with_half_width(self, half_width: float) -> Comparison:
+        """Return the comparison with two bounds at the distance `half_width` from its value."""
+        return replace(self, lower=(self.value or 0.0) - half_width, upper=(self.value or 0.0) + half_width)
 
     @property
     def is_off_zero(self) -> bool:
@@ -371,10 +371,10 @@ def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Compar
 def _compare_by_t(value: float, error: float, df: float, level: float, **figures: Any) -> Comparison:
     """Return a comparison with an interval and a p-value by Student's t. With 0 degrees of freedom there is neither.
     `figures` are further fields of the comparison."""
-    reach = t_quantile((1 + level) / 2, df) * error if df else np.inf
+    half_width = t_quantile((1 + level) / 2, df) * error if df else np.inf
     p_value = 2 * t_below(-abs(value) / error, df) if df else np.nan
     return Comparison.from_figures(
-        value=value, std_error=error, lower=value - reach, upper=value + reach, p_value=p_value,
+        value=value, std_error=error, lower=value - half_width, upper=value + half_width, p_value=p_value,
         df=float(df), **figures,
     )  # fmt: skip
 
@@ -469,9 +469,9 @@ def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) ->
     A normal bound at this level is as far from the estimate as the bound of the one-sided sequence that is tightest
     at best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up
     three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
-    sequence = LookSequence.tightest(best_n, alpha, sides=1)
-    reach = float(sequence.half_width(clusters, clusters)) if clusters >= MIN_CLUSTERS else MAX_DISTANCE
-    return max(NormalDist().cdf(-min(reach, MAX_DISTANCE)), FIRST_LOOK_SHARE * alpha if is_first else 0.0)
+    sequence = LookSequence.tightest(best_n, alpha, n_sides=1)
+    half_width = float(sequence.half_width(clusters, clusters)) if clusters >= MIN_CLUSTERS else MAX_DISTANCE
+    return max(NormalDist().cdf(-min(half_width, MAX_DISTANCE)), FIRST_LOOK_SHARE * alpha if is_first else 0.0)
 
 
 def compare(
@@ -509,7 +509,7 @@ def compare(
             total = units.sum(axis=0)
             terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
             loss = reward / target.summary.total[n_rows] / contrast.scale(total)
-            tail_options: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, df)}
+            tail_options: dict[str, float] = {"loss": len(terms) * float(loss), "radius": -t_quantile(alpha, df)}
             likelihood_bound = lower_bound(terms, **tail_options)
             is_doubtful = likelihood_bound <= 0 < low
             low, high = min(low, likelihood_bound), max(high, -lower_bound(-terms, **tail_options))
@@ -555,8 +555,8 @@ def _bootstrap_bounds(sample: Studentised, alpha: float, *, df: float) -> Bounds
     if bootstrap_alpha >= 0.5:
         return UNKNOWN
     low, high = sample.bounds(1 - 2 * bootstrap_alpha)
-    reach = 0.0 if bootstrap_alpha == alpha else -t_quantile(alpha, df) * sample.error
-    return min(low, sample.value - reach), max(high, sample.value + reach)
+    half_width = 0.0 if bootstrap_alpha == alpha else -t_quantile(alpha, df) * sample.error
+    return min(low, sample.value - half_width), max(high, sample.value + half_width)
 
 
 # -- bounds of a mean by empirical likelihood, for terms skewed by rare, large losses --
@@ -565,7 +565,7 @@ _N_STEPS = 60  # of the bisection, which halves the logarithm of the tilt
 _MAX_LOG_TILT = 40.0  # logarithm of the largest tilt, relative to the spread of the terms
 
 
-def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
+def lower_bound(terms: Array, *, loss: float, radius: float) -> float:
     """Return a lower bound of a mean by empirical likelihood: the smallest mean of the terms over weights w whose -2
     sum ln((m + 1) w) is at most reach^2. One term that lies `loss` below the mean of the m terms is added to them.
 
@@ -583,6 +583,6 @@ def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
         middle = (low + high) / 2
         density = np.log(np.exp(middle) * scale + excess_terms)
         distance = 2 * (len(excess_terms) * np.log(np.exp(-density).mean()) + density.sum())
-        low, high = (middle, high) if distance > reach**2 else (low, middle)
+        low, high = (middle, high) if distance > radius**2 else (low, middle)
     weight = 1 / (np.exp(high) * scale + excess_terms)
     return float(smallest_term + weight @ excess_terms / weight.sum())

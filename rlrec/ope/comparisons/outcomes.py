@@ -25,7 +25,7 @@ from rlrec.sentences import rounding
 YOUNG_SHARE = 0.9  # units count as young while they have had less than this share of their visits
 # of each group, from which on groups without variation differ: by chance one split in 3,432 separates them so
 MIN_EQUAL_UNITS = 7
-_WITH_PAST = (*comparison.COLUMNS, "past_numerator", "past_denominator", "counted")
+_COLUMNS_WITH_PAST = (*comparison.COLUMNS, "past_numerator", "past_denominator", "counted")
 Key = tuple[int, Metric]
 
 
@@ -71,7 +71,7 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
     sides = [units.columns, *([] if past_columns is None else [past_columns])]
     columns = [side[name][rows] for side in sides for name in (metric.numerator, metric.denominator)]
     columns, names = (
-        (columns, comparison.COLUMNS) if past_columns is None else ([*columns, np.ones(len(rows))], _WITH_PAST)
+        (columns, comparison.COLUMNS) if past_columns is None else ([*columns, np.ones(len(rows))], _COLUMNS_WITH_PAST)
     )
     return comparison.ratio_sums(*columns, unit=units.unit[rows], spans_batches=False, names=names)
 

@@ -21,9 +21,9 @@ from rlrec.records import Record, Sums
 
 _SALT = 2
 _PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # strongest first, which wins a tie
-_NOTHING = 1e-12  # of a variance, relative to the squares whose difference it is; a smaller one counts as 0
-_CELLS = 500_000  # predictions in memory at once, where each arm of each row is clipped
-_BLOCK = 8_192  # rows whose columns are in memory at once; they fit in the processor's cache
+_NEGLIGIBLE_SHARE = 1e-12  # of a variance, relative to the squares whose difference it is; a smaller one counts as 0
+_MAX_CELLS = 500_000  # predictions in memory at once, where each arm of each row is clipped
+_BLOCK_ROWS = 8_192  # rows whose columns are in memory at once; they fit in the processor's cache
 
 
 class Dm(ImpressionEstimator):
@@ -46,14 +46,14 @@ class RidgeSums(Sums):
     arms is diagonal, and stored as a vector. The sums of two batches can be added.
 
     count, reward (k, a): the number of rows and the sum of rewards of each arm; cross (k, a, d): for each arm, the
-    sums of the d other columns (intercept, positions, context features); gram (k, d, d), answer (k, d): the products
+    sums of the d other columns (intercept, positions, context features); gram (k, d, d), xty (k, d): the products
     of the other columns with each other and with the reward; square (k,): the sum of squared rewards."""
 
     count: Array
     reward: Array
     cross: Array
     gram: Array
-    answer: Array
+    xty: Array
     square: Array
 
     def total(self, folds: list[int]) -> RidgeSums:
@@ -64,7 +64,7 @@ class RidgeSums(Sums):
         """Return the sum of squared errors of a fitted model on these rows. These sums must be of a single fold.
 
         effects (a,), beta (d,): the coefficients of the arms and of the other columns."""
-        linear = effects @ self.reward + beta @ self.answer
+        linear = effects @ self.reward + beta @ self.xty
         square = effects**2 @ self.count + 2 * effects @ self.cross @ beta + beta @ self.gram @ beta
         return float(self.square - 2 * linear + square)
 
@@ -104,7 +104,7 @@ class Ridge(Record):
         arm (n,): the arm of each row, from 0; position (n,): the position, from 1; context (m, features): dense
         numbers; code (n,): the index of each row's context, by default the index of the row; weight (n,): the weight
         of the squared error of each row, by default 1."""
-        self._check(arm, position, context, code)
+        self._check_inputs(arm, position, context, code)
         weight = np.ones(len(reward)) if weight is None else weight
         fold = self.fold(cluster)
         cell = fold * self.arms + arm
@@ -124,13 +124,13 @@ class Ridge(Record):
         # products of the other columns; equal rows are added up first, and rows are processed in portions
         first_rows, kind = distinct(fold, position, code) if context is not None else distinct(fold, position)
         count, rewards = (_totals(kind, column, len(first_rows)) for column in (weight, weight * reward))
-        for start in range(0, len(first_rows), _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for start in range(0, len(first_rows), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
             columns = self._columns(position, context, code, first_rows[block])
             ends = np.searchsorted(fold[first_rows[block]], np.arange(k + 1)).tolist()
             for number, rows in enumerate(map(slice, ends, ends[1:])):
                 sums.gram[number] += (columns[rows] * count[block][rows, None]).T @ columns[rows]
-                sums.answer[number] += rewards[block][rows] @ columns[rows]
+                sums.xty[number] += rewards[block][rows] @ columns[rows]
         return sums
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
@@ -148,7 +148,7 @@ class Ridge(Record):
             columns[:, 1 + self.positions :] = context[code[rows]]
         return columns
 
-    def _check(self, arm: Ids | None, position: Ids, context: Array | None, code: Ids | None) -> None:
+    def _check_inputs(self, arm: Ids | None, position: Ids, context: Array | None, code: Ids | None) -> None:
         n = len(position)
         shape = (n, 0) if context is None else context.shape
         if shape != (n if code is None else shape[0], self.features):
@@ -180,13 +180,13 @@ class Ridge(Record):
         """Return arm effects (a,) and the other coefficients (d,) for each penalty. The arms are eliminated first
         (Schur complement). Their block is diagonal, so ten thousand arms cost little."""
         if not sums.gram[0, 0]:
-            return [(np.zeros(self.arms), np.zeros(len(sums.answer)))] * len(penalties)
+            return [(np.zeros(self.arms), np.zeros(len(sums.xty)))] * len(penalties)
         # the normal equations of the other columns, with the arms eliminated
         scale, left_sides, right_sides = np.diag(self._scale(sums.gram)), [], []
         for ridge in penalties:
             scaled_cross = sums.cross / (sums.count + ridge)[:, None]
             left_sides.append(sums.gram + ridge * scale - sums.cross.T @ scaled_cross)
-            right_sides.append(sums.answer - scaled_cross.T @ sums.reward)
+            right_sides.append(sums.xty - scaled_cross.T @ sums.reward)
         solutions = np.linalg.solve(np.stack(left_sides), np.stack(right_sides)[..., None])[..., 0].astype(np.float64)
         # the arms, given the other columns
         return [
@@ -200,7 +200,7 @@ class Ridge(Record):
         mean = gram[0] / gram[0, 0]
         square = np.diag(gram) / gram[0, 0]
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
-        is_varying = spread > _NOTHING * square  # the variance of a constant feature is a rounding error of 0
+        is_varying = spread > _NEGLIGIBLE_SHARE * square  # the variance of a constant feature is a rounding error of 0
         return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(is_varying, spread, 1.0)])
 
 
@@ -209,8 +209,8 @@ def _add_features(sums: Array, first_index: Ids, context: Array, code: Ids, weig
     (n,), and its context has the index `code` (n,)."""
     index, feature = np.nonzero(context)
     values, start = context[index, feature], offsets(np.bincount(index, minlength=len(context)))
-    for begin in range(0, len(code), _BLOCK):
-        block = slice(begin, begin + _BLOCK)
+    for begin in range(0, len(code), _BLOCK_ROWS):
+        block = slice(begin, begin + _BLOCK_ROWS)
         length = np.diff(start)[code[block]]
         entry = piece_rows(start[code[block]], length)
         sum_index = np.repeat(first_index[block], length) + feature[entry]
@@ -237,11 +237,11 @@ class Model(Record, eq=False):
 
         fold (n,): the cross-fitting fold of each row; position (n,): the position, from 1; context (m, features):
         dense numbers; code (n,): the index of each row's context, by default the index of the row."""
-        self.ridge._check(None, position, context, code)
-        slopes_from = 1 + self.ridge.positions
+        self.ridge._check_inputs(None, position, context, code)
+        first_slope = 1 + self.ridge.positions
         offset = self.coefficients[fold, 0] + self.coefficients[fold, position]
         if context is not None:
-            slopes = context @ self.coefficients[:, slopes_from:].T
+            slopes = context @ self.coefficients[:, first_slope:].T
             offset += slopes[np.arange(len(fold)) if code is None else code, fold]
         return offset
 
@@ -273,7 +273,7 @@ class Model(Record, eq=False):
         """Return the mean of the clipped values under the target, (n,). Rows must be in order of case and fold."""
         means = np.empty(len(offset))
         starts = run_starts(case, fold).tolist()
-        size = max(1, _CELLS // self.effects.shape[1])
+        size = max(1, _MAX_CELLS // self.effects.shape[1])
         for start, end in pairwise([*starts, len(offset)]):
             pi, effects = target[case[start]], self.effects[fold[start]]
             for low in range(start, end, size):

@@ -10,8 +10,8 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.records import Record
 
-_WIDEST_SPREAD, _SPREADS = 4.0, 161  # grid of spreads, in units of the joint spread of effects and errors
-_SPREADS_OF_LINES, _SLOPES = 41, 17  # the same around lines, and grid of spreads of slopes, up to half as wide
+_WIDEST_SPREAD, _N_SPREADS = 4.0, 161  # grid of spreads, in units of the joint spread of effects and errors
+_N_LINE_SPREADS, _N_SLOPES = 41, 17  # the same around lines, and grid of spreads of slopes, up to half as wide
 _PRIOR_SCALE = 0.3  # scale of the half-Cauchy priors of the spread around lines and of slopes, in units of the errors
 MAX_PREDICTORS = 4  # kinds of events that predict effects
 _ARMS_PER_KIND = 8  # arms that are needed for each kind of event whose effect is predicted
@@ -58,10 +58,10 @@ def shrink(effect: Array, error: Array, is_usable: Flags, predictors: Array | No
     y, s = effect[is_usable], error[is_usable]
     scale = float(np.sqrt(np.median(s) ** 2 + y.var()))
     z = _standardize_predictors(zeros[:, None] if predictors is None else predictors, is_usable)
-    spread = np.linspace(0, _WIDEST_SPREAD, _SPREADS_OF_LINES if z.shape[1] else _SPREADS) * scale
+    spread = np.linspace(0, _WIDEST_SPREAD, _N_LINE_SPREADS if z.shape[1] else _N_SPREADS) * scale
     variance = np.square(spread)[:, None] + np.square(s)
     lines = [_around_lines(y, s, np.ones((len(y), 1)), variance, np.inf)]
-    slopes = np.linspace(0, _WIDEST_SPREAD / 2, _SLOPES)[: _SLOPES if z.shape[1] else 1] * scale
+    slopes = np.linspace(0, _WIDEST_SPREAD / 2, _N_SLOPES)[: _N_SLOPES if z.shape[1] else 1] * scale
     design = np.column_stack([np.ones(len(y)), z])
     lines += [_around_lines(y, s, design, variance, slope) for slope in slopes[1:].tolist()]
     log_posterior, means, variances, average_arm, arm_variance = (
@@ -157,8 +157,8 @@ def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rn
     predictor_mean, predictor_sd = predictors.mean(axis=0), predictors.std(axis=0)
     design = np.column_stack([np.ones(len(effect)), (predictors - predictor_mean) / predictor_sd])
     spread, slopes = (
-        np.linspace(0, _WIDEST_SPREAD, _SPREADS_OF_LINES) * scale,
-        np.linspace(0, _WIDEST_SPREAD, _SLOPES + 1)[1:] * scale,
+        np.linspace(0, _WIDEST_SPREAD, _N_LINE_SPREADS) * scale,
+        np.linspace(0, _WIDEST_SPREAD, _N_SLOPES + 1)[1:] * scale,
     )
     variance = np.square(spread)[:, None] + np.square(error)
     fits = [_lines(effect, design, variance, slope) for slope in slopes.tolist()]

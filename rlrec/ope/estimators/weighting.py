@@ -96,7 +96,7 @@ def crammed_weights(weights: Iterable[Array], later_flags: Iterable[Flags], coun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extreme(ImpressionEstimator):
+class ExtremeEstimator(ImpressionEstimator):
     """Average weight used x reward, where the weight that was cut gets one reward: the smallest, or the largest,
     possible value, as the mean weight is 1. The weights used are bounded, so its own bounds are valid.
 
@@ -137,7 +137,7 @@ class ChangedWeights(ImpressionEstimator):
         return np.abs(batch.weight - self.weight_used(batch.weight))
 
     def enclosing_estimators(self, least: float = 0.0, largest: float = 0.0) -> tuple[ImpressionEstimator, ...]:
-        return (self.unbiased_type(), *(Extreme(estimator=self, reward=reward) for reward in (least, largest)))
+        return (self.unbiased_type(), *(ExtremeEstimator(estimator=self, reward=reward) for reward in (least, largest)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,24 +28,24 @@ class LookSequence(NamedTuple):
 
     rho: the parameter that determines at how many clusters the sequence is tightest; comparisons whose levels depend
     on each other have the same rho; alpha: the probability that the sequence is wrong at some look, below 1/2 for
-    one bound; sides: the number of bounds that are used, 1 or 2. In the methods, variance is the variance of one
+    one bound; n_sides: the number of bounds that are used, 1 or 2. In the methods, variance is the variance of one
     cluster, so that variance / n is the squared error."""
 
     rho: float
     alpha: float
-    sides: int = 2
+    n_sides: int = 2
 
     @classmethod
-    def tightest(cls, best_n: float, alpha: float, *, sides: int = 2) -> LookSequence:
+    def tightest(cls, best_n: float, alpha: float, *, n_sides: int = 2) -> LookSequence:
         """Return the sequence that is tightest at best_n clusters."""
-        return cls(tightness(best_n, alpha * 2 / sides), alpha, sides)
+        return cls(tightness(best_n, alpha * 2 / n_sides), alpha, n_sides)
 
     def half_width(self, variance: float | Array, n: float | Array) -> Array:
         """Return the distance from the estimate to its bounds after n clusters, infinite with n = 0. Let s^2 = n rho^2
         + 1. The squared distance is 2 variance s^2 / (n rho)^2 x ln(s / alpha); for a single bound the logarithm is
         ln(1 + s / (2 alpha))."""
         spread = _spread(n, self.rho)
-        log_odds = np.log(spread / self.alpha) if self.sides == 2 else np.log1p(spread / (2 * self.alpha))
+        log_odds = np.log(spread / self.alpha) if self.n_sides == 2 else np.log1p(spread / (2 * self.alpha))
         with np.errstate(divide="ignore", invalid="ignore"):
             width = np.sqrt(2 * np.asarray(variance) / n / _settled_share(n, self.rho) * log_odds)
         return np.where(np.asarray(n) > 0, width, np.inf)
@@ -53,7 +53,7 @@ class LookSequence(NamedTuple):
     def growth_factor(self, ratio: float, n: float) -> float:
         """Return the factor by which n must grow until the two-sided sequence is `ratio` times as narrow."""
         growth_factors = np.geomspace(1, 1e9, 2_000)
-        widths = self._replace(sides=2).half_width(1.0, n * growth_factors)
+        widths = self._replace(n_sides=2).half_width(1.0, n * growth_factors)
         is_narrow = ratio * widths <= widths[0]
         return float(growth_factors[is_narrow.argmax()]) if is_narrow.any() else np.inf
 

@@ -86,7 +86,7 @@ class Exposures(Record, kw_only=False, eq=False):
         return by_row
 
     @property
-    def dense(self) -> Array:
+    def dense_looks(self) -> Array:
         """Return the looks at each arm in each row, minus the expected looks, (n, k). The difference is NaN if the draw
         of the row is not known."""
         cell = self.row * self.arms + self.arm
@@ -162,7 +162,7 @@ class ExposureRegression(Sums):
         edges = np.append(starts[run_starts(starts // N_TABLE_ROWS)], len(order)).tolist()
         for first, last in pairwise(edges):  # a table of some blocks
             rows = order[first:last]
-            scaled_exposures, block_of_row = exposures.take(rows).dense * factor[rows, None], block[rows]
+            scaled_exposures, block_of_row = exposures.take(rows).dense_looks * factor[rows, None], block[rows]
             table = np.hstack([baseline[rows], scaled_exposures, outcomes[rows]])
             for start, end in pairwise([*run_starts(block_of_row).tolist(), len(table)]):
                 products = table[start:end, :d].T @ table[start:end]

@@ -84,7 +84,7 @@ class EffectFold(Fold):
         """Return 0: loggers need no weights, since the regression weighs rows by the variation of their exposures."""
         return 0
 
-    def partial(self, batch: EffectBatch, /) -> RowSums:
+    def row_sums(self, batch: EffectBatch, /) -> RowSums:
         weights = weight_diagnostics(
             batch, np.ones(len(batch)), weighted_reward=batch.reward, reward=batch.reward, rows=batch.is_usable,
             not_default=batch.not_default, bound=np.full(len(batch), np.inf),
@@ -108,11 +108,11 @@ class EffectFold(Fold):
         return RowSums(moments=sums, weights={"weight": weights}, figures=figures)
 
     def estimator_fold(
-        self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /
+        self, row_sums: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /
     ) -> EstimatorFold:
         """Return the estimator at the end of the fold. The estimate is a sum over blocks of clusters, and its error
         follows from the influence of each block."""
-        by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
+        by_block, by_arm, squares = row_sums.figures["by_block"], row_sums.figures["by_arm"], row_sums.figures["square"]
         rows, reward, remaining, looks = by_block.T
         # an arm that was hardly shown has no effect that can be told
         expected_looks = by_arm[:, 3].sum(axis=0)
@@ -151,7 +151,7 @@ class EffectFold(Fold):
             "unsupported_mass": float(unreached_change * n),
             "n_unsupported": n,
         }
-        weights = replace(partial.weights["weight"], **figures)
+        weights = replace(row_sums.weights["weight"], **figures)
         # as ess the number of pages of the target, or looks at the arms that it shows more, that would be as precise
         change_variance = max(float(change @ direction), 1e-300)
         effective_looks = max(n / (1 + change_variance / n), (np.abs(change).sum() / 2) ** 2 / change_variance)

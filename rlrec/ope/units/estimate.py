@@ -337,8 +337,8 @@ class EstimatorFold(Record, eq=False):
         reward_range: the reward range of the options."""
         if not self.distortion:
             return [self]
-        kinds = self.estimator.enclosing_estimators(*(self.reward_range or reward_range))
-        return [replace(self, estimator=kind, distortion=0.0) for kind in kinds]
+        estimators = self.estimator.enclosing_estimators(*(self.reward_range or reward_range))
+        return [replace(self, estimator=kind, distortion=0.0) for kind in estimators]
 
     def limits(self, reward_range: Bounds) -> Bounds:
         """Return the limits at which bounds are cut. They are the limits of one row's reward for an estimate that is a
@@ -410,8 +410,8 @@ class EstimatorFold(Record, eq=False):
         level = options.level
         if options.interval != "bootstrap-t":
             level = 1 - (1 - level) / options.groups
-        kinds = self.sides(options.reward_range)
-        sides = [(side, side.bounds(replace(options, level=level), bootstrap)) for side in kinds]
+        side_folds = self.sides(options.reward_range)
+        sides = [(side, side.bounds(replace(options, level=level), bootstrap)) for side in side_folds]
         if self.distortion:
             unbiased_side, (least_side, (low, _)), (largest_side, (_, high)) = sides
             sides = [unbiased_side, (least_side, (low, np.inf)), (largest_side, (-np.inf, high))]

@@ -127,7 +127,7 @@ class Fold(ABC, Record):
         return MAX_LOGGERS
 
     @abstractmethod
-    def partial(self, batch: Any, /) -> RowSums:
+    def row_sums(self, batch: Any, /) -> RowSums:
         """Return the sums of one batch. The sums of an empty batch are 0, so that adding them changes nothing."""
 
     def sums(
@@ -141,27 +141,30 @@ class Fold(ABC, Record):
         return RowSums(moments=total, weights=weights, figures=figures)
 
     @abstractmethod
-    def estimator_fold(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
+    def estimator_fold(
+        self, row_sums: RowSums, label: str, estimator: Any, summary: ClusterSummary, /
+    ) -> EstimatorFold:
         """Return the object that computes the estimate of one estimator from the sums of the whole log.
 
         label: the name of the estimate; summary: the summary of the columns with the estimator's prefix."""
 
-    def estimator_folds(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
+    def estimator_folds(self, row_sums: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
         """Return, for each estimator, the object that computes its estimate from the sums of the whole log.
 
-        summary: the summary of the sums, if it has another order of clusters than `partial`."""
-        summary = summary or partial.moments.summary()
+        summary: the summary of the sums, if it has another order of clusters than `row_sums`."""
+        summary = summary or row_sums.moments.summary()
         summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.weighings}
         return [
-            self.estimator_fold(partial, label, kind, summaries[kind.prefix]) for label, kind in self.estimators.items()
+            self.estimator_fold(row_sums, label, kind, summaries[kind.prefix])
+            for label, kind in self.estimators.items()
         ]
 
     # -- several loggers --
 
-    def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
+    def spreads(self, row_sums_list: Sequence[RowSums], /) -> list[WeightSpread]:
         """Return, for each of the given sums, how much the weights of clusters vary."""
         spreads = []
-        for summary in (partial.moments.summary() for partial in partials):
+        for summary in (row_sums.moments.summary() for row_sums in row_sums_list):
             rows, weight = (
                 [summary.columns[prefix + name] for prefix in self.weighings] for name in ("rows", "weight")
             )
@@ -178,23 +181,23 @@ class Fold(ABC, Record):
 
     # -- estimates --
 
-    def finish(self, partial: RowSums, options: FinishOptions = USUAL_OPTIONS, /) -> list[Estimate]:
+    def finish(self, row_sums: RowSums, options: FinishOptions = USUAL_OPTIONS, /) -> list[Estimate]:
         """Return one estimate for each estimator, in order. Raises InputError for an interval that an estimator does
         not have, and for a level outside (0, 1)."""
-        return self.finish_together([(partial, options)])[0]
+        return self.finish_together([(row_sums, options)])[0]
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
         """Return the estimates of several groups of rows of one log, with intervals that hold together. Intervals of
         the bootstrap use the max-t of the same replicates; all other intervals have the Bonferroni level. If there is
         only one group, its estimates are compared with each other. Raises InputError as `finish` does."""
-        sums, common_options = [partial for partial, _ in groups], groups[0][1]
+        sums, common_options = [row_sums for row_sums, _ in groups], groups[0][1]
         intervals.check_interval(common_options.interval, common_options.level, estimators=self.estimators)
         folds = same_units = list(map(self.estimator_folds, sums))
         bootstraps: list[dict[Estimator, Bounds]] = [{} for _ in groups]
         if common_options.interval == "bootstrap-t":
             if len(groups) > 1:
                 same_units = list(
-                    map(self.estimator_folds, sums, align_summaries([partial.moments for partial in sums]))
+                    map(self.estimator_folds, sums, align_summaries([row_sums.moments for row_sums in sums]))
                 )
             bootstraps = draw_bounds(same_units, common_options)
         estimates = [
@@ -207,7 +210,7 @@ class Fold(ABC, Record):
         return [self.compare_estimates(estimates[0], folds[0], sums[0])] if len(groups) == 1 else estimates
 
     def compare_estimates(
-        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
+        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], row_sums: RowSums
     ) -> list[Estimate]:
         """Return the estimates, with a further reason for doubt if two estimates that should agree differ."""
         return estimates
@@ -227,7 +230,7 @@ class ImpressionFold(Fold):
         """Return the requested estimators and, for each biased one, the estimators whose bounds enclose it."""
         return tuple(side for kind in self.estimators.values() for side in (kind, *kind.enclosing_estimators()))
 
-    def partial(self, batch: LogBatch, /) -> RowSums:
+    def row_sums(self, batch: LogBatch, /) -> RowSums:
         """Return the sums of one batch. Raises InputError if an estimator needs a reward model that the batch lacks."""
         terms = dict(batch.core_columns)
         for estimator in self.summed_estimators:
@@ -245,13 +248,13 @@ class ImpressionFold(Fold):
         return super().factors(factor) | dict.fromkeys(plain_columns, 1.0)
 
     def estimator_fold(
-        self, partial: RowSums, label: str, estimator: ImpressionEstimator, summary: ClusterSummary, /
+        self, row_sums: RowSums, label: str, estimator: ImpressionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
         curve, number = self.curve if estimator.needs_model else None, list(self.estimators).index(label)
         return EstimatorFold(
-            label=label, estimator=estimator, summary=summary, weights=partial.weights["weight"],
-            distortion=float(partial.figures["distortion"][number]),
-            predictions=partial.figures.get("predictions"), facts={} if curve is None else curve.facts,
+            label=label, estimator=estimator, summary=summary, weights=row_sums.weights["weight"],
+            distortion=float(row_sums.figures["distortion"][number]),
+            predictions=row_sums.figures.get("predictions"), facts={} if curve is None else curve.facts,
             weight_column=estimator.weight_column, mean_column=estimator.weight_column,
             reasons=() if curve is None else ("position-model",),
         )  # fmt: skip
@@ -268,7 +271,7 @@ class ImpressionFold(Fold):
         return ratios_differ(corrected_fold.summary, columns, clusters=corrected_fold.clusters, value=value)
 
     def compare_estimates(
-        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
+        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], row_sums: RowSums
     ) -> list[Estimate]:
         """Return the estimates. Each gets the reason `models-differ` if dr and snips differ."""
         if not self.models_differ(estimator_folds):

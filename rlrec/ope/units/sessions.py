@@ -69,7 +69,7 @@ class SessionFold(Fold):
         needed_columns = [estimator.step_column for estimator in self.estimators.values()]
         return tuple(dict.fromkeys(name for name in needed_columns if name is not None))
 
-    def partial(self, batch: VisitBatch, /) -> RowSums:
+    def row_sums(self, batch: VisitBatch, /) -> RowSums:
         """Return the sums of one batch. Raises InputError for a visit with more steps than the horizon, and if an
         estimator needs a model that the batch lacks."""
         if (longest_visit := int(batch.length.max(initial=0))) > self.horizon:
@@ -114,25 +114,25 @@ class SessionFold(Fold):
         half_bytes = N_BLOCKS * 8 * (len(self.step_columns) + 1) * self.horizon if self.step_columns else 1
         return min(MAX_LOGGERS, MAX_STEP_SUM_BYTES // (2 * half_bytes))
 
-    def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
+    def spreads(self, row_sums_list: Sequence[RowSums], /) -> list[WeightSpread]:
         """Return, for each of the given sums, how much the weights of visits vary at one step. Among the steps that
         contribute most of the return, this is the step at which weights vary most in all sums together."""
-        pooled_support = Support.from_partial(reduce(add, partials))
+        pooled_support = Support.from_row_sums(reduce(add, row_sums_list))
         step = int(np.argmin(pooled_support.ess[: pooled_support.steps]))
         spreads = []
-        for partial in partials:
-            rows, at_step = np.array([float(n_visits(partial))]), partial.figures["by_step"]
+        for row_sums in row_sums_list:
+            rows, at_step = np.array([float(n_visits(row_sums))]), row_sums.figures["by_step"]
             spreads.append(WeightSpread(rows, at_step.weight[[step]], at_step.square[[step]], rows))
         return spreads
 
     def estimator_fold(
-        self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
+        self, row_sums: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
         """Return the object that computes the estimate. The range of returns is that of the log. The effective sample
         size is limited by its smallest value over the steps that contribute most of the return."""
-        support, by_step = Support.from_partial(partial, self.least_support), list[Array]()
+        support, by_step = Support.from_row_sums(row_sums, self.least_support), list[Array]()
         if estimator.step_column is not None:
-            step_sums: Steps = partial.figures["steps"]
+            step_sums: Steps = row_sums.figures["steps"]
             column = step_sums.columns.index(estimator.step_column)
             by_step = [step_sums.sums[:, column], step_sums.sums[:, -1]]
         facts: dict[str, Any] = {
@@ -142,15 +142,15 @@ class SessionFold(Fold):
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, step_sums=by_step,
             weight_column=estimator.weight_column,
-            weights=partial.weights[estimator.weight_column], max_ess=support.smallest_ess,
-            has_short_horizon=support.smallest_ess < support.least, reward_range=astuple(partial.figures["returns"]),
+            weights=row_sums.weights[estimator.weight_column], max_ess=support.smallest_ess,
+            has_short_horizon=support.smallest_ess < support.least, reward_range=astuple(row_sums.figures["returns"]),
             facts=facts, noun="return", basis=f"gamma {self.gamma:.12g}",
         )  # fmt: skip
 
 
-def n_visits(partial: RowSums) -> int:
+def n_visits(row_sums: RowSums) -> int:
     """Return the number of visits."""
-    return partial.weights["weight"].rows
+    return row_sums.weights["weight"].rows
 
 
 class Support(Record, kw_only=False, eq=False):
@@ -166,11 +166,11 @@ class Support(Record, kw_only=False, eq=False):
     horizon: int | None  # the first step at which the ESS is below 5 % of the visits
 
     @classmethod
-    def from_partial(cls, partial: RowSums, least_support: float = LEAST_SUPPORT) -> Support:
-        weight, square, size = vars(partial.figures["by_step"]).values()
+    def from_row_sums(cls, row_sums: RowSums, least_support: float = LEAST_SUPPORT) -> Support:
+        weight, square, size = vars(row_sums.figures["by_step"]).values()
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
-        unsupported_steps = np.flatnonzero(ess < LEAST_SUPPORT * n_visits(partial))
-        least = max(float(LEAST_ESS), least_support * n_visits(partial))
+        unsupported_steps = np.flatnonzero(ess < LEAST_SUPPORT * n_visits(row_sums))
+        least = max(float(LEAST_ESS), least_support * n_visits(row_sums))
         return cls(ess, size, least, int(unsupported_steps[0]) if len(unsupported_steps) else None)
 
     @property

@@ -395,7 +395,7 @@ class SlateFold(Fold):
             for column in (*CORE_COLUMNS, "of_slate", *(["robust"] if prefix in self.robust_prefixes else []))
         )
 
-    def partial(self, batch: SlateBatch, /) -> RowSums:
+    def row_sums(self, batch: SlateBatch, /) -> RowSums:
         """Return the sums of one batch. Raises InputError if an estimator needs a column that the batch lacks."""
         course = SlateCourse(batch)
         terms: list[Array] = []
@@ -424,14 +424,14 @@ class SlateFold(Fold):
         return {column: factor_by_prefix[f"{column.rpartition(' ')[0]} "] for column in self.columns}
 
     def estimator_fold(
-        self, partial: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
+        self, row_sums: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
         """Return the object that computes the estimate. The reward of a slate is a sum, so it has no upper limit. Its
         lower limit is 0 if no slate of the log earned less."""
-        observed_range: ValueRange = partial.figures["rewards"]
+        observed_range: ValueRange = row_sums.figures["rewards"]
         least = 0.0 if observed_range.least >= 0 and estimator.widens_interval else -np.inf
         # where page events are much of the reward, the ratios of whole slates count
-        page_event_size, reward_size = partial.figures["sizes"].tolist()
+        page_event_size, reward_size = row_sums.figures["sizes"].tolist()
         column = "of_slate" if page_event_size > _PAGE_EVENT_SHARE * reward_size else "weight"
         curve = estimator.shape
         assumptions = {
@@ -440,7 +440,7 @@ class SlateFold(Fold):
             "no-curve": curve is not None and curve.name is None,
         }  # fmt: skip
         return EstimatorFold(
-            label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
+            label=label, estimator=estimator, summary=summary, weights=row_sums.weights[estimator.prefix + column],
             weight_column=column, mean_column=column,
             reward_range=(least, np.inf), observed_range=observed_range,
             reasons=tuple(reason for reason, is_assumed in assumptions.items() if is_assumed),
@@ -448,18 +448,18 @@ class SlateFold(Fold):
         )  # fmt: skip
 
     def compare_estimates(
-        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
+        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], row_sums: RowSums
     ) -> list[Estimate]:
         """Return the estimates. An estimate that assumes independent slots gets the reason `refuted` if it differs from
         a reliable estimate without this assumption."""
-        kinds, summary = list(self.estimators.values()), partial.moments.summary()
+        estimators, summary = list(self.estimators.values()), row_sums.moments.summary()
         reliable_estimators = [
-            kind for kind, estimate in zip(kinds, estimates, strict=True)
+            kind for kind, estimate in zip(estimators, estimates, strict=True)
             if kind.needs_joint and estimate.verdict != "insufficient" and "mean-weight" not in estimate.reasons
         ]  # fmt: skip
         reference = max(reliable_estimators, key=lambda kind: (kind.needs_model, kind.weighing == "rips"), default=None)
         rows = []
-        for kind, estimate in zip(kinds, estimates, strict=True):
+        for kind, estimate in zip(estimators, estimates, strict=True):
             is_different = False
             if reference is not None and kind.has_independent_slots and estimate.n:
                 names = tuple(side.prefix + column for side in (kind, reference) for column in side.columns)

@@ -96,14 +96,14 @@ class Weighting(Record, kw_only=False, eq=False):
 
         targets: for each target, the sums of each stratum; left_out: strata to leave out; they count if their half
         has no other strata."""
-        loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
+        loggers = {stratum.logger for stratum_sums in targets for stratum in stratum_sums if stratum.half is not None}
         if len(loggers) < 2:
             return cls(fold)
-        left_out = uncounted_strata({stratum for partials in targets for stratum in partials}, left_out)
+        left_out = uncounted_strata({stratum for stratum_sums in targets for stratum in stratum_sums}, left_out)
         spread: dict[Stratum, WeightSpread] = {}
-        for partials, half in product(targets, (0, 1)):
-            strata = [stratum for stratum in partials if stratum.half == half]
-            spreads = fold.spreads([partials[stratum] for stratum in strata]) if strata else []
+        for stratum_sums, half in product(targets, (0, 1)):
+            strata = [stratum for stratum in stratum_sums if stratum.half == half]
+            spreads = fold.spreads([stratum_sums[stratum] for stratum in strata]) if strata else []
             spread = add_each(spread, dict(zip(strata, spreads, strict=True)))
         factors = stratum_factors(spread, left_out)
         # the mean weight of the rows of a logger
@@ -122,9 +122,9 @@ class Weighting(Record, kw_only=False, eq=False):
             ])  # fmt: skip
         return cls(fold, factors, table, left_out)
 
-    def total(self, partials: Mapping[Stratum, P]) -> P:
+    def total(self, stratum_sums: Mapping[Stratum, P]) -> P:
         """Return the weighted sum over the strata, added in a fixed order."""
-        strata = sorted(partials.items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
+        strata = sorted(stratum_sums.items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
         weighed_sums = (
             sums.scale(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
             for stratum, sums in strata if stratum not in self.left_out
@@ -132,15 +132,15 @@ class Weighting(Record, kw_only=False, eq=False):
         return reduce(add, weighed_sums)
 
 
-def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[EstimatorFold]]:
+def by_logger(fold: Fold, stratum_sums: Mapping[Stratum, RowSums]) -> dict[str | None, list[EstimatorFold]]:
     """Return, for each logger, the objects that compute the estimates from its rows alone. The result is {} if there is
-    only one logger. A stratum of `partials` is a logger in one half of the clusters."""
+    only one logger. A stratum of `stratum_sums` is a logger in one half of the clusters."""
     sums: dict[str | None, RowSums] = {}
-    for (logger, _), partial in partials.items():
-        sums = add_each(sums, {logger: partial})
+    for (logger, _), row_sums in stratum_sums.items():
+        sums = add_each(sums, {logger: row_sums})
     if len(sums) < 2:
         return {}
-    return {logger: fold.estimator_folds(partial) for logger, partial in sums.items()}
+    return {logger: fold.estimator_folds(row_sums) for logger, row_sums in sums.items()}
 
 
 def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Stratum]:

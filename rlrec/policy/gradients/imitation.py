@@ -57,7 +57,7 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
         name = "cross" if policy.model == BILINEAR else "linear"
         free_masks[name] = np.zeros(start[name].shape, np.bool_)
         free_masks[name][:, policy.context_columns] = True
-    total, objective = sum(float(batch.gain.sum()) for batch in slates), Objective(uses_weights=False, by_slot=True)
+    total, objective = sum(float(batch.gain.sum()) for batch in slates), Objective(uses_weights=False, is_by_slot=True)
     ridge = PAGE_RIDGE if any(batch.shown_arms.shape[1] > 1 for batch in slates) else RIDGE
 
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:

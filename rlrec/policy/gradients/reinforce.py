@@ -54,14 +54,14 @@ class Objective(Record):
 
     clip: the largest importance weight; uses_weights: whether importance weights are used (False: as if the policy
     had logged the slates itself). top_k: 0 for slates by their exact joint probability; K > 0 for every slot
-    separately, as one of K arms that are drawn with replacement (Chen et al. 2019). by_slot: whether every slot has
+    separately, as one of K arms that are drawn with replacement (Chen et al. 2019). is_by_slot: whether every slot has
     its own gain, and its own weight given the slots above."""
 
     clip: float = np.inf
     entropy: float = 0.0
     uses_weights: bool = True
     top_k: int = 0
-    by_slot: bool = False
+    is_by_slot: bool = False
 
 
 class GradientSums(Sums):
@@ -296,13 +296,13 @@ class _SlateChunk:
 
     def score_slates(self) -> SlateScores:
         """Return the score functions of slates by their joint probability, which is the softmax of the arms left,
-        position by position. With `by_slot`, every slot has a separate column."""
+        position by position. With `is_by_slot`, every slot has a separate column."""
         tail_exp = _cumulative_sums(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         left_total = self.other_sum[:, None] + tail_exp
         n_left = self.n_eligible - np.arange(self.shown_arms.shape[1])
         floors = at_positions(self.floor, n_left.shape[1])
         log_probability, share = self._mix_floor(self.shown_exp / left_total, n_left=n_left, floors=floors)
-        if self.objective.by_slot:
+        if self.objective.is_by_slot:
             weight, excess = _clip_weights(log_probability - self.log_propensity, self.objective)
             # squared length of the derivative by the logits, slot by slot; the arms shown below are still left
             squares = np.zeros(self.shown_exp.shape)

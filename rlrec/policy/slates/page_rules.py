@@ -106,7 +106,7 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
             raise _error(f"{name} is {pairs!r}", f'write {{"{name}": {{"NAME": VALUE}}}}')
     pins: dict[int, str] = {}
     for text, key in by_rule.get("pin", {}).items():
-        position = _position(text, f"pin {text}={key}")
+        position = _parse_position(text, f"pin {text}={key}")
         if not isinstance(key, str):
             raise _error(f"pin {text}={key}: {key!r} is no arm", "give the key of an arm")
         if position in pins or key in pins.values():
@@ -116,11 +116,11 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
     for field, limit in by_rule.get("most", {}).items():
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise _error(f"most {field}={limit}: a cap is a whole number from 1", "to leave out arms, block them")
-    least = {name: _shares(name, shares) for name, shares in by_rule.get("least", {}).items()}
+    least = {name: _parse_shares(name, shares) for name, shares in by_rule.get("least", {}).items()}
     return PageRules(pin=pins, most=by_rule.get("most", {}), least=least, owner=owner)
 
 
-def _shares(name: str, shares: Any) -> Mapping[int, float]:
+def _parse_shares(name: str, shares: Any) -> Mapping[int, float]:
     """Return the least shares of an arm or a group by position. Raises InputError for a share that is not a
     probability.
 
@@ -132,10 +132,10 @@ def _shares(name: str, shares: Any) -> Mapping[int, float]:
             raise _error(f"least {name}={share}{suffix}: a share lies above 0, and is at most 1", "0.05 is 5 %")
     if is_everywhere:
         return {EVERYWHERE: shares}
-    return {_position(text, f"least {name}={share}@{text}"): share for text, share in shares.items()}
+    return {_parse_position(text, f"least {name}={share}@{text}"): share for text, share in shares.items()}
 
 
-def _position(text: Any, rule: str) -> int:
+def _parse_position(text: Any, rule: str) -> int:
     """Return the position that a text states, from 1. Raises InputError for any other text.
 
     rule: the text of the rule that contains the position."""

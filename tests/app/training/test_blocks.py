@@ -52,7 +52,7 @@ def gradient(decision_rows: VisitRows, *, slots: bool = False) -> GradientSums:
     rng = np.random.default_rng(3)
     parameters = {name: rng.normal(size=values.shape) for name, values in KIND.zero_parameters(ARMS).items()}
     gain = rng.normal(size=len(decision_rows.eligible))
-    groups = group_slates(decision_rows, gain, gain + 1, np.ones(len(gain)), slots=slots)
+    groups = group_slates(decision_rows, gain, gain + 1, np.ones(len(gain)), is_by_slot=slots)
     objective = Objective(clip=5.0, entropy=0.1, top_k=2 if slots else 0)
     return reinforce.sums(KIND, parameters, groups, objective)
 

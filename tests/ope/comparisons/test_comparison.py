@@ -201,7 +201,7 @@ def test_bounds_at_every_look_are_wider_and_answer_as_their_p_value() -> None:
 
 def test_a_guard_has_a_bound_on_either_side_at_the_full_level() -> None:
     fixed = rates((100, 130), (1_000, 1_000))
-    sequence = LookSequence.tightest(5_000, 0.05, sides=1)
+    sequence = LookSequence.tightest(5_000, 0.05, n_sides=1)
     assert (fixed.at_every_look(sequence).width or 0) < (fixed.at_every_look(LOOK).width or 0)
 
 

@@ -33,7 +33,7 @@ EQUAL = [[0.1, 0.8, 0.1], [0.4, 0.2, 0.4]]  # two targets that are worth the sam
 
 def compared(first: VisitBatch, second: VisitBatch, name: str = "wdr", **options: object) -> Comparison:
     fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(first.length.max(initial=1)), spans_batches=True)
-    return difference(fold, fold.partial(first), fold.partial(second), name=name, **options)
+    return difference(fold, fold.row_sums(first), fold.row_sums(second), name=name, **options)
 
 
 def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
@@ -44,7 +44,7 @@ def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
 @pytest.mark.parametrize("name", SESSION)
 def test_value_is_the_difference_of_the_estimates(name: str) -> None:
     batch, fold = ragged(1), SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spans_batches=True)
-    first, second = fold.partial(batch), fold.partial(other_target(batch, 2))
+    first, second = fold.row_sums(batch), fold.row_sums(other_target(batch, 2))
     gain = difference(fold, first, second, name=name)
     values = [fold.finish(partial, FinishOptions(interval="normal"))[0] for partial in (first, second)]
     assert gain.value == pytest.approx(values[0].value - values[1].value, rel=1e-12)
@@ -62,7 +62,7 @@ def test_error_is_that_of_leaving_clusters_out(name: str) -> None:
     ids = np.unique(batch.cluster)
     left = [
         difference(
-            fold, *(fold.partial(side.take(batch.cluster != i)) for side in (batch, second)), name=name, replicates=0
+            fold, *(fold.row_sums(side.take(batch.cluster != i)) for side in (batch, second)), name=name, replicates=0
         )
         for i in ids
     ]
@@ -164,7 +164,7 @@ def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
     alarms, covered = np.zeros((2, 100), dtype=bool)
     for run in range(100):
         (first, second), _ = walks(run, EQUAL, visits=1500, users=1500)
-        partials = [fold.partial(batch) for batch in (first, second)]
+        partials = [fold.row_sums(batch) for batch in (first, second)]
         gain = difference(fold, *partials, alpha=0.05, replicates=399)
         assert gain.lower is not None
         assert gain.upper is not None
@@ -178,7 +178,7 @@ def test_a_relative_difference_is_a_share_of_the_other_value() -> None:
         ragged(1),
         SessionFold(estimators={"wpdis": SESSION["wpdis"]}, gamma=0.9, horizon=7, spans_batches=True),
     )
-    ours, theirs = (fold.estimator_folds(fold.partial(each))[0] for each in (batch, other_target(batch, 2)))
+    ours, theirs = (fold.estimator_folds(fold.row_sums(each))[0] for each in (batch, other_target(batch, 2)))
     gain, relative = compare(ours, theirs, alpha=0.05), compare(ours, theirs, measure=Relative, alpha=0.05)
     assert gain.value is not None
     assert relative.value == pytest.approx(gain.value / abs(theirs.value_and_error[0]), rel=1e-12)
@@ -201,7 +201,7 @@ def test_impressions_are_compared_as_visits_are() -> None:
         for high in (0.6, 0.5)
     ]
     fold = ImpressionFold(estimators=estimators, spans_batches=True)
-    gain = compare(*(fold.estimator_folds(fold.partial(side))[0] for side in sides))
+    gain = compare(*(fold.estimator_folds(fold.row_sums(side))[0] for side in sides))
     assert gain.value == pytest.approx(0.05, abs=0.002)  # 0.1 x what lies between the means of both halves
     assert direction(gain.lower, gain.upper, tolerance=0.0) == "more"
 

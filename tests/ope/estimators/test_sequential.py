@@ -47,7 +47,7 @@ def test_estimates_by_hand() -> None:
 def test_users_that_span_batches_add_up(users: int) -> None:
     batch = ragged(1, visits=4 * N_BLOCKS, users=users)
     fold, partial = folded(batch)
-    pieces = [fold.partial(batch.take(np.arange(len(batch)) % 4 == piece)) for piece in range(4)]
+    pieces = [fold.row_sums(batch.take(np.arange(len(batch)) % 4 == piece)) for piece in range(4)]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
     direct, added = (fold.finish(sums, FinishOptions(replicates=99)) for sums in (partial, mixed))
     np.testing.assert_allclose(figures(added), figures(direct), rtol=1e-10)
@@ -59,10 +59,10 @@ def test_clusters_of_a_single_batch_may_be_forgotten(users: int) -> None:
     batch = batch.take(np.argsort(batch.cluster, kind="stable"))
     edge = batch.cluster[len(batch) // 3]
     remembering, fold = (folded(batch, spans_batches=spans_batches)[0] for spans_batches in (True, False))
-    pieces = [fold.partial(batch.take(piece)) for piece in (batch.cluster < edge, batch.cluster >= edge)]
+    pieces = [fold.row_sums(batch.take(piece)) for piece in (batch.cluster < edge, batch.cluster >= edge)]
     added, direct = (
         fold.finish(pieces[1] + pieces[0], FinishOptions(replicates=99)),
-        remembering.finish(remembering.partial(batch), FinishOptions(replicates=99)),
+        remembering.finish(remembering.row_sums(batch), FinishOptions(replicates=99)),
     )
     np.testing.assert_allclose(figures(added), figures(direct), rtol=1e-10)
 
@@ -132,7 +132,7 @@ def test_the_share_of_effective_visits_that_is_wanted_can_be_waived(supported: f
     fold = SessionFold(
         estimators=ope.parse("wpdis").sessions, gamma=1.0, horizon=1, spans_batches=False, least_support=supported
     )
-    (estimate,) = fold.finish(fold.partial(batch), FinishOptions(interval="normal"))
+    (estimate,) = fold.finish(fold.row_sums(batch), FinishOptions(interval="normal"))
     assert {"short-horizon"} & set(estimate.reasons) == reasons
 
 
@@ -179,7 +179,7 @@ def test_a_reward_that_is_not_the_default_makes_a_visit_count() -> None:
 def test_visits_left_out_are_counted_and_named() -> None:
     batch = replace(complete(), left_out=3)
     fold, partial = folded(batch)
-    for estimate in fold.finish(partial + fold.partial(batch), FinishOptions(interval="normal")):
+    for estimate in fold.finish(partial + fold.row_sums(batch), FinishOptions(interval="normal")):
         assert estimate.left_out == 6
         assert estimate.n == 2 * len(batch)
         assert "no-propensity" in estimate.reasons
@@ -230,7 +230,7 @@ def test_impossible_requests_are_refused() -> None:
         with pytest.raises(InputError):
             SessionFold(**{"estimators": estimators, "gamma": 0.9, "horizon": 3, "spans_batches": True} | wrong)
     with pytest.raises(InputError, match="3 steps, more than the horizon of 2"):
-        SessionFold(estimators=estimators, gamma=0.9, horizon=2, spans_batches=True).partial(HAND)
+        SessionFold(estimators=estimators, gamma=0.9, horizon=2, spans_batches=True).row_sums(HAND)
 
 
 def test_sums_of_other_estimators_do_not_add_up() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.ope.estimators.weighting import BetaIps, ClippedIps, Extreme, crammed_weights
+from rlrec.ope.estimators.weighting import BetaIps, ClippedIps, ExtremeEstimator, crammed_weights
 from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.fold import ImpressionFold
 from tests.ope import obd
@@ -47,8 +47,8 @@ def test_the_error_of_beta_ips_counts_that_of_the_baseline() -> None:
     fold = ImpressionFold(estimators=ope.parse("beta-ips").impressions, spans_batches=False)
     options = FinishOptions(interval="normal")
     ids = np.unique(batch.cluster)
-    left = [fold.finish(fold.partial(batch.take(batch.cluster != cluster)), options)[0].value for cluster in ids]
-    (estimate,) = fold.finish(fold.partial(batch), options)
+    left = [fold.finish(fold.row_sums(batch.take(batch.cluster != cluster)), options)[0].value for cluster in ids]
+    (estimate,) = fold.finish(fold.row_sums(batch), options)
     jackknife = np.sqrt((len(ids) - 1) * np.var(np.array(left, dtype=np.float64)))
     assert estimate.std_error == pytest.approx(jackknife, rel=0.02)
     fixed, mean = estimate.value or 0.0, BetaIps().terms(batch).mean(axis=0)
@@ -59,7 +59,7 @@ def test_the_error_of_beta_ips_counts_that_of_the_baseline() -> None:
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, -2.5])
 def test_the_slope_of_a_bound_by_rewards_of_cut_weights_is_that_of_its_value(reward: float) -> None:
-    bound, mean = Extreme(estimator=ClippedIps(clip=5.0), reward=reward), np.array([0.3, 0.8, 0.7])
+    bound, mean = ExtremeEstimator(estimator=ClippedIps(clip=5.0), reward=reward), np.array([0.3, 0.8, 0.7])
     slopes = [(bound.value(mean + step) - bound.value(mean - step)) / 2e-6 for step in 1e-6 * np.eye(3)]
     assert bound.gradient(mean) == pytest.approx(slopes, rel=1e-6)
 

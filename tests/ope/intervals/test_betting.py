@@ -80,17 +80,17 @@ def test_the_lower_bound_of_bets_holds_at_every_look() -> None:
 def test_the_bound_of_ips_is_that_of_its_clusters_in_any_order_and_in_blocks() -> None:
     batch, _ = drawn(1, sessions=6_000)  # more than have sums of their own
     fold = ImpressionFold(estimators=ope.parse("ips,snips").impressions, spans_batches=False)
-    ips, snips = fold.finish(fold.partial(batch))
+    ips, snips = fold.finish(fold.row_sums(batch))
     earned = np.bincount(batch.cluster, batch.weight * batch.reward)
     growth = np.array([np.log1p(stake * earned).sum() for stake in BET_SHARES])
     assert ips.always_lower == pytest.approx(betting.mean_bound(growth, len(batch), alpha=0.05), rel=1e-9)
     assert (snips.always_lower, 0 < (ips.always_lower or 0) < (ips.lower or 0)) == (None, True)
     half = batch.cluster < 3_000
-    parts = fold.partial(batch.take(~half)) + fold.partial(batch.take(half))
+    parts = fold.row_sums(batch.take(~half)) + fold.row_sums(batch.take(half))
     assert fold.finish(parts)[0].always_lower == pytest.approx(ips.always_lower, rel=1e-12)
     # where rewards are below 0, or loggers count more or less, nothing is said
     costs = replace(batch, reward=batch.reward - 0.5)
-    for sums in (fold.partial(costs), fold.partial(batch).scale(dict.fromkeys(fold.columns, 0.5))):
+    for sums in (fold.row_sums(costs), fold.row_sums(batch).scale(dict.fromkeys(fold.columns, 0.5))):
         assert fold.finish(sums)[0].always_lower is None
 
 

@@ -12,7 +12,7 @@ TUNED = LookSequence.tightest(1_000, 0.05)
 
 def test_published_half_widths() -> None:
     assert TUNED.half_width(1.0, 1_000) == pytest.approx(0.0959817, abs=5e-8)
-    assert LookSequence.tightest(1_000, 0.05, sides=1).half_width(1.0, 1_000) == pytest.approx(0.0878827, abs=5e-8)
+    assert LookSequence.tightest(1_000, 0.05, n_sides=1).half_width(1.0, 1_000) == pytest.approx(0.0878827, abs=5e-8)
 
 
 def test_the_relative_difference_of_gbstats() -> None:
@@ -44,7 +44,7 @@ def test_the_p_value_is_the_level_whose_interval_ends_at_zero() -> None:
 
 def test_nothing_is_excluded_without_a_cluster() -> None:
     assert TUNED.half_width(1.0, np.array([0, 1])).tolist()[0] == np.inf
-    assert TUNED._replace(sides=1).half_width(1.0, 0) == np.inf
+    assert TUNED._replace(n_sides=1).half_width(1.0, 0) == np.inf
 
 
 def test_growth_is_what_the_narrower_sequence_needs() -> None:

@@ -43,7 +43,7 @@ def together(batches: list[LogBatch], names: str = "ips,snips", **requests: obje
         ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=True),
         FinishOptions(**requests),
     )
-    return fold.finish_together([(fold.partial(batch), options) for batch in batches])
+    return fold.finish_together([(fold.row_sums(batch), options) for batch in batches])
 
 
 def apart(batches: list[LogBatch], names: str = "ips,snips", **requests: object) -> list[list[Estimate]]:
@@ -51,7 +51,7 @@ def apart(batches: list[LogBatch], names: str = "ips,snips", **requests: object)
         ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=True),
         FinishOptions(**requests),
     )
-    return [fold.finish(fold.partial(batch), options) for batch in batches]
+    return [fold.finish(fold.row_sums(batch), options) for batch in batches]
 
 
 def bounds(estimate: Estimate) -> Array:

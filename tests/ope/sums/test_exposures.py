@@ -137,13 +137,13 @@ def test_what_was_shown_and_what_was_expected_add_up_to_the_sums_of_rows(arms: i
     dense = -expected[draw]
     for position in (0, 1):
         np.add.at(dense, (np.arange(n), arm[:, position]), EXAMINATION[position])
-    assert exposures.dense == pytest.approx(dense, abs=1e-15)
+    assert exposures.dense_looks == pytest.approx(dense, abs=1e-15)
     shown, awaited = exposures.totals(np.arange(n) % 3)
     assert shown - awaited == pytest.approx((np.arange(n) % 3) @ dense, abs=1e-9)
     visit = np.sort(np.r_[np.arange(visits), rng.integers(visits, size=n - visits)])
     by_visit = np.add.reduceat(dense, np.searchsorted(visit, np.arange(visits)))
     together = exposures.merge_rows(visit)
-    assert together.dense == pytest.approx(by_visit, abs=1e-12)
+    assert together.dense_looks == pytest.approx(by_visit, abs=1e-12)
     assert len(together.expected_looks) < visits
     third = np.arange(0, visits, 3)
     for rows, plain in ((exposures, dense), (together.take(third), by_visit[third])):
@@ -158,5 +158,5 @@ def test_what_was_shown_and_what_was_expected_add_up_to_the_sums_of_rows(arms: i
 
 def test_exposures_of_a_draw_that_is_not_known_are_not_known() -> None:
     exposures = Exposures(np.arange(2), np.zeros(2, np.int64), np.ones(2), np.full((1, 3), 1 / 3), np.array([0, -1]))
-    assert np.isnan(exposures.dense).all(axis=1).tolist() == [False, True]
+    assert np.isnan(exposures.dense_looks).all(axis=1).tolist() == [False, True]
     assert len(exposures.take(np.array([0])).row) == 1

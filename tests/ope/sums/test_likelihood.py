@@ -17,7 +17,7 @@ def most_losses(count: int, reach: float) -> float:
     """The most losses of 1 that N terms are worth by the bound, where so many came."""
     terms = np.zeros(N)
     terms[:count] = -1
-    return -lower_bound(terms, loss=1.0, reach=reach) * N
+    return -lower_bound(terms, loss=1.0, radius=reach) * N
 
 
 def test_without_a_loss_the_bound_is_where_the_likelihood_ratio_says() -> None:
@@ -38,9 +38,9 @@ def test_counts_of_rare_losses_are_above_the_bound_as_seldom_as_it_says(alpha: f
 def test_many_terms_without_skew_have_the_normal_bound() -> None:
     terms = np.random.default_rng(1).normal(size=4_000)
     normal = terms.mean() - 1.9 * terms.std() / np.sqrt(len(terms))
-    assert lower_bound(terms, loss=0.0, reach=1.9) == pytest.approx(normal, abs=2e-4)
+    assert lower_bound(terms, loss=0.0, radius=1.9) == pytest.approx(normal, abs=2e-4)
 
 
 def test_terms_without_variation_lose_no_more_than_the_loss() -> None:
-    assert lower_bound(np.full(10, 3.0), loss=0.0, reach=2.0) == 3
-    assert 2 < lower_bound(np.full(10, 3.0), loss=1.0, reach=9.0) < 3
+    assert lower_bound(np.full(10, 3.0), loss=0.0, radius=2.0) == 3
+    assert 2 < lower_bound(np.full(10, 3.0), loss=1.0, radius=9.0) < 3

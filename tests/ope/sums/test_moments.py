@@ -28,9 +28,9 @@ def shuffled(batch: LogBatch, seed: int) -> LogBatch:
 def test_clusters_that_span_batches_add_up(sessions: int) -> None:
     fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     batch = drawn(1, sessions=sessions)[0]
-    pieces = [fold.partial(piece) for piece in parts(shuffled(batch, 2), [7, 40, 60])]
+    pieces = [fold.row_sums(piece) for piece in parts(shuffled(batch, 2), [7, 40, 60])]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
-    np.testing.assert_allclose(numbers(fold, mixed), numbers(fold, fold.partial(batch)), rtol=1e-11)
+    np.testing.assert_allclose(numbers(fold, mixed), numbers(fold, fold.row_sums(batch)), rtol=1e-11)
 
 
 @pytest.mark.parametrize("sessions", [50, 3 * N_BLOCKS])
@@ -42,20 +42,20 @@ def test_clusters_of_a_single_batch_add_up_and_may_then_be_forgotten(sessions: i
     )
     edges = [sessions // 5, sessions // 2]
     which = np.searchsorted(edges, batch.cluster, side="right")
-    pieces = [fold.partial(batch.take(which == piece)) for piece in range(3)]
+    pieces = [fold.row_sums(batch.take(which == piece)) for piece in range(3)]
     np.testing.assert_allclose(
-        numbers(fold, pieces[2] + pieces[0] + pieces[1]), numbers(fold, fold.partial(batch)), rtol=1e-11
+        numbers(fold, pieces[2] + pieces[0] + pieces[1]), numbers(fold, fold.row_sums(batch)), rtol=1e-11
     )
     np.testing.assert_allclose(
-        numbers(fold, fold.partial(batch)), numbers(remembering, remembering.partial(batch)), rtol=1e-11
+        numbers(fold, fold.row_sums(batch)), numbers(remembering, remembering.row_sums(batch)), rtol=1e-11
     )
 
 
 def test_an_empty_batch_changes_nothing() -> None:
     fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     batch = drawn(4)[0]
-    nothing = fold.partial(batch.take(np.zeros(len(batch), dtype=bool)))
-    assert numbers(fold, nothing + fold.partial(batch)) == numbers(fold, fold.partial(batch))
+    nothing = fold.row_sums(batch.take(np.zeros(len(batch), dtype=bool)))
+    assert numbers(fold, nothing + fold.row_sums(batch)) == numbers(fold, fold.row_sums(batch))
     assert {line.verdict for line in fold.finish(nothing)} == {"insufficient"}
 
 
@@ -76,10 +76,10 @@ def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
     fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     batch = drawn(6, sessions=sessions)[0]
     partition = batch.cluster % 2
-    pieces = [fold.partial(each) for side in (0, 1) for each in parts(batch.take(partition == side), [30])]
+    pieces = [fold.row_sums(each) for side in (0, 1) for each in parts(batch.take(partition == side), [30])]
     (first, second), (third, fourth) = pieces[:2], pieces[2:]
     closed = (first + second).close() + (third + fourth).close()
-    np.testing.assert_allclose(numbers(fold, closed), numbers(fold, fold.partial(batch)), rtol=1e-11)
+    np.testing.assert_allclose(numbers(fold, closed), numbers(fold, fold.row_sums(batch)), rtol=1e-11)
     assert len(closed.moments.summary().units) == min(N_BLOCKS, len(np.unique(batch.cluster)))
     with pytest.raises(ValueError, match="do not add up"):
         closed + first
@@ -88,7 +88,7 @@ def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
 def test_sums_of_other_estimators_do_not_add_up() -> None:
     batch = drawn(5)[0]
     of_ips, of_dr = (
-        ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=True).partial(batch)
+        ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=True).row_sums(batch)
         for names in ("ips", "dr")
     )
     with pytest.raises(ValueError, match="do not add up"):

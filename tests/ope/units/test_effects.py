@@ -26,7 +26,7 @@ def batch(slates: Ids, earned: Array, logger: Array, target: Array, **columns: A
 
 def estimate(*batches: EffectBatch, **options: Any) -> Estimate:
     fold = EffectFold(estimators={"effects": Effects()}, spans_batches=True, arms=5)
-    partial, *others = map(fold.partial, batches)
+    partial, *others = map(fold.row_sums, batches)
     for other in others:
         partial = partial + other
     (row,) = fold.finish(partial, FinishOptions(**{"interval": "normal", **options}))
@@ -83,7 +83,7 @@ def test_effective_pages_are_those_of_the_target_or_looks_at_the_arms_that_it_sh
             change=np.tile(wanted - shown.mean(axis=0), (300, 1)), cluster=np.arange(300),
             looks=np.full(300, float(len(slates[0]))), reward=exposure[:, 0], remaining=exposure[:, 0],
         )  # fmt: skip
-        (row,) = fold.finish(fold.partial(pages), FinishOptions(interval="normal"))
+        (row,) = fold.finish(fold.row_sums(pages), FinishOptions(interval="normal"))
         assert row.ess == pytest.approx(ess)
 
 
@@ -131,7 +131,7 @@ def test_arms_that_are_hardly_shown_are_not_judged() -> None:
             reward=earned, remaining=earned, cluster=np.arange(n),
         )  # fmt: skip
         fold = EffectFold(estimators={"effects": Effects()}, spans_batches=False, arms=arms)
-        (row,) = fold.finish(fold.partial(pages), FinishOptions())
+        (row,) = fold.finish(fold.row_sums(pages), FinishOptions())
         truth = 4 * np.array([0.2, 0.4, 0.65])[draw].mean()
         errors.append(float(row.value or 0) - truth)
         held += float(row.lower or 0) <= truth <= float(row.upper or 0)

@@ -64,10 +64,10 @@ def test_estimates_per_impression(clusters: int, interval: str, spans_batches: b
     batch = impressions(clusters, clusters)
     chosen = ope.parse("ips,snips" if interval == "cressie-read" else "impression,switch-dr:1,dros:2").impressions
     fold = ImpressionFold(estimators=chosen, spans_batches=spans_batches)
-    first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 1, spans_batches=spans_batches))
+    first, *others = (fold.row_sums(batch.take(rows)) for rows in pieces(batch.cluster, 1, spans_batches=spans_batches))
     options = FinishOptions(interval=interval, reward_range=(0.0, 1.0), replicates=499)
     assert_equal(
-        figures(fold.finish(sum(others, start=first), options)), figures(fold.finish(fold.partial(batch), options))
+        figures(fold.finish(sum(others, start=first), options)), figures(fold.finish(fold.row_sums(batch), options))
     )
 
 
@@ -77,7 +77,7 @@ def sessions(seed: int, clusters: int) -> list[VisitBatch]:
 
 
 def added(fold: SessionFold, batch: VisitBatch, *, spans_batches: bool) -> RowSums:
-    first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 2, spans_batches=spans_batches))
+    first, *others = (fold.row_sums(batch.take(rows)) for rows in pieces(batch.cluster, 2, spans_batches=spans_batches))
     return sum(others, start=first)
 
 
@@ -87,7 +87,7 @@ def added(fold: SessionFold, batch: VisitBatch, *, spans_batches: bool) -> RowSu
 def test_estimates_and_differences_per_session(clusters: int, interval: str, spans_batches: bool) -> None:
     batch, other = sessions(clusters, clusters)
     fold = SessionFold(estimators=ope.parse("session").sessions, gamma=0.9, horizon=6, spans_batches=spans_batches)
-    in_order = [fold.partial(side) for side in (batch, other)]
+    in_order = [fold.row_sums(side) for side in (batch, other)]
     mixed = [added(fold, side, spans_batches=spans_batches) for side in (batch, other)]
     options = FinishOptions(interval=interval, replicates=199)
     assert_equal(figures(fold.finish(mixed[0], options)), figures(fold.finish(in_order[0], options)))
@@ -137,4 +137,4 @@ def test_digests_without_sign_are_those_with_it() -> None:
     batch = impressions(5, 60)
     signed = replace(batch, cluster=batch.cluster.view(np.int64))
     fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
-    assert figures(fold.finish(fold.partial(signed))) == figures(fold.finish(fold.partial(batch)))
+    assert figures(fold.finish(fold.row_sums(signed))) == figures(fold.finish(fold.row_sums(batch)))

@@ -30,7 +30,7 @@ def judged(
         "propensity": np.full(n, 1 / ARMS), "reward": reward, "cluster": cluster, "predicted": rates[arm],
     }  # fmt: skip
     partials = [
-        fold.partial(LogBatch(target=target[arm], expected=np.full(n, target @ rates), **shared)) for target in targets
+        fold.row_sums(LogBatch(target=target[arm], expected=np.full(n, target @ rates), **shared)) for target in targets
     ]
     estimates = [fold.finish(partial, options) for partial in partials]
     return compare_targets(estimates, [fold.estimator_folds(partial) for partial in partials], options)

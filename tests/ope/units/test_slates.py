@@ -256,14 +256,14 @@ def test_another_estimator_changes_none() -> None:
 def test_the_largest_weight_is_bounded_where_the_logger_has_a_floor() -> None:
     batch = complete(by_position)
     for name in ("iips", "pbm:home", "interpol:1:home"):
-        weighing, _ = fold(name).partial(batch).weights.values()
+        weighing, _ = fold(name).row_sums(batch).weights.values()
         assert weighing.largest <= weighing.bound < np.inf, name
 
 
 def test_a_product_over_slots_is_no_bound() -> None:
     """The tail of the weights is looked at instead (k_hat)."""
     for name in ("sips", "rips"):
-        weighing, _ = fold(name).partial(complete(by_position)).weights.values()
+        weighing, _ = fold(name).row_sums(complete(by_position)).weights.values()
         assert weighing.bound == np.inf, name
 
 

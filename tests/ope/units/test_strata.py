@@ -45,7 +45,7 @@ def fold_of(*names: str, spans_batches: bool = False) -> ImpressionFold:
 
 def weighed(fold: ImpressionFold, batches: dict[str, LogBatch]) -> tuple[list[Estimate], Weighting]:
     partials = {
-        Stratum(name, half): fold.partial(batch.take(halves(batch.cluster) == half))
+        Stratum(name, half): fold.row_sums(batch.take(halves(batch.cluster) == half))
         for name, batch in batches.items()
         for half in (0, 1)
     }
@@ -60,7 +60,7 @@ def unlike_of(names: str, levels: list[float], seed: int, *, n: int = 2_000) -> 
         batch = log(leaning(number, 0.3), n, generator)
         batch = replace(batch, reward=batch.reward * (generator.random(n) < level))
         for half in (0, 1):
-            partials[Stratum(f"l{number}", half)] = fold.partial(batch.take(halves(batch.cluster) == half))
+            partials[Stratum(f"l{number}", half)] = fold.row_sums(batch.take(halves(batch.cluster) == half))
     return disagreeing_estimators(by_logger(fold, partials).values())
 
 
@@ -80,14 +80,14 @@ def test_a_difference_that_decides_nothing_is_none() -> None:
     batches = [log(TARGET, 1_000, generator) for _ in range(2)]
     rewards = [0.9 + 0.001 * batch.reward for batch in batches]
     sides = [replace(batches[0], reward=rewards[0]), replace(batches[1], reward=1.01 * rewards[1])]
-    partials = {Stratum(str(side), 0): fold.partial(batch) for side, batch in enumerate(sides)}
+    partials = {Stratum(str(side), 0): fold.row_sums(batch) for side, batch in enumerate(sides)}
     assert not disagreeing_estimators(by_logger(fold, partials).values())
 
 
 def test_effective_sample_sizes_of_loggers_add_up() -> None:
     generator, fold = np.random.default_rng(1), fold_of("snips")
     batches = {"near": log(leaning(9, 0.7), 10_000, generator), "old": log(leaning(0, 0.7), 10_000, generator)}
-    near, old = (fold.finish(fold.partial(batch), NORMAL)[0].ess or 0.0 for batch in batches.values())
+    near, old = (fold.finish(fold.row_sums(batch), NORMAL)[0].ess or 0.0 for batch in batches.values())
     ((both,), _) = weighed(fold, batches)
     assert both.ess == pytest.approx(near + old, rel=0.02)
     assert near > 10 * old
@@ -105,7 +105,7 @@ def test_weights_are_1_on_average_and_in_inverse_proportion_to_the_mean_square()
 
 def test_the_sums_of_one_logger_stay_as_they_are() -> None:
     fold = fold_of("ips")
-    partial = fold.partial(log(leaning(9, 0.7), 100, np.random.default_rng(3)))
+    partial = fold.row_sums(log(leaning(9, 0.7), 100, np.random.default_rng(3)))
     weighting = Weighting.from_strata(fold, {Stratum(): partial})
     assert weighting.total({Stratum(): partial}) is partial
     assert weighting.table == ()
@@ -125,7 +125,7 @@ def test_a_logger_without_its_heavy_weights_counts_no_more_than_others() -> None
 def by_half(fold: ImpressionFold, batches: dict[str, LogBatch]) -> dict[Stratum, RowSums]:
     """The sums of each half of the clusters of each logger."""
     return {
-        Stratum(name, half): fold.partial(batch.take(halves(batch.cluster) == half))
+        Stratum(name, half): fold.row_sums(batch.take(halves(batch.cluster) == half))
         for name, batch in batches.items() for half in (0, 1)
     }  # fmt: skip
 
@@ -254,7 +254,7 @@ def test_two_targets_that_are_compared_count_loggers_alike() -> None:
         other = LogBatch(**{**batch.columns(), "target": batch.propensity})
         for half in (0, 1):
             for side, of_side in zip(sides, (batch, other), strict=True):
-                side[Stratum(name, half)] = fold.partial(of_side.take(halves(batch.cluster) == half))
+                side[Stratum(name, half)] = fold.row_sums(of_side.take(halves(batch.cluster) == half))
     weighting = Weighting.from_strata(fold, *sides)
     ours, theirs = (fold.estimator_folds(weighting.total(side))[0] for side in sides)
     assert compare(ours, theirs).clusters == 4_000

@@ -146,19 +146,19 @@ def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective
         for position, arm in enumerate(pages.shown_arms[row]):
             if objective.top_k:
                 left = every.copy()
-            if objective.top_k or objective.by_slot:
+            if objective.top_k or objective.is_by_slot:
                 slope, joint = np.zeros(len(logits)), 0.0
             p = np.where(left, soft, 0) / soft[left].sum()
             mixed = kind.floor / left.sum() + (1 - kind.floor) * p[arm]
             slope = slope + (1 - kind.floor) * p[arm] / mixed * (np.eye(len(p))[arm] - p)
             joint, left[arm] = joint + np.log(mixed), False
-            if objective.top_k or objective.by_slot:
+            if objective.top_k or objective.is_by_slot:
                 factor = (
                     objective.top_k * (-np.expm1(joint)) ** (objective.top_k - 1) * scale if objective.top_k else scale
                 )
                 slot = (pages.log_propensity[row, position], pages.gain[row, position], pages.returns[row, position])
                 reported.append((slope, joint, factor, *slot))
-        if not objective.top_k and not objective.by_slot:
+        if not objective.top_k and not objective.is_by_slot:
             reported.append((slope, joint, scale, pages.log_propensity[row], pages.gain[row], pages.returns[row]))
         for slope, joint, factor, logged, gain, raw in reported:
             weight = np.exp(joint - logged)
@@ -200,7 +200,7 @@ def test_sums_are_those_of_plain_loops(
     state = replace(pages.state, x=pages.state.x.astype(kind), memory=pages.state.memory.astype(kind))
     pages, digits = replace(pages, state=state), 1e-9 if kind is np.float64 else 2e-5 * max(1, apart)
     for entropy in (0.0, 0.2):
-        objective = Objective(clip=3.0, entropy=entropy, top_k=top, by_slot=by_slot)
+        objective = Objective(clip=3.0, entropy=entropy, top_k=top, is_by_slot=by_slot)
         sums, reported = reinforce.sums(item, parameters, [pages], objective), plain(item, parameters, pages, objective)
         slopes = reported.moved.T @ pages.state.x
         size_of = np.abs(reported.moved).sum() * 3

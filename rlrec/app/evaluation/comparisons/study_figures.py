@@ -440,7 +440,7 @@ class StudyFigures(Record, eq=False):
         if self.is_fixed:
             difference = difference.at_this_look(alpha * 2 / sides)
         else:
-            difference = difference.at_every_look(self._sequence(group, alpha, best_alpha)._replace(sides=sides))
+            difference = difference.at_every_look(self._sequence(group, alpha, best_alpha)._replace(n_sides=sides))
         return replace(difference, p_value=None) if self.is_picked else difference
 
     def _sequence(self, group: int, alpha: float, best_alpha: float | None = None) -> LookSequence:

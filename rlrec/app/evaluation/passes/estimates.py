@@ -321,7 +321,7 @@ def answer(
     engine: the engine that reads the log in parallel, or None to work in this process; candidates: targets beside
     the targets of the request."""
     evaluation, units, log = prepare(unit, request, estimators.with_companions, selection, candidates=candidates)
-    partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.slates_named)
+    partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.names_slates)
     partials = partial_by_unit.values()
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     without_users = evaluation.cluster == "user" and not any(partial.has_users for partial in partials)
@@ -380,7 +380,7 @@ def prepare(
         from rlrec.app.evaluation.passes.sessions import SessionUnit
 
         units.append(SessionUnit.prepare(unit, evaluation, estimators.sessions))
-    if estimators.slates and (estimators.slates_named or has_pages):
+    if estimators.slates and (estimators.names_slates or has_pages):
         units += _page_units(unit, evaluation, estimators)
     if checks and not estimators.impressions:
         units.append(impressions)
@@ -408,7 +408,7 @@ def _page_units(
         "effects reach through a visit: --cluster row is no unit of theirs": request.cluster == "row",
     }
     refusal = next((message for message, is_refused in refusals.items() if is_refused), None)
-    if estimators.answering and effects and unit.folder is None:  # where slots have the reward, other estimators answer
+    if estimators.adds_answering and effects and unit.folder is None:  # if slots have the reward, others answer
         kinds = {kind for target in evaluation.targets for kind in target.reward.weights}
         effects = effects if events.any_of_pages(unit, kinds) else {}
     if effects and refusal is None:
@@ -444,7 +444,7 @@ def _rows(
                 else estimate
                 for estimate in group_estimates
             }
-            answer_labels = _choose_answer(by_label) if estimators.answering else ()
+            answer_labels = _choose_answer(by_label) if estimators.adds_answering else ()
             labels = dict.fromkeys([*answer_labels, *(label for label in estimators.labels if label in by_label)])
             rows += [
                 EstimateRow(estimate=by_label[label], group=group, is_answer=label in answer_labels, **target_fields)

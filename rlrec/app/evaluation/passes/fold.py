@@ -294,7 +294,7 @@ def _target_partials(
             index = slice(None) if group_rows is None else group_rows
             judged_rows = group_rows if is_hidden is None else np.arange(len(rows))[index][~is_unknown[index]]
             sums, *replica_sums = (
-                unit.fold.partial(replica if judged_rows is None else replica.take(judged_rows)) for replica in batches
+                unit.fold.row_sums(replica if judged_rows is None else replica.take(judged_rows)) for replica in batches
             )
             by_stratum = partials.setdefault(number, {}).setdefault(batch.groups[group], {})
             by_stratum[strata[stratum]] = GroupPartial(

@@ -419,7 +419,7 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         reward, count = rows.reward_left[begins], reward_log.sampling_counts(slots)
         shared_columns: dict[str, Any] = {
             "reward": reward, "remaining": remaining_rewards(rows, reward),
-            "exposure": exposures.dense, "expectation": expectation,
+            "exposure": exposures.dense_looks, "expectation": expectation,
             "looks": np.add.reduceat(examination[slots["position"] - 1], begins), "cluster": slots["cluster"][begins],
             "count": None if count is None else count[begins],
         }  # fmt: skip

@@ -87,7 +87,7 @@ def test_a_subsampled_log_estimates_what_all_of_it_does(sqlite_db: str, run_sqli
             reward=reward[chosen], propensity=p[chosen], target=np.full(chosen.sum(), 1 / 3),
             cluster=np.flatnonzero(chosen), count=count,
         )  # fmt: skip
-        return [estimate.value or 0.0 for estimate in fold.finish(fold.partial(batch), normal)]
+        return [estimate.value or 0.0 for estimate in fold.finish(fold.row_sums(batch), normal)]
 
     of_all = np.array(values(np.ones(len(rows), np.bool_), None))
     subsamples = [random.random(len(rows)) < keep for _ in range(200)]
