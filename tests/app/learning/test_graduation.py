@@ -26,7 +26,7 @@ def served_by(db: str, kind: str, audience: str = "bernoulli") -> None:
     """A bandit `ts` of a kind that has served an audience."""
     run = runner(db)
     run("policy", "create", "ts", "--kind", kind, "--param", "floor=0.05")
-    run("simulate", audience, "--policy", "ts", "--sessions", "300", "--seed", "1")
+    run("simulate", audience, "--policy", "ts", "--sessions", "300", "--group", "20", "--seed", "1")
 
 
 def graduated(run: Run, *options: str) -> Any:
@@ -76,7 +76,7 @@ def test_a_floor_that_is_given_counts_and_the_kl_says_what_it_costs(sqlite_db: s
 
 def test_a_copy_explores_where_its_bandit_does_not(run_sqlite: Run) -> None:
     run_sqlite("policy", "create", "ts", "--kind", "thompson")
-    run_sqlite("simulate", "bernoulli", "--policy", "ts", "--sessions", "100", "--seed", "1")
+    run_sqlite("simulate", "bernoulli", "--policy", "ts", "--sessions", "100", "--group", "20", "--seed", "1")
     assert graduated(run_sqlite)["params"]["floor"] == 0.02
 
 

@@ -98,7 +98,7 @@ def test_an_event_of_the_last_page_counts_for_all_pages_of_its_visit(visits: str
 
 def test_batches_add_up_to_the_same_figures(visits: str, monkeypatch: pytest.MonkeyPatch) -> None:
     direct = logs.judged(visits, "uniform", "other@2", estimators="effects,sn-sips")
-    logs.in_batches(monkeypatch, 7)
+    logs.in_batches(monkeypatch, 31)
     for row, added in zip(direct, logs.judged(visits, "uniform", "other@2", estimators="effects,sn-sips"), strict=True):
         for name in ("value", "lower", "upper", "ess", "served", "lift"):
             assert added[name] == pytest.approx(row[name], rel=1e-9), name
