@@ -68,6 +68,7 @@ LATE = {  # in functions only
     "cli": {"rlrec.app", "rlrec.report"}, "report": {"rlrec.app"}, "app": {"scipy"}, "policy": {"scipy"},
     "store": {"scipy", "alembic"},
 }  # fmt: skip
+BLOCKS = ast.stmt, ast.excepthandler, ast.match_case  # what may hold an import: no expression does
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,12 @@ def imports(path: Path, stored: Iterable[str], *, package: str) -> list[Import]:
                 yield Import(
                     inner if inner in names or (outside and inner in NOWHERE) else base, node.lineno, late, typing
                 )
-        late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for child in ast.iter_child_nodes(node):
-            inside = isinstance(node, ast.If) and child in node.body
-            yield from visit(child, late, typing or (guarded and inside))
+            if isinstance(child, BLOCKS):
+                inside = isinstance(node, ast.If) and child in node.body
+                yield from visit(child, late, typing or (guarded and inside))
 
     return list(visit(ast.parse(path.read_text(encoding="utf-8")), False, False))
 

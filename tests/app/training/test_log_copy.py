@@ -118,7 +118,7 @@ def few(db: str) -> None:
 
 def test_a_bold_step_is_kept_and_offered_to_a_ramp(run_sqlite: Run, sqlite_db: str) -> None:
     filled(sqlite_db, few)
-    answer = run_sqlite(*LATER, "train-pg", "pg", "--seed", 1, "--bold", "--json")
+    answer = run_sqlite(*LATER, "train-pg", "pg", "--seed", 1, "--epochs", 20, "--bold", "--json")
     assert (answer.exit_code, answer.json["promoted"], answer.json["candidate"]) == (0, False, None)
     assert answer.json["why"] == (
         "bold: this log cannot judge it; try it on 5 % of users: `rlrec route create home --to pg`, then `rlrec route "
@@ -128,7 +128,9 @@ def test_a_bold_step_is_kept_and_offered_to_a_ramp(run_sqlite: Run, sqlite_db: s
     assert max(arms, key=lambda row: row["probability"])["arm"] == "arm2"
     # where a route is there, its name is said, and the commands do what is said
     assert run_sqlite(*LATER, "route", "create", "front", "--to", "pg").exit_code == 0
-    refused = run_sqlite(*LATER, "train-pg", "pg", "--seed", 1, "--bold", "--promote", "if-better", "--json").failed(3)
+    refused = run_sqlite(
+        *LATER, "train-pg", "pg", "--seed", 1, "--epochs", 20, "--bold", "--promote", "if-better", "--json"
+    ).failed(3)
     words = "bold: this log cannot judge it; try it on 5 % of users: `rlrec route set front --to pg@3 --share 5%`"
     assert words in refused
     assert run_sqlite(*LATER, "route", "set", "front", "--to", "pg@3", "--share", "5%").exit_code == 0
