@@ -5,8 +5,11 @@ and so do copies, exports and plain counts."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from math import perm
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import CommandResult, Run, empty_store, initialise, runner
+from tests.conftest import CommandResult, Run, draws_of, empty_store, initialise, runner
 
 STILL = ("uniform", "scored", "gradient")  # kinds that serve alike until somebody changes them
 KINDS = (
@@ -156,6 +159,20 @@ class Story:
             self._arms.append(change[2])
 
 
+@pytest.fixture(scope="module")
+def after_story(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[str, Story]]:
+    """A store in SQLite after the story of a number, which tests of this file read alone."""
+
+    @cache
+    def story_of(number: int) -> tuple[str, Story]:
+        folder = tmp_path_factory.mktemp("story")
+        db = str(shutil.copy(sqlite_template, folder / "story.db"))
+        with draws_of(f"story {number}"):
+            return db, Story(runner(db), number, folder)
+
+    return story_of
+
+
 def stories(*few: int, many: range) -> pytest.MarkDecorator:
     """Stories of each run, and more of `pytest -m simulation`."""
     return pytest.mark.parametrize(
@@ -169,17 +186,19 @@ def without_log(estimates: Any) -> Any:
 
 
 @stories(1, many=range(2, 20))
-def test_figures_agree_wherever_they_come_from(sqlite_db: str, tmp_path: Path, number: int) -> None:
-    story = Story(runner(sqlite_db), number, tmp_path)
+def test_figures_agree_wherever_they_come_from(
+    after_story: Callable[[int], tuple[str, Story]], tmp_path: Path, number: int
+) -> None:
+    db, story = after_story(number)
     story.run("doctor").done()
     story.run("db", "copy", "--to", tmp_path / "copy.db", "--yes").done()
     story.run("export-log", tmp_path / "parquet", "--layout", "parquet")
     copied, taken = runner(str(tmp_path / "copy.db")), empty_store(tmp_path / "taken.db")
     for target, estimators in zip(("uniform", story.names[0]) * 2, ESTIMATORS, strict=True):
         words = (target, "--estimator", estimators, "--reward", "durable")
-        stored = story.evaluate(runner(sqlite_db), *words)
+        stored = story.evaluate(runner(db), *words)
         assert story.evaluate(copied, *words) == stored
-        in_parquet = story.evaluate(runner(sqlite_db), *words, "--log", f"parquet:{tmp_path / 'parquet'}")
+        in_parquet = story.evaluate(runner(db), *words, "--log", f"parquet:{tmp_path / 'parquet'}")
         assert without_log(in_parquet) == without_log(stored)
     lines, file = story.log, tmp_path / "log.jsonl"
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -232,9 +251,11 @@ def test_figures_are_those_of_plain_counts(sqlite_db: str, tmp_path: Path, numbe
 
 
 @stories(1, many=range(2, 20))
-def test_both_databases_tell_the_same_story(sqlite_db: str, empty_db: str, tmp_path: Path, number: int) -> None:
+def test_both_databases_tell_the_same_story(
+    after_story: Callable[[int], tuple[str, Story]], empty_db: str, tmp_path: Path, number: int
+) -> None:
     initialise(empty_db)
-    lite, server = (Story(runner(db), number, tmp_path) for db in (sqlite_db, empty_db))
+    (sqlite_db, lite), server = after_story(number), Story(runner(empty_db), number, tmp_path)
     server.run("doctor").done()
     assert (lite.names, lite.log) == (server.names, server.log)
     for target in ("uniform", lite.names[-1]):

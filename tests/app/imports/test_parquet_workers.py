@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,30 +81,51 @@ def trained(db: str, log: str | None, workers: Workers) -> list[float]:
     return [*memoryview(packed).cast("d"), *(x for row in shared.values() for x in flat(row)), *figures]
 
 
+def judged_in_process(db: str, log: str | None, workers: Workers) -> Any:
+    assert workers is IN_PROCESS
+    return judged(db, "log", "lin", log=log, estimators=FEW)
+
+
 def flat(values: Any) -> list[float]:
     return [x for value in values for x in flat(value)] if isinstance(values, list) else [values]
 
 
 COMMANDS: dict[str, Callable[[str, str | None, Workers], Any]] = {
-    "exposure": exposed, "position fit": fitted, "train-pg": trained,
+    "exposure": exposed, "position fit": fitted, "train-pg": trained, "evaluate": judged_in_process,
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def of_store(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """What each command says of the log in the store, worked out in one process, and once for every test."""
+    db = str(shutil.copy(prepared / "shop.db", tmp_path_factory.mktemp("store")))
+
+    @cache
+    def answer(command: str) -> Any:
+        expected = COMMANDS[command](db, None, IN_PROCESS)
+        return pytest.approx(expected, rel=1e-12, abs=1e-15) if command == "train-pg" else expected
+
+    return answer
+
+
 @pytest.mark.usefixtures("forked_workers")
-def test_training_on_a_folder_gives_the_parameters_of_the_store(exported: tuple[str, Path]) -> None:
+def test_training_on_a_folder_gives_the_parameters_of_the_store(
+    exported: tuple[str, Path], of_store: Callable[[str], Any]
+) -> None:
     db, folder = exported
-    log = f"parquet:{folder}"
-    expected = pytest.approx(trained(db, None, IN_PROCESS), rel=1e-12, abs=1e-15)
-    for of_log, workers in ((log, TWO), (None, TWO), (log, IN_PROCESS)):
-        assert trained(db, of_log, workers) == expected
+    for log in (f"parquet:{folder}", None):
+        assert trained(db, log, TWO) == of_store("train-pg")
 
 
 @pytest.mark.usefixtures("forked_nannies")
 def test_training_survives_a_lost_worker(
-    exported: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: tuple[str, Path],
+    of_store: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     db, folder = exported
-    expected = pytest.approx(trained(db, None, IN_PROCESS), rel=1e-12, abs=1e-15)
+    expected = of_store("train-pg")
     monkeypatch.setenv("MORTAL", str(tmp_path))
     monkeypatch.setattr(passes, "StoreRunner", Mortal)
     assert trained(db, f"parquet:{folder}", Workers(jobs=2, engine="dask")) == expected
@@ -112,26 +134,20 @@ def test_training_survives_a_lost_worker(
 
 @pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("command", ["exposure", "position fit"])
-def test_workers_have_the_figures_of_the_store(exported: tuple[str, Path], command: str) -> None:
+def test_workers_have_the_figures_of_the_store(
+    exported: tuple[str, Path], of_store: Callable[[str], Any], command: str
+) -> None:
     db, folder = exported
-    run, log = COMMANDS[command], f"parquet:{folder}"
-    expected = run(db, None, IN_PROCESS)
-    assert [run(db, None, TWO), run(db, log, IN_PROCESS), run(db, log, TWO)] == [expected] * 3
+    for log in (None, f"parquet:{folder}"):
+        assert COMMANDS[command](db, log, TWO) == of_store(command)
 
 
-def test_a_folder_needs_no_row_of_the_store(exported: tuple[str, Path]) -> None:
+def test_a_folder_needs_no_row_of_the_store(exported: tuple[str, Path], of_store: Callable[[str], Any]) -> None:
+    """One process reads it as well as workers do."""
     db, folder = exported
-
-    def answers() -> list[Any]:
-        log = f"parquet:{folder}"
-        return [
-            judged(db, "log", "lin", log=log, estimators=FEW),
-            *(run(db, log, IN_PROCESS) for run in COMMANDS.values()),
-        ]
-
-    expected = answers()
     runner(db)("--now", "2026-03-01T00:00:00Z", "db", "prune", "--before", "2026-02-20", "--yes").done()
-    assert answers() == expected
+    for command, run in COMMANDS.items():
+        assert run(db, f"parquet:{folder}", IN_PROCESS) == of_store(command), command
 
 
 @pytest.mark.parametrize("pages", [80, 100])
