@@ -239,18 +239,17 @@ def test_scores_rank_pages_as_a_policy_that_reads_states_does(sqlite_db: str, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["home", "greedy"])
-def test_probabilities_at_positions_weigh_pages_as_the_policy_does(
-    sqlite_db: str, tmp_path: Path, target: str
-) -> None:  # fmt: skip
+def test_probabilities_at_positions_weigh_pages_as_the_policy_does(sqlite_db: str, tmp_path: Path) -> None:
     run = filled(sqlite_db, mixed_pages)
     run(*LATER, "position", "fit", "curve")
-    rows = table_of(sqlite_db, target, by_position=True)
-    path = write(tmp_path / "tabled.csv", rows, "decision_id,arm,position,marginal")
     # all that weigh slots by themselves
-    for names in ("impression", "iips,sn-iips,pi,sn-pi,pbm:curve,sn-pbm:curve,interpol:1:curve,sn-interpol:1:curve"):
-        tabled = evaluated(run, "--target", path, estimators=names)
-        assert_equal(tabled, evaluated(run, target, estimators=names))
+    every = "impression", "iips,sn-iips,pi,sn-pi,pbm:curve,sn-pbm:curve,interpol:1:curve,sn-interpol:1:curve"
+    for target in ("greedy", "home"):
+        rows = table_of(sqlite_db, target, by_position=True)
+        path = write(tmp_path / "tabled.csv", rows, "decision_id,arm,position,marginal")
+        for names in every:
+            tabled = evaluated(run, "--target", path, estimators=names)
+            assert_equal(tabled, evaluated(run, target, estimators=names))
     assert tabled[0]["origin"] == f"{path}, marginal at each position"
     other = write(tmp_path / "tabled.parquet", rows[::-1], "decision_id,arm,position,marginal")
     assert figures(evaluated(run, "--target", other, estimators=names)) == figures(tabled)

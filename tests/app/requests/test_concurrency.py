@@ -52,7 +52,7 @@ from tests.conftest import ON_BOTH
 pytestmark = ON_BOTH
 
 WRITERS = 4  # was run with 8
-EVENTS = 40  # a process; was run with 500
+EVENTS = 24  # a process; was run with 500
 KILLS = 4  # was run with 60
 TURNS = 2  # of policies that forget or see contexts; was run with 4
 GOODS = 16  # that one person buys within a second; was run with 200
@@ -209,7 +209,7 @@ def test_the_same_definitions_by_many_are_made_once(store: Store, db: str) -> No
 @pytest.mark.slow
 def test_catalogue_and_versions_change_while_slates_are_drawn(store: Store, db: str) -> None:
     stocked(store, home="thompson", late="thompson/settled")
-    together(mixes, db, [(number, EVENTS // 4) for number in range(WRITERS)])
+    together(mixes, db, [(number, EVENTS // 3) for number in range(WRITERS)])
     for name in ("home", "late"):
         consistent(store, name)
     numbers = [number for (number,) in everything(store, tables.version, "number")]
@@ -302,7 +302,7 @@ def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
 def test_merges_and_feedback_of_users_survive_a_kill(store: Store, db: str) -> None:
     """A line that is spread is stored whole or not at all, and a merge has moved every session."""
     stocked(store, home="epsilon-greedy/plain")
-    result = [row for kill in range(KILLS) for row in killed(logs_in, db, f"c{kill}", 0.1 + 0.1 * kill)]
+    result = [row for kill in range(KILLS) for row in killed(logs_in, db, f"c{kill}", 0.05 + 0.05 * kill)]
     with store.read() as unit:
         merged: dict[str, str] = dict(unit.ask("SELECT u.key, p.key FROM merged_user m, users u, users p"
                                " WHERE u.id = m.user_id AND p.id = m.person_id"))  # fmt: skip
@@ -327,7 +327,7 @@ def test_what_was_acknowledged_survives_a_kill(store: Store, db: str, work: Call
     stocked(store, home="thompson")
     chance, result = random.Random(7), list[tuple[str, str, int]]()
     for kill in range(KILLS):
-        result += killed(work, db, str(kill), chance.uniform(0, 0.3))
+        result += killed(work, db, str(kill), chance.uniform(0, 0.15))
         dump(store)
     requests = everything(store, tables.decision, "request_key", "id")
     events = everything(store, tables.event, "key", "kind", "decision_id")
