@@ -309,7 +309,7 @@ def forked_rlrec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def forked_workers(forked_rlrec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So do the processes of `--jobs`."""
-    monkeypatch.setattr(local, "COMMAND", [str(forked_rlrec), "worker"])
+    monkeypatch.setattr(local, "WORKER_COMMAND", [str(forked_rlrec), "worker"])
 
 
 @pytest.fixture
