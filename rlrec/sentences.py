@@ -490,17 +490,23 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     """Return the conclusion from the users in the holdout of a route. answer: the answer of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
     reward_row, visits_row = rows["reward_per_unit"], rows["visits"]
+    other_rewards = ""
+    for row in answer["unit_differences"]:
+        if row["metric"] == "reward_per_unit" and row is not reward_row and row["value"] is not None:
+            is_young = "young-units" in row["reasons"]
+            other_row = {**row, "lower": None, "upper": None} if is_young else row
+            other_rewards += f", {row['reward']} {_difference_text(other_row)}{' so far' * is_young}"
     reasons, is_sure = {*reward_row["reasons"]}, difference_direction(reward_row) in ("more", "less")
     if not is_sure or reasons - {*GROWING, "picked-decisions"}:
         named_row = {**reward_row, "group": answer["route"], "against": "its holdout"}
         paces = {"per_day": answer.get("units_per_day"), "newest_per_day": answer.get("new_units_per_day")}
         sentence = difference_sentence(named_row, answer["unit"], by_reward=True, **paces)
-        return sentence + _lost_visits(reward_row, visits_row, answer["unit"])
+        return sentence + other_rewards + _lost_visits(reward_row, visits_row, answer["unit"])
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in reward_row["reasons"] else ""
     if so_far:  # their behaviour so far gives no bounds
         reward_row, visits_row = ({**row, "lower": None, "upper": None} for row in (reward_row, visits_row))
     gain, visits_gain = _difference_text(reward_row), _difference_text(visits_row)
-    figures = f"{reward_row['reward']} {gain} a {answer['unit']}, visits {visits_gain}"
+    figures = f"{reward_row['reward']} {gain} a {answer['unit']}{other_rewards}, visits {visits_gain}"
     caveat = (
         "; picked-decisions: whom earlier policies drove away does not count" if "picked-decisions" in reasons else ""
     )

@@ -446,3 +446,14 @@ def test_a_plan_is_hopeless_where_no_look_comes_in_time(days: Sequence[float], e
     plan = {"assumed": assumed, "total": 1_105, "total_sequential": 1_962, "days": fixed, "days_left": left}
     sentence = plan_sentence({**plan, "days_sequential": sequential})
     assert sentence.removesuffix(" in reasonable time").endswith(ending)
+
+
+def test_a_holdout_names_the_gain_by_each_reward() -> None:
+    """What earns more clicks may earn fewer returns."""
+    rows = [
+        difference("reward_per_unit", "better", 0.5), difference("reward_per_unit", "unknown", -0.1, reward="durable"),
+        difference("visits", "unknown", -0.06, reasons=[]),
+    ]  # fmt: skip
+    answer = {"route": "home", "unit": "user", "unit_differences": rows, "sample_ratio": {"p_value": 0.5}}
+    (sentence, *_) = experiment_sentences({"experiment": "h", "status": "running", "variants": [], **answer})
+    assert sentence.startswith("home against its holdout: default +50 % [+45, +55] a user, durable -10 % [-15, -5.0], ")

@@ -32,9 +32,10 @@ from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import decisions, reader, selected, sessions, settings
+from rlrec.store.log.events import RETURN
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import experiments, people
+from rlrec.store.policies import experiments, people, policies
 from rlrec.store.policies.experiments import Experiment, Phase
 from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US
@@ -498,9 +499,12 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
 
 def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
     """Return the rewards that the variants of an experiment learn, in order and without repetition. For the holdout of
-    a route, return the reward of the route's policy."""
+    a route, return the reward of the route's policy and every reward that weighs returns of users: a holdout tells of
+    the long run, whichever reward the policy learns."""
     if (route := lookup.route_of_holdout(unit, experiment)) is not None:
-        return [lookup.version(unit, route.reference)[0].reward]
+        rewards = [lookup.version(unit, route.reference)[0].reward]
+        rewards += [reward for reward in policies.rewards(unit) if RETURN in reward.weights]
+        return [*{reward.id: reward for reward in rewards}.values()]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
     return [*{reward.id: reward for reward in rewards}.values()]
 

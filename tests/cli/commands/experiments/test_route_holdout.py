@@ -206,6 +206,15 @@ def test_decisions_before_the_holdout_are_not_called_censored(run_sqlite: Run, s
     assert left_out in run_sqlite(*later, "experiment", "show", "home-holdout").stderr
 
 
+def test_a_holdout_tells_of_returns_too(ready: Run) -> None:
+    """The policy learns clicks alone."""
+    ready("reward", "define", "durable", "click=1,return=1")
+    ready("reward", "define", "bought", "purchase=1")
+    variants(ready)
+    answer = ready("experiment", "show", "home-holdout", "--json").json
+    assert answer["metric"] == [{"metric": "reward_per_unit", "reward": name} for name in ("default", "durable")]
+
+
 def test_a_holdout_that_was_stopped_is_left_to_the_route(run_sqlite: Run, sqlite_db: str) -> None:
     filled(sqlite_db, prepared)
     first = apart(run_sqlite, 0)
