@@ -52,7 +52,7 @@ from tests.conftest import ON_BOTH
 pytestmark = ON_BOTH
 
 WRITERS = 4  # was run with 8
-EVENTS = 24  # a process; was run with 500
+EVENTS = 40  # a process; was run with 500
 KILLS = 4  # was run with 60
 TURNS = 2  # of policies that forget or see contexts; was run with 4
 GOODS = 16  # that one person buys within a second; was run with 200
@@ -209,7 +209,7 @@ def test_the_same_definitions_by_many_are_made_once(store: Store, db: str) -> No
 @pytest.mark.slow
 def test_catalogue_and_versions_change_while_slates_are_drawn(store: Store, db: str) -> None:
     stocked(store, home="thompson", late="thompson/settled")
-    together(mixes, db, [(number, EVENTS // 3) for number in range(WRITERS)])
+    together(mixes, db, [(number, EVENTS // 4) for number in range(WRITERS)])
     for name in ("home", "late"):
         consistent(store, name)
     numbers = [number for (number,) in everything(store, tables.version, "number")]
