@@ -591,8 +591,8 @@ def fewer_visits(visits_row: Mapping[str, Any], unit: str, *, equal_ages: bool =
 
 
 def _visits_fall(row: Mapping[str, Any]) -> bool:
-    """Tell whether a difference in visits is surely negative, at least for the time so far. Some users or sessions may
-    not have had time to come again."""
+    """Tell whether the interval of a difference in visits lies below 0. The answer holds for the time so far: some
+    users or sessions may not have had time to come again."""
     return row["upper"] is not None and row["upper"] < 0 and {*row["reasons"]} <= {*GROWING, "other-metric"}
 
 

@@ -120,8 +120,8 @@ def _remedy(experiment: experiments.Experiment, changes: Sequence[routes.RouteCh
 
 
 def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Version | None) -> None:
-    """Print notices if variants have learned something that is not served from now on, or will learn it from late
-    events. successor: the version that was promoted, or None."""
+    """Print a notice for each variant whose belief is lost, since the variant is no longer served, and for each variant
+    that will still learn from late events. successor: the version that was promoted, or None."""
     learners = [row["variant"] for row in answer["variants"] if row["learns"]]
     if successor is None and "route" in answer and learners:
         store.notice(

@@ -28,9 +28,9 @@ RampAnswer = TypedDict("RampAnswer", {
 
 
 def advance(store: Store, name: str) -> RampAnswer:
-    """Advance the ramp of a route. If the candidate loses, by the metric or a guard, the ramp is rolled back. If the
-    step has lasted long enough, the differences are known and every guard holds, the candidate gets the next share, and
-    is promoted at 100 %. Otherwise the ramp waits."""
+    """Advance the ramp of a route, and return what was done. If the candidate loses, by the metric or by a guard, the
+    ramp is rolled back. If the step has lasted long enough, the metric has an interval and every guard holds, the
+    candidate gets its next share; at a share of 100 % it is promoted. Otherwise, the ramp waits."""
     with store.read() as unit, bulk.alongside(unit):
         change = lookup.route(unit, name)
         stage = find_stage(unit, change)

@@ -225,9 +225,9 @@ class GroupWriter:
             group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
         new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refusals)
         for name in value_set(rows.policy) & self.ids.keys():  # no row is left of a refused name
-            known_digests, number = self.state.lines[self.ids[name]], self.ids[name]
+            imported_digests, number = self.state.lines[self.ids[name]], self.ids[name]
             stored_digests = (
-                loading.stored_digests(self.unit, number, rows.digest) if known_digests is None else known_digests
+                loading.stored_digests(self.unit, number, rows.digest) if imported_digests is None else imported_digests
             )
             new = new.without_lines(name, stored_digests)
         n_duplicates = len(rows) - len(new)

@@ -36,8 +36,8 @@ def resolve(
     unit: Unit, references: Collection[str], *, built_in: Collection[str] = ()
 ) -> dict[str, tuple[Version, Head] | InputError]:
     """Return, for each reference, its version (the live version for NAME) and the head of its policy. If a reference
-    names nothing, return an error in their place. built_in: names that mean something else if no policy has them; the
-    error for such a name has no hint."""
+    names nothing, return an error in their place. built_in: names such as `uniform`, which have a meaning of their own
+    if no policy has the name; the error for such a name has no hint."""
     split_references = {reference: split_reference(reference) for reference in references}
     live_versions = policies.live(unit, {name for name, _ in split_references.values()})
     numbered_policies = {
@@ -144,8 +144,8 @@ def experiment(unit: Unit, name: str) -> Experiment:
 
 def compared_with(experiment: Experiment, label: str | None) -> Experiment:
     """Return the experiment with the variant `label` moved to the front, so that the other variants are compared with
-    it. Raises InputError if there is no such variant. In the holdout of a route, only the first variant can be in
-    front."""
+    it. Raises InputError if there is no such variant, or if the experiment is the holdout of a route and `label` is not
+    its first variant."""
     if label is None:
         return experiment
     labels = [variant.label for variant in experiment.variants][: 1 if is_holdout(experiment) else None]

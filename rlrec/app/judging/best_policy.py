@@ -149,10 +149,10 @@ class ArmEffects:
     even_looks (k,): the looks at each arm on a slate of the policy `uniform`; log_looks (k,): the looks at each arm
     on a slate in the log. A look is a slot weighted by its examination.
 
-    Raw effects are unbiased, and evaluate `uniform` and versions that served. A candidate that learned from this very
-    log shows the arms that happened to look good in it. The difference between such a candidate and `uniform` is
-    therefore evaluated with posteriors around the mean of all arms. Posteriors around the predictions of slot events
-    would repeat the noise by which the candidate chose."""
+    Raw effects are unbiased; they evaluate `uniform` and versions that served. A candidate that learned from this very
+    log shows the arms that happened to look good in it. Its difference from `uniform` is therefore evaluated with
+    posteriors around the mean of all arms. Posteriors around the rewards that slot events predict would favour the
+    candidate, since it chose its arms by the same predictions."""
 
     raw: EffectEstimates
     log_looks: Array

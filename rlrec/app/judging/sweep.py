@@ -60,8 +60,8 @@ class Request:
     """This record holds the arguments of `sweep`.
 
     kinds: the names of kinds, joined by commas; params: values of parameters, each as KIND:NAME=V1,V2; features: the
-    features of contexts as JSON; features_path: the file of these features; log: a filter; cluster: what rows may
-    depend on each other within, as in `evaluate`."""
+    features of contexts as JSON; features_path: the file of these features; log: a filter; cluster: the unit within
+    which rows may depend on each other, as in `evaluate`."""
 
     kinds: str
     params: Sequence[str] = ()

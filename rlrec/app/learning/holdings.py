@@ -91,7 +91,8 @@ def drop_imported(batch: Batch) -> Batch:
 
 
 def batch_at_change(batch: Batch, seq: int | None) -> Batch:
-    """Return the batch as it was after the policy's change number `seq`, or the batch unchanged if `seq` is None."""
+    """Return the batch with only the events up to the policy's change number `seq`, and with the slots that these
+    events censor. If `seq` is None, return the batch unchanged."""
     if seq is None:
         return batch
     past_batch = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))

@@ -106,8 +106,8 @@ class Cutoff(Record):
 
     @classmethod
     def compute(cls, unit: Unit, definition: Reward) -> Cutoff:
-        """Return the cutoff at this moment. A visit that has lasted more than a day does not delay other visits.
-        definition: the reward."""
+        """Return the cutoff as of now: a visit counts only if it started before the oldest visit that still runs. A
+        visit that has lasted more than a day is not waited for. definition: the reward."""
         timeout = settings.get(unit).session_timeout_us
         since = unit.now - DAY_US - timeout
         oldest = sessions.oldest_running(

@@ -117,7 +117,7 @@ def doctor(store: Store, request: Request) -> Report:
 
 def note(store: Store, request: Request, report: Report) -> None:
     """Record that the store was audited, with the numbers of errors and warnings. The command `status` shows this
-    record. If the file is damaged, nothing is written."""
+    record. If the audit found the file of the store damaged, nothing is written."""
     if any(finding.subject == "file" for finding in report.findings):
         return
     counts = Counter(f"{finding.severity}s" for finding in report.findings)

@@ -218,11 +218,11 @@ class WebApplication:
     async def _later_answers(
         self, answers: AnsweredLines, lines: NumberedLines | None, later_groups: Iterator[NumberedLines], n_bytes: int
     ) -> AsyncIterator[bytes]:
-        """Yield the answers to the groups of a long body after its first group. The writer gets a group when the
-        answers to the group before it are sent.
+        """Yield the answers to a long body after the answers to its first group of lines. Each group is handed to the
+        process that writes to the store when the answers to the group before are sent.
 
-        `answers` has the answers to the first group, `lines` is the second group, and `later_groups` yields all
-        further groups. `n_bytes` is the size of the body."""
+        `answers` has the answers to the first group, `lines` is the second group, or None without one, and
+        `later_groups` yields all further groups. `n_bytes` is the size of the body."""
         with self._count_bytes(n_bytes):
             while lines is not None:
                 answers = await self.writer.submit(lines, previous=answers)

@@ -297,11 +297,12 @@ class Wpdis(ByStep):
 
 
 class Wdr(ByStep):
-    """Use dr-rl with each w_t divided by its mean over sessions. The result is slightly biased, but it varies much
-    less.
+    """Use dr-rl, but divide each weight w_t by the mean of w_t over sessions. This adds a slight bias, and the estimate
+    varies much less than that of dr-rl.
 
-    Source: own derivation after Thomas & Brunskill 2016: sum_t gamma^t sum_i [u_t (r_t - Q_t) + u_{t-1} V_t], where
-    u_t = w_t / sum_i w_t and u_{-1} = 1 / n, is the mean of V_0 plus sum_t (sum_i correction_t) / (sum_i w_t)."""
+    Source: own derivation after Thomas & Brunskill 2016. The mean of V_0 plus the sum over t of (sum_i correction_t)
+    / (sum_i w_t) equals sum_t gamma^t sum_i [u_t (r_t - Q_t) + u_{t-1} V_t], where i runs over sessions, u_t = w_t /
+    sum_i w_t and u_{-1} = 1 / n."""
 
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows", "first_value")
     step_column: ClassVar[str | None] = "correction"

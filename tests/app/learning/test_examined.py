@@ -341,7 +341,7 @@ def test_doctor_warns_where_all_events_are_of_pages_and_no_slot_learns(sqlite_db
         store.write(lambda unit: unit.tell("DELETE FROM event"))
     run_sqlite("--allow-future", "--now", "2027-01-01", "feedback", "1", "click")
     assert warned(sqlite_db) == [
-        "whatever reward default weighs came for pages (1 events), and the belief learns from slots alone: "
+        "whatever reward default weighs came for pages (1 event), and the belief learns from slots alone: "
         "`rlrec feedback --position P` says which slot an event is of"
     ]
     run_sqlite("--allow-future", "--now", "2027-01-01", "feedback", "1", "click", "--position", "2")

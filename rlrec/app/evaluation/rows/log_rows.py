@@ -260,8 +260,8 @@ class LoggedBatch(Record, eq=False):
 
 class ImpressionRows(reward_log.RewardedSlots, eq=False):
     """This record has the mature, uncensored impressions of a batch. slots: the columns of `LoggedBatch`; shown_arms:
-    the arm of every impression of the batch. This includes impressions that were left out, since the column `start`
-    counts all impressions."""
+    the arm of every impression of the batch, with those that were left out, since the column `start` counts all of
+    them."""
 
     shown_arms: Ids
 
