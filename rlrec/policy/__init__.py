@@ -41,6 +41,7 @@ KINDS_THAT_DO_NOT_LEARN = (
     "fixed",
     "scored",
 )  # kinds that count pulls and rewards but do not learn from them
+ANY_REWARD = "epsilon-greedy"  # a kind that learns from rewards of any range
 TEAM_DRAFT = "team-draft"
 INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.fixed:TeamDraft"}  # kinds that users do not create
 TWO_STAGE, STAGES = "two-stage", ("first", "second")

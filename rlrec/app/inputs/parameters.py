@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -226,14 +226,21 @@ def read_prior(path: Path) -> dict[str, tuple[float, float]]:
     return priors
 
 
-def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
+def sweep_command(version: Version, options: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the command `sweep` that evaluates a version's kind and parameters on rows from which it has not learned,
-    or None for a kind that `sweep` cannot evaluate. options: further options of the command."""
-    policy = version.policy
-    if not kinds.learns_from_slots(policy.kind):
+    and words for what the command evaluates. A kind that cannot learn the version's reward is replaced by one that can.
+    The result is None for a kind that `sweep` cannot evaluate. options: further options of the command."""
+    kind, subject = version.policy.kind, "its kind"
+    if not kinds.learns_from_slots(kind):
         return None
-    words = _option_words(version, options, prefix=f"{policy.kind}:", exclusions=(*TIMELESS, kinds.BUDGET))
-    return " ".join(["rlrec sweep --kinds", policy.kind, *words])
+    exclusions = {*TIMELESS, kinds.BUDGET}
+    try:
+        kinds.make(kind, {}).check(version.reward)
+    except InputError:
+        kind, subject = kinds.ANY_REWARD, f"a kind that can learn {version.reward.name}"
+        exclusions |= version.policy.params.keys() - {"floor"}
+    words = _option_words(version, options, prefix=f"{kind}:", exclusions=exclusions)
+    return " ".join(["rlrec sweep --kinds", kind, *words]), subject
 
 
 def creation_command(version: Version, log: str) -> str:
@@ -253,7 +260,7 @@ def typed_params(version: Version) -> dict[str, str]:
 
 
 def _option_words(
-    version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Sequence[str] = ()
+    version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Collection[str] = ()
 ) -> list[str]:  # fmt: skip
     """Return the options of a command that describe a version: its parameters other than defaults, and its reward.
     options: further options; prefix: a text before each parameter, such as `KIND:`, with which parameters that contain

@@ -44,7 +44,6 @@ JUDGED = 100_000  # newest decisions from which effects are estimated
 PAGES = 300  # newest ones, whose eligible sets and contexts represent all
 SERVED = 200  # decisions that a version needs for its actual showings to count
 COUNTED = 5_000  # the newest ones among them
-ANY_REWARD = "epsilon-greedy"  # a kind that learns from rewards of any range
 LEVEL = 0.95
 
 
@@ -315,8 +314,8 @@ def _reprice_version(unit: Unit, version: Version, reward: Reward) -> Iterator[D
     except InputError:
         if policies.by_name(unit, f"{name}-{reward.name}") is not None:
             return  # it exists already, and is a candidate itself
-        options = f"--kind {ANY_REWARD} --reward {reward.name} --from-log policy={name}"
-        draft = designs.make_draft(ANY_REWARD, kinds.values(kinds.make(ANY_REWARD, {})), reward)
+        options = f"--kind {kinds.ANY_REWARD} --reward {reward.name} --from-log policy={name}"
+        draft = designs.make_draft(kinds.ANY_REWARD, kinds.values(kinds.make(kinds.ANY_REWARD, {})), reward)
         command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"
     selection = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
     fit = warm_start.fit_to_log(unit, draft, selection)

@@ -324,7 +324,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     if reason == REPLAYED_HINT and row.sweep_version is not None:
         from rlrec.app.inputs.parameters import sweep_command  # which few answers name
 
-        names["sweep"] = sweep_command(row.sweep_version, row.options) or ""
+        names["sweep"], names["subject"] = sweep_command(row.sweep_version, row.options) or ("", "")
     names["end"] = f"{format_time(extent.last_at + SECOND)[:19]}Z"  # the first second after the log
     if reason == "drift" and row.changed_at is not None:
         order = (

@@ -185,6 +185,7 @@ _EVALUATE = "`rlrec evaluate {target}"
 _PLACEHOLDERS = {
     "target": "TARGET",
     "sweep": "rlrec sweep --kinds KIND",
+    "subject": "its kind",
     "middle": "DAY",
     "order": "",
     "end": "DAY",
@@ -226,7 +227,7 @@ HINTS = {
     "in-sample": _EXPERIMENT_HINT,
     SERVED_HINT: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
     VARIANT_HINT: "`rlrec experiment show {experiment}` compares it, on the visits of each variant",
-    REPLAYED_HINT: "`{sweep}` judges its kind on rows that did not teach it, an experiment itself",
+    REPLAYED_HINT: "`{sweep}` judges {subject} on rows that did not teach it, an experiment itself",
     SPARED_HINT: f"{_EVALUATE} --log {{log}}split=gate`, by users from whom it did not learn",
     "unnarrowed": _EXPERIMENT_HINT,
     "unknown-fit": "`rlrec evaluate --target FILE --fitted-on until=DAY` says it, or another filter of the log",

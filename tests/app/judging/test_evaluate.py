@@ -288,6 +288,12 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     assert evaluate.next_steps([taught])[0].startswith(
         f"Next: `{sweep} --log policy=log --cluster session` judges its kind on rows that"
     )
+    lasting = worlds.CLICK._replace(name="lasting", weights={"click": 1.0, "return": 1.0})
+    unlearnable = replace(taught, sweep_version=designs.make_draft("kl-ucb", {"floor": 0.05}, lasting))
+    command = "rlrec sweep --kinds epsilon-greedy --param epsilon-greedy:floor=0.05 --reward lasting"
+    assert evaluate.next_steps([unlearnable])[0].startswith(
+        f"Next: `{command} --log policy=log --cluster session` judges a kind that can learn lasting on rows that"
+    )
     (finding,) = findings(replace(taught, version=1))  # the page says what answers, where the log of a policy cannot
     assert f"(log: in-sample). Next: `{sweep}" in finding
     unclear = replace(row, version=1, estimate=replace(row.estimate, reasons=("drift",)))

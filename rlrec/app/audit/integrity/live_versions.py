@@ -4,6 +4,7 @@ because no route or experiment serves the policy."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import arm_rules, lookup
@@ -161,8 +162,9 @@ def untaught_sentence(unit: Unit, version: Version, head: Head, options: Mapping
         return None
     if beliefs.prior(unit, version.id):
         return None
-    command = sweep_command(version, options)
-    remedy = "it learns as it serves" if command is None else f"`{command}` judges what its kind learns from this log"
+    reward = lookup.reward(unit, options["reward"]) if "reward" in options else version.reward
+    sweep = sweep_command(replace(version, reward=reward), options)
+    remedy = "it learns as it serves" if sweep is None else f"`{sweep[0]}` judges what {sweep[1]} learns from this log"
     if is_trained:
         remedy = f"`rlrec train-pg {version.policy.name}` makes a version that has learned"
     return f"{version.reference} has learned nothing yet, and draws as if all arms were alike: {remedy}"

@@ -4,6 +4,7 @@ the policy learned."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -93,11 +94,11 @@ class Target(Record, eq=False):
     @property
     def sweep_version(self) -> Version | None:
         """Return the target's version if it learned slot by slot from decisions of other policies, so that a sweep can
-        evaluate its kind. Otherwise return None."""
+        evaluate its kind. Otherwise return None. The version has the reward by which the target is evaluated."""
         version = None if self.serving is None else self.serving.version
         if version is None or all(lesson.selection.policy_ids == [version.policy.id] for lesson in self.lessons):
             return None
-        return version if learns_from_slots(version.policy.kind) else None
+        return replace(version, reward=self.reward) if learns_from_slots(version.policy.kind) else None
 
     def taught_by(self, slots: Columns) -> Flags:
         """Tell for each row of the log whether the target learned from the row, (n,)."""
