@@ -274,7 +274,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
         yield Draft(version.policy.name, _way_to_callers(unit, version.policy), exact.load(unit, version), version.id)
         last_version = version
         if (candidate := live_versions.waiting_version(unit, version)) is not None and candidate.reward.id == reward.id:
-            command, last_version = f"`rlrec policy promote {candidate.reference}` lets it serve", candidate
+            command, last_version = _way_to_callers(unit, version.policy, candidate.reference), candidate
             yield Draft(candidate.reference, command, exact.load(unit, candidate), candidate.id)
         is_rebuilt = last_version.reward.id == reward.id and "rebuilt_from" in last_version.learned_from
         if is_rebuilt and last_version.created_at > unit.now - DAY_US:
@@ -287,18 +287,25 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
         yield _long_term(unit, reward, effects, arm_ids, learners)
 
 
-def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
-    """Return words that say that a live policy already serves users, or by which command a route can lead to it."""
-    changes = routes.newest_changes(unit)
+def _way_to_callers(unit: Unit, policy: StoredPolicy, waiting: str | None = None) -> str:
+    """Return words that say that a live policy already serves users, or by which command a route can lead to it.
+
+    waiting: the reference of the policy's version that waits to go live, if the words are about this version."""
+    changes, promotion = routes.newest_changes(unit), f"`rlrec policy promote {waiting}`"
     for change in changes:
         if change.policy_id == policy.id and change.number is None:
-            return f"route {change.route} leads to it already"
+            return f"route {change.route} leads to it already" if waiting is None else f"{promotion} lets it serve"
     copies = {row.id for row in policies.all_policies(unit) if row.base_id == policy.id}
     for experiment in experiments.all_experiments(unit):
         if experiment.status == "running" and copies & {variant.policy_id for variant in experiment.serving}:
+            if waiting is not None:
+                return f"{promotion} makes it live, but {experiment.name} goes on with the version that it serves"
             return f"some users have it already: `rlrec experiment show {experiment.name}` compares"
-    route = changes[0].route if len(changes) == 1 else "ROUTE"
-    return f"it is live: `rlrec route set {route} --to {policy.name}` lets a route lead to it"
+    claim = "it is live" if waiting is None else f"{promotion} makes it live"
+    if len(changes) != 1:
+        return f"{claim}, but no route leads to it" if changes or waiting is None else f"{promotion} lets it serve"
+    separator = ": " if waiting is None else ", then "
+    return f"{claim}{separator}`rlrec route set {changes[0].route} --to {policy.name}` lets a route lead to it"
 
 
 def _reprice_version(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:

@@ -128,11 +128,15 @@ def _waiting_sentence(row: app.status.WaitingVersion) -> str:
 
 def _best_sentence(record: dict[str, Any], result: app.status.Status) -> str:
     """Return the sentence about the best known policy, with the time of the evaluation. If a policy or a route has
-    changed since that time, the sentence names the command that evaluates again."""
+    changed since that time, the sentence names the command that evaluates again, in place of a command that makes the
+    policy serve."""
     changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
     changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
-    stale_clause = f"; policies changed since then: `rlrec evaluate uniform --reward {record['reward']}` looks again"
-    return f"{record['sentence']} (as of {_minute_text(record)}{stale_clause if max(changes) > record['at'] else ''})"
+    if max(changes) <= record["at"]:
+        return f"{record['sentence']} (as of {_minute_text(record)})"
+    claim, end, _ = record["sentence"].partition("): ")
+    stale_clause = f"policies changed since then: `rlrec evaluate uniform --reward {record['reward']}` looks again"
+    return f"{claim}{end[:1]} (as of {_minute_text(record)}; {stale_clause})"
 
 
 def finding_line(row: Mapping[str, Any]) -> str:

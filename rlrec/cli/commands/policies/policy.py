@@ -189,7 +189,7 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     show(answer)
     if answer["rebuilt"]:
         version = f"{answer['policy']}@{answer['version']}"
-        suggest_next(show, f"policy promote {version}", "lets it serve; until then it does not")
+        suggest_next(show, f"policy promote {version}", "makes it live; until then it does not serve")
 
 
 @policy.command()

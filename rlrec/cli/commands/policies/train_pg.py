@@ -232,7 +232,7 @@ def _suggest_command(show: Show, result: Mapping[str, Any]) -> None:
         if is_weak(result):
             suggest_next(show, "help experiments", "says how a few users try it first, since the evidence is weak")
         else:
-            suggest_next(show, f"policy promote {new_version}", "lets it serve")
+            suggest_next(show, f"policy promote {new_version}", "makes it live")
     else:
         suggest_next(show, f"policy show {new_version} --curve", "shows what became of each epoch")
 

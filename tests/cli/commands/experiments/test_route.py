@@ -558,7 +558,7 @@ def test_a_route_says_that_a_rebuilt_version_does_not_serve(ready: Run) -> None:
     for words in (("route", "create", "other", "--to", "ts"), ("route", "set", "home", "--to", "ts")):
         assert "serves ts@1, not" not in ready(*words).stderr  # a frozen copy is for others to name
     rebuilt = ready("policy", "rebuild", "ts")
-    assert "lets it serve; until then it does not" in rebuilt.stderr
+    assert "makes it live; until then it does not serve" in rebuilt.stderr
     for words in (("route", "create", "third", "--to", "ts"), ("route", "set", "home", "--to", "ts")):
         answer = ready(*words).done()
         assert "serves ts@1, not ts@3, which was rebuilt later: `rlrec policy promote ts@3`" in answer.stderr
