@@ -76,15 +76,17 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
                 findings.add(CHECK, "warning", subject, detail)
             for text in arm_rules.idle_page_rules(unit, params):
                 findings.add(CHECK, "info", subject, f"{text} has no effect: no arm that it names can be shown now")
-    first_change = next(iter([*(change for change in changes if not change.running), *changes]), None)
     for version in (live[policy_id] for policy_id in sorted(live_since.keys() - serving_ids)):
         is_checked = policy in (None, version.policy.name) and version.policy.base_id is None
-        if first_change and is_checked and not activity.count_served_since(unit, version.policy.id, unit.now - DAY_US):
-            command = f"rlrec route set {first_change.route} --to {version.policy.name} --share 20%"
-            remedy = f"`{command}` gives it to some users"
-            remedy = f"once {first_change.experiment} has ended, {remedy}" if first_change.running else remedy
-            idle_text = "serves no route, and nobody outside of experiments got it within 24 hours"
-            detail = f"{idle_text}; {version.reference} is live: {remedy}"
+        if changes and is_checked and not activity.count_served_since(unit, version.policy.id, unit.now - DAY_US):
+            if policies.promotions(unit, version.policy.id)[-1].rolled_back_at is not None:
+                continue  # nobody meant to serve what a rollback made live again
+            detail = "serves no route, and nobody outside of experiments got it within 24 hours"
+            detail += f"; {version.reference} is live"
+            if len(changes) == 1:  # else only its owner knows which route its log is like
+                command = f"rlrec route set {changes[0].route} --to {version.policy.name} --share 20%"
+                end = f"once {changes[0].experiment} has ended, " if changes[0].running else ""
+                detail += f": {end}`{command}` gives it to some users"
             findings.add(CHECK, "info", f"policy {version.policy.name}", detail)
 
 

@@ -375,6 +375,12 @@ def test_a_version_that_went_live_where_no_route_leads_is_named(ready: Run, tmp_
     assert [idle in text and f" is live: {remedy}" in text for text in texts] == [True] * 4
     run(*tomorrow, "route", "set", "home", "--to", "u", "--share", "20%")  # the route takes no second ramp
     assert f" is live: once home-ramp-1 has ended, {remedy}" in run(*tomorrow, "status").stdout
+    run(*tomorrow, "route", "create", "next", "--to", "u")  # which of two routes would suit, nobody can tell
+    text = run(*tomorrow, "status").stdout
+    assert (idle in text, "gives it to some users" in text) == (True, False)
+    assert run(*tomorrow, "policy", "rollback", "ts", "--json").json["passed_by"] == []
+    assert idle not in run(*tomorrow, "status").stdout
+    run(*tomorrow, "policy", "promote", "ts@1")
     run(*tomorrow, "experiment", "stop", "home-ramp-1")
     run(*tomorrow, "route", "set", "home", "--to", "ts")
     assert remedy not in run(*tomorrow, "status").stdout
