@@ -101,8 +101,9 @@ class Stage(NamedTuple):
 
     change: the change of the route that began the ramp; ramp: the experiment that splits the users; share: the
     candidate's part of the users; next_share: its part after the next step, None if no step is left; due_at: the
-    earliest time of the next step, None if the ramp has no steps; is_due: whether this time has come; block_reason:
-    why somebody must look at the ramp, as the last `route advance` recorded it, or None."""
+    earliest time of the next step, None if the ramp has no steps; is_due: whether this time has come; awaits_rewards:
+    whether this time follows from the windows of the rewards that decide, since these are longer than the step lasts;
+    block_reason: why somebody must look at the ramp, as the last `route advance` recorded it, or None."""
 
     change: RouteChange
     ramp: experiments.Experiment
@@ -110,6 +111,7 @@ class Stage(NamedTuple):
     next_share: float | None
     due_at: int | None
     is_due: bool
+    awaits_rewards: bool
     definition: Mapping[str, Any]
     block_reason: str | None
 
@@ -123,8 +125,8 @@ class Stage(NamedTuple):
         share, at = f"{100 * self.next_share:.12g} %", format_time(self.due_at)
         if self.is_due:
             command = f"`rlrec route advance {self.change.route}`"
-            return f"{share} may come since {at}: {command} takes the step, or says what it waits for"
-        return f"{share} from {at} on"
+            return f"{share} has been due since {at}: {command} takes the step, or says what it waits for"
+        return f"{share} from {at} on{', when the first users have had time for their rewards' * self.awaits_rewards}"
 
     @property
     def sentence(self) -> str:
@@ -510,6 +512,10 @@ def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
     steps, hold_us = definition.get(experiment.STEPS, ()), definition.get(experiment.HOLD)
     next_share = next((step for step in steps if step > share + experiment.MIN_ROOM), None)
     due_at = None if hold_us is None else max(ramp.created_at, ramp.phase_at) + hold_us
+    names = {row[1] for key in (declared.METRIC, declared.GUARDS) for row in definition.get(key, ())} - {None}
+    complete_at = ramp.created_at + max((lookup.reward(unit, name).window_us for name in names), default=0)
+    awaits_rewards = due_at is not None and due_at < complete_at
+    due_at = complete_at if awaits_rewards else due_at
     block_reason = (settings.state(unit, BLOCKED, {"experiment": ramp.name}) or {}).get("why")
     is_due = due_at is not None and due_at <= unit.now
-    return Stage(change, ramp, share, next_share, due_at, is_due, definition, block_reason)
+    return Stage(change, ramp, share, next_share, due_at, is_due, awaits_rewards, definition, block_reason)

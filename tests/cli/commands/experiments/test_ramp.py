@@ -147,9 +147,18 @@ def test_a_step_waits_until_it_has_lasted_and_until_something_is_known(ready: Ru
     for words in (("route", "show", "home"), ("status",)):
         assert stood["why"] in at(ready, 0.5)(*words).stdout.splitlines()
     due = at(ready, 1.2)("status").stdout
-    assert "50 % may come since 2026-01-02T00:00:00.000000Z: `rlrec route advance home` takes the step" in due
+    assert "50 % has been due since 2026-01-02T00:00:00.000000Z: `rlrec route advance home` takes the step" in due
     line = at(ready, 0.5)("route", "advance", "home")
     assert (line.exit_code, line.stdout) == (0, "home-ramp-1 is at 20 %; 50 % from 2026-01-02T00:00:00.000000Z on\n")
+
+
+def test_a_step_lasts_at_least_as_long_as_the_window_of_its_reward(ready: Run) -> None:
+    ready("reward", "define", "lasting", "click=1, return=1", "--window", "7d")
+    begun = ramp(at(ready, 0), *STEPS, "--metric", "reward_per_unit:lasting").json
+    assert begun["ramp"]["next_at"][:10] == "2026-01-08"
+    outlook = "50 % from 2026-01-08T00:00:00.000000Z on, when the first users have had time for their rewards"
+    assert advance(at(ready, 2)).json["why"] == f"home-ramp-1 is at 20 %; {outlook}"
+    assert "waits for more users" in advance(at(ready, 7.1)).json["why"]
 
 
 @pytest.mark.slow
