@@ -441,7 +441,8 @@ def refusal_sentence(gate: Mapping[str, Any], rival: str | None = None) -> str |
     if "estimated-propensity" in reasons:
         return ESTIMATED
     if "in-sample" in reasons:
-        copy_hint = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
+        copy_hint = "; a copy by `rlrec policy freeze` learns no more: visits after that can judge it"
+        copy_hint = copy_hint if "guards" in gate else ""
         return f"it has learned from visits that the gate judges by, and may have from every later one{copy_hint}"
     is_more = gate["verdict"] != INSUFFICIENT and gate_direction(gate) == "more"
     if is_more and visits is not None and not visits["passed"]:
@@ -450,6 +451,8 @@ def refusal_sentence(gate: Mapping[str, Any], rival: str | None = None) -> str |
     if is_more and gate["answer"] == "better":
         return broken_guard
     way_out = "; --cluster session says that every session is another person" if "no-users" in reasons else ""
+    if gate.get("since_decision") is not None:
+        way_out = f"; only visits after those that taught it count{way_out}"
     return gate_claim(gate, rival=rival, groups=in_groups(doubts_of(reasons))).sentence + way_out
 
 

@@ -60,6 +60,8 @@ def test_a_gate_answers_as_evaluate_does_with_the_same_reasons(sqlite_db: str, t
         sentence = refusal_sentence({**judgement, "against": "u"})
         assert (sentence is None) == judgement["passed"]
         assert sentence is None or reasons[0] in sentence
+        later = refusal_sentence({**judgement, "against": "u", "since_decision": 7})
+        assert later == (sentence and f"{sentence}; only visits after those that taught it count")
 
 
 def test_what_pages_earn_as_a_whole_is_asked_of_visits(sqlite_db: str, run_sqlite: Run) -> None:

@@ -159,6 +159,7 @@ def test_a_candidate_that_learned_from_the_log_is_refused(ready: Run) -> None:
     done = gated(ready, "late")
     assert (done.exit_code, "in-sample" in done.json["gate"]["reasons"]) == (3, True)
     assert "has learned from visits" in done.error["error"]
+    assert "a copy by `rlrec policy freeze` learns no more: visits after that can judge it" in done.error["error"]
 
 
 def test_visits_after_those_that_taught_a_candidate_can_judge_it(ready: Run) -> None:
