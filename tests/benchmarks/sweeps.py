@@ -95,7 +95,7 @@ def _judged(setting: Setting, rates: Array, seed: int) -> list[bool]:
         with store.read() as unit:
             reward, log = lookup.reward(unit, "default"), Selection()
             candidates = sweep.candidates_of(unit, REQUEST, reward, log)
-            moments = sweep.learn(unit, candidates, time_blocks(unit, log, sweep.BLOCKS), reward)
+            moments = sweep.learn(unit, candidates, time_blocks(unit, log, sweep.N_BLOCKS), reward)
             arms = np.arange(1, rates.shape[1] + 1)
             keys = {arm: f"a{arm - 1}" for arm in arms.tolist()}
             truth = {"uniform": float(rates.mean())}

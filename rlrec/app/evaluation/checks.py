@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rlrec.store.log.selected import LogExtent
 
 SAMPLE_SIZE = 200_000  # decisions that the expensive checks read, about
-CONTEXT_CELLS, ARMS, PAIRS = 256, 4_096, 1 << 14  # most contexts, arms within them, and pairs of both
+MAX_CONTEXT_CELLS, MAX_ARMS, MAX_PAIRS = 256, 4_096, 1 << 14  # most contexts, arms within them, and pairs of both
 _MAX_SETS = 512  # eligible sets at a time
 _PERSONS_SALT, _SAMPLE_SALT, _REPEATS_SALT = 11, 12, 13
 MAX_DECISIONS = 200_000  # decisions whose events are read, about
@@ -145,8 +145,8 @@ class WrongPropensities(Check):
         eligible = _eligible_in(np.zeros(len(top), np.int64), set_index, members, cells=1, arms=len(arms))
         arm_bets = bet_sums(p, rank, eligible=eligible)
         # a sample of the rows; each row counts in every cell of its context
-        n_arms = min(len(arms), ARMS)
-        n_cells = max(2, min(CONTEXT_CELLS, PAIRS // max(n_arms, 1)))
+        n_arms = min(len(arms), MAX_ARMS)
+        n_cells = max(2, min(MAX_CONTEXT_CELLS, MAX_PAIRS // max(n_arms, 1)))
         sample_rows = np.flatnonzero(data.in_sample)
         context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=n_cells)
         start, context_code = offsets(np.bincount(context, minlength=contexts.size)), slots["context"][top[sample_rows]]

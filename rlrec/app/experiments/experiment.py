@@ -187,7 +187,7 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], rankers: Sequence
         policy_id = holdout.add_policy(unit, request.name, models[0])
         variants.append((holdout.LABEL, policy_id, weight))
     if served_route is not None:
-        variants.append((holdout.SERVED, served_route.policy_id, 1 - request.variants[0].weight))
+        variants.append((holdout.SERVED_LABEL, served_route.policy_id, 1 - request.variants[0].weight))
     if rankers:
         variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, rankers), 1.0))
     for label, policy_id, weight in variants:

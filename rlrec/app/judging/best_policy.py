@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.arm_effects import EffectEstimates
     from rlrec.ope.estimators.shrinkage import ShrunkEffects
 
-JUDGED = 100_000  # newest decisions from which effects are estimated
-PAGES = 300  # newest ones, whose eligible sets and contexts represent all
-SERVED = 200  # decisions that a version needs for its actual showings to count
-COUNTED = 5_000  # the newest ones among them
+MAX_JUDGED = 100_000  # newest decisions from which effects are estimated
+N_PAGES = 300  # newest ones, whose eligible sets and contexts represent all
+MIN_SERVED = 200  # decisions that a version needs for its actual showings to count
+MAX_COUNTED = 5_000  # the newest ones among them
 LEVEL = 0.95
 
 
@@ -91,7 +91,7 @@ class _NewestPages:
     def read(cls, unit: Unit, selection: Selection, examination: Array, arm_keys: Sequence[str]) -> _NewestPages:
         """Read the newest slates of a selection of the log. arm_keys: the keys of all arms, in the order of arrays
         (k,)."""
-        rows = selected.newest_pages(unit, selection, PAGES)
+        rows = selected.newest_pages(unit, selection, N_PAGES)
         context_ids = np.array([row.context_id for row in rows])
         contexts, _ = stored_contexts.distinct_contexts(unit, context_ids)
         keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
@@ -134,10 +134,10 @@ class _NewestPages:
         version, (k,). The result is None if the version served too few slates."""
         looks, n_pages = np.zeros(len(self.columns)), 0
         version_selection = replace(selection, version_ids=[version_id])
-        for row in selected.newest_slots(unit, version_selection, COUNTED):
+        for row in selected.newest_slots(unit, version_selection, MAX_COUNTED):
             looks[self.columns[row.arm_id]] += row.slots * self.examination[row.position - 1]
             n_pages += row.slots if row.position == 1 else 0
-        return looks / n_pages if n_pages >= SERVED else None
+        return looks / n_pages if n_pages >= MIN_SERVED else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,7 +219,7 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     from rlrec.app.evaluation.passes import arm_effects
     from rlrec.ope.intervals.tails import t_quantile
 
-    since = selected.newest_at(unit, filters.selection(unit, log), JUDGED)
+    since = selected.newest_at(unit, filters.selection(unit, log), MAX_JUDGED)
     log_filter = filters.with_since(log, since)
     effect_pass, by_group, _ = arm_effects.sum_log(unit, arm_effects.Request(log=log_filter, reward=reward))
     selection, (sums,), keys = filters.selection(unit, log_filter), by_group.values(), effect_pass.arm_keys
@@ -227,10 +227,13 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     effects = estimates.long_run(estimates.posteriors)
     pages = _NewestPages.read(unit, selection, np.array(effect_pass.examination), keys)
     drafts = [*_drafts(unit, lookup.reward(unit, reward), effects, [*pages.columns])]
-    even = pages.exposures(drafts[0].distribution)
-    assert even is not None  # always known for `uniform`
+    even_looks = pages.exposures(drafts[0].distribution)
+    assert even_looks is not None  # always known for `uniform`
     log_looks = sums.looks * pages.looks / sums.looks.sum()
-    belief, gains = ArmEffects(raw=estimates, log_looks=log_looks, even_looks=even), list[tuple[float, float, Draft]]()
+    belief, gains = (
+        ArmEffects(raw=estimates, log_looks=log_looks, even_looks=even_looks),
+        list[tuple[float, float, Draft]](),
+    )
     for draft in drafts:
         served_looks = pages.served_looks(unit, selection, draft.version_id) if draft.version_id else None
         exposures = pages.exposures(draft.distribution) if served_looks is None else served_looks
@@ -241,10 +244,10 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     gains.sort(key=lambda row: row[1] - row[0])
     freedom = max(1, min(int(sums.counts[3]), len(estimates.influence)) - 1)
     # corrected for the number of candidates, among which the best one looks good by chance, too
-    reach = t_quantile(1 - (1 - LEVEL) / 2 / len(gains), freedom)
+    t_factor = t_quantile(1 - (1 - LEVEL) / 2 / len(gains), freedom)
     candidates: list[Candidate] = [
         {
-            "name": draft.name, "gain": gain, "lower": gain - reach * error, "upper": gain + reach * error,
+            "name": draft.name, "gain": gain, "lower": gain - t_factor * error, "upper": gain + t_factor * error,
             "command": draft.command, "serves": draft.version_id == pages.version_id,
         }
         for gain, error, draft in gains
@@ -284,7 +287,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
             yield from _reprice_version(unit, version, reward)
     learners = [row for row in live if row.policy.kind == "long-term" and row.reward.id == reward.id]
     if not learners or learners[-1] in to_rebuild:
-        yield _long_term(unit, reward, effects, arm_ids, learners)
+        yield _long_term_draft(unit, reward, effects, arm_ids, learners)
 
 
 def _way_to_callers(unit: Unit, policy: StoredPolicy, waiting: str | None = None) -> str:
@@ -332,7 +335,7 @@ def _reprice_version(unit: Unit, version: Version, reward: Reward) -> Iterator[D
     yield Draft(f"{name} re-priced", command, distribution)
 
 
-def _long_term(
+def _long_term_draft(
     unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], learners: Sequence[Version]
 ) -> Draft:
     """Return a candidate of kind `long-term` whose belief is the given effects. If there are learners, the candidate is
@@ -362,13 +365,13 @@ def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
     pick, start, clause = candidates[0], f"best known for {reward} in the long run", ""
     holder = next((row for row in candidates if row["serves"]), None)
     if holder is not None and (pick is holder or pick["lower"] <= max(0.0, holder["gain"])):
-        serves = f"{holder['name']}, which serves"
+        holder_text = f"{holder['name']}, which serves"
         rival = max((row for row in candidates if row is not holder), key=lambda row: row["gain"], default=holder)
         if rival["gain"] <= max(0.0, holder["gain"]):
-            return f"{start}: {serves}, by this log as good as any"
+            return f"{start}: {holder_text}, by this log as good as any"
         is_first = pick is holder
-        start = f"{start}: {serves}; perhaps better" if is_first else f"perhaps best for {reward} in the long run"
-        pick, clause = rival, f"; {holder['name'] if is_first else f'{serves},'} {holder['gain']:+.2g}"
+        start = f"{start}: {holder_text}; perhaps better" if is_first else f"perhaps best for {reward} in the long run"
+        pick, clause = rival, f"; {holder['name'] if is_first else f'{holder_text},'} {holder['gain']:+.2g}"
     bounds = ", ".join(f"{pick[name]:+.2g}" for name in ("lower", "upper"))
     doubt = "" if pick["lower"] > 0 else ", which this log alone cannot be sure of"
     figures = f"{pick['gain']:+.2g} {reward} a page [{bounds}] above what this log shows, to first order{doubt}{clause}"

@@ -24,7 +24,7 @@ MINUTES = 1, 5, 15, 30, 60, 180, 360, 720, *(1_440 * days for days in (1, 2, 3, 
 WINDOWS_US = [60 * SECOND * minutes for minutes in MINUTES]
 # The columns of the sums over the decisions that are old enough for a window.
 DECISIONS, EVENTS, EARLIER_REWARD, WINDOW_REWARD, COUNTED = range(5)
-_MARKS = (*reward_log.MATURITY_COLUMNS, "keep_probability")
+_DECISION_COLUMNS = (*reward_log.MATURITY_COLUMNS, "keep_probability")
 
 
 # One window; own: whether it is the definition's.
@@ -44,7 +44,7 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
         definition = lookup.reward(unit, name)
         windows = sorted({*WINDOWS_US, definition.window_us})
         total = np.zeros((len(windows), 5))
-        for batch in reader.batches(unit, filters.selection(unit, log), columns=_MARKS):
+        for batch in reader.batches(unit, filters.selection(unit, log), columns=_DECISION_COLUMNS):
             total += _window_sums(batch, definition, windows, now=unit.now)
         _, reward_names = reward_log.find_uncounted(unit, definition)
     with_events = np.flatnonzero(total[:, EVENTS])
@@ -56,14 +56,14 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
     total = total[: with_events[-1] + 1]
     earlier, later = total[:, EARLIER_REWARD], total[:, WINDOW_REWARD]
     # equal values: nothing arrived in between; unknown where later events cancelled all reward
-    links = np.divide(earlier, later, out=np.where(earlier == later, 1.0, np.nan), where=later != 0)
+    link_ratios = np.divide(earlier, later, out=np.where(earlier == later, 1.0, np.nan), where=later != 0)
     return [
         {
             "window_s": window / 1e6, "share": finite_or_none(share), "events": int(row[EVENTS]),
             "decisions": int(row[DECISIONS]), "reward_per_decision": row[WINDOW_REWARD] / row[COUNTED],
             "own": window == definition.window_us, "reward": definition.name,
         }
-        for row, window, share in zip(total.tolist(), windows, arrived_shares(links).tolist(), strict=False)
+        for row, window, share in zip(total.tolist(), windows, arrived_shares(link_ratios).tolist(), strict=False)
     ]  # fmt: skip
 
 
@@ -110,6 +110,6 @@ def _weighted_events(batch: Batch, definition: Reward, is_uncensored: Flags) -> 
 
 def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
     """Return a row for each decision of the slots, in order of the decision's id, with its age and its probability of
-    being kept (columns _MARKS). rows: the slots to use."""
-    _, first = np.unique(slots["decision_id"][rows], return_index=True)
-    return {name: slots[name][rows][first] for name in _MARKS}
+    being kept (columns _DECISION_COLUMNS). rows: the slots to use."""
+    _, first_rows = np.unique(slots["decision_id"][rows], return_index=True)
+    return {name: slots[name][rows][first_rows] for name in _DECISION_COLUMNS}

@@ -24,8 +24,8 @@ from rlrec.times import SECOND
 
 __all__ = ["Request", "Result", "effects", "suggest"]
 
-DRAWS, SEED = 2_000, 0  # of the posterior
-DIGITS = 3  # decimal digits of a weight
+N_DRAWS, SEED = 2_000, 0  # of the posterior
+N_DIGITS = 3  # decimal digits of a weight
 
 
 def effects(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
@@ -93,9 +93,12 @@ def suggest(store: Store, request: Request) -> Suggestion:
     values = np.column_stack([sums.events[kind][arms, 0] for kind in kinds])
     products = np.array([[sums.products[kind_a, kind_b] for kind_b in kinds] for kind_a in kinds])
     (rates, covariance), rng = joint_rates(values, products, sums.looks[arms]), np.random.default_rng(SEED)
-    draws = draw_lines(later_effect[arms], error[arms], rates, draws=DRAWS, rng=rng)
+    draws = draw_lines(later_effect[arms], error[arms], rates, draws=N_DRAWS, rng=rng)
     # ranks by rates and effects that are drawn with their errors
-    errors, weights_now = draw_errors(covariance, draws=DRAWS, rng=rng), [now_weights.get(kind, 0.0) for kind in kinds]
+    errors, weights_now = (
+        draw_errors(covariance, draws=N_DRAWS, rng=rng),
+        [now_weights.get(kind, 0.0) for kind in kinds],
+    )
     drawn_rates, shifts = rates + errors, np.einsum("np,nkp->nk", draws.slopes, errors)
     reward_now = drawn_rates @ weights_now
     ranks, joint_level = _ranks(draws.effects + shifts + reward_now), 1 - (1 - request.level) / len(kinds)
@@ -113,7 +116,7 @@ def suggest(store: Store, request: Request) -> Suggestion:
     answer["explained"] = _doubt(np.minimum(draws.centres.var(axis=1) / draws.effects.var(axis=1), 1), request.level)
     if any(event["answer"] != "unknown" for event in answer["events"]):
         weights = {**now_weights, **{event["event"]: event["weight"] for event in answer["events"]}}
-        answer["weights"] = {kind: float(f"{weight:.{DIGITS}g}") for kind, weight in weights.items()}
+        answer["weights"] = {kind: float(f"{weight:.{N_DIGITS}g}") for kind, weight in weights.items()}
     return answer
 
 

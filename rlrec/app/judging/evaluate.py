@@ -48,9 +48,9 @@ from rlrec.store.policies import policies, routes
 from rlrec.times import SECOND, date, day_of, format_time, middle
 
 __all__ = [
-    "EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explain_rows", "log_read", "reasons_in_words",
+    "EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explain_rows", "log_sentences", "reasons_in_words",
 ]  # fmt: skip
-NAMED = 3  # new arms that a line names at most
+MAX_NAMED = 3  # new arms that a line names at most
 
 
 def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> list[EstimateRow]:
@@ -173,12 +173,14 @@ def former_rivals(
         return {}
     sentences = dict[str, tuple[str, str]]()
     for target, by_logger in shares.items():
-        owners = {name: lookup.split_reference(name)[0] for name in by_logger if name}
-        versions = [name for name, owner in owners.items() if owner == policy]
+        policy_by_version = {name: lookup.split_reference(name)[0] for name in by_logger if name}
+        versions = [name for name, owner in policy_by_version.items() if owner == policy]
         share = sum(by_logger[name] for name in versions)
         if 0 < share < 0.5:
             sentence = f"{100 - 100 * share:.0f} % of what {target} is compared with is not {policy}, which serves now"
-            if any(owner.startswith(f"{policy}@") for owner in owners.values()):  # `policy=` selects variants, too
+            if any(
+                owner.startswith(f"{policy}@") for owner in policy_by_version.values()
+            ):  # `policy=` selects variants, too
                 sentences[target] = sentence, filters.with_loggers(log, versions)
             else:
                 sentences[target] = sentence, filters.join_filters(log, f"policy={policy}")
@@ -221,7 +223,7 @@ def explain_rows(rows: Sequence[EstimateRow]) -> list[str]:
             horizons[row.name] = min(horizon, horizons.get(row.name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
     lines = verdicts.explain_reasons([row.record for row in rows])
-    lines += next_steps(rows) + logs_taken(rows)
+    lines += next_steps(rows) + log_weight_lines(rows)
     if inclusion.decisions:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
         note = f"(decisions that were derived again: {inclusion.decisions:,})"
@@ -268,7 +270,7 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
             lines.append(f"{group}: {meaning}")
         for text, names in targets.items():
             lines += [f"  {text}"] if names == [*records] else [f"  {name}, {text}" for name in names]
-    return lines + next_steps(rows) + logs_taken(rows) + list_assumptions(rows)
+    return lines + next_steps(rows) + log_weight_lines(rows) + list_assumptions(rows)
 
 
 def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
@@ -342,7 +344,7 @@ def list_assumptions(rows: Sequence[EstimateRow]) -> list[str]:
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
-def log_read(rows: Sequence[EstimateRow]) -> list[str]:
+def log_sentences(rows: Sequence[EstimateRow]) -> list[str]:
     """Return a line about the decisions that were read and their rewards. Further lines name the arms that targets may
     show today but that no decision of the log could show."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
@@ -362,12 +364,12 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
         targets.setdefault(tuple(row.new_arms), {})[row.name] = None
     return [f"{quantity(extent.decisions, 'decision')} {time}{count_note}, {noun} {', '.join(rewards)}"] + [
         f"{', '.join(names)} may show {quantity(len(keys), 'arm')} today that no decision of this log could "
-        f"({', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''}), which these figures leave out"
+        f"({', '.join(keys[:MAX_NAMED])}{', ...' if len(keys) > MAX_NAMED else ''}), which these figures leave out"
         for keys, names in targets.items()
     ]
 
 
-def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
+def log_weight_lines(rows: Sequence[EstimateRow]) -> list[str]:
     """Return a line for each target whose loggers have different weights, which states the weights of their rows.
     Further lines say whether targets are evaluated on different rows, so that their lifts cannot be compared, and for
     which targets the bounds of lifts hold together."""

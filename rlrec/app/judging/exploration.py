@@ -38,9 +38,14 @@ from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.policies import policies
 
-PERIODS = 20  # of equal length, from the first decision to the last; probabilities are compared over them
-SIDES = ("greedy_reward", "greedy_weight", "reward", "rows")  # columns that are compared
-COLUMNS = (*SIDES, "lost", "lost_squares", "earning")  # lost: how much rarer a row would be without exploration
+N_PERIODS = 20  # of equal length, from the first decision to the last; probabilities are compared over them
+COMPARED_COLUMNS = ("greedy_reward", "greedy_weight", "reward", "rows")  # columns that are compared
+COLUMNS = (
+    *COMPARED_COLUMNS,
+    "lost",
+    "lost_squares",
+    "earning",
+)  # lost: how much rarer a row would be without exploration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,7 @@ class ExplorationSums(Sums, kw_only=True):
     target and q the weight of the greedy policy. The last sum is what the sum of squares would be in a log of the
     greedy policy.
 
-    served_sums, greedy_sums, n_eligible (PERIODS, arms): sums over the decisions of each period. They are the
+    served_sums, greedy_sums, n_eligible (N_PERIODS, arms): sums over the decisions of each period. They are the
     probability of each arm at position 1 as served, the same without exploration, and the number of decisions in which
     the arm was eligible."""
 
@@ -177,7 +182,7 @@ class FloorComparison:
         since, until = selected.times(unit, evaluation.selection)
         return cls(
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
-            positions=max(1, evaluation.extent.positions), start=since, period_us=(until - since) // PERIODS + 1,
+            positions=max(1, evaluation.extent.positions), start=since, period_us=(until - since) // N_PERIODS + 1,
         )  # fmt: skip
 
     def sums(self, batch: LoggedBatch) -> ExplorationSums:
@@ -203,9 +208,9 @@ class FloorComparison:
     def _greedy_weights(self, rows: ImpressionRows, batch: LoggedBatch) -> tuple[Array, Array]:
         """Return the weight of each of n rows for the policy without exploration, (n,), which is NaN where it is not
         known. Return also the sums `served_sums`, `greedy_sums` and `n_eligible` of ExplorationSums, stacked (3,
-        PERIODS, arms)."""
+        N_PERIODS, arms)."""
         slots, weight = rows.slots, np.full(len(rows), np.nan)
-        vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
+        vectors = np.zeros((3, N_PERIODS, len(self.evaluation.arms)))
         period, top = (slots["at"] - self.start) // self.period_us, slots["position"] == 1
         arguments = slots, batch.contexts, batch.eligible
         greedy_cases = LoggerMarginals(self.reader.loggers, greedy=True).cases(*arguments, positions=self.positions)
@@ -214,7 +219,7 @@ class FloorComparison:
             position, arm = slots["position"][case.rows], np.searchsorted(case.arms, slots["arm_id"][case.rows])
             weight[case.rows] = case.marginals[position - 1, arm] / slots["marginal"][case.rows]
             index = self.evaluation.arms.index(case.arms)
-            decisions = np.bincount(period[case.rows[top[case.rows]]], minlength=PERIODS)[:, None]
+            decisions = np.bincount(period[case.rows[top[case.rows]]], minlength=N_PERIODS)[:, None]
             for sums, probability in zip(vectors, (served_case.marginals[0], case.marginals[0], 1.0), strict=True):
                 sums[:, index] += decisions * probability
         return weight, vectors
@@ -256,10 +261,12 @@ class FloorComparison:
         """Return the reward per row lost to exploration. This is the self-normalised mean reward without exploration,
         minus the mean reward as served, on the same rows."""
         summary, contrast = sums.summary(), Minus(Snips())
-        sample = intervals.studentised_bootstrap(contrast, summary.units[:, : len(SIDES)], seed=self.request.seed)
+        sample = intervals.studentised_bootstrap(
+            contrast, summary.units[:, : len(COMPARED_COLUMNS)], seed=self.request.seed
+        )
         lower, upper = sample.bounds(self.request.level)
         rows, loss, squares, n_rewards = summary.total[3:]
-        base = contrast.base(summary.total[: len(SIDES)])
+        base = contrast.base(summary.total[: len(COMPARED_COLUMNS)])
         ess = finite_or_none(summary.total[1] ** 2 / summary.moment[1, 1])
         is_small, explores = (ess or 0.0) < LEAST_ESS, not np.allclose(summary.units[:, 1], summary.units[:, 3])
         is_equal = abs(sample.value) <= rounding(base)

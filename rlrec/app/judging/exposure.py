@@ -42,7 +42,7 @@ from rlrec.times import DAY_US
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-YOUNG_US = 7 * DAY_US
+MAX_YOUNG_US = 7 * DAY_US
 ARM_FIGURES = ("realised", "expected", "rate")  # figures that `arm list` shows
 PORTION = 100_000  # slots whose features are summed at a time
 
@@ -187,7 +187,7 @@ class Census:
 
     @property
     def reading(self) -> Reading:
-        return Reading(columns=log_rows.JUDGED, support=False, marginals=0)
+        return Reading(columns=log_rows.JUDGE_COLUMNS, support=False, marginals=0)
 
     def __call__(self, reader: LogReader, /) -> ExposurePartial:
         """Return the sums of the partition that the reader reads."""
@@ -224,7 +224,8 @@ class Census:
             shown_counts=np.bincount(arm, weights=count, minlength=len(self.added_at)).astype(np.float64),
             eligible_counts=self._eligible(sets, batch), drawn_slots=int(live.sum()),
             uniform_slots=_count_uniform_picks(take(slots, live), reader),
-            young_slots=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()), slates=slates, variety=variety,
+            young_slots=int((slots["at"] - self.added_at[arm] < MAX_YOUNG_US)[live].sum()),
+            slates=slates, variety=variety,
         )  # fmt: skip
 
     def _exposures(self, slots: Columns, starts: Ids, batch: LoggedBatch, reader: LogReader) -> tuple[Array, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, study_figures, unit_outcomes
-from rlrec.app.evaluation.comparisons.study_figures import BY, Study, StudyFigures
+from rlrec.app.evaluation.comparisons.study_figures import GROUPINGS, Study, StudyFigures
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.experiments.plan import NewUnits
 from rlrec.app.inputs import filters, lookup
@@ -117,7 +117,7 @@ def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
 
 def _check(request: Request) -> None:
     intervals.check_level(request.level)
-    groups = BY if request.experiment is None else (*BY, request.by or "")  # or a field of the context
+    groups = GROUPINGS if request.experiment is None else (*GROUPINGS, request.by or "")  # or a field of the context
     if request.by is not None and request.by not in groups:
         raise InputError(f"--by takes no {request.by!r}", hint=f"one of {', '.join(groups)}")
     if request.by == "variant" and request.experiment is None:
@@ -133,7 +133,7 @@ def _check(request: Request) -> None:
 
 def _study(unit: Unit, request: Request) -> Study:
     experiment = None if request.experiment is None else lookup.experiment(unit, request.experiment)
-    segment = None if request.by is None or request.by in BY else request.by
+    segment = None if request.by is None or request.by in GROUPINGS else request.by
     by = "variant" if segment else request.by or ("variant" if experiment else None)
     if experiment is not None and by == "variant" and interleaved.ranker_names(experiment):
         hint = f"`rlrec experiment show {experiment.name}` compares them"

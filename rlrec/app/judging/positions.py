@@ -19,7 +19,7 @@ from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import log_rows
-from rlrec.app.evaluation.rows.log_rows import FITTED, ImpressionRows
+from rlrec.app.evaluation.rows.log_rows import FIT_COLUMNS, ImpressionRows
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.arrays import finite_or_none, run_starts
@@ -36,12 +36,12 @@ from rlrec.store.policies.curves import Curve
 from rlrec.times import format_time
 
 MAX_POSITIONS = 50  # default positions of a curve
-CELLS = 2_000_000  # contexts and arms of an import that are compared at most
-_READ = (
-    *FITTED, "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size", "propensity",
-    "marginal",
+MAX_CELLS = 2_000_000  # contexts and arms of an import that are compared at most
+_SLOT_COLUMNS = (
+    *FIT_COLUMNS, "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
+    "propensity", "marginal",
 )  # fmt: skip
-EXPLAINED = {
+EXPLAINED_REASONS = {
     "no-overlap": "no arm was likely enough at this position and at the one above in one page; the curve ends above it",
     "no-variation": "no arm with a reward connects this position with the first one in equal contexts; "
     "the curve ends above it",
@@ -123,8 +123,8 @@ class _LogSums(Sums, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raise InputError if the log has more cells (contexts with arms) than can be compared."""
-        if len(self.cells.slots) > CELLS:
-            raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
+        if len(self.cells.slots) > MAX_CELLS:
+            raise InputError(f"the log has more than {MAX_CELLS} contexts and arms", hint="narrow --log")
 
 
 class _PassSums(Sums):
@@ -146,7 +146,7 @@ class _CurvePass:
 
     @property
     def reading(self) -> Reading:
-        return Reading(columns=_READ, support=False, marginals=max(self.size, 2))
+        return Reading(columns=_SLOT_COLUMNS, support=False, marginals=max(self.size, 2))
 
     def __call__(self, log_reader: LogReader, /) -> _PassSums:
         """Return the sums of the partition that the reader reads."""
@@ -174,7 +174,7 @@ def _estimate(
     if size < 2:
         raise CheckFailed("the log shows one position alone: there is nothing to compare it with")
     estimation = _curve(sums, request.model, size)
-    by_position = estimation if request.model == "pbm" else _by_position(sums, size)
+    by_position = estimation if request.model == "pbm" else _curve_by_position(sums, size)
     examination = np.array([position.examination for position in by_position.curve.positions])
     comparison = positions.compare_models(sums.clicks, examination, model=request.model)
     return replace(estimation, comparison=comparison)
@@ -206,7 +206,7 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimation:
     """Return the curve of a click model, and the method that estimated it. Raises CheckFailed if the curve ends at
     position 1. size: the largest number of positions."""
     if model == "pbm":
-        estimation = _by_position(sums, size)
+        estimation = _curve_by_position(sums, size)
     else:
         estimation = _Estimation(curve=positions.model_curve(sums.clicks, model=model), method="likelihood")
     if len(estimation.curve.positions) == 1:
@@ -214,7 +214,7 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimation:
     return estimation
 
 
-def _by_position(sums: _LogSums, size: int) -> _Estimation:
+def _curve_by_position(sums: _LogSums, size: int) -> _Estimation:
     """Return the curve of the position-based model. It is estimated from arms that were likely at neighbouring
     positions (overlap) or, if there are no such arms, by expectation-maximisation. size: the largest number of
     positions."""
@@ -322,7 +322,7 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 def explain_curve(answer: CurveAnswer) -> list[str]:
     """Return a line for each reason of doubt about a curve, which explains it."""
-    return [f"{reason}: {EXPLAINED[reason.partition(':')[0]]}" for reason in answer["reasons"]]
+    return [f"{reason}: {EXPLAINED_REASONS[reason.partition(':')[0]]}" for reason in answer["reasons"]]
 
 
 def _answer(unit: Unit, curve: Curve) -> CurveAnswer:

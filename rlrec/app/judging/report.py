@@ -35,12 +35,18 @@ from rlrec.times import DAY_US, format_time
 
 T = TypeVar("T")
 P = ParamSpec("P")
-JUDGED = 100_000  # newest decisions for estimates and exposure
-GAP = 28  # days without decisions before which the parts over time begin
-LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by each period, at most
-TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 3, 3  # the most used, or newest, of each that are shown
-PARTS = 8
-OVER_TIME = ("visits", "returned_1d", "returned_7d", "reward_per_visit")  # metrics that are shown over time
+MAX_JUDGED = 100_000  # newest decisions for estimates and exposure
+MIN_GAP_DAYS = 28  # days without decisions before which the parts over time begin
+MAX_DAYS = {"hour": 2, "day": 45, "week": 728}  # days that are shown by each period, at most
+MAX_TARGETS, MAX_BELIEFS, MAX_EXPERIMENTS, MAX_CURVES, MAX_TRAINED = (
+    6,
+    4,
+    5,
+    3,
+    3,
+)  # the most used, or newest, of each that are shown
+N_SECTIONS = 8
+METRICS_OVER_TIME = ("visits", "returned_1d", "returned_7d", "reward_per_visit")  # metrics that are shown over time
 UNIFORM = "uniform"
 
 
@@ -145,7 +151,7 @@ def newest_filter(store: Store) -> str | None:
     """Return a filter of the newest decisions, as many as the estimates of a report use. The result is None if the log
     has no more decisions than this."""
     with store.read() as unit:
-        since = selected.newest_at(unit, filters.selection(unit, ""), JUDGED)
+        since = selected.newest_at(unit, filters.selection(unit, ""), MAX_JUDGED)
     return filters.with_since(None, since)
 
 
@@ -179,7 +185,7 @@ class _Ranking:
     def _shown_policies(self) -> list[StoredPolicy]:
         """Return the policies whose beliefs the report shows, and whose newest decisions are checked."""
         rankers = [self.policies[key] for key in self._rankers()]
-        return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
+        return [policy for policy in rankers if policy.kind != UNIFORM][:MAX_BELIEFS]
 
     def quick_findings(self, *, on_its_clock: bool) -> list[Finding]:
         """Return the findings of checks that do not read the whole log.
@@ -199,7 +205,7 @@ class _Gathering(_Ranking):
         self.store, self.request = store, request
         self.selection = filters.selection(unit, request.filter)
         self.policy = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
-        self.days, since = selected.day_counts_and_newest(unit, self.selection, JUDGED)
+        self.days, since = selected.day_counts_and_newest(unit, self.selection, MAX_JUDGED)
         n_decisions = sum(row.decisions for row in self.days)
         first_at, last_at = selected.times(unit, self.selection)
         self.answer = Result(
@@ -217,7 +223,7 @@ class _Gathering(_Ranking):
             self.answer.reward = lookup.reward(unit, request.reward).name
         elif owner := next(iter([*self._rankers(), *self.decision_counts]), None):
             self.answer.reward = self.live[owner].reward.name
-        self.answer.judged = None if since is None else JUDGED
+        self.answer.judged = None if since is None else MAX_JUDGED
         self._judged_log = filters.with_since(request.filter, since)
 
     def _count_traffic(self) -> Counter[int]:
@@ -267,7 +273,7 @@ class _Gathering(_Ranking):
 
         name: the name of the part; args, kwargs: the arguments of `work`."""
         self._parts.add(name)
-        self.unit.progress(f"of {PARTS} parts of the page", len(self._parts), None)
+        self.unit.progress(f"of {N_SECTIONS} parts of the page", len(self._parts), None)
         try:
             return work(*args, **kwargs)
         except StoreBusy:
@@ -288,10 +294,10 @@ class _Gathering(_Ranking):
         """Return visits, returns and rewards by hour, day or week, and set the answer's period and weeks. They begin
         after the last long gap in the log."""
         days = sorted({row.day for row in self.days})
-        start = max((next_day for day, next_day in pairwise(days) if next_day - day > GAP), default=days[0])
+        start = max((next_day for day, next_day in pairwise(days) if next_day - day > MIN_GAP_DAYS), default=days[0])
         span = days[-1] - start + 1
-        self.answer.period = next((period for period, max_days in LONGEST.items() if span <= max_days), "week")
-        start = max(start, days[-1] - LONGEST["week"] + 1)
+        self.answer.period = next((period for period, max_days in MAX_DAYS.items() if span <= max_days), "week")
+        start = max(start, days[-1] - MAX_DAYS["week"] + 1)
         monday = start + (-3 - start) % 7  # 1970-01-01 was a Thursday
         if self.answer.period == "week":
             start = monday
@@ -304,7 +310,7 @@ class _Gathering(_Ranking):
             starts.append(("week", max(since or 0, times.midnight(monday))))
         log, rewards = self.request.filter, [str(self.answer.reward)]
         over_time, *weeks = outcomes.answer_requests(self.store, [
-            outcomes.Request(by=period, log=filters.with_since(log, start), rewards=rewards, metrics=OVER_TIME)
+            outcomes.Request(by=period, log=filters.with_since(log, start), rewards=rewards, metrics=METRICS_OVER_TIME)
             for period, start in starts
         ])  # fmt: skip
         self.answer.weeks = over_time if self.answer.period == "week" else next(iter(weeks), None)
@@ -364,7 +370,7 @@ class _Gathering(_Ranking):
             targets += [] if sentence else [version]
             if sentence := sentence or live_versions.waiting_sentence(self.unit, version):
                 self._remark("estimates", sentence)
-        return [version for version in targets if version.policy.name.partition("@")[0] != UNIFORM][:TARGETS]
+        return [version for version in targets if version.policy.name.partition("@")[0] != UNIFORM][:MAX_TARGETS]
 
     def _experiments(self) -> list[VariantComparison]:
         rows = experiments.all_experiments(self.unit)
@@ -372,10 +378,10 @@ class _Gathering(_Ranking):
             ids = {self.policy.id, *(key for key, policy in self.policies.items() if policy.base_id == self.policy.id)}
             rows = [row for row in rows if not ids.isdisjoint(variant.policy_id for variant in row.variants)]
         sorted_rows = sorted(rows, key=self._order_of)
-        if len(sorted_rows) > EXPERIMENTS:
-            count_text = quantity(len(sorted_rows) - EXPERIMENTS, "older one")
+        if len(sorted_rows) > MAX_EXPERIMENTS:
+            count_text = quantity(len(sorted_rows) - MAX_EXPERIMENTS, "older one")
             self._remark("experiments", f"{count_text}: see `rlrec experiment list`.")
-        names = [experiment.name for experiment in sorted_rows[:EXPERIMENTS]]
+        names = [experiment.name for experiment in sorted_rows[:MAX_EXPERIMENTS]]
         rewards = [*filter(None, [self.request.reward])]
         comparisons = (self._fill("experiments", compare.show, self.store, name, rewards=rewards) for name in names)
         return [comparison for comparison in comparisons if comparison is not None]
@@ -388,9 +394,11 @@ class _Gathering(_Ranking):
 
     def _curves(self) -> list[CurveAnswer]:
         newest_of = {row["curve"]: row["number"] for row in positions.list_curves(self.store)}
-        if len(newest_of) > CURVES:
-            self._remark("positions", f"{quantity(len(newest_of) - CURVES, 'more curve')}: see `rlrec position list`.")
-        return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
+        if len(newest_of) > MAX_CURVES:
+            self._remark(
+                "positions", f"{quantity(len(newest_of) - MAX_CURVES, 'more curve')}: see `rlrec position list`."
+            )
+        return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-MAX_CURVES:]]
 
     def _newest_trainings(self) -> list[Training]:
         """Return the newest training of each trained policy."""
@@ -401,4 +409,4 @@ class _Gathering(_Ranking):
             if (report := policies.report(self.unit, version.id)) is not None:
                 is_live = self.live[version.policy.id].id == version.id
                 trainings[version.policy.id] = Training(version.policy.name, version.number, is_live, report)
-        return list(trainings.values())[:TRAINED]
+        return list(trainings.values())[:MAX_TRAINED]

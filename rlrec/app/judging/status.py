@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HOURS = 24
 # decisions in a day that are needed to detect an outage; and newest ones that are read for it
-SILENT, RECENT = 200, 5_000
+MIN_SILENT, MAX_RECENT = 200, 5_000
 WAITING, DOCTOR = "waiting", "doctor"  # the checks behind the warnings here, beside the one of the clock
 
 # passed: whether a gate tested it and let it pass; None for a rebuilt version, which no gate tested
@@ -108,7 +108,7 @@ def status(store: Store) -> Status:
         for version in settling_versions:
             _check_overdue(unit, version, findings)
         for policy in stored_policies:
-            if served_counts[policy.id] >= SILENT:
+            if served_counts[policy.id] >= MIN_SILENT:
                 _check_outage(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
             errors = quantity(doctor["errors"], "error")
@@ -140,7 +140,7 @@ def status(store: Store) -> Status:
                 }
                 for policy, version in ((policy, live[policy.name].version) for policy in shown_policies)
             ],
-            "routes": [_route(unit, change, live, route_counts.get(change.route_id, 0)) for change in changes],
+            "routes": [_route_status(unit, change, live, route_counts.get(change.route_id, 0)) for change in changes],
             "experiments": [
                 {
                     "experiment": row.name, "unit": row.unit,
@@ -150,9 +150,9 @@ def status(store: Store) -> Status:
                 for row in running_experiments
             ],
             "best": _run(activity.last_run(unit, activity.BEST_POLICY)),
-            "holdouts": [_looked_at(unit, change.route, change.holdout) for change in changes if change.holdout],
+            "holdouts": [_holdout_status(unit, change.route, change.holdout) for change in changes if change.holdout],
             "ramps": [
-                _looked_at(unit, change.route, change.experiment)
+                _holdout_status(unit, change.route, change.experiment)
                 for change in changes if change.running and change.experiment
             ],
             "waiting": {
@@ -186,7 +186,7 @@ def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> tupl
     return gate_claim(gate, version.reference).sentence, gate["passed"]
 
 
-def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], n_decisions: int) -> RouteStatus:
+def _route_status(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], n_decisions: int) -> RouteStatus:
     ramp = None
     if change.running:
         from rlrec.app.experiments.route import ramp_state  # few stores have a ramp
@@ -221,7 +221,7 @@ def _waiting_version(unit: Unit, live: Version, number: int, sources: Container[
     }  # fmt: skip
 
 
-def _looked_at(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
+def _holdout_status(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
     run = activity.last_run(unit, activity.HOLDOUT, {"experiment": experiment})
     sentence, at = (run.result["sentence"], format_time(run.at)) if run else (None, None)
     return {"route": route, "experiment": experiment, "sentence": sentence, "at": at}
@@ -243,7 +243,7 @@ def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 
-    outage, first_id = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, RECENT)
+    outage, first_id = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, MAX_RECENT)
     for batch in audit.ranges(unit, version.policy.id, first=first_id, tests=filters.unexcluded_tests(unit)):
         outage.take(batch)
     outage.finish(findings)

@@ -50,8 +50,8 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.times import format_time
 
-BLOCKS, TAUGHT = 10, 3  # of the log, and those at the start that only teach
-MOST = 40  # candidates, at most
+N_BLOCKS, N_TAUGHT = 10, 3  # of the log, and those at the start that only teach
+MAX_CANDIDATES = 40  # candidates, at most
 COLUMNS = ("context_id", "position", "propensity", "marginal")
 
 
@@ -136,9 +136,9 @@ def sweep(
         candidates = candidates_of(unit, request, reward, selection)
         if not selected.extent(unit, selection).decisions:
             raise EmptyLog("no decision is selected", hint="widen --log, or serve with `rlrec recommend`")
-        blocks = time_blocks(unit, selection, BLOCKS)
+        blocks = time_blocks(unit, selection, N_BLOCKS)
         moments = learn(unit, candidates, blocks, reward)
-        starts = np.array([block.since for block in blocks[TAUGHT:]])
+        starts = np.array([block.since for block in blocks[N_TAUGHT:]])
         targets = [learning_target(unit, candidate, moments[candidate.count_key], starts) for candidate in candidates]
         evaluation_request = EvaluationRequest(
             targets=BUILT_IN, reward=reward.name, log=filters.join_filters(filters.ALL, request.log),
@@ -209,8 +209,8 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
             raise InputError(f"parameter {parameter!r} tells nothing here: a log teaches without forgetting", hint=hint)
         values[kind][parameter] = [*dict.fromkeys([*values[kind].get(parameter, []), *texts.split(",")])]
     number = sum(prod(map(len, by_parameter.values())) for by_parameter in values.values())
-    if number > MOST:
-        raise InputError(f"{number:,} candidates are more than {MOST}", hint="name fewer kinds or values")
+    if number > MAX_CANDIDATES:
+        raise InputError(f"{number:,} candidates are more than {MAX_CANDIDATES}", hint="name fewer kinds or values")
     return [
         (kind, dict(zip(by_parameter, combination, strict=True)))
         for kind, by_parameter in values.items() for combination in product(*by_parameter.values())
@@ -261,7 +261,7 @@ def learn(
                 sums[key] = slot_statistics.add_totals(sums[key], fold.sums(impressions))
         for key, total in sums.items():
             drafts[key] = expand(unit, drafts[key], total) or drafts[key]
-            if number >= TAUGHT:
+            if number >= N_TAUGHT:
                 moments[key].append(Moment(drafts[key].parameters, total))
     return moments
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from rlrec import policy as kinds
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.comparisons import paired_gate
-from rlrec.app.evaluation.comparisons.paired_gate import BY_VISIT, Gain
+from rlrec.app.evaluation.comparisons.paired_gate import VISIT_ESTIMATOR, Gain
 from rlrec.app.evaluation.passes import arm_effects
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.rows.loggers import taken_loggers
@@ -432,7 +432,9 @@ class _TrainingRun:
             if self.request.weights == SLOT and extent(unit, gate_split).positions > 1:
                 gain, visits = paired_gate.page_gains(unit, sides, gate_split, **options)
             else:
-                gain = Gain.estimate(BY_VISIT, unit, sides, gate_split, supported_elsewhere=is_near_log, **options)
+                gain = Gain.estimate(
+                    VISIT_ESTIMATOR, unit, sides, gate_split, supported_elsewhere=is_near_log, **options
+                )
             live_log = Selection(policy_ids=[self.live.policy.id], version_ids=[self.live.id])
             is_served = any_common(unit, gate_split, live_log)
         candidate_verdict, live_verdict = (side.verdict for side in gain.estimates)

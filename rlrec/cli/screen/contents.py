@@ -140,7 +140,7 @@ def effects(store: Store, args: Arguments) -> PageContent:
     log = app.report.newest_filter(store)
     result = app.effects.effects(store, app.effects.Request(log=log))
     view = effect_views.effects_view(result)
-    lead = [] if log is None else [f"from the newest {app.report.JUDGED:,} decisions: `rlrec effects --log {log}`"]
+    lead = [] if log is None else [f"from the newest {app.report.MAX_JUDGED:,} decisions: `rlrec effects --log {log}`"]
     return PageContent(
         "Effects", [Panel(view._replace(title=[*lead, *view.title]), "By arm", [app.figures.effects(result)])]
     )

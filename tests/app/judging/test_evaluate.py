@@ -267,21 +267,21 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     assert mixed.claim.decided_by == "rlrec experiment show ab"  # a rate per slot does not stand against it
     assert mixed.judgement["answer"] == mixed.answer.answer
     assert (
-        evaluate.logs_taken([mixed]) == evaluate.list_assumptions([variant]) == []
+        evaluate.log_weight_lines([mixed]) == evaluate.list_assumptions([variant]) == []
     )  # all rows count alike; nothing is estimated
     weighed = replace(mixed, estimate=replace(mixed.estimate, logger_weights=(served, replace(other, weight=0.5))))
-    assert evaluate.logs_taken([weighed])[0].startswith("log of uniform: rows count more")
+    assert evaluate.log_weight_lines([weighed])[0].startswith("log of uniform: rows count more")
     bounded = replace(row.estimate, simultaneous_lower=0.0)
     joint = [replace(row, target=name, estimate=bounded) for name in "ab"]
-    assert evaluate.logs_taken(joint)[-1] == "bounds of lifts hold for all 2 targets together"
+    assert evaluate.log_weight_lines(joint)[-1] == "bounds of lifts hold for all 2 targets together"
     assert (
-        evaluate.logs_taken([*joint, row])[-1] == "bounds of lifts hold for a and b together"
+        evaluate.log_weight_lines([*joint, row])[-1] == "bounds of lifts hold for a and b together"
     )  # of three in the table
     logged = replace(row.estimate, lift_lower=0.0, lift_upper=0.0, value=row.estimate.served, reasons=(), verdict="ok")
     modelled = replace(logged, value=0.9, estimator="dr")  # of what served: the mean as served answers
     assert evaluate.answering_rows([replace(row, estimate=each) for each in (logged, modelled)])[0].estimate is logged
     fewer = replace(row, extent=row.extent._replace(positions=1, decisions=row.estimate.n + 1))
-    assert f", of which {row.estimate.n:,} count, reward" in evaluate.log_read([fewer])[0]
+    assert f", of which {row.estimate.n:,} count, reward" in evaluate.log_sentences([fewer])[0]
     version = designs.make_draft("ucb", {"c": 0.5, "window": 9.0}, worlds.CLICK)
     sweep = "rlrec sweep --kinds ucb --param ucb:c=0.5 --reward click"
     taught = replace(row, sweep_version=version, estimate=replace(row.estimate, reasons=("in-sample",)))
@@ -321,7 +321,7 @@ def test_arms_that_no_decision_could_show_are_named(slates: Any) -> None:
         policy.create(store, policy.Request(name="narrow", kind="uniform", parameters={"block": "later"}))
         rows = evaluate.evaluate(store, evaluate.Request(targets=["narrow", "uniform"], estimators="ips"))
     end = "today that no decision of this log could"
-    assert evaluate.log_read(rows)[1:] == [
+    assert evaluate.log_sentences(rows)[1:] == [
         f"narrow@1 may show 2 arms {end} (late, latest), which these figures leave out",
         f"uniform may show 3 arms {end} (late, later, latest), which these figures leave out",
     ]

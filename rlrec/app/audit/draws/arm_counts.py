@@ -20,8 +20,8 @@ from rlrec.times import format_time
 
 CHECK = "shown"
 ALARM = 1e-4  # chance that an honest store is ever accused, over all its policies, arms and nights
-PORTION = 200  # eligible sets at a time, or fewer
-COUNTS = 4  # sums of a tally besides its bets
+SETS_AT_A_TIME = 200  # eligible sets at a time, or fewer
+N_TALLY_SUMS = 4  # sums of a tally besides its bets
 STARVING_ARMS, ENTROPY = "starving", "entropy"
 MIN_DECISIONS = 1_000  # decisions before a policy is judged, at least
 MIN_EXPECTED = 20.0  # times that a policy without preferences would have shown the arm
@@ -68,13 +68,13 @@ class ArmCounts:
         ruled_ids: the ids of the contexts with page rules (such as an arm pinned to a position). Under page rules an
         eligible arm may have no chance."""
         self.unit, self.findings, self.ruled_ids = unit, findings, ruled_ids
-        self._totals = SumsByArm(COUNTS + betting.N_BETS)
+        self._totals = SumsByArm(N_TALLY_SUMS + betting.N_BETS)
 
     def take(self, batch: Batch) -> None:
         slots = batch.slots
         first_slots = run_starts(batch.slots["decision_id"])  # the first observed slot of each decision
         self._check_eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
-        self._totals.sums[COUNTS:] = betting.spread_wealth(self._totals.sums[COUNTS:])
+        self._totals.sums[N_TALLY_SUMS:] = betting.spread_wealth(self._totals.sums[N_TALLY_SUMS:])
         position, p, marginal = (slots[name][first_slots] for name in ("position", "propensity", "marginal"))
         p = np.where(np.isnan(p), marginal, p)
         # below the first position, a conditional propensity means nothing without the arms above
@@ -95,23 +95,23 @@ class ArmCounts:
         eligible_ids: the eligible set of each of n decisions, (n,); factors: the logarithm of the factor by which a
         decision changes the wealth of a bet if the arm is not shown, for each bet and decision (bets, n)."""
         distinct_sets, set_index = np.unique(eligible_ids, return_inverse=True)
-        sums = np.zeros((COUNTS + betting.N_BETS, len(distinct_sets)))
+        sums = np.zeros((N_TALLY_SUMS + betting.N_BETS, len(distinct_sets)))
         sums[0] = np.bincount(set_index.ravel(), minlength=len(distinct_sets))
-        for total, factor in zip(sums[COUNTS:], factors, strict=True):
+        for total, factor in zip(sums[N_TALLY_SUMS:], factors, strict=True):
             total += np.bincount(set_index.ravel(), weights=factor, minlength=len(distinct_sets))
-        for portion, arms, sizes in eligible_arms(self.unit, distinct_sets):
-            self._totals.add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
+        for portion, arms, set_sizes in eligible_arms(self.unit, distinct_sets):
+            self._totals.add(arms, (np.repeat(row, set_sizes) for row in sums[:, portion]))
 
     def _check_eligible(self, eligible_ids: Ids, arms: Ids, decisions: Ids) -> None:
         """Add a finding for every decision that showed an arm that was not eligible.
 
         eligible_ids, arms, decisions: the eligible set, the arm and the decision of each slot."""
         distinct_sets = np.unique(eligible_ids)
-        for portion, set_arms, sizes in eligible_arms(self.unit, distinct_sets):
+        for portion, set_arms, set_sizes in eligible_arms(self.unit, distinct_sets):
             set_ids = distinct_sets[portion]
             portion_slots = np.flatnonzero(np.isin(eligible_ids, set_ids))
             stride = int(max(set_arms.max(initial=0), arms.max(initial=0))) + 1
-            eligible_codes = np.repeat(np.arange(len(set_ids)), sizes) * stride + set_arms
+            eligible_codes = np.repeat(np.arange(len(set_ids)), set_sizes) * stride + set_arms
             shown_codes = np.searchsorted(set_ids, eligible_ids[portion_slots]) * stride + arms[portion_slots]
             for decision in np.unique(decisions[portion_slots[~np.isin(shown_codes, eligible_codes)]]).tolist():
                 self.findings.decision_error("dangling", decision, "an arm was shown that was not eligible")
@@ -129,8 +129,10 @@ def eligible_arms(unit: Unit, set_ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
     """Read eligible sets in portions that bound the memory. Each portion is yielded as the slice of `set_ids` that
     it covers, the arms of all its sets in one array, and the number of arms of each set (0 for a set that cannot be
     read)."""
-    sizes = contents.set_sizes(unit, set_ids.tolist())
-    cells_so_far = np.cumsum([max(sizes.get(key, 0), contents.MAX_ARMS // PORTION) for key in set_ids.tolist()])
+    set_sizes = contents.set_sizes(unit, set_ids.tolist())
+    cells_so_far = np.cumsum(
+        [max(set_sizes.get(key, 0), contents.MAX_ARMS // SETS_AT_A_TIME) for key in set_ids.tolist()]
+    )
     starts = run_starts(cells_so_far // contents.MAX_ARMS)
     for portion in map(slice, starts.tolist(), [*starts[1:].tolist(), len(set_ids)]):
         arms_by_set = _arms_by_set(unit, set_ids[portion].tolist())
@@ -162,9 +164,9 @@ def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]
 
     totals: the sums of each arm, as in `ArmCounts`; policy: the id of the policy."""
     negative_log_share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)
-    log_wealth = betting.log_wealth(totals.sums[COUNTS:]) - negative_log_share
+    log_wealth = betting.log_wealth(totals.sums[N_TALLY_SUMS:]) - negative_log_share
     for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
-        n, n_shown, weight, variance = totals.sums[:COUNTS, column]
+        n, n_shown, weight, variance = totals.sums[:N_TALLY_SUMS, column]
         z = (weight - n) / np.sqrt(variance) if variance > 0 else 0.0
         detail = f"shown {quantity(round(n_shown), 'time')} in {quantity(round(n), 'decision')}"
         detail += f", which the logged propensities weigh as {weight:.6g} (z {z:.1f})"
@@ -209,21 +211,25 @@ class StarvingArms:
 
         drawn_slots: the slots of the batch that the policy drew; first_slots: the index of the first slot of each
         decision; slot_decision: the index of the decision of each slot."""
-        sets, set_index = np.unique(drawn_slots["eligible_id"][first_slots], return_inverse=True)
+        set_ids, set_index = np.unique(drawn_slots["eligible_id"][first_slots], return_inverse=True)
         n = len(first_slots)
         sorted_decisions = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, in order within each
         is_ruled = np.isin(drawn_slots["context_id"], self.ruled_ids)
         min_propensity = np.where(is_ruled, 0.0, drawn_slots["min_propensity"])[first_slots]
         promised_shows = np.r_[0.0, min_propensity[sorted_decisions % n].cumsum()]
-        for portion, arms, sizes in eligible_arms(self.unit, sets):
+        for portion, arms, set_sizes in eligible_arms(self.unit, set_ids):
             # for each arm and set, the decisions after the last one that showed the arm
             column, shown_columns = self._since.include(arms), self._since.include(drawn_slots["arm_id"])
             last_decision = np.full(len(self._since.arms), -1)
             np.maximum.at(last_decision, shown_columns, slot_decision)
-            set_begin = np.repeat(np.arange(len(sets))[portion] * n, sizes)
+            set_begin = np.repeat(np.arange(len(set_ids))[portion] * n, set_sizes)
             start = np.searchsorted(sorted_decisions, set_begin + last_decision[column] + 1)
             end = np.searchsorted(sorted_decisions, set_begin + n)
-            counts = end - start, (end - start) / np.repeat(sizes, sizes), promised_shows[end] - promised_shows[start]
+            counts = (
+                end - start,
+                (end - start) / np.repeat(set_sizes, set_sizes),
+                promised_shows[end] - promised_shows[start],
+            )
             self._since.add(arms, counts)
 
     def finish(self, findings: Findings) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.audit.integrity.findings import Findings
-from rlrec.app.evaluation.checks import ARMS as MAX_ARMS
+from rlrec.app.evaluation.checks import MAX_ARMS as MAX_ARMS
 from rlrec.app.evaluation.checks import CheckedLog, ClippedPropensities, PropensityBets, RepeatedRows, WrongPropensities
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
@@ -24,7 +24,7 @@ from rlrec.store.log import contents, imported_data, reader, selected
 from rlrec.store.policies import arms, policies
 
 SHOWN, CLIPPED, REPEATS = "shown", "clipped", "repeats"
-ORDER = (SHOWN, CLIPPED, REPEATS)
+CHECK_ORDER = (SHOWN, CLIPPED, REPEATS)
 _REASONS = {CLIPPED: ClippedPropensities.reason, REPEATS: RepeatedRows.reason}
 COLUMNS = (
     "policy_id", "session_digest", "visit", "step", "at", "context_id", "eligible_id", "arm_id", "propensity",
@@ -66,7 +66,7 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
             partials[CLIPPED, policy_id] = ClippedPropensities().sums(policy_log)
         partials[REPEATS, 0] = RepeatedRows().sums(checked_log)
         totals = add_each(totals, partials)
-    for (check_name, policy_id), sums in sorted(totals.items(), key=lambda entry: ORDER.index(entry[0][0])):
+    for (check_name, policy_id), sums in sorted(totals.items(), key=lambda entry: CHECK_ORDER.index(entry[0][0])):
         subject = f"policy {policy_names[policy_id]}" if policy_id else "store"
         # the other checks rely on the propensities
         if checked_log is None or not sums.raises_alarm or findings.has_finding(SHOWN, subject if policy_id else ""):

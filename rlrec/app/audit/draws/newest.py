@@ -29,8 +29,8 @@ DRIFT = "drift"
 # Confidence of ADWIN for all streams of a policy together. For independent values 0.002 would do; users have several
 # visits.
 DELTA = 1e-4
-RECENT = 50_000  # newest decisions of a policy that are read
-WATCHED = ("decision_id", "session_id", "visit", "at", "arm_id", "censored")
+MAX_DECISIONS = 50_000  # newest decisions of a policy that are read
+WATCHED_COLUMNS = ("decision_id", "session_id", "visit", "at", "arm_id", "censored")
 ALL_ARMS = "policy"  # the stream of all arms
 
 
@@ -127,10 +127,10 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     `after` are the mean rewards."""
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
-    first_id, last_id = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
+    first_id, last_id = decisions.newest_id(unit, policy_id, MAX_DECISIONS), decisions.newest_id(unit, policy_id)
     tests, slot_tests = filters.unexcluded_tests(unit), ["s.position = 1"]
     for batch in reader.ranges(
-        unit, policy_id, first=first_id, last=last_id, tests=tests, columns=WATCHED, slot_tests=slot_tests
+        unit, policy_id, first=first_id, last=last_id, tests=tests, columns=WATCHED_COLUMNS, slot_tests=slot_tests
     ):  # fmt: skip
         constants = {"imported": np.zeros(len(batch), np.bool_), "position": np.ones(len(batch), np.int64)}
         drift.take(replace(batch, slots=batch.slots | constants))
@@ -144,7 +144,9 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     }  # fmt: skip
 
 
-def check(unit: Unit, policy_rows: Sequence[StoredPolicy], *, on_its_clock: bool, limit: int = RECENT) -> list[Finding]:
+def check(
+    unit: Unit, policy_rows: Sequence[StoredPolicy], *, on_its_clock: bool, limit: int = MAX_DECISIONS
+) -> list[Finding]:
     """Return the findings on the newest decisions of these policies. Rewards are computed as the live version of each
     policy defines them.
 

@@ -35,10 +35,13 @@ from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
 
 CHECK, DRAWS = "propensities", "draws"
-ABSOLUTE, RELATIVE = 1e-9, 1e-6  # tolerances: a propensity computed another way may differ by either
+ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = (
+    1e-9,
+    1e-6,
+)  # tolerances: a propensity computed another way may differ by either
 MAX_DERIVED = 10_000  # decisions that are derived again by default
 PORTION = 50_000  # decisions of a sample that are held at once
-STATES = 5_000  # decisions whose histories are held at once
+STATES_AT_A_TIME = 5_000  # decisions whose histories are held at once
 
 
 class StoredSlates(Record, kw_only=False, eq=False):
@@ -201,7 +204,7 @@ class DerivedSlates(Record, kw_only=False, eq=False):
 def is_close(stored_values: Array, derived_values: Array) -> Flags:
     """Tell for each stored probability whether it equals the derived probability within the precision of doubles."""
     distance = np.abs(stored_values - derived_values)
-    return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived_values))
+    return (distance <= ABSOLUTE_TOLERANCE) | (distance <= RELATIVE_TOLERANCE * np.abs(derived_values))
 
 
 def check_joint(batch: Batch, *, findings: Findings) -> None:
@@ -214,8 +217,8 @@ def check_joint(batch: Batch, *, findings: Findings) -> None:
     log_product = np.add.reduceat(np.log(slots["propensity"]), first_slots)
     stored_log = slots["log_propensity"][first_slots]
     with np.errstate(invalid="ignore"):
-        is_wrong = np.abs(log_product - stored_log) > ABSOLUTE * (1 + np.abs(log_product))
-        least_propensity = slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
+        is_wrong = np.abs(log_product - stored_log) > ABSOLUTE_TOLERANCE * (1 + np.abs(log_product))
+        least_propensity = slots["min_propensity"] * (1 - RELATIVE_TOLERANCE) - ABSOLUTE_TOLERANCE
         is_below = slots["propensity"] < least_propensity
     for row in np.flatnonzero(is_wrong).tolist():
         detail = f"log_propensity is {stored_log[row]:.12g}, its slots' propensities give {log_product[row]:.12g}"
@@ -260,8 +263,8 @@ class VersionSlates:
             if distribution.trained_model is None:
                 n_derived += self._check_moment(slates, order[rows], distribution)
                 continue
-            for start in range(0, len(rows), STATES):
-                portion = slates.take(order[rows[start : start + STATES]])
+            for start in range(0, len(rows), STATES_AT_A_TIME):
+                portion = slates.take(order[rows[start : start + STATES_AT_A_TIME]])
                 n_derived += self._check_states(portion, distribution, distribution.trained_model)
         return n_derived
 

@@ -18,7 +18,7 @@ from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 
 LABEL, KIND = "holdout", "uniform"
-SERVED = "served"  # the label of the other users of a route
+SERVED_LABEL = "served"  # the label of the other users of a route
 MIN_SHARE, MAX_SHARE = 1e-9, 0.5
 Estimate = Mapping[str, Any]
 

@@ -33,12 +33,12 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.times import DAY_US, format_time
 
-BY_VISIT, BY_IMPRESSION = "wdr", "dr"
+VISIT_ESTIMATOR, SLOT_ESTIMATOR = "wdr", "dr"
 MIN_DECISIONS = 1_000  # decisions of the gate split that are enough by themselves
 # share of the largest reward that the lower bound counts as lost: of slots that earn it, half are shown
 LOST_SHARE = 0.5
 INSUFFICIENT = "insufficient"
-ESTIMATED = "the propensities of its log were not logged, but computed when it was imported"
+ESTIMATED_SENTENCE = "the propensities of its log were not logged, but computed when it was imported"
 
 
 class Guard(Record):
@@ -133,8 +133,8 @@ def judge_candidate(unit: Unit, options: GateOptions, *, earlier_tests: Sequence
             guard.name: _estimate_gain(unit, options, selection, definitions[guard.name]) for guard in options.guards
         }
     except EmptyLog as error:
-        later_log = "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
-        way_out = error.hint if first_judged_id is None else later_log
+        later_hint = "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
+        way_out = error.hint if first_judged_id is None else later_hint
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
     pair = _find_pair(unit, options, selection, reward, gain.estimates[0], earlier_tests)
     alpha, n_clusters = gate_alpha(pair["number"]), gain.estimates[0].clusters
@@ -232,9 +232,9 @@ def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selec
     first_id = _first_untaught_id(unit, serving)
     if first_id is None:
         return selection
-    later_log = replace(selection, first_id=max(first_id, selection.first_id or 0))
-    n_gate = sum(selected.version_counts(unit, replace(later_log, splits=[GATE])).values())
-    return later_log if n_gate >= MIN_DECISIONS else selection
+    later_selection = replace(selection, first_id=max(first_id, selection.first_id or 0))
+    n_gate = sum(selected.version_counts(unit, replace(later_selection, splits=[GATE])).values())
+    return later_selection if n_gate >= MIN_DECISIONS else selection
 
 
 def _estimate_gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
@@ -261,14 +261,14 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     by slot miss what follows a slot. Therefore whole visits must not show that the candidate is worse.
 
     sides: the candidate and the live version; options: the keyword arguments of `Gain.estimate`."""
-    slot_gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
+    slot_gain = Gain.estimate(SLOT_ESTIMATOR, unit, sides, selection, **options)
     if not any(estimate.value for estimate in slot_gain.estimates):
-        return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
+        return Gain.estimate(VISIT_ESTIMATOR, unit, sides, selection, **options), None
     reads_visits = any(side.is_stateful for side in sides) or events.RETURN in sides[0].reward.weights
-    sees_reward = slot_gain.estimates[0].reward_seen >= fold.LEAST_SHARE
+    sees_reward = slot_gain.estimates[0].reward_seen >= fold.MIN_REWARD_SHARE
     if sees_reward and not slot_gain.carries_over and not reads_visits:
         return slot_gain, None
-    return slot_gain, Gain.estimate(BY_VISIT, unit, sides, selection, **options)
+    return slot_gain, Gain.estimate(VISIT_ESTIMATOR, unit, sides, selection, **options)
 
 
 def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> VisitsReport:
@@ -281,7 +281,7 @@ def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> Vis
     gap, n = visits.judge(Minus, alpha), visits.estimates[0].n
     ess, upper = gap.ess or 0.0, gap.upper
     return {
-        "estimator": BY_VISIT, "n": n, "estimate": gap.value, "lower": gap.lower, "upper": upper,
+        "estimator": VISIT_ESTIMATOR, "n": n, "estimate": gap.value, "lower": gap.lower, "upper": upper,
         "ess": gap.ess, "verdict": gap.verdict, "reasons": [*gap.reasons],
         "passed": (supported_elsewhere or ess >= _least_visits(n)) and (upper is None or upper >= 0),
     }  # fmt: skip
@@ -293,11 +293,11 @@ def _estimate_gain(unit: Unit, options: GateOptions, selection: Selection, rewar
     returns."""
     sides = _gate_targets(unit, options, reward)
     if not any(side.is_stateful for side in sides) and events.RETURN not in reward.weights:
-        gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.gain_options)
+        gain = Gain.estimate(SLOT_ESTIMATOR, unit, sides, selection, **options.gain_options)
         if not gain.carries_over:
             return gain
     gain_options = options.gain_options | ({"gamma": 1.0} if reward is sessions.RETURN_REWARD else {})
-    return Gain.estimate(BY_VISIT, unit, sides, selection, **gain_options)
+    return Gain.estimate(VISIT_ESTIMATOR, unit, sides, selection, **gain_options)
 
 
 def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
@@ -368,7 +368,7 @@ class Gain(Record, kw_only=False, eq=False):
             has_missing_propensities=any(counts.silent for counts in partial.counts.values())
             or any(side.weights.left_out for side in estimator_folds),
             carries_over=any(check.reason == "carry-over" for checks in failures.values() for check in checks),
-            loss=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
+            loss=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == SLOT_ESTIMATOR),
             replicas=list(zip(candidate, reference, strict=True)),
         )  # fmt: skip
 
@@ -408,7 +408,7 @@ def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> flo
 
 
 # The figures of a test that depend only on what it compares and on the log, not on its number.
-_EVIDENCE = (
+_EVIDENCE_KEYS = (
     "estimator", "reward", "against", "value", "live_value", "estimate", "std_error", "ess", "n", "sessions",
     "since_decision",
 )  # fmt: skip
@@ -423,7 +423,7 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
 
     gate: the test; earlier: the earlier test."""
     sides = [
-        [test.get(name) for name in _EVIDENCE]
+        [test.get(name) for name in _EVIDENCE_KEYS]
         + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in test.get("guards", ())]
         for test in (gate, earlier)
     ]
@@ -439,7 +439,7 @@ def refusal_sentence(gate: Mapping[str, Any], rival: str | None = None) -> str |
     if gate["passed"]:
         return None
     if "estimated-propensity" in reasons:
-        return ESTIMATED
+        return ESTIMATED_SENTENCE
     if "in-sample" in reasons:
         copy_hint = "; a copy by `rlrec policy freeze` learns no more: visits after that can judge it"
         copy_hint = copy_hint if "guards" in gate else ""
@@ -464,10 +464,10 @@ def _least_visits(n: int) -> float:
 def _visits_refusal(visits: VisitsReport) -> str:
     """Return a sentence that says why the gate rejects a candidate, by the report on whole visits."""
     if visits["upper"] is not None and visits["upper"] < 0:
-        return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {visits['upper']:.4g}"
+        return f"whole visits say that it is worse: its gain by {VISIT_ESTIMATOR} is at most {visits['upper']:.4g}"
     n, ess = visits.get("n", 0), visits["ess"] or 0.0  # tests of earlier releases have no n
-    total = f" of {n:,}" if n else ""
-    shortage = f"{ess:.0f}{total} visits are effective, where {_least_visits(n):.0f} are wanted"
+    total_text = f" of {n:,}" if n else ""
+    shortage = f"{ess:.0f}{total_text} visits are effective, where {_least_visits(n):.0f} are wanted"
     return f"it is too far from what was logged: {shortage}"
 
 

@@ -34,30 +34,32 @@ ANONYMOUS_UNITS = "anonymous-units"
 MIXED_SHARE = 0.05  # a larger share of units in two variants hides more of a difference than intervals allow for
 SPLIT_DOUBTS = {"sample-ratio", "picked-decisions"}  # reasons that invalidate any interval
 SIGN_REASONS = {True: "young-units", False: "turned"}  # reasons why a difference turned, by whether units' ages differ
-LIVES = ("policy", "version")  # groupings whose groups began at different times
-EQUAL_AGE = 0.9  # mean age of units over the age of the oldest; from this value on, all came at about the same time
-AGES = 200  # intervals into which the time since the first assignment is divided
-LEAST_RETURNS = 0.01  # share of visits after the first; below it, ages of units make no difference
-QUARTERS = 4  # of the time in which units were assigned: differences must not turn from one to the next
-PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
-BY = ("variant", "policy", "version", *PERIODS, "users")
-USERS = ("new", "returning")
-LEAST_OVERLAP = 0.9  # of the days of two groups that overlap
-NAMED = "named"  # users only, no sessions without a user
+STAGGERED_GROUPINGS = ("policy", "version")  # groupings whose groups began at different times
+EQUAL_AGE_SHARE = (
+    0.9  # mean age of units over the age of the oldest; from this value on, all came at about the same time
+)
+N_AGES = 200  # intervals into which the time since the first assignment is divided
+MIN_RETURN_SHARE = 0.01  # share of visits after the first; below it, ages of units make no difference
+N_QUARTERS = 4  # of the time in which units were assigned: differences must not turn from one to the next
+PERIOD_US = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
+GROUPINGS = ("variant", "policy", "version", *PERIOD_US, "users")
+USER_GROUPS = ("new", "returning")
+MIN_DAY_OVERLAP = 0.9  # of the days of two groups that overlap
+NAMED_USERS = "named"  # users only, no sessions without a user
 THURSDAY = 3  # weekday of 1970-01-01, where weeks begin on Monday
 
 
 class Study(Record):
     """A Study is a comparison of groups of units, which are users or sessions.
 
-    experiment: the experiment that assigned the units and says what a unit is, or None; unit: "user" or "session",
-    if there is no experiment; by: what divides units into groups, a member of BY; adjust: whether to adjust by the
-    past of units before their assignment; users: which units count, new or returning ones (USERS) or units with a
-    user (NAMED), or None for all; age_us: the time after its assignment in which the decisions of a unit count, in
-    microseconds. With age_us, only units count for which this time and the windows of rewards are over. entered_us:
-    the time since which units must have been assigned or first served; segment: the name of a context field, if
-    variants are also compared within each of its values, by the unit's first decision; metrics: the names of the
-    requested metrics, or None for all."""
+    experiment: the experiment that assigned the units and says what a unit is, or None; unit: "user" or "session", if
+    there is no experiment; by: what divides units into groups, one of GROUPINGS; adjust: whether to adjust by the past
+    of units before their assignment; users: which units count, new or returning ones (USER_GROUPS) or units with a user
+    (NAMED_USERS), or None for all; age_us: the time after its assignment in which the decisions of a unit count, in
+    microseconds. With age_us, only units count for which this time and the windows of rewards are over. entered_us: the
+    time since which units must have been assigned or first served; segment: the name of a context field, if variants
+    are also compared within each of its values, by the unit's first decision; metrics: the names of the requested
+    metrics, or None for all."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -81,7 +83,7 @@ class Groups(Record):
     """This record has the groups of a study, in order.
 
     labels: the label of each group; column: the column of decisions that tells the group of a decision, or a member
-    of PERIODS, or None if it is not needed; values: the values of the column, ascending; codes: the index of each
+    of PERIOD_US, or None if it is not needed; values: the values of the column, ascending; codes: the index of each
     value's group; cut_periods: the indices of periods that the log covers only in part; apart_groups: the indices of
     groups that were not served on the same days as the first group."""
 
@@ -95,7 +97,7 @@ class Groups(Record):
     @property
     def may_overlap(self) -> bool:
         """Tell whether a user or session can be in several groups."""
-        return self.column == "version_id" or self.column in PERIODS
+        return self.column == "version_id" or self.column in PERIOD_US
 
     @classmethod
     def from_study(cls, unit: Unit, study: Study) -> Groups:
@@ -106,10 +108,10 @@ class Groups(Record):
             column, names = "variant_id", {variant.id: variant.label for variant in study.experiment.variants}
         elif by in ("policy", "version"):
             column, names = "version_id", _version_labels(unit, study)
-        elif by in PERIODS:
+        elif by in PERIOD_US:
             column, (names, cut) = by, _periods(by, *selected.times(unit, study.selection))
         else:
-            return cls(labels=[*USERS] if by == "users" else [None])
+            return cls(labels=[*USER_GROUPS] if by == "users" else [None])
         codes = {label: number for number, label in enumerate(dict.fromkeys(names.values()))}
         if len(codes) > MAX_GROUPS:
             raise too_many_groups(by)
@@ -124,7 +126,7 @@ class Groups(Record):
 
     def _served_apart(self, unit: Unit, study: Study) -> frozenset[int]:
         """Return the indices of the groups that were served on other days than the first group. Their distribution of
-        decisions over days overlaps with that of the first group by less than LEAST_OVERLAP."""
+        decisions over days overlaps with that of the first group by less than MIN_DAY_OVERLAP."""
         counts = selected.day_counts(unit, study.selection)
         days, day = np.unique([row.day for row in counts], return_inverse=True)
         decisions = np.zeros((len(self.labels), len(days)))
@@ -132,13 +134,13 @@ class Groups(Record):
         np.add.at(decisions, (group, day), [row.decisions for row in counts])
         shares = decisions / decisions.sum(axis=1, keepdims=True)
         overlap = np.minimum(shares, shares[:1]).sum(axis=1)
-        return frozenset(np.flatnonzero(overlap < LEAST_OVERLAP).tolist())
+        return frozenset(np.flatnonzero(overlap < MIN_DAY_OVERLAP).tolist())
 
     def number(self, slots: Columns) -> Ids:
         """Return the index of the group of each of d decisions, (d,). slots: a row for each decision."""
         if self.column is None or self.values is None or self.codes is None:
             return np.zeros(len(slots["at"]), np.int64)
-        column = _period(slots["at"], self.column) if self.column in PERIODS else slots[self.column]
+        column = _period(slots["at"], self.column) if self.column in PERIOD_US else slots[self.column]
         return self.codes[np.searchsorted(self.values, column)]
 
 
@@ -148,13 +150,13 @@ def _period(at: Ids, by: str) -> Ids:
 
     at (n,): times in microseconds; by: "hour", "day" or "week"."""
     if by == "hour":
-        return at // PERIODS["hour"]
+        return at // PERIOD_US["hour"]
     return day_numbers(at) if by == "day" else (day_numbers(at) + THURSDAY) // 7
 
 
 def _start(number: int, by: str) -> int:
     if by == "hour":
-        return number * PERIODS["hour"]
+        return number * PERIOD_US["hour"]
     return times.midnight(number if by == "day" else number * 7 - THURSDAY)
 
 
@@ -251,7 +253,7 @@ class StudySums(Sums, kw_only=True):
 
     counts: counts by group, by name. "sessions" counts the sessions with a mature decision, "sampled" the decisions of
     a sampled log, "anonymous" the units without a user, and each name of SAMPLED_FLAGS the units with this flag. Three
-    counts have the shape (v, AGES) for v groups: "begun" counts visits by the age of their unit at the visit, "ages"
+    counts have the shape (v, N_AGES) for v groups: "begun" counts visits by the age of their unit at the visit, "ages"
     units by their age at the end, and "served" visits by their time. "strata" (s, v) counts units by stratum, and
     "mixed" the units with two variants in one phase of a ramp."""
 
@@ -334,7 +336,7 @@ class StudyFigures(Record, eq=False):
             "upper": finite_or_none(upper), "units": value.units,
             "reasons": [
                 *metric.reasons(value, has_bounds=value.has_error), *self._reasons(metric, group),
-                *(["young-units"] if self.study.by in LIVES and self.lack_time(metric, group) else []),
+                *(["young-units"] if self.study.by in STAGGERED_GROUPINGS and self.lack_time(metric, group) else []),
             ],
         }  # fmt: skip
 
@@ -371,8 +373,8 @@ class StudyFigures(Record, eq=False):
                 return replace(self.compare(*key), p_value=None)  # as of a mean per visit where everybody came once
         result = replace(self._add_bounds(difference, group, 1 - self.level), p_value=None)
         n_rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
-        is_far = self._add_bounds(difference, group, ALARM / n_rows, best_alpha=ALARM / n_rows).is_off_zero
-        is_by_chance = result.is_off_zero and result.is_reliable and not is_far
+        is_surely_off = self._add_bounds(difference, group, ALARM / n_rows, best_alpha=ALARM / n_rows).is_off_zero
+        is_by_chance = result.is_off_zero and result.is_reliable and not is_surely_off
         return result.with_reasons(*(["other-metric"] if is_by_chance else []))
 
     def segments(self) -> list[SegmentRow]:
@@ -567,7 +569,7 @@ class StudyFigures(Record, eq=False):
         """Tell whether users or sessions come again, so that they are compared at different ages. An age is the time
         since the assignment."""
         visits = self.sums.counts.get("begun")
-        return visits is not None and visits[:, 1:].sum() > LEAST_RETURNS * visits.sum()
+        return visits is not None and visits[:, 1:].sum() > MIN_RETURN_SHARE * visits.sum()
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
         """Tell whether, in any of these groups, many users or sessions have not yet had time to come again. A mean over
@@ -575,19 +577,21 @@ class StudyFigures(Record, eq=False):
         visits, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
         if visits is None or ages is None or not metric.per_unit:
             return False
-        if self.study.by in LIVES:  # a group that has not served for long does not tell how long people come back
+        if (
+            self.study.by in STAGGERED_GROUPINGS
+        ):  # a group that has not served for long does not tell how long people come back
             ages = np.array([self._ages_then(group) for group in range(len(ages))])
             shares = [outcomes.expected_share(visits.sum(axis=0), ages.sum(axis=0), ages[group]) for group in groups]
         else:
             shares = [outcomes.share_of_visits(visits[group], ages[group]) for group in groups]
-            if self.is_first_week and min(outcomes.mean_age(ages[group]) for group in groups) < EQUAL_AGE:
+            if self.is_first_week and min(outcomes.mean_age(ages[group]) for group in groups) < EQUAL_AGE_SHARE:
                 return True
         return min(shares) < outcomes.YOUNG_SHARE
 
     def _ages_then(self, group: int) -> Array:
-        """Return the number of users or sessions of a group by their age when the group last served, (AGES,)."""
+        """Return the number of users or sessions of a group by their age when the group last served, (N_AGES,)."""
         ages = self.sums.counts["ages"][group]
-        n_idle_steps = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
+        n_idle_steps = N_AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
         return np.r_[ages[: n_idle_steps + 1].sum(), ages[n_idle_steps + 1 :], np.zeros(n_idle_steps)]
 
     def count(self, name: str, *groups: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.app.evaluation.comparisons import declared, study_figures
 from rlrec.app.evaluation.comparisons.declared import Declaration
-from rlrec.app.evaluation.comparisons.study_figures import AGES, Groups, Study, StudyFigures, StudySums, metrics
+from rlrec.app.evaluation.comparisons.study_figures import N_AGES, Groups, Study, StudyFigures, StudySums, metrics
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_numbers, too_many_groups
@@ -40,14 +40,14 @@ from rlrec.store.policies.experiments import Experiment, Phase
 from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US
 
-_READ = (
+_SLOT_COLUMNS = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
     "keep_probability",
 )  # fmt: skip
 FIRST_WEEK_US = 7 * DAY_US  # in a first week, visits do not show how long people stay away
 # The fields of a selection that may follow from the variant of a unit.
-EFFECTS = ("policy_ids", "version_ids", "route_ids", "context_ids", "since")
-LEAST_EXPECTED = 5  # units in each cell of a chi-square test
+ASSIGNED_FILTERS = ("policy_ids", "version_ids", "route_ids", "context_ids", "since")
+MIN_EXPECTED = 5  # units in each cell of a chi-square test
 
 
 class StudyFold:
@@ -74,7 +74,9 @@ class StudyFold:
         self._import_end = decisions.newest_time(unit, is_imported=True) if selected.may_be_imported(unit) else None
         # the times in which units were assigned, and in which they were served; None where ages do not matter
         aged_experiment = study.experiment if study.by == "variant" and study.age_us is None else None
-        needs_age = aged_experiment is not None or study.age_us is not None or study.by in study_figures.LIVES
+        needs_age = (
+            aged_experiment is not None or study.age_us is not None or study.by in study_figures.STAGGERED_GROUPINGS
+        )
         served_times = selected.times(unit, study.selection) if needs_age else (0, 0)
         self._assignment_span, self._last_at = (0, 0), served_times[1]
         if needs_age and study.age_us is None:
@@ -89,7 +91,7 @@ class StudyFold:
             first, last = experiments.assignment_times(unit, study.experiment.id)
             last = last if study.age_us is None else min(last, self._last_at - study.age_us)
             first = max(first, study.entered_us or 0)
-            quarters = range(study_figures.QUARTERS)
+            quarters = range(study_figures.N_QUARTERS)
             self.starts = [first + number * max(last + 1 - first, 1) // len(quarters) for number in quarters]
 
     @property
@@ -142,7 +144,7 @@ class StudyFold:
         if selection.variant_ids:
             few_test = selected.few_test(self.unit, selection, limit=reader.BATCH)
         log: Iterable[Batch] = reader.batches(
-            self.unit, selection, columns=_READ, size=SPREAD, few_test=few_test, by_id=True
+            self.unit, selection, columns=_SLOT_COLUMNS, size=SPREAD, few_test=few_test, by_id=True
         )
         if few_test is not None:
             log = [*log]
@@ -181,10 +183,10 @@ class StudyFold:
         entered_at = np.where(is_earlier, assigned_at, visits.started_at[units.visit])
         is_returning = visits.count_begun(units.visit, entered_at) > 0
         is_selected = np.ones(len(units.unit), bool)
-        if self.study.users == study_figures.NAMED:
+        if self.study.users == study_figures.NAMED_USERS:
             is_selected = units.columns["recognised"] > 0
         elif self.study.users is not None:
-            is_selected = is_returning == (self.study.users == study_figures.USERS[1])
+            is_selected = is_returning == (self.study.users == study_figures.USER_GROUPS[1])
         if (entered_us := self.study.entered_us) is not None and self.study.experiment is not None:
             is_selected &= entered_at >= entered_us
         elif entered_us is not None:
@@ -230,7 +232,7 @@ class StudyFold:
             quarter = np.searchsorted(self.starts, units.entry, side="right") - 1
             quarters = {
                 number: outcomes.fold(units.take(quarter == number), study_figures.ageing_metrics(self.study))
-                for number in range(study_figures.QUARTERS)
+                for number in range(study_figures.N_QUARTERS)
             }
         return StudySums(
             outcomes=outcomes.fold(units, self.metrics, past=past_sums, overlap=self.groups.may_overlap),
@@ -272,7 +274,7 @@ class StudyFold:
     def _decisions(
         self, columns: Columns, pages: Sequence[RewardedSlots], *, by_group: bool = True
     ) -> tuple[ServedDecisions, Columns, int]:
-        """Return the decisions of a portion, their `_READ` columns, and the number of mature decisions with a censored
+        """Return the decisions of a portion, their `_SLOT_COLUMNS`, and the number of mature decisions with a censored
         slot. The reward of a censored slot is left out. If all slots of a slate are censored, its visit counts, but its
         reward does not.
 
@@ -291,8 +293,8 @@ class StudyFold:
         # a person with several keys has the variant that came first; in a ramp, which moves units, the one that served
         elif by_group and self.study.by == "variant" and self.strata_per_phase == 1:
             assigned_id = columns["assigned_id"][visit]
-            is_theirs = (columns["merged_at"][visit] != ABSENT) & (assigned_id != ABSENT)
-            slots = {**slots, "variant_id": np.where(is_theirs, assigned_id, slots["variant_id"])}
+            is_merged = (columns["merged_at"][visit] != ABSENT) & (assigned_id != ABSENT)
+            slots = {**slots, "variant_id": np.where(is_merged, assigned_id, slots["variant_id"])}
         decisions = ServedDecisions(
             visit=visit,
             group=self.groups.number(slots) if by_group else np.zeros(len(slots["at"]), np.int64),
@@ -346,8 +348,8 @@ class StudyFold:
         age = visits.started_at[visit] - units.entry[row]
 
         def count(group: Ids, age: Ids) -> Ids:
-            cell = group * AGES + np.clip(age * AGES // time_span, 0, AGES - 1)
-            return np.bincount(cell, minlength=n * AGES).reshape(n, AGES)
+            cell = group * N_AGES + np.clip(age * N_AGES // time_span, 0, N_AGES - 1)
+            return np.bincount(cell, minlength=n * N_AGES).reshape(n, N_AGES)
 
         return {
             "begun": count(group, age), "ages": count(units.group, self._last_at - units.entry),
@@ -374,7 +376,7 @@ class StudyFold:
         if not len(keys):
             return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
         tests = [people.session_test("d.session_id", keys), *(f"+{test}" for test in past_selection.conditions())]
-        pages = self._pages(reader.read_decisions(self.unit, tests, slots=_READ))
+        pages = self._pages(reader.read_decisions(self.unit, tests, slots=_SLOT_COLUMNS))
         decisions, _, _ = self._decisions(columns, pages, by_group=False)
         return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)
 
@@ -415,7 +417,9 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
         experiment_selection = filters.select(unit, {"experiment": study.experiment.name})
         # whether the selection leaves out decisions by what happened after the assignment
-        wider_selection = replace(study.selection, **{name: getattr(experiment_selection, name) for name in EFFECTS})
+        wider_selection = replace(
+            study.selection, **{name: getattr(experiment_selection, name) for name in ASSIGNED_FILTERS}
+        )
         is_picked = wider_selection != study.selection and selected.extent(unit, wider_selection) != selected.extent(
             unit, study.selection
         )
@@ -453,7 +457,7 @@ def _selected_split(
     for shares, units in n_counted.items():
         table = np.stack([units, np.maximum(n_assigned[shares] - units, 0)])
         means = table.sum(axis=0) * table.sum(axis=1, keepdims=True) / max(table.sum(), 1)
-        if means.min() >= LEAST_EXPECTED:
+        if means.min() >= MIN_EXPECTED:
             chi2, freedom = chi2 + float(((table - means) ** 2 / means).sum()), freedom + len(shares) - 1
     return (chi2, chi_square_above(chi2, freedom)) if freedom else (np.nan, np.nan)
 
@@ -515,7 +519,7 @@ def rows_of_figures(figures: StudyFigures) -> tuple[list[study_figures.OutcomeRo
     study, answer_metrics, values = figures.study, metrics(figures.study), figures.outcomes.value
     numbers = [
         number for number in range(len(figures.groups.labels))
-        if study.by not in study_figures.PERIODS or values(number, answer_metrics[0]).units
+        if study.by not in study_figures.PERIOD_US or values(number, answer_metrics[0]).units
     ]  # fmt: skip
     return (
         [figures.row(number, metric) for number, metric in product(numbers, answer_metrics)],

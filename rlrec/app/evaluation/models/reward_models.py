@@ -36,7 +36,7 @@ from rlrec.times import DAY_US
 
 # of a weight, in squared values of its column: words that occur together each count in full
 SPARSE_PENALTY = 100.0
-SPARSE_CELLS = 1 << 21  # values of arms in memory at a time
+MAX_SPARSE_CELLS = 1 << 21  # values of arms in memory at a time
 
 
 class ContextMoments(Record, kw_only=False, eq=False):
@@ -179,7 +179,7 @@ class SparseValues(ModelValues):
                 context_features.select_columns(columns),
                 self._model.column_weights(columns, fold),
             )
-            step = max(1, SPARSE_CELLS // weights.shape[1])
+            step = max(1, MAX_SPARSE_CELLS // weights.shape[1])
             for start in range(0, len(fold_rows), step):
                 portion = fold_rows[start : start + step]
                 values = context_features[start : start + step].times(weights) + model.effects[fold]
@@ -187,7 +187,7 @@ class SparseValues(ModelValues):
 
 
 WILDCARD = "*"  # in a table: stands for all arms, or all values, without a row of their own
-POSITIONS = 32  # positions with an effect of their own; all lower positions share the last one's
+MAX_POSITIONS = 32  # positions with an effect of their own; all lower positions share the last one's
 
 
 class DenseValues(ModelValues):
@@ -234,7 +234,7 @@ class RewardModelFit(Record, eq=False):
     def ridge(self) -> Ridge:
         """Return the ridge regression on arm, position and hashed context. The context is left out if each arm has
         weights for the columns of the context."""
-        n_positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
+        n_positions = 1 if self.examination else max(1, min(self.positions, MAX_POSITIONS))
         width = 0 if self.columns else features.N_COLUMNS
         return Ridge(arms=max(1, len(self.arms)), positions=n_positions, features=width)
 
@@ -324,7 +324,7 @@ class DecisionRewards(Record, eq=False):
 
     def _means(self, shares_of: Callable[[Index], Any], decision: Ids) -> Array:
         means = np.empty(len(decision))
-        for rows in np.array_split(np.arange(len(decision)), 1 + len(decision) * len(self.arms) // SPARSE_CELLS):
+        for rows in np.array_split(np.arange(len(decision)), 1 + len(decision) * len(self.arms) // MAX_SPARSE_CELLS):
             shares = shares_of(rows)
             values = self.table.values(decision[rows], self.arms.ids, keys=self.arms.keys, shares=shares[:, None])[:, 0]
             means[rows] = np.einsum("na,na->n", values, shares)
@@ -427,7 +427,7 @@ RewardModel = FittedRewardModel | TabledRewardModel
 """Either has `rows`: its values of rows of the log."""
 
 
-STEPS = 32  # steps with a value of their own; all later steps share the last one's
+MAX_STEPS = 32  # steps with a value of their own; all later steps share the last one's
 
 
 class Decisions(Record, eq=False):
@@ -452,9 +452,9 @@ class Decisions(Record, eq=False):
 
     @property
     def steps(self) -> Ids:
-        """Return the step of each decision in its visit, (n,). Steps count from 1 to STEPS, which stands for all later
-        steps, too."""
-        return np.minimum(returns.steps(self.start) + 1, STEPS)
+        """Return the step of each decision in its visit, (n,). Steps count from 1 to MAX_STEPS, which stands for all
+        later steps, too."""
+        return np.minimum(returns.steps(self.start) + 1, MAX_STEPS)
 
     @property
     def clusters(self) -> Ids:
@@ -496,7 +496,7 @@ class ReturnSums(Record, kw_only=False, eq=False):
 
         reward (n,): the reward of each slate; gamma: the discount of each further decision of a visit; arms: the
         number of arms."""
-        ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY_FEATURES))
+        ridge = Ridge(arms=max(1, arms), positions=MAX_STEPS, features=decisions.x.shape[1] + len(MEMORY_FEATURES))
         visit_returns = returns.discount_rewards(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
         sums = ridge.sums(

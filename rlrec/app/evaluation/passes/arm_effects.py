@@ -42,7 +42,7 @@ from rlrec.times import DAY_US, SECOND
 
 HORIZON_US = 7 * DAY_US
 MOST_ARMS = 5_000
-FINEST = ("position", "arm", "step")  # groupings that split a page or a visit
+FINEST_GROUPINGS = ("position", "arm", "step")  # groupings that split a page or a visit
 MAX_KINDS = 64  # kinds of events whose rates predict effects: the most frequent ones of a portion
 _EVENT = "event "  # prefix of the columns with the values of a kind of event
 OVERALL = RowGroup(None, None)  # the group of all pages
@@ -78,8 +78,8 @@ ArmEffect = TypedDict("ArmEffect", {
     "shrunk": float, "shrunk_sd": float, "shrunk_lower": float, "shrunk_upper": float, "rank_now": int, "rank": int,
     "retired": NotRequired[bool],
 })  # fmt: skip
-_RAW = ("now", "later", "returning", "long_run", "std_error", "lower", "upper")
-_SHRUNK = ("shrunk", "shrunk_sd", "shrunk_lower", "shrunk_upper")
+_RAW_KEYS = ("now", "later", "returning", "long_run", "std_error", "lower", "upper")
+_SHRUNK_KEYS = ("shrunk", "shrunk_sd", "shrunk_lower", "shrunk_upper")
 # horizon_s: at most log_s, the length of the log, since no later return can be in it.
 # A group. returned: share of visits after which the person came back within the horizon; return_value: of a return.
 GroupEffects = TypedDict("GroupEffects", {
@@ -289,7 +289,7 @@ class EffectPass(Record, eq=False):
             raise InputError(f"level is {request.level:g}", hint="it lies between 0 and 1, such as 0.95")
         if request.horizon_us is not None and request.horizon_us <= 0:
             raise InputError("the horizon is 0", hint="give the time within which people come back, such as 7d")
-        if request.by in FINEST:
+        if request.by in FINEST_GROUPINGS:
             hint = "by policy, version, variant, day or a field of the context"
             raise InputError(f"effects are those of pages, which have no one {request.by}", hint=hint)
         definition = lookup.reward(unit, request.reward)
@@ -528,8 +528,8 @@ class EffectPass(Record, eq=False):
         rows = [
             {
                 "arm": keys[row], "looks": float(sums.looks[row]),
-                **dict(zip(_RAW, map(finite_or_none, raw[row].tolist()), strict=True)),
-                **dict(zip(_SHRUNK, shrunk[row].tolist(), strict=True)),
+                **dict(zip(_RAW_KEYS, map(finite_or_none, raw[row].tolist()), strict=True)),
+                **dict(zip(_SHRUNK_KEYS, shrunk[row].tolist(), strict=True)),
                 "rank_now": int(rank_now[row]), "rank": int(rank[row]),
             }
             for row in np.argsort(rank).tolist()
@@ -564,8 +564,8 @@ def sum_log(
     fit_pass = replace(effect_pass, evaluation=fit_evaluation)
     # the log is read once and serves both passes
     reader, judge_pass = LogReader(unit, evaluation), replace(effect_pass, return_shares=())
-    parts = reader.partitions(Reading.union([fit_pass.reading, judge_pass.reading]), times=2)
-    fit_sums = add_up(passes.results(LogReader(unit, fit_evaluation), fit_pass, engine, parts))
+    log_partitions = reader.partitions(Reading.union([fit_pass.reading, judge_pass.reading]), times=2)
+    fit_sums = add_up(passes.results(LogReader(unit, fit_evaluation), fit_pass, engine, log_partitions))
     if fit_sums is None:
         raise effect_pass.evaluation.nothing_selected("page")
     examination = effect_pass.examination
@@ -575,9 +575,9 @@ def sum_log(
     effect_pass = replace(
         effect_pass, examination=examination, return_shares=tuple(fit_sums.return_times.shares.tolist())
     )
-    partials: Iterator[Any] = filter(None, passes.results(reader, effect_pass, engine, parts))
+    partials: Iterator[Any] = filter(None, passes.results(reader, effect_pass, engine, log_partitions))
     total: LogEffects = reduce(iadd, partials)
-    page_groups = [name for name in groups.FIELDS if name not in FINEST]
+    page_groups = [name for name in groups.FIELDS if name not in FINEST_GROUPINGS]
     groups.check_field(request.by, total.names, groups=page_groups)
     if not total.groups:
         selection, wait_us = replace(evaluation.selection, imported=False), effect_pass.reward.window_us
@@ -603,21 +603,25 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
     parallel, or None to work in this process."""
     effect_pass, cells, left_out = sum_log(unit, request, engine)
     overall = cells.pop(OVERALL)
-    in_all = effect_pass.figures(overall, OVERALL, request.level)
+    overall_figures = effect_pass.figures(overall, OVERALL, request.level)
     posteriors = effect_pass.cell_posteriors(overall, list(cells.values())) if cells else []
-    in_cells = [
+    cell_figures = [
         effect_pass.figures(sums, cell, request.level, posterior)
         for (cell, sums), posterior in zip(cells.items(), posteriors, strict=True)
     ]
-    old_keys = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None} if unit.folder is None else set()
-    for row in (row for group in (in_all, *in_cells) for row in group["arms"] if row["arm"] in old_keys):
+    retired_keys = (
+        {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None} if unit.folder is None else set()
+    )
+    for row in (
+        row for group in (overall_figures, *cell_figures) for row in group["arms"] if row["arm"] in retired_keys
+    ):
         row["retired"] = True
     return {
         "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND,
         "log_s": effect_pass.evaluation.extent.span_us / SECOND, "log": request.log,
         "examination": list(effect_pass.examination or ()), "level": request.level,
-        "groups": in_cells or [in_all], "overall": in_all if cells else None, "left_out": left_out,
-        "surfaces": shared_surfaces(unit, effect_pass.evaluation.selection),
+        "groups": cell_figures or [overall_figures], "overall": overall_figures if cells else None,
+        "left_out": left_out, "surfaces": shared_surfaces(unit, effect_pass.evaluation.selection),
     }  # fmt: skip
 
 

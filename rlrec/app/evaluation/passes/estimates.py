@@ -50,15 +50,17 @@ from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.times import DAY_US
 
 SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
-FLOOR = 0.05  # the usual one
-PAIRED = {"pi", "sn-pi"}  # named explicitly, these raise an error where they cannot weigh a page
+USUAL_FLOOR = 0.05  # the usual one
+PAIR_ESTIMATORS = {"pi", "sn-pi"}  # named explicitly, these raise an error where they cannot weigh a page
 POWER = 0.8  # of plans: the probability that the lift shows
-MIN_SHARE = 0.005  # of the weight of the rows, below which a sentence does not name a logger
+MIN_NAMED_SHARE = 0.005  # of the weight of the rows, below which a sentence does not name a logger
 MAX_NAMES = 3  # loggers that a sentence names at most
-MOVED_SHARE = 0.1  # of the weight of the rows, which moves from some loggers to others, above which a sentence says so
-LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
-UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # the names that people use
-BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the estimator must be self-normalised
+MIN_MOVED_SHARE = (
+    0.1  # of the weight of the rows, which moves from some loggers to others, above which a sentence says so
+)
+LIFT_KEYS = "lift", "lift_lower", "lift_upper", "lift_std_error"
+UNIT_NOUNS = {"impression": "impression", "session": "visit", "slate": "page"}  # the names that people use
+ARM_ESTIMATOR = "snips"  # the default by arm: since the logger chose the arm, the estimator must be self-normalised
 
 
 class EstimateRow(Record):
@@ -193,7 +195,7 @@ class EstimateRow(Record):
             name=self.name, rival=logger if is_alone else self._rival, answer=answer, **claim_fields, needed=n_needed,
             days=self._days(n_needed), cluster=estimate.cluster,
             groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
-            basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
+            basis=f"per {UNIT_NOUNS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
             is_logger=logger == self.name, has_other_loggers=is_alone,
             caveat=", ".join(caveats),
         )  # fmt: skip
@@ -217,12 +219,14 @@ class EstimateRow(Record):
         the other loggers. If the loggers' shares of the weight differ much from their shares of the rows, the words
         state the shares."""
         n_rows = sum(logger.rows for logger, _ in self.estimate.logger_shares)
-        share_by_logger = {logger.version: share for logger, share in self.estimate.logger_shares if share >= MIN_SHARE}
+        share_by_logger = {
+            logger.version: share for logger, share in self.estimate.logger_shares if share >= MIN_NAMED_SHARE
+        }
         has_names = 0 < len(share_by_logger) <= MAX_NAMES and None not in share_by_logger
         if has_names and len(share_by_logger) < len(self.estimate.logger_shares):
             return f"what {' and '.join(map(str, share_by_logger))} logged"
         moved_share = sum(abs(share - logger.rows / n_rows) for logger, share in self.estimate.logger_shares) / 2
-        if not moved_share > MOVED_SHARE:
+        if not moved_share > MIN_MOVED_SHARE:
             return LOGGED
         shares = sorted(share_by_logger.items(), key=lambda item: -item[1])
         mix_text = " and ".join(f"{100 * share:.0f} % {name}" for name, share in shares)
@@ -233,7 +237,7 @@ class EstimateRow(Record):
         """Tell whether the largest weight could also occur under a logger with the usual floor of exploration."""
         steps = {"impression": 1, "slate": self.extent.positions}
         n_slots = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
-        return log(max(self.estimate.max_weight or 1.0, 1.0)) <= n_slots * log(max(self.arms, 1) / FLOOR)
+        return log(max(self.estimate.max_weight or 1.0, 1.0)) <= n_slots * log(max(self.arms, 1) / USUAL_FLOOR)
 
     def _days(self, n_clusters: int | None) -> float | None:
         """Return the number of days in which the traffic of the log brings this many clusters, or None if it is
@@ -246,7 +250,7 @@ class EstimateRow(Record):
         """Return the row as the object that `evaluate --json` prints."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
-        row |= {name: row.pop(name) for name in LIFT}  # moved to the end
+        row |= {name: row.pop(name) for name in LIFT_KEYS}  # moved to the end
         answer, n_needed = self.answer
         row |= {"answer": answer, "needed": n_needed, "needed_days": self._days(n_needed)}
         row["reason_groups"] = in_groups(self.estimate.reasons)
@@ -258,7 +262,7 @@ class EstimateRow(Record):
 
 def estimators(request: Request) -> ope.EstimatorChoice:
     """Return the estimators of a request. Raise InputError if they do not fit the other arguments of the request."""
-    default_estimators = BY_ARM if request.by == "arm" else ope.DEFAULT
+    default_estimators = ARM_ESTIMATOR if request.by == "arm" else ope.DEFAULT
     choice = ope.parse(request.estimators or default_estimators)
     intervals.check_interval(request.interval, request.level, estimators=choice.estimators)
     if not 0 <= request.gamma <= 1:
@@ -270,7 +274,7 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         unfit_name = next((name for name, kind in choice.impressions.items() if not kind.is_self_normalised), None)
         if unfit_name is not None:
             raise InputError(
-                f"{unfit_name} does not work by arm: the logger chose it", hint=f"use --estimator {BY_ARM}"
+                f"{unfit_name} does not work by arm: the logger chose it", hint=f"use --estimator {ARM_ESTIMATOR}"
             )
         if request.interval == "cressie-read":  # which assumes a mean weight of 1
             raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
@@ -294,12 +298,12 @@ def estimators(request: Request) -> ope.EstimatorChoice:
             raise InputError("--reward-model-hash is given, and no reward model is fitted to the log", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
-    for rows, judging, finer_fields in (
+    for rows, kinds, finer_fields in (
         ("sessions", choice.sessions, (*SLOT_FIELDS, *SLATE_FIELDS)), ("slates", choice.slates, SLOT_FIELDS),
     ):  # fmt: skip
-        if judging and request.by in finer_fields:
+        if kinds and request.by in finer_fields:
             hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
-            raise InputError(f"{next(iter(judging))} judges {rows}, which have no one {request.by}", hint=hint)
+            raise InputError(f"{next(iter(kinds))} judges {rows}, which have no one {request.by}", hint=hint)
     if choice.sessions and request.cluster == "row":
         name = next(iter(choice.sessions))
         raise InputError(f"{name} judges sessions, so --cluster row does not work", hint="use session or user")
@@ -327,9 +331,9 @@ def answer(
     without_users = evaluation.cluster == "user" and not any(partial.has_users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
     checks = reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]())
-    present_checks = with_present(unit, evaluation, checks)
+    present_checks = with_later_checks(unit, evaluation, checks)
     failures = find_failures(present_checks)
-    has_later_drift = _drifts(present_checks) and not _drifts(checks)
+    has_later_drift = _has_drift(present_checks) and not _has_drift(checks)
     by_unit = [
         fold.estimates(rows, sums, failures=failures, cluster=cluster)
         for rows, sums in partial_by_unit.items()
@@ -399,7 +403,7 @@ def _page_units(
     effects = {label: kind for label, kind in estimators.slates.items() if isinstance(kind, Effects)}
     weighted_kinds = {label: kind for label, kind in estimators.slates.items() if label not in effects}
     if weighted_kinds:
-        require_pairs = bool(PAIRED & estimators.named_labels)
+        require_pairs = bool(PAIR_ESTIMATORS & estimators.named_labels)
         yield SlateUnit.prepare(unit, evaluation, weighted_kinds, require_pairs=require_pairs)
     request, n_arms = evaluation.request, len(evaluation.arms)
     refusals = {
@@ -487,15 +491,15 @@ def _choose_answer(estimates: Mapping[str, Estimate]) -> list[str]:
     with rows, else the last estimator.
 
     estimates: the estimate of each estimator, by label."""
-    in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
-    labels = [label for label in ope.ANSWERING[in_slots] if label in estimates]
+    are_slots_enough = all(estimate.reward_seen >= fold.MIN_REWARD_SHARE for estimate in estimates.values())
+    labels = [label for label in ope.ANSWERING[are_slots_enough] if label in estimates]
     sufficient_labels = [label for label in labels if estimates[label].verdict != "insufficient"]
     return sufficient_labels[:1] or [label for label in labels if estimates[label].n][-1:] or labels[-1:]
 
 
 # -- passes over a bounded part of the log that estimates are compared with --
 
-MODEL_DECISIONS, PRESENT_DECISIONS = 20_000, 50_000  # that are read at most
+MAX_MODEL_DECISIONS, MAX_NEW_DECISIONS = 20_000, 50_000  # that are read at most
 CheckSums = Mapping[tuple[int, str], Any]
 
 
@@ -510,7 +514,7 @@ def differing_models(
     has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
     if has_model or (evaluation.extent.positions > 1 and not estimators.impressions):
         return set()
-    if evaluation.request.by is None and evaluation.extent.decisions <= MODEL_DECISIONS:
+    if evaluation.request.by is None and evaluation.extent.decisions <= MAX_MODEL_DECISIONS:
         # the newest decisions are all decisions, with the weights of these estimates; with too few effective ones the
         # models are not compared
         ess_by_target = {
@@ -519,7 +523,7 @@ def differing_models(
         }  # fmt: skip
         if len(ess_by_target) == len(evaluation.targets) and max(ess_by_target.values()) < COMPARED_ESS:
             return set()
-    newest_evaluation = evaluation.newest(unit, MODEL_DECISIONS)
+    newest_evaluation = evaluation.newest(unit, MAX_MODEL_DECISIONS)
     impressions, sums = _sum_impressions(unit, newest_evaluation, ope.parse("dr").impressions)
     differing_targets = set[int]()
     for number in sums.groups:
@@ -529,11 +533,11 @@ def differing_models(
     return differing_targets
 
 
-def _drifts(sums: CheckSums) -> bool:
+def _has_drift(sums: CheckSums) -> bool:
     return any(total.raises_alarm for (_, reason), total in sums.items() if reason == LogDrift.reason)
 
 
-def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
+def with_later_checks(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
     """Return the sums of the checks, where the check for drift also covers the newest decisions of the store after the
     log. sums: the sums of each check over the log."""
     numbers = {rows.reward.id: number for number, rows in enumerate(evaluation.shared_rows) if rows.policy_id is None}
@@ -541,7 +545,7 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
         return sums
     with unit.reading(None):  # for decisions stored after the export of a log
-        present_sums = _present(unit, replace(evaluation, targets=targets))
+        present_sums = _sum_later_checks(unit, replace(evaluation, targets=targets))
     all_sums = dict(sums)
     for (reward_id, reason), newest_sums in present_sums.items():
         key = numbers[reward_id], reason
@@ -550,14 +554,14 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
     return all_sums
 
 
-def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
+def _sum_later_checks(unit: Unit, evaluation: Evaluation) -> CheckSums:
     """Return the sums of the check for drift over the newest decisions after the log, by the id of the reward and the
     reason of the check."""
     later_selection = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
     if not any(selected.times(unit, later_selection)):
         return {}
     extent = selected.extent(unit, later_selection)
-    evaluation = replace(evaluation, selection=later_selection, extent=extent).newest(unit, PRESENT_DECISIONS)
+    evaluation = replace(evaluation, selection=later_selection, extent=extent).newest(unit, MAX_NEW_DECISIONS)
     present_sums = _sum_impressions(unit, evaluation, {}, [LogDrift()])[1].checks
     return {(evaluation.shared_rows[index].reward.id, reason): sums for (index, reason), sums in present_sums.items()}
 

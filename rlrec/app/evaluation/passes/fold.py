@@ -41,8 +41,8 @@ from rlrec.store.log.reader import ABSENT
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import RewardModel, RewardModelFit, RewardModelSums
 
-RULED_SHARE = 0.05  # of the visits, which may be left out for rules of a page, or of the pages, for a censored slot
-LEAST_SHARE = 0.9  # of the logged |reward|, which the rows of an estimator must have
+MAX_RULED_SHARE = 0.05  # of the visits, which may be left out for rules of a page, or of the pages, for a censored slot
+MIN_REWARD_SHARE = 0.9  # of the logged |reward|, which the rows of an estimator must have
 
 
 class Rows(Protocol):
@@ -364,14 +364,15 @@ def _target_estimates(
         message = f"in every row of the log some arm has no {field}, by which {target.name} ranks"
         raise InputError(message, hint=f"{target.name} is judged on requests that bring it for each arm")
     n_left_out = counts.left_out + counts.other_policy
-    are_censored = unit.noun == "page" and counts.left_out > RULED_SHARE * (counts.left_out + counts.n_used)
+    are_censored = unit.noun == "page" and counts.left_out > MAX_RULED_SHARE * (counts.left_out + counts.n_used)
     log_reasons = {
         "no-propensity": n_left_out > 0 and not are_censored,
         "censored-pages": are_censored,
         "sampled-rows": counts.sampled > 0,
         "carry-over": is_weighed and visit_sums is not None and is_rejected(visit_sums.p_value()),
         "logging-states": unit.logging_states and target.is_stateful,
-        "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.is_paired,  # for a gate, visits cover this
+        "reward-unseen": counts.reward_seen < MIN_REWARD_SHARE
+        and not evaluation.is_paired,  # for a gate, visits cover this
     }
     reasons = tuple(reason for reason, holds in log_reasons.items() if holds)
     reasons += tuple(request.fit_doubts) if target.table else ()
@@ -395,7 +396,9 @@ def _target_estimates(
             doubts = [check.reason for check in failed_checks if is_weighed and check.concerns(kind)]
             doubts += ["unlike-loggers"] if estimate.estimator in unlike_labels else []
             is_cut = kind.unit == "session" and "page-rules" in total.reasons
-            doubts += ["ruled-visits"] if is_cut and total.n_gaps > RULED_SHARE * (total.n_gaps + estimate.n) else []
+            doubts += (
+                ["ruled-visits"] if is_cut and total.n_gaps > MAX_RULED_SHARE * (total.n_gaps + estimate.n) else []
+            )
             doubts += request.fit_doubts if kind.needs_model and kind.unit == "impression" and has_table else ()
             logger_weights: tuple[LoggerWeight, ...] = ()
             if weighting.factors and kind.uses_weights:
@@ -502,7 +505,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
 
     @property
     def fit_reading(self) -> Reading:
-        return Reading(columns=log_rows.FITTED, targets=False)
+        return Reading(columns=log_rows.FIT_COLUMNS, targets=False)
 
     @property
     def judge_reading(self) -> Reading:

@@ -177,7 +177,7 @@ class LogReader:
         groups, group = group_rows(group_field, slots, contexts, context, keys=keys, loggers=self.loggers)
         cluster = log_rows.cluster_digests(log.slots, self.evaluation.cluster)
         slots = slots | {"context": context, "group": group, "cluster": cluster}
-        if slots.keys() >= {*log_rows.SAMPLED}:
+        if slots.keys() >= {*log_rows.SAMPLE_COLUMNS}:
             slots["decision_digest"] = log_rows.decision_digests(slots)
         if reading.support:
             support, zeros = self.loggers.support(slots, contexts, eligible)

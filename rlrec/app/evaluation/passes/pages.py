@@ -141,7 +141,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
 
     @property
     def fit_reading(self) -> Reading:
-        return Reading(columns=(*log_rows.FITTED, "size"), targets=False)
+        return Reading(columns=(*log_rows.FIT_COLUMNS, "size"), targets=False)
 
     @property
     def judge_reading(self) -> Reading:
@@ -370,8 +370,8 @@ def _fill_additive(case_rows: CaseRows, additive: Array, batch: LoggedBatch) -> 
 
 # -- effects of arms: pages as they were drawn, compared with their expectation --
 
-_COLUMNS = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision",
-            "propensity", "marginal")  # fmt: skip
+_COLUMNS = (*log_rows.FIT_COLUMNS, "size", "version_id", "belief_seq", "belief_ordinal", "eligible_id",
+            "catalogue_revision", "propensity", "marginal")  # fmt: skip
 
 
 class EffectUnit(PageUnit[PositionCurve], eq=False):

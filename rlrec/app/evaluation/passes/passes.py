@@ -27,7 +27,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.log.reader import Batch
 
 ENGINES = ("local", "dask")
-WITHOUT_PAGES = "estimate per impression (ips, snips, dr); --log policy=NAME leaves out the log of another policy"
+WITHOUT_PAGES_HINT = "estimate per impression (ips, snips, dr); --log policy=NAME leaves out the log of another policy"
 MIXED = "mixed-cpus"  # the reason where workers have other processors than this machine
 
 R_co = TypeVar("R_co", covariant=True)
@@ -232,7 +232,7 @@ def sum_log(
     for unit, partial in list(partials.items()):
         if partial.refusals:
             if require_pages:
-                raise InputError(partial.refusals[0], hint=WITHOUT_PAGES)
+                raise InputError(partial.refusals[0], hint=WITHOUT_PAGES_HINT)
             del partials[unit]
             continue
         for number, shared_rows in enumerate(reader.evaluation.shared_rows):

@@ -211,12 +211,12 @@ class Evaluation(Record, eq=False):
     def judged_columns(self) -> list[str]:
         """Return the columns of the log that are needed to evaluate targets on impressions."""
         needed_for = {
-            (*log_rows.SAMPLED, "seed"): any(target.is_sampled or target.table for target in self.targets),
-            log_rows.STATES: any(target.is_stateful for target in self.targets),
+            (*log_rows.SAMPLE_COLUMNS, "seed"): any(target.is_sampled or target.table for target in self.targets),
+            log_rows.STATE_COLUMNS: any(target.is_stateful for target in self.targets),
             ("variant_id",): self.request.by == "variant",
         }
         further_columns = [name for names, is_needed in needed_for.items() if is_needed for name in names]
-        return list(dict.fromkeys([*log_rows.JUDGED, *further_columns, *self.lesson_columns]))
+        return list(dict.fromkeys([*log_rows.JUDGE_COLUMNS, *further_columns, *self.lesson_columns]))
 
     @property
     def lesson_columns(self) -> list[str]:

@@ -76,9 +76,9 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
 
     def usable_rows(self, batch: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused_counts = ended_visits.usable_visits(batch.log, reward, self.cutoffs[reward.id])
-        is_endless = np.diff(visits.start) > self.fold.horizon
-        counts = RowCounts(*astuple(unused_counts)) + RowCounts(left_out=int(is_endless.sum()))
-        return visits.take(~is_endless), counts
+        is_too_long = np.diff(visits.start) > self.fold.horizon
+        counts = RowCounts(*astuple(unused_counts)) + RowCounts(left_out=int(is_too_long.sum()))
+        return visits.take(~is_too_long), counts
 
     def model_sums(self, batch: LoggedBatch, rows: EndedVisits) -> ReturnSums:
         decisions = self._decisions(rows, batch.contexts)
@@ -152,10 +152,10 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
     def empty_log(self, shared_rows: SharedRows, counts: RowCounts) -> EmptyLog:
         cutoff = self.cutoffs[shared_rows.reward.id]
         if counts.waiting > counts.left_out:
-            idle, window = cutoff.timeout_us / 60e6, cutoff.window_us / 60e6
+            idle_minutes, window_minutes = cutoff.timeout_us / 60e6, cutoff.window_us / 60e6
             message = f"of {quantity(counts.waiting, 'session')} selected, none is over, or the reward windows are not"
-            end_text = f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision"
-            hint = f"{end_text}; the window of reward {shared_rows.reward.name} is {window:g} minutes"
+            end_text = f"one ends by `rlrec session end`, or {idle_minutes:g} minutes after its last decision"
+            hint = f"{end_text}; the window of reward {shared_rows.reward.name} is {window_minutes:g} minutes"
             return EmptyLog(message, hint=hint, wait_us=cutoff.timeout_us + cutoff.window_us)
         selected_text = f"of {quantity(counts.left_out, 'session')} selected, none"
         if counts.silent and not counts.other_policy:
@@ -231,8 +231,8 @@ class ReturnUnit(SessionUnit, eq=False):
 # -- carry-over between visits, from the log: the slates of a visit, and the reward of the person's next visit --
 
 MAX_DECISIONS = 1_000_000  # decisions that are read, about: in a longer log those of some partitions
-CELLS = 4_000_000  # pairs of eligible set and arm in memory at a time; decisions with further sets are left out
-KINDS = 16  # most kinds of events whose means by arm are read, of a portion
+MAX_CELLS = 4_000_000  # pairs of eligible set and arm in memory at a time; decisions with further sets are left out
+MAX_KINDS = 16  # most kinds of events whose means by arm are read, of a portion
 _READING = Reading(
     columns=(
         *reward_log.MATURITY_COLUMNS, *CLUSTERS["user"], "decision_id", "session_id", "visit", "position", "size",
@@ -259,7 +259,7 @@ def _carry_over_sums(
     next_visit, rank = _next_visits(visits, person, visit), arms.ranks(slots["arm_id"])
     draws = _visit_draws(unit, slots, first_slots, visit, rank, arms)
     is_served = np.bincount(visit, minlength=len(person)) > 0
-    sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, max_kinds=KINDS)
+    sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, max_kinds=MAX_KINDS)
     for key, definition in rewards.items():
         rows = reward_log.with_rewards(batch, definition)
         is_counted = reward_log.is_mature(slots, definition, now=evaluation.now) & ~slots["censored"]
@@ -299,7 +299,7 @@ def _visit_draws(unit: Unit, slots: Columns, first_slots: Index, visit: Ids, ran
     arm of each slot, in order of key."""
     n, size, width = len(rank), np.diff(np.r_[first_slots, len(rank)]), min(len(arms), MAX_SCORED_ARMS)
     sets, eligible = np.unique(slots["eligible_id"][first_slots], return_inverse=True)
-    members = np.zeros((min(len(sets), max(1, CELLS // width)), width))
+    members = np.zeros((min(len(sets), max(1, MAX_CELLS // width)), width))
     n_choices = np.zeros(len(sets), np.int64)
     for row, ids in contents.eligible_arms(unit, set(sets[: len(members)].tolist())).items():
         index, ranks = np.searchsorted(sets, row), arms.ranks(np.array(ids, np.int64))

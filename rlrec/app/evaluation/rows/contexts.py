@@ -19,10 +19,10 @@ from rlrec.store import Unit
 from rlrec.store.log import contents, reader
 from rlrec.store.policies import policies
 
-FEATURE_BYTES = 64_000_000  # cached features, in bytes
-CACHED_VALUES = 500_000  # values of fields that are cached
-NAMES = 1_000  # names of fields that are kept for suggestions
-SUGGESTED = 100  # contexts whose nested fields are suggested
+MAX_FEATURE_BYTES = 64_000_000  # cached features, in bytes
+MAX_CACHED_VALUES = 500_000  # values of fields that are cached
+MAX_FIELD_NAMES = 1_000  # names of fields that are kept for suggestions
+MAX_SUGGESTED = 100  # contexts whose nested fields are suggested
 PORTION = 10_000  # contexts decoded at a time
 (ENTIRE,) = ALL_FIELDS  # as a field: the context itself
 
@@ -146,7 +146,7 @@ class ContextCache:
             cached_values = self._values[field]
             values[field] = [fresh_values[key] if key in fresh_values else cached_values[key] for key in keys]
             # new values are cached while there is room; whole contexts are too large
-            if field != ENTIRE and sum(map(len, self._values.values())) + len(fresh_values) <= CACHED_VALUES:
+            if field != ENTIRE and sum(map(len, self._values.values())) + len(fresh_values) <= MAX_CACHED_VALUES:
                 cached_values.update(fresh_values)
         return ContextTable(values, frozenset(self._names), table_features), code
 
@@ -169,13 +169,13 @@ class ContextCache:
         for start in range(0, len(ids), PORTION):
             contexts = stored_contexts.decode_contexts(ids[start : start + PORTION], texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
-            names = set[str]().union(*contexts, _inner_names(contexts[:SUGGESTED])) if fields else set()
+            names = set[str]().union(*contexts, _inner_names(contexts[:MAX_SUGGESTED])) if fields else set()
             for field in fields:
                 field_values = contexts if field == ENTIRE else [value_of(context, field) for context in contexts]
                 values[field].update(zip(keys, field_values, strict=True))
                 if "." in field and any(value is not None for value in field_values):
                     names.add(field)
-            self._names |= names if len(self._names) < NAMES else names & {*fields}
+            self._names |= names if len(self._names) < MAX_FIELD_NAMES else names & {*fields}
             if self.encode:
                 portions.append(features.hash_contexts(contexts, self.columns))
         return values, Sparse.concatenate(portions)
@@ -203,7 +203,7 @@ class _FeatureCache:
         features = Sparse.concatenate([new_features, old_features])
         if not self.has(new_ids).any():
             bytes_of_each = new_features.size / max(1, len(new_ids))
-            n_cached = int(max(0, FEATURE_BYTES - self._features.size) / max(1.0, bytes_of_each))
+            n_cached = int(max(0, MAX_FEATURE_BYTES - self._features.size) / max(1.0, bytes_of_each))
             insert_at = np.searchsorted(self._ids, new_ids[:n_cached])
             rows = len(self._features) + np.arange(len(new_ids[:n_cached]))
             self._ids, self._rows = (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rlrec.store.log.candidates import CandidateList
 
 MAX_DERIVED = 100  # distributions of first stages from which inclusion probabilities are computed
-CELLS = 50_000_000  # most arms times squared candidates in these; the first one is computed whatever its size
+MAX_CELLS = 50_000_000  # most arms times squared candidates in these; the first one is computed whatever its size
 
 
 class Inclusion(Record, kw_only=False):
@@ -159,7 +159,7 @@ def smallest_inclusion(
                 continue
             size = serving.learner.n_candidates
             n_cells += len(arms) * size * size
-            if budget <= 0 or (total.decisions and n_cells > CELLS):
+            if budget <= 0 or (total.decisions and n_cells > MAX_CELLS):
                 return total
             budget -= 1
             distribution = serving.candidates(
@@ -181,14 +181,14 @@ CLUSTERS = {
     "row": ("session_digest", "visit", "step"),
 }
 # The columns that are read to fit a reward model and to evaluate a target, beside those of CLUSTERS.
-FITTED = ("at", "context_id", "imported", "arm_id", "censored", "keep_probability")
-JUDGED = (
-    *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
-    "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "subsampled",
+FIT_COLUMNS = ("at", "context_id", "imported", "arm_id", "censored", "keep_probability")
+JUDGE_COLUMNS = (
+    *FIT_COLUMNS, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision",
+    "size", "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "subsampled",
 )  # fmt: skip
 # columns for targets that sample for each decision: see `decision_digests`
-SAMPLED = ("session_digest", "visit", "step")
-STATES = (*SAMPLED, "recorded", "history")  # columns for targets that read the session, too
+SAMPLE_COLUMNS = ("session_digest", "visit", "step")
+STATE_COLUMNS = (*SAMPLE_COLUMNS, "recorded", "history")  # columns for targets that read the session, too
 # The columns that `tabulate` and `pairs` of `LoggerMarginals` add.
 MARGINALS, PAIRS = "logger_marginals", "logger_pairs"
 DRAW = "draw"  # the column with the row of `LoggedBatch.shares`
@@ -432,7 +432,7 @@ def as_decisions(rows: ImpressionRows) -> ImpressionRows:
     return replace(rows, slots=slots | new_columns)
 
 
-def down_to_rows(slots: Columns, has_set: Flags, steps: Array) -> Array:
+def multiply_down(slots: Columns, has_set: Flags, steps: Array) -> Array:
     """Return for each slot the product of `steps` over the slots from the top of the slate down to it, (n,). The
     product is NaN if a slot above is missing.
 

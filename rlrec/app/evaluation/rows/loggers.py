@@ -29,10 +29,10 @@ from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import policies
 
 MAX_DERIVED = 1_000  # distributions of loggers that one evaluation computes; further rows stay unknown
-LONGEST = 256  # positions of a slate whose floor is computed exactly
+MAX_EXACT_POSITIONS = 256  # positions of a slate whose floor is computed exactly
 CERTAIN_PROPENSITY = 1 - 1e-12  # of an arm that had no alternative, but for rounding
 # The columns that a logger's distribution depends on, beside the context.
-_DISTRIBUTION = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
+_DISTRIBUTION_COLUMNS = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
 
 
 class Loggers:
@@ -99,7 +99,7 @@ class Loggers:
         arms = arms_of_sets(sets, eligible)
         for rows in rows_by_kind(version, size, arms):
             k, m, floor = int(size[rows[0]]), int(arms[rows[0]]), self.policy(int(version[rows[0]])).exploration
-            if floor and k <= min(m, LONGEST):
+            if floor and k <= min(m, MAX_EXACT_POSITIONS):
                 lower_bound = least_propensities(k, m, floor=floor)[position[rows] - 1]
                 smallest[rows[lower_bound > 0]] = lower_bound[lower_bound > 0]
         return smallest
@@ -108,9 +108,9 @@ class Loggers:
         self, slots: Columns, unknown_rows: Ids, contexts: ContextTable
     ) -> Iterator[tuple[Ids, tuple[int, ...], Mapping[str, Any]]]:
         """Group rows whose logger has the same distribution. For each group, yield the indices of the rows, the values
-        of the columns _DISTRIBUTION, and the context as the logger reads it. A column on which the distribution does
+        of the _DISTRIBUTION_COLUMNS, and the context as the logger reads it. A column on which the distribution does
         not depend has the value 0."""
-        columns = {name: slots[name][unknown_rows] for name in _DISTRIBUTION}
+        columns = {name: slots[name][unknown_rows] for name in _DISTRIBUTION_COLUMNS}
         reading, values_read = np.zeros(len(unknown_rows), np.int64), dict[int, list[dict[str, Any]]]()
         for rows in rows_by_kind(columns["version_id"]):
             version_id = int(columns["version_id"][rows[0]])
@@ -134,7 +134,7 @@ class Loggers:
         """Return a flag for each of m arms that the logger of a case (rows that share a distribution) could not show at
         each position, (size, m). The result is None if these arms cannot be derived.
 
-        values: the values of the columns _DISTRIBUTION; context: the context as the logger reads it."""
+        values: the values of the columns _DISTRIBUTION_COLUMNS; context: the context as the logger reads it."""
         version_id, seq, ordinal, set_id, revision, size = values
         policy, arms, case_name = self.policy(version_id), eligible[set_id], (values, repr(context))
         if policy.is_stateful or policy.is_draft:

@@ -21,8 +21,8 @@ from rlrec.store.database.bulk import Columns
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
 
-REPLICAS = 8  # parts that simulated pages are cut into, to estimate the error of the simulation
-OVERHEAD = 200  # numbers that a case stores beside its arrays, about
+N_REPLICAS = 8  # parts that simulated pages are cut into, to estimate the error of the simulation
+CASE_OVERHEAD = 200  # numbers that a case stores beside its arrays, about
 
 CaseName = tuple[int, int, int, str]  # eligible set, revision of the catalogue, positions, context
 Draw = tuple[int, int]  # the seed and the number that identify random words
@@ -69,9 +69,9 @@ class Block(Record, kw_only=False, eq=False):
 
     @property
     def cells(self) -> int:
-        n_simulated_cells = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
+        n_simulated_cells = 0 if self.simulate is None else N_REPLICAS * len(self.shares) * len(self.arms)
         scores = getattr(self.scores, "scores", self.scores)  # the scores under rules
-        return OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + n_simulated_cells
+        return CASE_OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + n_simulated_cells
 
 
 class TargetProbabilities(Record, kw_only=False, eq=False):

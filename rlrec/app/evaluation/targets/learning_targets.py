@@ -26,7 +26,7 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.times import format_time
 
-STRETCHES = 20  # stretches of the log; no later rows could evaluate what a policy learned in the last one
+N_BLOCKS = 20  # stretches of the log; no later rows could evaluate what a policy learned in the last one
 
 
 def time_blocks(unit: Unit, selection: Selection, n_blocks: int) -> list[Selection]:
@@ -128,8 +128,8 @@ class CramScorer(Scorer):
             return scorer.log_batch(rows, batch, None).weight
 
         target, at = self.target, rows.slots["at"]
-        later = (at >= begin for begin in target.begins)
-        cram_weights = crammed_weights(map(weights, target.steps), later, target.counts)
+        is_later = (at >= begin for begin in target.begins)
+        cram_weights = crammed_weights(map(weights, target.steps), is_later, target.counts)
         return replace(super().log_batch(rows, batch, values), crammed=cram_weights)
 
 
@@ -154,7 +154,7 @@ def cram_target(unit: Unit, target: Target, selection: Selection, *, greedy: boo
     if target.draws_candidates:
         raise InputError("cram has no weights of lists of candidates", hint="use --estimator snips")
     mature_selection = replace(selection, until=min(selection.until or unit.now, unit.now - target.reward.window_us))
-    blocks = time_blocks(unit, mature_selection, STRETCHES)
+    blocks = time_blocks(unit, mature_selection, N_BLOCKS)
     begin_at = selected.extent(unit, mature_selection).first_at
     begin_times = np.array([begin_at, *(block.since for block in blocks[1:])])
     sizes = [selected.extent(unit, block).decisions for block in blocks]
@@ -163,7 +163,7 @@ def cram_target(unit: Unit, target: Target, selection: Selection, *, greedy: boo
     belief_points = [policies.belief_at(unit, version.policy.id, begin) for begin in begin_times.tolist()]
     seq, ordinal = np.maximum(belief_points, (version.seq, version.ordinal)).T
     moments = past_beliefs.moments(unit, version, seq, ordinal, greedy=greedy)
-    serving = [(distribution, int(row)) for rows, distribution in moments for row in rows]
-    steps = [replace(target, serving=distribution, seq=int(seq[row])) for distribution, row in serving]
+    distributions = [(distribution, int(row)) for rows, distribution in moments for row in rows]
+    steps = [replace(target, serving=distribution, seq=int(seq[row])) for distribution, row in distributions]
     options = {entry.name: getattr(target, entry.name) for entry in fields(Target)} | {"serving": steps[-1].serving}
     return CrammedTarget(**options, begins=begin_times, steps=steps, counts=counts)

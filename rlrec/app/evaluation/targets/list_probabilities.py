@@ -15,8 +15,8 @@ from zlib import crc32
 import numpy as np
 
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch, arms_of_sets
-from rlrec.app.evaluation.targets.cases import REPLICAS, Block, CaseName, CaseRows
-from rlrec.app.evaluation.targets.probabilities import CASES, CELLS, Scorer
+from rlrec.app.evaluation.targets.cases import N_REPLICAS, Block, CaseName, CaseRows
+from rlrec.app.evaluation.targets.probabilities import CASES_AT_A_TIME, MAX_CELLS, Scorer
 from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.scores.families.correlated import Correlated
@@ -72,7 +72,7 @@ class ListScorer(Scorer):
         replicas: list[Scorer] = self.list_scorer.replicas(slots, batch, marginals=marginals)
         if not replicas and not self._can_draw_list(slots, batch).any():
             return []
-        scorers = replicas or [self.list_scorer] * REPLICAS
+        scorers = replicas or [self.list_scorer] * N_REPLICAS
         return [replace(self, replica=number, list_scorer=scorer) for number, scorer in enumerate(scorers)]
 
     def case_rows(self, rows: ImpressionRows, batch: LoggedBatch, **options: Any) -> Iterator[CaseRows]:
@@ -83,7 +83,10 @@ class ListScorer(Scorer):
         yield from super().case_rows(rows, batch, **options | {"subset": list_rows})
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
-        return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))
+        return min(
+            CASES_AT_A_TIME,
+            max(1, MAX_CELLS // (N_REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))),
+        )
 
     def _compute_blocks(
         self,
@@ -116,7 +119,7 @@ class ListScorer(Scorer):
         (seed,) = np.random.SeedSequence([self.seed, crc32(name.encode()), arms_digest]).generate_state(1, np.uint64)
         # lists from the first stage
         first_stage = serving.candidates(eligible, arms, context, keys=keys, revision=revision)
-        draw_numbers = np.arange(REPLICAS * -(-self.samples // REPLICAS))
+        draw_numbers = np.arange(N_REPLICAS * -(-self.samples // N_REPLICAS))
         sample = slate_draws.draw(
             subset(first_stage.scores, order), size=serving.learner.n_candidates, floor=first_stage.floor,
             seeds=np.full(len(draw_numbers), seed, np.uint64), decisions=draw_numbers, with_marginals=False,
@@ -124,10 +127,10 @@ class ListScorer(Scorer):
         lists = np.sort(order[sample.slates], axis=1)
         # the second stage given each list
         if isinstance(scores, Correlated):
-            weight = (draw_numbers % REPLICAS == np.arange(REPLICAS)[:, None]) * (REPLICAS / len(draw_numbers))
+            weight = (draw_numbers % N_REPLICAS == np.arange(N_REPLICAS)[:, None]) * (N_REPLICAS / len(draw_numbers))
             sampled_lists = SampledLists(scores, lists, seed=int(ranking_seeds(np.array([seed]))[0]))
             return ListMixture(len(arms), lists, weight, sampled_lists, serving.policy.exploration)
-        lists, weight = list_mixture.distinct_lists(lists, draw_numbers % REPLICAS, REPLICAS)
+        lists, weight = list_mixture.distinct_lists(lists, draw_numbers % N_REPLICAS, N_REPLICAS)
         if not serving.policy.compares_arms:
             return ListMixture(
                 len(arms), lists, weight, list_mixture.scores_of_lists(scores, lists), serving.policy.exploration

@@ -14,7 +14,7 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import arms_of_sets
 from rlrec.app.evaluation.rows.loggers import Loggers
-from rlrec.app.evaluation.targets.cases import OVERHEAD
+from rlrec.app.evaluation.targets.cases import CASE_OVERHEAD
 from rlrec.arrays import Array, Flags, Ids, distinct, rows_by_kind, run_starts
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy import is_contextual
@@ -27,9 +27,9 @@ from rlrec.store.database.bulk import Columns
 UNIFORM, UNKNOWN = -2, -1  # values in the column PAIRS
 CASES_AT_A_TIME = 200  # cases whose marginals are computed together
 MAX_LISTED_CASES = 1_000  # most cases of a batch whose slates are listed
-CELLS = 1_000_000  # arms of contexts that are scored at a time
+MAX_CELLS = 1_000_000  # arms of contexts that are scored at a time
 MOST_PROBABILITIES = 8_000_000  # that a transaction caches, overhead included
-DRAW = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "context_id")
+DRAW_COLUMNS = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "context_id")
 # the cases that `cases` leaves out, or that have no closed form, in words
 WITHOUT_MARGINALS = (
     "imports, two rankers, samples of correlated scores, kinds that read the session, and positions below the first "
@@ -96,7 +96,7 @@ class LoggerMarginals:
         case_number, slate_probabilities = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
         start = run_starts(slots["decision_id"])
         is_uniform = (
-            np.logical_and.reduceat(_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
+            np.logical_and.reduceat(_is_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
         )
         case_number[np.repeat(is_uniform, np.diff(np.r_[start, len(case_number)]))] = UNIFORM
         if (case_number == UNIFORM).all():
@@ -131,7 +131,7 @@ class LoggerMarginals:
             cases = (self._belief_cases(serving, belief_rows, *arguments) for belief_rows, serving in moments)
             yield from self._compute_marginals(chain.from_iterable(cases))
         if not self.greedy:
-            yield from _uniform(slots, eligible, positions)
+            yield from _uniform_cases(slots, eligible, positions)
 
     def by_version(self, slots: Columns, flags: Flags) -> Iterator[tuple[Version, Ids]]:
         """Yield each version with the indices of its flagged rows, in order of `belief_seq`."""
@@ -168,11 +168,11 @@ class LoggerMarginals:
             arms, case_options = eligible[key], dict[str, Any](keys=keys, revision=int(revision[group_rows[0]]))
             k, context_code = min(int(size[group_rows[0]]), len(arms)), codes[slots["context"][group]]
             # contexts with distributions of their own, in portions
-            reading, step = rows_by_kind(context_code), max(1, CELLS // len(arms))
+            reading, step = rows_by_kind(context_code), max(1, MAX_CELLS // len(arms))
             for start in range(0, len(reading), step):
                 portion = reading[start : start + step]
                 first_rows = group[[context_rows[0] for context_rows in portion]]
-                names = np.column_stack([slots[words][first_rows] for words in DRAW]).tolist()
+                names = np.column_stack([slots[words][first_rows] for words in DRAW_COLUMNS]).tolist()
                 draws = [(self.greedy, case_options["revision"], k, *words) for words in names]
                 tables = [self.loggers.unit.marginals.get(draw, np.empty((0, len(arms)))) for draw in draws]
                 if not needs_scores and all(map(len, tables)):
@@ -213,12 +213,12 @@ class LoggerMarginals:
                 for number, case_marginals in zip(numbers, marginals, strict=True):
                     portion[number] = portion[number]._replace(marginals=case_marginals)
             for case in portion:
-                if len(tables) * (OVERHEAD + case.marginals.size) < MOST_PROBABILITIES:
+                if len(tables) * (CASE_OVERHEAD + case.marginals.size) < MOST_PROBABILITIES:
                     tables[case.draw] = case.marginals
             yield from portion
 
 
-def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
+def _uniform_cases(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
     """Yield the cases of imported versions that drew uniformly. A version drew uniformly if all its probabilities in
     this batch are the probabilities of uniform slates. positions: the largest number of positions of a case."""
     import_rows = np.flatnonzero(slots["imported"])
@@ -238,7 +238,7 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
         yield LoggerCase(group, set_arms, k, None, 0.0, np.full((k, len(set_arms)), 1 / len(set_arms)))
 
 
-def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
+def _is_drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
     """Tell for each row whether its arm was drawn uniformly among the arms left, (n,). The propensity of the arm and
     the smallest propensity are then both 1 / (number of arms left)."""
     n_left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)

@@ -16,8 +16,8 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import (
-    OVERHEAD,
-    REPLICAS,
+    CASE_OVERHEAD,
+    N_REPLICAS,
     Block,
     CaseName,
     CaseRows,
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from rlrec.policy.slates.rules import RuledScores
 
 MAX_REFUSALS = 10_000  # cached results of whether rules can be satisfied
-CASES = 100  # computed at a time
-CELLS = 4_000_000  # numbers in memory at a time, for cases and for their values under a reward model
-NARROWED = 1 << 60  # added to the number of an eligible set, to name the arms of it that the target may show
+CASES_AT_A_TIME = 100  # computed at a time
+MAX_CELLS = 4_000_000  # numbers in memory at a time, for cases and for their values under a reward model
+NARROWED_OFFSET = 1 << 60  # added to the number of an eligible set, to name the arms of it that the target may show
 MAX_CACHED = 8_000_000  # numbers of computed cases that are cached from batch to batch
 
 
@@ -115,7 +115,7 @@ class Scorer:
         shares_scores = self.target.is_sampled and getattr(self.serving.policy, "model", "") in ("shared", "hybrid")
         if not marginals or not shares_scores or not (self._is_simulated(slots) & ~self._has_rules(slots, batch)).any():
             return []
-        return [replace(self, replica=number) for number in range(REPLICAS)]
+        return [replace(self, replica=number) for number in range(N_REPLICAS)]
 
     def list_ratio(self, slots: Columns, batch: LoggedBatch) -> Array | None:
         """Return for each row the logarithm of a ratio, (n,): the target's probability of the decision's list of
@@ -138,10 +138,10 @@ class Scorer:
             return numbers
         is_narrowed = slots["policy_id"] != self.target.policy_id
         for number in np.unique(numbers[is_narrowed]).tolist():
-            if number + NARROWED not in self._narrow_sets:
+            if number + NARROWED_OFFSET not in self._narrow_sets:
                 remaining_arms = self.target.arm_lists.keep_allowed(batch.eligible[number].tolist())
-                self._narrow_sets[number + NARROWED] = np.array(remaining_arms, np.int64)
-        return np.where(is_narrowed, numbers + NARROWED, numbers)
+                self._narrow_sets[number + NARROWED_OFFSET] = np.array(remaining_arms, np.int64)
+        return np.where(is_narrowed, numbers + NARROWED_OFFSET, numbers)
 
     def arms_of(self, number: int, batch: LoggedBatch) -> Ids:
         """Return the arms of a set, ascending. number: the number of the set, as `eligible_sets` returns it."""
@@ -209,7 +209,7 @@ class Scorer:
         that serves refuses such a request. number: the number of the set of arms, as `eligible_sets` returns it."""
         if number not in self._narrow_sets:
             return False
-        sets, groups = (self._narrow_sets[number], batch.eligible[number - NARROWED]), context.get(GROUPS, {})
+        sets, groups = (self._narrow_sets[number], batch.eligible[number - NARROWED_OFFSET]), context.get(GROUPS, {})
         keys, all_keys = ({self.arms.keys[arm] for arm in arms.tolist()} for arms in sets)
         pages = [page for page in self.serving.page_rules(context) if page.is_request]
         return any(page.texts(keys, groups) != page.texts(all_keys, groups) for page in pages)
@@ -251,7 +251,7 @@ class Scorer:
         probabilities.support_gap[~(is_full | is_alone | is_unknown)] = np.nan
         if has_sets is not None:
             is_prefix = has_sets & probabilities.is_prefix
-            products = log_rows.down_to_rows(logged_slots, has_sets, probabilities.target)
+            products = log_rows.multiply_down(logged_slots, has_sets, probabilities.target)
             probabilities.target[is_prefix] = products[is_prefix]
         return probabilities
 
@@ -305,7 +305,7 @@ class Scorer:
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         max_slots = int(cases[:, 2].max(initial=1)) if models else 1
-        return min(CASES, max(1, CELLS // (max_slots * max(1, len(self.arms)))))
+        return min(CASES_AT_A_TIME, max(1, MAX_CELLS // (max_slots * max(1, len(self.arms)))))
 
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], batch: LoggedBatch) -> list[Block]:
         """Return the distribution (Block) of each of c cases, from the cache or newly computed.
@@ -380,7 +380,7 @@ class Scorer:
         # under rules of a page there may be no closed form below position 1
         is_open = np.array([block.scores.is_ruled and not block.shares.size for block in blocks])[case]
         if is_open.any() and not blocks[0].scores.samples:
-            yield from ruled_rows(blocks, case[is_open], indices[is_open], rows, cells=CELLS)
+            yield from ruled_rows(blocks, case[is_open], indices[is_open], rows, cells=MAX_CELLS)
             case, indices = case[~is_open], indices[~is_open]
             if not len(indices):
                 return
@@ -426,7 +426,7 @@ class Scorer:
         indices, case = indices[order], case[order]
         seeds, numbers = self.target.words(rows.slots)
         first_rows, decision = distinct(rows.slots["decision_id"][indices])
-        step = max(1, CELLS // (n_samples * max(len(block.arms) for block in blocks)))
+        step = max(1, MAX_CELLS // (n_samples * max(len(block.arms) for block in blocks)))
         for start in range(0, len(first_rows), step):
             lowest = first_rows[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
@@ -434,7 +434,7 @@ class Scorer:
                 decision_block(blocks[number], rows, row, (int(seeds[row]), int(numbers[row])), self._drawn_shares)
                 for number, row in cases
             ]
-            if len(self._drawn_shares) * (OVERHEAD + decision_blocks[0].shares.size) > MAX_CACHED:
+            if len(self._drawn_shares) * (CASE_OVERHEAD + decision_blocks[0].shares.size) > MAX_CACHED:
                 self._drawn_shares.clear()
             portion_rows = (decision >= start) & (decision < start + step)
             block_of = decision[portion_rows] - start
@@ -451,7 +451,7 @@ class Scorer:
         def simulate() -> Array:
             rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
             ordered_scores = subset(scores, order)
-            shares, n_runs = np.empty((REPLICAS, size, len(arms))), -(-self.samples // REPLICAS)
+            shares, n_runs = np.empty((N_REPLICAS, size, len(arms))), -(-self.samples // N_REPLICAS)
             for replica_shares in shares:
                 replica_shares[:, order] = slate.simulated_marginals(
                     ordered_scores, size=size, floor=self.serving.policy.exploration, runs=n_runs, rng=rng

@@ -17,7 +17,7 @@ from rlrec.app.distributions.page_layouts import page_codes
 from rlrec.app.distributions.trained import EligibleGroup
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import Block, CaseRows, TargetProbabilities, arm_indices, columns_of, complement
-from rlrec.app.evaluation.targets.probabilities import CELLS, NARROWED, Scorer
+from rlrec.app.evaluation.targets.probabilities import MAX_CELLS, NARROWED_OFFSET, Scorer
 from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, SCORE, DecisionTable
 from rlrec.arrays import Array, Flags, Ids, piece_rows, rows_by_kind, run_starts, take
 from rlrec.errors import InputError
@@ -59,7 +59,7 @@ class StateScorer(Scorer):
         numbers = self.eligible_sets(slots, batch)
         sets = {number: self.arms_of(number, batch) for number in np.unique(numbers).tolist()}
         # rows with no arm that the target may show are refused, so any arms will do
-        sets |= {number: batch.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)}
+        sets |= {number: batch.eligible[number - NARROWED_OFFSET] for number, arms in sets.items() if not len(arms)}
         has_rules = self._has_rules(slots, batch)
         page = page_codes(contexts)[context_code] if has_rules.any() else np.zeros(len(context_code), np.intp)
         is_refused = self.refuses_page(slots, batch) if has_rules.any() else has_rules
@@ -116,7 +116,7 @@ class TableScorer(StateScorer):
         size = np.maximum(slots["size"], lowest) if table.column == MARGINAL else np.ones_like(starts)
         for members in rows_by_kind(slots["eligible_id"], size):
             arms, k = batch.eligible[int(slots["eligible_id"][members[0]])], int(size[members[0]])
-            for portion in np.array_split(members, 1 + len(members) * k * len(self.arms) // CELLS):
+            for portion in np.array_split(members, 1 + len(members) * k * len(self.arms) // MAX_CELLS):
                 values = table.values(slots["decision_id"][portion], arms, keys=self.arms.keys, k=k)
                 if table.column == MARGINAL:
                     scores, case = Point(np.zeros(len(arms))), np.repeat(np.arange(len(portion)), counts[portion])
@@ -224,7 +224,7 @@ class StateCaseRows:
 
         steps: the array to write to, with an element for each slot of the batch."""
         index, is_possible = arm_indices(self.arms, self.rows.slots["arm_id"][self.indices][:, None])
-        step = max(1, CELLS // len(self.arms))
+        step = max(1, MAX_CELLS // len(self.arms))
         for start in range(0, len(self.indices), step):
             rows = np.arange(start, min(start + step, len(self.indices)))
             probability = self.below_slate(rows)[np.arange(len(rows)), index[rows, 0]]
@@ -239,7 +239,7 @@ class StateCaseRows:
         table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
         index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
         first_of_decision, words = run_starts(self.decision), np.arange(runs * positions)
-        step = max(1, CELLS // (positions * max(len(self.arms), runs)))
+        step = max(1, MAX_CELLS // (positions * max(len(self.arms), runs)))
         for start in range(0, len(first_of_decision), step):
             first_rows = self.indices[first_of_decision[start : start + step]]
             score, ids = self.score[start : start + step], slots["decision_digest"][first_rows]
@@ -269,7 +269,7 @@ class StateCaseRows:
         above as it was shown.
 
         means: the array to write to; arms: the ids of the arms of the catalogue; values: the values of the model."""
-        arm_columns, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
+        arm_columns, step = np.searchsorted(arms, self.arms), max(1, MAX_CELLS // len(arms))
         for start in range(0, len(self.indices), step):
             portion = np.arange(start, min(start + step, len(self.indices)))
             shares = np.zeros((len(portion), len(arms)))

@@ -147,7 +147,7 @@ def evaluate(
         table = estimates_view([*map(result_row, shown_estimates)], by, app.evaluate.reasons_in_words(shown_estimates))
     rewards = {row["reward"] for row in rows}
     sentences += ["the targets learn different rewards: --reward judges all by one"] * (len(rewards) > 1)
-    sentences += app.evaluate.log_read(estimates)
+    sentences += app.evaluate.log_sentences(estimates)
     sentences += dict.fromkeys(f"{row.name}: {row.origin}" for row in answering_rows if row.origin)
     if len(rewards) == 1 and not by and show.format == "table" and estimates[0].has_returns:
         best_sentence = app.best_policy.find(store, by="evaluate", reward=rewards.pop(), log=request["log"])

@@ -132,7 +132,7 @@ def test_excluded_decisions_are_not_looked_at(drifted: str, tmp_path: Path) -> N
 
 
 def test_only_recent_decisions_are_looked_at(drifted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(newest, "RECENT", 400)
+    monkeypatch.setattr(newest, "MAX_DECISIONS", 400)
     with closing(Store(drifted)) as store, store.read() as unit:
         assert recent_changes(unit, policies.live(unit, ["home"])["home"][0]) == {}
 

@@ -96,7 +96,7 @@ def late(db: str, size: int = 1) -> tuple[int, bytes]:
 @ON_BOTH
 def test_a_sound_store_is_content(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     grown(db)
-    monkeypatch.setattr(propensities, "STATES", 7)
+    monkeypatch.setattr(propensities, "STATES_AT_A_TIME", 7)
     report = audit(db)
     assert {finding.check for finding in report.findings} <= {"positions"}  # all clicks are at position 1
     assert report.checked["propensities"] == 108

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain, judge_gain, page_gains, refusal_sentence
+from rlrec.app.evaluation.comparisons.paired_gate import SLOT_ESTIMATOR, Gain, judge_gain, page_gains, refusal_sentence
 from rlrec.app.evaluation.passes.fold import GroupPartial
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
@@ -24,7 +24,7 @@ FEATURES = {"context": {"fields": {"hour": {"type": "number", "mean": 1, "scale"
 def gain(db: str, *sides: str) -> Gain:
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         pair = targets.resolve(unit, sides, reward="default", greedy=False)
-        return Gain.estimate(BY_IMPRESSION, unit, pair, Selection())
+        return Gain.estimate(SLOT_ESTIMATOR, unit, pair, Selection())
 
 
 def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.models.reward_models import STEPS, Decisions, ReturnSums, TargetSlates
+from rlrec.app.evaluation.models.reward_models import MAX_STEPS, Decisions, ReturnSums, TargetSlates
 
 ARMS = 4
 
@@ -66,7 +66,7 @@ def test_it_finds_what_an_arm_earns_and_what_memory_takes_off() -> None:
 
 @pytest.mark.slow
 def test_fits_add_up_and_late_steps_share_one() -> None:
-    (item, gained), (other, more) = visits(1), visits(2, longest=2 * STEPS)
+    (item, gained), (other, more) = visits(1), visits(2, longest=2 * MAX_STEPS)
     both = ReturnSums.from_decisions(item, gained, gamma=0.9, arms=ARMS) + ReturnSums.from_decisions(
         other, more, gamma=0.9, arms=ARMS
     )
@@ -74,4 +74,4 @@ def test_fits_add_up_and_late_steps_share_one() -> None:
         item, gained, gamma=0.9, arms=ARMS
     )
     assert both.finish().predict(other) == pytest.approx(again.finish().predict(other))
-    assert other.steps.max() == STEPS
+    assert other.steps.max() == MAX_STEPS

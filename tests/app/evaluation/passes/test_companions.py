@@ -93,7 +93,7 @@ def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str, i
     filled(sqlite_db, ruled_by_segment)
     log = {"log": exported(sqlite_db, tmp_path)} if in_folder else {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimates, "MODEL_DECISIONS", 1_500)
+        patch.setattr(estimates, "MAX_MODEL_DECISIONS", 1_500)
         row = logs.estimate(sqlite_db, "uniform", estimator, **log)
     assert "models-differ" in row["reasons"]
     assert row["verdict"] != "ok"

@@ -40,7 +40,7 @@ def read(unit: Unit, cache: ContextCache, ids: np.ndarray) -> reader.ContextText
 def test_features_and_fields_are_those_of_the_text_however_much_is_kept(
     filled: Any, monkeypatch: pytest.MonkeyPatch, room: Any, values: Any
 ) -> None:
-    for name, value in {"FEATURE_BYTES": room, "CACHED_VALUES": values, "PORTION": 4}.items():
+    for name, value in {"MAX_FEATURE_BYTES": room, "MAX_CACHED_VALUES": values, "PORTION": 4}.items():
         monkeypatch.setattr(contexts, name, value)
     with filled.read() as unit:
         cache = ContextCache(unit, fields=["device"], encode=True)

@@ -12,7 +12,7 @@ from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.targets import logger_marginals
-from rlrec.app.evaluation.targets.cases import OVERHEAD
+from rlrec.app.evaluation.targets.cases import CASE_OVERHEAD
 from rlrec.app.policies import versions
 from rlrec.arrays import Array
 from rlrec.store.database.bulk import Columns
@@ -29,7 +29,7 @@ def derived(db: str, *, positions: int, hide: bool = True) -> tuple[Columns, Arr
         evaluation = Evaluation.resolve(unit, Request(targets=[]), Selection())
         reader = LogReader(unit, evaluation)
         slots, tables = [], []
-        for batch in reader.read(Reading(columns=log_rows.JUDGED, support=False, marginals=positions)):
+        for batch in reader.read(Reading(columns=log_rows.JUDGE_COLUMNS, support=False, marginals=positions)):
             observed = batch.log.slots
             nothing = {"marginal": np.full(len(observed["arm_id"]), np.nan)} if hide else {}
             tables.append(
@@ -71,7 +71,7 @@ def test_passes_of_a_transaction_share_them(
     logs.begin(sqlite_db, 5, "home", kind, floor="0.1")
     contexts = [{"x": 0.0}, {"x": 1.0}, {"x": 2.0}]
     logs.serve(sqlite_db, "home", pages=120, rates=RATES, size=3, group=6, contexts=contexts)
-    reading = Reading(columns=log_rows.JUDGED, support=False, marginals=3)
+    reading = Reading(columns=log_rows.JUDGE_COLUMNS, support=False, marginals=3)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
         evaluation = Evaluation.resolve(unit, Request(targets=[]), Selection())
 
@@ -88,7 +88,9 @@ def test_passes_of_a_transaction_share_them(
         unit.marginals = {draw: np.full_like(table, 0.25) for draw, table in unit.marginals.items()}
         assert (read()[0] == 0.25).any()
         unit.marginals.clear()
-        monkeypatch.setattr(logger_marginals, "MOST_PROBABILITIES", 10 * (OVERHEAD + 15))  # some of them are cached
+        monkeypatch.setattr(
+            logger_marginals, "MOST_PROBABILITIES", 10 * (CASE_OVERHEAD + 15)
+        )  # some of them are cached
         assert np.allclose([*read(), *read()], [*tables, *tables], rtol=1e-12)
         assert len(unit.marginals) == 10
         unit.marginals.clear()
@@ -126,7 +128,7 @@ def test_a_page_of_one_slot_has_the_samples_of_its_decision(sqlite_db: str) -> N
         logs.serve(sqlite_db, "home", pages=20, rates=RATES[:4], group=10, contexts=contexts, **options)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
         reader = LogReader(unit, evaluation := Evaluation.resolve(unit, Request(targets=[]), Selection()))
-        (batch,) = reader.read(Reading(columns={*log_rows.JUDGED, "seed"}, support=False, marginals=0, shares=2))
+        (batch,) = reader.read(Reading(columns={*log_rows.JUDGE_COLUMNS, "seed"}, support=False, marginals=0, shares=2))
         slots, shares = batch.log.slots, batch.shares
         assert shares is not None
         draw, is_alone = slots[log_rows.DRAW], slots["size"] == 1

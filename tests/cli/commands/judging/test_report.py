@@ -92,7 +92,7 @@ def test_names_do_not_turn_the_direction_of_writing(shop_page: str) -> None:
 def test_estimates_and_exposure_are_from_the_newest_decisions_and_say_so(
     shop: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlrec.app.judging.report.JUDGED", 40)
+    monkeypatch.setattr("rlrec.app.judging.report.MAX_JUDGED", 40)
     text = page(shop)
     assert text.count("From the newest 40 decisions.") == 2
 
