@@ -177,8 +177,16 @@ def test_a_log_in_many_partitions_has_the_same_answer(sqlite_db: str, monkeypatc
 def test_a_log_of_one_moment_cannot_teach_and_judge(sqlite_db: str) -> None:
     logs.begin(sqlite_db, 4, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=40, rates=[0.2] * 4)
-    with pytest.raises(CheckFailed, match="40 decisions make no 10 stretches of time"):
+    with pytest.raises(CheckFailed, match="40 decisions make no 10 stretches of time") as refused:
         answered(sqlite_db, kinds="ucb")
+    assert str(refused.value.hint).startswith("take in more of the log: ")
+
+
+def test_decisions_of_one_time_stay_in_one_block(sqlite_db: str) -> None:
+    logs.begin(sqlite_db, 4, "log", "uniform")
+    logs.serve(sqlite_db, "log", pages=400, rates=[0.2] * 4, group=60)  # 7 times
+    answer = answered(sqlite_db, kinds="ucb")[0]
+    assert (answer["blocks"], len({*answer["begins"]}), answer["decisions"]) == (7, 4, 220)
 
 
 def test_a_log_whose_requests_cap_their_page_teaches_and_judges(sqlite_db: str) -> None:

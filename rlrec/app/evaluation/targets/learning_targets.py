@@ -30,18 +30,19 @@ N_BLOCKS = 20  # stretches of the log; no later rows could evaluate what a polic
 
 
 def time_blocks(unit: Unit, selection: Selection, n_blocks: int) -> list[Selection]:
-    """Divide the selected decisions by time, in blocks with about equal numbers of decisions. Raise CheckFailed if the
-    decisions have too few distinct times."""
-    n_decisions = selected.extent(unit, selection).decisions
+    """Divide the selected decisions by time, in blocks with about equal numbers of decisions. Decisions of one time
+    stay together, so that there may be fewer blocks. Raise CheckFailed if there are fewer than half of `n_blocks`."""
+    extent = selected.extent(unit, selection)
     start_times = {
-        selected.newest_at(unit, selection, -(-n_decisions * n_later // n_blocks)) for n_later in range(1, n_blocks)
+        selected.newest_at(unit, selection, -(-extent.decisions * n_later // n_blocks))
+        for n_later in range(1, n_blocks)
     }
-    begins = sorted(at for at in start_times if at is not None)
-    if not n_decisions or len(begins) < n_blocks - 1:
-        hint = "what came first teaches, and what came later judges"
-        cause = "too many have the same time" if n_decisions >= n_blocks else "they are too few"
+    begins = sorted(at for at in start_times if at is not None and at > extent.first_at)
+    if len(begins) + 1 < n_blocks / 2 or extent.decisions < n_blocks:
+        hint = "take in more of the log: what came first teaches, and what came later judges"
+        cause = "too many have the same time" if extent.decisions >= n_blocks else "they are too few"
         raise CheckFailed(
-            f"{quantity(n_decisions, 'decision')} make no {n_blocks} stretches of time: {cause}", hint=hint
+            f"{quantity(extent.decisions, 'decision')} make no {n_blocks} stretches of time: {cause}", hint=hint
         )
     limits = [selection.since, *begins, selection.until]
     return [replace(selection, since=start, until=end) for start, end in pairwise(limits)]
