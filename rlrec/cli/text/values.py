@@ -198,11 +198,13 @@ def parse_file(path: str) -> dict[str, Any]:
     return value
 
 
-def parse_pair(text: str) -> tuple[str, str]:
-    """Return the key and the value of `K=V`. The value may contain further `=`."""
+def parse_pair(text: str, example: str = "NAME=VALUE") -> tuple[str, str]:
+    """Return the key and the value of `K=V`. The value may contain further `=`.
+
+    example: a pair for the hint, in which `{}` stands for what the user typed."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
-        raise InputError(f"'{truncate(text)}' has no '='", hint="write NAME=VALUE")
+        raise InputError(f"'{truncate(text)}' has no '='", hint=f"write {example.format(truncate(text))}")
     return key.strip(), value.strip()
 
 
@@ -303,6 +305,9 @@ OBJECT = ParsedType("json|@file", parse_object)
 CANDIDATES = ParsedType("candidates", parse_candidates)
 JSON_FILE = ParsedType("file", parse_file)
 PAIR = ParsedType("name=value", parse_pair)
+PIN, MOST, LEAST = (
+    ParsedType("name=value", partial(parse_pair, example=example)) for example in ("1={}", "{}=2", "{}=0.05")
+)
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 TABLE = ParsedType("table", str)
 NAMED_TABLE = ParsedType("table", parse_named_table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,19 @@ def test_a_retry_repeats_the_rules(shop: Run) -> None:
     again = shop(*words, "--page", '{"pin": {"01": "a2"}}').json
     assert again == first | {"duplicate": True}
     assert shop(*words, "--pin", "1=a3").exit_code == 6
+
+
+@pytest.mark.parametrize(("words", "option", "hint"), [
+    (("--pin", "docs-03"), "'--pin'", "write 1=docs-03"),
+    (("--most", "topic"), "'--most'", "write topic=2"),
+    (("--pin", "x=a1"), "--pin: ", "positions are 1 to 500"),
+    (("--most", "topic=x"), "--most: ", "write FIELD=2"),
+    (("--page", '{"pin": {"x": "a1"}}'), "--page: ", "positions are 1 to 500"),
+])  # fmt: skip
+def test_an_error_names_the_option_that_was_typed(shop: Run, words: Sequence[str], option: str, hint: str) -> None:
+    shop("policy", "create", "home", "--kind", "uniform")
+    refused = shop("recommend", "--policy", "home", "--session", "s", *words)
+    assert (refused.exit_code, option in refused.stderr, hint in refused.stderr) == (2, True, True)
 
 
 @ON_BOTH

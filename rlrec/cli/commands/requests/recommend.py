@@ -20,7 +20,7 @@ from rlrec.cli.program.shared import (
     takes_store,
 )
 from rlrec.cli.text.text import View, cut_middle
-from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, OBJECT, PAIR, Integer
+from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, LEAST, MOST, OBJECT, PIN, Integer
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError
 
 SLOT_COLUMNS = ["position", "arm", "propensity", "marginal", "score"]
@@ -55,10 +55,10 @@ TYPED_SOURCES = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSour
     "--page", type=OBJECT, default="{}", metavar="JSON|@FILE",
     help='Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05, "@home": {"1": 0.2}}}.',
 )  # fmt: skip
-@click.option("--pin", type=PAIR, multiple=True, metavar="POSITION=KEY", help="Show this arm there; repeatable.")
-@click.option("--most", type=PAIR, multiple=True, metavar="FIELD=N", help="At most N with equal FIELD; repeatable.")
+@click.option("--pin", type=PIN, multiple=True, metavar="POSITION=KEY", help="Show this arm there; repeatable.")
+@click.option("--most", type=MOST, multiple=True, metavar="FIELD=N", help="At most N with equal FIELD; repeatable.")
 @click.option(
-    "--least", type=PAIR, multiple=True, metavar="KEY=SHARE[@N]",
+    "--least", type=LEAST, multiple=True, metavar="KEY=SHARE[@N]",
     help="Minimum probability of an arm, or of all of @GROUP, at position N or at every one; repeatable.",
 )  # fmt: skip
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
@@ -88,12 +88,17 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
         from rlrec.cli.text.lines import decode_candidates
 
         request["arms"] = decode_candidates(candidates)
-    for rule in RULE_OPTIONS:
-        if pairs := request.pop(rule):
+    typed_rules = {rule: pairs for rule in RULE_OPTIONS if (pairs := request.pop(rule))}
+    try:
+        for rule, pairs in typed_rules.items():
             from rlrec.app.serving.statements import add_typed
 
             add_typed(request["page"], rule, pairs)
-    answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
+        answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
+    except InputError as error:
+        if error.field == "page" and (rule := error.message.partition(" ")[0]) in typed_rules:
+            error.field = rule  # the option that the user typed
+        raise
     condition_clause = " given the candidates" if "candidates" in answer else ""
     title = [
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
