@@ -85,7 +85,8 @@ class Examination:
             share = sum(row.examination * row.slots for row in lower_rows) / sum(row.slots for row in lower_rows)
             if share >= MAX_SHARE:
                 return
-            earnings = f"at positions 2 to {lower_rows[-1].position} earn {share:.0%} of"
+            last = lower_rows[-1].position
+            earnings = f"at {'position 2' if last == 2 else f'positions 2 to {last}'} earn {share:.0%} of"
             log, remark = policy.name, ""
         options = f"--log policy={log}{'' if reward == DEFAULT_REWARD else f' --reward {reward}'}"
         findings.warning(

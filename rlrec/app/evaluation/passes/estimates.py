@@ -179,7 +179,8 @@ class EstimateRow(Record):
         logger = (estimate.log or "").removeprefix("loggers=")  # one or several names
         is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
         if self.target_loggers:
-            logger, is_alone = " and ".join(self.target_loggers), True
+            others = [name for name in self.target_loggers if name != self.name]
+            logger, is_alone = " and ".join(others or self.target_loggers), True
         names = (str(row.version).partition("@")[2].partition("/") for row in estimate.logger_weights if row.is_target)
         if tests := {test for test, slash, _ in names if slash}:
             command = f"rlrec experiment show {max(tests)}"

@@ -328,3 +328,6 @@ def test_a_log_that_is_nearly_all_the_targets_own_is_no_rival(db: str) -> None:
     weighed_row = replace(row, estimate=replace(row.estimate, logger_weights=weights, reasons=("low-ess",)))
     assert weighed_row.answer.answer == "same"
     assert weighed_row.claim.sentence.startswith("uniform is the same policy as old@1: others are compared with it by")
+    weights = (replace(old, version="uniform"), replace(near, is_target=True))  # nothing is compared with itself
+    served = replace(weighed_row, estimate=replace(weighed_row.estimate, logger_weights=weights))
+    assert served.claim.sentence.startswith("uniform is the same policy as near@1: ")
