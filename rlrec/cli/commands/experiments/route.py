@@ -13,7 +13,7 @@ from rlrec.cli.commands.experiments.plan import METRIC
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import CommandGroup, Store, takes_read_store, takes_write_store
+from rlrec.cli.program.shared import CommandGroup, Store, suggest_next, takes_read_store, takes_write_store
 from rlrec.cli.text.text import View, truncate
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, ParsedType, parse_name, parse_percent
 from rlrec.errors import CheckFailed, InputError, quantity
@@ -106,7 +106,10 @@ def create(store: Store, show: Show, **request: Any) -> None:
     of the route, and take part in no ramp. `rlrec experiment show front-holdout` compares the other users with them;
     `report` begins with this, and `status` repeats the last result."""
     _refuse_lone_policy(request)
-    show(app.route.create(store, app.route.Request(**request)))
+    result = app.route.create(store, app.route.Request(**request))
+    show(result)
+    if result.get("created"):
+        suggest_next(show, f"recommend --policy {result['route']} --session s1", "draws and logs a slate")
 
 
 @route.command("set")

@@ -157,6 +157,9 @@ def test_the_same_create_again_changes_nothing(ready: Run) -> None:
     assert (again.exit_code, again.json["created"]) == (0, False)
     assert ready("route", "create", "home", "--to", "u").exit_code == 6
     assert len(show(ready)["history"]) == 1
+    next_command = "recommend --policy other --session s1` draws and logs a slate"
+    words = ("route", "create", "other", "--to", "ts")
+    assert [next_command in ready(*words).stderr for _ in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize(
