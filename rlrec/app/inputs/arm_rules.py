@@ -113,6 +113,11 @@ def policy_rules(params: Mapping[str, Any]) -> Rules:
     return Rules(words.get("arms"), words.get("block", ()), tuple(past_rules))
 
 
+def ruled_kinds(unit: Unit) -> set[str]:
+    """Return the kinds of events that a rule of any policy names."""
+    return {kind for policy in policies.all_policies(unit) for kind in policy_rules(policy.params).kinds}
+
+
 class ArmLists(NamedTuple):
     """This record holds the ids of the arms to which a policy is restricted (None for all), and the ids of arms that
     the policy never shows."""

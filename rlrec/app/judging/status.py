@@ -109,7 +109,7 @@ def status(store: Store) -> Status:
             _check_overdue(unit, version, findings)
         for policy in stored_policies:
             if served_counts[policy.id] >= MIN_SILENT:
-                _check_outage(unit, live[policy.name].version, findings)
+                _check_events(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
             errors = quantity(doctor["errors"], "error")
             findings.error(DOCTOR, "store", f"the last audit, at {doctor['at']}, found {errors}")
@@ -237,16 +237,20 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
         findings.warning(WAITING, f"policy {version.policy.name}", detail)
 
 
-def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
-    """Add a warning if events stopped coming. Only the newest decisions of the version's policy are read, without
-    excluded decisions."""
+def _check_events(unit: Unit, version: Version, findings: Findings) -> None:
+    """Add a finding if events stopped coming, or if the version learns nothing from those that come. Only the newest
+    decisions of the version's policy are read, without excluded decisions."""
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
+    from rlrec.app.audit.integrity.uncounted import UncountedEvents
     from rlrec.store.upkeep import audit
 
-    outage, first_id = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, MAX_RECENT)
+    watchers = Outage(version, now=unit.now), UncountedEvents(unit, version)
+    first_id = decisions.newest_id(unit, version.policy.id, MAX_RECENT)
     for batch in audit.ranges(unit, version.policy.id, first=first_id, tests=filters.unexcluded_tests(unit)):
-        outage.take(batch)
-    outage.finish(findings)
+        for watcher in watchers:
+            watcher.take(batch)
+    for watcher in watchers:
+        watcher.finish(findings)
 
 
 def _pacing(unit: Unit, version: Version) -> Pacing:

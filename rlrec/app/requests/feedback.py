@@ -143,15 +143,6 @@ def feedback_stream(
     return total
 
 
-def _find_unnamed_kinds(unit: Unit, kinds: Sequence[str]) -> list[str]:
-    """Return those of the given kinds of events that no rule of a policy names."""
-    from rlrec.app.inputs import arm_rules
-
-    rules = [arm_rules.policy_rules(policy.params) for policy in policies.all_policies(unit)]
-    named_kinds = {kind for rule in rules for kind in rule.kinds}
-    return [kind for kind in kinds if kind not in named_kinds]
-
-
 def warn_of_kinds(store: Store, unweighed_kinds: set[str], warned_kinds: set[str] | None = None) -> None:
     """Print a warning about kinds of events that no reward weighs and no rule of a policy names. A store warns of each
     kind only once. If many kinds are new, only the first are named. unweighed_kinds: kinds that no reward weighs;
@@ -164,9 +155,13 @@ def warn_of_kinds(store: Store, unweighed_kinds: set[str], warned_kinds: set[str
     if warned_kinds is not None and len(warned_kinds) < settings.MAX_NOTICED:
         warned_kinds |= unweighed_kinds
     with store.read() as unit:
-        new_kinds = settings.new_kinds(unit, kinds)
+        if not (new_kinds := settings.new_kinds(unit, kinds)):
+            return
+        from rlrec.app.inputs import arm_rules
+
         weighed_kinds = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
-        unused_kinds = _find_unnamed_kinds(unit, new_kinds) if new_kinds else []
+        ruled_kinds = arm_rules.ruled_kinds(unit)
+    unused_kinds = [kind for kind in new_kinds if kind not in ruled_kinds]
     for kind in unused_kinds[:MAX_WARNINGS]:
         hint = suggest(kind, weighed_kinds) or f"`rlrec reward define NAME {kind}=1` makes it count"
         store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet: {hint}")
@@ -175,8 +170,7 @@ def warn_of_kinds(store: Store, unweighed_kinds: set[str], warned_kinds: set[str
         store.notice(
             f"no reward definition weighs {n_others} of events either; they are stored and count for nothing yet"
         )
-    if new_kinds:
-        store.write(lambda unit: settings.note_kinds(unit, new_kinds), repeatable=True)
+    store.write(lambda unit: settings.note_kinds(unit, new_kinds), repeatable=True)
 
 
 class FeedbackTransaction:

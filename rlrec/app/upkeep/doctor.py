@@ -14,7 +14,7 @@ from rlrec.app import opening
 from rlrec.app.audit.draws import logged_draws, machine_sessions, newest, propensities
 from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
-from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, visits
+from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, uncounted, visits
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
 from rlrec.app.inputs import filters
@@ -45,6 +45,7 @@ CHECKS = {
     "returns": ("visits of users who came back", "decisions"),
     "rounded": ("slots", "slots"),
     "reward-outage": ("policies", "policies"),
+    uncounted.CHECK: ("events that rewards count", "policies"),
     "drift": ("policies", "policies"),
     "starving": ("policies", "policies"),
     "entropy": ("policies", "policies"),
@@ -214,15 +215,17 @@ def _audit_policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogu
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
     ruled_contexts = contents.contexts_with(unit, PAGE)
     counts = ArmCounts(unit, findings, ruled_ids=ruled_contexts)
-    watches: list[beliefs.RebuiltBeliefs | Rounded | Outage | newest.RewardDrift | StarvingArms | Entropy | Examination]
+    watches: list[beliefs.RebuiltBeliefs | Rounded | Outage | newest.RewardDrift | StarvingArms | Entropy | Examination
+                  | uncounted.UncountedEvents]  # fmt: skip
     watches = [beliefs.RebuiltBeliefs(unit, versions, histories, names), Rounded(policy)]
     if live_version is not None:
         watches += [Outage(live_version[0], now=unit.now), newest.RewardDrift(unit, live_version[0], names)]
+        watches += [uncounted.UncountedEvents(unit, live_version[0])]
         watches += [StarvingArms(unit, policy, keys=active_names, ruled_ids=ruled_contexts), Entropy(policy)]
         watches += [Examination(live_version[0], lambda version: positions.fit_positions(unit, version))]
     # excluded decisions are checked like others, but do not count in how policies behave
     tests = filters.unexcluded_tests(unit)
-    behaviour_watches = (Outage, newest.RewardDrift, StarvingArms, Entropy)
+    behaviour_watches = (Outage, uncounted.UncountedEvents, newest.RewardDrift, StarvingArms, Entropy)
     later_watches = [watch for watch in watches if tests and isinstance(watch, behaviour_watches)]
     for batch in audit.ranges(unit, policy.id):
         propensities.check_joint(batch, findings=findings)

@@ -16,6 +16,7 @@ from rlrec.app.upkeep import doctor
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit
 from rlrec.store.policies import beliefs, curves, policies
+from rlrec.times import format_time
 from tests.app import logs
 from tests.conftest import ON_BOTH, Run
 
@@ -262,13 +263,9 @@ def test_a_belief_without_misses_by_position_is_damaged(sqlite_db: str, run_sqli
 # -- doctor --
 
 
-def warned(db: str) -> list[str]:
-    with closing(logs.at(db, 1e6)) as store:
-        return [
-            finding.detail
-            for finding in doctor.doctor(store, doctor.Request()).findings
-            if finding.check == "positions"
-        ]
+def warned(db: str, check: str = "positions", *, minutes: float = 1e6) -> list[str]:
+    with closing(logs.at(db, minutes)) as store:
+        return [finding.detail for finding in doctor.doctor(store, doctor.Request()).findings if finding.check == check]
 
 
 @pytest.mark.slow
@@ -339,13 +336,14 @@ def test_doctor_warns_where_all_events_are_of_pages_and_no_slot_learns(sqlite_db
     served(sqlite_db, size=2, position="")
     with closing(logs.at(sqlite_db, 1e5)) as store:
         store.write(lambda unit: unit.tell("DELETE FROM event"))
-    run_sqlite("--allow-future", "--now", "2027-01-01", "feedback", "1", "click")
-    assert warned(sqlite_db) == [
+    clock = "--allow-future", "--now", format_time(logs.START + 100 * logs.MINUTE)
+    run_sqlite(*clock, "feedback", "1", "click")
+    assert warned(sqlite_db, "feedback", minutes=200) == [
         "whatever reward default weighs came for pages (1 event), and the belief learns from slots alone: "
         "`rlrec feedback --position P` says which slot an event is of"
     ]
-    run_sqlite("--allow-future", "--now", "2027-01-01", "feedback", "1", "click", "--position", "2")
-    assert warned(sqlite_db) == []
+    run_sqlite(*clock, "feedback", "1", "click", "--position", "2")
+    assert warned(sqlite_db, "feedback", minutes=200) == []
 
 
 # -- train-pg --

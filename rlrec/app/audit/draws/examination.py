@@ -1,5 +1,5 @@
-"""This module checks whether a belief can learn from the rewards of its slots. Events must say which slot they belong
-to. If the same arm earns less at lower positions, the belief also needs an examination curve."""
+"""This module checks whether a belief needs an examination curve: it does if the same arm earns less at lower
+positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rlrec import policy as kinds
 from rlrec.app.audit.draws.arm_counts import SumsByArm
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.log import reward_log
-from rlrec.errors import quantity
 from rlrec.ope.checks.positions import ExaminedPosition
 from rlrec.records import Version
 from rlrec.sentences import DEFAULT_REWARD
@@ -24,8 +23,7 @@ MAX_SHARE = 0.9  # lower positions that earn less than this share of position 1 
 
 class Examination:
     """This check compares the rewards that the same arms earn at each position with the curve of the live version. The
-    check covers the slots that the policy drew itself. The check also tells whether any event of the policy belongs to
-    a slot."""
+    check covers the slots that the policy drew itself."""
 
     def __init__(self, version: Version, fit_curve: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
         """Create an examination that has no rewards yet.
@@ -40,8 +38,6 @@ class Examination:
         self._sums = SumsByArm(6)
         self._n_positions = 0
         self._is_online = kinds.load(version.policy.kind).learns_online
-        self._weighed_kinds = {kind for kind, weight in version.reward.weights.items() if weight}
-        self._page_events = self._slot_events = 0  # weighed events
 
     def take(self, batch: Batch) -> None:
         if not self._learns_by_position:
@@ -49,11 +45,6 @@ class Examination:
         slots = reward_log.with_rewards(batch, self.version.reward)
         rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])
         position, reward = rows.slots["position"].astype(np.float64), rows.reward
-        is_page = batch.events["position"] == 0
-        is_weighed = np.array([kind in self._weighed_kinds for kind in batch.events["kind"].tolist()], np.bool_)
-        is_weighed &= np.isin(batch.events["decision_id"], rows.slots["decision_id"])
-        self._page_events += int(np.count_nonzero(is_weighed & is_page))
-        self._slot_events += int(np.count_nonzero(is_weighed & ~is_page))
         self._n_positions = max(self._n_positions, int(position.max(initial=0)))
         terms = (np.ones(len(rows)), position, reward, position**2, reward**2, position * reward)
         self._sums.add(rows.slots["arm_id"], terms)
@@ -65,14 +56,6 @@ class Examination:
             findings.warning(CHECK, subject, f"{detail}: slots below it teach nothing")
         elif self._is_online and not self._curve and self._n_positions > 1 and self._examination_decreases():
             self._warn_of_decrease(findings, subject)
-
-        if self._is_online and self._page_events and not self._slot_events:
-            findings.warning(
-                CHECK, subject,
-                f"whatever reward {self.version.reward.name} weighs came for pages "
-                f"({quantity(self._page_events, 'event')}), and the belief learns "
-                "from slots alone: `rlrec feedback --position P` says which slot an event is of",
-            )  # fmt: skip
 
     def _warn_of_decrease(self, findings: Findings, subject: str) -> None:
         """Add a warning that rewards fall with the position. If `position fit` can estimate a curve, the warning has a

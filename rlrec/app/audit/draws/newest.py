@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.audit.draws.arm_counts import Entropy
-from rlrec.app.audit.integrity import clock
+from rlrec.app.audit.integrity import clock, uncounted
 from rlrec.app.audit.integrity.findings import Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, check_overdue
 from rlrec.app.inputs import filters
@@ -162,7 +162,8 @@ def check(
             check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
             tests = filters.unexcluded_tests(unit)
             version = live_policies[policy.name].version
-            watchers = (Outage(version, now=unit.now), RewardDrift(unit, version, arm_names), Entropy(policy))
+            drift, uncounted_events = RewardDrift(unit, version, arm_names), uncounted.UncountedEvents(unit, version)
+            watchers = (Outage(version, now=unit.now), uncounted_events, drift, Entropy(policy))
             first_id = decisions.newest_id(unit, policy.id, limit)
             for batch in audit.ranges(unit, policy.id, first=first_id, tests=tests):
                 for watcher in watchers:

@@ -28,8 +28,8 @@ def row_subject(table: str, key: Mapping[str, object]) -> str:
 
 
 class Finding(Record):
-    """A finding describes a problem, or a fact worth a look. `severity` is "error" (stored data are wrong), "warning"
-    (a user should look into the matter) or "info"."""
+    """A finding describes a problem, or a fact worth a look. `severity` is "error" (stored data are wrong, or a policy
+    learns nothing from events), "warning" (a user should look into the matter) or "info"."""
 
     check: str
     severity: str

@@ -34,9 +34,10 @@ EXPERIMENT_COLUMNS = ("experiment", "unit", "units", "variants", "created_at")
 @takes_read_store("rlrec status", "rlrec status --watch 10s", "rlrec status --json")
 def status(store: Store, show: Show, watch_us: int | None) -> None:
     """It exits with 3 if it sees a problem: decisions ahead of the clock, slots that wait for `settle`, events that
-    stopped coming, errors that the last `rlrec doctor` found, routes that an earlier release pinned at the end of a
-    ramp. It also names other routes and experiments that serve another version than the live one (without exit 3). It
-    does not read the whole log, so it is quick on a large store; `rlrec doctor` checks everything.
+    stopped coming or that teach a policy nothing, errors that the last `rlrec doctor` found, routes that an earlier
+    release pinned at the end of a ramp. It also names other routes and experiments that serve another version than the
+    live one (without exit 3). It does not read the whole log, so it is quick on a large store; `rlrec doctor` checks
+    everything.
 
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs that learn `settled`

@@ -77,6 +77,8 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
         hint = "nothing was changed; restore a backup as `rlrec help data` says, or export what is sound"
         if {*failed_checks} <= {"shown"}:
             hint = "a backup does not help: `rlrec import-log FILE` into a new store with the right propensities"
+        elif {*failed_checks} <= {"feedback"}:
+            hint = "a backup does not help: send events as the finding says"
         raise CheckFailed(f"doctor found {quantity(len(failed_checks), 'error')}", hint=hint)
 
 
