@@ -8,11 +8,11 @@ from math import nan
 from typing import TypedDict
 
 from rlrec.app.requests.user import derive_returns, on_returns
-from rlrec.errors import Conflict, InputError
+from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Record, Reward, Transform
 from rlrec.store import Store, Unit
-from rlrec.store.log.events import RETURN
+from rlrec.store.log.events import RETURN, newest_kinds
 from rlrec.store.policies import policies
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -20,6 +20,8 @@ CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)
 COMMA = re.compile(r",(?![^()]*\))")  # between terms, not inside one
 FUNCTIONS = ("log1p", "min")  # functions in a term, from the outer to the inner one
 SHAPES = "KIND, log1p(KIND), min(KIND,CAP) or log1p(min(KIND,CAP))"
+N_EVENTS = 10_000  # newest events, to whose kinds the kinds of a definition are compared
+MIN_SIMILARITY = 0.8  # of a kind that may be mistyped and another kind
 WINDOW_US = 30 * 60 * 1_000_000
 
 
@@ -66,24 +68,28 @@ def define(store: Store, request: Request) -> Result:
         if not rewards.is_bounded(value):
             raise InputError(f"the {field} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
 
-    def work(unit: Unit) -> tuple[Result, int]:
+    def work(unit: Unit) -> tuple[Result, int, set[str]]:
         stored_definition = {reward.name: reward for reward in policies.rewards(unit)}.get(request.name)
-        n_derived = 0
+        n_derived, stored_kinds = 0, {*weights}
         if stored_definition is None:
             policies.add_reward(unit, definition)
             n_derived = derive_returns(unit) if RETURN in weights else 0
+            stored_kinds = {RETURN} | newest_kinds(unit, N_EVENTS)
         elif stored_definition._replace(id=0) != definition:
             hint = "definitions never change: use another name"
             raise Conflict(f"reward {request.name!r} already has another definition", hint=hint)
-        return {**_to_json(definition), "created": stored_definition is None}, n_derived
+        return {**_to_json(definition), "created": stored_definition is None}, n_derived, stored_kinds
 
-    result, n_derived = store.write(work, repeatable=True)
+    result, n_derived, stored_kinds = store.write(work, repeatable=True)
     costly_kinds = ", ".join(kind for kind, weight in weights.items() if weight < 0)
     if costly_kinds and low is not None and request.default <= low:
         message = (
             f"--clip hides {costly_kinds}: a slot with no other event is worth {low:g}, no less than one without any"
         )
         store.notice(f"{message}; where only some are judged, `feedback --censor` leaves out the others")
+    for kind in sorted(weights.keys() - stored_kinds):
+        if hint := suggest(kind, sorted(stored_kinds), cutoff=MIN_SIMILARITY):
+            store.notice(f"no recent event is of kind {kind!r}: {hint} A definition never changes: use another name")
     if n_derived:
         store.notice(on_returns(n_derived))
     return result

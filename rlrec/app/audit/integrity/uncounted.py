@@ -20,10 +20,7 @@ from rlrec.store.policies import policies
 from rlrec.times import DAY_US
 
 CHECK = "feedback"
-MIN_DECISIONS, MIN_ERROR_DECISIONS = (
-    200,
-    1_000,
-)  # mature decisions from which a finding is a warning, and from which it is an error
+MIN_DECISIONS, MIN_ERROR_DECISIONS = 200, 1_000  # mature decisions: for a warning, for an error
 MAX_AGE_US = 30 * DAY_US  # decisions that have been mature for longer do not count
 MAX_KINDS = 3  # kinds of events that a finding names
 

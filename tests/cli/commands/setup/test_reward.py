@@ -150,3 +150,15 @@ def test_a_clip_that_hides_what_an_event_takes_away_is_named(run_sqlite: Run) ->
     refused = run_sqlite("policy", "create", "p", "--kind", "thompson", "--reward", "c").failed(2)
     assert "would hide what unsubscribe takes away" in refused
     assert "epsilon-greedy" in refused
+
+
+def test_a_kind_that_looks_mistyped_is_named(run_sqlite: Run) -> None:
+    begin(run_sqlite, "ab", "home", "thompson")
+    run_sqlite("recommend", "--policy", "home", "--session", "s1").done()
+    run_sqlite("feedback", "1", "purchase").done()
+    lasting = run_sqlite("reward", "define", "lasting", "click=0.3, retrun=1, purchse=1, purchase=1").done().stderr
+    assert "no recent event is of kind 'retrun': did you mean return?" in lasting
+    assert "no recent event is of kind 'purchse': did you mean purchase?" in lasting
+    assert "'click'" not in lasting
+    assert "'purchase'" not in lasting
+    assert run_sqlite("reward", "define", "new", "like=1, return=1").done().stderr == ""
