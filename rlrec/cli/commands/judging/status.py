@@ -133,7 +133,10 @@ def _best_sentence(record: dict[str, Any], result: app.status.Status) -> str:
     policy serve."""
     changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
     changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
-    if max(changes) <= record["at"]:
+    # changes of the same time, as a fixed --now gives them, count if they have done what the sentence advises
+    done = [f"promote {row['policy']}@{row['live']}`" for row in result["policies"]]
+    done += [f"route set {row['route']} --to {row['policy']}`" for row in result["routes"]]
+    if max(changes) <= record["at"] and not any(command in record["sentence"] for command in done):
         return f"{record['sentence']} (as of {_minute_text(record)})"
     claim, end, _ = record["sentence"].partition("): ")
     stale_clause = f"policies changed since then: `rlrec evaluate uniform --reward {record['reward']}` looks again"

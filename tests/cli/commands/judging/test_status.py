@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import rlrec
+from rlrec.app import opening
 from rlrec.app.judging.report import quick_findings
 from rlrec.store import Store, Unit
+from rlrec.store.log import activity
+from rlrec.times import parse
 from tests.conftest import ON_BOTH, Run, click, runner, store_after
 
 T0, LATER = "2026-01-01T12:00:00Z", "2026-01-01T14:30:00Z"
@@ -266,6 +269,16 @@ def test_a_comparison_says_whom_it_affects(noon: Run) -> None:
     text = noon("--now", LATER, "policy", "diff", "home", "home@2").stdout
     assert text.startswith("a: home\nb: home@2\na is live: 4 decisions in 24 h through front\nb is not live\n")
     assert "b in place of a would show 0.0% of requests another arm at position 1" in text
+
+
+def test_advice_that_was_followed_is_not_repeated(noon: Run, sqlite_db: str) -> None:
+    claim = "best known for default in the long run: home@1 (+1 default a page [+0, +2] above what this log shows)"
+    for command, is_done in (("policy promote home@1", True), ("policy promote home@2", False)):
+        sentence = f"{claim}: `rlrec {command}` makes it live"
+        with closing(Store(sqlite_db, now=parse(T0))) as store:
+            opening.note(store, activity.BEST_POLICY, {"reward": "default"}, {"sentence": sentence, "by": "evaluate"})
+        text = noon("--now", T0, "status").stdout
+        assert (claim in text, command in text) == (True, not is_done)
 
 
 @pytest.mark.slow
