@@ -1002,7 +1002,8 @@ class Commands:
         The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows,
         each with the belief that served it. cost is the reward per slot that exploration costs: the self-normalised
         estimate without exploration, minus the mean as served. It does not say what the beliefs would have learned without
-        exploration. It has bounds once 5 rewards can be expected from the slots that exploration added (few-rewards).
+        exploration. It has bounds once 5 rewards can be expected from the slots that exploration added (few-rewards). For a
+        policy that draws at random without a belief, there is nothing to compare with (no-belief).
 
         What it earned:
           risen          arms that were shown mostly by exploration in some twentieth

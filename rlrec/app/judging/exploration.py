@@ -47,6 +47,8 @@ COLUMNS = (
     "earning",
 )  # lost: how much rarer a row would be without exploration
 
+KINDS_WITHOUT_BELIEF = ("uniform", "fixed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -155,13 +157,14 @@ def _only_policy(unit: Unit) -> str:
 class FloorComparison:
     """A FloorComparison compares a policy with its greedy form, which does not explore, on the policy's own log.
 
-    name: the name of the policy; positions: the number of positions of the longest slate; start, period_us: the
-    start of the first period, and the length of each period."""
+    name, kind: the name and the kind of the policy; positions: the number of positions of the longest slate; start,
+    period_us: the start of the first period, and the length of each period."""
 
     request: Request
     evaluation: Evaluation
     reader: LogReader
     name: str
+    kind: str
     positions: int
     start: int
     period_us: int
@@ -182,7 +185,8 @@ class FloorComparison:
         since, until = selected.times(unit, evaluation.selection)
         return cls(
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
-            positions=max(1, evaluation.extent.positions), start=since, period_us=(until - since) // N_PERIODS + 1,
+            kind=version.policy.kind, positions=max(1, evaluation.extent.positions), start=since,
+            period_us=(until - since) // N_PERIODS + 1,
         )  # fmt: skip
 
     def sums(self, batch: LoggedBatch) -> ExplorationSums:
@@ -239,11 +243,14 @@ class FloorComparison:
     def answer(self, total: ExplorationSums) -> Result:
         """Return the figures of the policy, computed from the sums of the log."""
         cost, column_sums = self._cost(total.cost), total.cost.summary().total
+        # without a floor, such a policy is its own greedy form, and draws at random all the same
+        has_belief = self.kind not in KINDS_WITHOUT_BELIEF or (cost.lower, cost.upper) != (0.0, 0.0)
         n, weights = round(column_sums[3]), zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {
             "policy": self.name, "reward": self.evaluation.targets[0].reward.name, "rows": n,
             "mean": float(column_sums[2] / column_sums[3]), "total": None if cost.value is None else cost.value * n,
-            **_figures(cost), "verdict": cost.verdict, "reasons": [*cost.reasons],
+            **_figures(cost), "verdict": cost.verdict,
+            "reasons": [*cost.reasons, *([] if has_belief else ["no-belief"])],
             "by_day": [
                 {"day": times.date(day), "rows": round(sums.summary().total[3]), **_figures(self._cost(sums))}
                 for day, sums in sorted(total.days.items())

@@ -14,6 +14,7 @@ from rlrec.cli.text.values import Integer
 from rlrec.errors import quantity
 
 MAX_RISEN_ARMS = 10  # arms that a person is shown
+SWEPT_KINDS = "epsilon-greedy,lin-thompson"  # kinds that learn any reward, without and with contexts
 DAY_COLUMNS = ("day", "rows", "cost", "lower", "upper")
 
 
@@ -28,7 +29,8 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     """The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows,
     each with the belief that served it. cost is the reward per slot that exploration costs: the self-normalised
     estimate without exploration, minus the mean as served. It does not say what the beliefs would have learned without
-    exploration. It has bounds once 5 rewards can be expected from the slots that exploration added (few-rewards).
+    exploration. It has bounds once 5 rewards can be expected from the slots that exploration added (few-rewards). For a
+    policy that draws at random without a belief, there is nothing to compare with (no-belief).
 
     \b
     What it earned:
@@ -47,7 +49,10 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     cost_clause = (
         f"{'earns' if sign < 0 else 'costs'} {cost_figures if result['lower'] or result['upper'] else 'nothing'}"
     )
-    if "no-variation" in result["reasons"]:
+    has_belief = "no-belief" not in result["reasons"]
+    if not has_belief:
+        cost_clause = "has no known cost, since each page is drawn at random, without a belief to compare with"
+    elif "no-variation" in result["reasons"]:
         cost_clause = "costs what this log cannot tell, as all slots earned the same so far"
     elif result["answer"] == "unknown":
         cost_clause = f"may cost nothing: {', '.join([*result['reasons'], cost_figures])}"
@@ -56,12 +61,15 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
         f"{cost_clause}; a slot earned {_figure_text(result['mean'])} as served",
     ]
     notes = []
+    if not has_belief:
+        options = f"--log policy={result['policy']} --reward {result['reward']}"
+        notes.append(f"what a policy that learns would earn: `rlrec sweep --kinds {SWEPT_KINDS} {options}`")
     if result["left_out"]:
         reason = f"they have no probability by position, as {result['left_out_reason']}"
         notes.append(f"left out: {quantity(result['left_out'], 'mature slot')}, of all figures here: {reason}")
     notes += [
-        f"effective sample size for judging {row['target']}: {row['ess']:.0f} of {quantity(result['rows'], 'slot')}; "
-        f"without exploration it would be {min(row['without_floor'], result['rows']):.0f}"
+        f"effective sample size for judging {row['target']}: {row['ess']:.0f} of {quantity(result['rows'], 'slot')}"
+        + (f"; without exploration it would be {min(row['without_floor'], result['rows']):.0f}" if has_belief else "")
         for row in result["ess"]
     ]
     notes += [
@@ -70,7 +78,8 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     ]
     if (n_more_arms := len(result["risen"]) - MAX_RISEN_ARMS) > 0:
         notes.append(f"risen: {quantity(n_more_arms, 'more arm')}, which --json has")
-    show(result, table=View.select(result["by_day"], DAY_COLUMNS, title=title, notes=notes))
+    columns = DAY_COLUMNS if has_belief else DAY_COLUMNS[:2]
+    show(result, table=View.select(result["by_day"], columns, title=title, notes=notes))
 
 
 def _figure_text(value: float | None, sign: int = 1) -> str:

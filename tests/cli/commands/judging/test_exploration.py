@@ -151,10 +151,23 @@ def test_exploration_that_finds_what_the_belief_does_not_know_earns(shop: Run) -
 
 
 def test_a_policy_that_is_its_own_greedy_form_pays_nothing(run: Run) -> None:
-    begin(run, "ab", "flat", "uniform")
+    begin(run, "ab", "home", "ucb")
     for n in range(4):
-        run("recommend", "--policy", "flat", "--session", f"s{n}")
+        run("recommend", "--policy", "home", "--session", f"s{n}")
     assert "4 slots: exploration costs nothing; a slot earned 0" in run("--now", "2099-01-01", "exploration").stdout
+
+
+def test_a_policy_without_a_belief_has_no_known_cost_and_a_next_step(run_sqlite: Run) -> None:
+    run_sqlite("policy", "create", "flat", "--kind", "uniform").done()
+    audience = "--sessions", 40, "--group", 2, "--env", "rates=0.6,0.2"
+    run_sqlite("simulate", "pbm", "--policy", "flat", *audience, "--seed", 1).done()
+    text = run_sqlite("--now", "2099-01-01", "exploration").stdout
+    assert "40 slots: exploration has no known cost, since each page is drawn at random" in text
+    assert "costs nothing" not in text
+    assert "without exploration it would be" not in text
+    command = text.partition("`rlrec ")[2].partition("`")[0]
+    run_sqlite("--now", "2099-01-01", *command.split()).done()
+    assert exploration(run_sqlite)["reasons"][-1] == "no-belief"
 
 
 def test_what_has_no_probability_is_counted_with_its_reason(run: Run) -> None:
