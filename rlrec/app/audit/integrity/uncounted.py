@@ -17,7 +17,7 @@ from rlrec.store import Unit
 from rlrec.store.log.events import CENSOR, RETURN
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import policies
-from rlrec.times import DAY_US
+from rlrec.times import DAY_US, format_duration
 
 CHECK = "feedback"
 MIN_DECISIONS, MIN_ERROR_DECISIONS = 200, 1_000  # mature decisions: for a warning, for an error
@@ -89,16 +89,19 @@ class UncountedEvents:
         counts = Counter({kind: n for kind, n in self._unweighed.items() if kind not in {RETURN, CENSOR, *ruled_kinds}})
         if not counts or max(self._weights.values(), default=1) < 0:  # costs and complaints may be rare
             return "warning", None
-        reward, names = self.version.reward.name, ", ".join(kind for kind, _ in counts.most_common(MAX_KINDS))
+        reward, names = self.version.reward, ", ".join(kind for kind, _ in counts.most_common(MAX_KINDS))
         detail = (
             f"{quantity(counts.total(), 'event')} of the newest {self._n_decisions:,} decisions ({names}), and reward "
-            f"{reward} counts none of them, only {' or '.join(self._weights)}: the policy learns nothing"
+            f"{reward.name} counts none of them, only {' or '.join(self._weights)}: the policy learns nothing"
         )
-        for other in policies.rewards(self.unit):
+        for other in reversed(policies.rewards(self.unit)):  # the newest first
             if not counts.keys().isdisjoint(other.weights):
                 rebuild = f"`rlrec policy rebuild {self.version.policy.name} --reward {other.name}`"
                 return "warning", f"{detail}; {rebuild} learns from them"
-        command = f"`rlrec reward define NAME {counts.most_common(1)[0][0]}=1`"
+        options = f" --window {format_duration(reward.window_us)}"
+        if reward.clip_low is not None:
+            options += f" --clip={reward.clip_low:g},{reward.clip_high:g}"
+        command = f"`rlrec reward define NAME {counts.most_common(1)[0][0]}=1{options}`"
         return (
             "error" if self._n_decisions >= MIN_ERROR_DECISIONS else "warning",
             f"{detail}; send what it counts, or {command} makes a reward of them",

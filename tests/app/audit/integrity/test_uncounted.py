@@ -62,6 +62,16 @@ def test_a_policy_that_learns_nothing_from_its_events_is_reported(sqlite_db: str
     assert [(row["check"], row["severity"]) for row in warnings] == found
 
 
+def test_what_the_findings_suggest_makes_a_version_that_learns(sqlite_db: str, run_sqlite: Run) -> None:
+    served(sqlite_db, run_sqlite, "another kind", kind="thompson")
+    for words in ("reward define NAME", "policy rebuild home"):
+        with closing(logs.at(sqlite_db, 60)) as store:
+            (finding,) = doctor.doctor(store, doctor.Request()).findings
+        command = finding.detail.partition("`rlrec ")[2].partition("`")[0]
+        assert command.startswith(words)
+        run_sqlite(*command.split()).done()
+
+
 def test_a_policy_that_does_not_learn_is_not_reported(sqlite_db: str, run_sqlite: Run) -> None:
     served(sqlite_db, run_sqlite, "another kind", kind="uniform")
     with closing(logs.at(sqlite_db, 60)) as store:
