@@ -328,7 +328,7 @@ def _reprice_version(unit: Unit, version: Version, reward: Reward) -> Iterator[D
         draft = designs.make_draft(kinds.ANY_REWARD, kinds.values(kinds.make(kinds.ANY_REWARD, {})), reward)
         command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"
     selection = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
-    fit = warm_start.fit_to_log(unit, draft, selection)
+    fit = warm_start.fit_to_log(unit, draft, [selection])
     if fit.weights or not fit.slots:
         return
     distribution = slot_statistics.distribution_of(unit, fit.version, fit.sums)

@@ -62,7 +62,7 @@ def prior_from_log(
         message = f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally"
         raise InputError(message, hint=within_unit_hint(reward))
     selection = filters.selection(unit, prior_from)
-    sums, n_slots, last_id = BeliefFold(unit, draft, ordinal=0).log_sums(selection)
+    sums, n_slots, last_id = BeliefFold(unit, draft, ordinal=0).log_sums([selection])
     pulls, rewards = (sum(float(row[column]) for row in sums.values()) for column in (0, 1))
     if not pulls:
         raise InputError("the log has no mature decision for a prior", hint="import a log, or widen the filter")

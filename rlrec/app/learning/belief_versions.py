@@ -11,7 +11,8 @@ from rlrec.app.learning.ledger import Ledger
 from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.records import Head, Version
 from rlrec.store import Unit
-from rlrec.store.log import decisions, settings
+from rlrec.store.log import decisions, selected, settings
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import beliefs, policies
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last_id: int) -
         ledger.write(version, added_sums)
     ledger.mark_entered(version, last_id)
     return n_entered
+
+
+def omit_excluded(unit: Unit, version_id: int, logs: Sequence[Selection]) -> None:
+    """Record that the belief of a version leaves out those decisions of logs that exclusions hide."""
+    for log in logs:
+        if log.without:
+            selected.omit(unit, version_id, log)
 
 
 def fork(unit: Unit, version: Version) -> tuple[Totals, int]:

@@ -209,9 +209,9 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
         return []
     record, parent, origin_list = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()
     fold = BeliefFold(unit, version, ordinal=ordinal)
-    if "selection" in record:
+    for fitted_log in lineage.fitted_logs(record):
         is_new = "rebuilt_from" not in record  # a rebuilt belief is fitted to all slots that were mature then
-        log = lineage.from_log(version, record if is_new else {**record, "now": version.created_at})
+        log = lineage.from_log(version, fitted_log if is_new else {**fitted_log, "now": version.created_at})
         weight = fold.forgetting.discount**ordinal
         origin_list.append(partial(_fitted_sums, log=log, received_by=version.created_at, fold=fold, weight=weight))
     if parent is None or not ("policy_id" in record or not record):

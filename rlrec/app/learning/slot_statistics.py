@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -76,13 +77,15 @@ class BeliefFold:
         decision_ids = slots["decision_id"] if slots["imported"].any() else None
         return self._sum_slots(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
 
-    def log_sums(self, selection: selected.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
-        """Return the sums of the mature, uncensored impressions of a log, the number of these impressions, and the id
-        of the newest decision. columns: the columns that the statistics need beside arm, reward and propensity."""
+    def log_sums(self, logs: Sequence[selected.Selection], *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
+        """Return the sums of the mature, uncensored impressions of logs, the number of these impressions, and the id of
+        the newest decision. columns: the columns that the statistics need beside arm, reward and propensity."""
         sums, n_slots, last_id = Totals(), 0, 0
         is_weighed = PROPENSITY in self.policy.needed_columns
-        log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, is_weighed=is_weighed)
-        for impressions in log:
+        for impressions in chain.from_iterable(
+            reward_log.impressions(self.unit, log, self.version.reward, columns=columns, is_weighed=is_weighed)
+            for log in logs
+        ):
             sums = add_totals(sums, self.sums(impressions))
             n_slots += len(impressions)
             last_id = max(last_id, int(impressions.slots["decision_id"].max(initial=0)))

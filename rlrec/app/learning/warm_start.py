@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
+from itertools import chain
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -40,16 +41,16 @@ HASHED = 16  # columns for hashed features of arms, while there are no arms to f
 
 
 class InitialBelief(Record):
-    """This record holds the belief and the parameters with which a version starts. record: the description of the log
-    from which the sums were computed; log: the selection of this log. Only for a trained kind, weights: the weights of
-    each arm by id; parent_id: the version that the kind copies."""
+    """This record holds the belief and the parameters with which a version starts. record: the description of the logs
+    from which the sums were computed; logs: the selections of these logs. Only for a trained kind, weights: the weights
+    of each arm by id; parent_id: the version that the kind copies."""
 
     sums: Totals = field(default_factory=dict)
     weights: Weights = ()
     parent_id: int | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    log: Selection | None = None
+    logs: Sequence[Selection] = ()
 
 
 NO_BELIEF = InitialBelief()
@@ -70,7 +71,7 @@ def warm_start(
         designs.policy_of(version)  # raises where the model cannot hold so many features
     if selection is None or from_log is None or not kinds.load(kind).learns_online:
         return InitialBelief(parameters=version.parameters)
-    log_fit = fit_to_log(unit, version, selection)
+    log_fit = fit_to_log(unit, version, [selection])
     if not log_fit.slots:
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
     record = lineage.make_record(
@@ -81,7 +82,7 @@ def warm_start(
     if budget is not None:
         sums = sums | BeliefFold(unit, version, ordinal=0).log_spend(log, budget)
     return InitialBelief(
-        sums=sums, record=record, parameters=log_fit.version.parameters, weights=log_fit.weights, log=log
+        sums=sums, record=record, parameters=log_fit.version.parameters, weights=log_fit.weights, logs=[log]
     )
 
 
@@ -92,26 +93,27 @@ def shares_weights(params: Mapping[str, Any]) -> bool:
 
 
 def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
-    """Return the belief from which a rebuilt version starts: fitted to the log to which its parent was fitted, by the
+    """Return the belief from which a rebuilt version starts: fitted to the logs to which its parent was fitted, by the
     definition of `version`. If a model expanded around weights got no sums in this way, it is fitted to the policy's
-    own mature log. from_prior: whether to leave out the parent's log, since the world has changed."""
+    own mature log. from_prior: whether to leave out the parent's logs, since the world has changed."""
     record = version.learned_from
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
     weights: Weights = ()
-    selection = None
-    if "selection" in record and not from_prior:
-        exclusion_tests = filters.exclusion_tests(unit, ignored_names=filters.parse(record["filter"]).get("included"))
-        selection = Selection(**{"last_id": record.get("last_id"), **record["selection"], "without": exclusion_tests})
-        version, sums, n_slots, _, weights = fit_to_log(unit, version, selection)
-        names = ("filter", "selection", "last_id", "now", "window_us")
+    selections = list[Selection]()
+    for log in () if from_prior else lineage.fitted_logs(record):
+        exclusion_tests = filters.exclusion_tests(unit, ignored_names=filters.parse(log["filter"]).get("included"))
+        selections.append(Selection(**{"last_id": log.get("last_id"), **log["selection"], "without": exclusion_tests}))
+    if selections:
+        version, sums, n_slots, _, weights = fit_to_log(unit, version, selections)
+        names = ("filter", "selection", "last_id", "now", "window_us", "variants")
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": n_slots}
     policy = designs.policy_of(version)
     if kinds.is_contextual(policy) and policy.expands_model and not sums:
-        log, first_id = filters.selection(unit, None), version.since or None
-        served_log = replace(log, policy_ids=[version.policy.id], first_id=first_id, imported=False)
-        version = fit_to_log(unit, version, served_log).version
-    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, log=selection)
+        whole_log, first_id = filters.selection(unit, None), version.since or None
+        served_log = replace(whole_log, policy_ids=[version.policy.id], first_id=first_id, imported=False)
+        version = fit_to_log(unit, version, [served_log]).version
+    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, logs=selections)
 
 
 def fit_design(
@@ -152,7 +154,7 @@ def _catalogue_encoder(unit: Unit, *, max_columns: int) -> Encoder:
 
 
 class LogFit(NamedTuple):
-    """This record is the result of fitting a version, not stored yet, to a log. version: the version, with the weights
+    """This record is the result of fitting a version, not stored yet, to logs. version: the version, with the weights
     around which its model is expanded; sums: the sums with these weights; slots: the number of slots; last_id: the last
     decision; weights: the weights of each arm by id, if contexts are sparse."""
 
@@ -163,18 +165,18 @@ class LogFit(NamedTuple):
     weights: Weights = ()
 
 
-def fit_to_log(unit: Unit, version: Version, selection: Selection) -> LogFit:
-    """Fit a version, which is not stored yet, to a log.
+def fit_to_log(unit: Unit, version: Version, logs: Sequence[Selection]) -> LogFit:
+    """Fit a version, which is not stored yet, to the decisions of all these logs. No decision is in two of them.
 
     A logistic model is expanded around its weights. The expansion is repeated (Newton's method) until the weights no
     longer change."""
     policy = designs.policy_of(version)
     if isinstance(policy, Linear) and policy.is_sparse:
-        weights = _fit_columns(unit, version, policy, selection)
+        weights = _fit_columns(unit, version, policy, logs)
         fold = BeliefFold(unit, version, ordinal=0, anchor=marginal.Anchor.from_packed(weights))
-        return LogFit(version, *fold.log_sums(selection, columns=["context_id"]), weights)
+        return LogFit(version, *fold.log_sums(logs, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
-        sums, n_slots, last_id = BeliefFold(unit, version, ordinal=0).log_sums(selection, columns=["context_id"])
+        sums, n_slots, last_id = BeliefFold(unit, version, ordinal=0).log_sums(logs, columns=["context_id"])
         expanded_version = expand(unit, version, sums) if rounds_left else None
         if expanded_version is None:
             break
@@ -182,11 +184,13 @@ def fit_to_log(unit: Unit, version: Version, selection: Selection) -> LogFit:
     return LogFit(version, sums, n_slots, last_id)
 
 
-def _fit_columns(unit: Unit, version: Version, policy: Linear, selection: Selection) -> Weights:
+def _fit_columns(unit: Unit, version: Version, policy: Linear, logs: Sequence[Selection]) -> Weights:
     """Fit the weights of each arm on all columns of sparse contexts together, and return them by arm id. All contexts
-    of the log are in memory."""
+    of the logs are in memory."""
     batch_columns: list[tuple[Sparse, Array, Array, Array]] = []
-    for impressions in reward_log.impressions(unit, selection, version.reward, columns=["context_id"]):
+    for impressions in chain.from_iterable(
+        reward_log.impressions(unit, log, version.reward, columns=["context_id"]) for log in logs
+    ):
         contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
         examined_sums = policy.rewards_and_pulls(impressions.reward, impressions.slots["position"])
         count = reward_log.sampling_counts(impressions.slots)

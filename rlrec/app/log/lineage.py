@@ -79,6 +79,19 @@ def ancestry(unit: Unit, version: Version) -> list[Version]:
     return chain
 
 
+def origin(chain: Sequence[Version]) -> Version:
+    """Return the newest ancestor that was created or rebuilt. The belief of a promoted variant is a copy of its belief,
+    directly or through variants that were promoted before. chain: the promoted version and its ancestors, from
+    `ancestry`."""
+    return next(link for link in chain if link.parent_id is None or "rebuilt_from" in link.learned_from)
+
+
+def fitted_logs(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the records of the logs to which a version was fitted: the log that it was created with, and the log of
+    promoted variants. record: what is stored of the version in `learned_from`."""
+    return [log for log in (record, record.get("variants", {})) if "selection" in log]
+
+
 def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     """Return the decisions that a version learned from. They include what the version and its ancestors had learned
     from when they were made. If the version learns online, they also include the decisions of its policy. chain: the
@@ -138,7 +151,7 @@ def _initial_logs(version: Version) -> list[LearnedFrom]:
     """Return the decisions that a version had learned from when it was made. They are the log to which it was fitted,
     the log of its prior, and the decisions of the policy whose belief was copied."""
     record = version.learned_from
-    logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
+    logs = [*fitted_logs(record), *fitted_logs(record.get("prior", {}))]
     learned_logs = [from_log(version, log) for log in logs]
     if "policy_id" in record and learns(version):
         last_id = None if "selection" in record else record.get("last_id")

@@ -27,7 +27,7 @@ from rlrec.records import Record, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.database.unit import parse
-from rlrec.store.log import selected, settings
+from rlrec.store.log import settings
 from rlrec.store.policies import arms, beliefs, policies
 
 MAX_NAMED = 10  # fields named in a notice
@@ -291,8 +291,7 @@ def _store_policy(
     beliefs.add_weights(unit, version_id, belief.weights)
     if belief.sums:
         beliefs.add(unit, version_id, seq=0, changes=belief.sums)
-    if belief.log is not None and belief.log.without:
-        selected.omit(unit, version_id, belief.log)
+    belief_versions.omit_excluded(unit, version_id, belief.logs)
     settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, belief.record)
     version = policies.by_id(unit, [version_id])[version_id]
     return _make_answer(unit, version, version, is_created=True)

@@ -21,17 +21,18 @@ from rlrec.app.learning import belief_versions, warm_start
 from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_complete, summary
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.log import lineage, reward_log
-from rlrec.errors import CheckFailed, InputError
+from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.policy.beliefs import drift
 from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.policy.kinds.long_term import MIN_SD, LongTerm
 from rlrec.records import Record, Version
 from rlrec.store import Store, Unit
-from rlrec.store.log import decisions, reader, selected, settings
+from rlrec.store.log import decisions, reader, settings
 from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import format_time
 
 PORTION = 50_000  # slots that are entered in a transaction
+FEW_PULLS = 0.8  # of the live version's pulls, below which a rebuilt version has far fewer
 
 
 class RebuiltVersion(VersionSummary):
@@ -88,8 +89,28 @@ def rebuild(store: Store, request: Request) -> RebuiltVersion:
     while store.write(partial(_enter_portion, policy_id=plan.draft.policy.id, version_id=version_id)):
         pass
     with store.read() as unit:
-        answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
-        return {**answer, "parent": plan.draft.number, "rebuilt": True, "since": plan.belief.record.get("since")}
+        version = policies.by_id(unit, [version_id])[version_id]
+        _notice_fewer_pulls(store, unit, version)
+        answer, since = summary(unit, version), plan.belief.record.get("since")
+        return {**answer, "parent": plan.draft.number, "rebuilt": True, "since": since}
+
+
+def _notice_fewer_pulls(store: Store, unit: Unit, version: Version) -> None:
+    """Print a notice if a rebuilt version has far fewer pulls than the live version, although both count all decisions
+    alike."""
+    live, _ = lookup.version(unit, version.policy.name)
+    if (
+        Forgetting.parse(version.params).forgets
+        or version.since
+        or live.params.get("position") != version.params.get("position")
+    ):
+        return
+    before, after = (sum(row.pulls for row in beliefs.counts(unit, row.id)) for row in (live, version))
+    if after < FEW_PULLS * before:
+        store.notice(
+            f"{version.reference} has {quantity(round(after), 'pull')}, and {live.reference}, which is live, has "
+            f"{round(before):,}: `rlrec policy diff {live.reference} {version.reference}` compares them"
+        )
 
 
 def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
@@ -123,7 +144,12 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
         if since is None or since[0] <= source.since:
             return None
         changed_parameters["since"] = since[0]
-    pruned_to = policies.pruned_to(unit, source.policy.id)
+    draft = replace(source, reward=reward, parameters={**source.parameters, **changed_parameters})
+    if "variant" in source.learned_from and since is None:
+        draft = _with_origin(unit, draft)
+    variants = draft.learned_from.get("variants") if since is None else None
+    ids = [source.policy.id, *(variants["selection"]["policy_ids"] if variants else ())]
+    pruned_to = max(policies.pruned_to(unit, policy_id) for policy_id in ids)
     if pruned_to and (since is None or since[0] <= pruned_to):
         name = source.policy.name
         hint = f"a new policy can learn from what is left: `{parameters.creation_command(source, f'policy={name}')}`"
@@ -137,12 +163,6 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
         raise InputError(
             text, hint=f"`{create_command}` learns from the log of {source.policy.base} and of its variants"
         )
-    draft = replace(source, reward=reward, parameters={**source.parameters, **changed_parameters})
-    if "variant" in source.learned_from and since is None:  # what came from a variant is learned from the log, too
-        variants = {row.policy.id for row in lineage.ancestry(unit, source) if row.policy.base_id is not None}
-        log = {"selection": {"policy_ids": sorted(variants)}, "filter": f"policy={source.learned_from['variant']}"}
-        parameters_left = {name: value for name, value in draft.parameters.items() if name != "since"}
-        draft = replace(draft, learned_from={**source.learned_from, **log}, parameters=parameters_left)
     belief = warm_start.refit(unit, draft, from_prior=since is not None)
     record = {"rebuilt_from": source.number, **belief.record}
     if since is not None:
@@ -151,6 +171,24 @@ def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
     if not belief.sums and draft.parameters.get("context") == source.parameters.get("context"):
         belief = replace(belief, weights=beliefs.weights(unit, source.id))
     return _Plan(replace(draft, parameters=belief.parameters), belief, settings.get(unit).removals)
+
+
+def _with_origin(unit: Unit, draft: Version) -> Version:
+    """Return the draft of a version that was promoted from a variant, with what its rebuild learns in place of a copied
+    belief: the log with which the policy was created, the logs of variants, and the policy's own log. If the policy was
+    rebuilt before with the decisions since a change of rewards, the logs begin at this change."""
+    chain = lineage.ancestry(unit, draft)
+    origin = lineage.origin(chain)
+    record = origin.learned_from
+    variants = {link.policy.id: link.policy.name for link in chain if link.policy.base_id is not None}
+    # older rebuilds have the log of variants in place of the log with which the policy began
+    ids = variants.keys() - {*(record.get("selection", {}).get("policy_ids") or ())}
+    selection = {"policy_ids": sorted(ids)} | ({"first_id": origin.since} if origin.since else {})
+    log = {"selection": selection, "filter": f"policy={'+'.join(variants[key] for key in sorted(ids))}"}
+    parameters = {name: value for name, value in draft.parameters.items() if name != "since"}
+    if origin.since:
+        parameters["since"] = origin.since
+    return replace(draft, learned_from={**record, "variants": log}, parameters=parameters)
 
 
 def _relearn_effects(store: Store, source: Version, request: Request, *, by: str | None) -> RebuiltVersion:
@@ -258,8 +296,7 @@ def _begin_version(unit: Unit, plan: _Plan) -> int:
         sums={key: discount_factor * numbers for key, numbers in plan.belief.sums.items()}, entered_to=0,
         learned_from={**plan.belief.record, "ripe": newest_mature}, weights=plan.belief.weights,
     )  # fmt: skip
-    if plan.belief.log is not None and plan.belief.log.without:
-        selected.omit(unit, version_id, plan.belief.log)
+    belief_versions.omit_excluded(unit, version_id, plan.belief.logs)
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
     return version_id
 

@@ -211,7 +211,11 @@ def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[l
         chain.append(parent)
     is_online = kinds.load(version.policy.kind).learns_online
     omitted_keys = (
-        ("policy_id",) if is_online and version.parameters else ("policy_id", "selection") if is_online else ()
+        ("policy_id",)
+        if is_online and version.parameters
+        else ("policy_id", "selection", "variants")
+        if is_online
+        else ()
     )
     return lineage.started_from([
         replace(link, learned_from={name: log for name, log in link.learned_from.items() if name not in omitted_keys})

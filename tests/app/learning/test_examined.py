@@ -295,6 +295,7 @@ def test_doctor_names_a_curve_for_a_variant_that_position_fit_takes(run_sqlite: 
     (finding,) = (line for line in run_sqlite("doctor").stdout.splitlines() if "position fit" in line)
     commands = [command.removeprefix("rlrec ").split() for command in re.findall(r"`(rlrec [^`]+)`", finding)]
     assert [run_sqlite(*command).exit_code for command in commands] == [0, 0]
+    assert "once its experiment has ended, `rlrec policy rebuild home --position home`" in finding
 
 
 @pytest.mark.slow

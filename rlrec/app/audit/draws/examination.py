@@ -71,12 +71,13 @@ class Examination:
             last = lower_rows[-1].position
             earnings = f"at {'position 2' if last == 2 else f'positions 2 to {last}'} earn {share:.0%} of"
             log, remark = policy.name, ""
+        clause = "" if policy.base_id is None else ", once its experiment has ended,"  # none replaces it while it runs
         options = f"--log policy={log}{'' if reward == DEFAULT_REWARD else f' --reward {reward}'}"
         findings.warning(
             CHECK, subject,
             f"at equal arms, slots {earnings} those at position 1, and the belief uses no curve: "
             f"estimate one by `rlrec position fit {policy.base} {options}`{remark}, "
-            f"then `rlrec policy rebuild {policy.name} --position {policy.base}`",
+            f"then{clause} `rlrec policy rebuild {policy.base} --position {policy.base}`",
         )  # fmt: skip
 
     def _examination_decreases(self) -> bool:

@@ -95,8 +95,9 @@ def _source_text(row: VersionHistory) -> str:
         texts.append(quantity(source["slots"], "slot"))
     if "variant" in source:
         texts.append(f"what {source['variant']} had learned")
-    if source.get("filter"):
-        texts.append(f"of {source['filter']}")
+    log_filters = [log["filter"] for log in (source, source.get("variants", {})) if log.get("filter")]
+    if log_filters:
+        texts.append(f"of {' and '.join(log_filters)}")
     if row["status"] == "learning":
         texts.append("its own decisions")
     elif "last_id" in source and not texts:

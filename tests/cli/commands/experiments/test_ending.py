@@ -116,9 +116,29 @@ def test_a_variant_that_learned_from_what_is_excluded_is_rebuilt_once_it_is_prom
     assert (again["rebuild"], again["variants"]) == ([], {"ts@ab/a": "rlrec policy rebuild ts"})
     done = pair("experiment", "stop", "ab", "--promote", "a", "--anyway")
     assert "ts@3 has learned from decisions that are excluded: `rlrec policy rebuild ts`" in done.stderr
-    rebuilt = pair("policy", "rebuild", "ts", "--json").json["version"]
-    pulls = [sum(row[1] for row in believed(pair, f"ts@{number}")) for number in (3, rebuilt)]
+    rebuilt = pair("policy", "rebuild", "ts", "--json")
+    pulls = [sum(row[1] for row in believed(pair, f"ts@{number}")) for number in (3, rebuilt.json["version"])]
     assert 0 < pulls[0] - pulls[1] < 20  # those of the users of this variant who are excluded
+    assert f"and ts@3, which is live, has {pulls[0]}: `rlrec policy diff ts@3 ts@4` compares them" in rebuilt.stderr
+
+
+def test_a_rebuild_of_a_promoted_variant_keeps_the_log_with_which_its_policy_was_created(pair: Run) -> None:
+    serve(clocked(pair, 0), 0, 20, policy="ts")
+    day = clocked(pair, 24 * 4)
+    assert day("policy", "create", "new", "--kind", "thompson", "--from-log", "policy=ts").exit_code == 0
+    for number, rebuilt in ((1, 3), (2, 5)):  # the second variant is a copy of a belief that was rebuilt
+        day = clocked(pair, 24 * 5 * number)
+        assert day("experiment", "create", f"e{number}", "--variant", "a=new", "--variant", "b=u").exit_code == 0
+        serve(day, 100 * number, 40, experiment=f"e{number}")
+        later = clocked(pair, 24 * (5 * number + 3))
+        live = later("experiment", "stop", f"e{number}", "--promote", "a", "--anyway", "--json").json["live"]
+        again = later("policy", "rebuild", "new")
+        assert (live, "pulls" in again.stderr) == (f"new@{rebuilt - 1}", False)
+        assert later("db", "forget", "--user", f"u{number}", "--yes").exit_code == 0  # of the first log
+        assert believed(later, f"new@{rebuilt}") == believed(later, live)
+        assert later("policy", "promote", f"new@{rebuilt}").exit_code == 0
+    assert "of policy=ts and policy=new@e1/a+new@e2/a" in later("policy", "versions", "new").stdout
+    assert not [row for row in later("doctor", "--json").json["findings"] if row["severity"] == "error"]
 
 
 # -- what goes live --
