@@ -182,8 +182,8 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
 def visit_indices(stored_visits: Columns, session: Ids, visit: Ids) -> Ids:
     """Return the index of each of n visits in the table `stored_visits`, (n,), which must include all of them. session
     (n,): the id of the session of each visit; visit (n,): the number of the visit in the session."""
-    width = int(max(stored_visits["number"].max(initial=0), visit.max(initial=0))) + 1
-    return look_up(stored_visits["session_id"] * width + stored_visits["number"], session * width + visit)[0]
+    n_numbers = int(max(stored_visits["number"].max(initial=0), visit.max(initial=0))) + 1
+    return look_up(stored_visits["session_id"] * n_numbers + stored_visits["number"], session * n_numbers + visit)[0]
 
 
 PERSON_VISIT_COLUMNS = (

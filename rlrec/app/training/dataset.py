@@ -192,8 +192,10 @@ class VisitRows:
     def concatenate(cls, pieces: Sequence[Self]) -> Self:
         """Return the visits of all pieces in one record. The eligible sets of the record are in the order of their
         contents."""
-        by_contents = {eligible_set.contents: eligible_set for piece in pieces for eligible_set in piece.eligible_sets}
-        rank = {contents: number for number, contents in enumerate(sorted(by_contents))}
+        set_by_contents = {
+            eligible_set.contents: eligible_set for piece in pieces for eligible_set in piece.eligible_sets
+        }
+        rank = {contents: number for number, contents in enumerate(sorted(set_by_contents))}
         numbers = [[rank[eligible_set.contents] for eligible_set in piece.eligible_sets] for piece in pieces]
         eligible = [np.array(ranks, np.int64)[piece.eligible] for ranks, piece in zip(numbers, pieces, strict=True)]
         words = None
@@ -203,7 +205,7 @@ class VisitRows:
             name: np.concatenate([getattr(piece, name) for piece in pieces])
             for name in (*VISIT_TYPES, *DECISION_TYPES, *SLOT_TYPES, *ARM_TYPES)
         }
-        sets = [by_contents[contents] for contents in rank]
+        sets = [set_by_contents[contents] for contents in rank]
         return cls(eligible_sets=sets, eligible=np.concatenate(eligible), words=words, **columns)
 
     @property

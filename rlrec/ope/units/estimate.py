@@ -371,10 +371,10 @@ class EstimatorFold(Record, eq=False):
         """Return how far the interval is extended towards the interval of Cressie and Read, from 0 to 1. The result
         grows with the largest weight, from 0 at `HEAVY_WEIGHT` to its maximum at twice that weight. The maximum falls
         below 1 if more than MANY_ROWS rows are effective."""
-        largest, ess = self.weights.largest, self.diagnosis.ess
-        if not (self.estimator.widens_interval and largest > HEAVY_WEIGHT and ess):
+        largest_weight, ess = self.weights.largest, self.diagnosis.ess
+        if not (self.estimator.widens_interval and largest_weight > HEAVY_WEIGHT and ess):
             return 0.0
-        return min(1.0, largest / HEAVY_WEIGHT - 1) * min(1.0, MANY_ROWS / ess)
+        return min(1.0, largest_weight / HEAVY_WEIGHT - 1) * min(1.0, MANY_ROWS / ess)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
         """Return the bounds of Cressie and Read, with clusters as rows. A cluster has the weight A / mbar and the

@@ -156,13 +156,13 @@ def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozense
     return frozenset(strata)
 
 
-def uncounted_strata(strata: Collection[Stratum], left_out: Collection[Stratum]) -> frozenset[Stratum]:
+def uncounted_strata(strata: Collection[Stratum], excluded_strata: Collection[Stratum]) -> frozenset[Stratum]:
     """Return the strata that do not count. These are the strata to leave out, but not in a half of the clusters in
     which no stratum would be left.
 
-    strata: all strata; left_out: the strata to leave out, as returned by `strata_left_out`."""
+    strata: all strata; excluded_strata: the strata to leave out, as returned by `strata_left_out`."""
     by_half = ({stratum for stratum in strata if stratum.half == half} for half in (0, 1))
-    return frozenset(stratum for half in by_half if half - {*left_out} for stratum in half & {*left_out})
+    return frozenset(stratum for half in by_half if half - {*excluded_strata} for stratum in half & {*excluded_strata})
 
 
 def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]]) -> frozenset[str | None]:

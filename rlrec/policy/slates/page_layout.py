@@ -267,15 +267,15 @@ def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[i
     members: the eligible arms of each name (an arm or a group)."""
     columns = dict[int, list[float]]()
     for position in {EVERYWHERE}.union(*(page.least[name] for page in rules for name in page.least if name in members)):
-        texts, shares = dict[str, str](), dict.fromkeys(members, 0.0)
+        share_texts, shares = dict[str, str](), dict.fromkeys(members, 0.0)
         for page in rules:
             for name in filter(members.__contains__, page.least):
                 share = page.least[name].get(position, page.least[name].get(EVERYWHERE, 0.0))
                 if share > shares[name]:
-                    texts[name], shares[name] = page.text("least", name), share
+                    share_texts[name], shares[name] = page.text("least", name), share
         columns[position] = [*shares.values()]
         if (total := sum(columns[position])) > 1 + 1e-12:
-            message = f"{' and '.join(texts.values())} add up to {total:g}"
+            message = f"{' and '.join(share_texts.values())} add up to {total:g}"
             raise InputError(message, hint="they add up to 1 at most", field="page")
     by_position = [columns.get(position, columns[EVERYWHERE]) for position in [*range(1, max(columns) + 1), EVERYWHERE]]
     return list(zip(map(np.array, members.values()), np.array(by_position).T, strict=True))

@@ -48,7 +48,7 @@ class NewestVisit(NamedTuple):
     is_live: int
 
 
-_SESSIONS = (
+_SESSION_QUERY = (
     "SELECT session.id, session.key, session.user_id, users.key, session.split, session.created_at"
     " FROM session LEFT JOIN users ON users.id = session.user_id"
 )
@@ -78,7 +78,7 @@ def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] |
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
     """Return the sessions that are stored under these keys, by key. lock: whether to lock the sessions, in order of
     key."""
-    rows = _ask_locked(unit, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
+    rows = _ask_locked(unit, f"{_SESSION_QUERY} WHERE session.key IN (?*)", keys, lock=lock)
     return {row[1]: Session._make(row) for row in rows}
 
 
@@ -109,7 +109,7 @@ def _ask_locked(unit: Unit, query: str, keys: Collection[str], *, lock: bool) ->
 
 
 def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
-    rows = unit.records(Session, f"{_SESSIONS} WHERE session.id IN (?*)", ids)
+    rows = unit.records(Session, f"{_SESSION_QUERY} WHERE session.id IN (?*)", ids)
     return StoredRows("session", ((session.id, session) for session in rows))
 
 
