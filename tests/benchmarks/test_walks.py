@@ -10,7 +10,7 @@ from tests.benchmarks.walks import Walk, code_lines, crossed
 from tests.conftest import Run
 
 REACHED = {"recommend": Walk(59, 438, 298), "feedback": Walk(32, 198, 120)}
-LINES = 54_935
+LINES = 55_001
 
 
 @pytest.mark.parametrize("name", REACHED)
