@@ -513,9 +513,9 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     is_random = any(row["policy"].startswith("uniform@") for row in answer.get("variants", ()))
     is_lower = (reward_row["value"] or 0.0) < 0
     # of what serves now, where neither visits nor visitors follow from what served before
-    is_of_one_policy = not caveat and len(answer.get("led_to", [])) < 2
+    is_of_policy = not caveat and len(answer.get("led_to", [])) < 2
     verb = "did better" if so_far else "does better"
-    random_clause = f"; drawing at random {verb}" if is_random and is_lower and is_of_one_policy else ""
+    random_clause = f"; drawing at random {verb}" if is_random and is_lower and is_of_policy else ""
     sentence = f"{answer['route']} against its holdout: {figures}{so_far}{random_clause}{caveat}"
     if len(policies := answer.get("led_to", [])) > 1:
         command = f"`rlrec outcomes --experiment {answer['experiment']} --reward {reward_row['reward']}"

@@ -110,8 +110,8 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": n_slots}
     policy = designs.policy_of(version)
     if kinds.is_contextual(policy) and policy.expands_model and not sums:
-        whole_log, first_id = filters.selection(unit, None), version.since or None
-        served_log = replace(whole_log, policy_ids=[version.policy.id], first_id=first_id, imported=False)
+        all_log, first_id = filters.selection(unit, None), version.since or None
+        served_log = replace(all_log, policy_ids=[version.policy.id], first_id=first_id, imported=False)
         version = fit_to_log(unit, version, [served_log]).version
     return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, logs=selections)
 

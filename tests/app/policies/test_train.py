@@ -178,7 +178,7 @@ def test_the_same_seed_trains_the_same_and_another_one_does_not(shop: Store) -> 
 def test_how_much_is_read_at_a_time_makes_no_difference(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(shop)
     for number, cells in enumerate((1, 50), start=3):
-        monkeypatch.setattr(dataset_writer, "CELLS", cells)
+        monkeypatch.setattr(dataset_writer, "MAX_CELLS", cells)
         trained(shop)
         assert apart(parameters(shop, 2), parameters(shop, number)) == 0.0
 

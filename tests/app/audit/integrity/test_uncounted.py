@@ -57,9 +57,9 @@ def test_a_policy_that_learns_nothing_from_its_events_is_reported(sqlite_db: str
         report = doctor.doctor(store, doctor.Request())
         warnings = status.status(store)["warnings"]
     severity = CASES[case][-1]
-    found = [(finding.check, finding.severity) for finding in report.findings if finding.check == "feedback"]
-    assert found == ([] if severity is None else [("feedback", severity)])
-    assert [(row["check"], row["severity"]) for row in warnings] == found
+    findings = [(finding.check, finding.severity) for finding in report.findings if finding.check == "feedback"]
+    assert findings == ([] if severity is None else [("feedback", severity)])
+    assert [(row["check"], row["severity"]) for row in warnings] == findings
 
 
 def test_what_the_findings_suggest_makes_a_version_that_learns(sqlite_db: str, run_sqlite: Run) -> None:
